@@ -1,0 +1,3 @@
+"""Perceiver and Perceiver IO in JAX with dm-haiku."""
+
+__version__ = "0.1.0"

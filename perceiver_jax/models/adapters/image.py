@@ -1,0 +1,160 @@
+"""Images and video to an input array [B, M, C].
+
+Shapes: images [B, Y, X, c], video [B, T, Y, X, c]. M runs over the grid that
+is left after downsampling, in row-major order.
+"""
+
+import math
+from collections.abc import Sequence
+
+import haiku as hk
+import jax
+from jax import numpy as jnp
+
+from perceiver_jax.models import blocks, convolutions, positions
+from perceiver_jax.models.adapters import patches
+from perceiver_jax.models.typing import Array, Float
+
+PREPARATIONS = ("pixels", "conv1x1", "conv", "patches")
+POSITIONS = ("fourier", "trainable")
+
+
+class ImageAdapter(hk.Module):
+  """Images or video to the input array (IO, app. A.1; Perceiver, 4.1).
+
+  Args:
+    preparation: "pixels": each pixel an element; "conv1x1": pixels through a
+      1x1 convolution; "conv": `ConvDownsample`; "patches": space to depth.
+    num_channels: Output channels of the convolution or of the linear layer on
+      patches; 0 leaves patches unprojected.
+    spatial_downsample: Pixels per side of an element (4 per "conv" layer).
+    temporal_downsample: Frames per element, for video patches.
+    use_batchnorm: Whether the "conv" stem normalises.
+    position_encoding: "fourier" or "trainable".
+    num_bands: Fourier bands per dimension.
+    max_resolution: See `positions.fourier_features`; empty means the grid.
+    num_position_channels: Width of a trainable table.
+    project_positions: Width of a linear layer on the positions; 0 for none.
+    concat_or_add: Whether positions are appended to the channels or added.
+    num_position_mlp: Residual linear layers on the positions.
+    cross_replica_axis: See `ConvDownsample`.
+
+  Raises:
+    ValueError: An unknown `preparation`, `position_encoding` or
+      `concat_or_add`.
+  """
+
+  def __init__(
+    self,
+    preparation: str = "pixels",
+    num_channels: int = 0,
+    spatial_downsample: int = 1,
+    temporal_downsample: int = 1,
+    use_batchnorm: bool = True,
+    position_encoding: str = "fourier",
+    num_bands: int = 64,
+    max_resolution: Sequence[int] = (),
+    num_position_channels: int = 256,
+    project_positions: int = 0,
+    concat_or_add: str = "concat",
+    num_position_mlp: int = 0,
+    cross_replica_axis: str = "",
+    name: str | None = None,
+  ):
+    super().__init__(name=name)
+    _check("preparation", preparation, PREPARATIONS)
+    _check("position_encoding", position_encoding, POSITIONS)
+    _check("concat_or_add", concat_or_add, ("concat", "add"))
+    self._preparation = preparation
+    self._num_channels = num_channels
+    self._spatial = spatial_downsample
+    self._temporal = temporal_downsample
+    self._use_batchnorm = use_batchnorm
+    self._position_encoding = position_encoding
+    self._num_bands = num_bands
+    self._max_resolution = max_resolution
+    self._num_position_channels = num_position_channels
+    self._project_positions = project_positions
+    self._concat_or_add = concat_or_add
+    self._num_position_mlp = num_position_mlp
+    self._cross_replica_axis = cross_replica_axis
+
+  def __call__(
+    self, images: Float[Array, "B ..."], *, is_training: bool
+  ) -> Float[Array, "B M C"]:
+    """Returns the input array."""
+    x = self._prepare(images, is_training)
+    index_dims = x.shape[1:-1]
+    x = x.reshape(x.shape[0], -1, x.shape[-1])
+    table = self._positions(index_dims, x.shape[-1]).astype(x.dtype)
+    if self._concat_or_add == "add":
+      return x + table
+    encoding = positions.repeat_batch(table, x.shape[0])
+    return jnp.concatenate([x, encoding], axis=-1)
+
+  @hk.transparent
+  def _prepare(self, images: jax.Array, is_training: bool) -> jax.Array:
+    if self._preparation == "pixels":
+      stride = self._spatial
+      if images.ndim == 5:
+        return images[:, :: self._temporal, ::stride, ::stride]
+      return images[:, ::stride, ::stride]
+    if self._preparation == "conv1x1":
+      conv = hk.Conv2D(
+        self._num_channels, 1, stride=self._spatial, name="conv1x1"
+      )
+      return hk.BatchApply(conv)(images) if images.ndim == 5 else conv(images)
+    if self._preparation == "conv":
+      return self._conv(images, is_training)
+    x = patches.space_to_depth(images, self._temporal, self._spatial)
+    if images.ndim == 5 and x.shape[1] == 1:
+      x = x[:, 0]  # One frame is left: positions are two-dimensional.
+    if self._num_channels:
+      x = hk.Linear(self._num_channels, name="patches")(x)
+    return x
+
+  @hk.transparent
+  def _conv(self, images: jax.Array, is_training: bool) -> jax.Array:
+    num_layers = 0
+    while 4**num_layers < self._spatial:
+      num_layers += 1
+    if not num_layers or 4**num_layers != self._spatial:
+      raise ValueError(
+        f"spatial_downsample {self._spatial}: the 'conv' stem divides by a"
+        " power of 4"
+      )
+    stem = convolutions.ConvDownsample(
+      num_layers,
+      self._num_channels,
+      self._use_batchnorm,
+      self._cross_replica_axis,
+      name="stem",
+    )
+    if images.ndim == 5:
+      return hk.BatchApply(stem)(images, is_training=is_training)
+    return stem(images, is_training=is_training)
+
+  @hk.transparent
+  def _positions(self, index_dims: tuple[int, ...], channels: int) -> jax.Array:
+    """The position table [M, P], after its projections."""
+    if self._position_encoding == "fourier":
+      x = positions.fourier_grid(
+        index_dims, self._num_bands, self._max_resolution
+      )
+    else:
+      x = positions.TrainablePositions(
+        math.prod(index_dims), self._num_position_channels, name="positions"
+      )()
+    added = channels if self._concat_or_add == "add" else 0
+    if width := self._project_positions or added:
+      x = blocks.linear(width, "project_positions")(x)
+    for i in range(self._num_position_mlp):
+      x = x + hk.Linear(x.shape[-1], name=f"position_mlp_{i}")(x)
+      if i < self._num_position_mlp - 1:
+        x = jax.nn.relu(x)
+    return x
+
+
+def _check(what: str, given: str, choices: tuple[str, ...]) -> None:
+  if given not in choices:
+    raise ValueError(f"{what} {given!r}: choose one of {', '.join(choices)}")

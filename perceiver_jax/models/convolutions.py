@@ -1,0 +1,115 @@
+"""Convolutions before and after a Perceiver: the stem and the upsamplers.
+
+Shapes: images [B, Y, X, c], video [B, T, Y, X, c]; lower case t, y, x are the
+smaller grids.
+"""
+
+import haiku as hk
+import jax
+
+from perceiver_jax.models.typing import Array, Float
+
+
+class ConvDownsample(hk.Module):
+  """Stem of 7x7 stride-2 convolutions and 3x3 stride-2 max-pools, SAME.
+
+  Each layer divides height and width by 4 (IO, section 4.5 and app. A.1).
+
+  Args:
+    num_layers: Number of layers.
+    num_channels: Output channels of each.
+    use_batchnorm: Whether BatchNorm follows each convolution.
+    cross_replica_axis: Mapped axis over which batch statistics are averaged,
+      so that they do not depend on the number of devices; "" for none.
+  """
+
+  def __init__(
+    self,
+    num_layers: int = 1,
+    num_channels: int = 64,
+    use_batchnorm: bool = True,
+    cross_replica_axis: str = "",
+    name: str | None = None,
+  ):
+    super().__init__(name=name)
+    self._num_layers = num_layers
+    self._num_channels = num_channels
+    self._use_batchnorm = use_batchnorm
+    self._cross_replica_axis = cross_replica_axis or None
+
+  def __call__(
+    self, images: Float[Array, "B Y X c"], *, is_training: bool
+  ) -> Float[Array, "B y x C"]:
+    """Downsamples; batch statistics are used and updated in training."""
+    x = images
+    for i in range(self._num_layers):
+      x = hk.Conv2D(
+        self._num_channels, 7, stride=2, with_bias=False, name=f"conv_{i}"
+      )(x)
+      if self._use_batchnorm:
+        norm = hk.BatchNorm(
+          True,
+          True,
+          decay_rate=0.9,
+          eps=1e-5,
+          cross_replica_axis=self._axis(is_training),
+          name=f"batch_norm_{i}",
+        )
+        x = norm(x, is_training)
+      x = hk.max_pool(jax.nn.relu(x), (3, 3, 1), (2, 2, 1), "SAME")
+    return x
+
+  def _axis(self, is_training: bool) -> str | None:
+    # Parameters are initialised outside the mapped step, where no axis exists.
+    if hk.running_init() or not is_training:
+      return None
+    return self._cross_replica_axis
+
+
+class ConvUpsample2D(hk.Module):
+  """Two 4x4 stride-2 transposed convolutions: 4 times the size."""
+
+  def __init__(self, num_outputs: int, name: str | None = None):
+    super().__init__(name=name)
+    self._num_outputs = num_outputs
+
+  def __call__(self, x: Float[Array, "B y x C"]) -> Float[Array, "B Y X P"]:
+    """Upsamples [B, y, x, C] to [B, 4y, 4x, num_outputs]."""
+    n = self._num_outputs
+    x = jax.nn.relu(hk.Conv2DTranspose(2 * n, 4, stride=2, name="conv_0")(x))
+    return hk.Conv2DTranspose(n, 4, stride=2, name="conv_1")(x)
+
+
+class ConvUpsample3D(hk.Module):
+  """4x4x4 transposed convolutions, each doubling time, space or both.
+
+  Args:
+    num_outputs: Output channels; earlier layers have twice as many each.
+    num_time_upsamples: How many of the layers double time.
+    num_space_upsamples: How many double height and width.
+  """
+
+  def __init__(
+    self,
+    num_outputs: int,
+    num_time_upsamples: int = 2,
+    num_space_upsamples: int = 4,
+    name: str | None = None,
+  ):
+    super().__init__(name=name)
+    self._num_outputs = num_outputs
+    self._num_time_upsamples = num_time_upsamples
+    self._num_space_upsamples = num_space_upsamples
+
+  def __call__(self, x: Float[Array, "B t y x C"]) -> Float[Array, "B T Y X P"]:
+    """Upsamples a video."""
+    depth = max(self._num_time_upsamples, self._num_space_upsamples)
+    for i in range(depth):
+      time = 2 if i < self._num_time_upsamples else 1
+      space = 2 if i < self._num_space_upsamples else 1
+      channels = self._num_outputs * 2 ** (depth - 1 - i)
+      x = hk.Conv3DTranspose(
+        channels, 4, stride=(time, space, space), name=f"conv_{i}"
+      )(x)
+      x = jax.nn.relu(x) if i < depth - 1 else x
+    return x

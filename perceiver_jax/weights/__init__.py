@@ -1,0 +1,1 @@
+"""Published checkpoints to and from this project's parameters."""

@@ -1,0 +1,308 @@
+"""The same function as the authors' code, on parameters and data of theirs."""
+
+import json
+import pathlib
+
+import haiku as hk
+import jax
+import numpy as np
+import pytest
+
+from perceiver_jax.models import (
+  attention,
+  convolutions,
+  perceiver,
+  positions,
+  zoo,
+)
+from perceiver_jax.models.adapters import image, patches
+from perceiver_jax.weights import authors
+
+_GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
+
+
+def _load(name):
+  with np.load(_GOLDEN / f"{name}.npz") as archive:
+    return dict(archive)
+
+
+def _tree(flat, prefix):
+  """Flat keys `prefix/module/path/leaf` to {module: {leaf: array}}."""
+  tree = {}
+  for key, value in flat.items():
+    if key.startswith(prefix + "/"):
+      module, leaf = key.removeprefix(prefix + "/").rsplit("/", 1)
+      tree.setdefault(module, {})[leaf] = value
+  return tree
+
+
+def _spec(config):
+  """Our spec for the sizes a golden file names."""
+  theirs, encoder = config["input_preprocessor"], config["encoder"]
+  fourier = theirs["fourier_position_encoding_kwargs"]
+  return {
+    "num_classes": config["num_classes"],
+    "adapter": {
+      "preparation": theirs["prep_type"],
+      "num_channels": theirs.get("num_channels", 0),
+      "spatial_downsample": 4 if theirs["prep_type"] == "conv" else 1,
+      "num_bands": fourier["num_bands"],
+      "max_resolution": fourier["max_resolution"],
+    },
+    "encoder": {
+      "num_latents": encoder["z_index_dim"],
+      "num_latent_channels": encoder["num_z_channels"],
+      "num_blocks": encoder["num_blocks"],
+      "num_self_attends_per_block": encoder["num_self_attends_per_block"],
+      "num_self_attend_heads": encoder["num_self_attend_heads"],
+    },
+    "decoder": {"kind": "query", "num_query_channels": 32},
+  }
+
+
+def _apply(fn, params, *args, state=None):
+  transformed = hk.transform_with_state(fn)
+  params = jax.tree.map(jax.numpy.asarray, params)
+  return transformed.apply(params, state or {}, None, *args)[0]
+
+
+@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("name", ["imagenet_fourier", "imagenet_conv"])
+def test_classifier_outputs_latents_and_gradients(name, remat):
+  flat = _load(name)
+  spec = _spec(json.loads(str(flat["config_json"])))
+  spec["encoder"]["remat"] = remat
+  params = authors.convert(_tree(flat, "params"))
+  params = jax.tree.map(jax.numpy.asarray, params)
+  state = authors.convert(_tree(flat, "state"))
+  images = jax.numpy.asarray(flat["inputs/images"])
+  cotangent = flat["cotangent/out"]
+  model = hk.transform_with_state(
+    lambda x: zoo.build(spec)(x, is_training=False)
+  )
+
+  @jax.jit
+  def run(params):
+    def objective(params):
+      out, _ = model.apply(params, state, None, images)
+      return (out.logits * cotangent).sum(), out
+
+    return jax.grad(objective, has_aux=True)(params)
+
+  grads, out = run(params)
+  np.testing.assert_allclose(out.logits, flat["outputs/out"], atol=1e-5)
+  np.testing.assert_allclose(out.latents, flat["encoder_out"], atol=1e-5)
+  expected = authors.convert(_tree(flat, "grads"))
+  assert jax.tree.structure(grads) == jax.tree.structure(expected)
+  # The exact gradient of a key's bias is zero (softmax ignores a constant), so
+  # what is left of it is rounding, on the scale of the whole gradient.
+  rounding = 1e-6 * max(np.abs(g).max() for g in jax.tree.leaves(expected))
+  for module, leaves in expected.items():
+    for leaf, want in leaves.items():
+      scale = np.abs(want).max()
+      error = np.abs(grads[module][leaf] - want).max()
+      assert error <= 1e-4 * scale + rounding, (
+        f"{module}/{leaf}: {error} of {scale}"
+      )
+
+
+def test_every_parameter_of_the_authors_is_used_once():
+  flat = _load("imagenet_conv")
+  theirs = _tree(flat, "params")
+  ours = authors.convert(theirs)
+  size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
+  assert size(ours) == size(theirs)
+  with pytest.raises(ValueError, match="no module of ours"):
+    authors.convert(
+      {**theirs, "perceiver_encoder/~/mystery": {"w": np.ones(1)}}
+    )
+
+
+@pytest.mark.parametrize("case", range(4))
+def test_fourier_features(case):
+  flat = _load("primitives")
+  args = json.loads(str(flat[f"fourier/{case}/args_json"]))
+  batch = args.pop("batch")
+  table = positions.fourier_grid(**args)
+  out = positions.repeat_batch(table, batch)
+  np.testing.assert_allclose(out, flat[f"fourier/{case}/out"], atol=1e-5)
+
+
+def test_positions():
+  flat = _load("primitives")
+  grid = positions.linear_positions((5, 7))
+  np.testing.assert_allclose(grid, flat["linear_positions/5x7"], atol=1e-6)
+  points = positions.subsampled_positions(
+    jax.numpy.asarray(flat["subsampled_query/points"]), (5, 7)
+  )
+  features = positions.fourier_features(points, 4, (5, 7))
+  for out in flat["subsampled_query/out"]:
+    np.testing.assert_allclose(features, out, atol=1e-5)
+
+
+def test_attend_with_and_without_mask():
+  flat = _load("primitives")
+  q, k, v = (jax.numpy.asarray(flat[f"attend/{x}"]) for x in "qkv")
+  mask = jax.numpy.asarray(flat["attend/mask"], bool)
+  out = attention.attend(q, k, v)
+  np.testing.assert_allclose(out, flat["attend/out"], atol=1e-5)
+  out = attention.attend(q, k, v, mask)
+  np.testing.assert_allclose(out, flat["attend/out_masked"], atol=1e-5)
+  assert not np.any(np.asarray(out)[1, 2])  # Its mask row is all zero.
+
+
+def test_patches():
+  flat = _load("primitives")
+  x4 = jax.numpy.asarray(flat["s2d/x4"])
+  x5 = jax.numpy.asarray(flat["s2d/x5"])
+  out4 = patches.space_to_depth(x4, spatial=4)
+  out5 = patches.space_to_depth(x5, temporal=2, spatial=4)
+  np.testing.assert_array_equal(out4, flat["s2d/out4_b4"])
+  np.testing.assert_array_equal(out5, flat["s2d/out5_t2_b4"])
+  np.testing.assert_array_equal(
+    patches.depth_to_space(out4, spatial=4), flat["s2d/rev4"]
+  )
+  np.testing.assert_array_equal(
+    patches.depth_to_space(out5, temporal=2, spatial=4), flat["s2d/rev5"]
+  )
+  out = patches.extract_patches(x4, (3, 3))
+  np.testing.assert_allclose(out, flat["patches/out_3x3_s1"], atol=1e-6)
+  out = patches.extract_patches(x4, (2, 3), (2, 1), (1, 2), "SAME")
+  np.testing.assert_allclose(
+    out, flat["patches/out_2x3_s2x1_r1x2_same"], atol=1e-6
+  )
+
+
+def test_flow_patches():
+  flat = _load("primitives")
+  frames = jax.numpy.asarray(flat["flow_patches/x"])
+  out = patches.extract_patches(
+    frames.reshape(-1, *frames.shape[2:]), (3, 3), padding="SAME"
+  )
+  want = flat["flow_patches/out"]
+  np.testing.assert_allclose(out.reshape(want.shape), want, atol=1e-6)
+
+
+def _renamed(flat, prefix, names):
+  tree = _tree(flat, prefix)
+  return {names(module): leaves for module, leaves in tree.items()}
+
+
+def _stem_name(module):
+  tail = module.removeprefix("conv2_d_downsample/~/")
+  head, *rest = tail.split("/", 1)
+  kind, _, index = head.partition("_")
+  kind = {"conv": "conv", "batchnorm": "batch_norm"}[kind]
+  return "/".join([f"stem/{kind}_{index or 0}", *rest])
+
+
+@pytest.mark.parametrize(
+  ("case", "layers", "norm"),
+  [("conv2d_downsample", 2, True), ("conv2d_downsample_odd_nobn", 1, False)],
+)
+def test_conv_downsample(case, layers, norm):
+  flat = _load("primitives")
+  params = _renamed(flat, f"{case}/params", _stem_name)
+  state = _renamed(flat, f"{case}/state", _stem_name)
+
+  def run(x):
+    stem = convolutions.ConvDownsample(layers, 6, norm, name="stem")
+    return stem(x, is_training=False)
+
+  x = jax.numpy.asarray(flat[f"{case}/in0"])
+  out = _apply(run, params, x, state=state)
+  np.testing.assert_allclose(out, flat[f"{case}/out"], atol=1e-5)
+
+
+def test_conv_upsample_2d():
+  flat = _load("primitives")
+  params = _renamed(
+    flat,
+    "conv2d_upsample/params",
+    lambda m: f"up/conv_{int(m[-1]) - 1}",
+  )
+  run = lambda x: convolutions.ConvUpsample2D(3, name="up")(x)
+  out = _apply(run, params, jax.numpy.asarray(flat["conv2d_upsample/in0"]))
+  np.testing.assert_allclose(out, flat["conv2d_upsample/out"], atol=1e-5)
+
+
+def test_conv_upsample_3d():
+  flat = _load("primitives")
+  name = lambda m: f"up/conv_{m[-1]}"
+  run = lambda x: convolutions.ConvUpsample3D(3, 1, 2, name="up")(x)
+  params = _renamed(flat, "conv3d_upsample/params", name)
+  out = _apply(run, params, jax.numpy.asarray(flat["conv3d_upsample/in0"]))
+  np.testing.assert_allclose(out, flat["conv3d_upsample/out"], atol=1e-5)
+  params = _renamed(flat, "image_post_conv3d/params", name)
+  x = flat["image_post_conv3d/in0"].reshape(1, 2, 3, 4, 6)
+  out = _apply(run, params, jax.numpy.asarray(x))
+  np.testing.assert_allclose(out, flat["image_post_conv3d/out"], atol=1e-5)
+
+
+def test_average_decoder():
+  flat = _load("primitives")
+  params = {"decoder/output": _tree(flat, "projection_decoder/params")[
+    "projection_decoder/~/logits"
+  ]}  # fmt: skip
+  out = _apply(
+    lambda x: perceiver.AverageDecoder(7, name="decoder")(x)[0],
+    params,
+    jax.numpy.asarray(flat["projection_decoder/in0"]),
+  )
+  np.testing.assert_allclose(out, flat["projection_decoder/out"], atol=1e-5)
+
+
+def test_video_patch_adapter_with_position_mlp():
+  flat = _load("primitives")
+  names = {
+    "image_preprocessor/patches_linear": "adapter/patches",
+    "image_preprocessor/~_build_network_inputs/linear": (
+      "adapter/position_mlp_0"
+    ),
+    "image_preprocessor/~_build_network_inputs/linear_1": (
+      "adapter/position_mlp_1"
+    ),
+  }
+  params = _renamed(flat, "image_prep_patches/params", names.get)
+
+  def run(x):
+    adapter = image.ImageAdapter(
+      preparation="patches",
+      num_channels=10,
+      spatial_downsample=4,
+      temporal_downsample=2,
+      num_bands=3,
+      num_position_mlp=2,
+      name="adapter",
+    )
+    return adapter(x, is_training=False)
+
+  x = jax.numpy.asarray(flat["image_prep_patches/in0"])
+  out = _apply(run, params, x)
+  np.testing.assert_allclose(out, flat["image_prep_patches/out"], atol=1e-5)
+
+
+def test_pixel_adapter_with_added_trainable_positions():
+  flat = _load("primitives")
+  build = "image_preprocessor/~_build_network_inputs/"
+  names = {
+    build + "position_encoding_projector/linear": "adapter/project_positions",
+    build + "trainable_position_encoding": "adapter/positions",
+  }
+  params = _renamed(flat, "image_prep_add_pixels/params", names.get)
+  table = params["adapter/positions"]
+  table["embeddings"] = table.pop("pos_embs")
+
+  def run(x):
+    adapter = image.ImageAdapter(
+      position_encoding="trainable",
+      num_position_channels=5,
+      concat_or_add="add",
+      spatial_downsample=2,
+      name="adapter",
+    )
+    return adapter(x, is_training=False)
+
+  x = jax.numpy.asarray(flat["image_prep_add_pixels/in0"])
+  out = _apply(run, params, x)
+  np.testing.assert_allclose(out, flat["image_prep_add_pixels/out"], atol=1e-5)
