@@ -1,0 +1,1 @@
+"""Training: optimizers, the pmapped step, the loop, checkpoints, writers."""
