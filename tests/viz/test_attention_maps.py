@@ -1,0 +1,176 @@
+import cv2
+import numpy as np
+import pytest
+
+from perceiver_jax.viz.attention_maps import (
+  contact_sheet,
+  grid_weights,
+  overlay,
+  png_bytes,
+  rollout,
+)
+
+
+@pytest.fixture
+def rng():
+  return np.random.default_rng(0)
+
+
+def attention(rng, *shape):
+  weights = rng.random(shape, np.float32)
+  return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def test_rollout_chains_queries_through_latents_to_inputs(rng):
+  decoder, encoder = attention(rng, 3, 4), attention(rng, 4, 10)
+  result = rollout(decoder, encoder)
+  expected = np.einsum("on,nm->om", decoder, encoder)
+  np.testing.assert_allclose(result, expected, rtol=1e-6)
+  np.testing.assert_allclose(result.sum(axis=-1), 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(6,), (5, 6), (5, 4, 6)])
+def test_grid_weights_average_heads_and_latents(rng, shape):
+  weights = attention(rng, *shape)
+  grid = grid_weights(weights, (2, 3))
+  assert grid.shape == (2, 3)
+  assert grid.dtype == np.float32
+  expected = weights.mean(axis=tuple(range(len(shape) - 1)))
+  np.testing.assert_allclose(grid.ravel(), expected, rtol=1e-5)
+  assert grid.sum() == pytest.approx(1.0, rel=1e-5)
+
+
+def test_grid_weights_need_a_place_an_input():
+  with pytest.raises(ValueError, match="does not hold 7 inputs"):
+    grid_weights(np.ones(7), (2, 3))
+
+
+@pytest.mark.parametrize(
+  ("shape", "size"),
+  [
+    ((8, 8, 1), (128, 128)),
+    ((8, 4), (128, 64)),
+    ((28, 28, 3), (140, 140)),
+    ((100, 130, 3), (100, 130)),
+    ((224, 224, 2), (224, 224)),
+  ],
+)
+def test_overlays_are_large_enough_to_see(rng, shape, size):
+  image = rng.integers(0, 256, shape, np.uint8)
+  result = overlay(image, attention(rng, 4, 4))
+  assert result.shape == (*size, 3)
+  assert result.dtype == np.uint8
+
+
+def test_heat_is_yellow_where_the_weight_is_and_nowhere_else():
+  weights = np.zeros((8, 8))
+  weights[2, 5] = 0.7
+  blocks = overlay(np.full((8, 8), 100, np.uint8), weights)
+  blocks = blocks.reshape(8, 16, 8, 16, 3)
+  hot = blocks[2, :, 5].reshape(-1, 3).astype(int)
+  assert (hot[:, 0] - hot[:, 2] > 100).all()
+  assert (hot[:, 1] - hot[:, 2] > 100).all()
+  cold = np.ones((8, 8), bool)
+  cold[2, 5] = False
+  grey = blocks.transpose(0, 2, 1, 3, 4)[cold]
+  # The image's own light, dimmed.
+  assert (grey == 60).all()
+
+
+def test_only_the_relative_size_of_weights_is_shown(rng):
+  image = rng.integers(0, 256, (8, 8, 3), np.uint8)
+  weights = attention(rng, 8, 8)
+  first, second = overlay(image, weights), overlay(image, weights * 1000)
+  np.testing.assert_allclose(first, second, atol=1)
+
+
+def test_equal_weights_show_the_dimmed_image_in_grey(rng):
+  image = rng.integers(0, 256, (64, 128, 3), np.uint8)
+  result = overlay(image, np.full((4, 4), 0.25))
+  assert (result == result[..., :1]).all()
+  grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+  np.testing.assert_allclose(result[..., 0], 0.6 * grey, atol=1)
+
+
+def test_one_outlier_does_not_hide_the_rest(rng):
+  weights = rng.random((16, 16))
+  weights[0, 0] = 1e6
+  heat = overlay(np.zeros((128, 128), np.uint8), weights)[16:, 16:]
+  assert heat.max() > 150
+
+
+def test_float_images_are_read_in_minus_one_to_one(rng):
+  image = rng.integers(0, 256, (8, 8, 3), np.uint8)
+  scaled = image.astype(np.float32) / 127.5 - 1
+  weights = attention(rng, 8, 8)
+  result = overlay(scaled, weights)
+  np.testing.assert_allclose(result, overlay(image, weights), atol=1)
+
+
+@pytest.mark.filterwarnings("error")
+def test_float_images_out_of_range_are_clipped():
+  image = np.array([[-9.0, 9.0], [np.nan, np.inf]])
+  result = overlay(image, np.zeros((2, 2)))[::64, ::64, 0]
+  np.testing.assert_array_equal(result, [[0, 153], [76, 153]])
+
+
+@pytest.mark.parametrize(
+  "weights",
+  [[1.0], [[-1.0]], [[np.nan]], [[np.inf, 0.0]], [[[1.0]]]],
+)
+def test_weights_that_are_no_grid_of_numbers_are_an_error(weights):
+  with pytest.raises(ValueError, match="not a grid of numbers"):
+    overlay(np.zeros((4, 4)), np.array(weights))
+
+
+def test_contact_sheet_shows_every_image_in_its_cell():
+  colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+  images = [np.full((8, 8, 3), c, np.uint8) for c in colours]
+  sheet = contact_sheet(images, ["a", "$b", "\udcff"], columns=2)
+  assert sheet.dtype == np.uint8
+  height, width, channels = sheet.shape
+  assert channels == 3
+  cells = [
+    sheet[: height // 2, : width // 2],
+    sheet[: height // 2, width // 2 :],
+    sheet[height // 2 :, : width // 2],
+  ]
+  for cell, colour in zip(cells, colours, strict=True):
+    inside = (cell == colour).all(axis=-1)
+    assert inside.mean() > 0.3
+  assert (sheet[height // 2 :, width // 2 :] == 255).all()
+
+
+def test_contact_sheet_is_no_wider_than_its_images():
+  image = np.zeros((4, 4), np.uint8)
+  alone = contact_sheet([image], ["a"], columns=8)
+  two = contact_sheet([image] * 2, ["a", "b"], columns=8)
+  assert two.shape[1] == 2 * alone.shape[1]
+
+
+@pytest.mark.parametrize(
+  ("images", "titles", "columns"), [(0, 0, 1), (2, 1, 1), (1, 1, 0)]
+)
+def test_contact_sheet_needs_a_title_an_image(images, titles, columns):
+  image = np.zeros((4, 4), np.uint8)
+  with pytest.raises(ValueError, match="titles"):
+    contact_sheet([image] * images, ["a"] * titles, columns)
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (5, 7, 3)])
+def test_png_holds_the_pixels(rng, shape):
+  image = rng.integers(0, 256, shape, np.uint8)
+  data = np.frombuffer(png_bytes(image), np.uint8)
+  assert data[:8].tobytes() == b"\x89PNG\r\n\x1a\n"
+  seen = cv2.cvtColor(cv2.imdecode(data, -1), cv2.COLOR_BGR2RGB)
+  expected = np.broadcast_to(image.reshape(5, 7, -1), (5, 7, 3))
+  np.testing.assert_array_equal(seen, expected)
+
+
+@pytest.mark.parametrize(
+  ("shape", "dtype"),
+  [((4, 4), np.float32), ((4, 4, 4), np.uint8), ((4,), np.uint8)],
+)
+def test_png_of_what_is_no_picture_is_an_error(shape, dtype):
+  with pytest.raises(ValueError, match="a picture is uint8"):
+    png_bytes(np.zeros(shape, dtype))

@@ -1,0 +1,229 @@
+import math
+import re
+import xml.etree.ElementTree as ET
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perceiver_jax.viz import plots
+from perceiver_jax.viz.text import printable, shorten
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def texts(svg):
+  root = ET.fromstring(svg)
+  assert root.tag == f"{SVG}svg"
+  return ["".join(text.itertext()) for text in root.iter(f"{SVG}text")]
+
+
+def records(**columns):
+  steps = range(0, 10 * len(next(iter(columns.values()))), 10)
+  rows = zip(*columns.values(), strict=True)
+  return [
+    {"step": step, **dict(zip(columns, row, strict=True))}
+    for step, row in zip(steps, rows, strict=True)
+  ]
+
+
+LOSSES = [
+  {"step": 0, "train/loss": 2.0},
+  {"step": 10, "train/loss": 1.0, "eval/loss": 1.5},
+  {"step": 20, "train/loss": 0.5, "eval/loss": 1.2},
+]
+
+
+def test_curves_are_an_svg_with_title_legend_and_axis():
+  svg = plots.curves(LOSSES, ["train/loss", "eval/loss"], "loss")
+  assert {"loss", "train/loss", "eval/loss", "step"} <= set(texts(svg))
+
+
+def test_a_line_named_like_the_plot_needs_no_legend():
+  svg = plots.curves(records(lr=[1.0, 2.0]), ["lr"], "lr")
+  assert texts(svg).count("lr") == 1
+
+
+def test_curves_use_the_ink_of_the_page():
+  svg = plots.curves(LOSSES, ["train/loss"], "loss").decode()
+  assert "currentColor" in svg
+  assert "prefers-color-scheme" in svg
+  assert plots._INK not in svg
+
+
+def test_the_same_data_give_the_same_bytes():
+  first, second = (plots.curves(LOSSES, ["train/loss"], "l") for _ in "ab")
+  assert first == second
+
+
+def tick_labels(svg):
+  return {text for text in texts(svg) if re.fullmatch(r"[\d.]+k?", text)}
+
+
+def test_log_scale_marks_decades():
+  line = records(loss=[0.001, 0.1, 10.0])
+  labels = {"0.001", "0.01", "0.1", "1", "10"}
+  assert labels <= tick_labels(plots.curves(line, ["loss"], "loss", log=True))
+  assert not labels <= tick_labels(plots.curves(line, ["loss"], "loss"))
+
+
+def test_log_scale_is_linear_where_a_value_is_not_positive():
+  line = records(loss=[0.0, 0.1, 10.0])
+  linear = plots.curves(line, ["loss"], "loss")
+  assert plots.curves(line, ["loss"], "loss", log=True) == linear
+
+
+@pytest.mark.parametrize("values", [[], [math.nan], [math.inf, -math.inf]])
+def test_nothing_to_draw_says_so(values):
+  lines = [{"step": i, "loss": v} for i, v in enumerate(values)]
+  assert "no values" in texts(plots.curves(lines, ["loss"], "loss", log=True))
+
+
+def test_a_single_step_is_marked_as_that_whole_step():
+  svg = plots.curves([{"step": 7, "loss": 1.0}], ["loss"], "loss")
+  assert "7" in texts(svg)
+  assert not [t for t in texts(svg) if "." in t and t.startswith(("6", "7"))]
+
+
+def test_more_lines_than_colours_are_drawn():
+  names = [f"eval/loss_{i}" for i in range(9)]
+  lines = records(**{name: [1.0, 2.0] for name in names})
+  svg = plots.curves(lines, names, "x")
+  assert set(names) <= set(texts(svg))
+
+
+def test_names_that_matplotlib_would_treat_specially_are_shown():
+  svg = plots.curves(records(_a=[1.0], b=[2.0]), ["_a", "b"], "$x$ <b>")
+  assert {"a", "b", "$x$ <b>"} <= set(texts(svg))
+
+
+def test_plots_leave_matplotlib_as_it_was():
+  before = dict(matplotlib.rcParams)
+  plots.curves(LOSSES, ["train/loss"], "loss")
+  plots.confusion(np.eye(3), ["a", "b", "c"])
+  assert dict(matplotlib.rcParams) == before
+  assert plt.get_fignums() == []
+
+
+def test_series_sorts_and_leaves_out_what_is_not_finite():
+  lines = [
+    {"step": 3, "x": 30.0},
+    {"step": 1, "x": 10.0},
+    {"step": 2, "x": math.nan},
+    {"step": 4},
+  ]
+  steps, values = plots.series(lines, "x")
+  np.testing.assert_array_equal(steps, [1, 3])
+  np.testing.assert_array_equal(values, [10.0, 30.0])
+  assert [len(part) for part in plots.series(lines, "y")] == [0, 0]
+
+
+def test_by_metric_groups_across_splits_with_the_loss_first():
+  lines = [
+    {"step": 1, "train/top1": 0.1, "train/loss": 2.0, "lr": 0.1},
+    {"step": 2, "eval/top1": 0.2, "eval/loss": 1.0, "eval/bad": math.nan},
+  ]
+  groups = plots.by_metric(lines)
+  assert list(groups.items()) == [
+    ("loss", ["train/loss", "eval/loss"]),
+    ("top1", ["train/top1", "eval/top1"]),
+    ("lr", ["lr"]),
+  ]
+  assert plots.by_metric([]) == {}
+
+
+def test_small_confusion_shows_names_and_counts():
+  matrix = np.array([[70, 3], [0, 81]])
+  shown = texts(plots.confusion(matrix, ["cat", "dog"]))
+  # Names along both axes; no count where it is zero.
+  assert sorted(shown) == sorted(
+    ["cat", "dog", "cat", "dog", "70", "3", "81", "truth", "predicted"]
+  )
+
+
+def drawn_confusion(monkeypatch, matrix, names):
+  """The shares as drawn."""
+  seen = []
+  imshow = matplotlib.axes.Axes.imshow
+
+  def spy(self, data, **kwargs):
+    seen.append(np.asarray(data))
+    return imshow(self, data, **kwargs)
+
+  monkeypatch.setattr(matplotlib.axes.Axes, "imshow", spy)
+  svg = plots.confusion(matrix, names)
+  return seen[0], svg
+
+
+def test_confusion_is_coloured_by_the_share_of_the_true_class(monkeypatch):
+  matrix = np.array([[30, 10], [0, 0]])
+  shares, _ = drawn_confusion(monkeypatch, matrix, ["cat", "dog"])
+  np.testing.assert_allclose(shares, [[0.75, 0.25], [0, 0]])
+
+
+def test_many_classes_keep_the_most_confused_in_order(monkeypatch):
+  classes = 100
+  matrix = np.diag(np.full(classes, 10))
+  for i in range(30, 70):
+    matrix[i, (i + 1) % 40 + 30] += 10  # all inside 30…69
+  names = [f"class {i:03d}" for i in range(classes)]
+  shares, svg = drawn_confusion(monkeypatch, matrix, names)
+  shown = [t for t in texts(svg) if t.startswith("class")]
+  assert shown == names[30:70] * 2
+  assert shares.shape == (plots.MAX_LABELS, plots.MAX_LABELS)
+  assert shares.max() == pytest.approx(0.5)
+  assert not [t for t in texts(svg) if t.isdigit()]
+
+
+def test_shares_are_of_the_whole_class_even_where_columns_are_cut(monkeypatch):
+  matrix = np.diag(np.full(41, 1))
+  matrix[0, 1:] = 1  # every class has an error; one column will be cut
+  shares, _ = drawn_confusion(monkeypatch, matrix, [str(i) for i in range(41)])
+  np.testing.assert_allclose(shares[0], 1 / 41)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32])
+def test_frequent_mistakes_leave_out_the_diagonal_and_zeros(dtype):
+  matrix = np.array([[9, 1, 0], [5, 9, 2], [0, 0, 9]], dtype)
+  assert plots.frequent_mistakes(matrix, 2) == [(1, 0, 5), (1, 2, 2)]
+  assert plots.frequent_mistakes(matrix, 9)[2:] == [(0, 1, 1)]
+  assert matrix[0, 0] == 9
+
+
+@pytest.mark.parametrize(
+  ("matrix", "names"), [(np.eye(3), ["a", "b"]), (np.zeros((0, 0)), [])]
+)
+def test_confusion_of_the_wrong_size_is_an_error(matrix, names):
+  with pytest.raises(ValueError, match="class names"):
+    plots.confusion(matrix, names)
+
+
+HOSTILE = ["<script>", "]]>", "a & b", "$x_1$", "\x00\x0b", "\udcff", "猫", ""]
+
+
+@pytest.mark.filterwarnings("error")
+def test_hostile_class_names_leave_the_svg_well_formed():
+  shown = texts(plots.confusion(np.eye(len(HOSTILE)), HOSTILE))
+  assert {"<script>", "]]>", "a & b", "$x_1$", "猫", "� "} <= set(shown)
+
+
+def test_long_class_names_are_cut():
+  shown = texts(plots.confusion(np.eye(2), ["a" * 18, "b" * 19]))
+  assert "a" * 18 in shown
+  assert "b" * 17 + "…" in shown
+
+
+@given(st.text(st.characters(categories=None)))
+def test_printable_text_can_stand_in_xml_and_keeps_its_length(text):
+  shown = printable(text)
+  assert len(shown) == len(text)
+  assert all(a == b for a, b in zip(text, shown, strict=True) if a.isalnum())
+  ET.fromstring(f"<a>{''.join(c for c in shown if c not in '<&')}</a>".encode())
+
+
+def test_shorten_counts_its_ellipsis():
+  assert shorten("abcd", 4) == "abcd"
+  assert shorten("abcde", 4) == "abc…"

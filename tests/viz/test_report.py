@@ -1,0 +1,267 @@
+import base64
+import html.parser
+import math
+import os
+import pathlib
+import re
+import xml.etree.ElementTree as ET
+
+import cv2
+import numpy as np
+import pytest
+
+from perceiver_jax.viz.report import Report, write_report
+
+VOID = {"meta", "img", "br"}
+EVIL = '<script>alert("1")</script>\'"&'
+
+
+class Page(html.parser.HTMLParser):
+  """Checks that every tag is closed in order; collects tags and text."""
+
+  def __init__(self, source):
+    super().__init__()
+    self.open, self.tags, self.text = [], [], []
+    self.feed(source)
+    self.close()
+    assert not self.open
+
+  def handle_starttag(self, tag, attrs):
+    names = [name for name, _ in attrs]
+    assert len(set(names)) == len(names)
+    self.tags.append((tag, dict(attrs)))
+    if tag not in VOID:
+      self.open.append(tag)
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+  def handle_data(self, data):
+    if "style" not in self.open:
+      self.text.append(data)
+
+  def all(self, tag):
+    return [attrs for name, attrs in self.tags if name == tag]
+
+  def pictures(self, kind):
+    start = f"data:image/{kind};base64,"
+    return [
+      base64.b64decode(attrs["src"][len(start) :])
+      for attrs in self.all("img")
+      if attrs["src"].startswith(start)
+    ]
+
+
+def picture(level, shape=(8, 8, 1)):
+  return np.full(shape, level, np.uint8)
+
+
+def prediction(truth, predicted, probability, level=0):
+  overlay = picture(level, (16, 16, 3))
+  return picture(level), overlay, truth, predicted, probability
+
+
+def full_report(name="cat", **changes):
+  parts = {
+    "title": f"run {name}",
+    "summary": {"eval_top1": 0.987654, "examples": 10000, "device": name},
+    "published": {"eval_top1": 0.99, "examples": 9000, "source": name},
+    "records": [
+      {"step": step, "train/loss": 3.0 / (step + 1), "lr": 0.1, name: 1.0}
+      for step in range(5)
+    ],
+    "confusion": np.array([[5, 1], [2, 7]]),
+    "class_names": [name, "dog"],
+    "predictions": [prediction(name, "dog", 0.9), prediction("a", "a", 0.5)],
+    "config": {"model": {name: name, "depth": 2}, "empty": {}},
+    "versions": {"jax": "0.10", name: name},
+    "parameters": [(name, (3, 4), 12), ("scale", (), 1)],
+    "notes": [f"note {name}"],
+  }
+  return Report(**{**parts, **changes})
+
+
+def render(tmp_path, report):
+  path = tmp_path / "report.html"
+  write_report(path, report)
+  source = path.read_text(encoding="utf-8")
+  return source, Page(source)
+
+
+def test_the_page_is_well_formed_and_shows_every_part(tmp_path):
+  source, page = render(tmp_path, full_report())
+  assert source.startswith("<!DOCTYPE html>")
+  text = " ".join(" ".join(page.text).split())
+  for part in (
+    "run cat 0.9877 eval top1 examples 10,000",
+    "note cat",
+    "eval top1 0.9877 0.99 −0.00235",
+    "examples 10,000 9,000 +1,000",
+    "Curves",
+    "Other curves 2",
+    "✗ dog 90% truth: cat",
+    "12 of 15 right",
+    "dog cat 2 cat dog 1",
+    "13 in 2 arrays",
+    "cat 3 × 4 12 scale – 1 total 13",
+    "model.cat 'cat' model.depth 2 empty {}",
+    "jax 0.10",
+  ):
+    assert " ".join(part.split()) in text, part
+
+
+def test_the_page_stands_alone(tmp_path):
+  source, page = render(tmp_path, full_report())
+  loading = {"script", "link", "iframe", "object", "embed", "base", "form"}
+  assert not loading & {tag for tag, _ in page.tags}
+  assert not re.search(r"https?:|@import|url\(", source)
+  for tag, attrs in page.tags:
+    assert not [name for name in attrs if name.startswith("on")]
+    assert attrs.get("src", "data:image/").startswith("data:image/")
+    assert "href" not in attrs, tag
+  assert all(attrs["alt"] for attrs in page.all("img"))
+  for svg in page.pictures(re.escape("svg+xml").replace("\\", "")):
+    for element in ET.fromstring(svg).iter():
+      assert "script" not in element.tag
+      for name, value in element.attrib.items():
+        if name.endswith("href"):
+          assert value.startswith(("#", "data:image/"))
+
+
+@pytest.mark.parametrize(
+  "name", [EVIL, "</style></p>", "\x00\udcff", "猫&amp;"]
+)
+def test_hostile_names_are_shown_as_text(tmp_path, name):
+  source, page = render(tmp_path, full_report(name))
+  _, plain = render(tmp_path, full_report())
+  # The same tags as with a tame name: nothing of it became a tag.
+  assert [tag for tag, _ in page.tags] == [tag for tag, _ in plain.tags]
+  assert "<script" not in source
+  assert not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", source)
+  if name.isprintable():
+    assert "".join(page.text).count(name) >= 10
+  for svg in page.pictures("svg+xml"):
+    ET.fromstring(svg)
+
+
+def test_parts_that_are_empty_are_left_out(tmp_path):
+  source, _ = render(tmp_path, Report(title="bare", summary={}))
+  body = source.partition("<body>")[2]
+  assert re.sub(r"\s+", "", body) == (
+    "<main><header><h1>bare</h1></header></main></body></html>"
+  )
+
+
+PARTS = {
+  "summary": 'class="headline"',
+  "published": "Beside the published row",
+  "records": "Curves",
+  "confusion": "Confusion",
+  "predictions": "Sample predictions",
+  "config": "Configuration",
+  "versions": "Versions",
+  "parameters": "Parameters",
+  "notes": 'class="notes"',
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_each_part_can_be_left_out_alone(tmp_path, part):
+  kind = {"published": None, "confusion": None, "summary": {}, "config": {}}
+  source, _ = render(tmp_path, full_report(**{part: kind.get(part, [])}))
+  body = source.partition("<body>")[2]
+  shown = {name for name, mark in PARTS.items() if mark in body}
+  assert shown == set(PARTS) - {part}
+
+
+def test_a_summary_of_one_number_has_no_list_of_facts(tmp_path):
+  source, _ = render(tmp_path, Report(title="a", summary={"loss": 1.5}))
+  assert "1.5" in source
+  assert "<dl" not in source
+
+
+def test_records_without_a_finite_value_draw_nothing(tmp_path):
+  lines = [{"step": 1, "train/loss": math.nan}]
+  _, page = render(tmp_path, Report(title="a", summary={}, records=lines))
+  assert not page.all("img")
+
+
+def test_a_source_alone_is_no_published_row(tmp_path):
+  report = full_report(published={"source": "Table 1"})
+  source, _ = render(tmp_path, report)
+  assert "Table 1" not in source
+
+
+def test_what_one_side_lacks_has_no_difference(tmp_path):
+  report = full_report(published={"eval_top5": 0.9, "device": "TPU"})
+  text = " ".join(" ".join(render(tmp_path, report)[1].text).split())
+  assert "eval top5 – 0.9 – device cat TPU –" in text
+
+
+def test_mistakes_come_first_the_most_confident_leading(tmp_path):
+  predictions = [
+    prediction("right1", "right1", 0.99, 10),
+    prediction("cat", "wrong1", 0.4, 20),
+    prediction("right2", "right2", 0.3, 30),
+    prediction("cat", "wrong2", 0.8, 40),
+  ]
+  report = full_report(predictions=predictions, confusion=None)
+  source, page = render(tmp_path, report)
+  names = re.findall(r"<strong>(\w+)</strong> (\d+)%", source)
+  assert names == [
+    ("wrong2", "80"),
+    ("wrong1", "40"),
+    ("right1", "99"),
+    ("right2", "30"),
+  ]
+  kinds = [attrs["class"] for attrs in page.all("figure")]
+  assert kinds == ["wrong", "wrong", "right", "right"]
+  levels = [
+    cv2.imdecode(np.frombuffer(png, np.uint8), -1)[0, 0, 0]
+    for png in page.pictures("png")
+  ]
+  assert levels == [40, 40, 20, 20, 10, 10, 30, 30]
+
+
+def test_small_images_stay_pixels_and_large_ones_are_smoothed(tmp_path):
+  predictions = [
+    (picture(1, (size, size, 3)), picture(1, (64, 64, 3)), "a", "a", 0.5)
+    for size in (63, 64)
+  ]
+  report = Report(title="a", summary={}, predictions=predictions)
+  _, page = render(tmp_path, report)
+  kinds = [attrs.get("class") for attrs in page.all("img")]
+  assert kinds == ["pixels", None, None, None]
+
+
+def test_many_classes_say_how_many_are_drawn(tmp_path):
+  names = [f"class {i}" for i in range(1000)]
+  matrix = np.eye(1000, dtype=np.float32) * 5
+  report = Report(title="a", summary={}, confusion=matrix, class_names=names)
+  text = "".join(render(tmp_path, report)[1].text)
+  assert "The 40 of 1,000 classes with the most errors." in text
+  assert "5,000 of 5,000 right" in text
+  assert "Most frequent mistakes" not in text
+
+
+def test_a_confusion_without_class_names_is_left_out(tmp_path):
+  source, _ = render(tmp_path, full_report(class_names=()))
+  assert "Confusion" not in source
+
+
+def test_the_old_report_survives_a_failing_write(tmp_path, monkeypatch):
+  source, _ = render(tmp_path, full_report())
+
+  def full(self, text, **kwargs):
+    self.write_bytes(text.encode()[:100])
+    raise OSError("no space left on device")
+
+  monkeypatch.setattr(pathlib.Path, "write_text", full)
+  with pytest.raises(OSError, match="no space"):
+    write_report(tmp_path / "report.html", full_report("dog"))
+  assert (tmp_path / "report.html").read_text(encoding="utf-8") == source
+
+
+def test_nothing_but_the_report_is_left_behind(tmp_path):
+  write_report(str(tmp_path / "report.html"), full_report())
+  assert os.listdir(tmp_path) == ["report.html"]
