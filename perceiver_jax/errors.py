@@ -1,9 +1,15 @@
-"""The error a person can mend."""
+"""Errors whose message is meant for the person who started the program."""
 
 
 class UserError(ValueError):
-  """A mistake in a flag, a config leaf or a file the user named.
+  """Something given was wrong, and the message says what to change.
 
-  The message is one line: what was given, what is allowed, what to change.
-  Entry points print it without a traceback and exit with status 2.
+  The entry points print it as one line, `error: ...`, and exit with status 2.
+  """
+
+
+class DivergedError(RuntimeError):
+  """Training reached a loss or gradient that is not a finite number.
+
+  The entry points print it as one line, `error: ...`, and exit with status 1.
   """

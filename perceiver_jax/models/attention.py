@@ -16,7 +16,7 @@ _MASKED_LOGIT = -1e30
 def attention_weights(
   q: Float[Array, "B N H F"],
   k: Float[Array, "B M H F"],
-  mask: Bool[Array, "#B #N M"] | None = None,
+  mask: Bool[Array, "#B #N #M"] | None = None,
 ) -> Float[Array, "B H N M"]:
   """Softmax of scaled dot products, in float32 whatever the inputs are.
 
@@ -43,7 +43,7 @@ def attend(
   q: Float[Array, "B N H F"],
   k: Float[Array, "B M H F"],
   v: Float[Array, "B M H V"],
-  mask: Bool[Array, "#B #N M"] | None = None,
+  mask: Bool[Array, "#B #N #M"] | None = None,
 ) -> Float[Array, "B N H*V"]:
   """Multi-head attention with heads concatenated (Perceiver IO, app. E.1).
 

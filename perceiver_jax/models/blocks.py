@@ -14,6 +14,13 @@ from jax import numpy as jnp
 from perceiver_jax.models import attention
 from perceiver_jax.models.typing import Array, Bool, Float
 
+_STACK = "layers"
+
+
+def is_stacked(module_name: str) -> bool:
+  """Whether a module's parameters hold all layers of a scan on axis 0."""
+  return _STACK in module_name.split("/")
+
 
 def linear(size: int, name: str | None = None) -> hk.Linear:
   """A biased linear layer with the papers' initialisation."""
@@ -60,7 +67,7 @@ class Attention(hk.Module):
     self,
     inputs_q: Float[Array, "B N D"],
     inputs_kv: Float[Array, "B M C"],
-    mask: Bool[Array, "#B #N M"] | None = None,
+    mask: Bool[Array, "#B #N #M"] | None = None,
   ) -> Float[Array, "B N G"]:
     """Reads `inputs_kv` from `inputs_q`."""
     q = self._heads(linear(self._qk_channels, "query")(inputs_q))
@@ -69,11 +76,13 @@ class Attention(hk.Module):
     out = attention.attend(q, k, v, mask)
     return linear(self._output_channels, "output")(out)
 
+  # Named like `__call__`, or Haiku would give it parameters of its own.
+  @hk.name_like("__call__")
   def weights(
     self,
     inputs_q: Float[Array, "B N D"],
     inputs_kv: Float[Array, "B M C"],
-    mask: Bool[Array, "#B #N M"] | None = None,
+    mask: Bool[Array, "#B #N #M"] | None = None,
   ) -> Float[Array, "B H N M"]:
     """The attention weights alone, for pictures. Call after `__call__`."""
     q = self._heads(linear(self._qk_channels, "query")(inputs_q))
@@ -180,7 +189,7 @@ class CrossAttention(hk.Module):
     self,
     query: Float[Array, "B N D"],
     inputs: Float[Array, "B M C"],
-    mask: Bool[Array, "#B #N M"] | None = None,
+    mask: Bool[Array, "#B #N #M"] | None = None,
     return_weights: bool = False,
   ) -> tuple[Float[Array, "B N D"], Float[Array, "B H N M"] | None]:
     """Reads `inputs` from `query`.
@@ -251,7 +260,7 @@ class LatentTransformer(hk.Module):
 
     # Scanning is what keeps compile time flat in depth and, on CPU, keeps XLA
     # from recomputing the residual chain of every earlier layer.
-    stack = hk.experimental.layer_stack(self._num_self_attends, name="layers")
+    stack = hk.experimental.layer_stack(self._num_self_attends, name=_STACK)
     return stack(hk.remat(layer) if self._remat else layer)(x)
 
 

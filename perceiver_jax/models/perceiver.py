@@ -102,6 +102,8 @@ class PerceiverEncoder(hk.Module):
     """
     cfg = self._config
     mask = blocks.cross_attention_mask(None, input_mask)
+    if input_mask is not None:  # An overflow would pass its zero weight.
+      inputs = jnp.where(input_mask[..., None], inputs, 0)
     table = positions.TrainablePositions(
       cfg.num_latents,
       cfg.num_latent_channels,
@@ -278,10 +280,8 @@ class AverageDecoder(hk.Module):
   ) -> tuple[Float[Array, "B P"], Float[Array, "B 1 1 N"] | None]:
     """Returns logits and the (uniform) weights over latents, or None."""
     project = hk.Linear(self._num_classes, w_init=jnp.zeros, name="output")
-    weights = None
-    if return_attention:
-      batch, num_latents, _ = latents.shape
-      weights = jnp.full((batch, 1, 1, num_latents), 1 / num_latents)
+    batch, n, _ = latents.shape
+    weights = jnp.full((batch, 1, 1, n), 1 / n) if return_attention else None
     return project(jnp.mean(latents, axis=1)), weights
 
 
@@ -333,11 +333,9 @@ class Perceiver(hk.Module):
   ) -> Outputs:
     """Runs the model; see `Outputs`."""
     inputs = self._adapter(raw, is_training=is_training)
-    latents, encoder_attention = self._encoder(
-      inputs, input_mask, return_attention
-    )
+    latents, reads = self._encoder(inputs, input_mask, return_attention)
     logits, decoder_attention = self._decoder(latents, return_attention)
-    return Outputs(logits, latents, tuple(encoder_attention), decoder_attention)
+    return Outputs(logits, latents, tuple(reads), decoder_attention)
 
 
 def _shared(make: Callable[[int], hk.Module], count: int, own: int) -> list:

@@ -1,0 +1,61 @@
+# Everything here runs from a fresh clone: Python 3.11 or newer, git and make.
+
+PYTHON ?= python3
+# Read from the command line only: these names are common in environments.
+WORKDIR := runs/digits
+ARGS :=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test test-slow lint format clean same-python
+
+help:  ## List these targets.
+	@echo "usage: make TARGET [ARGS=\"...\"]"
+	@sed -n 's/^\([a-z-]*\):.*## /  \1:/p' Makefile \
+	  | awk -F: '{ printf "%-12s%s\n", $$1, $$2 }'
+
+setup: $(STAMP)  ## Install everything into .venv (PYTHON=python3.12 picks one).
+
+train: setup  ## Train the digits model (WORKDIR=..., ARGS="--config.seed=1").
+	$(BIN)/python -m experiments.train --config=configs/digits.py \
+	  --workdir=$(WORKDIR) $(ARGS)
+
+test: setup  ## Run the tests (ARGS="-k attention -x" goes to pytest).
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: setup  ## Run only the tests marked slow.
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: setup  ## Check style and format, changing nothing.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: setup  ## Fix what can be fixed and format the code.
+	$(BIN)/ruff check --fix --exit-zero
+	$(BIN)/ruff format
+
+clean:  ## Remove .venv and caches; runs/ stays.
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -type d -not -path './runs/*' -prune \
+	  -exec rm -rf {} +
+
+# The stamp is written last, so an installation that failed is tried again.
+$(STAMP): setup.py pyproject.toml $(wildcard requirements/*.txt) \
+    requirements/install.sh
+	@requirements/install.sh "$(PYTHON)" $(VENV)
+	@touch $@
+
+# An existing .venv keeps its Python; say so rather than ignore PYTHON=.
+ifneq ($(origin PYTHON),file)
+setup: same-python
+same-python: $(STAMP)
+	@version='import sys; print("%d.%d" % sys.version_info[:2])'; \
+	want=$$("$(PYTHON)" -c "$$version") || exit 1; \
+	have=$$($(BIN)/python -c "$$version") || exit 1; \
+	[ "$$want" = "$$have" ] || { \
+	  echo "error: .venv is Python $$have, PYTHON is $$want;" \
+	    "run 'make clean' first to change it" >&2; exit 1; }
+endif

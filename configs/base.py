@@ -1,0 +1,116 @@
+"""What configs share: leaves every run has, and how variants are named.
+
+Every leaf can be set on the command line, `--config.batch_size=32`; so none is
+None or a list. What follows from other leaves (steps, schedules) is computed
+from the final config in the code.
+"""
+
+from collections.abc import Sequence
+
+import ml_collections
+
+from perceiver_jax.errors import UserError
+
+_SMOKE = "smoke"
+
+
+def parse(
+  variant: str, choices: Sequence[str], default: str = ""
+) -> tuple[str, bool]:
+  """Splits "name,smoke" of `--config=configs/x.py:name,smoke`.
+
+  Args:
+    variant: what follows the colon.
+    choices: names of the variants; none if the file has a single config.
+    default: the variant if none is named.
+
+  Returns:
+    The variant's name, and whether "smoke" was asked for.
+
+  Raises:
+    UserError: a part is unknown.
+  """
+  name, smoke = default, False
+  for part in filter(None, variant.split(",")):
+    if part == _SMOKE:
+      smoke = True
+    elif part in choices:
+      name = part
+    else:
+      known = ", ".join([*choices, _SMOKE])
+      raise UserError(
+        f"unknown variant {part!r} in --config=...:{variant}; choose from"
+        f" {known}"
+      )
+  return name, smoke
+
+
+def run() -> ml_collections.ConfigDict:
+  """Leaves of every run; a config sets what it changes."""
+  config = ml_collections.ConfigDict()
+  config.task = ""
+  config.seed = 0
+  config.batch_size = 64
+  config.num_microbatches = 1  # Parts of a batch taken one after the other.
+  config.num_steps = 0  # Give this or num_epochs.
+  config.num_epochs = 0.0
+  config.max_seconds = 0.0  # Save and stop after this time; 0: no limit.
+  config.precision = "float32"  # Or "bfloat16".
+  config.ema_decay = 0.0  # Of averaged parameters for evaluation; 0: none.
+  config.eval_every_steps = 0  # 0: at the end only.
+  # LAMB as in IO, app. A.1; b1, b2 and eps as in the authors' code.
+  config.optimizer = {
+    "name": "lamb",
+    "learning_rate": 2e-3,
+    "learning_rate_batch_size": 0,  # Scale the rate by batch over this.
+    "schedule": "constant_cosine",
+    "constant_fraction": 0.5,
+    "warmup_steps": 0,
+    "boundaries": (),  # Fractions of the run, for schedule "step".
+    "decay_factor": 0.1,
+    "weight_decay": 0.1,
+    "clip_norm": 10.0,
+    "b1": 0.9,
+    "b2": 0.999,
+    "eps": 1e-6,
+  }
+  config.log = {
+    "every_steps": 100,
+    "tensorboard": True,
+    "wandb_project": "",  # Needs the extra: pip install perceiver_jax[wandb].
+  }
+  config.checkpoint = {"every_steps": 1000, "keep_latest": 2, "keep_best": 1}
+  return config
+
+
+def image_classification() -> ml_collections.ConfigDict:
+  """Leaves of every image classification run."""
+  config = run()
+  config.task = "image_classification"
+  config.label_smoothing = 0.0
+  config.data = {
+    "source": "",  # See `perceiver_jax.data.sources.SOURCES`.
+    "source_args": ml_collections.ConfigDict(),  # Its other arguments.
+    "train_split": "train",
+    "eval_split": "test",
+    "image_shape": (224, 224, 3),
+    "invert_bright": False,  # In predict: turn dark on light around.
+    "num_workers": 0,  # Processes that prepare batches; 0: threads.
+  }
+  config.published = ml_collections.ConfigDict()
+  return config
+
+
+def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Cuts a run down to seconds: it shows that all parts work, not a result."""
+  config.num_steps, config.num_epochs = 4, 0.0
+  config.batch_size = 8
+  config.optimizer.warmup_steps = 0
+  config.log.every_steps = 2
+  config.checkpoint.every_steps = 2
+  config.eval_every_steps = 4
+  config.model.encoder.num_latents = 8
+  config.model.encoder.num_latent_channels = 16
+  config.model.encoder.num_self_attends_per_block = 1
+  config.model.encoder.num_self_attend_heads = 2
+  return config

@@ -1,0 +1,49 @@
+"""Evaluates: python -m experiments.evaluate --workdir=DIR --checkpoint=best.
+
+Prints the metrics of a checkpoint on the held-out data and writes them to
+evaluation-STEP.json in the workdir.
+"""
+
+from collections.abc import Sequence
+
+import jax
+from absl import flags
+
+from experiments import launch
+
+
+def main(argv: Sequence[str]) -> int:
+  """Evaluates one checkpoint."""
+  from perceiver_jax.training import evaluation, restore, results, writers
+
+  launch.no_arguments(argv)
+  launch.initialize_distributed()
+  config, task, folder = launch.saved_run()
+  restored = restore.restore(config, task, folder, flags.FLAGS.checkpoint)
+  found = evaluation.evaluate_all(
+    evaluation.make_eval_step(restored.model, task, restored.mesh),
+    restored.state,
+    task.eval_data(
+      global_batch=evaluation.batch_size(config, restored.mesh),
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+    ),
+    restored.mesh,
+    show_progress=jax.process_index() == 0,
+  )
+  if jax.process_index() == 0:
+    scores = results.flat_scalars(found)
+    path = folder / f"evaluation-{restored.step}.json"
+    writers.write_json(path, {"step": restored.step, "metrics": scores})
+    print(f"step {restored.step:,} of {folder}")
+    width = max(map(len, scores))
+    for name, value in scores.items():
+      print(f"  {name:<{width}}  {value:.4f}")
+    print(f"written to {path}")
+  return 0
+
+
+if __name__ == "__main__":
+  launch.define_flags(config_required=False)
+  flags.DEFINE_string("checkpoint", "latest", "latest, best, or a step.")
+  launch.run(main)

@@ -1,0 +1,281 @@
+"""Image classification, one label an image (Perceiver, 4.1; IO, 4.5).
+
+Shapes: b examples, H x W x C pixels, P classes, M inputs, N latents.
+"""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grain
+import jax
+import ml_collections
+import numpy as np
+import optax
+
+from perceiver_jax.data import images, pipeline, sources
+from perceiver_jax.errors import UserError
+from perceiver_jax.models import perceiver, zoo
+from perceiver_jax.training import metrics, step
+from perceiver_jax.training.metrics import Metrics
+from perceiver_jax.training.task import Batch
+from perceiver_jax.viz import attention_maps
+
+_COLUMNS = 4
+
+
+class Prediction(NamedTuple):
+  """What a model says of one picture.
+
+  Attributes:
+    probabilities: [P].
+    overlay: attention over the picture, uint8 [h, w, 3].
+  """
+
+  probabilities: np.ndarray
+  overlay: np.ndarray
+
+
+class ImageClassification:
+  """See `training.task.Task`.
+
+  Args:
+    config: with sections `model` (see `models.zoo.build`) and `data`:
+      `source` and its arguments in `source_args`, `train_split`,
+      `eval_split`, `image_shape`, `invert_bright`, `num_workers`.
+    metadata: names of the classes; None asks the source for them.
+
+  Raises:
+    UserError: the number of classes is not that of the data.
+  """
+
+  primary_mode = "max"
+  primary_metric = "eval/accuracy"
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    metadata: Mapping[str, Any] | None = None,
+  ):
+    self._config = config
+    self._shape = tuple(config.data.image_shape)
+    self.published = config.get("published", {}).to_dict()
+    if metadata and "class_names" in metadata:
+      self._class_names = tuple(metadata["class_names"])
+    else:
+      self._class_names = self._source("eval").class_names
+    if config.model.num_classes != len(self._class_names):
+      raise UserError(
+        f"config.model.num_classes is {config.model.num_classes} but the data"
+        f" has {len(self._class_names)} classes; make them equal"
+      )
+
+  def example(self) -> Batch:
+    """One black image."""
+    return {
+      "image": np.zeros((1, *self._shape), np.float32),
+      "label": np.zeros(1, np.int32),
+      "index": np.zeros(1, np.int32),
+      "mask": np.ones(1, np.float32),
+    }
+
+  def metadata(self) -> dict[str, Any]:
+    """The names of the classes."""
+    return {"class_names": self._class_names}
+
+  def forward(
+    self, batch: Batch, *, is_training: bool, return_attention: bool = False
+  ) -> perceiver.Outputs:
+    """Logits [b, P] and, if asked for, attention."""
+    spec = self._config.model.to_dict()
+    # Batch statistics must not depend on the number of devices.
+    spec["adapter"].setdefault("cross_replica_axis", step.AXIS)
+    model = zoo.build(spec)
+    return model(
+      batch["image"], is_training=is_training, return_attention=return_attention
+    )
+
+  def loss(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
+    """Cross-entropy with smoothed labels, and accuracy."""
+    labels = jax.nn.one_hot(batch["label"], len(self._class_names))
+    labels = optax.smooth_labels(labels, self._config.label_smoothing)
+    losses = optax.softmax_cross_entropy(outputs.logits, labels)
+    return self._scores(outputs.logits, batch, losses)
+
+  def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
+    """Cross-entropy, accuracy, top-5 accuracy and confusion counts."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(
+      outputs.logits, batch["label"]
+    )
+    found = self._scores(outputs.logits, batch, losses)
+    count = found["loss"][1]
+    guesses = outputs.logits.argmax(-1)
+    found["confusion"] = (
+      metrics.confusion(
+        batch["label"], guesses, batch["mask"], len(self._class_names)
+      ),
+      count,
+    )
+    return found
+
+  def _scores(
+    self, logits: jax.Array, batch: Batch, losses: jax.Array
+  ) -> dict[str, tuple[jax.Array, jax.Array]]:
+    weights = batch.get("mask", np.ones(logits.shape[0], np.float32))
+    right = lambda k: metrics.in_top_k(logits, batch["label"], k)
+    found = {
+      "loss": metrics.weighted(losses, weights),
+      "accuracy": metrics.weighted(right(1), weights),
+    }
+    if len(self._class_names) > 5:
+      found["top_5_accuracy"] = metrics.weighted(right(5), weights)
+    return found
+
+  def num_train_examples(self) -> int:
+    """Size of the training split."""
+    return len(self._source("train"))
+
+  def train_data(self, *, global_batch: int, **shard: int) -> grain.IterDataset:
+    """Shuffled, endless batches."""
+    return pipeline.train_dataset(
+      self._source("train"),
+      global_batch=global_batch,
+      seed=self._config.seed,
+      transform=lambda example, _: self._prepare(example),
+      num_workers=self._config.data.num_workers,
+      **shard,
+    )
+
+  def eval_data(
+    self, *, global_batch: int, **shard: int
+  ) -> dict[str, grain.IterDataset]:
+    """One pass over the evaluation split."""
+    dataset = pipeline.eval_dataset(
+      self._source("eval"),
+      global_batch=global_batch,
+      transform=self._prepare,
+      num_workers=self._config.data.num_workers,
+      **shard,
+    )
+    return {"eval": dataset}
+
+  def pictures(
+    self, outputs: perceiver.Outputs, batch: Batch
+  ) -> dict[str, np.ndarray]:
+    """Each image beside where the model looked."""
+    cards = self._cards(outputs, batch)
+    tiles, titles = [], []
+    for image, overlay, truth, guess, probability in cards:
+      tiles += [image, overlay]
+      titles += [f"truth: {truth}", f"{guess} {probability:.0%}"]
+    sheet = attention_maps.contact_sheet(tiles, titles, 2 * _COLUMNS)
+    return {"predictions": sheet}
+
+  def report(
+    self,
+    outputs: perceiver.Outputs,
+    batch: Batch,
+    metrics: Mapping[str, np.ndarray],
+  ) -> dict[str, Any]:
+    """Sample predictions and the confusion matrix."""
+    return {
+      "predictions": self._cards(outputs, batch),
+      "confusion": metrics["confusion"].astype(np.int64),
+      "class_names": self._class_names,
+    }
+
+  def read(self, path: Path) -> np.ndarray:
+    """A picture of the user's as the model takes it.
+
+    Args:
+      path: an image file.
+
+    Returns:
+      float32 [H, W, C] in [-1, 1].
+
+    Raises:
+      UserError: it is not a readable image.
+    """
+    image = images.read_image(path, self._shape[-1])
+    invert = self._config.data.invert_bright and images.has_bright_border(image)
+    return images.prepare_image(image, self._shape, invert=invert)
+
+  def batch_of(self, pixels: list[np.ndarray]) -> Batch:
+    """Pictures from `read` as a batch without labels."""
+    return {
+      "image": np.stack(pixels),
+      "index": np.arange(len(pixels), dtype=np.int32),
+    }
+
+  def predictions(
+    self, outputs: perceiver.Outputs, batch: Batch
+  ) -> list[Prediction]:
+    """What the model says of each image of a batch."""
+    probabilities = np.asarray(jax.nn.softmax(outputs.logits))
+    return [
+      Prediction(p, overlay)
+      for p, overlay in zip(
+        probabilities, self._overlays(outputs, batch), strict=True
+      )
+    ]
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """Names of the classes, by label."""
+    return self._class_names
+
+  def _cards(self, outputs: perceiver.Outputs, batch: Batch) -> list[tuple]:
+    """(image, overlay, truth, guess, probability) of each example."""
+    cards = []
+    found = self.predictions(outputs, batch)
+    for pixels, label, (probabilities, overlay) in zip(
+      batch["image"], batch["label"], found, strict=True
+    ):
+      image = np.round((np.clip(pixels, -1, 1) + 1) * 127.5).astype(np.uint8)
+      guess = int(probabilities.argmax())
+      cards.append(
+        (
+          image,
+          overlay,
+          self._class_names[label],
+          self._class_names[guess],
+          float(probabilities[guess]),
+        )
+      )
+    return cards
+
+  def _overlays(
+    self, outputs: perceiver.Outputs, batch: Batch
+  ) -> list[np.ndarray]:
+    decoder = np.asarray(outputs.decoder_attention, np.float32).mean(axis=1)
+    # With repeated cross-attends, the last is what the decoder reads.
+    encoder = np.asarray(outputs.encoder_attention[-1], np.float32).mean(axis=1)
+    return [
+      attention_maps.overlay(
+        image, attention_maps.grid_weights(weights, self._grid(weights.size))
+      )
+      for image, weights in zip(
+        batch["image"], attention_maps.rollout(decoder, encoder), strict=True
+      )
+    ]
+
+  def _grid(self, num_inputs: int) -> tuple[int, int]:
+    """Rows and columns of the input elements over an image."""
+    height, width = self._shape[:2]
+    side = (height * width / num_inputs) ** 0.5  # Pixels an element spans.
+    rows = round(height / side)
+    return rows, num_inputs // rows
+
+  def _prepare(self, example: sources.Example) -> sources.Example:
+    image = example["image"]
+    if image.dtype == np.uint8:
+      image = images.prepare_image(image, self._shape)
+    return {**example, "image": image}
+
+  @functools.cache  # noqa: B019 (a task lives as long as its program)
+  def _source(self, role: str) -> sources.Source:
+    data = self._config.data
+    split = data.train_split if role == "train" else data.eval_split
+    arguments = data.source_args.to_dict()
+    return sources.make_source(data.source, split=split, **arguments)

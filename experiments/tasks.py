@@ -1,0 +1,33 @@
+"""The tasks by name."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ml_collections
+
+from experiments import image_classification
+from perceiver_jax.errors import UserError
+from perceiver_jax.training.task import Task
+
+TASKS: dict[str, Callable[..., Task]] = {
+  "image_classification": image_classification.ImageClassification,
+}
+
+
+def make_task(
+  config: ml_collections.ConfigDict, metadata: Mapping[str, Any] | None = None
+) -> Task:
+  """Makes the task a config names.
+
+  Args:
+    config: of the run.
+    metadata: `Task.metadata()` as the run stored it; None reads the data.
+
+  Raises:
+    UserError: there is no such task, or the config does not fit it.
+  """
+  if config.task not in TASKS:
+    raise UserError(
+      f"config.task is {config.task!r}; choose one of {', '.join(TASKS)}"
+    )
+  return TASKS[config.task](config, metadata)

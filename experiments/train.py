@@ -1,0 +1,40 @@
+"""Trains: python -m experiments.train --config=configs/digits.py --workdir=DIR.
+
+Run the same command again to go on where it stopped, however it stopped.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from experiments import launch
+
+
+def main(argv: Sequence[str]) -> int:
+  """Trains, and prints where the results are."""
+  # Imported late: --help and a mistyped flag should not wait for JAX.
+  from experiments import tasks
+  from perceiver_jax.training import interrupts, loop
+
+  launch.no_arguments(argv)
+  launch.initialize_distributed()
+  config, folder = flags.FLAGS.config, launch.workdir()
+  task = tasks.make_task(config)
+  outcome = loop.Trainer(config, task, folder, flags.FLAGS.num_devices).run()
+  if outcome.stopped:
+    return interrupts.EXIT_CODES[outcome.stopped]
+  if outcome.results:
+    print()
+    name = task.primary_metric
+    print(f"{name}: {outcome.results['metrics'][name]:.4f}")
+    print(f"results: {folder / 'results.json'}")
+    print(f"report:  {folder / 'report.html'}")
+  return 0
+
+
+if __name__ == "__main__":
+  launch.define_flags(config_required=True)
+  flags.DEFINE_integer(
+    "num_devices", 0, "Devices to use; 0: all there are.", lower_bound=0
+  )
+  launch.run(main)

@@ -1,0 +1,78 @@
+"""What a person sees while a run goes: a bar on a terminal, else lines."""
+
+import sys
+from collections.abc import Mapping
+
+from tqdm import tqdm
+
+_BAR_WIDTH = 20
+_SHOWN = ("loss", "accuracy")
+
+
+class Console:
+  """Progress of a run, on stdout.
+
+  On a terminal a bar moves with every step; in a log file there is one line an
+  interval, with the share done drawn in it.
+
+  Args:
+    total: steps of the run.
+    start: steps done before this process began.
+    enabled: False (every process but the first) makes all calls do nothing.
+  """
+
+  def __init__(self, total: int, start: int = 0, *, enabled: bool = True):
+    self._total = total
+    self._enabled = enabled
+    self._bar = None
+    if enabled and sys.stdout.isatty():
+      self._bar = tqdm(
+        total=total, initial=start, desc="train", unit="step",
+        dynamic_ncols=True, file=sys.stdout,
+      )  # fmt: skip
+
+  @property
+  def draws(self) -> bool:
+    """Whether there is a terminal to draw on."""
+    return self._bar is not None
+
+  def step(self) -> None:
+    """Moves the bar by one step."""
+    if self._bar is not None:
+      self._bar.update()
+
+  def say(self, line: str) -> None:
+    """Prints a line, above the bar if there is one."""
+    if not self._enabled:
+      return
+    if self._bar is not None:
+      self._bar.write(line)
+    else:
+      print(line, flush=True)
+
+  def interval(self, step: int, values: Mapping[str, float], eta: str) -> None:
+    """Shows the metrics of the last interval."""
+    if self._bar is not None:
+      shown = {k: v for k, v in values.items() if k in _SHOWN}
+      self._bar.set_postfix(shown, refresh=False)
+      return
+    numbers = "  ".join(f"{k} {_number(v)}" for k, v in values.items())
+    self.say(
+      f"{_bar(step, self._total)} step {step:,}/{self._total:,}"
+      f"  {numbers}  eta {eta}"
+    )
+
+  def close(self) -> None:
+    """Leaves the bar where it is."""
+    if self._bar is not None:
+      self._bar.close()
+
+
+def _bar(step: int, total: int) -> str:
+  full = _BAR_WIDTH * step // max(total, 1)
+  drawn = "#" * full + "-" * (_BAR_WIDTH - full)
+  return f"{100 * step // max(total, 1):3d}% [{drawn}]"
+
+
+def _number(value: float) -> str:
+  return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -1,0 +1,108 @@
+"""Exact evaluation: every example counts once, on any number of devices."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import haiku as hk
+import jax
+import ml_collections
+import numpy as np
+from jax import numpy as jnp
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from perceiver_jax.errors import UserError
+from perceiver_jax.training import metrics as metrics_lib
+from perceiver_jax.training import step as step_lib
+from perceiver_jax.training.task import Batch, Task
+
+EvalStep = Callable[[Any, Any, Batch], metrics_lib.Metrics]
+
+
+def make_eval_step(
+  model: hk.TransformedWithState, task: Task, mesh: Mesh
+) -> EvalStep:
+  """A jitted `(params, net_state, batch) -> metrics`, summed over the batch.
+
+  Args:
+    model: see `step.model_of`.
+    task: for its `metrics`.
+    mesh: over which `step.place_batch` has spread the batch.
+  """
+
+  def eval_step(params, net_state, batch):
+    outputs, _ = model.apply(params, net_state, None, batch, False)
+    return task.metrics(outputs, batch)
+
+  return jax.jit(eval_step, out_shardings=step_lib.replicated(mesh))
+
+
+def evaluate(
+  eval_step: EvalStep,
+  state: step_lib.TrainState,
+  batches: Iterable[Batch],
+  mesh: Mesh,
+  *,
+  total: int = 0,
+  show_progress: bool = False,
+) -> dict[str, np.ndarray]:
+  """Means of the metrics over one pass of the data.
+
+  Args:
+    eval_step: see `make_eval_step`.
+    state: whose (averaged) parameters are evaluated.
+    batches: this process's parts, with `mask`.
+    mesh: as given to `make_eval_step`.
+    total: number of batches, for the progress bar.
+    show_progress: whether to draw one.
+
+  Raises:
+    UserError: there is no batch.
+  """
+  sums = None
+  # On fake CPU devices, un-synced steps would time out in a collective.
+  wait = jax.default_backend() == "cpu"
+  bar = tqdm(batches, "evaluate", total or None, leave=False,
+             disable=not show_progress)  # fmt: skip
+  for batch in bar:
+    placed = step_lib.place_batch(batch, mesh)
+    found = eval_step(state.eval_params, state.net_state, placed)
+    sums = found if sums is None else add(sums, found)
+    if wait:
+      jax.block_until_ready(sums)
+  if sums is None:
+    raise UserError("empty dataset: nothing to evaluate on")
+  return metrics_lib.means(sums)
+
+
+def batch_size(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
+  """The run's batch size, rounded up so that it divides over the devices."""
+  return -(-config.batch_size // mesh.size) * mesh.size
+
+
+@jax.jit
+def add(a: metrics_lib.Metrics, b: metrics_lib.Metrics) -> metrics_lib.Metrics:
+  """Sums two metrics of the same names."""
+  return jax.tree.map(jnp.add, a, b)
+
+
+def evaluate_all(
+  eval_step: EvalStep,
+  state: step_lib.TrainState,
+  datasets: Mapping[str, Any],
+  mesh: Mesh,
+  *,
+  show_progress: bool = False,
+) -> dict[str, dict[str, np.ndarray]]:
+  """`evaluate` on each data set, by name."""
+  return {
+    name: evaluate(
+      eval_step,
+      state,
+      iter(dataset),
+      mesh,
+      total=dataset.num_batches(),
+      show_progress=show_progress,
+    )
+    for name, dataset in datasets.items()
+  }

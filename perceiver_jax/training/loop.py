@@ -1,0 +1,350 @@
+"""The training loop: the same for every task.
+
+A run's folder holds config.json, versions.json, task.json, metrics.jsonl,
+checkpoints/, pictures/, tensorboard/ and, at the end, results.json and
+report.html. A run that was stopped or killed goes on from its newest
+checkpoint to the bitwise same end as one that never was.
+"""
+
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+
+from perceiver_jax.errors import UserError
+from perceiver_jax.training import (
+  evaluation,
+  interrupts,
+  optimizers,
+  results,
+  startup,
+  workdir,
+  writers,
+)
+from perceiver_jax.training import step as step_lib
+from perceiver_jax.training.checkpoints import Checkpointer
+from perceiver_jax.training.chrono import Chrono, format_seconds
+from perceiver_jax.training.console import Console
+from perceiver_jax.training.meter import Meter
+from perceiver_jax.training.step import TrainState
+from perceiver_jax.training.task import Task
+
+
+class Outcome(NamedTuple):
+  """How a run ended.
+
+  Attributes:
+    stopped: "" when it is complete, else why (see `interrupts`).
+    step: steps taken.
+    results: what results.json holds; {} when stopped early.
+  """
+
+  stopped: str
+  step: int
+  results: dict[str, Any]
+
+
+class Trainer:
+  """One run. Making it checks everything that can be; it writes nothing.
+
+  Args:
+    config: of the run; `docs/architecture.md` explains its leaves.
+    task: what to learn.
+    folder: the run's workdir.
+    num_devices: how many devices to use; 0 for all.
+
+  Raises:
+    UserError: something in the config, the data or the folder does not fit.
+  """
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    task: Task,
+    folder: Path,
+    num_devices: int = 0,
+  ):
+    workdir.check_config(folder, config)
+    check_intervals(config)
+    self._config, self._task, self._folder = config, task, folder
+    self._mesh = step_lib.make_mesh(num_devices)
+    step_lib.check_batch_size(
+      config.batch_size, self._mesh.size, config.num_microbatches
+    )
+    self._num_steps = num_steps(config, task.num_train_examples())
+    optimizer, self._schedule = optimizers.from_config(
+      config.optimizer, self._num_steps, config.batch_size
+    )
+    self._model = step_lib.model_of(task, config.precision)
+    self._init = step_lib.make_init(
+      self._model, optimizer, config.seed, use_ema=bool(config.ema_decay)
+    )
+    self._abstract = step_lib.abstract_state(
+      self._init, task.example(), self._mesh
+    )
+    self._step_fn = step_lib.make_train_step(
+      self._model,
+      task.loss,
+      optimizer,
+      self._mesh,
+      num_microbatches=config.num_microbatches,
+      ema_decay=config.ema_decay,
+    )
+    self._eval_step = evaluation.make_eval_step(self._model, task, self._mesh)
+    self._data, self._eval_data = self._open_data()
+    self._is_first = jax.process_index() == 0
+    # On fake CPU devices, un-synced steps would time out in a collective.
+    self._synced = jax.default_backend() == "cpu"
+
+  def run(self) -> Outcome:
+    """Trains to the end, or until something asks to stop.
+
+    Raises:
+      UserError: the folder can't be written to, or a checkpoint is unusable.
+      DivergedError: the loss or the gradient is not finite.
+    """
+    stop = interrupts.Interrupts(self._config.max_seconds)
+    if self._is_first:
+      workdir.write(self._folder, self._config, self._task.metadata())
+    settings = self._config.checkpoint
+    self._checkpoints = Checkpointer(
+      self._folder / workdir.CHECKPOINTS,
+      keep_latest=settings.keep_latest,
+      keep_best=settings.keep_best,
+      best_metric=self._task.primary_metric,
+      best_mode=self._task.primary_mode,
+    )
+    try:
+      with stop.handled():
+        return self._run(stop)
+    finally:
+      self._data.close()
+      self._checkpoints.close()
+
+  def _run(self, stop: interrupts.Interrupts) -> Outcome:
+    state, start, extras = self._restore()
+    self._chrono = Chrono(extras.get("seconds"))
+    self._evaluation = None
+    self._writers = self._make_writers(start)
+    compiled = self._compile() if start < self._num_steps else None
+    facts = startup.facts(
+      self._config, self._task, self._model, self._abstract, self._mesh
+    )
+    self._meter = Meter(
+      extras.get("interval", {}),
+      step_lib.replicated(self._mesh),
+      self._chrono,
+      batch_size=self._config.batch_size,
+      flops_per_step=facts.flops_per_step,
+      peak_flops=facts.peak_flops,
+    )
+    self._console = Console(self._num_steps, start, enabled=self._is_first)
+    self._console.say(
+      startup.text(
+        facts,
+        self._num_steps,
+        start,
+        compiled,
+        self._chrono.totals().get("compile", 0.0),
+      )
+    )
+    try:
+      state, stopped = self._steps(state, start, compiled, stop)
+      if stopped:
+        return self._stop(state, stopped)
+      return self._finish(state)
+    finally:
+      self._console.close()
+      self._writers.close()
+
+  def _restore(self) -> tuple[TrainState, int, dict[str, Any]]:
+    """State, step and extras to begin with."""
+    restored = self._checkpoints.restore_latest(self._abstract, self._data)
+    if restored is not None:
+      return restored.state, restored.step, restored.extras
+    init = jax.jit(self._init, out_shardings=step_lib.replicated(self._mesh))
+    return init(self._task.example()), 0, {}
+
+  def _compile(self) -> Any:
+    """Compiles the step ahead, so that its cost is known before it runs."""
+    batch = step_lib.abstract_train_batch(
+      self._task.example(), self._config.batch_size, self._mesh
+    )
+    with self._chrono.section("compile"):
+      return self._step_fn.lower(self._abstract, batch).compile()
+
+  def _steps(
+    self,
+    state: TrainState,
+    start: int,
+    compiled: Any,
+    stop: interrupts.Interrupts,
+  ) -> tuple[TrainState, str]:
+    """Takes the steps that are left; returns why it stopped early, or ""."""
+    for step in range(start + 1, self._num_steps + 1):
+      with self._chrono.section("data"):
+        batch = step_lib.place_train_batch(next(self._data), self._mesh)
+      with self._chrono.section("step"):
+        state, metrics = compiled(state, batch)
+        self._meter.add(metrics)
+        if self._synced:
+          self._meter.wait()
+      self._console.step()
+      self._end_interval(step, start, state)
+      if step < self._num_steps and (why := stop.reason(step)):
+        return state, why
+    return state, ""
+
+  def _end_interval(self, step: int, start: int, state: TrainState) -> None:
+    """Logs, evaluates and saves if an interval ends with this step."""
+    config, last = self._config, step == self._num_steps
+    due = lambda every: last or (every and step % every == 0)
+    if due(config.log.every_steps):
+      self._log(step, start)
+    if due(config.eval_every_steps):
+      self._evaluate(step, state)
+    if due(config.checkpoint.every_steps):
+      self._save(step, state)
+
+  def _log(self, step: int, start: int) -> None:
+    with self._chrono.section("step"):
+      self._meter.check_finite(step)
+      values = self._meter.take()
+    values["learning_rate"] = float(self._schedule(step - 1))
+    pace = self._meter.pace()
+    self._writers.scalars(
+      step,
+      {f"train/{name}": value for name, value in values.items()}
+      | {f"speed/{name}": value for name, value in pace.items()},
+    )
+    eta = format_seconds(self._chrono.eta(step, self._num_steps, start))
+    self._console.interval(step, values | pace, eta)
+
+  def _evaluate(self, step: int, state: TrainState) -> None:
+    with self._chrono.section("evaluate"):
+      found = evaluation.evaluate_all(
+        self._eval_step,
+        state,
+        self._eval_data,
+        self._mesh,
+        show_progress=self._console.draws,
+      )
+    self._evaluation = step, found
+    scores = results.flat_scalars(found)
+    self._writers.scalars(step, scores)
+    shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
+    self._console.say(f"step {step:,}: {shown}")
+
+  def _save(self, step: int, state: TrainState) -> None:
+    with self._chrono.section("checkpoint"):
+      self._meter.check_finite(step)
+      measured = self._evaluation and self._evaluation[0] == step
+      self._checkpoints.save(
+        step,
+        state,
+        self._data,
+        {
+          "seconds": self._chrono.totals(),
+          "interval": self._meter.stored(),
+        },
+        results.flat_scalars(self._evaluation[1]) if measured else {},
+      )
+
+  def _stop(self, state: TrainState, why: str) -> Outcome:
+    """Saves what there is and says how to go on."""
+    step = int(state.step)
+    self._save(step, state)
+    self._checkpoints.wait()
+    self._console.say(
+      f"{why} at step {step:,}, which is saved: run the same command to go on"
+    )
+    return Outcome(why, step, {})
+
+  def _finish(self, state: TrainState) -> Outcome:
+    """Writes results and report of the final state."""
+    if self._evaluation is None:  # A finished run that was started again.
+      self._evaluate(self._num_steps, state)
+    self._checkpoints.wait()
+    best = self._checkpoints.best_step()
+    facts = {
+      "steps": self._num_steps,
+      "epochs": round(
+        self._num_steps
+        * self._config.batch_size
+        / self._task.num_train_examples(),
+        2,
+      ),
+      "best_step": self._num_steps if best is None else best,
+      "train_seconds": round(sum(self._chrono.totals().values()), 1),
+      "seconds": self._chrono.totals(),
+    }
+    found = {}
+    if self._is_first:
+      found = results.write(
+        self._folder,
+        self._config,
+        self._task,
+        self._model,
+        state,
+        self._evaluation[1],
+        facts,
+        self._writers,
+      )
+    return Outcome("", self._num_steps, found)
+
+  def _make_writers(self, start: int) -> writers.Writers:
+    log = self._config.log
+    return writers.Writers(
+      self._folder,
+      resume_step=start,
+      tensorboard=log.tensorboard,
+      wandb_project=log.wandb_project,
+      run_name=self._folder.name,
+      config=self._config.to_dict(),
+      enabled=self._is_first,
+    )
+
+  def _open_data(self) -> tuple[Any, dict[str, Any]]:
+    """Training iterator and evaluation data of this process."""
+    shard = {
+      "process_index": jax.process_index(),
+      "process_count": jax.process_count(),
+    }
+    train = self._task.train_data(global_batch=self._config.batch_size, **shard)
+    evals = self._task.eval_data(global_batch=self._config.batch_size, **shard)
+    return iter(train), evals
+
+
+def num_steps(config: ml_collections.ConfigDict, examples: int) -> int:
+  """Length of a run, from `num_steps` or `num_epochs` (the other is 0).
+
+  Args:
+    config: of the run.
+    examples: in an epoch.
+
+  Raises:
+    UserError: neither or both are given.
+  """
+  steps, epochs = config.num_steps, config.num_epochs
+  if (steps > 0) == (epochs > 0) or min(steps, epochs) < 0:
+    raise UserError(
+      f"config.num_steps is {steps} and config.num_epochs is {epochs}; give"
+      " one of them and set the other to 0"
+    )
+  return steps or max(1, math.ceil(epochs * examples / config.batch_size))
+
+
+def check_intervals(config: ml_collections.ConfigDict) -> None:
+  """Checks how often a run logs, saves and evaluates.
+
+  Raises:
+    UserError: an interval is too short, naming the leaf.
+  """
+  least = {"log.every_steps": 1, "checkpoint.every_steps": 1}
+  for name, lowest in {**least, "eval_every_steps": 0}.items():
+    section, _, leaf = name.rpartition(".")
+    value = (config[section] if section else config)[leaf]
+    if value < lowest:
+      raise UserError(f"config.{name} is {value}; give {lowest} or more")

@@ -1,0 +1,179 @@
+"""Optimizers and schedules of both papers, put together from optax.
+
+A config's `optimizer` section holds the arguments of `make_optimizer` and
+`make_schedule`; steps that depend on the run are computed from the final
+config, never stored in it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import optax
+
+from perceiver_jax.errors import UserError
+from perceiver_jax.models import blocks
+
+OPTIMIZERS = ("lamb", "adamw")
+SCHEDULES = ("constant", "constant_cosine", "cosine", "step")
+
+_NOT_DECAYED = ("b", "bias", "scale", "offset")
+
+
+def make_schedule(
+  schedule: str,
+  learning_rate: float,
+  num_steps: int,
+  *,
+  warmup_steps: int = 0,
+  constant_fraction: float = 0.5,
+  boundaries: Sequence[float] = (),
+  decay_factor: float = 0.1,
+) -> optax.Schedule:
+  """Learning rate by step.
+
+  Args:
+    schedule: "constant"; "constant_cosine": flat for `constant_fraction` of
+      the run, then half a cosine to zero (IO, app. A.1); "cosine": half a
+      cosine from the start; "step": times `decay_factor` at each boundary
+      (Perceiver, section 4.1).
+    learning_rate: the highest value.
+    num_steps: T, the length of the run.
+    warmup_steps: linear rise from zero, which comes before the rest.
+    constant_fraction: see "constant_cosine".
+    boundaries: fractions of the run for "step": (84/120, 102/120, 114/120).
+    decay_factor: see "step".
+
+  Raises:
+    UserError: a name or a number out of range.
+  """
+  _check("schedule", schedule, SCHEDULES)
+  if not 0 <= warmup_steps < max(num_steps, 1):
+    raise UserError(
+      f"config.optimizer.warmup_steps is {warmup_steps}; give 0 or more, and"
+      f" less than the run's {num_steps} steps"
+    )
+  rest = num_steps - warmup_steps
+  if schedule == "constant_cosine":
+    flat = round(constant_fraction * rest)
+    main = optax.join_schedules(
+      [
+        optax.constant_schedule(learning_rate),
+        optax.cosine_decay_schedule(learning_rate, max(rest - flat, 1)),
+      ],
+      [flat],
+    )
+  elif schedule == "cosine":
+    main = optax.cosine_decay_schedule(learning_rate, rest)
+  elif schedule == "step":
+    steps = {round(b * num_steps) - warmup_steps: decay_factor
+             for b in boundaries}  # fmt: skip
+    main = optax.piecewise_constant_schedule(learning_rate, steps)
+  else:
+    main = optax.constant_schedule(learning_rate)
+  if not warmup_steps:
+    return main
+  rise = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+  return optax.join_schedules([rise, main], [warmup_steps])
+
+
+def make_optimizer(
+  name: str,
+  schedule: optax.Schedule,
+  *,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-6,
+  weight_decay: float = 0.0,
+  clip_norm: float = 0.0,
+) -> optax.GradientTransformation:
+  """LAMB or AdamW; biases and norms are not decayed.
+
+  Args:
+    name: "lamb" or "adamw".
+    schedule: learning rate by step.
+    b1: decay of the first moment.
+    b2: decay of the second moment.
+    eps: added to the root of the second moment.
+    weight_decay: decoupled weight decay.
+    clip_norm: largest global norm of the gradient; 0 for no clipping.
+
+  Raises:
+    UserError: the name is unknown.
+  """
+  _check("name", name, OPTIMIZERS)
+  parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+  parts += [
+    optax.scale_by_adam(b1, b2, eps),
+    optax.add_decayed_weights(weight_decay, decay_mask),
+  ]
+  parts += [_trust_ratio_by_layer()] if name == "lamb" else []
+  return optax.chain(*parts, optax.scale_by_learning_rate(schedule))
+
+
+def from_config(
+  config: Mapping[str, Any], num_steps: int, batch_size: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+  """The optimizer and schedule of a config's `optimizer` section.
+
+  Args:
+    config: arguments of `make_optimizer` and `make_schedule`, and
+      `learning_rate_batch_size`: the batch size the learning rate is for,
+      with which it scales linearly; 0 takes the rate as it is.
+    num_steps: length of the run.
+    batch_size: global batch size of the run.
+  """
+  config = dict(config)
+  name = config.pop("name")
+  reference = config.pop("learning_rate_batch_size", 0)
+  rate = config.pop("learning_rate") * (
+    batch_size / reference if reference else 1.0
+  )
+  schedule_keys = (
+    "warmup_steps",
+    "constant_fraction",
+    "boundaries",
+    "decay_factor",
+  )
+  shape = {k: config.pop(k) for k in schedule_keys if k in config}
+  schedule = make_schedule(config.pop("schedule"), rate, num_steps, **shape)
+  return make_optimizer(name, schedule, **config), schedule
+
+
+def decay_mask(params: Any) -> Any:
+  """True for parameters that are decayed: all but biases and norms."""
+  return _map_named(lambda _, name, __: name not in _NOT_DECAYED, params)
+
+
+def _trust_ratio_by_layer() -> optax.GradientTransformation:
+  """LAMB's trust ratio, one for each layer of a scanned stack.
+
+  A stack holds the same parameter of all its layers in one array; without
+  this, depth scanning would change what the optimizer does.
+  """
+  trust = optax.scale_by_trust_ratio()
+
+  def update(updates, state, params):
+    def scale(module, _, update, param):
+      one = lambda u, p: trust.update(u, state, p)[0]
+      stacked = blocks.is_stacked(module)
+      return (jax.vmap(one) if stacked else one)(update, param)
+
+    return _map_named(scale, updates, params), state
+
+  return optax.GradientTransformation(trust.init, update)
+
+
+def _map_named(fn: Callable[..., Any], tree: Any, *rest: Any) -> Any:
+  """Maps `fn(module, leaf name, array, ...)` over Haiku parameters."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, *leaves: fn(path[0].key, path[-1].key, *leaves), tree, *rest
+  )
+
+
+def _check(leaf: str, given: str, choices: tuple[str, ...]) -> None:
+  if given not in choices:
+    raise UserError(
+      f"config.optimizer.{leaf} is {given!r}; choose one of "
+      + ", ".join(choices)
+    )

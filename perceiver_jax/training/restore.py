@@ -1,0 +1,99 @@
+"""A trained model from a run's folder, for evaluation and prediction."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import haiku as hk
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+from perceiver_jax.errors import UserError
+from perceiver_jax.training import optimizers, workdir
+from perceiver_jax.training import step as step_lib
+from perceiver_jax.training.checkpoints import Checkpointer
+from perceiver_jax.training.task import Task
+
+
+class Restored(NamedTuple):
+  """A model with the parameters of one checkpoint.
+
+  Attributes:
+    model: see `step.model_of`.
+    state: on `mesh`, replicated.
+    step: of the checkpoint.
+    mesh: all devices.
+  """
+
+  model: hk.TransformedWithState
+  state: step_lib.TrainState
+  step: int
+  mesh: Mesh
+
+
+def abstract_state(
+  config: ml_collections.ConfigDict, task: Task, mesh: Mesh
+) -> step_lib.TrainState:
+  """Shapes and sharding of the state a config trains, nothing allocated."""
+  # The state's structure does not depend on the length of the schedule.
+  optimizer, _ = optimizers.from_config(
+    config.optimizer, max(config.optimizer.get("warmup_steps", 0) + 1, 2), 1
+  )
+  model = step_lib.model_of(task, config.precision)
+  init = step_lib.make_init(
+    model, optimizer, config.seed, use_ema=bool(config.ema_decay)
+  )
+  return step_lib.abstract_state(init, task.example(), mesh)
+
+
+def restore(
+  config: ml_collections.ConfigDict, task: Task, folder: Path, which: str
+) -> Restored:
+  """Restores a checkpoint without touching the folder.
+
+  Args:
+    config: of the run.
+    task: of the run.
+    folder: the run's workdir.
+    which: "latest", "best" or a step.
+
+  Raises:
+    UserError: there is no such checkpoint, or none can be read.
+  """
+  mesh = step_lib.make_mesh()
+  abstract = abstract_state(config, task, mesh)
+  checkpointer = Checkpointer(
+    folder / workdir.CHECKPOINTS,
+    best_metric=task.primary_metric,
+    best_mode=task.primary_mode,
+    read_only=True,
+  )
+  try:
+    if which == "latest":
+      restored = checkpointer.restore_latest(abstract)
+    elif which == "best":
+      restored = checkpointer.restore_best(abstract)
+    else:
+      restored = checkpointer.restore(_step(which), abstract)
+  finally:
+    checkpointer.close()
+  if restored is None:
+    raise UserError(
+      f"--workdir={folder} has no checkpoint yet; train first, or give"
+      " another --workdir"
+    )
+  model = step_lib.model_of(task, config.precision)
+  return Restored(model, restored.state, restored.step, mesh)
+
+
+def local_params(state: step_lib.TrainState) -> tuple[Any, Any]:
+  """(parameters to evaluate, net state) as arrays of this process alone."""
+  take = lambda x: np.asarray(x.addressable_data(0))
+  return jax.tree.map(take, (state.eval_params, state.net_state))
+
+
+def _step(which: str) -> int:
+  if not which.isdecimal():
+    raise UserError(f"--checkpoint={which}: give latest, best or a step")
+  return int(which)

@@ -1,0 +1,266 @@
+"""The pmapped train step and the state it carries.
+
+The same global batch and seed give the same loss on any number of devices:
+gradients are summed over examples, not averaged over shards, randomness is
+keyed by example, and batch statistics span all devices.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import haiku as hk
+import jax
+import numpy as np
+import optax
+from jax import numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from perceiver_jax.errors import UserError
+from perceiver_jax.training.metrics import Metrics
+from perceiver_jax.training.precision import precision as use_precision
+from perceiver_jax.training.task import Batch, Task
+
+# The mapped axis; models with batch statistics average over it.
+AXIS = "data"
+
+
+class TrainState(NamedTuple):
+  """Everything a step changes.
+
+  Attributes:
+    step: steps taken, int32.
+    params: float32 parameters.
+    net_state: running statistics of the model.
+    opt_state: of the optimizer.
+    ema_params: moving average of `params`; () when it is off.
+    rng: key data [2], constant over a run.
+  """
+
+  step: jax.Array
+  params: Any
+  net_state: Any
+  opt_state: Any
+  ema_params: Any
+  rng: jax.Array
+
+  @property
+  def eval_params(self) -> Any:
+    """The parameters to evaluate: averaged ones where there are any."""
+    return self.ema_params or self.params
+
+
+def make_mesh(num_devices: int = 0) -> Mesh:
+  """One axis over all devices, or over the first `num_devices`."""
+  devices = jax.devices()
+  return Mesh(np.array(devices[: num_devices or len(devices)]), (AXIS,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """Sharding of the state: whole on every device."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def place_batch(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
+  """This process's part [b, ...] of a batch as global arrays [B, ...]."""
+  sharding = _batch_sharding(mesh)
+  return {
+    name: jax.make_array_from_process_local_data(sharding, np.asarray(value))
+    for name, value in batch.items()
+  }
+
+
+def place_train_batch(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
+  """The same as the train step takes it: [devices, B / devices, ...]."""
+  devices = len(mesh.local_devices)
+  split = {
+    name: value.reshape(devices, -1, *value.shape[1:])
+    for name, value in batch.items()
+  }
+  return place_batch(split, mesh)
+
+
+def abstract_train_batch(
+  example: Batch, batch_size: int, mesh: Mesh
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes of what `place_train_batch` makes.
+
+  Args:
+    example: a batch of 1; see `Task.example`.
+    batch_size: global number of examples.
+    mesh: see `make_mesh`.
+  """
+  sharding = _batch_sharding(mesh)
+  lead = (mesh.size, batch_size // mesh.size)
+  return {
+    name: jax.ShapeDtypeStruct(
+      lead + value.shape[1:], value.dtype, sharding=sharding
+    )
+    for name, value in example.items()
+    if name != "mask"  # Only evaluation has padding.
+  }
+
+
+def abstract_state(
+  init: Callable[[Batch], TrainState], example: Batch, mesh: Mesh
+) -> TrainState:
+  """Shapes and sharding of what `init` makes; nothing is allocated."""
+  sharding = replicated(mesh)
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+    jax.eval_shape(init, example),
+  )
+
+
+def model_of(task: Task, precision: str) -> hk.TransformedWithState:
+  """The task's model as pure functions; `apply` takes `forward`'s arguments."""
+
+  def forward(batch, is_training, return_attention=False):
+    with use_precision(precision):
+      return task.forward(
+        batch, is_training=is_training, return_attention=return_attention
+      )
+
+  return hk.transform_with_state(forward)
+
+
+def make_init(
+  model: hk.TransformedWithState,
+  optimizer: optax.GradientTransformation,
+  seed: int,
+  *,
+  use_ema: bool,
+) -> Callable[[Batch], TrainState]:
+  """A function from a batch (only its shapes matter) to the first state."""
+
+  def init(batch):
+    rng = jax.random.key(seed)
+    batch = _with_keys(batch, rng)
+    params, net_state = model.init(rng, batch, is_training=True)
+    return TrainState(
+      step=jnp.int32(0),
+      params=params,
+      net_state=net_state,
+      opt_state=optimizer.init(params),
+      # A copy: the step donates its state, and one buffer can't go twice.
+      ema_params=jax.tree.map(jnp.copy, params) if use_ema else (),
+      rng=jax.random.key_data(rng),
+    )
+
+  return init
+
+
+def make_train_step(
+  model: hk.TransformedWithState,
+  loss: Callable[[Any, Batch], Metrics],
+  optimizer: optax.GradientTransformation,
+  mesh: Mesh,
+  *,
+  num_microbatches: int = 1,
+  ema_decay: float = 0.0,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+  """The step: `(state, batch) -> (state, metrics)`, its state donated.
+
+  Args:
+    model: see `model_of`.
+    loss: `Task.loss`.
+    optimizer: from `optimizers`.
+    mesh: see `make_mesh`; the state must lie on it, replicated.
+    num_microbatches: parts of each device's share that are taken one after
+      the other, their gradients summed. Batch statistics are those of a part.
+    ema_decay: of the moving average of the parameters; 0 for none.
+
+  Returns:
+    A pmapped function. The batch is `place_batch`'s; metrics are summed over
+    it, with 'grad_norm' added.
+  """
+
+  def gradients(params, net_state, batch):
+    def objective(params):
+      outputs, new_state = model.apply(params, net_state, None, batch, True)
+      metrics = loss(outputs, batch)
+      return metrics["loss"][0], (new_state, metrics)
+
+    return jax.grad(objective, has_aux=True)(params)
+
+  def step(state, batch):
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+    batch = _with_keys(batch, key)
+    grads, (net_state, metrics) = _accumulate(
+      gradients, state.params, state.net_state, batch, num_microbatches
+    )
+    grads, metrics = jax.lax.psum((grads, metrics), AXIS)
+    count = metrics["loss"][1]
+    grads = jax.tree.map(lambda g: g / count, grads)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    one = jnp.ones((), jnp.float32)
+    metrics = {**metrics, "grad_norm": (optax.global_norm(grads), one)}
+    ema = state.ema_params
+    if ema_decay:
+      ema = optax.incremental_update(params, ema, 1 - ema_decay)
+    new = TrainState(
+      state.step + 1, params, net_state, opt_state, ema, state.rng
+    )
+    return new, metrics
+
+  return jax.pmap(
+    step,
+    axis_name=AXIS,
+    in_axes=(None, 0),
+    out_axes=(None, None),
+    devices=list(mesh.devices.flat),
+    donate_argnums=0,
+  )
+
+
+def check_batch_size(
+  batch_size: int, num_devices: int, num_microbatches: int
+) -> None:
+  """Checks that a global batch divides.
+
+  Raises:
+    UserError: it does not, saying by what it must.
+  """
+  if num_microbatches < 1:
+    raise UserError(
+      f"config.num_microbatches is {num_microbatches}; give 1 or more"
+    )
+  parts = num_devices * num_microbatches
+  if batch_size < 1 or batch_size % parts:
+    raise UserError(
+      f"config.batch_size is {batch_size}, which does not divide over"
+      f" {num_devices} devices x {num_microbatches} microbatches; give a"
+      f" multiple of {parts}"
+    )
+
+
+def _batch_sharding(mesh: Mesh) -> NamedSharding:
+  return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def _with_keys(batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
+  """Adds "rng": one key an example, by its position in the source."""
+  fold = jax.vmap(lambda i: jax.random.key_data(jax.random.fold_in(key, i)))
+  return {**batch, "rng": fold(batch["index"])}
+
+
+def _accumulate(gradients, params, net_state, batch, parts):
+  """Sums gradients and metrics over `parts` equal parts of a batch."""
+  if parts == 1:
+    return gradients(params, net_state, batch)
+  split = jax.tree.map(
+    lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), batch
+  )
+
+  def body(carry, part):
+    grads, net_state, metrics = carry
+    more, (net_state, more_metrics) = gradients(params, net_state, part)
+    add = lambda a, b: jax.tree.map(jnp.add, a, b)
+    return (add(grads, more), net_state, add(metrics, more_metrics)), None
+
+  first = jax.tree.map(lambda x: x[0], split)
+  grads, (_, metrics) = jax.eval_shape(gradients, params, net_state, first)
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, metrics))
+  start = (zeros[0], net_state, zeros[1])
+  (grads, net_state, metrics), _ = jax.lax.scan(body, start, split)
+  return grads, (net_state, metrics)

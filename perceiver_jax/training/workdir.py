@@ -1,0 +1,186 @@
+"""A run's folder: which config it belongs to, and what it was run with."""
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+
+from perceiver_jax.errors import UserError
+from perceiver_jax.training.writers import write_json
+
+CONFIG_FILE = "config.json"
+TASK_FILE = "task.json"
+CHECKPOINTS = "checkpoints"
+
+# Leaves that change what a run shows or keeps, not what it computes.
+_FREE = ("log", "checkpoint", "max_seconds", "data.num_workers")
+_PACKAGES = (
+  "perceiver_jax",
+  "jax",
+  "jaxlib",
+  "dm-haiku",
+  "optax",
+  "orbax-checkpoint",
+  "grain",
+  "numpy",
+)
+_MAX_DIFFERENCES = 3
+
+
+def check_config(workdir: Path, config: Mapping[str, Any]) -> None:
+  """Checks that a workdir is new or belongs to this config.
+
+  Raises:
+    UserError: it holds another run; names the first leaves that differ.
+  """
+  stored = _read(workdir / CONFIG_FILE)
+  if stored is None:
+    if (workdir / CHECKPOINTS).exists():
+      raise UserError(
+        f"--workdir={workdir} has checkpoints but no {CONFIG_FILE}, so they"
+        " can't be told to be of this config; give another --workdir"
+      )
+    return
+  mine, theirs = _leaves(_jsonable(config)), _leaves(stored)
+  differences = [
+    f"{name} is {_show(theirs, name)} there and {_show(mine, name)} here"
+    for name in sorted({*mine, *theirs})
+    if mine.get(name) != theirs.get(name) and not _free(name)
+  ]
+  if differences:
+    shown = "; ".join(differences[:_MAX_DIFFERENCES])
+    more = len(differences) - _MAX_DIFFERENCES
+    shown += f"; and {more} more" if more > 0 else ""
+    raise UserError(
+      f"--workdir={workdir} holds a run of another config: {shown}. Give"
+      " another --workdir, or the config of that run to go on with it"
+    )
+
+
+def write(
+  workdir: Path, config: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> None:
+  """Makes the folder and writes what says how its run came about.
+
+  Args:
+    workdir: the folder.
+    config: goes to `config.json`.
+    metadata: `Task.metadata()`, goes to `task.json`.
+
+  Raises:
+    UserError: the folder can't be written to.
+  """
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / CONFIG_FILE, _jsonable(config))
+    write_json(workdir / TASK_FILE, metadata)
+    write_json(workdir / "versions.json", versions())
+  except OSError as error:
+    reason = error.strerror or type(error).__name__
+    raise UserError(
+      f"--workdir={workdir} can't be written to: {reason.lower()}; give"
+      " another --workdir"
+    ) from error
+
+
+def read_config(workdir: Path) -> ml_collections.ConfigDict:
+  """The config a workdir was trained with.
+
+  Raises:
+    UserError: it holds no run.
+  """
+  stored = _read(workdir / CONFIG_FILE)
+  if stored is None:
+    raise UserError(
+      f"--workdir={workdir} holds no run (there is no {CONFIG_FILE}); give the"
+      " --workdir of a training run"
+    )
+  return ml_collections.ConfigDict(_tuples(stored))
+
+
+def read_metadata(workdir: Path) -> dict[str, Any]:
+  """`Task.metadata()` of the run; {} if it is missing."""
+  return _read(workdir / TASK_FILE) or {}
+
+
+def versions() -> dict[str, str]:
+  """Versions of what a number depends on, with device and commit."""
+  found = {"python": platform.python_version()}
+  for package in _PACKAGES:
+    try:
+      found[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  devices = jax.devices()
+  found["devices"] = f"{len(devices)} x {devices[0].device_kind}"
+  found["platform"] = platform.platform()
+  if commit := _commit():
+    found["commit"] = commit
+  return found
+
+
+def _commit() -> str:
+  """Commit of the code, marked if it was changed since; "" if unknown."""
+  here = Path(__file__).parent
+
+  def git(*args: str) -> str:
+    done = subprocess.run(
+      ["git", *args], cwd=here, capture_output=True, text=True, timeout=10
+    )
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+  try:
+    commit = git("rev-parse", "HEAD")
+    changed = git("status", "--porcelain", "--untracked-files=no")
+  except (OSError, subprocess.SubprocessError):
+    return ""
+  return commit + ("-dirty" if commit and changed else "")
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+  try:
+    return json.loads(path.read_text(encoding="utf-8"))
+  except FileNotFoundError:
+    return None
+  except (OSError, ValueError) as error:
+    raise UserError(
+      f"{path} can't be read ({error}); mend it, or give another --workdir"
+    ) from error
+
+
+def _jsonable(config: Mapping[str, Any]) -> dict[str, Any]:
+  """The config as JSON gives it back: tuples as lists."""
+  if isinstance(config, ml_collections.ConfigDict):
+    config = config.to_dict()
+  return json.loads(json.dumps(config))
+
+
+def _tuples(value: Any) -> Any:
+  """Lists back to tuples, which configs hold so that flags can set them."""
+  if isinstance(value, dict):
+    return {name: _tuples(inner) for name, inner in value.items()}
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _leaves(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+  leaves = {}
+  for name, value in config.items():
+    if isinstance(value, dict) and value:
+      leaves |= _leaves(value, f"{path}{name}.")
+    else:
+      leaves[path + name] = value
+  return leaves
+
+
+def _show(leaves: Mapping[str, Any], name: str) -> str:
+  return repr(leaves[name]) if name in leaves else "absent"
+
+
+def _free(name: str) -> bool:
+  return any(name == free or name.startswith(free + ".") for free in _FREE)

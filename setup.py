@@ -1,0 +1,73 @@
+"""Packaging of perceiver_jax: `pip install -e '.[test]'`, or `make setup`."""
+
+import re
+from pathlib import Path
+
+import setuptools
+
+ROOT = Path(__file__).parent
+
+
+def version() -> str:
+  """Returns `__version__` by reading it: importing would need jax."""
+  text = (ROOT / "perceiver_jax" / "__init__.py").read_text(encoding="utf-8")
+  return re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)[1]
+
+
+setuptools.setup(
+  name="perceiver_jax",
+  version=version(),
+  description="Perceiver and Perceiver IO in JAX: train, evaluate, run.",
+  long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+  long_description_content_type="text/markdown",
+  license_expression="Apache-2.0",
+  license_files=["LICENSE"],
+  # Only the library is installed. configs/ and experiments/ are meant to be
+  # edited and are run from the checkout: `python -m experiments.train`.
+  packages=setuptools.find_packages(include=["perceiver_jax*"]),
+  python_requires=">=3.11",
+  # Floors only; the exact versions we test are in requirements/.
+  install_requires=[
+    "absl-py>=2.1",
+    "dm-haiku>=0.0.17",
+    "grain>=0.2.15",
+    # tensorflow-datasets imports it but asks for it on old Pythons only.
+    "importlib_resources",
+    "jax>=0.10",
+    "jmp>=0.0.4",
+    "matplotlib>=3.9",
+    "ml-collections>=1.0",
+    "numpy>=2.0",
+    "opencv-python-headless>=4.13",
+    "optax>=0.2.5",
+    # We use the v0 API (CheckpointManager), which a later line may drop.
+    "orbax-checkpoint>=0.11,<0.13",
+    "scikit-learn>=1.5",
+    # Reads prepared datasets; only preparing them needs TensorFlow.
+    "tensorflow-datasets>=4.9.10",
+    "tensorboardX>=2.6",
+    "tqdm>=4.66",
+  ],
+  extras_require={
+    # CUDA 12 wheels run under more drivers; cuda13 needs driver 580 or newer.
+    "cuda": ["jax[cuda12]"],
+    "cuda13": ["jax[cuda13]"],
+    "tpu": ["jax[tpu]"],
+    "wandb": ["wandb"],
+    "test": [
+      "beartype",
+      "chex",
+      "hypothesis",
+      "jaxtyping",
+      "pytest>=8",
+      "ruff",
+    ],
+  },
+  classifiers=[
+    "Intended Audience :: Science/Research",
+    "Programming Language :: Python :: 3.11",
+    "Programming Language :: Python :: 3.12",
+    "Programming Language :: Python :: 3.13",
+    "Topic :: Scientific/Engineering :: Artificial Intelligence",
+  ],
+)

@@ -1,0 +1,183 @@
+"""Attention on arrays: widths, masks, precision, gradients."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import numpy as jnp
+
+from perceiver_jax.models import attention
+
+_few = settings(max_examples=10, deadline=None)
+_fewer = settings(max_examples=6, deadline=None)  # Each shape compiles anew.
+_attend = jax.jit(attention.attend)
+_weights = jax.jit(attention.attention_weights)
+_HUGE = 3e38  # Close to the largest float32.
+
+
+@st.composite
+def _shapes(draw):
+  """B, N, M, H, F, V with every size odd or even and F apart from V."""
+  small = st.integers(1, 3)
+  return (
+    draw(small),
+    draw(st.integers(1, 4)),
+    draw(st.integers(1, 7)),
+    draw(small),
+    draw(st.integers(1, 5)),
+    draw(st.integers(6, 9)),
+  )
+
+
+def _qkv(shape, seed=0):
+  b, n, m, h, f, v = shape
+  rng = np.random.default_rng(seed)
+  sizes = ((b, n, h, f), (b, m, h, f), (b, m, h, v))
+  return [jnp.asarray(rng.normal(size=s), jnp.float32) for s in sizes]
+
+
+def _mask(shape, seed=1):
+  b, n, m = shape[:3]
+  return np.random.default_rng(seed).random((b, n, m)) < 0.6
+
+
+def _reference(q, k, v, mask):
+  """One row at a time in float64, by the definition."""
+  q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+  batch, queries, heads, width = q.shape
+  out = np.zeros((batch, queries, heads, v.shape[-1]))
+  for b, n, h in np.ndindex(batch, queries, heads):
+    keys = np.flatnonzero(mask[b, n])
+    if keys.size:
+      logits = k[b, keys, h] @ q[b, n, h] / np.sqrt(width)
+      weights = np.exp(logits - logits.max())
+      out[b, n, h] = weights / weights.sum() @ v[b, keys, h]
+  return out.reshape(batch, queries, -1)
+
+
+@_fewer
+@given(_shapes(), st.booleans(), st.integers(0, 99))
+def test_attend_is_the_softmax_mean_of_readable_values(shape, masked, seed):
+  q, k, v = _qkv(shape, seed)
+  mask = _mask(shape, seed) if masked else np.ones(shape[:3], bool)
+  out = _attend(q, k, v, jnp.asarray(mask) if masked else None)
+  np.testing.assert_allclose(out, _reference(q, k, v, mask), atol=1e-5)
+
+
+@_fewer
+@given(_shapes(), st.integers(0, 99))
+def test_rows_sum_to_one_over_readable_keys(shape, seed):
+  q, k, _ = _qkv(shape, seed)
+  mask = _mask(shape, seed)
+  weights = _weights(q, k)
+  np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)
+  weights = np.asarray(_weights(q, k, jnp.asarray(mask)))
+  assert weights.shape == (shape[0], shape[3], shape[1], shape[2])
+  readable = np.broadcast_to(mask.any(-1)[:, None], weights.shape[:3])
+  np.testing.assert_allclose(weights.sum(-1), readable, atol=1e-6)
+  assert not weights[np.broadcast_to(~mask[:, None], weights.shape)].any()
+
+
+@pytest.mark.parametrize("size", [(1, 1, 5), (1, 3, 5), (2, 1, 5), (2, 3, 1)])
+def test_masks_broadcast(size):
+  shape = (2, 3, 5, 2, 4, 6)
+  q, k, v = _qkv(shape)
+  mask = np.random.default_rng(3).random(size) < 0.5
+  full = np.broadcast_to(mask, (2, 3, 5))
+  out = _attend(q, k, v, jnp.asarray(mask))
+  np.testing.assert_allclose(out, _reference(q, k, v, full), atol=1e-5)
+
+
+@_few
+@given(st.permutations(range(6)), st.integers(0, 99))
+def test_order_of_keys_does_not_matter(order, seed):
+  shape = (2, 4, 6, 2, 3, 5)
+  q, k, v = _qkv(shape, seed)
+  mask, order = jnp.asarray(_mask(shape, seed)), jnp.asarray(order)
+  out = _attend(q, k, v, mask)
+  permuted = _attend(q, k[:, order], v[:, order], mask[:, :, order])
+  np.testing.assert_allclose(permuted, out, atol=1e-5)
+
+
+def test_queries_do_not_see_each_other():
+  q, k, v = _qkv((2, 4, 6, 2, 3, 5))
+  alone = _attend(q[:, :1], k, v)
+  np.testing.assert_allclose(alone, _attend(q, k, v)[:, :1], atol=1e-5)
+
+
+@jax.jit
+def _value_and_grads(q, k, v, mask):
+  def loss(q, k, v):
+    out = attention.attend(q, k, v, mask)
+    return (out * jnp.arange(1.0, 1 + out.shape[-1])).sum(), out
+
+  grads, out = jax.grad(loss, (0, 1, 2), has_aux=True)(q, k, v)
+  return out, grads
+
+
+@_few
+@given(st.integers(0, 99), st.sampled_from([_HUGE, -_HUGE, 1e30, 7.0]))
+def test_masked_keys_do_nothing_forward_or_backward(seed, garbage):
+  shape = (2, 3, 5, 2, 4, 6)
+  q, k, v = _qkv(shape, seed)
+  real = jnp.arange(5) < 3
+  mask = jnp.broadcast_to(real, (2, 1, 5))
+  spoil = lambda x: jnp.where(real[:, None, None], x, garbage)
+  out, grads = _value_and_grads(q, spoil(k), spoil(v), mask)
+  np.testing.assert_allclose(out, _attend(q, k[:, :3], v[:, :3]), atol=1e-5)
+  clean_out, clean = _value_and_grads(q, k, v, mask)
+  np.testing.assert_array_equal(out, clean_out)
+  for grad, want in zip(grads, clean, strict=True):
+    np.testing.assert_array_equal(grad, want)
+  for grad in grads[1:]:
+    assert not np.any(grad[:, 3:])
+    assert np.any(grad[:, :3])
+
+
+def test_fully_masked_row_is_zero_and_passes_no_gradient():
+  shape = (2, 3, 5, 2, 4, 6)
+  q, k, v = _qkv(shape)
+  mask = np.ones((2, 3, 5), bool)
+  mask[1, 2] = False
+  out, grads = _value_and_grads(q, k, v, jnp.asarray(mask))
+  assert not np.any(out[1, 2])
+  assert np.all(np.any(out[0], -1))
+  assert all(np.isfinite(g).all() for g in grads)
+  assert not np.any(grads[0][1, 2])
+  assert np.any(grads[0][0, 2])
+  nothing = jnp.zeros((1, 1, 5), bool)
+  out, grads = _value_and_grads(q, k, v, nothing)
+  assert not np.any(out)
+  assert not any(np.any(g) for g in grads)
+
+
+@pytest.mark.parametrize("widths", [(261, 322), (322, 261), (1, 257)])
+def test_odd_widths(widths):
+  shape = (1, 2, 3, 1, *widths)
+  q, k, v = _qkv(shape)
+  out = _attend(q, k, v)
+  assert out.shape == (1, 2, widths[1])
+  want = _reference(q, k, v, np.ones((1, 2, 3), bool))
+  np.testing.assert_allclose(out, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_softmax_of_bfloat16_is_float32(masked):
+  q, k, v = (
+    x.astype(jnp.bfloat16) for x in _qkv((1, 2, 300, 2, 16, 4), seed=5)
+  )
+  mask = jnp.ones((1, 1, 300), bool) if masked else None
+  weights = _weights(q, k, mask)
+  assert weights.dtype == jnp.float32
+  exact = _weights(q.astype(jnp.float32), k.astype(jnp.float32), mask)
+  # Rounded logits would already be off by 1e-3.
+  np.testing.assert_allclose(weights, exact, rtol=1e-5, atol=1e-8)
+  assert _attend(q, k, v, mask).dtype == jnp.bfloat16
+
+
+def test_large_logits_do_not_overflow():
+  q, k, v = _qkv((1, 2, 4, 1, 3, 6))
+  out = _attend(1e4 * q, 1e4 * k, v)
+  best = np.einsum("nf,mf->nm", q[0, :, 0], k[0, :, 0]).argmax(-1)
+  np.testing.assert_allclose(out[0], v[0, best, 0], atol=1e-5)

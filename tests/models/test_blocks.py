@@ -1,0 +1,319 @@
+"""Blocks against plain numpy; the scanned stack; how parameters start."""
+
+import functools
+
+import haiku as hk
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+
+from perceiver_jax.models import blocks
+
+
+def _normal(*shape, seed=0):
+  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), "float32")
+
+
+def _random_params(model, *args):
+  """Parameters away from their special first values: each one matters."""
+  rng = np.random.default_rng(1)
+  return jax.tree.map(
+    lambda x: jnp.asarray(0.5 * rng.normal(size=x.shape), x.dtype),
+    jax.eval_shape(model.init, jax.random.key(0), *args),
+  )
+
+
+def _build(fn, *args):
+  model = hk.without_apply_rng(hk.transform(fn))
+  return jax.jit(model.apply), _random_params(model, *args)
+
+
+class _Numpy:
+  """The blocks by their definitions, in float64 on our parameters."""
+
+  def __init__(self, params, prefix):
+    self.params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+    self.prefix = prefix
+
+  def linear(self, name, x):
+    leaf = self.params[f"{self.prefix}/{name}"]
+    return x @ leaf["w"] + leaf["b"]
+
+  def norm(self, name, x):
+    leaf = self.params[f"{self.prefix}/{name}"]
+    mean = x.mean(-1, keepdims=True)
+    variance = ((x - mean) ** 2).mean(-1, keepdims=True)
+    normed = (x - mean) / np.sqrt(variance + 1e-5)
+    return normed * leaf["scale"] + leaf["offset"]
+
+  def attend(self, q, kv, heads):
+    split = lambda x: x.reshape(*x.shape[:2], heads, -1)
+    q = split(self.linear("attention/query", q))
+    k = split(self.linear("attention/key", kv))
+    v = split(self.linear("attention/value", kv))
+    logits = np.einsum("bnhf,bmhf->bhnm", q, k) / np.sqrt(q.shape[-1])
+    weights = np.exp(logits)
+    weights /= weights.sum(-1, keepdims=True)
+    out = np.einsum("bhnm,bmhv->bnhv", weights, v)
+    out = out.reshape(*out.shape[:2], -1)
+    return self.linear("attention/output", out), weights
+
+  def mlp(self, x):
+    h = self.linear("mlp/hidden", x)
+    h = 0.5 * h * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3)))
+    return self.linear("mlp/output", h)
+
+
+def test_self_attention_normalises_first_then_adds():
+  make = lambda x: blocks.SelfAttention(2, 4, 10, 3, name="layer")(x)
+  x = _normal(2, 3, 6)
+  apply, params = _build(make, x)
+  plain = _Numpy(params, "layer")
+  want = np.asarray(x, np.float64)
+  normed = plain.norm("attention_norm", want)
+  want = want + plain.attend(normed, normed, 2)[0]
+  want = want + plain.mlp(plain.norm("mlp_norm", want))
+  np.testing.assert_allclose(apply(params, x), want, atol=1e-4)
+  shapes = {m: leaves["w"].shape for m, leaves in params.items() if "w" in leaves}  # fmt: skip
+  assert shapes == {
+    "layer/attention/query": (6, 4),
+    "layer/attention/key": (6, 4),
+    "layer/attention/value": (6, 10),
+    "layer/attention/output": (10, 6),
+    "layer/mlp/hidden": (6, 18),
+    "layer/mlp/output": (18, 6),
+  }
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_cross_attention_with_and_without_query_residual(residual):
+  def make(query, inputs):
+    layer = blocks.CrossAttention(
+      1, use_query_residual=residual, widening_factor=2, name="layer"
+    )
+    return layer(query, inputs, return_weights=True)
+
+  query, inputs = _normal(2, 3, 4), _normal(2, 5, 7, seed=2)
+  apply, params = _build(make, query, inputs)
+  plain = _Numpy(params, "layer")
+  q, kv = (np.asarray(x, np.float64) for x in (query, inputs))
+  want, want_weights = plain.attend(
+    plain.norm("query_norm", q), plain.norm("input_norm", kv), 1
+  )
+  want = want + q if residual else want
+  want = want + plain.mlp(plain.norm("mlp_norm", want))
+  out, weights = apply(params, query, inputs)
+  np.testing.assert_allclose(out, want, atol=1e-4)
+  np.testing.assert_allclose(weights, want_weights, atol=1e-5)
+
+
+def _cross_widths(**kwargs):
+  """Widths (query, value) of a cross-attend from 4 to 6 channels."""
+  layer = lambda q, x: blocks.CrossAttention(name="x", **kwargs)(q, x)[0]
+  model = hk.transform(layer)
+  params = jax.eval_shape(
+    model.init, jax.random.key(0), _normal(1, 2, 4), _normal(1, 3, 6)
+  )
+  assert params["x/attention/query"]["w"].shape[0] == 4
+  assert params["x/attention/output"]["w"].shape[1] == 4
+  return tuple(
+    params[f"x/attention/{leaf}"]["w"].shape[1] for leaf in ("key", "value")
+  )
+
+
+def test_default_widths_of_cross_attention():
+  assert _cross_widths() == (6, 6)
+  assert _cross_widths(shape_for_attn="q") == (4, 4)
+  assert _cross_widths(qk_channels=3) == (3, 3)
+  assert _cross_widths(v_channels=5) == (6, 5)
+  assert _cross_widths(qk_channels=8, v_channels=2, num_heads=2) == (8, 2)
+
+
+def test_asking_for_weights_changes_neither_parameters_nor_output():
+  make = lambda weights: (
+    lambda q, x: blocks.CrossAttention(name="x")(q, x, return_weights=weights)
+  )
+  q, x = _normal(1, 2, 4), _normal(1, 3, 6)
+  apply, params = _build(make(False), q, x)
+  apply_too, params_too = _build(make(True), q, x)
+  jax.tree.map(np.testing.assert_array_equal, params, params_too)
+  out, nothing = apply(params, q, x)
+  assert nothing is None
+  np.testing.assert_allclose(apply_too(params, q, x)[0], out, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("sizes", "message"),
+  [
+    ((3, 8, 9, 8), "3 heads do not divide 8 query/key channels"),
+    ((3, 9, 8, 8), "3 heads do not divide 8 value channels"),
+    ((0, 8, 8, 8), "0 heads"),
+  ],
+)
+def test_heads_divide_both_widths(sizes, message):
+  x = _normal(1, 2, 8)
+  model = hk.transform(lambda x: blocks.Attention(*sizes)(x, x))
+  with pytest.raises(ValueError, match=message):
+    model.init(jax.random.key(0), x)
+
+
+def test_unknown_shape_for_attn_names_the_choices():
+  model = hk.transform(lambda: blocks.CrossAttention(shape_for_attn="v"))
+  with pytest.raises(ValueError, match=r"'v': use 'kv' or 'q'"):
+    model.init(jax.random.key(0))
+
+
+def test_initialisers():
+  make = lambda x: blocks.SelfAttention(4, widening_factor=2, name="l")(x)
+  params = hk.transform(make).init(jax.random.key(0), _normal(1, 2, 96))
+  for module, leaves in params.items():
+    if "scale" in leaves:
+      assert np.all(leaves["scale"] == 1), module
+      assert not np.any(leaves["offset"]), module
+      continue
+    assert not np.any(leaves["b"]), module
+    weights = np.asarray(leaves["w"])
+    std = weights.shape[0] ** -0.5
+    assert abs(weights.std() / std - 1) < 0.04, module
+    assert abs(weights.mean()) < 0.05 * std, module
+    # Truncated at two standard deviations of the normal before correction.
+    assert np.abs(weights).max() < 2.28 * std, module
+    assert np.abs(weights).max() > 2.1 * std, module
+
+
+def _layer():
+  return blocks.SelfAttention(2, name="self_attend")
+
+
+@functools.cache
+def _stack(remat, calls=1):
+  """A compiled block of three layers: value and gradient, and parameters."""
+
+  def make(x):
+    block = blocks.LatentTransformer(3, _layer, remat, name="block")
+    for _ in range(calls):
+      x = block(x)
+    return x
+
+  model = hk.without_apply_rng(hk.transform(make))
+  x = _normal(2, 3, 4)
+
+  def loss(params, x):
+    out = model.apply(params, x)
+    return jnp.square(out).sum(), out
+
+  run = jax.jit(jax.grad(loss, (0, 1), has_aux=True))
+  params = _random_params(model, x)
+  return run, params, jax.make_jaxpr(run)(params, x)
+
+
+def _unrolled(params, x):
+  one = hk.without_apply_rng(hk.transform(lambda x: _layer()(x)))
+  prefix = "block/layers/"
+  assert all(module.startswith(prefix) for module in params)
+  for i in range(3):
+    sliced = {
+      m.removeprefix(prefix): {k: v[i] for k, v in leaves.items()}
+      for m, leaves in params.items()
+    }
+    x = one.apply(sliced, x)
+  return x
+
+
+def test_scan_equals_a_loop_in_value_and_gradient():
+  run, params, jaxpr = _stack(False)
+  x = _normal(2, 3, 4)
+  grads, out = run(params, x)
+
+  @jax.jit
+  def loop(params, x):
+    def loss(params, x):
+      out = _unrolled(params, x)
+      return jnp.square(out).sum(), out
+
+    return jax.grad(loss, (0, 1), has_aux=True)(params, x)
+
+  want_grads, want = loop(params, x)
+  np.testing.assert_allclose(out, want, atol=1e-5)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3),
+    grads,
+    want_grads,
+  )
+  assert "scan" in str(jaxpr)
+
+
+def test_remat_recomputes_and_changes_nothing():
+  run, params, jaxpr = _stack(False)
+  run_remat, params_remat, jaxpr_remat = _stack(True)
+  jax.tree.map(np.testing.assert_array_equal, params, params_remat)
+  x = _normal(2, 3, 4)
+  plain, remat = run(params, x), run_remat(params, x)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+    plain,
+    remat,
+  )
+  assert "remat" not in str(jaxpr)
+  assert "remat" in str(jaxpr_remat) or "checkpoint" in str(jaxpr_remat)
+
+
+def test_calling_a_block_twice_shares_its_weights():
+  run, params, _ = _stack(False)
+  run_twice, params_twice, _ = _stack(False, calls=2)
+  jax.tree.map(np.testing.assert_array_equal, params, params_twice)
+  x = _normal(2, 3, 4)
+  once = run(params, x)[1]
+  np.testing.assert_allclose(
+    run_twice(params, x)[1], run(params, once)[1], atol=1e-5
+  )
+
+
+def test_layers_of_a_block_start_apart():
+  make = lambda x: blocks.LatentTransformer(3, _layer, name="block")(x)
+  params = hk.transform(make).init(jax.random.key(0), _normal(1, 2, 4))
+  weights = params["block/layers/self_attend/mlp/hidden"]["w"]
+  assert weights.shape == (3, 4, 4)
+  for i, j in ((0, 1), (1, 2), (0, 2)):
+    assert np.abs(weights[i] - weights[j]).max() > 0.1
+
+
+def test_stacked_modules_are_told_by_their_names():
+  _, params, _ = _stack(False)
+  assert all(blocks.is_stacked(module) for module in params)
+  assert not blocks.is_stacked("encoder/cross_attend_0/mlp/hidden")
+  assert not blocks.is_stacked("encoder/my_layers/hidden")
+
+
+def test_block_of_no_layers_is_the_identity():
+  make = lambda x: blocks.LatentTransformer(0, _layer)(x)
+  x = _normal(1, 2, 4)
+  apply, params = _build(make, x)
+  assert not params
+  np.testing.assert_array_equal(apply(params, x), x)
+
+
+def test_cross_attention_mask_combines_both_sides():
+  queries = jnp.asarray([[True, False]])
+  inputs = jnp.asarray([[True, True, False]])
+  assert blocks.cross_attention_mask(None, None) is None
+  both = blocks.cross_attention_mask(queries, inputs)
+  np.testing.assert_array_equal(both, [[[1, 1, 0], [0, 0, 0]]])
+  only_inputs = blocks.cross_attention_mask(None, inputs)
+  np.testing.assert_array_equal(only_inputs, [[[1, 1, 0]]])
+  only_queries = blocks.cross_attention_mask(queries, None)
+  np.testing.assert_array_equal(only_queries, [[[1], [0]]])
+
+
+def test_query_mask_reaches_attention():
+  queries, inputs = _normal(1, 2, 4), _normal(1, 3, 4)
+  mask = blocks.cross_attention_mask(jnp.asarray([[True, False]]), None)
+
+  def make(q, x):
+    layer = blocks.CrossAttention(name="x")
+    return layer(q, x, mask, return_weights=True)[1]
+
+  apply, params = _build(make, queries, inputs)
+  weights = apply(params, queries, inputs)
+  np.testing.assert_allclose(weights.sum(-1), [[[1, 0]]], atol=1e-6)

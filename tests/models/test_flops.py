@@ -1,0 +1,140 @@
+"""Counting operations: the papers' totals and each rule by itself."""
+
+import haiku as hk
+import jax
+import pytest
+from jax import numpy as jnp
+
+from perceiver_jax.models import attention, flops, perceiver, zoo
+
+_PUBLISHED = {  # Perceiver, table 6 and Perceiver IO, table 8.
+  "imagenet_icml": 707.20e9,
+  "imagenet_icml_1": 404.35e9,
+  "imagenet_icml_unshared": 707.20e9,
+}
+
+
+def _cost(name, batch=1):
+  entry = zoo.MODELS[name]
+  model = hk.without_apply_rng(
+    hk.transform_with_state(
+      lambda x, is_training: zoo.build(entry.spec)(x, is_training=is_training)
+    )
+  )
+  x = flops.abstract(batch, *entry.input_shape)
+  params, state = jax.eval_shape(
+    lambda key, x: model.init(key, x, True), jax.random.key(0), x
+  )
+  before = len(jax.live_arrays())
+  count = flops.count_flops(
+    lambda p, s, x: model.apply(p, s, x, False)[0].logits, params, state, x
+  )
+  assert len(jax.live_arrays()) <= before
+  return count
+
+
+@pytest.mark.parametrize("name", _PUBLISHED)
+def test_icml_models_cost_what_the_paper_says(name):
+  assert _cost(name) == pytest.approx(_PUBLISHED[name], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+  ("name", "published"), [("imagenet_fourier", 407e9), ("imagenet_conv", 369e9)]
+)
+def test_io_models_cost_what_the_paper_says(name, published):
+  assert _cost(name) == pytest.approx(published, rel=3e-3)
+
+
+def test_cost_grows_with_the_batch():
+  one, two = (_cost("imagenet_icml_1", b) for b in (1, 2))
+  # Position features are made once; nothing else is shared by examples.
+  assert two == 2 * one
+
+
+def test_matmul_counts_multiplies_and_adds():
+  a, b = flops.abstract(3, 4, 5), flops.abstract(3, 5, 7)
+  assert flops.count_flops(jnp.matmul, a, b) == 2 * 3 * 4 * 5 * 7
+  assert flops.count_flops(lambda x: jnp.tanh(x) + 1, a) == 0
+
+
+def test_attention_counts_three_for_each_logit():
+  b, n, m, h, f, v = 2, 3, 5, 2, 4, 7
+  q, k = flops.abstract(b, n, h, f), flops.abstract(b, m, h, f)
+  values = flops.abstract(b, m, h, v)
+  want = b * h * n * m * (2 * f + 3 + 2 * v)
+  assert flops.count_flops(attention.attend, q, k, values) == want
+  mask = flops.abstract(b, n, m, dtype=jnp.bool_)
+  assert flops.count_flops(attention.attend, q, k, values, mask) == want
+
+
+def test_scan_counts_its_body_once_an_iteration():
+  def repeated(x, times):
+    return jax.lax.scan(lambda x, _: (x @ x, None), x, length=times)[0]
+
+  x = flops.abstract(4, 4)
+  once = 2 * 4**3
+  assert flops.count_flops(lambda x: repeated(x, 1), x) == once
+  assert flops.count_flops(lambda x: repeated(x, 9), x) == 9 * once
+  nested = lambda x: jax.lax.scan(
+    lambda x, _: (repeated(x, 3), None), x, length=5
+  )[0]
+  assert flops.count_flops(nested, x) == 15 * once
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_depth_of_the_encoder_is_counted(remat):
+  def cost(depth):
+    config = perceiver.EncoderConfig(
+      8, 16, 2, depth, num_self_attend_heads=2, remat=remat
+    )
+    model = hk.without_apply_rng(
+      hk.transform(lambda x: perceiver.PerceiverEncoder(config)(x)[0])
+    )
+    x = flops.abstract(1, 5, 6)
+    params = jax.eval_shape(model.init, jax.random.key(0), x)
+    return flops.count_flops(model.apply, params, x)
+
+  layer = 6 * 2 * 8 * 16 * 16 + 2 * 8 * 8 * (4 * 8 + 3)
+  assert cost(1) - cost(0) == 2 * layer
+  assert cost(5) - cost(0) == 10 * layer
+
+
+def test_calls_inside_jit_and_remat_are_counted():
+  x = flops.abstract(4, 4)
+  once = 2 * 4**3
+  square = lambda x: x @ x
+  assert flops.count_flops(jax.jit(square), x) == once
+  assert flops.count_flops(jax.checkpoint(square), x) == once
+  assert flops.count_flops(lambda x: jax.nn.relu(square(x)), x) == once
+
+
+def test_conditional_counts_its_dearest_branch():
+  x = flops.abstract(4, 4)
+  branches = (lambda x: x, lambda x: x @ x, lambda x: x @ x @ x)
+  run = lambda x: jax.lax.switch(jnp.int32(x[0, 0]), branches, x)
+  assert flops.count_flops(run, x) == 2 * 2 * 4**3
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_convolution_counts_its_kernel_for_each_output(groups):
+  def conv(x, w):
+    return jax.lax.conv_general_dilated(
+      x,
+      w,
+      (2, 2),
+      "SAME",
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+      feature_group_count=groups,
+    )
+
+  x, w = flops.abstract(2, 8, 6, 4), flops.abstract(3, 5, 4 // groups, 10)
+  want = 2 * (3 * 5 * 4 // groups) * (2 * 4 * 3 * 10)
+  assert flops.count_flops(conv, x, w) == want
+
+
+def test_gradient_of_a_matmul_costs_twice_more():
+  x, w = flops.abstract(8, 4), flops.abstract(4, 4)
+  loss = lambda x, w: (x @ w).sum()
+  forward = flops.count_flops(loss, x, w)
+  both = flops.count_flops(jax.value_and_grad(loss, (0, 1)), x, w)
+  assert both == 3 * forward
