@@ -94,17 +94,31 @@ class Attention(hk.Module):
 
 
 class Mlp(hk.Module):
-  """Linear, tanh-approximated GELU, linear; hidden width `widening` x C."""
+  """Linear, GELU, linear.
 
-  def __init__(self, widening_factor: int = 1, name: str | None = None):
+  Args:
+    widening_factor: Hidden width over input width.
+    gelu: "tanh" (the papers') or "exact" (that of Hugging Face's models).
+  """
+
+  def __init__(
+    self,
+    widening_factor: int = 1,
+    gelu: str = "tanh",
+    name: str | None = None,
+  ):
     super().__init__(name=name)
+    if gelu not in ("tanh", "exact"):
+      raise ValueError(f"gelu {gelu!r}: use 'tanh' or 'exact'")
     self._widening_factor = widening_factor
+    self._approximate = gelu == "tanh"
 
   def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
     """Applies the MLP to each element."""
     channels = x.shape[-1]
     hidden = linear(self._widening_factor * channels, "hidden")(x)
-    return linear(channels, "output")(jax.nn.gelu(hidden, approximate=True))
+    hidden = jax.nn.gelu(hidden, approximate=self._approximate)
+    return linear(channels, "output")(hidden)
 
 
 class SelfAttention(hk.Module):
@@ -115,6 +129,7 @@ class SelfAttention(hk.Module):
     qk_channels: Query and key width; 0 means the width of the input.
     v_channels: Value width; 0 means `qk_channels`.
     widening_factor: MLP hidden width over its input width.
+    gelu: "tanh" or "exact"; see `Mlp`.
   """
 
   def __init__(
@@ -123,6 +138,7 @@ class SelfAttention(hk.Module):
     qk_channels: int = 0,
     v_channels: int = 0,
     widening_factor: int = 1,
+    gelu: str = "tanh",
     name: str | None = None,
   ):
     super().__init__(name=name)
@@ -130,6 +146,7 @@ class SelfAttention(hk.Module):
     self._qk_channels = qk_channels
     self._v_channels = v_channels
     self._widening_factor = widening_factor
+    self._gelu = gelu
 
   def __call__(
     self,
@@ -148,7 +165,7 @@ class SelfAttention(hk.Module):
     )
     normed = layer_norm("attention_norm")(x)
     x = x + attn(normed, normed, mask)
-    mlp = Mlp(self._widening_factor, name="mlp")
+    mlp = Mlp(self._widening_factor, self._gelu, name="mlp")
     return x + mlp(layer_norm("mlp_norm")(x))
 
 
@@ -163,6 +180,7 @@ class CrossAttention(hk.Module):
     widening_factor: MLP hidden width over its input width.
     shape_for_attn: "kv" or "q": whose channels set the default width.
     use_query_residual: Whether the query is added to what it read.
+    gelu: "tanh" or "exact"; see `Mlp`.
   """
 
   def __init__(
@@ -173,6 +191,7 @@ class CrossAttention(hk.Module):
     widening_factor: int = 1,
     shape_for_attn: str = "kv",
     use_query_residual: bool = True,
+    gelu: str = "tanh",
     name: str | None = None,
   ):
     super().__init__(name=name)
@@ -184,6 +203,7 @@ class CrossAttention(hk.Module):
     self._widening_factor = widening_factor
     self._shape_for_attn = shape_for_attn
     self._use_query_residual = use_query_residual
+    self._gelu = gelu
 
   def __call__(
     self,
@@ -212,7 +232,7 @@ class CrossAttention(hk.Module):
     )
     if self._use_query_residual:
       x = x + query
-    mlp = Mlp(self._widening_factor, name="mlp")
+    mlp = Mlp(self._widening_factor, self._gelu, name="mlp")
     return x + mlp(layer_norm("mlp_norm")(x)), weights
 
   @hk.transparent

@@ -6,7 +6,9 @@ smaller grids.
 
 import haiku as hk
 import jax
+from jax import numpy as jnp
 
+from perceiver_jax.models import patches
 from perceiver_jax.models.typing import Array, Float
 
 
@@ -113,3 +115,34 @@ class ConvUpsample3D(hk.Module):
       )(x)
       x = jax.nn.relu(x) if i < depth - 1 else x
     return x
+
+
+class ConvexUpsample(hk.Module):
+  """Coarse flow and its upsampling, each fine pixel a mean of 3x3 coarse ones.
+
+  The weights of the mean are predicted for every fine pixel and sum to one, as
+  RAFT does; the paper names the method without its sizes (IO, app. H), so the
+  hidden width (twice the input's) is our choice. The flow starts at zero.
+
+  Args:
+    factor: Fine pixels along the side of a coarse one.
+  """
+
+  def __init__(self, factor: int, name: str | None = None):
+    super().__init__(name=name)
+    self._factor = factor
+
+  def __call__(self, x: Float[Array, "B y x C"]) -> Float[Array, "B Y X 2"]:
+    """Returns flow in units of fine pixels."""
+    n = self._factor
+    batch, height, width, channels = x.shape
+    # A coarse pixel is `factor` fine ones wide.
+    flow = n * hk.Linear(2, w_init=jnp.zeros, name="flow")(x)
+    hidden = jax.nn.relu(hk.Conv2D(2 * channels, 3, name="mask_hidden")(x))
+    weights = hk.Conv2D(9 * n * n, 1, name="mask")(hidden)
+    weights = weights.reshape(batch, height, width, 9, n, n)
+    weights = jax.nn.softmax(weights.astype(jnp.float32), axis=3)
+    neighbours = patches.extract_patches(flow, (3, 3), padding="SAME")
+    neighbours = neighbours.reshape(batch, height, width, 9, 2)
+    fine = jnp.einsum("bhwkij,bhwkc->bhiwjc", weights, neighbours)
+    return fine.reshape(batch, height * n, width * n, 2)

@@ -7,7 +7,6 @@ Fourier features have d (2 K + 1) channels (Perceiver, section 3.2).
 from collections.abc import Sequence
 
 import haiku as hk
-import jax
 import numpy as np
 from jax import numpy as jnp
 
@@ -136,4 +135,18 @@ def repeat_batch(
   table: Shaped[Array, "M P"], batch_size: int
 ) -> Shaped[Array, "B M P"]:
   """The same rows for every example of a batch."""
-  return jax.numpy.broadcast_to(table, (batch_size, *table.shape))
+  return jnp.broadcast_to(table, (batch_size, *table.shape))
+
+
+def first_rows(table: Shaped[Array, "M P"], count: int) -> Shaped[Array, "m P"]:
+  """The first rows of a table, for inputs shorter than it.
+
+  Raises:
+    ValueError: The table is too short.
+  """
+  if count > len(table):
+    raise ValueError(
+      f"{count} elements need as many positions, and there are {len(table)}:"
+      " raise max_length, or shorten the input"
+    )
+  return table[:count]

@@ -1,108 +1,37 @@
-"""The papers' models by name, each with its published size.
+"""Builds any model of the papers from a spec, at any size.
 
 A spec is a plain mapping with sections `adapter`, `encoder` and `decoder`, so a
-config file can hold it, change it and hand it back to `build`.
+config file can hold it, change it and hand it back to `build`. The specs of the
+papers' models are in `published`.
 """
 
 import copy
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from perceiver_jax.models import perceiver
-from perceiver_jax.models.adapters import image
+from perceiver_jax.models import decoders, perceiver
+from perceiver_jax.models import encoder as encoder_lib
+from perceiver_jax.models.adapters import (
+  audio,
+  flow,
+  image,
+  multimodal,
+  points,
+  text,
+  units,
+)
+from perceiver_jax.models.published import MODELS
 
-DECODERS = ("query", "average")
-
-_FOURIER = {
-  "preparation": "pixels",
-  "position_encoding": "fourier",
-  "num_bands": 64,
-  "max_resolution": (224, 224),
+ADAPTERS: dict[str, Callable[..., Any]] = {
+  "image": image.ImageAdapter,
+  "audio": audio.AudioAdapter,
+  "text": text.TextAdapter,
+  "flow": flow.FlowAdapter,
+  "points": points.PointsAdapter,
+  "units": units.UnitsAdapter,
+  "label": multimodal.LabelAdapter,
 }
-_LEARNED = {
-  "preparation": "conv1x1",
-  "num_channels": 256,
-  "position_encoding": "trainable",
-  "num_position_channels": 256,
-  "project_positions": 256,
-}
-_CONV = {
-  "preparation": "conv",
-  "num_channels": 64,
-  "spatial_downsample": 4,
-  "position_encoding": "fourier",
-  "num_bands": 64,
-  "max_resolution": (56, 56),
-}
-_QUERY = {"kind": "query", "num_query_channels": 1024}
-
-
-class Entry(NamedTuple):
-  """A model of the papers.
-
-  Attributes:
-    spec: What `build` takes.
-    input_shape: Shape of one raw example.
-    num_parameters: Exact number of trainable parameters.
-    published: Size and cost as printed, with the table.
-  """
-
-  spec: Mapping[str, Any]
-  input_shape: tuple[int, ...]
-  num_parameters: int
-  published: str
-
-
-def _image(
-  adapter: Mapping[str, Any],
-  decoder: Mapping[str, Any],
-  num_parameters: int,
-  published: str,
-  **encoder: Any,
-) -> Entry:
-  sizes = perceiver.EncoderConfig()._asdict() | encoder
-  spec = {
-    "num_classes": 1000,
-    "adapter": adapter,
-    "encoder": sizes,
-    "decoder": decoder,
-  }
-  return Entry(spec, (224, 224, 3), num_parameters, published)
-
-
-_NO_RESIDUAL = _QUERY | {"use_query_residual": False}
-_AVERAGE = {"kind": "average"}
-
-MODELS: dict[str, Entry] = {
-  "imagenet_fourier": _image(
-    _FOURIER, _QUERY, 48_440_627, "48.4M, 407B (IO, Table 8)"
-  ),
-  "imagenet_learned": _image(
-    _LEARNED, _NO_RESIDUAL, 62_255_848, "62.3M, 407B (IO, Table 8)"
-  ),
-  "imagenet_conv": _image(
-    _CONV, _QUERY, 48_646_522, "48.6M, 369B (IO, Table 8)"
-  ),
-  "imagenet_icml": _image(
-    _FOURIER,
-    _AVERAGE,
-    44_912_254,
-    "44.9M, 707.2B (Perceiver, Table 6)",
-    num_cross_attends=8,
-  ),
-  "imagenet_icml_1": _image(
-    _FOURIER, _AVERAGE, 42_135_859, "42.1M, 404.3B (Perceiver, Table 6)"
-  ),
-  "imagenet_icml_unshared": _image(
-    _FOURIER,
-    _AVERAGE,
-    326_241_856,
-    "326.2M, 707.2B (Perceiver, Table 7)",
-    num_cross_attends=8,
-    share_cross_attends="none",
-    share_blocks=False,
-  ),
-}
+DECODERS = ("query", "average", "masked_lm", "flow", "multimodal", "units")
 
 
 def spec(name: str) -> dict[str, Any]:
@@ -117,31 +46,55 @@ def spec(name: str) -> dict[str, Any]:
 
 
 def build(model: Mapping[str, Any]) -> perceiver.Perceiver:
-  """Builds an image classifier from a spec, inside a Haiku transform.
+  """Builds a model from a spec, inside a Haiku transform.
 
   Args:
-    model: A mapping like those of `spec`.
+    model: A mapping like those of `spec`: `adapter` (its `kind`, "image" if not
+      given, and arguments), `encoder` (fields of `EncoderConfig`), `decoder`
+      (its `kind` and arguments) and, for classifiers, `num_classes`.
 
   Raises:
     ValueError: A leaf has no meaning or an impossible value.
   """
-  decoder = dict(model["decoder"])
-  kind = decoder.pop("kind")
+  adapter = _adapter(model["adapter"])
+  encoder = encoder_lib.PerceiverEncoder(
+    encoder_lib.EncoderConfig(**model["encoder"]), name="encoder"
+  )
+  decoder = _decoder(model, adapter)
+  return perceiver.Perceiver(adapter, encoder, decoder, name="perceiver")
+
+
+def _adapter(section: Mapping[str, Any], name: str = "adapter") -> Any:
+  arguments = dict(section)
+  kind = arguments.pop("kind", "image")
+  if kind == "multimodal":
+    parts = {
+      modality: _adapter(part, f"{modality}_adapter")
+      for modality, part in arguments.pop("modalities").items()
+    }
+    return multimodal.MultimodalAdapter(parts, name=name, **arguments)
+  if kind not in ADAPTERS:
+    choices = ", ".join([*ADAPTERS, "multimodal"])
+    raise ValueError(f"adapter kind {kind!r}: choose one of {choices}")
+  return ADAPTERS[kind](name=name, **arguments)
+
+
+def _decoder(model: Mapping[str, Any], adapter: Any) -> Any:
+  arguments = {"name": "decoder", **model["decoder"]}
+  kind = arguments.pop("kind")
   if kind == "query":
-    decode = perceiver.ClassQueryDecoder(
-      model["num_classes"], name="decoder", **decoder
-    )
-  elif kind == "average":
-    decode = perceiver.AverageDecoder(model["num_classes"], name="decoder")
-  else:
-    raise ValueError(
-      f"decoder kind {kind!r}: choose one of {', '.join(DECODERS)}"
-    )
-  return perceiver.Perceiver(
-    image.ImageAdapter(name="adapter", **model["adapter"]),
-    perceiver.PerceiverEncoder(
-      perceiver.EncoderConfig(**model["encoder"]), name="encoder"
-    ),
-    decode,
-    name="perceiver",
+    return decoders.ClassQueryDecoder(model["num_classes"], **arguments)
+  if kind == "average":
+    return decoders.AverageDecoder(model["num_classes"], **arguments)
+  if kind == "masked_lm":
+    return text.MaskedLmDecoder(adapter, **arguments)
+  if kind == "flow":
+    return flow.FlowDecoder(**arguments)
+  if kind == "multimodal":
+    outputs = multimodal.outputs_of(arguments.pop("outputs"))
+    return multimodal.MultimodalDecoder(outputs, **arguments)
+  if kind == "units":
+    return units.UnitsDecoder(**arguments)
+  raise ValueError(
+    f"decoder kind {kind!r}: choose one of {', '.join(DECODERS)}"
   )

@@ -75,7 +75,8 @@ def test_self_attention_normalises_first_then_adds():
   want = want + plain.attend(normed, normed, 2)[0]
   want = want + plain.mlp(plain.norm("mlp_norm", want))
   np.testing.assert_allclose(apply(params, x), want, atol=1e-4)
-  shapes = {m: leaves["w"].shape for m, leaves in params.items() if "w" in leaves}  # fmt: skip
+  weights = {m: x["w"] for m, x in params.items() if "w" in x}
+  shapes = {module: w.shape for module, w in weights.items()}
   assert shapes == {
     "layer/attention/query": (6, 4),
     "layer/attention/key": (6, 4),

@@ -5,7 +5,7 @@ import jax
 import pytest
 from jax import numpy as jnp
 
-from perceiver_jax.models import attention, flops, perceiver, zoo
+from perceiver_jax.models import attention, flops, zoo
 
 _PUBLISHED = {  # Perceiver, table 6 and Perceiver IO, table 8.
   "imagenet_icml": 707.20e9,
@@ -84,11 +84,11 @@ def test_scan_counts_its_body_once_an_iteration():
 @pytest.mark.parametrize("remat", [False, True])
 def test_depth_of_the_encoder_is_counted(remat):
   def cost(depth):
-    config = perceiver.EncoderConfig(
+    config = encoder_lib.EncoderConfig(
       8, 16, 2, depth, num_self_attend_heads=2, remat=remat
     )
     model = hk.without_apply_rng(
-      hk.transform(lambda x: perceiver.PerceiverEncoder(config)(x)[0])
+      hk.transform(lambda x: encoder_lib.PerceiverEncoder(config)(x)[0])
     )
     x = flops.abstract(1, 5, 6)
     params = jax.eval_shape(model.init, jax.random.key(0), x)

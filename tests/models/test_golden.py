@@ -11,11 +11,12 @@ import pytest
 from perceiver_jax.models import (
   attention,
   convolutions,
-  perceiver,
+  decoders,
+  patches,
   positions,
   zoo,
 )
-from perceiver_jax.models.adapters import image, patches
+from perceiver_jax.models.adapters import image
 from perceiver_jax.weights import authors
 
 _GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
@@ -72,19 +73,26 @@ def test_classifier_outputs_latents_and_gradients(name, remat):
   flat = _load(name)
   spec = _spec(json.loads(str(flat["config_json"])))
   spec["encoder"]["remat"] = remat
-  params = authors.convert(_tree(flat, "params"))
-  params = jax.tree.map(jax.numpy.asarray, params)
   state = authors.convert(_tree(flat, "state"))
   images = jax.numpy.asarray(flat["inputs/images"])
-  cotangent = flat["cotangent/out"]
   model = hk.transform_with_state(
     lambda x: zoo.build(spec)(x, is_training=False)
   )
+  _check_against(
+    flat, lambda params: model.apply(params, state, None, images)[0]
+  )
+
+
+def _check_against(flat, forward):
+  """Outputs, latents and gradients of `forward(params)` are the authors'."""
+  params = authors.convert(_tree(flat, "params"))
+  params = jax.tree.map(jax.numpy.asarray, params)
+  cotangent = flat["cotangent/out"]
 
   @jax.jit
   def run(params):
     def objective(params):
-      out, _ = model.apply(params, state, None, images)
+      out = forward(params)
       return (out.logits * cotangent).sum(), out
 
     return jax.grad(objective, has_aux=True)(params)
@@ -104,6 +112,60 @@ def test_classifier_outputs_latents_and_gradients(name, remat):
       assert error <= 1e-4 * scale + rounding, (
         f"{module}/{leaf}: {error} of {scale}"
       )
+
+
+def _language_spec(config):
+  encoder, decoder = config["encoder"], config["decoder"]
+  return {
+    "adapter": {
+      "kind": "text",
+      "num_channels": config["d_model"],
+      "max_length": config["max_seq_len"],
+    },
+    "encoder": {
+      "num_latents": encoder["z_index_dim"],
+      "num_latent_channels": encoder["num_z_channels"],
+      **{
+        name: encoder[name]
+        for name in (
+          "num_blocks",
+          "num_self_attends_per_block",
+          "num_self_attend_heads",
+          "num_cross_attend_heads",
+          "qk_channels",
+          "v_channels",
+        )
+      },
+    },
+    "decoder": {
+      "kind": "masked_lm",
+      "max_length": config["max_seq_len"],
+      "num_query_channels": config["d_model"],
+      **{
+        name: decoder[name]
+        for name in (
+          "num_heads",
+          "qk_channels",
+          "v_channels",
+          "use_query_residual",
+        )
+      },
+    },
+  }
+
+
+def test_masked_language_model_outputs_latents_and_gradients():
+  flat = _load("language_mlm")
+  spec = _language_spec(json.loads(str(flat["config_json"])))
+  tokens = jax.numpy.asarray(flat["inputs/inputs"])
+  mask = jax.numpy.asarray(flat["inputs/input_mask"], bool)
+  assert not mask.all(), "the case has padding"
+  model = hk.transform_with_state(
+    lambda x, mask: zoo.build(spec)(x, is_training=False, input_mask=mask)
+  )
+  _check_against(
+    flat, lambda params: model.apply(params, {}, None, tokens, mask)[0]
+  )
 
 
 def test_every_parameter_of_the_authors_is_used_once():
@@ -245,7 +307,7 @@ def test_average_decoder():
     "projection_decoder/~/logits"
   ]}  # fmt: skip
   out = _apply(
-    lambda x: perceiver.AverageDecoder(7, name="decoder")(x)[0],
+    lambda x: decoders.AverageDecoder(7, name="decoder")(x)[0],
     params,
     jax.numpy.asarray(flat["projection_decoder/in0"]),
   )

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import numpy as jnp
 
-from perceiver_jax.models import perceiver
+from perceiver_jax.models import decoders, perceiver
+from perceiver_jax.models import encoder as encoder_lib
 
 _few = settings(max_examples=10, deadline=None)
-_SMALL = perceiver.EncoderConfig(
+_SMALL = encoder_lib.EncoderConfig(
   num_latents=3,
   num_latent_channels=4,
   num_blocks=2,
@@ -50,7 +51,7 @@ def _encoder():
   """The small encoder, compiled: latents, weights, gradient for inputs."""
 
   def make(inputs, mask):
-    encoder = perceiver.PerceiverEncoder(_SMALL, name="encoder")
+    encoder = encoder_lib.PerceiverEncoder(_SMALL, name="encoder")
     return encoder(inputs, mask, return_attention=True)
 
   model = _transform(make)
@@ -133,7 +134,7 @@ def test_example_without_elements_stays_finite_and_alone():
 @functools.cache
 def _decoder():
   """A compiled query decoder with 5 queries of 6 channels."""
-  make = lambda queries, latents, mask: perceiver.QueryDecoder(
+  make = lambda queries, latents, mask: decoders.QueryDecoder(
     3, num_heads=2, qk_channels=6, v_channels=4, name="decoder"
   )(queries, latents, mask, True)
   model = _transform(make)
@@ -182,7 +183,7 @@ def test_masked_queries_read_nothing_and_leave_the_others():
 def _encoder_model(**changes):
   config = _SMALL._replace(**changes)
   return _transform(
-    lambda x: perceiver.PerceiverEncoder(config, name="encoder")(x)[0]
+    lambda x: encoder_lib.PerceiverEncoder(config, name="encoder")(x)[0]
   )
 
 
@@ -243,7 +244,9 @@ def test_parameter_names_and_shapes_of_one_of_each():
     "mlp_norm": norm(4),
     "mlp/hidden": linear(4, 4),
     "mlp/output": linear(4, 4),
-  } | {f"attention/{n}": linear(4, 4) for n in ("query", "key", "value", "output")}  # fmt: skip
+  }
+  for name in ("query", "key", "value", "output"):
+    stacked[f"attention/{name}"] = linear(4, 4)
   want = {"encoder/latents": {"embeddings": (3, 4)}}
   want |= {f"encoder/cross_attend_0/{k}": v for k, v in cross.items()}
   want |= {
@@ -258,7 +261,7 @@ def test_parameter_names_and_shapes_of_one_of_each():
 def test_sharing_more_than_one_of_one_changes_nothing():
   sizes = {
     share: _size(_shapes(num_cross_attends=1, share_cross_attends=share))
-    for share in perceiver.SHARING
+    for share in encoder_lib.SHARING
   }
   assert len(set(sizes.values())) == 1
 
@@ -328,7 +331,7 @@ def _order_of_use(**changes):
   def make(x):
     with hk.intercept_methods(note):
       config = _SMALL._replace(**changes)
-      return perceiver.PerceiverEncoder(config, name="encoder")(x)[0]
+      return encoder_lib.PerceiverEncoder(config, name="encoder")(x)[0]
 
   jax.eval_shape(_transform(make).init, jax.random.key(0), _inputs())
   short = {"cross_attend": "x", "block": "b"}
@@ -400,9 +403,9 @@ def test_start_of_latents_and_of_a_query_decoder():
   )
 
   def make():
-    encoder = perceiver.PerceiverEncoder(config, name="encoder")
+    encoder = encoder_lib.PerceiverEncoder(config, name="encoder")
     latents, _ = encoder(jnp.zeros((2, 1, 1)))
-    decoder = perceiver.QueryDecoder(5, zero_init=True, name="decoder")
+    decoder = decoders.QueryDecoder(5, zero_init=True, name="decoder")
     return latents, decoder(jnp.ones((2, 3, 4)), latents)[0]
 
   params = hk.transform(make).init(jax.random.key(0))
@@ -417,7 +420,7 @@ def test_start_of_latents_and_of_a_query_decoder():
 
 
 def test_projection_of_a_query_decoder_can_be_left_out():
-  make = lambda q, z: perceiver.QueryDecoder(0, name="decoder")(q, z)[0]
+  make = lambda q, z: decoders.QueryDecoder(0, name="decoder")(q, z)[0]
   model, args = _transform(make), (_normal(2, 5, 6), _normal(2, 3, 4))
   params = jax.eval_shape(model.init, jax.random.key(0), *args)
   assert jax.eval_shape(model.apply, params, *args).shape == (2, 5, 6)
@@ -425,7 +428,7 @@ def test_projection_of_a_query_decoder_can_be_left_out():
 
 
 def test_average_decoder_starts_at_zero_and_averages_first():
-  make = lambda z: perceiver.AverageDecoder(3, name="decoder")(z, True)
+  make = lambda z: decoders.AverageDecoder(3, name="decoder")(z, True)
   model, latents = _transform(make), _normal(2, 5, 4)
   params = model.init(jax.random.key(0), latents)
   out, weights = model.apply(params, latents)
@@ -442,8 +445,8 @@ def _classifier(attention):
   def make(inputs, mask):
     model = perceiver.Perceiver(
       lambda x, is_training: x,
-      perceiver.PerceiverEncoder(_SMALL, name="encoder"),
-      perceiver.ClassQueryDecoder(7, 6, name="decoder"),
+      encoder_lib.PerceiverEncoder(_SMALL, name="encoder"),
+      decoders.ClassQueryDecoder(7, 6, name="decoder"),
     )
     return model(
       inputs,

@@ -11,8 +11,7 @@ import haiku as hk
 import jax
 from jax import numpy as jnp
 
-from perceiver_jax.models import blocks, convolutions, positions
-from perceiver_jax.models.adapters import patches
+from perceiver_jax.models import blocks, convolutions, patches, positions
 from perceiver_jax.models.typing import Array, Float
 
 PREPARATIONS = ("pixels", "conv1x1", "conv", "patches")
@@ -34,6 +33,7 @@ class ImageAdapter(hk.Module):
     num_bands: Fourier bands per dimension.
     max_resolution: See `positions.fourier_features`; empty means the grid.
     num_position_channels: Width of a trainable table.
+    position_init_scale: Standard deviation from which such a table starts.
     project_positions: Width of a linear layer on the positions; 0 for none.
     concat_or_add: Whether positions are appended to the channels or added.
     num_position_mlp: Residual linear layers on the positions.
@@ -55,6 +55,7 @@ class ImageAdapter(hk.Module):
     num_bands: int = 64,
     max_resolution: Sequence[int] = (),
     num_position_channels: int = 256,
+    position_init_scale: float = 0.02,
     project_positions: int = 0,
     concat_or_add: str = "concat",
     num_position_mlp: int = 0,
@@ -74,6 +75,7 @@ class ImageAdapter(hk.Module):
     self._num_bands = num_bands
     self._max_resolution = max_resolution
     self._num_position_channels = num_position_channels
+    self._position_init_scale = position_init_scale
     self._project_positions = project_positions
     self._concat_or_add = concat_or_add
     self._num_position_mlp = num_position_mlp
@@ -143,7 +145,10 @@ class ImageAdapter(hk.Module):
       )
     else:
       x = positions.TrainablePositions(
-        math.prod(index_dims), self._num_position_channels, name="positions"
+        math.prod(index_dims),
+        self._num_position_channels,
+        self._position_init_scale,
+        name="positions",
       )()
     added = channels if self._concat_or_add == "add" else 0
     if width := self._project_positions or added:

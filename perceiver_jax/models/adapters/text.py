@@ -1,0 +1,119 @@
+"""Tokens to an input array, and masked language modelling from latents.
+
+Shapes: tokens int [B, M], V vocabulary; C channels of an embedding.
+"""
+
+from typing import Any
+
+import haiku as hk
+from jax import numpy as jnp
+
+from perceiver_jax.models import decoders, positions
+from perceiver_jax.models.typing import Array, Bool, Float, Int
+
+
+class TextAdapter(hk.Module):
+  """Token embeddings plus trainable positions (IO, app. F.2).
+
+  Args:
+    vocab_size: V; 262 for bytes.
+    num_channels: C.
+    max_length: Rows of the position table; shorter inputs use its first ones.
+  """
+
+  def __init__(
+    self,
+    vocab_size: int = 262,
+    num_channels: int = 768,
+    max_length: int = 2048,
+    name: str | None = None,
+  ):
+    super().__init__(name=name)
+    self._vocab_size = vocab_size
+    self._num_channels = num_channels
+    self._max_length = max_length
+
+  def __call__(
+    self, tokens: Int[Array, "B M"], *, is_training: bool
+  ) -> Float[Array, "B M C"]:
+    """Returns the input array; all tokens are looked up at once.
+
+    Raises:
+      ValueError: There are more tokens than positions.
+    """
+    del is_training
+    table = positions.TrainablePositions(
+      self._max_length, self._num_channels, name="positions"
+    )()
+    rows = positions.first_rows(table, tokens.shape[1])
+    return self.embeddings()[tokens] + rows
+
+  # Named like `__call__`, or Haiku would give it parameters of its own.
+  @hk.name_like("__call__")
+  def embeddings(self) -> Float[Array, "V C"]:
+    """The table that embeds tokens and, transposed, predicts them."""
+    # Haiku's default for embeddings, which the authors' code uses.
+    init = hk.initializers.TruncatedNormal()
+    shape = (self._vocab_size, self._num_channels)
+    return hk.get_parameter("embeddings", shape, init=init)
+
+
+class MaskedLmDecoder(decoders.QueryDecoder):
+  """A learned query a position, then logits over the vocabulary.
+
+  Logits are products with the input embeddings (tied) plus a bias; nothing is
+  projected before (IO, Table 11 and the authors' code).
+
+  Args:
+    adapter: Whose embeddings are shared.
+    max_length: Rows of the query table.
+    num_query_channels: E, which is the adapter's C.
+    use_query_mask: Whether queries at padding read nothing, as in the authors'
+      code; Hugging Face's models let them read.
+    **decoder: Arguments of `QueryDecoder`.
+  """
+
+  def __init__(
+    self,
+    adapter: TextAdapter,
+    max_length: int = 2048,
+    num_query_channels: int = 768,
+    use_query_mask: bool = True,
+    name: str | None = None,
+    **decoder: Any,
+  ):
+    super().__init__(0, name=name, **decoder)
+    self._adapter = adapter
+    self._max_length = max_length
+    self._num_query_channels = num_query_channels
+    self._use_query_mask = use_query_mask
+
+  def __call__(
+    self,
+    latents: Float[Array, "B N D"],
+    inputs: Float[Array, "B M C"],
+    input_mask: Bool[Array, "B M"] | None = None,
+    queries: Int[Array, "O"] | None = None,
+    return_attention: bool = False,
+  ) -> tuple[Float[Array, "B O V"], Float[Array, "B H O N"] | None]:
+    """Logits of each position, or of the positions in `queries` alone."""
+    table = positions.TrainablePositions(
+      self._max_length, self._num_query_channels, name="query"
+    )()
+    rows = positions.first_rows(table, inputs.shape[1])
+    mask = input_mask if self._use_query_mask else None
+    if queries is not None:
+      rows = rows[queries]
+      mask = None if mask is None else mask[:, queries]
+    out, weights = super().__call__(
+      positions.repeat_batch(rows, latents.shape[0]),
+      latents,
+      mask,
+      return_attention,
+    )
+    embeddings = self._adapter.embeddings()
+    bias = hk.get_parameter("bias", embeddings.shape[:1], init=jnp.zeros)
+    logits = jnp.einsum(
+      "boc,vc->bov", out, embeddings, preferred_element_type=jnp.float32
+    )
+    return logits + bias.astype(jnp.float32), weights

@@ -1,0 +1,186 @@
+"""The encoder of both papers: latents read the input, then process it.
+
+Repeated cross-attends, shared weights and their placement make it the ICML
+Perceiver's (arXiv 2103.03206); a single cross-attend makes it Perceiver IO's
+(arXiv 2107.14795). Shapes as in the package glossary.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import haiku as hk
+from jax import numpy as jnp
+
+from perceiver_jax.models import blocks, positions
+from perceiver_jax.models.typing import Array, Bool, Float
+
+PLACEMENTS = ("interleaved", "start")
+SHARING = ("after_first", "all", "none")
+
+
+class EncoderConfig(NamedTuple):
+  """Sizes of a `PerceiverEncoder`; defaults are ImageNet's (IO, app. A.1).
+
+  Attributes:
+    num_latents: N.
+    num_latent_channels: D.
+    num_blocks: How often a block of self-attends is applied.
+    num_self_attends_per_block: L.
+    num_cross_attends: How often the latents read the input.
+    cross_attend_placement: "interleaved": spread evenly before the blocks;
+      "start": all before the first block.
+    share_cross_attends: "after_first": the first has its own weights and the
+      others share one set (Perceiver, section 4.1); "all"; "none".
+    share_blocks: Whether all blocks have one set of weights.
+    num_cross_attend_heads: Heads of each cross-attend.
+    num_self_attend_heads: Heads of each self-attend.
+    cross_attend_widening_factor: MLP widening of the cross-attends.
+    self_attend_widening_factor: MLP widening of the self-attends.
+    qk_channels: Query and key width everywhere; 0 means each default.
+    v_channels: Value width everywhere; 0 means `qk_channels`' default.
+    shape_for_attn: Default cross-attend width: channels of "kv" or "q".
+    use_query_residual: Whether cross-attends add to the latents.
+    latent_init_scale: Standard deviation of the initial latents.
+    remat: Whether the backward pass recomputes each self-attend.
+    gelu: "tanh" or "exact"; see `blocks.Mlp`.
+  """
+
+  num_latents: int = 512
+  num_latent_channels: int = 1024
+  num_blocks: int = 8
+  num_self_attends_per_block: int = 6
+  num_cross_attends: int = 1
+  cross_attend_placement: str = "interleaved"
+  share_cross_attends: str = "after_first"
+  share_blocks: bool = True
+  num_cross_attend_heads: int = 1
+  num_self_attend_heads: int = 8
+  cross_attend_widening_factor: int = 1
+  self_attend_widening_factor: int = 1
+  qk_channels: int = 0
+  v_channels: int = 0
+  shape_for_attn: str = "kv"
+  use_query_residual: bool = True
+  latent_init_scale: float = 0.02
+  remat: bool = False
+  gelu: str = "tanh"
+
+
+class PerceiverEncoder(hk.Module):
+  """Reads an input array into latents and processes them."""
+
+  def __init__(self, config: EncoderConfig, name: str | None = None):
+    super().__init__(name=name)
+    _check_choice(
+      "cross_attend_placement", config.cross_attend_placement, PLACEMENTS
+    )
+    _check_choice("share_cross_attends", config.share_cross_attends, SHARING)
+    interleaved = config.cross_attend_placement == "interleaved"
+    if interleaved and config.num_cross_attends > config.num_blocks:
+      raise ValueError(
+        f"{config.num_cross_attends} cross-attends cannot be interleaved with"
+        f" {config.num_blocks} blocks: raise num_blocks or place them at the"
+        " 'start'"
+      )
+    self._config = config
+
+  def __call__(
+    self,
+    inputs: Float[Array, "B M C"],
+    input_mask: Bool[Array, "B M"] | None = None,
+    return_attention: bool = False,
+  ) -> tuple[Float[Array, "B N D"], list[Float[Array, "B H N M"]]]:
+    """Encodes and processes.
+
+    Args:
+      inputs: The input array.
+      input_mask: True at real elements; the others are never read.
+      return_attention: Whether to compute the weights of each cross-attend.
+
+    Returns:
+      The latents, and the weights (an empty list unless asked for).
+    """
+    cfg = self._config
+    mask = blocks.cross_attention_mask(None, input_mask)
+    if input_mask is not None:  # An overflow would pass its zero weight.
+      inputs = jnp.where(input_mask[..., None], inputs, 0)
+    table = positions.TrainablePositions(
+      cfg.num_latents,
+      cfg.num_latent_channels,
+      cfg.latent_init_scale,
+      name="latents",
+    )()
+    latents = positions.repeat_batch(table, inputs.shape[0])
+    cross_attends, block_list = self._cross_attends(), self._blocks()
+    attention = []
+    for block, reads in zip(block_list, self._schedule(), strict=True):
+      for i in reads:
+        latents, weights = cross_attends[i](
+          latents, inputs, mask, return_attention
+        )
+        attention += [weights] if return_attention else []
+      latents = block(latents)
+    return latents, attention
+
+  def _schedule(self) -> list[list[int]]:
+    """Which cross-attends come before each block."""
+    cfg = self._config
+    schedule = [[] for _ in range(cfg.num_blocks)]
+    for i in range(cfg.num_cross_attends):
+      start = cfg.cross_attend_placement == "start"
+      at = 0 if start else i * cfg.num_blocks // cfg.num_cross_attends
+      schedule[at].append(i)
+    return schedule
+
+  @hk.transparent
+  def _cross_attends(self) -> list[blocks.CrossAttention]:
+    cfg = self._config
+
+    def make(i):
+      return blocks.CrossAttention(
+        num_heads=cfg.num_cross_attend_heads,
+        qk_channels=cfg.qk_channels,
+        v_channels=cfg.v_channels,
+        widening_factor=cfg.cross_attend_widening_factor,
+        shape_for_attn=cfg.shape_for_attn,
+        use_query_residual=cfg.use_query_residual,
+        gelu=cfg.gelu,
+        name=f"cross_attend_{i}",
+      )
+
+    own = {"none": cfg.num_cross_attends, "after_first": 2, "all": 1}
+    return _shared(make, cfg.num_cross_attends, own[cfg.share_cross_attends])
+
+  @hk.transparent
+  def _blocks(self) -> list[blocks.LatentTransformer]:
+    cfg = self._config
+
+    def make_layer():
+      return blocks.SelfAttention(
+        num_heads=cfg.num_self_attend_heads,
+        qk_channels=cfg.qk_channels,
+        v_channels=cfg.v_channels,
+        widening_factor=cfg.self_attend_widening_factor,
+        gelu=cfg.gelu,
+        name="self_attend",
+      )
+
+    def make(i):
+      return blocks.LatentTransformer(
+        cfg.num_self_attends_per_block, make_layer, cfg.remat, name=f"block_{i}"
+      )
+
+    return _shared(
+      make, cfg.num_blocks, 1 if cfg.share_blocks else cfg.num_blocks
+    )
+
+
+def _shared(make: Callable[[int], hk.Module], count: int, own: int) -> list:
+  """`count` modules of which the last `own`-th and all after it are one."""
+  modules = [make(i) for i in range(min(count, own))]
+  return modules + modules[-1:] * (count - len(modules))
+
+
+def _check_choice(what: str, given: str, choices: tuple[str, ...]) -> None:
+  if given not in choices:
+    raise ValueError(f"{what} {given!r}: choose one of {', '.join(choices)}")

@@ -1,0 +1,63 @@
+"""What a published model is described by."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+from jax import numpy as jnp
+
+from perceiver_jax.models.encoder import EncoderConfig
+
+
+class Entry(NamedTuple):
+  """A model of the papers.
+
+  Attributes:
+    spec: What `zoo.build` takes.
+    raw: Shapes and types of one raw example, without the batch axis: an array,
+      or arrays by modality.
+    num_parameters: Exact number of trainable parameters.
+    published_parameters: In millions, as printed; "" where it is not.
+    published_flops: In units of 1e9, as printed; "" where it is not.
+    source: The table of those figures.
+    note: Where they and ours differ, why.
+    has_input_mask: Whether an input mask goes with the raw data.
+  """
+
+  spec: Mapping[str, Any]
+  raw: Any
+  num_parameters: int
+  published_parameters: str
+  published_flops: str
+  source: str
+  note: str = ""
+  has_input_mask: bool = False
+
+  def example(self, batch_size: int = 1) -> Any:
+    """Abstract raw data of a batch."""
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct((batch_size, *x.shape), x.dtype), self.raw
+    )
+
+
+def array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+  """Raw data of one example, by shape and type only."""
+  return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def encoder(**sizes: Any) -> dict[str, Any]:
+  """The encoder section of a spec: ImageNet's, but for `sizes`."""
+  return EncoderConfig()._asdict() | sizes
+
+
+def deep(
+  num_latents: int, channels: int, depth: int, **sizes: Any
+) -> dict[str, Any]:
+  """An encoder with one block of `depth` self-attends, all its own weights."""
+  return encoder(
+    num_latents=num_latents,
+    num_latent_channels=channels,
+    num_blocks=1,
+    num_self_attends_per_block=depth,
+    **sizes,
+  )

@@ -1,0 +1,64 @@
+"""Optical flow models (IO, section 4.2, app. H and Table 16)."""
+
+from typing import Any
+
+from perceiver_jax.models.published.entry import Entry, array, deep
+
+_SIZE = (368, 496)
+_NOTE = (
+  "the published 27.9M and 987B are those of 16 layers and 1,024 latents; the"
+  " table's and the released model have 24 and 2,048"
+)
+
+
+def _flow(
+  *figures: Any,
+  patch_size: int = 3,
+  concat_frames: bool = True,
+  use_convolutions: bool = False,
+  depth: int = 24,
+  num_latents: int = 2048,
+  note: str = "",
+) -> Entry:
+  factor = 4 if use_convolutions else 1
+  grid = tuple(n // factor for n in _SIZE)
+  spec = {
+    "adapter": {
+      "kind": "flow",
+      "patch_size": patch_size,
+      "concat_frames": concat_frames,
+      "use_convolutions": use_convolutions,
+      "num_channels": 64,
+      "num_bands": 64,
+      "max_resolution": grid if concat_frames else (2, *grid),
+    },
+    "encoder": deep(num_latents, 512, depth, num_self_attend_heads=16),
+    "decoder": {
+      "kind": "flow",
+      "image_size": _SIZE,
+      "use_convex_upsampling": use_convolutions,
+    },
+  }
+  return Entry(spec, array(2, *_SIZE, 3), *figures, note)
+
+
+_UNPUBLISHED = ("", "", "IO, Table 16")
+
+MODELS = {
+  "flow": _flow(41_057_134, "27.9", "987", "IO, app. H", note=_NOTE),
+  "flow_16x1024": _flow(
+    27_908_974, "27.9", "987", "IO, app. H", depth=16, num_latents=1024
+  ),
+  "flow_separate": _flow(41_720_272, *_UNPUBLISHED, concat_frames=False),
+  "flow_pixels": _flow(41_054_062, *_UNPUBLISHED, patch_size=1),
+  "flow_pixels_separate": _flow(
+    41_718_736, *_UNPUBLISHED, patch_size=1, concat_frames=False
+  ),
+  "flow_conv": _flow(41_185_146, *_UNPUBLISHED, use_convolutions=True),
+  "flow_conv_separate": _flow(
+    41_848_602, *_UNPUBLISHED, use_convolutions=True, concat_frames=False
+  ),
+  "flow_conv_light": _flow(
+    28_036_986, *_UNPUBLISHED, use_convolutions=True, depth=16, num_latents=1024
+  ),
+}

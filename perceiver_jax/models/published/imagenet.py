@@ -1,0 +1,142 @@
+"""ImageNet classifiers (Perceiver, section 4.1; IO, 4.5 and app. A.1)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from perceiver_jax.models.published.entry import Entry, array, encoder
+
+_FOURIER = {
+  "preparation": "pixels",
+  "position_encoding": "fourier",
+  "num_bands": 64,
+  "max_resolution": (224, 224),
+}
+_LEARNED = {
+  "preparation": "conv1x1",
+  "num_channels": 256,
+  "position_encoding": "trainable",
+  "num_position_channels": 256,
+  "project_positions": 256,
+}
+# The ICML model's table: 128 channels beside RGB, started with scale 1.0.
+_ICML_LEARNED = {
+  "preparation": "pixels",
+  "position_encoding": "trainable",
+  "num_position_channels": 128,
+  "position_init_scale": 1.0,
+}
+_CONV = {
+  "preparation": "conv",
+  "num_channels": 64,
+  "spatial_downsample": 4,
+  "position_encoding": "fourier",
+  "num_bands": 64,
+  "max_resolution": (56, 56),
+}
+_QUERY = {"kind": "query", "num_query_channels": 1024}
+_NO_RESIDUAL = _QUERY | {"use_query_residual": False}
+_AVERAGE = {"kind": "average"}
+
+
+def _image(
+  adapter: Mapping[str, Any],
+  decoder: Mapping[str, Any],
+  *figures: Any,
+  note: str = "",
+  **sizes: Any,
+) -> Entry:
+  spec = {
+    "num_classes": 1000,
+    "adapter": dict(adapter),
+    "encoder": encoder(**sizes),
+    "decoder": dict(decoder),
+  }
+  return Entry(spec, array(224, 224, 3), *figures, note)
+
+
+_IO_8 = "IO, Table 8"
+_ICML_6 = "Perceiver, Table 6"
+_JFT = {
+  "num_blocks": 1,
+  "num_self_attends_per_block": 16,
+  "self_attend_widening_factor": 4,
+}
+_JFT_NOTE = "the published operations are those of 12 layers, not of 16"
+
+MODELS = {
+  "imagenet_fourier": _image(
+    _FOURIER, _QUERY, 48_440_627, "48.4", "407", _IO_8
+  ),
+  "imagenet_learned": _image(
+    _LEARNED,
+    _NO_RESIDUAL,
+    62_255_848,
+    "62.3",
+    "407",
+    _IO_8,
+    note="the published operations are those of the Fourier row; its 512 input"
+    " channels cost more",
+  ),
+  "imagenet_conv": _image(_CONV, _QUERY, 48_646_522, "48.6", "369", _IO_8),
+  "imagenet_fourier_average": _image(
+    _FOURIER, _AVERAGE, 42_135_859, "42.1", "404", _IO_8
+  ),
+  "imagenet_learned_average": _image(
+    _LEARNED,
+    _AVERAGE,
+    55_951_080,
+    "55.9",
+    "404",
+    _IO_8,
+    note="55,885,288 without the projection of positions, which rounds to the"
+    " published figure; the query decoder's row fits with it only",
+  ),
+  "imagenet_conv_average": _image(
+    _CONV,
+    _AVERAGE,
+    42_341_754,
+    "42.1",
+    "367",
+    _IO_8,
+    note="the published parameters repeat the Fourier row",
+  ),
+  "imagenet_jft_fourier": _image(
+    _FOURIER, _QUERY, 212_170_035, "212", "213", "IO, Table 7",
+    note=_JFT_NOTE, **_JFT,
+  ),
+  "imagenet_jft_conv": _image(
+    _CONV, _QUERY, 212_375_930, "212", "176", "IO, Table 7",
+    note=_JFT_NOTE, **_JFT,
+  ),
+  "imagenet_icml": _image(
+    _FOURIER, _AVERAGE, 44_912_254, "44.9", "707.2", _ICML_6,
+    num_cross_attends=8,
+  ),
+  "imagenet_icml_1": _image(
+    _FOURIER, _AVERAGE, 42_135_859, "42.1", "404.3", _ICML_6
+  ),
+  "imagenet_icml_2": _image(
+    _FOURIER, _AVERAGE, 44_912_254, "44.9", "447.6", _ICML_6,
+    num_cross_attends=2,
+  ),
+  "imagenet_icml_4": _image(
+    _FOURIER, _AVERAGE, 44_912_254, "44.9", "534.1", _ICML_6,
+    num_cross_attends=4,
+  ),
+  "imagenet_icml_start": _image(
+    _FOURIER, _AVERAGE, 44_912_254, "44.9", "707.2", _ICML_6,
+    num_cross_attends=8, cross_attend_placement="start",
+  ),
+  "imagenet_icml_unshared": _image(
+    _FOURIER, _AVERAGE, 326_241_856, "326.2", "707.2", "Perceiver, Table 7",
+    num_cross_attends=8, share_cross_attends="none", share_blocks=False,
+  ),
+  "imagenet_icml_learned": _image(
+    _ICML_LEARNED, _AVERAGE, 48_189_577, "", "", "Perceiver, Table 2"
+  ),
+  "imagenet_icml_cross_only_4": _image(
+    _FOURIER, _AVERAGE, 12_654_868, "12.7", "173.1", "Perceiver, Table 5",
+    num_cross_attends=4, share_cross_attends="none", num_blocks=4,
+    num_self_attends_per_block=0,
+  ),
+}  # fmt: skip

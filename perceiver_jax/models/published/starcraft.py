@@ -1,0 +1,32 @@
+"""The entity encoder of AlphaStar (IO, section 4.4 and app. B).
+
+Not stated: the latents' 512 channels and the MLPs' widening of 4 are chosen
+because the published 0.93B operations fit them (with 32 latents, 3 layers and
+128 channels of input and query), and the 256 features of a unit because the
+paper's Table 5 has inputs of 512 x 256.
+"""
+
+from perceiver_jax.models.published.entry import Entry, array, deep
+
+MODELS = {
+  "starcraft": Entry(
+    {
+      "adapter": {"kind": "units", "num_channels": 128},
+      "encoder": deep(
+        32,
+        512,
+        3,
+        self_attend_widening_factor=4,
+      ),
+      "decoder": {"kind": "units"},
+    },
+    array(512, 256),
+    10_956_416,
+    "",
+    "0.93",
+    "IO, section 4.4",
+    note="the published operations leave out the linear layers before and"
+    " after, and the 140M parameters are those of the whole agent",
+    has_input_mask=True,
+  )
+}
