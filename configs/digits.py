@@ -6,8 +6,11 @@ Data: scikit-learn's 1,797 digits of 8 x 8 pixels, 1,437 to train on and 360
 held out (nothing is downloaded). Structure: that of `imagenet_fourier` (IO,
 section 4.5 and app. A.1): every pixel an input element with Fourier features,
 one cross-attend, blocks of self-attends that share their weights, a learned
-class query. Sizes and the length of the run are not the paper's: they are
-chosen to reach 97% held-out accuracy on two CPU cores in under three minutes.
+class query. The optimizer is the paper's too: LAMB, 2e-3 flat for half of the
+run and then a cosine, weight decay, clipping, and the authors' code's label
+smoothing. Sizes, the length of the run, 50 warm-up steps and the averaging of
+parameters are not the paper's: they are chosen to reach 97% held-out accuracy
+on two CPU cores in under three minutes.
 
 Variants:
   "" (none): the model above.
@@ -25,6 +28,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
   config = base.image_classification()
   config.num_epochs = 60.0
   config.batch_size = 64
+  config.label_smoothing = 0.1
+  config.ema_decay = 0.99
   config.data.source = "digits"
   config.data.image_shape = (8, 8, 1)
   config.data.eval_split = "test"
@@ -39,7 +44,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
       "max_resolution": (8, 8),
     },
     "encoder": {
-      "num_latents": 32,
+      "num_latents": 16,
       "num_latent_channels": 64,
       "num_blocks": 2,
       "num_self_attends_per_block": 3,
@@ -47,7 +52,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     },
     "decoder": {"kind": "query", "num_query_channels": 64},
   }
-  config.optimizer.learning_rate = 4e-3
   config.optimizer.warmup_steps = 50
   config.log.every_steps = 50
   config.eval_every_steps = 200
