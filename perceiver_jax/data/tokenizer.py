@@ -1,0 +1,152 @@
+"""The byte tokenizer of the published language model (Perceiver IO, 4.1).
+
+A token is a byte of the text's UTF-8, so every text has tokens and no
+vocabulary file is needed. Shapes: L tokens of one text, B texts.
+"""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from perceiver_jax.errors import UserError
+from perceiver_jax.viz.text import printable
+
+PAD, BOS, EOS, MASK, CLS, SEP = range(6)
+SPECIAL = ("PAD", "BOS", "EOS", "MASK", "CLS", "SEP")
+# The paper counts 4 special tokens; the published parameters have these 6.
+VOCABULARY = len(SPECIAL) + 256
+
+
+def encode(text: str) -> np.ndarray:
+  """Turns text into tokens; no special token is added.
+
+  Args:
+    text: any text that UTF-8 can hold.
+
+  Returns:
+    int32 [L]: each byte plus 6.
+
+  Raises:
+    UserError: `text` holds half of a surrogate pair, as arguments do that
+      were not UTF-8.
+  """
+  try:
+    data = text.encode("utf-8")
+  except UnicodeEncodeError as error:
+    raise UserError(
+      f"character {error.start} of the text is {text[error.start]!a}, which "
+      "UTF-8 cannot hold; give the text as UTF-8"
+    ) from error
+  return np.frombuffer(data, np.uint8).astype(np.int32) + len(SPECIAL)
+
+
+def decode(ids: Sequence[int] | np.ndarray) -> str:
+  """Turns tokens into text, leaving special tokens out.
+
+  Args:
+    ids: [L] integers in 0..261.
+
+  Returns:
+    The text; bytes that are not UTF-8, which a model may well predict, become
+    '\ufffd'.
+
+  Raises:
+    ValueError: `ids` are not one row of tokens.
+  """
+  ids = _checked(ids)
+  return _bytes(ids[ids >= len(SPECIAL)]).decode("utf-8", errors="replace")
+
+
+def display(ids: Sequence[int] | np.ndarray) -> str:
+  """Turns tokens into one printable line.
+
+  Args:
+    ids: [L] integers in 0..261.
+
+  Returns:
+    The text with special tokens as '[MASK]', line breaks as spaces and what
+    cannot be printed as '\ufffd'.
+
+  Raises:
+    ValueError: `ids` are not one row of tokens.
+  """
+  ids = _checked(ids)
+  edges = np.flatnonzero(np.diff(ids < len(SPECIAL))) + 1
+  runs = [run for run in np.split(ids, edges) if len(run)]
+  return "".join(
+    "".join(f"[{SPECIAL[i]}]" for i in run)
+    if run[0] < len(SPECIAL)
+    else printable(decode(run))
+    for run in runs
+  )
+
+
+def mask_words(text: str, words: str) -> np.ndarray:
+  """Encodes text with each of its occurrences of some words masked.
+
+  Args:
+    text: any text that UTF-8 can hold.
+    words: the part to hide, such as ' missing.'; a mask a byte.
+
+  Returns:
+    int32 [L], as long as `encode(text)`.
+
+  Raises:
+    UserError: `words` are empty or not in `text`, or not UTF-8.
+  """
+  ids, hidden = encode(text), _bytes(encode(words))
+  places = [m.span() for m in re.finditer(re.escape(hidden), _bytes(ids))]
+  if not hidden or not places:
+    raise UserError(f"{words!r} is not in the text {text!r}: nothing to mask")
+  for start, stop in places:
+    ids[start:stop] = MASK
+  return ids
+
+
+def pad(
+  texts: Sequence[np.ndarray], length: int, *, cut: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+  """Brings tokens of several texts to one length.
+
+  Args:
+    texts: B arrays [L] of tokens, of any lengths.
+    length: tokens the model reads, 2,048 in the published one.
+    cut: drops what is too long instead of refusing it; a character may lose
+      some of its bytes.
+
+  Returns:
+    Tokens int32 [B, length], padded with PAD, and a mask bool [B, length],
+    True where a text's own tokens are.
+
+  Raises:
+    UserError: a text is longer than `length`, unless `cut`.
+  """
+  ids = np.full((len(texts), length), PAD, np.int32)
+  for row, text in zip(ids, texts, strict=True):
+    if len(text) > length and not cut:
+      raise UserError(
+        f"the text has {len(text):,} bytes but the model reads {length:,}; "
+        "shorten it"
+      )
+    row[: len(text)] = text[:length]
+  sizes = np.array([[len(text)] for text in texts]).reshape(-1, 1)
+  return ids, np.arange(length) < sizes
+
+
+def _bytes(ids: np.ndarray) -> bytes:
+  """The bytes of tokens that are none of the special ones."""
+  return (ids - len(SPECIAL)).astype(np.uint8).tobytes()
+
+
+def _checked(ids: Sequence[int] | np.ndarray) -> np.ndarray:
+  """The tokens as an int64 array [L]; raises ValueError for others."""
+  array = np.asarray(ids)
+  if array.ndim != 1:
+    raise ValueError(f"tokens of one text are one row, got {array.shape}")
+  if array.size and not np.issubdtype(array.dtype, np.integer):
+    raise ValueError(f"tokens are integers, got {array.dtype}")
+  array = array.astype(np.int64)
+  if wrong := [int(i) for i in array if not 0 <= i < VOCABULARY]:
+    raise ValueError(f"tokens are 0 to {VOCABULARY - 1}, got {wrong[0]}")
+  return array

@@ -1,0 +1,1 @@
+"""Evaluation as the papers do it, beyond one forward pass a batch."""

@@ -1,0 +1,146 @@
+"""Optical flow of images of any size, from a model of one size.
+
+An image is covered with overlapping tiles of the model's size; where they
+overlap, predictions are averaged with the distance to the nearest edge of the
+tile as weight (Perceiver IO, 4.2). Shapes: H, W image; h, w tile; n tiles.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+# What the published model was trained on (Perceiver IO, app. H).
+TRAINING_SIZE = (368, 496)
+# The authors' notebook; the paper does not give one.
+MIN_OVERLAP = 20
+
+SPACINGS = ("even", "released")
+
+Predict = Callable[[np.ndarray], np.ndarray]
+
+
+def tiled_flow(
+  frames: np.ndarray,
+  predict: Predict,
+  *,
+  tile: tuple[int, int] = TRAINING_SIZE,
+  min_overlap: int = MIN_OVERLAP,
+  spacing: str = "even",
+  batch_size: int = 1,
+) -> np.ndarray:
+  """Predicts flow tile by tile and blends the tiles.
+
+  An image smaller than the tile, along either axis, is continued with its
+  edge pixels to the right and below.
+
+  Args:
+    frames: [2, H, W, C], of any type: the pair as `predict` takes it.
+    predict: frames [b, 2, h, w, C] to flow [b, h, w, 2], in pixels. Every call
+      gets the same b, so that a jitted function compiles once.
+    tile: (h, w).
+    min_overlap: rows or columns that neighbours share at least.
+    spacing: 'even', as the paper says, or 'released', as the authors' notebook
+      does; see `tile_starts`.
+    batch_size: the most tiles a call.
+
+  Returns:
+    Flow float32 [H, W, 2].
+
+  Raises:
+    ValueError: a shape, the spacing or the overlap is not as described.
+  """
+  if frames.ndim != 4 or frames.shape[0] != 2 or not frames.size:
+    raise ValueError(f"frames are [2, H, W, C], got {frames.shape}")
+  height, width = frames.shape[1:3]
+  missing = [max(0, t - s) for t, s in zip(tile, (height, width), strict=True)]
+  edges = ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0))
+  frames = np.pad(frames, edges, mode="edge")
+  places = [
+    (slice(None), slice(y, y + tile[0]), slice(x, x + tile[1]))
+    for y in tile_starts(frames.shape[1], tile[0], min_overlap, spacing)
+    for x in tile_starts(frames.shape[2], tile[1], min_overlap, spacing)
+  ]
+  weights = edge_distance(*tile)[..., None]
+  # In float64, equal predictions blend to exactly themselves.
+  total = np.zeros((*frames.shape[1:3], 2))
+  weight = np.zeros((*frames.shape[1:3], 1))
+  flows = _in_batches(predict, [frames[place] for place in places], batch_size)
+  for (_, rows, columns), flow in zip(places, flows, strict=True):
+    total[rows, columns] += weights * flow
+    weight[rows, columns] += weights
+  return (total / weight)[:height, :width].astype(np.float32)
+
+
+def tile_starts(
+  size: int,
+  tile: int,
+  min_overlap: int = MIN_OVERLAP,
+  spacing: str = "even",
+) -> list[int]:
+  """Where tiles begin along one axis.
+
+  Args:
+    size: pixels of the image, at least `tile`.
+    tile: pixels of a tile.
+    min_overlap: pixels that neighbours share at least.
+    spacing: 'even': as few tiles as will do, evenly spaced (1024 by 496: 0,
+      264, 528). 'released': a tile every `tile - min_overlap` pixels, the last
+      one flush with the border (0, 476, 528).
+
+  Returns:
+    Ascending, from 0 to `size - tile`, without repeats.
+
+  Raises:
+    ValueError: an argument is out of range.
+  """
+  if spacing not in SPACINGS:
+    raise ValueError(f"spacing must be one of {SPACINGS}, got {spacing!r}")
+  if not 0 <= min_overlap < tile <= size:
+    raise ValueError(
+      f"min_overlap, tile and size must ascend, got {min_overlap}, {tile} and "
+      f"{size}"
+    )
+  stride, last = tile - min_overlap, size - tile
+  if spacing == "released":
+    return [*range(0, last, stride), last]
+  steps = math.ceil(last / stride)
+  return [round(last * step / steps) for step in range(steps)] + [last]
+
+
+def edge_distance(height: int, width: int) -> np.ndarray:
+  """How far each pixel is from the nearest edge, 1 for those along it.
+
+  Returns:
+    float64 [height, width].
+  """
+  y, x = np.indices((height, width))
+  vertical = np.minimum(y + 1, height - y)
+  horizontal = np.minimum(x + 1, width - x)
+  return np.minimum(vertical, horizontal).astype(np.float64)
+
+
+def _in_batches(
+  predict: Predict, tiles: list[np.ndarray], batch_size: int
+) -> list[np.ndarray]:
+  """The flow of every tile, in calls of one size that is as small as will do.
+
+  The last call repeats its last tile where too few are left.
+  """
+  if batch_size < 1:
+    raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+  calls = math.ceil(len(tiles) / batch_size)
+  size = math.ceil(len(tiles) / calls)
+  flows: list[np.ndarray] = []
+  for first in range(0, len(tiles), size):
+    batch = tiles[first : first + size]
+    batch += batch[-1:] * (size - len(batch))
+    stacked = np.stack(batch)
+    flow = np.asarray(predict(stacked))
+    if flow.shape != (size, *stacked.shape[2:4], 2):
+      raise ValueError(
+        f"predict gave {flow.shape} for frames {stacked.shape}; flow is "
+        "[b, h, w, 2]"
+      )
+    flows.extend(flow)
+  return flows[: len(tiles)]
