@@ -10,12 +10,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow lint format clean same-python
+.PHONY: help setup train test test-slow test-huggingface lint format clean same-python
 
 help:  ## List these targets.
 	@echo "usage: make TARGET [ARGS=\"...\"]"
 	@sed -n 's/^\([a-z-]*\):.*## /  \1:/p' Makefile \
-	  | awk -F: '{ printf "%-12s%s\n", $$1, $$2 }'
+	  | awk -F: '{ printf "%-18s%s\n", $$1, $$2 }'
 
 setup: $(STAMP)  ## Install everything into .venv (PYTHON=python3.12 picks one).
 
@@ -28,6 +28,10 @@ test: setup  ## Run the tests (ARGS="-k attention -x" goes to pytest).
 
 test-slow: setup  ## Run only the tests marked slow.
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-huggingface: setup  ## Compare with Hugging Face's models (gets torch).
+	$(BIN)/python -m pip install --quiet --editable '.[huggingface]'
+	$(BIN)/python -m pytest -m slow tests/weights/test_huggingface_live.py $(ARGS)
 
 lint: setup  ## Check style and format, changing nothing.
 	$(BIN)/ruff check

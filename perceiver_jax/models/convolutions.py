@@ -11,9 +11,11 @@ from jax import numpy as jnp
 from perceiver_jax.models import patches
 from perceiver_jax.models.typing import Array, Float
 
+PADDINGS = ("same", "torch")
+
 
 class ConvDownsample(hk.Module):
-  """Stem of 7x7 stride-2 convolutions and 3x3 stride-2 max-pools, SAME.
+  """Stem of 7x7 stride-2 convolutions and 3x3 stride-2 max-pools.
 
   Each layer divides height and width by 4 (IO, section 4.5 and app. A.1).
 
@@ -23,6 +25,12 @@ class ConvDownsample(hk.Module):
     use_batchnorm: Whether BatchNorm follows each convolution.
     cross_replica_axis: Mapped axis over which batch statistics are averaged,
       so that they do not depend on the number of devices; "" for none.
+    padding: "same", the authors'; or "torch", that of Hugging Face's models:
+      3 zeros on every side of the convolution and none around the pool, which
+      makes 55 x 55 elements of 224 x 224 pixels.
+
+  Raises:
+    ValueError: An unknown `padding`.
   """
 
   def __init__(
@@ -31,13 +39,21 @@ class ConvDownsample(hk.Module):
     num_channels: int = 64,
     use_batchnorm: bool = True,
     cross_replica_axis: str = "",
+    padding: str = "same",
     name: str | None = None,
   ):
     super().__init__(name=name)
+    if padding not in PADDINGS:
+      raise ValueError(
+        f"padding {padding!r}: choose one of {', '.join(PADDINGS)}"
+      )
     self._num_layers = num_layers
     self._num_channels = num_channels
     self._use_batchnorm = use_batchnorm
     self._cross_replica_axis = cross_replica_axis or None
+    same = padding == "same"
+    self._conv_padding = "SAME" if same else ((3, 3), (3, 3))
+    self._pool_padding = "SAME" if same else "VALID"
 
   def __call__(
     self, images: Float[Array, "B Y X c"], *, is_training: bool
@@ -46,7 +62,12 @@ class ConvDownsample(hk.Module):
     x = images
     for i in range(self._num_layers):
       x = hk.Conv2D(
-        self._num_channels, 7, stride=2, with_bias=False, name=f"conv_{i}"
+        self._num_channels,
+        7,
+        stride=2,
+        padding=self._conv_padding,
+        with_bias=False,
+        name=f"conv_{i}",
       )(x)
       if self._use_batchnorm:
         norm = hk.BatchNorm(
@@ -58,7 +79,8 @@ class ConvDownsample(hk.Module):
           name=f"batch_norm_{i}",
         )
         x = norm(x, is_training)
-      x = hk.max_pool(jax.nn.relu(x), (3, 3, 1), (2, 2, 1), "SAME")
+      x = jax.nn.relu(x)
+      x = hk.max_pool(x, (3, 3, 1), (2, 2, 1), self._pool_padding)
     return x
 
   def _axis(self, is_training: bool) -> str | None:

@@ -38,6 +38,7 @@ class ImageAdapter(hk.Module):
     concat_or_add: Whether positions are appended to the channels or added.
     num_position_mlp: Residual linear layers on the positions.
     cross_replica_axis: See `ConvDownsample`.
+    padding: Of the "conv" stem; see `ConvDownsample`.
 
   Raises:
     ValueError: An unknown `preparation`, `position_encoding` or
@@ -60,6 +61,7 @@ class ImageAdapter(hk.Module):
     concat_or_add: str = "concat",
     num_position_mlp: int = 0,
     cross_replica_axis: str = "",
+    padding: str = "same",
     name: str | None = None,
   ):
     super().__init__(name=name)
@@ -80,6 +82,7 @@ class ImageAdapter(hk.Module):
     self._concat_or_add = concat_or_add
     self._num_position_mlp = num_position_mlp
     self._cross_replica_axis = cross_replica_axis
+    self._padding = padding
 
   def __call__(
     self, images: Float[Array, "B ..."], *, is_training: bool
@@ -130,6 +133,7 @@ class ImageAdapter(hk.Module):
       self._num_channels,
       self._use_batchnorm,
       self._cross_replica_axis,
+      self._padding,
       name="stem",
     )
     if images.ndim == 5:

@@ -1,0 +1,309 @@
+"""The Perceivers of Hugging Face's transformers, as specs of ours.
+
+Much is fixed in their code and only the rest is in a configuration. Where they
+compute another function than the authors, the spec says so: GELU is exact
+unless `hidden_act` names the tanh one, queries at padding read too, and the
+convolution stem pads as PyTorch does. Their dropout, 0.1 on attention weights
+in training, has no counterpart.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jax import numpy as jnp
+
+from perceiver_jax.errors import UserError
+from perceiver_jax.models import flops
+from perceiver_jax.weights.huggingface_encoders import (
+  ENCODER_KEYS,
+  Config,
+  Spec,
+  reading,
+)
+
+
+class Family(NamedTuple):
+  """One of their classes.
+
+  Attributes:
+    own_keys: Leaves of a configuration that it reads, beside the encoder's.
+    sections: Those to a spec without its encoder.
+    own_config: A spec, and the number of rows of its position table (0 if it
+      has none), to the values of `own_keys`.
+    raw: A configuration to abstract raw data for a batch of 1.
+  """
+
+  own_keys: tuple[str, ...]
+  sections: Callable[[Config], dict[str, Any]]
+  own_config: Callable[[Spec, int], dict[str, Any]]
+  raw: Callable[[Config], Any]
+
+  @property
+  def keys(self) -> tuple[str, ...]:
+    """Every leaf of a configuration that it reads."""
+    return ENCODER_KEYS + self.own_keys
+
+
+def _text(config: Config) -> dict[str, Any]:
+  return {
+    "kind": "text",
+    "vocab_size": config["vocab_size"],
+    "num_channels": config["d_model"],
+    "max_length": config["max_position_embeddings"],
+  }
+
+
+def _text_config(spec: Spec, _: int) -> dict[str, Any]:
+  adapter = spec["adapter"]
+  return {
+    "vocab_size": adapter["vocab_size"],
+    "d_model": adapter["num_channels"],
+    "max_position_embeddings": adapter["max_length"],
+  }
+
+
+def _tokens(config: Config) -> Any:
+  length = config["max_position_embeddings"]
+  return flops.abstract(1, length, dtype=jnp.int32)
+
+
+_TEXT_KEYS = ("vocab_size", "d_model", "max_position_embeddings")
+
+
+def _masked_lm(config: Config) -> dict[str, Any]:
+  decoder = {
+    "kind": "masked_lm",
+    "max_length": config["max_position_embeddings"],
+    "num_query_channels": config["d_model"],
+    "num_heads": 8,
+    "qk_channels": 256,
+    "v_channels": config["d_model"],
+    "use_query_residual": False,
+    "use_query_mask": False,
+    **reading(config),
+  }
+  return {"adapter": _text(config), "decoder": decoder}
+
+
+def _classifier(
+  adapter: Callable[[Config], dict[str, Any]],
+) -> Callable[[Config], dict[str, Any]]:
+  def sections(config):
+    decoder = {
+      "kind": "query",
+      "num_query_channels": config["d_latents"],
+      "use_query_residual": True,
+      **reading(config),
+    }
+    return {
+      "num_classes": config["num_labels"],
+      "adapter": adapter(config),
+      "decoder": decoder,
+    }
+
+  return sections
+
+
+def _labels_config(spec: Spec, _: int) -> dict[str, Any]:
+  return {"num_labels": spec["num_classes"]}
+
+
+def _learned_config(spec: Spec, num_positions: int) -> dict[str, Any]:
+  return _labels_config(spec, 0) | {"image_size": math.isqrt(num_positions)}
+
+
+_FOURIER = {
+  "kind": "image",
+  "preparation": "pixels",
+  "position_encoding": "fourier",
+  "num_bands": 64,
+  "max_resolution": (224, 224),
+}
+_LEARNED = {
+  "kind": "image",
+  "preparation": "conv1x1",
+  "num_channels": 256,
+  "position_encoding": "trainable",
+  "num_position_channels": 256,
+  "project_positions": 256,
+}
+_CONV = {
+  "kind": "image",
+  "preparation": "conv",
+  "num_channels": 64,
+  "spatial_downsample": 4,
+  "padding": "torch",
+  "position_encoding": "fourier",
+  "num_bands": 64,
+  # Of the authors' 56 x 56 elements; with this padding there are 55 x 55.
+  "max_resolution": (56, 56),
+}
+
+
+def _flow(config: Config) -> dict[str, Any]:
+  adapter = {
+    "kind": "flow",
+    "num_channels": 64,
+    "num_bands": 64,
+    "max_resolution": config["train_size"],
+  }
+  decoder = {
+    "kind": "flow",
+    "image_size": config["train_size"],
+    **reading(config),
+  }
+  return {"adapter": adapter, "decoder": decoder}
+
+
+def _video_resolution(config: Config) -> tuple[int, ...]:
+  return config["num_frames"], config["image_size"], config["image_size"]
+
+
+def _num_samples(config: Config) -> int:
+  return config["num_frames"] * config["audio_samples_per_frame"]
+
+
+def _multimodal(config: Config) -> dict[str, Any]:
+  size = config["samples_per_patch"]
+  video = {"num_bands": 32, "max_resolution": _video_resolution(config)}
+  sound = {"num_bands": 192, "max_resolution": (_num_samples(config),)}
+  patches = {"preparation": "patches", "spatial_downsample": 4}
+  adapter = {
+    "kind": "multimodal",
+    "min_padding": 4,
+    "modalities": {
+      "audio": {"kind": "audio", "samples_per_patch": size, **sound},
+      "image": {"kind": "image", **patches, **video},
+      "label": {"kind": "label"},
+    },
+  }
+  outputs = {
+    "audio": {
+      "shape": (_num_samples(config) // size,),
+      "num_outputs": size,
+      **sound,
+    },
+    "image": {
+      "shape": config["output_shape"][1:],
+      "num_outputs": 3,
+      **video,
+    },
+    "label": {
+      "num_outputs": config["num_labels"],
+      "num_query_channels": config["_label_trainable_num_channels"],
+    },
+  }
+  decoder = {
+    "kind": "multimodal",
+    "min_padding": 2,
+    "num_decoded_channels": config["output_num_channels"],
+    "outputs": outputs,
+    **reading(config),
+  }
+  return {"adapter": adapter, "decoder": decoder}
+
+
+def _multimodal_config(spec: Spec, _: int) -> dict[str, Any]:
+  outputs = spec["decoder"]["outputs"]
+  if sorted(outputs) != ["audio", "image", "label"]:
+    raise UserError(
+      f"modalities {', '.join(sorted(outputs))}: transformers has only"
+      " audio, image and label together"
+    )
+  image, label = outputs["image"], outputs["label"]
+  (num_samples,) = outputs["audio"]["max_resolution"]
+  num_frames, image_size, _ = image["max_resolution"]
+  return {
+    "num_frames": num_frames,
+    "image_size": image_size,
+    "audio_samples_per_frame": num_samples // num_frames,
+    "samples_per_patch": outputs["audio"]["num_outputs"],
+    "output_shape": (1, *image["shape"]),
+    "output_num_channels": spec["decoder"]["num_decoded_channels"],
+    "_label_trainable_num_channels": label["num_query_channels"],
+    "num_labels": label["num_outputs"],
+  }
+
+
+def _recording(config: Config) -> dict[str, Any]:
+  side = 4 * config["image_size"]  # Theirs is in patches.
+  frames = (config["num_frames"], side, side)
+  return {
+    "audio": flops.abstract(1, _num_samples(config), 1),
+    "image": flops.abstract(1, *frames, 3),
+    "label": flops.abstract(1, config["num_labels"]),
+  }
+
+
+def _any_image(_: Config) -> Any:
+  return flops.abstract(1, 16, 16, 3)  # No parameter depends on its size.
+
+
+FAMILIES = {
+  "PerceiverForMaskedLM": Family(_TEXT_KEYS, _masked_lm, _text_config, _tokens),
+  "PerceiverForSequenceClassification": Family(
+    (*_TEXT_KEYS, "num_labels"),
+    _classifier(_text),
+    lambda spec, rows: _text_config(spec, rows) | _labels_config(spec, rows),
+    _tokens,
+  ),
+  "PerceiverForImageClassificationLearned": Family(
+    ("num_labels", "image_size"),
+    _classifier(lambda _: dict(_LEARNED)),
+    _learned_config,
+    lambda config: flops.abstract(
+      1, config["image_size"], config["image_size"], 3
+    ),
+  ),
+  "PerceiverForImageClassificationFourier": Family(
+    ("num_labels",),
+    _classifier(lambda _: dict(_FOURIER)),
+    _labels_config,
+    _any_image,
+  ),
+  "PerceiverForImageClassificationConvProcessing": Family(
+    ("num_labels",),
+    _classifier(lambda _: dict(_CONV)),
+    _labels_config,
+    _any_image,
+  ),
+  "PerceiverForOpticalFlow": Family(
+    ("train_size",),
+    _flow,
+    lambda spec, _: {"train_size": tuple(spec["decoder"]["image_size"])},
+    lambda config: flops.abstract(1, 2, *config["train_size"], 3),
+  ),
+  "PerceiverForMultimodalAutoencoding": Family(
+    (
+      "num_frames",
+      "image_size",
+      "audio_samples_per_frame",
+      "samples_per_patch",
+      "output_shape",
+      "output_num_channels",
+      "_label_trainable_num_channels",
+      "num_labels",
+    ),
+    _multimodal,
+    _multimodal_config,
+    _recording,
+  ),
+}
+# Adapter, decoder and preparation of pixels to the class that has them.
+_ARCHITECTURES = {
+  ("text", "masked_lm", None): "PerceiverForMaskedLM",
+  ("text", "query", None): "PerceiverForSequenceClassification",
+  ("image", "query", "conv1x1"): "PerceiverForImageClassificationLearned",
+  ("image", "query", "pixels"): "PerceiverForImageClassificationFourier",
+  ("image", "query", "conv"): "PerceiverForImageClassificationConvProcessing",
+  ("flow", "flow", None): "PerceiverForOpticalFlow",
+  ("multimodal", "multimodal", None): "PerceiverForMultimodalAutoencoding",
+}
+
+
+def architecture_of(spec: Spec) -> str | None:
+  """Their class for a complete spec, or None."""
+  adapter, decoder = spec["adapter"], spec["decoder"]
+  key = (adapter["kind"], decoder["kind"], adapter.get("preparation"))
+  return _ARCHITECTURES.get(key)

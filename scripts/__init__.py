@@ -1,0 +1,1 @@
+"""Command-line tools beside training: benchmarks, tables, conversion."""

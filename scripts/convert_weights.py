@@ -1,0 +1,51 @@
+"""Converts weights: python -m scripts.convert_weights SOURCE TARGET.
+
+SOURCE is a file the authors released (.pystate, .pickle), a .safetensors file
+of this project, the folder of a finished run, or of a Hugging Face checkpoint.
+TARGET is a .safetensors file, which this project reads, or, with
+--to=huggingface, a folder that transformers reads.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from experiments import launch
+from perceiver_jax.errors import UserError
+
+_TO = flags.DEFINE_enum(
+  "to", "safetensors", ["safetensors", "huggingface"], "What to write."
+)
+_NAME = flags.DEFINE_string(
+  "name", "", "Model of the zoo a released file is of; default: by its shapes."
+)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace TARGET.")
+
+
+def main(argv: Sequence[str]) -> int:
+  """Converts one checkpoint and says what it holds."""
+  from perceiver_jax import weights
+  from perceiver_jax.weights import model
+
+  if len(argv) != 3:
+    raise UserError(
+      f"give SOURCE and TARGET after the flags, and got {len(argv) - 1} paths"
+    )
+  source, target = (Path(p).expanduser() for p in argv[1:])
+  if target.exists() and not _OVERWRITE.value:
+    raise UserError(f"{target} exists; give another TARGET, or --overwrite")
+  found = weights.load(source, _NAME.value)
+  target.parent.mkdir(parents=True, exist_ok=True)
+  if _TO.value == "huggingface":
+    weights.save_huggingface(target, found)
+  else:
+    weights.save(target, found)
+  sizes = [leaf.size for leaf in model.flat(found.params).values()]
+  print(f"{source}: {sum(sizes):,} parameters in {len(sizes)} arrays")
+  print(f"written to {target}")
+  return 0
+
+
+if __name__ == "__main__":
+  launch.run(main)

@@ -1,0 +1,115 @@
+"""Weight files of ours: nothing is lost, and bad ones are refused."""
+
+import json
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from perceiver_jax import weights
+from perceiver_jax.errors import UserError
+from perceiver_jax.models import zoo
+
+_SPEC = zoo.spec("imagenet_conv")
+
+
+def _weights(dtype=np.float32):
+  rng = np.random.default_rng(0)
+  array = lambda *shape: rng.normal(size=shape).astype(dtype)
+  return weights.Weights(
+    _SPEC,
+    {
+      "encoder/latents": {"embeddings": array(3, 4)},
+      "decoder": {"b": array(2)},
+    },
+    {
+      "adapter/norm/~/mean_ema": {"counter": np.int32(7), "hidden": array(1, 4)}
+    },
+  )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_round_trip_is_bitwise(tmp_path, dtype):
+  path, saved = tmp_path / "model.safetensors", _weights(dtype)
+  weights.save(path, saved)
+  loaded = weights.load(path)
+  assert loaded.spec == saved.spec
+  for tree, want in (
+    (loaded.params, saved.params),
+    (loaded.state, saved.state),
+  ):
+    assert set(tree) == set(want)
+    for module, leaves in want.items():
+      for name, leaf in leaves.items():
+        np.testing.assert_array_equal(tree[module][name], leaf)
+        assert tree[module][name].dtype == np.asarray(leaf).dtype
+  assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+  path = tmp_path / "model.safetensors"
+  weights.save(path, _weights())
+  before = path.read_bytes()
+
+  def full(*_):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr("os.replace", full)
+  with pytest.raises(UserError, match="No space left"):
+    weights.save(path, _weights(np.float16))
+  assert path.read_bytes() == before
+  assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_path_must_say_what_it_is(tmp_path):
+  with pytest.raises(UserError, match=r"ends in \.safetensors"):
+    weights.save(tmp_path / "model.bin", _weights())
+  (tmp_path / "model.bin").touch()
+  with pytest.raises(UserError, match="of no known kind"):
+    weights.load(tmp_path / "model.bin")
+
+
+def test_a_folder_that_does_not_exist(tmp_path):
+  with pytest.raises(UserError, match="can't be written"):
+    weights.save(tmp_path / "no" / "model.safetensors", _weights())
+  with pytest.raises(UserError, match="no weights at"):
+    weights.load(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("size", [0, 4, 100, -1])
+def test_truncated_files_are_refused(tmp_path, size):
+  path = tmp_path / "model.safetensors"
+  weights.save(path, _weights())
+  path.write_bytes(path.read_bytes()[:size])
+  with pytest.raises(UserError, match="can't be read"):
+    weights.load(path)
+
+
+@pytest.mark.parametrize(
+  ("header", "message"),
+  [
+    (None, "of another project"),
+    ({"format": "pt"}, "of another project"),
+    ({"format": "perceiver_jax", "spec": "{}"}, "has no adapter"),
+    (
+      {
+        "format": "perceiver_jax",
+        "spec": json.dumps(_SPEC | {"decoder": {"kind": "x"}}),
+      },
+      "unknown kind: 'x'",
+    ),
+  ],
+)
+def test_files_of_others_are_refused(tmp_path, header, message):
+  path = tmp_path / "model.safetensors"
+  safetensors.numpy.save_file({"w": np.ones(2)}, path, header)
+  with pytest.raises(UserError, match=message):
+    weights.load(path)
+
+
+def test_a_run_is_loaded_by_its_folder(tmp_path):
+  (tmp_path / "checkpoints").mkdir()
+  with pytest.raises(UserError, match="not finished"):
+    weights.load(tmp_path)
+  weights.save(tmp_path / weights.EXPORT, _weights())
+  assert weights.load(tmp_path).spec == _SPEC
