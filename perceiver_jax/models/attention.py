@@ -7,10 +7,11 @@ width per head. F and V may differ, and any width works (261 and 322 occur).
 import jax
 from jax import numpy as jnp
 
+from perceiver_jax.models import chunked, execution
 from perceiver_jax.models.typing import Array, Bool, Float
 
-# Finite, so that a fully masked row stays free of NaN in both directions.
-_MASKED_LOGIT = -1e30
+# Above so many logits, "auto" never holds them all.
+_MOST_LOGITS = 2**24
 
 
 def attention_weights(
@@ -35,7 +36,8 @@ def attention_weights(
   if mask is None:
     return jax.nn.softmax(logits)
   mask = mask[:, None]
-  weights = jax.nn.softmax(jnp.where(mask, logits, _MASKED_LOGIT))
+  # Finite, so that a fully masked row stays free of NaN in both directions.
+  weights = jax.nn.softmax(jnp.where(mask, logits, chunked.MASKED_LOGIT))
   return jnp.where(mask, weights, 0.0)
 
 
@@ -47,6 +49,8 @@ def attend(
 ) -> Float[Array, "B N H*V"]:
   """Multi-head attention with heads concatenated (Perceiver IO, app. E.1).
 
+  How it is computed is chosen by `execution.Execution.attention`.
+
   Args:
     q: Queries.
     k: Keys.
@@ -57,6 +61,50 @@ def attend(
   Returns:
     The weighted values of each query, in the dtype of `v`.
   """
-  weights = attention_weights(q, k, mask).astype(v.dtype)
-  out = jnp.einsum("bhnm,bmhv->bnhv", weights, v)
+  implementation = chosen(q.shape[0] * q.shape[2], q.shape[1], k.shape[1])
+  if implementation == "chunked":
+    out = chunked.attend(q, k, v, mask)
+  elif implementation == "head_major":
+    out = _head_major(q, k, v, mask)
+  else:
+    weights = attention_weights(q, k, mask).astype(v.dtype)
+    out = jnp.einsum("bhnm,bmhv->bnhv", weights, v)
   return out.reshape(*out.shape[:2], -1)
+
+
+def chosen(batch_and_heads: int, num_queries: int, num_keys: int) -> str:
+  """The implementation in force for attention of this size."""
+  choice = execution.current().attention
+  if choice != "auto":
+    return choice
+  logits = batch_and_heads * num_queries * num_keys
+  return "chunked" if logits > _MOST_LOGITS else "head_major"
+
+
+def _head_major(q, k, v, mask):
+  """Heads before elements, so that each head's product is one block of memory.
+
+  Rows are divided by their sums after the product with the values, which are
+  fewer numbers than the weights.
+  """
+  q, k, v = (x.swapaxes(1, 2) for x in (q * q.shape[-1] ** -0.5, k, v))
+  logits = jnp.einsum(
+    "bhnf,bhmf->bhnm", q, k, preferred_element_type=jnp.float32
+  )
+  if mask is not None:
+    mask = mask[:, None]
+    logits = jnp.where(mask, logits, chunked.MASKED_LOGIT)
+  # The largest logit is subtracted for the range alone; it has no gradient.
+  top = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+  weights = jnp.exp(logits - top)
+  if mask is not None:
+    weights = jnp.where(mask, weights, 0.0)
+  total = weights.sum(-1)
+  total = jnp.where(total > 0, total, 1.0)  # A fully masked row reads zeros.
+  out = jnp.einsum(
+    "bhnm,bhmv->bhnv",
+    weights.astype(v.dtype),
+    v,
+    preferred_element_type=jnp.float32,
+  )
+  return (out / total[..., None]).astype(v.dtype).swapaxes(1, 2)

@@ -6,12 +6,14 @@ from variance scaling 1.0 over fan-in, truncated normal; LayerNorm has eps 1e-5
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import haiku as hk
 import jax
 from jax import numpy as jnp
 
-from perceiver_jax.models import attention
+from perceiver_jax.models import attention, execution, reading
+from perceiver_jax.models.inputs import InputArray, as_input_array
 from perceiver_jax.models.typing import Array, Bool, Float
 
 _STACK = "layers"
@@ -31,6 +33,55 @@ def linear(size: int, name: str | None = None) -> hk.Linear:
 def layer_norm(name: str | None = None) -> hk.LayerNorm:
   """LayerNorm over channels with learned scale and offset, eps 1e-5."""
   return hk.LayerNorm(axis=-1, create_scale=True, create_offset=True, name=name)
+
+
+class NormParameters(hk.LayerNorm):
+  """Scale and offset of a LayerNorm that is taken elsewhere."""
+
+  def __init__(self, name: str | None = None):
+    super().__init__(-1, create_scale=True, create_offset=True, name=name)
+
+  def __call__(
+    self, channels: int
+  ) -> tuple[Float[Array, "C"], Float[Array, "C"]]:
+    """Returns both, named and initialised as LayerNorm does."""
+    scale = hk.get_parameter("scale", (channels,), init=jnp.ones)
+    return scale, hk.get_parameter("offset", (channels,), init=jnp.zeros)
+
+
+class Projection(hk.Module):
+  """A biased linear layer whose parameters can be had by themselves."""
+
+  def __init__(self, size: int, name: str | None = None):
+    super().__init__(name=name)
+    self._size = size
+
+  def __call__(self, x: Float[Array, "*B C"]) -> Float[Array, "*B D"]:
+    """Applies the layer."""
+    w, b = self.parameters(x.shape[-1])
+    return x @ w + b
+
+  def parameters(
+    self, input_channels: int
+  ) -> tuple[Float[Array, "C D"], Float[Array, "D"]]:
+    """Weights and bias."""
+    init = hk.initializers.VarianceScaling(1.0, "fan_in", "truncated_normal")
+    w = hk.get_parameter("w", (input_channels, self._size), init=init)
+    return w, hk.get_parameter("b", (self._size,), init=jnp.zeros)
+
+
+class Memory(NamedTuple):
+  """Keys and values of `Attention`.
+
+  Attributes:
+    keys: [B, M, H, F].
+    values: [B, M, H, V].
+    is_folded: Whether projections of queries and outputs are folded in.
+  """
+
+  keys: jax.Array
+  values: jax.Array
+  is_folded: bool
 
 
 class Attention(hk.Module):
@@ -69,12 +120,16 @@ class Attention(hk.Module):
     inputs_kv: Float[Array, "B M C"],
     mask: Bool[Array, "#B #N #M"] | None = None,
   ) -> Float[Array, "B N G"]:
-    """Reads `inputs_kv` from `inputs_q`."""
-    q = self._heads(linear(self._qk_channels, "query")(inputs_q))
-    k = self._heads(linear(self._qk_channels, "key")(inputs_kv))
-    v = self._heads(linear(self._v_channels, "value")(inputs_kv))
-    out = attention.attend(q, k, v, mask)
-    return linear(self._output_channels, "output")(out)
+    """Reads `inputs_kv` from `inputs_q`; one array for both is self-attention.
+
+    What a query with no key to read gets is the output's bias.
+    """
+    if inputs_q is inputs_kv and _fuses():
+      q, k, v = map(self._heads, self._fused(inputs_q))
+      out = attention.attend(q, k, v, mask)
+      return self._projections()["output"](out)
+    memory = self.memory(inputs_kv, inputs_q.shape[-1], fold=False)
+    return self.recall(inputs_q, memory, mask)
 
   # Named like `__call__`, or Haiku would give it parameters of its own.
   @hk.name_like("__call__")
@@ -85,12 +140,145 @@ class Attention(hk.Module):
     mask: Bool[Array, "#B #N #M"] | None = None,
   ) -> Float[Array, "B H N M"]:
     """The attention weights alone, for pictures. Call after `__call__`."""
-    q = self._heads(linear(self._qk_channels, "query")(inputs_q))
-    k = self._heads(linear(self._qk_channels, "key")(inputs_kv))
+    project = self._projections()
+    q = self._heads(project["query"](inputs_q))
+    k = self._heads(project["key"](inputs_kv))
     return attention.attention_weights(q, k, mask)
+
+  @hk.name_like("__call__")
+  def read(
+    self,
+    inputs_q: Float[Array, "b N D"],
+    inputs: InputArray,
+    norm: tuple[Float[Array, "C"], Float[Array, "C"]],
+    query_mask: Bool[Array, "B N"] | None = None,
+    input_mask: Bool[Array, "B M"] | None = None,
+  ) -> Float[Array, "B N G"]:
+    """The same as `__call__` on normalised inputs, but nothing runs over M.
+
+    Only for one head; see `reading`.
+
+    Args:
+      inputs_q: Queries, normalised; b is B, or 1 if all examples share them.
+      inputs: Not yet normalised.
+      norm: Scale and offset of their LayerNorm.
+      query_mask: True at queries that may read.
+      input_mask: True at inputs that may be read.
+    """
+    project, (scale, offset) = self._projections(), norm
+    channels = scale.shape[0]
+    w_k, _ = project["key"].parameters(channels)  # Its bias cancels.
+    w_v, b_v = project["value"].parameters(channels)
+    query = project["query"](inputs_q) * self._qk_channels**-0.5
+    # The norm's offset adds the same to all logits of a query and cancels too.
+    query = (query @ w_k.T) * scale.astype(query.dtype)
+    data = inputs.data.astype(query.dtype)
+    table = inputs.positions
+    table = None if table is None else table.astype(query.dtype)
+    out = reading.read(query, data, table, input_mask).astype(query.dtype)
+    out = (out * scale.astype(out.dtype) + offset.astype(out.dtype)) @ w_v + b_v
+    if input_mask is not None:
+      out = jnp.where(input_mask.any(-1)[:, None, None], out, 0)
+    if query_mask is not None:
+      out = jnp.where(query_mask[..., None], out, 0)
+    return project["output"](out)
+
+  @hk.name_like("__call__")
+  def memory(
+    self,
+    inputs_kv: Float[Array, "B M C"],
+    query_channels: int,
+    *,
+    fold: bool,
+  ) -> Memory:
+    """Keys and values, to be read any number of times with `recall`.
+
+    Args:
+      inputs_kv: What is read, normalised.
+      query_channels: Width of what will read.
+      fold: Whether to bring keys and values to the queries' and the output's
+        width, so that no projection runs over the queries: worth it for many
+        queries, and possible with one head.
+    """
+    project = self._projections()
+    k, v = project["key"](inputs_kv), project["value"](inputs_kv)
+    if not fold:
+      return Memory(self._heads(k), self._heads(v), False)
+    w_q, b_q = project["query"].parameters(query_channels)
+    w_o, _ = project["output"].parameters(self._v_channels)
+    # The queries' bias adds to each key's logits: one channel more. `attend`
+    # divides by the root of the width it sees.
+    k = jnp.concatenate([k @ w_q.T, (k @ b_q)[..., None]], -1)
+    k = k * (k.shape[-1] / self._qk_channels) ** 0.5
+    return Memory(k[:, :, None], (v @ w_o)[:, :, None], True)
+
+  @hk.name_like("__call__")
+  def recall(
+    self,
+    inputs_q: Float[Array, "B N D"],
+    memory: Memory,
+    mask: Bool[Array, "#B #N #M"] | None = None,
+  ) -> Float[Array, "B N G"]:
+    """Reads a `memory`."""
+    project = self._projections()
+    if not memory.is_folded:
+      q = self._heads(project["query"](inputs_q))
+      out = attention.attend(q, memory.keys, memory.values, mask)
+      return project["output"](out)
+    _, b_o = project["output"].parameters(self._v_channels)
+    ones = jnp.ones((*inputs_q.shape[:-1], 1), inputs_q.dtype)
+    q = jnp.concatenate([inputs_q, ones], -1)[:, :, None]
+    return attention.attend(q, memory.keys, memory.values, mask) + b_o
+
+  def folding(
+    self, num_queries: int, query_channels: int, num_inputs: int, channels: int
+  ) -> str:
+    """Which side to fold projections into, by counted multiply-adds.
+
+    Returns:
+      "inputs" (`read`), "latents" (`memory`) or "never".
+    """
+    choice = execution.current().absorb
+    if choice != "auto" or self._num_heads > 1:
+      return choice if self._num_heads == 1 else "never"
+    n, e, m, c = num_queries, query_channels, num_inputs, channels
+    f, v, g = self._qk_channels, self._v_channels, self._output_channels
+    costs = {
+      "never": n * e * f + m * c * (f + v) + n * m * (f + v) + n * v * g,
+      "inputs": n * e * f + n * f * c + 2 * n * m * c + n * c * v + n * v * g,
+      "latents": m * c * (f + v) + m * (f * e + v * g) + n * m * (e + g),
+    }
+    return min(costs, key=costs.get)
+
+  @hk.transparent
+  def _projections(self) -> dict[str, Projection]:
+    sizes = {
+      "query": self._qk_channels,
+      "key": self._qk_channels,
+      "value": self._v_channels,
+      "output": self._output_channels,
+    }
+    return {name: Projection(size, name) for name, size in sizes.items()}
+
+  @hk.transparent
+  def _fused(self, x: jax.Array) -> list[jax.Array]:
+    """Queries, keys and values from one product."""
+    project = self._projections()
+    names = ("query", "key", "value")
+    pairs = [project[name].parameters(x.shape[-1]) for name in names]
+    w, b = (jnp.concatenate(parts, -1) for parts in zip(*pairs, strict=True))
+    return jnp.split(x @ w + b, [self._qk_channels, 2 * self._qk_channels], -1)
 
   def _heads(self, x: jax.Array) -> jax.Array:
     return x.reshape(*x.shape[:-1], self._num_heads, -1)
+
+
+def _fuses() -> bool:
+  choice = execution.current().fuse_qkv
+  # On a CPU, joining the weights costs more than one larger product saves.
+  return choice == "always" or (
+    choice == "auto" and jax.default_backend() != "cpu"
+  )
 
 
 class Mlp(hk.Module):
@@ -207,33 +395,73 @@ class CrossAttention(hk.Module):
 
   def __call__(
     self,
-    query: Float[Array, "B N D"],
-    inputs: Float[Array, "B M C"],
-    mask: Bool[Array, "#B #N #M"] | None = None,
+    query: Float[Array, "b N D"],
+    inputs: InputArray | Float[Array, "B M C"],
+    query_mask: Bool[Array, "B N"] | None = None,
+    input_mask: Bool[Array, "B M"] | None = None,
     return_weights: bool = False,
+    memory: Memory | None = None,
   ) -> tuple[Float[Array, "B N D"], Float[Array, "B H N M"] | None]:
     """Reads `inputs` from `query`.
 
     Args:
-      query: What reads.
+      query: What reads; b is B, or 1 if all examples have the same queries.
       inputs: What is read.
-      mask: True where a query may read an input.
+      query_mask: True at queries that may read; the others get zeros.
+      input_mask: True at inputs that may be read.
       return_weights: Whether to compute the attention weights too.
+      memory: Of `inputs`, made before by `memory`.
 
     Returns:
       The updated query, and the weights or None.
     """
-    attn = self._attention(query.shape[-1], inputs.shape[-1])
-    normed_q = layer_norm("query_norm")(query)
-    normed_kv = layer_norm("input_norm")(inputs)
-    x = attn(normed_q, normed_kv, mask)
-    weights = (
-      attn.weights(normed_q, normed_kv, mask) if return_weights else None
+    inputs = as_input_array(inputs)
+    batch, num_inputs, channels = inputs.shape
+    attn = self._attention(query.shape[-1], channels)
+    folding = attn.folding(
+      query.shape[1], query.shape[-1], num_inputs, channels
     )
+    if query.shape[0] < batch and (
+      folding != "inputs" or execution.current().share_positions == "never"
+    ):
+      query = jnp.broadcast_to(query, (batch, *query.shape[1:]))
+    normed_q = layer_norm("query_norm")(query)
+    mask = cross_attention_mask(query_mask, input_mask)
+    weights = None
+    if folding == "inputs" and memory is None and not return_weights:
+      norm = NormParameters(name="input_norm")(channels)
+      x = attn.read(normed_q, inputs, norm, query_mask, input_mask)
+    else:
+      normed_q = jnp.broadcast_to(normed_q, (batch, *query.shape[1:]))
+      if memory is None or return_weights:
+        normed_kv = layer_norm("input_norm")(inputs.whole())
+      if memory is None:
+        memory = attn.memory(
+          normed_kv, query.shape[-1], fold=folding == "latents"
+        )
+      x = attn.recall(normed_q, memory, mask)
+      if return_weights:
+        weights = attn.weights(normed_q, normed_kv, mask)
     if self._use_query_residual:
       x = x + query
     mlp = Mlp(self._widening_factor, self._gelu, name="mlp")
     return x + mlp(layer_norm("mlp_norm")(x)), weights
+
+  @hk.name_like("__call__")
+  def memory(
+    self,
+    inputs: Float[Array, "B M C"],
+    num_queries: int,
+    query_channels: int,
+  ) -> Memory:
+    """Keys and values of `inputs`, for calls with parts of the queries."""
+    channels = inputs.shape[-1]
+    attn = self._attention(query_channels, channels)
+    folding = attn.folding(
+      num_queries, query_channels, inputs.shape[1], channels
+    )
+    normed = layer_norm("input_norm")(inputs)
+    return attn.memory(normed, query_channels, fold=folding == "latents")
 
   @hk.transparent
   def _attention(self, query_channels: int, input_channels: int) -> Attention:
@@ -278,10 +506,32 @@ class LatentTransformer(hk.Module):
     def layer(x):
       return self._make_layer()(x)
 
+    layer = _recomputed(layer, self._remat)
     # Scanning is what keeps compile time flat in depth and, on CPU, keeps XLA
     # from recomputing the residual chain of every earlier layer.
-    stack = hk.experimental.layer_stack(self._num_self_attends, name=_STACK)
-    return stack(hk.remat(layer) if self._remat else layer)(x)
+    stack = hk.experimental.layer_stack(
+      self._num_self_attends,
+      unroll=_unroll(self._num_self_attends),
+      name=_STACK,
+    )
+    return stack(layer)(x)
+
+
+def _unroll(depth: int) -> int:
+  return depth if execution.current().depth == "unroll" else 1
+
+
+def _recomputed(
+  layer: Callable[[jax.Array], jax.Array], remat: bool
+) -> Callable[[jax.Array], jax.Array]:
+  """The layer, with what the backward pass recomputes as chosen."""
+  choice = execution.current().remat
+  if choice == "auto":
+    choice = "layers" if remat else "nothing"
+  if choice == "dots":
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    return hk.remat(layer, policy=policy)
+  return hk.remat(layer) if choice == "layers" else layer
 
 
 def cross_attention_mask(

@@ -6,13 +6,20 @@ the input array for those whose queries are made of it. What knows a modality
 is in `adapters`. Shapes as in the package glossary.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import haiku as hk
+import jax
 from jax import numpy as jnp
 
-from perceiver_jax.models import blocks, positions
+from perceiver_jax.models import blocks, execution, positions
+from perceiver_jax.models.inputs import InputArray, as_input_array
 from perceiver_jax.models.typing import Array, Bool, Float
+
+# Queries decoded at once, over the batch. With 2,048 latents that is 64 MiB of
+# logits in float32.
+_MOST_QUERIES = 2**13
 
 
 class QueryDecoder(hk.Module):
@@ -59,21 +66,96 @@ class QueryDecoder(hk.Module):
 
   def __call__(
     self,
-    queries: Float[Array, "B O E"],
+    queries: InputArray | Float[Array, "b O E"],
     latents: Float[Array, "B N D"],
     query_mask: Bool[Array, "B O"] | None = None,
     return_attention: bool = False,
   ) -> tuple[Float[Array, "B O P"], Float[Array, "B H O N"] | None]:
     """Decodes each query by itself; returns outputs and weights (or None)."""
+    queries = as_input_array(queries)
     cross_attend = blocks.CrossAttention(
       name="cross_attend", **self._cross_attend
     )
-    mask = blocks.cross_attention_mask(query_mask, None)
-    out, weights = cross_attend(queries, latents, mask, return_attention)
+    _, count, channels = queries.shape
+    size = _queries_at_once(queries, return_attention)
+    if size == count:
+      return self._decode(
+        cross_attend, queries, latents, query_mask, return_attention
+      )
+    memory = cross_attend.memory(latents, count, channels)
+    decode = lambda part, mask: self._decode(
+      cross_attend, part, latents, mask, memory=memory
+    )[0]
+    return _in_parts(decode, queries, query_mask, size), None
+
+  @hk.transparent
+  def _decode(
+    self,
+    cross_attend: blocks.CrossAttention,
+    queries: InputArray,
+    latents: jax.Array,
+    query_mask: jax.Array | None,
+    return_attention: bool = False,
+    memory: blocks.Memory | None = None,
+  ) -> tuple[jax.Array, jax.Array | None]:
+    out, weights = cross_attend(
+      queries.whole(),
+      latents,
+      query_mask=query_mask,
+      return_weights=return_attention,
+      memory=memory,
+    )
     if self._num_outputs:
       init = jnp.zeros if self._zero_init else None
       out = hk.Linear(self._num_outputs, w_init=init, name="output")(out)
     return out, weights
+
+
+def _queries_at_once(queries: InputArray, return_attention: bool) -> int:
+  """How many queries to decode in one part; all of them if they are few."""
+  batch, count, _ = queries.shape
+  never = execution.current().cut_queries == "never"
+  if never or return_attention or batch * count <= _MOST_QUERIES:
+    return count
+  return max(1, _MOST_QUERIES // batch)
+
+
+def _in_parts(
+  decode: Callable[..., jax.Array],
+  queries: InputArray,
+  mask: jax.Array | None,
+  size: int,
+) -> jax.Array:
+  """Decodes part by part; the backward pass recomputes each part."""
+  count = queries.shape[1]
+  full = count // size
+
+  def cut(x, axis):
+    """[..., O, ...] to [parts, ..., size, ...]."""
+    x = jax.lax.slice_in_dim(x, 0, full * size, axis=axis)
+    x = x.reshape(*x.shape[:axis], full, size, *x.shape[axis + 1 :])
+    return jnp.moveaxis(x, axis, 0)
+
+  body = hk.remat(decode)
+  if hk.running_init():  # Parameters are made outside of loops.
+    one = body(queries.first(1), None if mask is None else mask[:, :1])
+    return jnp.broadcast_to(one, (one.shape[0], count, one.shape[-1]))
+  table = queries.positions
+  parts = (
+    InputArray(cut(queries.data, 1), None if table is None else cut(table, 0)),
+    None if mask is None else cut(mask, 1),
+  )
+  _, out = hk.scan(lambda _, part: (None, body(*part)), None, parts)
+  out = jnp.moveaxis(out, 0, 1)  # [B, parts, size, P]
+  out = out.reshape(out.shape[0], full * size, -1)
+  if count > full * size:
+    rest = InputArray(
+      queries.data[:, full * size :],
+      None if table is None else table[full * size :],
+    )
+    mask = None if mask is None else mask[:, full * size :]
+    out = jnp.concatenate([out, body(rest, mask)], 1)
+  return out
 
 
 class ClassQueryDecoder(QueryDecoder):
@@ -98,7 +180,7 @@ class ClassQueryDecoder(QueryDecoder):
   def __call__(
     self,
     latents: Float[Array, "B N D"],
-    inputs: Float[Array, "B M C"] | None = None,
+    inputs: InputArray | Float[Array, "B M C"] | None = None,
     input_mask: Bool[Array, "B M"] | None = None,
     queries: Any = None,
     return_attention: bool = False,
@@ -109,9 +191,7 @@ class ClassQueryDecoder(QueryDecoder):
       1, self._num_query_channels, name="query"
     )()
     out, weights = super().__call__(
-      positions.repeat_batch(table, latents.shape[0]),
-      latents,
-      return_attention=return_attention,
+      table[None], latents, return_attention=return_attention
     )
     return out[:, 0], weights
 
@@ -130,7 +210,7 @@ class AverageDecoder(hk.Module):
   def __call__(
     self,
     latents: Float[Array, "B N D"],
-    inputs: Float[Array, "B M C"] | None = None,
+    inputs: InputArray | Float[Array, "B M C"] | None = None,
     input_mask: Bool[Array, "B M"] | None = None,
     queries: Any = None,
     return_attention: bool = False,

@@ -12,6 +12,7 @@ import haiku as hk
 from jax import numpy as jnp
 
 from perceiver_jax.models import blocks, positions
+from perceiver_jax.models.inputs import InputArray, as_input_array
 from perceiver_jax.models.typing import Array, Bool, Float
 
 PLACEMENTS = ("interleaved", "start")
@@ -86,7 +87,7 @@ class PerceiverEncoder(hk.Module):
 
   def __call__(
     self,
-    inputs: Float[Array, "B M C"],
+    inputs: InputArray | Float[Array, "B M C"],
     input_mask: Bool[Array, "B M"] | None = None,
     return_attention: bool = False,
   ) -> tuple[Float[Array, "B N D"], list[Float[Array, "B H N M"]]]:
@@ -101,25 +102,28 @@ class PerceiverEncoder(hk.Module):
       The latents, and the weights (an empty list unless asked for).
     """
     cfg = self._config
-    mask = blocks.cross_attention_mask(None, input_mask)
-    if input_mask is not None:  # An overflow would pass its zero weight.
-      inputs = jnp.where(input_mask[..., None], inputs, 0)
+    inputs = as_input_array(inputs).masked(input_mask)
     table = positions.TrainablePositions(
       cfg.num_latents,
       cfg.num_latent_channels,
       cfg.latent_init_scale,
       name="latents",
     )()
-    latents = positions.repeat_batch(table, inputs.shape[0])
+    latents = table[None]  # The same for all until they have read something.
     cross_attends, block_list = self._cross_attends(), self._blocks()
     attention = []
     for block, reads in zip(block_list, self._schedule(), strict=True):
       for i in reads:
         latents, weights = cross_attends[i](
-          latents, inputs, mask, return_attention
+          latents,
+          inputs,
+          input_mask=input_mask,
+          return_weights=return_attention,
         )
         attention += [weights] if return_attention else []
       latents = block(latents)
+    if not cfg.num_cross_attends:
+      latents = jnp.broadcast_to(latents, (inputs.shape[0], *latents.shape[1:]))
     return latents, attention
 
   def _schedule(self) -> list[list[int]]:

@@ -13,6 +13,7 @@ import haiku as hk
 import jax
 
 from perceiver_jax.models import encoder as encoder_lib
+from perceiver_jax.models import inputs as inputs_lib
 from perceiver_jax.models.typing import Array, Bool, Float
 
 
@@ -37,7 +38,7 @@ class Perceiver(hk.Module):
 
   Args:
     adapter: Raw data to the input array: `adapter(raw, is_training=...)`
-      returns [B, M, C].
+      returns [B, M, C]; its method `parts`, if it has one, an `InputArray`.
     encoder: See `PerceiverEncoder`.
     decoder: Latents to predictions; see `decoders`.
   """
@@ -79,7 +80,7 @@ class Perceiver(hk.Module):
     Returns:
       See `Outputs`.
     """
-    inputs = self._adapter(raw, is_training=is_training)
+    inputs = inputs_lib.of_adapter(self._adapter, raw, is_training=is_training)
     reads = []
     if latents is None:
       latents, reads = self._encoder(inputs, input_mask, return_attention)

@@ -80,7 +80,7 @@ def fourier_features(
     [np.linspace(1.0, r / 2, num_bands) for r in max_resolution]
   ).astype(np.float32)
   angles = positions[:, :, None] * bands  # [M, d, K]
-  angles = jnp.pi * angles.reshape(positions.shape[0], -1)
+  angles = jnp.pi * angles.reshape(positions.shape[0], bands.size)
   features = [positions] if concat_pos else []
   features += [jnp.sin(angles)]
   features += [] if sine_only else [jnp.cos(angles)]

@@ -30,8 +30,16 @@ ADAPTERS: dict[str, Callable[..., Any]] = {
   "points": points.PointsAdapter,
   "units": units.UnitsAdapter,
   "label": multimodal.LabelAdapter,
+  "multimodal": multimodal.MultimodalAdapter,
 }
-DECODERS = ("query", "average", "masked_lm", "flow", "multimodal", "units")
+DECODERS: dict[str, Callable[..., Any]] = {
+  "query": decoders.ClassQueryDecoder,
+  "average": decoders.AverageDecoder,
+  "masked_lm": text.MaskedLmDecoder,
+  "flow": flow.FlowDecoder,
+  "multimodal": multimodal.MultimodalDecoder,
+  "units": units.UnitsDecoder,
+}
 
 
 def spec(name: str) -> dict[str, Any]:
@@ -67,34 +75,27 @@ def build(model: Mapping[str, Any]) -> perceiver.Perceiver:
 def _adapter(section: Mapping[str, Any], name: str = "adapter") -> Any:
   arguments = dict(section)
   kind = arguments.pop("kind", "image")
+  if kind not in ADAPTERS:
+    choices = ", ".join(ADAPTERS)
+    raise ValueError(f"adapter kind {kind!r}: choose one of {choices}")
   if kind == "multimodal":
-    parts = {
+    arguments["adapters"] = {
       modality: _adapter(part, f"{modality}_adapter")
       for modality, part in arguments.pop("modalities").items()
     }
-    return multimodal.MultimodalAdapter(parts, name=name, **arguments)
-  if kind not in ADAPTERS:
-    choices = ", ".join([*ADAPTERS, "multimodal"])
-    raise ValueError(f"adapter kind {kind!r}: choose one of {choices}")
   return ADAPTERS[kind](name=name, **arguments)
 
 
 def _decoder(model: Mapping[str, Any], adapter: Any) -> Any:
   arguments = {"name": "decoder", **model["decoder"]}
   kind = arguments.pop("kind")
-  if kind == "query":
-    return decoders.ClassQueryDecoder(model["num_classes"], **arguments)
-  if kind == "average":
-    return decoders.AverageDecoder(model["num_classes"], **arguments)
+  if kind not in DECODERS:
+    choices = ", ".join(DECODERS)
+    raise ValueError(f"decoder kind {kind!r}: choose one of {choices}")
+  if kind in ("query", "average"):
+    arguments["num_classes"] = model["num_classes"]
   if kind == "masked_lm":
-    return text.MaskedLmDecoder(adapter, **arguments)
-  if kind == "flow":
-    return flow.FlowDecoder(**arguments)
+    arguments["adapter"] = adapter
   if kind == "multimodal":
-    outputs = multimodal.outputs_of(arguments.pop("outputs"))
-    return multimodal.MultimodalDecoder(outputs, **arguments)
-  if kind == "units":
-    return units.UnitsDecoder(**arguments)
-  raise ValueError(
-    f"decoder kind {kind!r}: choose one of {', '.join(DECODERS)}"
-  )
+    arguments["outputs"] = multimodal.outputs_of(arguments["outputs"])
+  return DECODERS[kind](**arguments)

@@ -12,11 +12,15 @@ import jax.numpy as jnp
 import jmp
 
 from perceiver_jax.errors import UserError
-from perceiver_jax.models import perceiver
+from perceiver_jax.models import blocks, encoder, zoo
+from perceiver_jax.models.adapters import points
 
 PRECISIONS = ("float32", "bfloat16")
 
-_NORMS = (hk.LayerNorm, hk.BatchNorm)
+_NORMS = (hk.LayerNorm, hk.BatchNorm, blocks.NormParameters)
+# Coordinates in half precision would lose the high Fourier bands; the adapter
+# does little else, and the encoder takes its result in half precision.
+_EXACT = (points.PointsAdapter,)
 
 
 @contextlib.contextmanager
@@ -33,8 +37,11 @@ def precision(name: str) -> Iterator[None]:
   with contextlib.ExitStack() as stack:
     if name == "bfloat16":
       half, full = jnp.bfloat16, jnp.float32
-      policies = {perceiver.Perceiver: jmp.Policy(full, half, full)}
-      policies |= dict.fromkeys(_NORMS, jmp.Policy(full, full, half))
+      inner = {encoder.PerceiverEncoder, *zoo.ADAPTERS.values()} - {*_EXACT}
+      policies = dict.fromkeys(inner, jmp.Policy(full, half, half))
+      outer = dict.fromkeys(zoo.DECODERS.values(), jmp.Policy(full, half, full))
+      norms = dict.fromkeys(_NORMS, jmp.Policy(full, full, half))
+      policies |= outer | norms
       for module, policy in policies.items():
         stack.enter_context(hk.mixed_precision.push_policy(module, policy))
     yield

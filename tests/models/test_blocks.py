@@ -309,11 +309,11 @@ def test_cross_attention_mask_combines_both_sides():
 
 def test_query_mask_reaches_attention():
   queries, inputs = _normal(1, 2, 4), _normal(1, 3, 4)
-  mask = blocks.cross_attention_mask(jnp.asarray([[True, False]]), None)
+  mask = jnp.asarray([[True, False]])
 
   def make(q, x):
     layer = blocks.CrossAttention(name="x")
-    return layer(q, x, mask, return_weights=True)[1]
+    return layer(q, x, query_mask=mask, return_weights=True)[1]
 
   apply, params = _build(make, queries, inputs)
   weights = apply(params, queries, inputs)

@@ -1,9 +1,14 @@
-"""Stem and upsamplers: batch statistics and shapes."""
+"""Stem and upsamplers: batch statistics, shapes, means of coarse flow."""
+
+import functools
 
 import haiku as hk
 import jax
 import numpy as np
+import plain
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax import numpy as jnp
 
 from perceiver_jax.models import convolutions
@@ -168,3 +173,89 @@ def test_upsample_3d_doubles_as_often_as_asked(time, space):
   assert set(params) == {f"up/conv_{i}" for i in range(depth)}
   widths = [params[f"up/conv_{i}"]["b"].shape[0] for i in range(depth)]
   assert widths == [3 * 2**i for i in reversed(range(depth))]
+
+
+_FACTOR, _COARSE = 3, (4, 5)
+
+
+@functools.cache
+def _convex():
+  """The compiled upsampling with its parameters open, and random ones."""
+  model = plain.transform(
+    lambda x: convolutions.ConvexUpsample(_FACTOR, name="up")(x)
+  )
+  params = plain.random_params(model, plain.normal(2, *_COARSE, 4))
+  return plain.jit(model.apply), params
+
+
+def _neighbours(image, y, x):
+  """The 3 x 3 pixels around one, row by row; zeros outside."""
+  padded = np.pad(np.asarray(image, np.float64), ((1, 1), (1, 1), (0, 0)))
+  return padded[y : y + 3, x : x + 3].reshape(9, -1)
+
+
+def test_convex_upsampling_by_definition():
+  run, params = _convex()
+  x = plain.normal(2, *_COARSE, 4)
+  out = run(params, x)
+  assert out.shape == (2, 12, 15, 2)
+  layers = plain.Module(params, "up")
+  kernel = np.asarray(params["up/mask_hidden"]["w"], np.float64)
+  kernel, bias = kernel.reshape(36, 8), params["up/mask_hidden"]["b"]
+  for b, y, x_ in np.ndindex(2, *_COARSE):
+    around = _neighbours(x[b], y, x_).reshape(-1)
+    hidden = np.maximum(around @ kernel + bias, 0)
+    weights = layers.linear("mask", hidden)[0, 0].reshape(9, _FACTOR, _FACTOR)
+    weights = np.exp(weights - weights.max(0))
+    weights /= weights.sum(0)
+    coarse = _FACTOR * _neighbours(layers.linear("flow", x[b]), y, x_)
+    want = np.einsum("kij,kc->ijc", weights, coarse)
+    fine = out[b, _FACTOR * y : _FACTOR * (y + 1)]
+    fine = fine[:, _FACTOR * x_ : _FACTOR * (x_ + 1)]
+    np.testing.assert_allclose(fine, want, atol=1e-4)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 99), st.floats(-3, 3), st.floats(-3, 3))
+def test_constant_coarse_flow_is_constant_and_scaled(seed, u, v):
+  run, params = _convex()
+  constant = {
+    "w": jnp.zeros_like(params["up/flow"]["w"]),
+    "b": jnp.asarray([u, v], "float32"),
+  }
+  x = plain.normal(2, *_COARSE, 4, seed=seed)
+  out = np.asarray(run(params | {"up/flow": constant}, x))
+  want = _FACTOR * np.asarray([u, v])
+  inside = out[:, _FACTOR:-_FACTOR, _FACTOR:-_FACTOR]
+  # Any weights: that they sum to one is all it takes.
+  np.testing.assert_allclose(
+    inside, np.broadcast_to(want, inside.shape), atol=1e-5
+  )
+  # Outside there is no flow, so at the border it can be less but not more.
+  assert np.all(np.abs(out) <= np.abs(want) + 1e-5)
+
+
+def test_fine_flow_lies_between_its_coarse_neighbours():
+  run, params = _convex()
+  x = plain.normal(2, *_COARSE, 4)
+  out = np.asarray(run(params, x)).reshape(2, 4, _FACTOR, 5, _FACTOR, 2)
+  coarse = _FACTOR * plain.Module(params, "up").linear("flow", x)
+  for b, y, x_ in np.ndindex(2, *_COARSE):
+    around = _neighbours(coarse[b], y, x_)
+    fine = out[b, y, :, x_].reshape(-1, 2)
+    assert np.all(fine <= around.max(0) + 1e-4)
+    assert np.all(fine >= around.min(0) - 1e-4)
+  assert np.ptp(out, axis=(2, 4)).min() > 1e-3, "fine pixels differ"
+
+
+def test_upsampled_flow_starts_at_zero_and_can_leave_it():
+  run, params = _convex()
+  model = hk.transform(
+    lambda x: convolutions.ConvexUpsample(_FACTOR, name="up")(x)
+  )
+  x = plain.normal(2, *_COARSE, 4)
+  start = plain.jit(lambda key: model.init(key, x)["up/flow"])
+  params = params | {"up/flow": start(jax.random.key(0))}
+  assert not np.any(run(params, x))
+  gradient = jax.grad(lambda p: model.apply(p, None, x).sum())
+  assert np.any(plain.jit(gradient)(params)["up/flow"]["w"])

@@ -428,7 +428,9 @@ def test_projection_of_a_query_decoder_can_be_left_out():
 
 
 def test_average_decoder_starts_at_zero_and_averages_first():
-  make = lambda z: decoders.AverageDecoder(3, name="decoder")(z, True)
+  make = lambda z: decoders.AverageDecoder(3, name="decoder")(
+    z, return_attention=True
+  )
   model, latents = _transform(make), _normal(2, 5, 4)
   params = model.init(jax.random.key(0), latents)
   out, weights = model.apply(params, latents)
@@ -483,7 +485,9 @@ def test_bfloat16_goes_through_with_float32_softmax():
   jaxpr = jax.make_jaxpr(model.apply)(half, inputs)
   assert jaxpr.out_avals[0].dtype == jnp.bfloat16
   dtypes = _dtypes_of("exp", jaxpr.jaxpr)
-  assert len(dtypes) == 4  # Two cross-attends and two blocks' self-attends.
+  # Two in each of two cross-attends (weights and what the sums so far keep),
+  # one in each of two blocks' self-attends.
+  assert len(dtypes) == 6
   assert set(dtypes) == {jnp.dtype("float32")}
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import haiku as hk
-from jax import numpy as jnp
 
 from perceiver_jax.models import positions
+from perceiver_jax.models.inputs import InputArray
 from perceiver_jax.models.typing import Array, Float
 
 
@@ -14,7 +14,7 @@ class AudioAdapter(hk.Module):
 
   Raw sound is cut into `samples_per_patch` (16 for Kinetics, 128 for AudioSet);
   a mel spectrogram comes flattened with 1, so that each of its numbers is an
-  element (Perceiver, section 4.2; IO, app. F.3).
+  element (Perceiver, AudioSet; IO, app. I).
 
   Args:
     samples_per_patch: Samples of an element.
@@ -43,6 +43,12 @@ class AudioAdapter(hk.Module):
     Raises:
       ValueError: The number of samples is not a multiple of a patch.
     """
+    return self.parts(sound, is_training=is_training).whole()
+
+  def parts(
+    self, sound: Float[Array, "B S 1"], *, is_training: bool
+  ) -> InputArray:
+    """The same, with positions apart."""
     del is_training
     samples, size = sound.shape[1], self._samples_per_patch
     if samples % size:
@@ -54,5 +60,4 @@ class AudioAdapter(hk.Module):
     table = positions.fourier_grid(
       (x.shape[1],), self._num_bands, self._max_resolution
     )
-    encoding = positions.repeat_batch(table.astype(x.dtype), x.shape[0])
-    return jnp.concatenate([x, encoding], axis=-1)
+    return InputArray(x, table.astype(x.dtype))

@@ -13,6 +13,7 @@ from jax import numpy as jnp
 
 from perceiver_jax.models import convolutions, decoders, patches
 from perceiver_jax.models.adapters import image
+from perceiver_jax.models.inputs import InputArray, as_input_array
 from perceiver_jax.models.typing import Array, Bool, Float
 
 # The decoder's projection is divided by 100, so that training starts from
@@ -22,7 +23,7 @@ PIXELS_PER_UNIT = 20.0
 
 
 class FlowAdapter(hk.Module):
-  """Pairs of frames to the input array (IO, section 4.2 and app. H).
+  """Pairs of frames to the input array (IO, app. H).
 
   Args:
     patch_size: Side of the zero-padded patch around each pixel: 3 or 1. Unused
@@ -66,6 +67,13 @@ class FlowAdapter(hk.Module):
     self, frames: Float[Array, "B 2 Y X c"], *, is_training: bool
   ) -> Float[Array, "B M C"]:
     """Returns the input array; the first frame's elements come first."""
+    return self.parts(frames, is_training=is_training).whole()
+
+  @hk.name_like("__call__")
+  def parts(
+    self, frames: Float[Array, "B 2 Y X c"], *, is_training: bool
+  ) -> InputArray:
+    """The same, with positions apart."""
     x = frames
     if not self._use_convolutions and self._patch_size > 1:
       sizes = (self._patch_size, self._patch_size)
@@ -75,14 +83,14 @@ class FlowAdapter(hk.Module):
     if self._concat_frames:
       x = jnp.concatenate([x[:, 0], x[:, 1]], axis=-1)
     adapter = image.ImageAdapter(name="image", **self._image)
-    return adapter(x, is_training=is_training)
+    return adapter.parts(x, is_training=is_training)
 
 
 class FlowDecoder(decoders.QueryDecoder):
   """Flow of each pixel, queried with the input elements of the first frame.
 
   Args:
-    image_size: (Y, X).
+    image_size: (Y, X) of the frames.
     use_convex_upsampling: Whether the decoded grid is 4 times coarser than the
       frames and is upsampled, for the convolution stem.
     decoded_channels: Channels decoded before upsampling.
@@ -110,17 +118,27 @@ class FlowDecoder(decoders.QueryDecoder):
   def __call__(
     self,
     latents: Float[Array, "B N D"],
-    inputs: Float[Array, "B M C"],
+    inputs: InputArray | Float[Array, "B M C"],
     input_mask: Bool[Array, "B M"] | None = None,
     queries: Any = None,
     return_attention: bool = False,
   ) -> tuple[Float[Array, "B Y X 2"], Float[Array, "B H O N"] | None]:
-    """Flow in the model's unit; times `PIXELS_PER_UNIT` it is in pixels."""
+    """Flow in the model's unit; times `PIXELS_PER_UNIT` it is in pixels.
+
+    Raises:
+      ValueError: The input elements are not those of `image_size`.
+    """
     del input_mask, queries
     height, width = self._image_size
     factor = 4 if self._upsample else 1
     grid = (-(-height // factor), -(-width // factor))
-    first_frame = inputs[:, : grid[0] * grid[1]]
+    size = grid[0] * grid[1]
+    if inputs.shape[1] not in (size, 2 * size):  # Frames joined or apart.
+      raise ValueError(
+        f"{inputs.shape[1]} input elements are not of frames of {height} x"
+        f" {width}: give frames of that size or change image_size"
+      )
+    first_frame = as_input_array(inputs).first(size)
     out, weights = super().__call__(
       first_frame, latents, return_attention=return_attention
     )

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import haiku as hk
 import jax
-from jax import numpy as jnp
 
 from perceiver_jax.models import blocks, convolutions, patches, positions
+from perceiver_jax.models.inputs import InputArray
 from perceiver_jax.models.typing import Array, Float
 
 PREPARATIONS = ("pixels", "conv1x1", "conv", "patches")
@@ -88,14 +88,20 @@ class ImageAdapter(hk.Module):
     self, images: Float[Array, "B ..."], *, is_training: bool
   ) -> Float[Array, "B M C"]:
     """Returns the input array."""
+    return self.parts(images, is_training=is_training).whole()
+
+  @hk.name_like("__call__")
+  def parts(
+    self, images: Float[Array, "B ..."], *, is_training: bool
+  ) -> InputArray:
+    """The same, with positions apart where they are appended."""
     x = self._prepare(images, is_training)
     index_dims = x.shape[1:-1]
     x = x.reshape(x.shape[0], -1, x.shape[-1])
     table = self._positions(index_dims, x.shape[-1]).astype(x.dtype)
     if self._concat_or_add == "add":
-      return x + table
-    encoding = positions.repeat_batch(table, x.shape[0])
-    return jnp.concatenate([x, encoding], axis=-1)
+      return InputArray(x + table)
+    return InputArray(x, table)
 
   @hk.transparent
   def _prepare(self, images: jax.Array, is_training: bool) -> jax.Array:

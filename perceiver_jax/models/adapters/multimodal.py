@@ -2,11 +2,11 @@
 
 Modalities are joined in the order of their names. Each has a learned padding
 that brings it to the common width and tells it from the others, and a learned
-token that stands for what is masked (Perceiver, section 4.2; IO, app. F.3).
+token that stands for what is masked (Perceiver, AudioSet; IO, app. I).
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import haiku as hk
@@ -14,6 +14,7 @@ import jax
 from jax import numpy as jnp
 
 from perceiver_jax.models import decoders, positions
+from perceiver_jax.models.inputs import InputArray
 from perceiver_jax.models.typing import Array, Bool, Float
 
 Adapter = Callable[..., jax.Array]
@@ -62,9 +63,11 @@ class MultimodalAdapter(hk.Module):
       is_training: Passed on to the adapters.
 
     Raises:
-      ValueError: `raw` lacks a modality, or masks without mask tokens.
+      ValueError: `raw` lacks a modality, masks one that there is not, or masks
+        without mask tokens.
     """
     masked = raw.get("masked", {})
+    _check_names("masks", masked, self._adapters)
     if masked and not self._use_mask_tokens:
       raise ValueError("there are no mask tokens: set use_mask_tokens")
     missing = sorted(set(self._adapters) - set(raw))
@@ -116,7 +119,7 @@ class LabelOutput(NamedTuple):
 
 
 class MultimodalDecoder(decoders.QueryDecoder):
-  """Decodes every modality in one cross-attend (IO, app. F.3).
+  """Decodes every modality in one cross-attend (IO, app. I).
 
   Args:
     outputs: By modality.
@@ -142,7 +145,7 @@ class MultimodalDecoder(decoders.QueryDecoder):
   def __call__(
     self,
     latents: Float[Array, "B N D"],
-    inputs: Float[Array, "B M C"] | None = None,
+    inputs: InputArray | Float[Array, "B M C"] | None = None,
     input_mask: Bool[Array, "B M"] | None = None,
     queries: Mapping[str, Any] | None = None,
     return_attention: bool = False,
@@ -160,9 +163,14 @@ class MultimodalDecoder(decoders.QueryDecoder):
     Returns:
       By modality [B, O, num_outputs], [B, *shape, num_outputs] where all points
       are decoded, [B, num_outputs] for a label; and the weights or None.
+
+    Raises:
+      ValueError: `queries` names what is not a modality with a grid.
     """
     del inputs, input_mask
     chosen = dict(queries or {})
+    grids = [k for k, v in self._outputs.items() if isinstance(v, GridOutput)]
+    _check_names("queries", chosen, grids)
     batch = latents.shape[0]
     arrays = {
       name: self._queries(name, output, chosen.get(name), batch)
@@ -224,6 +232,14 @@ class MultimodalDecoder(decoders.QueryDecoder):
     if is_subsampled:
       return out
     return out.reshape(out.shape[0], *output.shape, -1)
+
+
+def _check_names(what: str, given: Iterable[str], allowed: Iterable[str]):
+  if unknown := sorted(set(given) - set(allowed)):
+    raise ValueError(
+      f"{what} for {', '.join(unknown)}: choose among"
+      f" {', '.join(sorted(allowed))}"
+    )
 
 
 def pad_channels(

@@ -9,11 +9,12 @@ import haiku as hk
 from jax import numpy as jnp
 
 from perceiver_jax.models import decoders, positions
+from perceiver_jax.models.inputs import InputArray
 from perceiver_jax.models.typing import Array, Bool, Float, Int
 
 
 class TextAdapter(hk.Module):
-  """Token embeddings plus trainable positions (IO, app. F.2).
+  """Token embeddings plus trainable positions (IO, Table 11).
 
   Args:
     vocab_size: V; 262 for bytes.
@@ -91,7 +92,7 @@ class MaskedLmDecoder(decoders.QueryDecoder):
   def __call__(
     self,
     latents: Float[Array, "B N D"],
-    inputs: Float[Array, "B M C"],
+    inputs: InputArray | Float[Array, "B M C"],
     input_mask: Bool[Array, "B M"] | None = None,
     queries: Int[Array, "O"] | None = None,
     return_attention: bool = False,

@@ -1,6 +1,6 @@
 """Units of a game to an input array, and their encodings from latents.
 
-Perceiver IO in the place of AlphaStar's entity encoder (IO, section 4.4 and
+Perceiver IO in the place of AlphaStar's entity encoder (IO, StarCraft II,
 app. B). Shapes: units [B, M, F] of which `input_mask` marks the real ones.
 """
 
@@ -11,6 +11,7 @@ import jax
 from jax import numpy as jnp
 
 from perceiver_jax.models import blocks, decoders
+from perceiver_jax.models.inputs import InputArray, as_input_array
 from perceiver_jax.models.typing import Array, Bool, Float
 
 
@@ -55,18 +56,20 @@ class UnitsDecoder(decoders.QueryDecoder):
   def __call__(
     self,
     latents: Float[Array, "B N D"],
-    inputs: Float[Array, "B M C"],
+    inputs: InputArray | Float[Array, "B M C"],
     input_mask: Bool[Array, "B M"] | None = None,
     queries: Any = None,
     return_attention: bool = False,
   ) -> tuple[dict[str, jax.Array], Float[Array, "B H M N"] | None]:
     """`entity_embeddings` [B, M, G] and `embedded_entity` [B, G]."""
     del queries
+    if input_mask is None:
+      input_mask = jnp.ones(inputs.shape[:2], bool)
+    # What padding holds, or overflowed to, would pass its zero weight below.
+    inputs = as_input_array(inputs).masked(input_mask)
     out, weights = super().__call__(
       inputs, latents, input_mask, return_attention
     )
-    if input_mask is None:
-      input_mask = jnp.ones(out.shape[:2], bool)
     real = input_mask[..., None].astype(out.dtype)
     size = self._num_embedding_channels
     # A convolution of width 1 is a linear layer on each unit.

@@ -1,4 +1,4 @@
-"""AudioSet classifiers (Perceiver, section 4.2; IO, app. C and Table 9).
+"""AudioSet classifiers (Perceiver, Table 3; IO, AudioSet).
 
 Widths of 487 channels fix 16 bands a dimension for video. Bands of sound are
 not stated: 64 for raw samples, so that 128 samples and their features still
@@ -83,7 +83,7 @@ def _io(
   note = surplus if decoder is _QUERY else ""
   sizes = deep(512, channels, 12)
   return _audioset(
-    sound, True, sizes, decoder, *figures, "IO, Table 9", note=note
+    sound, True, sizes, decoder, *figures, "IO, AudioSet", note=note
   )
 
 

@@ -1,4 +1,4 @@
-"""Optical flow models (IO, section 4.2, app. H and Table 16)."""
+"""Optical flow models (IO, app. H and Table 16)."""
 
 from typing import Any
 

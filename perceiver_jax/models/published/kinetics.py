@@ -1,4 +1,4 @@
-"""Multimodal autoencoders of Kinetics-700 (IO, section 4.3 and app. F.3).
+"""Multimodal autoencoders of Kinetics-700 (IO, app. I and Table 17).
 
 Bands and resolutions are the released model's, quirks included: pixel queries
 are encoded at a resolution of 56 and patches of sound at one of 30,720.

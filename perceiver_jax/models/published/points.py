@@ -1,4 +1,4 @@
-"""The point cloud classifier of ModelNet40 (Perceiver, section 4.4)."""
+"""The point cloud classifier of ModelNet40 (Perceiver, ModelNet40)."""
 
 from perceiver_jax.models.published.entry import Entry, array, encoder
 
@@ -11,10 +11,10 @@ MODELS = {
       "encoder": encoder(num_cross_attends=2, num_blocks=2),
       "decoder": {"kind": "average"},
     },
-    array(2048, 3),  # "About 2,000" points (section 4.4).
+    array(2048, 3),  # "About 2,000" points.
     44_772_202,
     "",
     "",
-    "Perceiver, Table 4",
+    "Perceiver, ModelNet40",
   )
 }

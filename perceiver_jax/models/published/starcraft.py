@@ -1,4 +1,4 @@
-"""The entity encoder of AlphaStar (IO, section 4.4 and app. B).
+"""The entity encoder of AlphaStar (IO, StarCraft II, app. B).
 
 Not stated: the latents' 512 channels and the MLPs' widening of 4 are chosen
 because the published 0.93B operations fit them (with 32 latents, 3 layers and
@@ -24,7 +24,7 @@ MODELS = {
     10_956_416,
     "",
     "0.93",
-    "IO, section 4.4",
+    "IO, StarCraft II",
     note="the published operations leave out the linear layers before and"
     " after, and the 140M parameters are those of the whole agent",
     has_input_mask=True,

@@ -1,0 +1,93 @@
+"""How a model is computed, which does not change what it computes.
+
+Every choice has an exact alternative, tested equal in value and gradient;
+"auto" picks by counted cost. Choices hold for the models that are traced inside
+`use`, and are no part of a model's spec:
+
+    with execution.use(attention="xla", absorb="never"):
+      out = model.apply(...)
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from typing import NamedTuple
+
+CHOICES = {
+  "attention": ("auto", "xla", "head_major", "chunked"),
+  "absorb": ("auto", "never", "inputs", "latents"),
+  "share_positions": ("auto", "never"),
+  "fuse_qkv": ("auto", "never", "always"),
+  "depth": ("scan", "unroll"),
+  "remat": ("auto", "nothing", "layers", "dots"),
+  "cut_queries": ("auto", "never"),
+}
+
+
+class Execution(NamedTuple):
+  """The choices; see `CHOICES` for their values.
+
+  Attributes:
+    attention: How logits, softmax and values are computed: "xla", as plain
+      products; "head_major", the same with heads before elements; "chunked",
+      without the full matrix (see `chunked`).
+    absorb: Whether a single-head cross-attend folds projections into its
+      "inputs" (see `reading`) or its "latents" side.
+    share_positions: Whether positions that all examples share meet learned
+      queries once a batch.
+    fuse_qkv: Whether a self-attend projects to queries, keys and values in one
+      product.
+    depth: Whether the self-attends of a block are scanned or unrolled.
+    remat: What the backward pass recomputes: "nothing"; "layers", whole
+      self-attends; "dots", all of them but their products with weights; "auto"
+      leaves it to `EncoderConfig.remat`.
+    cut_queries: Whether a decoder with many output queries decodes them part
+      by part, each recomputed in the backward pass.
+  """
+
+  attention: str = "auto"
+  absorb: str = "auto"
+  share_positions: str = "auto"
+  fuse_qkv: str = "auto"
+  depth: str = "scan"
+  remat: str = "auto"
+  cut_queries: str = "auto"
+
+
+_AUTO = Execution()
+_current = contextvars.ContextVar("execution", default=_AUTO)
+
+# What every peer does: each layer by itself, the full matrix, no folding.
+PLAIN = Execution(
+  "xla", "never", "never", "never", "unroll", "nothing", "never"
+)
+
+
+def current() -> Execution:
+  """The choices in force."""
+  return _current.get()
+
+
+@contextlib.contextmanager
+def use(base: Execution | None = None, **choices: str) -> Iterator[None]:
+  """Models traced inside are computed as chosen.
+
+  Args:
+    base: Choices to start from; those in force if not given.
+    **choices: Fields of `Execution`.
+
+  Raises:
+    ValueError: A field or a value is unknown.
+  """
+  for name, value in choices.items():
+    if name not in CHOICES:
+      known = ", ".join(CHOICES)
+      raise ValueError(f"execution.{name}: choose one of {known}")
+    if value not in CHOICES[name]:
+      known = ", ".join(CHOICES[name])
+      raise ValueError(f"execution.{name} {value!r}: choose one of {known}")
+  token = _current.set((base or current())._replace(**choices))
+  try:
+    yield
+  finally:
+    _current.reset(token)

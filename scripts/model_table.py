@@ -1,0 +1,72 @@
+"""Prints docs/models.md: python -m scripts.model_table > docs/models.md.
+
+Counts parameters and operations of every model by its shapes; nothing is
+allocated, no weights are needed.
+"""
+
+import textwrap
+from collections.abc import Sequence
+
+import jax
+from absl import app
+
+from perceiver_jax.models import execution, flops, zoo
+from perceiver_jax.weights import model as weights_model
+
+_HEAD = """\
+# The papers' models
+
+`zoo.spec(NAME)` gives the spec of each, and `zoo.build` builds it at these or
+other sizes (`perceiver_jax/models/zoo.py`). Parameters are exact for the
+structure as built here. Operations are counted as the papers count: multiplies
+and adds separately, 3 for each attention logit; biases, norms and activations
+are left out; one example, forward. Published figures are as printed, parameters
+in millions and operations in units of 1e9. `tests/models/test_zoo.py` holds
+ours to them, within the printed digits and 0.5%, wherever there is no note.
+
+This page is made by `python -m scripts.model_table`.
+"""
+_WIDTH = 80
+
+
+def main(argv: Sequence[str]) -> None:
+  """Prints the page."""
+  del argv
+  print(_HEAD)
+  print("| model | parameters | published | operations | published | source |")
+  print("| --- | ---: | ---: | ---: | ---: | --- |")
+  notes: dict[str, list[str]] = {}
+  for name, entry in zoo.MODELS.items():
+    if entry.note:
+      notes.setdefault(entry.note, []).append(name)
+    mark = f" ({list(notes).index(entry.note) + 1})" if entry.note else ""
+    print(
+      f"| `{name}`{mark} | {entry.num_parameters:,} |"
+      f" {_or_dash(entry.published_parameters, 'M')} |"
+      f" {operations(name) / 1e9:,.1f} |"
+      f" {_or_dash(entry.published_flops, '')} | {entry.source} |"
+    )
+  print("\nWhere they differ:\n")
+  for number, (note, names) in enumerate(notes.items(), 1):
+    line = f"{number}. {', '.join(f'`{n}`' for n in names)}: {note}."
+    print("\n   ".join(textwrap.wrap(line, _WIDTH - 3)))
+
+
+def operations(name: str) -> int:
+  """Operations of one forward pass of a model of the zoo."""
+  entry = zoo.MODELS[name]
+  model, raw = weights_model.transformed(entry.spec), entry.example()
+  params, state = weights_model.abstract(entry.spec, raw)
+  with execution.use(execution.PLAIN):  # As the papers count.
+    return flops.count_flops(
+      lambda p, s, x: model.apply(p, s, None, x)[0], params, state, raw
+    )
+
+
+def _or_dash(figure: str, unit: str) -> str:
+  return f"{figure}{unit}" if figure else "–"
+
+
+if __name__ == "__main__":
+  jax.config.update("jax_platforms", "cpu")
+  app.run(main)
