@@ -15,7 +15,7 @@ STAMP := $(VENV)/.installed
 help:  ## List these targets.
 	@echo "usage: make TARGET [ARGS=\"...\"]"
 	@sed -n 's/^\([a-z-]*\):.*## /  \1:/p' Makefile \
-	  | awk -F: '{ printf "%-18s%s\n", $$1, $$2 }'
+	  | awk -F: '{ printf "%-20s%s\n", $$1, $$2 }'
 
 setup: $(STAMP)  ## Install everything into .venv (PYTHON=python3.12 picks one).
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import ml_collections
 
 from perceiver_jax.errors import UserError
+from perceiver_jax.models import execution
 
 _SMOKE = "smoke"
 
@@ -28,21 +29,22 @@ def parse(
     The variant's name, and whether "smoke" was asked for.
 
   Raises:
-    UserError: a part is unknown.
+    UserError: a part is unknown, or there are two names.
   """
-  name, smoke = default, False
-  for part in filter(None, variant.split(",")):
-    if part == _SMOKE:
-      smoke = True
-    elif part in choices:
-      name = part
-    else:
-      known = ", ".join([*choices, _SMOKE])
+  known = ", ".join([*choices, _SMOKE])
+  parts = [part for part in variant.split(",") if part]
+  for part in parts:
+    if part != _SMOKE and part not in choices:
       raise UserError(
         f"unknown variant {part!r} in --config=...:{variant}; choose from"
         f" {known}"
       )
-  return name, smoke
+  names = [part for part in parts if part != _SMOKE]
+  if len(names) > 1:
+    raise UserError(
+      f"several variants in --config=...:{variant}; choose one from {known}"
+    )
+  return (names or [default])[0], _SMOKE in parts
 
 
 def run() -> ml_collections.ConfigDict:
@@ -55,7 +57,10 @@ def run() -> ml_collections.ConfigDict:
   config.num_steps = 0  # Give this or num_epochs.
   config.num_epochs = 0.0
   config.max_seconds = 0.0  # Save and stop after this time; 0: no limit.
+  config.init_from = ""  # Weights to start from: a file or folder of any kind.
   config.precision = "float32"  # Or "bfloat16".
+  # How the model is computed; nothing here changes what it computes.
+  config.execution = execution.Execution()._asdict()
   config.ema_decay = 0.0  # Of averaged parameters for evaluation; 0: none.
   config.eval_every_steps = 0  # 0: at the end only.
   # LAMB as in IO, app. A.1; b1, b2 and eps as in the authors' code.

@@ -4,19 +4,35 @@ Prints the metrics of a checkpoint on the held-out data and writes them to
 evaluation-STEP.json in the workdir.
 """
 
+import sys
 from collections.abc import Sequence
 
-import jax
 from absl import flags
 
 from experiments import launch
 
 
+def define_flags() -> None:
+  """Defines the flags of this program."""
+  launch.define_flags(config_required=False)
+  flags.DEFINE_string("checkpoint", "latest", "latest, best, or a step.")
+
+
 def main(argv: Sequence[str]) -> int:
   """Evaluates one checkpoint."""
-  from perceiver_jax.training import evaluation, restore, results, writers
-
   launch.no_arguments(argv)
+  launch.workdir()
+  # Imported late: --help and a mistyped flag should not wait for JAX.
+  import jax
+
+  from perceiver_jax.training import (
+    evaluation,
+    restore,
+    results,
+    workdir,
+    writers,
+  )
+
   launch.initialize_distributed()
   config, task, folder = launch.saved_run()
   restored = restore.restore(config, task, folder, flags.FLAGS.checkpoint)
@@ -29,21 +45,21 @@ def main(argv: Sequence[str]) -> int:
       process_count=jax.process_count(),
     ),
     restored.mesh,
-    show_progress=jax.process_index() == 0,
+    show_progress=jax.process_index() == 0 and sys.stderr.isatty(),
   )
   if jax.process_index() == 0:
     scores = results.flat_scalars(found)
-    path = folder / f"evaluation-{restored.step}.json"
-    writers.write_json(path, {"step": restored.step, "metrics": scores})
     print(f"step {restored.step:,} of {folder}")
     width = max(map(len, scores))
     for name, value in scores.items():
       print(f"  {name:<{width}}  {value:.4f}")
+    path = folder / f"evaluation-{restored.step}.json"
+    with workdir.writing(folder):
+      writers.write_json(path, {"step": restored.step, "metrics": scores})
     print(f"written to {path}")
   return 0
 
 
 if __name__ == "__main__":
-  launch.define_flags(config_required=False)
-  flags.DEFINE_string("checkpoint", "latest", "latest, best, or a step.")
+  define_flags()
   launch.run(main)

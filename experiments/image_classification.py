@@ -59,7 +59,7 @@ class ImageClassification:
     metadata: Mapping[str, Any] | None = None,
   ):
     self._config = config
-    self._shape = tuple(config.data.image_shape)
+    self._shape = _checked_shape(config.data.image_shape)
     self.published = config.get("published", {}).to_dict()
     if metadata and "class_names" in metadata:
       self._class_names = tuple(metadata["class_names"])
@@ -216,7 +216,9 @@ class ImageClassification:
     return [
       Prediction(p, overlay)
       for p, overlay in zip(
-        probabilities, self._overlays(outputs, batch), strict=True
+        probabilities,
+        attention_overlays(outputs, batch["image"]),
+        strict=True,
       )
     ]
 
@@ -245,28 +247,6 @@ class ImageClassification:
       )
     return cards
 
-  def _overlays(
-    self, outputs: perceiver.Outputs, batch: Batch
-  ) -> list[np.ndarray]:
-    decoder = np.asarray(outputs.decoder_attention, np.float32).mean(axis=1)
-    # With repeated cross-attends, the last is what the decoder reads.
-    encoder = np.asarray(outputs.encoder_attention[-1], np.float32).mean(axis=1)
-    return [
-      attention_maps.overlay(
-        image, attention_maps.grid_weights(weights, self._grid(weights.size))
-      )
-      for image, weights in zip(
-        batch["image"], attention_maps.rollout(decoder, encoder), strict=True
-      )
-    ]
-
-  def _grid(self, num_inputs: int) -> tuple[int, int]:
-    """Rows and columns of the input elements over an image."""
-    height, width = self._shape[:2]
-    side = (height * width / num_inputs) ** 0.5  # Pixels an element spans.
-    rows = round(height / side)
-    return rows, num_inputs // rows
-
   def _prepare(self, example: sources.Example) -> sources.Example:
     image = example["image"]
     if image.dtype == np.uint8:
@@ -278,4 +258,53 @@ class ImageClassification:
     data = self._config.data
     split = data.train_split if role == "train" else data.eval_split
     arguments = data.source_args.to_dict()
-    return sources.make_source(data.source, split=split, **arguments)
+    source = sources.make_source(data.source, split=split, **arguments)
+    shape = self._prepare(source[0])["image"].shape
+    if shape != self._shape:
+      raise UserError(
+        f"config.data.image_shape is {self._shape}, but the images of source"
+        f" {data.source!r} are {shape}; make them equal"
+      )
+    return source
+
+
+def attention_overlays(
+  outputs: perceiver.Outputs, pictures: np.ndarray
+) -> list[np.ndarray]:
+  """Where a classifier looked, over each picture.
+
+  Args:
+    outputs: of a call with `return_attention=True`, on the host.
+    pictures: [b, H, W, C], uint8 or float in [-1, 1].
+
+  Returns:
+    uint8 [h, w, 3] of each.
+  """
+  decoder = np.asarray(outputs.decoder_attention, np.float32).mean(axis=1)
+  # With repeated cross-attends, the last is what the decoder reads.
+  encoder = np.asarray(outputs.encoder_attention[-1], np.float32).mean(axis=1)
+  grid = _grid(pictures.shape[1:3], encoder.shape[-1])
+  return [
+    attention_maps.overlay(image, attention_maps.grid_weights(weights, grid))
+    for image, weights in zip(
+      pictures, attention_maps.rollout(decoder, encoder), strict=True
+    )
+  ]
+
+
+def _grid(size: tuple[int, int], num_inputs: int) -> tuple[int, int]:
+  """Rows and columns of the input elements over an image."""
+  height, width = size
+  side = (height * width / num_inputs) ** 0.5  # Pixels an element spans.
+  rows = round(height / side)
+  return rows, num_inputs // rows
+
+
+def _checked_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+  sizes = [n for n in shape if isinstance(n, int) and n > 0]
+  if len(sizes) != 3 or len(shape) != 3 or shape[-1] not in (1, 3):
+    raise UserError(
+      f"config.data.image_shape is {tuple(shape)}; give height, width and"
+      " channels, which are 1 or 3"
+    )
+  return tuple(shape)

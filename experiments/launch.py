@@ -10,13 +10,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
+from experiments import flag_errors
 from perceiver_jax.errors import DivergedError, UserError
+
+# The flags belong to the entry point that defines them, whose --help shows
+# them.
+flags.disclaim_key_flags()
+
+Main = Callable[[Sequence[str]], int | None]
 
 _FAILED = 1
 _WRONG_USE = 2
+_INTERRUPTED = 130
 
 
 def define_flags(*, config_required: bool) -> None:
@@ -28,20 +37,40 @@ def define_flags(*, config_required: bool) -> None:
   """
   config_flags.DEFINE_config_file(
     "config",
-    None if config_required else "",
+    None,
     "Experiment: configs/NAME.py, or configs/NAME.py:VARIANT, or with ,smoke"
     " at the end for a run of seconds. Set any leaf with --config.LEAF=VALUE."
-    + ("" if config_required else " Default: the config of the workdir."),
+    + (" Required." if config_required else " Default: that of the workdir."),
   )
   flags.DEFINE_string("workdir", None, "Folder of the run.")
-  flags.mark_flag_as_required("workdir")
-  if config_required:
-    flags.mark_flag_as_required("config")
+
+
+def config() -> ml_collections.ConfigDict:
+  """The config of the command line.
+
+  Raises:
+    UserError: there is none.
+  """
+  if flags.FLAGS.config is None:
+    raise UserError(f"--config is missing; {flag_errors.choices()}")
+  return flags.FLAGS.config
 
 
 def workdir() -> Path:
-  """The folder of the run."""
-  return Path(flags.FLAGS.workdir).expanduser()
+  """The folder of the run.
+
+  Raises:
+    UserError: none is given, or it is not on a local disk.
+  """
+  given = flags.FLAGS.workdir
+  if not given:
+    raise UserError("--workdir is missing; give the folder of the run")
+  if "://" in given:
+    raise UserError(
+      f"--workdir={given} is not a folder of this machine; mount the bucket"
+      " and give the folder it is mounted on"
+    )
+  return Path(given).expanduser()
 
 
 def no_arguments(argv: Sequence[str]) -> None:
@@ -59,15 +88,17 @@ def initialize_distributed() -> None:
 
   On a slice of several TPU hosts JAX finds them by itself; elsewhere say where
   they are with JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID.
+
+  Raises:
+    UserError: some of these are set, and others missing or no numbers.
   """
   import jax
 
   address = os.environ.get("JAX_COORDINATOR_ADDRESS")
   if address:
+    count = _number_in_environment("JAX_NUM_PROCESSES")
     jax.distributed.initialize(
-      address,
-      int(os.environ["JAX_NUM_PROCESSES"]),
-      int(os.environ["JAX_PROCESS_ID"]),
+      address, count, _number_in_environment("JAX_PROCESS_ID")
     )
   elif "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
     jax.distributed.initialize()
@@ -83,22 +114,25 @@ def saved_run() -> tuple[Any, Any, Path]:
   from perceiver_jax.training import workdir as workdir_lib
 
   folder = workdir()
-  config = workdir_lib.read_config(folder)
-  if flags.FLAGS["config"].present and flags.FLAGS.config is not None:
-    workdir_lib.check_config(folder, flags.FLAGS.config)
-    config = flags.FLAGS.config
-  task = tasks.make_task(config, workdir_lib.read_metadata(folder))
-  return config, task, folder
+  saved = workdir_lib.read_config(folder)
+  if flags.FLAGS.config is not None:
+    workdir_lib.check_config(folder, config())
+    saved = config()
+  task = tasks.make_task(saved, workdir_lib.read_metadata(folder))
+  return saved, task, folder
 
 
-def run(main: Callable[[Sequence[str]], int | None]) -> None:
+def run(main: Main) -> None:
   """Parses flags, calls `main`, and turns errors into one line and a status."""
-  app.run(lambda argv: sys.exit(_guarded(main, argv)), flags_parser=_parse)
+  app.run(lambda argv: sys.exit(guarded(main, argv)), flags_parser=parse)
 
 
-def _guarded(
-  main: Callable[[Sequence[str]], int | None], argv: Sequence[str]
-) -> int:
+def guarded(main: Main, argv: Sequence[str]) -> int:
+  """Calls `main`; what a user can mend is one line on stderr.
+
+  Returns:
+    The exit status.
+  """
   try:
     return main(argv) or 0
   except UserError as error:
@@ -106,28 +140,34 @@ def _guarded(
   except DivergedError as error:
     return _fail(str(error), _FAILED)
   except KeyboardInterrupt:
-    return _fail("interrupted before there was anything to save", 130)
+    return _fail("interrupted", _INTERRUPTED)
 
 
-def _parse(argv: Sequence[str]) -> Sequence[str]:
-  """Parses flags; a mistake is one line instead of a page of help."""
+def parse(argv: Sequence[str]) -> Sequence[str]:
+  """Parses flags; a mistake is one line instead of a page of help.
+
+  Returns:
+    What is left of `argv` when the flags are taken out.
+  """
   try:
-    return flags.FLAGS(argv)
-  except flags.Error as error:
-    sys.exit(_fail(f"{error}; --help lists the flags", _WRONG_USE))
-  except (UserError, AttributeError, KeyError, TypeError, ValueError) as error:
-    sys.exit(_fail(_reason(error), _WRONG_USE))
-  except (OSError, ImportError, SyntaxError) as error:
-    sys.exit(_fail(f"--config can't be loaded: {error}", _WRONG_USE))
+    rest = flags.FLAGS(argv)
+    # A file that can't be read is noticed only when a leaf is.
+    getattr(flags.FLAGS.config, "task", "")
+    return rest
+  except SystemExit:  # --help has said what it had to: that is no failure.
+    sys.exit(0)
+  except Exception as error:
+    sys.exit(_fail(flag_errors.explain(error, argv), _WRONG_USE))
 
 
-def _reason(error: Exception) -> str:
-  cause = error
-  while cause is not None:
-    if isinstance(cause, UserError):
-      return str(cause)
-    cause = cause.__cause__ or cause.__context__
-  return str(error)
+def _number_in_environment(name: str) -> int:
+  value = os.environ.get(name, "")
+  if not value.isdecimal():
+    raise UserError(
+      f"JAX_COORDINATOR_ADDRESS is set and {name} is {value!r}; set it to a"
+      " number, or unset both to run alone"
+    )
+  return int(value)
 
 
 def _fail(message: str, status: int) -> int:

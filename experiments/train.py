@@ -10,15 +10,23 @@ from absl import flags
 from experiments import launch
 
 
+def define_flags() -> None:
+  """Defines the flags of this program."""
+  launch.define_flags(config_required=True)
+  flags.DEFINE_integer(
+    "num_devices", 0, "Devices to use; 0: all there are.", lower_bound=0
+  )
+
+
 def main(argv: Sequence[str]) -> int:
   """Trains, and prints where the results are."""
+  launch.no_arguments(argv)
+  config, folder = launch.config(), launch.workdir()
   # Imported late: --help and a mistyped flag should not wait for JAX.
   from experiments import tasks
   from perceiver_jax.training import interrupts, loop
 
-  launch.no_arguments(argv)
   launch.initialize_distributed()
-  config, folder = flags.FLAGS.config, launch.workdir()
   task = tasks.make_task(config)
   outcome = loop.Trainer(config, task, folder, flags.FLAGS.num_devices).run()
   if outcome.stopped:
@@ -33,8 +41,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-  launch.define_flags(config_required=True)
-  flags.DEFINE_integer(
-    "num_devices", 0, "Devices to use; 0: all there are.", lower_bound=0
-  )
+  define_flags()
   launch.run(main)

@@ -1,14 +1,17 @@
 """Times models of the papers: python -m scripts.benchmark --models=flow.
 
-One row a model: seconds to compile the forward pass and the train step, seconds
-of each (medians), their ratio to three forward passes, temporary memory, and
-operations by count (as the papers count) and by XLA, which counts the body of a
-scanned stack once. The last column is the forward pass's share of what large
-matrix products reach on this machine, measured in the same run.
+One row a model and way to compute it (perceiver_jax/models/execution.py):
+"auto", what this project does; "plain", what the authors' code does: layers
+unrolled, the full attention matrix, nothing folded; or choices joined by +, as in
+"depth=unroll+absorb=never". Columns: seconds to compile the forward pass and the
+train step, seconds of each, temporary memory, operations by count and by XLA
+(which counts the body of a loop once), the forward pass's share of what large
+matrix products reach in the same run, and the step over three forward passes.
 
 The train step is loss, gradients and an update of the parameters: plain
 gradient descent, or --optimizer=lamb as in the papers. It needs only jax and
-dm-haiku (and optax for lamb).
+dm-haiku (and optax for lamb). --peer=transformers adds Hugging Face's model of
+the same sizes, eager and compiled (needs torch and transformers).
 """
 
 import json
@@ -22,10 +25,16 @@ import jax
 from absl import app, flags
 from jax import numpy as jnp
 
-from perceiver_jax.models import flops, zoo
+from perceiver_jax.models import execution, flops, zoo
 
 _MODELS = flags.DEFINE_list(
   "models", ["imagenet_fourier"], "Names from perceiver_jax.models.zoo."
+)
+_WAYS = flags.DEFINE_list(
+  "ways", ["auto"], "Ways to compute them: auto, plain, or choices."
+)
+_PEER = flags.DEFINE_enum(
+  "peer", "none", ["none", "transformers"], "Whose model to time as well."
 )
 _BATCH = flags.DEFINE_integer("batch_size", 1, "Examples.", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls.", lower_bound=1)
@@ -33,14 +42,13 @@ _OPTIMIZER = flags.DEFINE_enum(
   "optimizer", "sgd", ["sgd", "lamb"], "What updates the parameters."
 )
 _TRAIN = flags.DEFINE_bool("train", True, "Also time the train step.")
-_REMAT = flags.DEFINE_bool("remat", False, "Recompute self-attends backward.")
 _JSON = flags.DEFINE_string("json", "", "File to write the figures to.")
 
 _PEAK_SIZE = 2048
 _MIB = 2**20
 
 
-def main(argv: Sequence[str]) -> int | None:
+def main(argv: Sequence[str]) -> None:
   """Prints the table."""
   if len(argv) > 1:
     raise app.UsageError(f"unexpected argument {argv[1]!r}")
@@ -48,8 +56,8 @@ def main(argv: Sequence[str]) -> int | None:
   if unknown:
     choices = ", ".join(zoo.MODELS)
     raise app.UsageError(f"--models: {unknown[0]!r} is none of {choices}")
-  device = jax.devices()[0]
-  peak = matmul_peak()
+  ways = {name: _execution(name) for name in _WAYS.value}
+  device, peak = jax.devices()[0], matmul_peak()
   print(
     f"jax {jax.__version__}, {device.device_kind}, batch {_BATCH.value},"
     f" float32, median of {_REPEATS.value}; matrix products reach"
@@ -57,8 +65,10 @@ def main(argv: Sequence[str]) -> int | None:
   )
   rows = []
   for name in _MODELS.value:
-    print(f"{name}: compiling and running ...", flush=True)
-    rows.append({"model": name, **measure(name, peak)})
+    for way, how in ways.items():
+      print(f"{name}, {way}: compiling and running ...", flush=True)
+      rows.append({"model": name, "way": way, **measure(name, how, peak)})
+    rows += _peer_rows(name)
   print(table(rows))
   if _JSON.value:
     facts = {"jax": jax.__version__, "device": device.device_kind}
@@ -66,13 +76,17 @@ def main(argv: Sequence[str]) -> int | None:
       json.dump({**facts, "peak": peak, "rows": rows}, file, indent=2)
 
 
-def measure(name: str, peak: float) -> dict[str, float]:
+def measure(
+  name: str, how: execution.Execution, peak: float
+) -> dict[str, float]:
   """Figures of one model, by the names of the table's columns."""
   entry, spec = zoo.MODELS[name], zoo.spec(name)
-  spec["encoder"]["remat"] = _REMAT.value
-  model = hk.transform_with_state(
-    lambda raw, is_training: zoo.build(spec)(raw, is_training=is_training)
-  )
+
+  def run(raw, is_training):
+    with execution.use(how):
+      return zoo.build(spec)(raw, is_training=is_training)
+
+  model = hk.transform_with_state(run)
   raw = jax.tree.map(_made_up, entry.example(_BATCH.value))
   params, state = jax.jit(model.init, static_argnums=2)(
     jax.random.key(0), raw, True
@@ -83,7 +97,7 @@ def measure(name: str, peak: float) -> dict[str, float]:
 
   count = flops.count_flops(forward, params, state, raw)
   compiled, found = _compile(jax.jit(forward), params, state, raw)
-  seconds = _median(lambda: compiled(params, state, raw))
+  seconds = median(lambda: compiled(params, state, raw))
   row = {
     "compile": found["compile"],
     "forward": seconds,
@@ -106,19 +120,41 @@ def matmul_peak() -> float:
   """Operations a second of large float32 matrix products."""
   x = jnp.ones((_PEAK_SIZE, _PEAK_SIZE), jnp.float32)
   product = jax.jit(lambda x: x @ x)
-  jax.block_until_ready(product(x))
-  return 2 * _PEAK_SIZE**3 / _median(lambda: product(x))
+  return 2 * _PEAK_SIZE**3 / median(lambda: product(x))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-  """Rows under their columns' names."""
-  names = list(rows[0])
-  cells = [names] + [[_text(row[n]) for n in names] for row in rows]
+  """Rows under their columns' names; what a row lacks is '-'."""
+  names = list(dict.fromkeys(name for row in rows for name in row))
+  cells = [names] + [[_text(row.get(n, "-")) for n in names] for row in rows]
   widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
   return "\n".join(
     "  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True))
     for line in cells
   )
+
+
+def median(fn: Callable[[], Any]) -> float:
+  """Seconds of a call, after one that is not counted."""
+  times = []
+  for _ in range(_REPEATS.value + 1):
+    start = time.perf_counter()
+    jax.block_until_ready(fn())
+    times.append(time.perf_counter() - start)
+  return statistics.median(times[1:])
+
+
+def _execution(way: str) -> execution.Execution:
+  if way == "auto":
+    return execution.Execution()
+  if way == "plain":
+    return execution.PLAIN
+  try:
+    choices = dict(part.split("=") for part in way.split("+"))
+    with execution.use(**choices):
+      return execution.current()
+  except ValueError as error:
+    raise app.UsageError(f"--ways={way}: {error}") from error
 
 
 def _train_step(model: hk.TransformedWithState, params: Any) -> tuple:
@@ -161,23 +197,31 @@ def _compile(fn: Any, *args: Any) -> tuple[Any, dict[str, float]]:
   }
 
 
-def _median(fn: Callable[[], Any]) -> float:
-  """Seconds of a call, after one that is not counted."""
-  times = []
-  for _ in range(_REPEATS.value + 1):
-    start = time.perf_counter()
-    jax.block_until_ready(fn())
-    times.append(time.perf_counter() - start)
-  return statistics.median(times[1:])
-
-
 def _median_step(compiled: Any, carry: Any, state: Any, raw: Any) -> float:
   def call():
     nonlocal carry
     carry = compiled(carry, state, raw)
     return carry
 
-  return _median(call)
+  return median(call)
+
+
+def _peer_rows(name: str) -> list[dict[str, Any]]:
+  """Hugging Face's model of the same sizes: forward and train step."""
+  if _PEER.value == "none":
+    return []
+  from scripts import benchmark_peer
+
+  rows = []
+  for compiled in (False, True):
+    way = "transformers, compiled" if compiled else "transformers"
+    print(f"{name}, {way}: running ...", flush=True)
+    forward, step = benchmark_peer.functions(name, _BATCH.value, compiled)
+    row = {"model": name, "way": way, "forward": median(forward)}
+    if _TRAIN.value:
+      row["step"] = median(step)
+    rows.append(row)
+  return rows
 
 
 def _made_up(leaf: jax.ShapeDtypeStruct) -> jax.Array:

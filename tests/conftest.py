@@ -1,13 +1,16 @@
 """Eight fake CPU devices, parsed flags, and shapes checked at run time."""
 
+import contextlib
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 
+import jax
 import jaxtyping
 import pytest
 from absl import flags
+from jax.experimental.compilation_cache import compilation_cache
 
 jaxtyping.install_import_hook("perceiver_jax.models", "beartype.beartype")
 
@@ -16,3 +19,69 @@ jaxtyping.install_import_hook("perceiver_jax.models", "beartype.beartype")
 def _parsed_flags():
   # Grain's worker processes read absl flags.
   flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture(scope="session")
+def compile_cache(tmp_path_factory):
+  """Environment of programs that share what XLA has compiled for any of them.
+
+  Nothing is optimised much: they run for a few steps only.
+  """
+  return {
+    "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+  }
+
+
+@pytest.fixture(scope="session")
+def compiling_once(compile_cache):
+  """A context manager that does the same for this process."""
+
+  @contextlib.contextmanager
+  def compiling_once():
+    values = {
+      "jax_compilation_cache_dir": compile_cache["JAX_COMPILATION_CACHE_DIR"],
+      "jax_persistent_cache_min_compile_time_secs": 0,
+      "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in values}
+    for name, value in values.items():
+      jax.config.update(name, value)
+    jax.config.update("jax_disable_most_optimizations", True)
+    compilation_cache.reset_cache()
+    try:
+      yield
+    finally:
+      jax.config.update("jax_disable_most_optimizations", False)
+      for name, value in before.items():
+        jax.config.update(name, value)
+      compilation_cache.reset_cache()
+
+  return compiling_once
+
+
+@pytest.fixture(scope="module")
+def compile_once(compiling_once):
+  """The same for the tests of a module."""
+  with compiling_once():
+    yield
+
+
+@pytest.fixture
+def no_report(monkeypatch):
+  """Draws no curves, which takes longer than a tiny run."""
+  monkeypatch.setattr("perceiver_jax.viz.report.write_report", lambda *_: None)
+
+
+@pytest.fixture(scope="session")
+def program(compile_cache):
+  """Starts a `runs.Program`, which shares what is compiled with the others."""
+  import runs  # The tests of the models need none of what it imports.
+
+  def start(folder, *args, environment=None, **kwargs):
+    shared = compile_cache | (environment or {})
+    return runs.Program(folder, *args, environment=shared, **kwargs)
+
+  return start

@@ -62,6 +62,7 @@ def attend(
     The weighted values of each query, in the dtype of `v`.
   """
   implementation = chosen(q.shape[0] * q.shape[2], q.shape[1], k.shape[1])
+  execution.note(f"{implementation} {q.shape[1]} x {k.shape[1]}")
   if implementation == "chunked":
     out = chunked.attend(q, k, v, mask)
   elif implementation == "head_major":

@@ -165,6 +165,7 @@ class Attention(hk.Module):
       query_mask: True at queries that may read.
       input_mask: True at inputs that may be read.
     """
+    execution.note(f"unprojected {inputs_q.shape[1]} x {inputs.shape[1]}")
     project, (scale, offset) = self._projections(), norm
     channels = scale.shape[0]
     w_k, _ = project["key"].parameters(channels)  # Its bias cancels.

@@ -55,6 +55,7 @@ class Execution(NamedTuple):
 
 
 _AUTO = Execution()
+_notes = contextvars.ContextVar("notes", default=None)
 _current = contextvars.ContextVar("execution", default=_AUTO)
 
 # What every peer does: each layer by itself, the full matrix, no folding.
@@ -91,3 +92,20 @@ def use(base: Execution | None = None, **choices: str) -> Iterator[None]:
     yield
   finally:
     _current.reset(token)
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[dict[str, None]]:
+  """Collects, in order, what was chosen for models traced inside."""
+  notes: dict[str, None] = {}
+  token = _notes.set(notes)
+  try:
+    yield notes
+  finally:
+    _notes.reset(token)
+
+
+def note(text: str) -> None:
+  """Says what was chosen, to whoever collects it."""
+  if (notes := _notes.get()) is not None:
+    notes[text] = None

@@ -1,12 +1,12 @@
 """The training loop: the same for every task.
 
 A run's folder holds config.json, versions.json, task.json, metrics.jsonl,
-checkpoints/, pictures/, tensorboard/ and, at the end, results.json and
-report.html. A run that was stopped or killed goes on from its newest
-checkpoint to the bitwise same end as one that never was.
+checkpoints/, pictures/, tensorboard/ and, at the end, results.json,
+report.html and model.safetensors. A run that was stopped or killed goes on from
+its newest checkpoint to the bitwise same end as one that never was.
 """
 
-import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +15,13 @@ import ml_collections
 
 from perceiver_jax.errors import UserError
 from perceiver_jax.training import (
+  config_checks,
   evaluation,
   interrupts,
   optimizers,
   results,
   startup,
+  transfer,
   workdir,
   writers,
 )
@@ -67,17 +69,24 @@ class Trainer:
     num_devices: int = 0,
   ):
     workdir.check_config(folder, config)
-    check_intervals(config)
+    config_checks.check_numbers(config)
     self._config, self._task, self._folder = config, task, folder
+    if num_devices and jax.process_count() > 1:
+      raise UserError(
+        f"--num_devices is {num_devices}; leave it out where several processes"
+        " train together: they use all their devices"
+      )
     self._mesh = step_lib.make_mesh(num_devices)
     step_lib.check_batch_size(
       config.batch_size, self._mesh.size, config.num_microbatches
     )
-    self._num_steps = num_steps(config, task.num_train_examples())
+    self._num_steps = config_checks.num_steps(config, task.num_train_examples())
     optimizer, self._schedule = optimizers.from_config(
       config.optimizer, self._num_steps, config.batch_size
     )
-    self._model = step_lib.model_of(task, config.precision)
+    self._model = step_lib.model_of(
+      task, config.precision, config.get("execution")
+    )
     self._init = step_lib.make_init(
       self._model, optimizer, config.seed, use_ema=bool(config.ema_decay)
     )
@@ -93,6 +102,7 @@ class Trainer:
       ema_decay=config.ema_decay,
     )
     self._eval_step = evaluation.make_eval_step(self._model, task, self._mesh)
+    self._weights = transfer.load(config, folder)
     self._data, self._eval_data = self._open_data()
     self._is_first = jax.process_index() == 0
     # On fake CPU devices, un-synced steps would time out in a collective.
@@ -124,11 +134,12 @@ class Trainer:
       self._checkpoints.close()
 
   def _run(self, stop: interrupts.Interrupts) -> Outcome:
+    self._taken_over = None
     state, start, extras = self._restore()
     self._chrono = Chrono(extras.get("seconds"))
     self._evaluation = None
     self._writers = self._make_writers(start)
-    compiled = self._compile() if start < self._num_steps else None
+    compiled = self._compile(state) if start < self._num_steps else None
     facts = startup.facts(
       self._config, self._task, self._model, self._abstract, self._mesh
     )
@@ -150,6 +161,9 @@ class Trainer:
         self._chrono.totals().get("compile", 0.0),
       )
     )
+    if self._taken_over is not None:
+      self._console.say(f"  started from {self._config.init_from}")
+      self._console.say(self._taken_over.text())
     try:
       state, stopped = self._steps(state, start, compiled, stop)
       if stopped:
@@ -157,7 +171,8 @@ class Trainer:
       return self._finish(state)
     finally:
       self._console.close()
-      self._writers.close()
+      with workdir.writing(self._folder):
+        self._writers.close()
 
   def _restore(self) -> tuple[TrainState, int, dict[str, Any]]:
     """State, step and extras to begin with."""
@@ -165,15 +180,22 @@ class Trainer:
     if restored is not None:
       return restored.state, restored.step, restored.extras
     init = jax.jit(self._init, out_shardings=step_lib.replicated(self._mesh))
-    return init(self._task.example()), 0, {}
+    state = init(self._task.example())
+    if self._weights is not None:
+      state, self._taken_over = transfer.start_from(
+        state, self._weights, self._config.model
+      )
+    return state, 0, {}
 
-  def _compile(self) -> Any:
+  def _compile(self, state: TrainState) -> Any:
     """Compiles the step ahead, so that its cost is known before it runs."""
     batch = step_lib.abstract_train_batch(
       self._task.example(), self._config.batch_size, self._mesh
     )
     with self._chrono.section("compile"):
-      return self._step_fn.lower(self._abstract, batch).compile()
+      # With several processes, pmap lowers for arrays, not for their shapes.
+      zeros = jax.tree.map(step_lib.zeros, batch)
+      return self._step_fn.lower(state, zeros).compile()
 
   def _steps(
     self,
@@ -201,20 +223,28 @@ class Trainer:
     """Logs, evaluates and saves if an interval ends with this step."""
     config, last = self._config, step == self._num_steps
     due = lambda every: last or (every and step % every == 0)
-    if due(config.log.every_steps):
+    logs = due(config.log.every_steps)
+    evaluates = due(config.eval_every_steps)
+    saves = due(config.checkpoint.every_steps)
+    if logs or evaluates or saves:
+      self._check_finite(step)
+    if logs:
       self._log(step, start)
-    if due(config.eval_every_steps):
+    if evaluates:
       self._evaluate(step, state)
-    if due(config.checkpoint.every_steps):
+    if saves:
       self._save(step, state)
 
-  def _log(self, step: int, start: int) -> None:
+  def _check_finite(self, step: int) -> None:
+    # The device is still busy with the steps; its time is theirs.
     with self._chrono.section("step"):
       self._meter.check_finite(step)
-      values = self._meter.take()
+
+  def _log(self, step: int, start: int) -> None:
+    values = self._meter.take()
     values["learning_rate"] = float(self._schedule(step - 1))
     pace = self._meter.pace()
-    self._writers.scalars(
+    self._write(
       step,
       {f"train/{name}": value for name, value in values.items()}
       | {f"speed/{name}": value for name, value in pace.items()},
@@ -223,6 +253,13 @@ class Trainer:
     self._console.interval(step, values | pace, eta)
 
   def _evaluate(self, step: int, state: TrainState) -> None:
+    self._measure(step, state)
+    scores = results.flat_scalars(self._evaluation[1])
+    self._write(step, scores)
+    shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
+    self._console.say(f"step {step:,}: {shown}")
+
+  def _measure(self, step: int, state: TrainState) -> None:
     with self._chrono.section("evaluate"):
       found = evaluation.evaluate_all(
         self._eval_step,
@@ -232,14 +269,13 @@ class Trainer:
         show_progress=self._console.draws,
       )
     self._evaluation = step, found
-    scores = results.flat_scalars(found)
-    self._writers.scalars(step, scores)
-    shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
-    self._console.say(f"step {step:,}: {shown}")
+
+  def _write(self, step: int, values: Mapping[str, float]) -> None:
+    with workdir.writing(self._folder):
+      self._writers.scalars(step, values)
 
   def _save(self, step: int, state: TrainState) -> None:
     with self._chrono.section("checkpoint"):
-      self._meter.check_finite(step)
       measured = self._evaluation and self._evaluation[0] == step
       self._checkpoints.save(
         step,
@@ -255,6 +291,7 @@ class Trainer:
   def _stop(self, state: TrainState, why: str) -> Outcome:
     """Saves what there is and says how to go on."""
     step = int(state.step)
+    self._check_finite(step)
     self._save(step, state)
     self._checkpoints.wait()
     self._console.say(
@@ -264,8 +301,9 @@ class Trainer:
 
   def _finish(self, state: TrainState) -> Outcome:
     """Writes results and report of the final state."""
-    if self._evaluation is None:  # A finished run that was started again.
-      self._evaluate(self._num_steps, state)
+    if self._evaluation is None:
+      # The run was finished before, and this is in its records already.
+      self._measure(self._num_steps, state)
     self._checkpoints.wait()
     best = self._checkpoints.best_step()
     facts = {
@@ -282,29 +320,32 @@ class Trainer:
     }
     found = {}
     if self._is_first:
-      found = results.write(
-        self._folder,
-        self._config,
-        self._task,
-        self._model,
-        state,
-        self._evaluation[1],
-        facts,
-        self._writers,
-      )
+      transfer.export(self._folder, self._config, state)
+      with workdir.writing(self._folder):
+        found = results.write(
+          self._folder,
+          self._config,
+          self._task,
+          self._model,
+          state,
+          self._evaluation[1],
+          facts,
+          self._writers,
+        )
     return Outcome("", self._num_steps, found)
 
   def _make_writers(self, start: int) -> writers.Writers:
     log = self._config.log
-    return writers.Writers(
-      self._folder,
-      resume_step=start,
-      tensorboard=log.tensorboard,
-      wandb_project=log.wandb_project,
-      run_name=self._folder.name,
-      config=self._config.to_dict(),
-      enabled=self._is_first,
-    )
+    with workdir.writing(self._folder):
+      return writers.Writers(
+        self._folder,
+        resume_step=start,
+        tensorboard=log.tensorboard,
+        wandb_project=log.wandb_project,
+        run_name=self._folder.name,
+        config=self._config.to_dict(),
+        enabled=self._is_first,
+      )
 
   def _open_data(self) -> tuple[Any, dict[str, Any]]:
     """Training iterator and evaluation data of this process."""
@@ -315,36 +356,3 @@ class Trainer:
     train = self._task.train_data(global_batch=self._config.batch_size, **shard)
     evals = self._task.eval_data(global_batch=self._config.batch_size, **shard)
     return iter(train), evals
-
-
-def num_steps(config: ml_collections.ConfigDict, examples: int) -> int:
-  """Length of a run, from `num_steps` or `num_epochs` (the other is 0).
-
-  Args:
-    config: of the run.
-    examples: in an epoch.
-
-  Raises:
-    UserError: neither or both are given.
-  """
-  steps, epochs = config.num_steps, config.num_epochs
-  if (steps > 0) == (epochs > 0) or min(steps, epochs) < 0:
-    raise UserError(
-      f"config.num_steps is {steps} and config.num_epochs is {epochs}; give"
-      " one of them and set the other to 0"
-    )
-  return steps or max(1, math.ceil(epochs * examples / config.batch_size))
-
-
-def check_intervals(config: ml_collections.ConfigDict) -> None:
-  """Checks how often a run logs, saves and evaluates.
-
-  Raises:
-    UserError: an interval is too short, naming the leaf.
-  """
-  least = {"log.every_steps": 1, "checkpoint.every_steps": 1}
-  for name, lowest in {**least, "eval_every_steps": 0}.items():
-    section, _, leaf = name.rpartition(".")
-    value = (config[section] if section else config)[leaf]
-    if value < lowest:
-      raise UserError(f"config.{name} is {value}; give {lowest} or more")

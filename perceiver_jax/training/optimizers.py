@@ -53,6 +53,8 @@ def make_schedule(
       f"config.optimizer.warmup_steps is {warmup_steps}; give 0 or more, and"
       f" less than the run's {num_steps} steps"
     )
+  _check_fractions("constant_fraction", constant_fraction)
+  _check_fractions("boundaries", *boundaries)
   rest = num_steps - warmup_steps
   if schedule == "constant_cosine":
     flat = round(constant_fraction * rest)
@@ -66,9 +68,12 @@ def make_schedule(
   elif schedule == "cosine":
     main = optax.cosine_decay_schedule(learning_rate, rest)
   elif schedule == "step":
-    steps = {round(b * num_steps) - warmup_steps: decay_factor
-             for b in boundaries}  # fmt: skip
-    main = optax.piecewise_constant_schedule(learning_rate, steps)
+    factors: dict[int, float] = {}
+    for boundary in boundaries:
+      # In a short run, several boundaries may fall on one step.
+      at = round(boundary * num_steps) - warmup_steps
+      factors[at] = factors.get(at, 1.0) * decay_factor
+    main = optax.piecewise_constant_schedule(learning_rate, factors)
   else:
     main = optax.constant_schedule(learning_rate)
   if not warmup_steps:
@@ -177,3 +182,12 @@ def _check(leaf: str, given: str, choices: tuple[str, ...]) -> None:
       f"config.optimizer.{leaf} is {given!r}; choose one of "
       + ", ".join(choices)
     )
+
+
+def _check_fractions(leaf: str, *given: float) -> None:
+  for fraction in given:
+    if not 0 <= fraction <= 1:
+      raise UserError(
+        f"config.optimizer.{leaf} has {fraction}; give fractions of the run,"
+        " from 0 to 1"
+      )

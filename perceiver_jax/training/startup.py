@@ -8,7 +8,7 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from perceiver_jax.models import flops
+from perceiver_jax.models import execution, flops
 from perceiver_jax.training.step import TrainState
 from perceiver_jax.training.task import Task
 
@@ -70,6 +70,7 @@ class Facts(NamedTuple):
     flops_per_step: operations of a step, by count; see `models.flops`.
     peak_flops: operations a second of all devices; 0 if unknown.
     precision: of the computation.
+    attention: how it is computed, queries x keys, in words.
     params: abstract parameters.
   """
 
@@ -80,6 +81,7 @@ class Facts(NamedTuple):
   flops_per_step: float
   peak_flops: float
   precision: str
+  attention: str
   params: Any
 
 
@@ -94,12 +96,17 @@ def facts(
   forward = lambda params, net_state, batch: model.apply(
     params, net_state, None, batch, False
   )[0]
-  per_example = flops.count_flops(
-    forward, abstract.params, abstract.net_state, task.example()
-  )
   device = mesh.devices.flat[0]
   parts = config.num_microbatches
   each = config.batch_size // mesh.size // parts
+  batch = {
+    name: jax.ShapeDtypeStruct((each, *value.shape[1:]), value.dtype)
+    for name, value in task.example().items()
+  }
+  with execution.noted() as chosen:
+    part = flops.count_flops(
+      forward, abstract.params, abstract.net_state, batch
+    )
   return Facts(
     devices=f"{mesh.size} x {device.device_kind} ({device.platform}),"
     f" {jax.process_count()} process(es), jax {jax.__version__}",
@@ -107,9 +114,10 @@ def facts(
     f" microbatch(es) x {each}",
     examples_per_epoch=task.num_train_examples(),
     batch_size=config.batch_size,
-    flops_per_step=_PASSES * per_example * config.batch_size,
+    flops_per_step=_PASSES * part * parts * mesh.size,
     peak_flops=mesh.size * peak_flops(device.device_kind),
     precision=config.precision,
+    attention=", ".join(chosen),
     params=abstract.params,
   )
 
@@ -133,7 +141,7 @@ def text(
     "steps": f"{num_steps:,} = {epochs:.4g} epochs of"
     f" {run.examples_per_epoch:,} examples",
     "precision": run.precision,
-    "attention": "xla (full matrix)",
+    "attention": run.attention,
     "operations": f"{human(run.flops_per_step, 'FLOP')} a step, by count",
   }
   if compiled is not None:

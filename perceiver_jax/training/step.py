@@ -5,7 +5,7 @@ gradients are summed over examples, not averaged over shards, randomness is
 keyed by example, and batch statistics span all devices.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import haiku as hk
@@ -16,6 +16,7 @@ from jax import numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from perceiver_jax.errors import UserError
+from perceiver_jax.models import execution
 from perceiver_jax.training.metrics import Metrics
 from perceiver_jax.training.precision import precision as use_precision
 from perceiver_jax.training.task import Batch, Task
@@ -50,8 +51,17 @@ class TrainState(NamedTuple):
 
 
 def make_mesh(num_devices: int = 0) -> Mesh:
-  """One axis over all devices, or over the first `num_devices`."""
+  """One axis over all devices, or over the first `num_devices`.
+
+  Raises:
+    UserError: there are fewer.
+  """
   devices = jax.devices()
+  if num_devices > len(devices):
+    raise UserError(
+      f"--num_devices is {num_devices}, but there are {len(devices)}; give at"
+      " most that many, or 0 for all"
+    )
   return Mesh(np.array(devices[: num_devices or len(devices)]), (AXIS,))
 
 
@@ -100,22 +110,57 @@ def abstract_train_batch(
   }
 
 
-def abstract_state(
-  init: Callable[[Batch], TrainState], example: Batch, mesh: Mesh
-) -> TrainState:
-  """Shapes and sharding of what `init` makes; nothing is allocated."""
-  sharding = replicated(mesh)
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-    jax.eval_shape(init, example),
+def zeros(abstract: jax.ShapeDtypeStruct) -> jax.Array:
+  """An array of zeros where and as `abstract` says, on any number of hosts."""
+  part = abstract.sharding.shard_shape(abstract.shape)
+  return jax.make_array_from_callback(
+    abstract.shape, abstract.sharding, lambda _: np.zeros(part, abstract.dtype)
   )
 
 
-def model_of(task: Task, precision: str) -> hk.TransformedWithState:
-  """The task's model as pure functions; `apply` takes `forward`'s arguments."""
+def abstract_state(
+  init: Callable[[Batch], TrainState], example: Batch, mesh: Mesh
+) -> TrainState:
+  """Shapes and sharding of what `init` makes; nothing is allocated.
+
+  Raises:
+    UserError: the model can't be built from its config.
+  """
+  sharding = replicated(mesh)
+  try:
+    shapes = jax.eval_shape(init, example)
+  except UserError:
+    raise
+  except (ValueError, ArithmeticError) as error:
+    raise UserError(
+      f"config.model does not make a model: {error}; change its leaves"
+    ) from error
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes
+  )
+
+
+def model_of(
+  task: Task, precision: str, choices: Mapping[str, str] | None = None
+) -> hk.TransformedWithState:
+  """The task's model as pure functions; `apply` takes `forward`'s arguments.
+
+  Args:
+    task: whose `forward` it is.
+    precision: see `precision`.
+    choices: fields of `models.execution.Execution`.
+
+  Raises:
+    UserError: a choice is unknown.
+  """
+  try:
+    with execution.use(**(choices or {})):
+      how = execution.current()
+  except ValueError as error:
+    raise UserError(f"config.{error}") from error
 
   def forward(batch, is_training, return_attention=False):
-    with use_precision(precision):
+    with use_precision(precision), execution.use(how):
       return task.forward(
         batch, is_training=is_training, return_attention=return_attention
       )
@@ -171,7 +216,7 @@ def make_train_step(
 
   Returns:
     A pmapped function. The batch is `place_batch`'s; metrics are summed over
-    it, with 'grad_norm' added.
+    it, with 'grad_norm' and, of the new parameters, 'param_norm' added.
   """
 
   def gradients(params, net_state, batch):
@@ -194,7 +239,12 @@ def make_train_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     one = jnp.ones((), jnp.float32)
-    metrics = {**metrics, "grad_norm": (optax.global_norm(grads), one)}
+    # The update may spoil parameters of a step whose loss is still finite.
+    norms = {"grad_norm": grads, "param_norm": params}
+    metrics = {
+      **metrics,
+      **{name: (optax.tree.norm(tree), one) for name, tree in norms.items()},
+    }
     ema = state.ema_params
     if ema_decay:
       ema = optax.incremental_update(params, ema, 1 - ema_decay)

@@ -1,10 +1,11 @@
 """A run's folder: which config it belongs to, and what it was run with."""
 
+import contextlib
 import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,16 +77,27 @@ def write(
   Raises:
     UserError: the folder can't be written to.
   """
-  try:
+  with writing(workdir):
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / CONFIG_FILE, _jsonable(config))
     write_json(workdir / TASK_FILE, metadata)
     write_json(workdir / "versions.json", versions())
+
+
+@contextlib.contextmanager
+def writing(workdir: Path) -> Iterator[None]:
+  """Inside, only the workdir is written to.
+
+  Raises:
+    UserError: something could not be written: the disk is full, for example.
+  """
+  try:
+    yield
   except OSError as error:
     reason = error.strerror or type(error).__name__
     raise UserError(
-      f"--workdir={workdir} can't be written to: {reason.lower()}; give"
-      " another --workdir"
+      f"--workdir={workdir} can't be written to: {reason.lower()}; mend that,"
+      " or give another --workdir"
     ) from error
 
 
@@ -145,7 +157,10 @@ def _commit() -> str:
 
 def _read(path: Path) -> dict[str, Any] | None:
   try:
-    return json.loads(path.read_text(encoding="utf-8"))
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+      raise ValueError("not a JSON object")
+    return found
   except FileNotFoundError:
     return None
   except (OSError, ValueError) as error:

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,9 @@ import numpy as np
 
 from perceiver_jax.errors import UserError
 from perceiver_jax.viz.attention_maps import png_bytes
+
+# How far TensorBoard may lag behind: each flush waits for the disk.
+_FLUSH_SECONDS = 20
 
 
 def write_json(path: str | os.PathLike, obj: Any) -> None:
@@ -165,28 +169,46 @@ class _Files:
 
 
 class _TensorBoard:
-  def __init__(self, folder: Path, resume_step: int):
-    import tensorboardX
+  # Not tensorboardX's SummaryWriter: its writing thread dies of a full disk,
+  # and the run would wait for it for ever.
 
+  def __init__(self, folder: Path, resume_step: int):
+    from tensorboardX import event_file_writer, summary
+    from tensorboardX.proto import event_pb2
+
+    self._summary, self._proto = summary, event_pb2
+    folder.mkdir(parents=True, exist_ok=True)
+    # Names end in the second: a quick restart must not reuse the file.
+    self._file = event_file_writer.EventsWriter(
+      str(folder / "events"), f".{resume_step}"
+    )
     # TensorBoard hides what an earlier life logged at or after this step.
     purge_step = resume_step + 1 if resume_step > 0 else 0
-    self._writer = tensorboardX.SummaryWriter(
-      str(folder),
-      purge_step=purge_step,
-      # Names end in the second: a quick restart must not reuse the file.
-      filename_suffix=f".{resume_step}",
-    )
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    self._add(purge_step, session_log=start)
+    self._flush()
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
     for name, value in values.items():
-      self._writer.add_scalar(name, value, step)
+      self._add(step, summary=self._summary.scalar(name, value))
+    if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+      self._flush()
 
   def image(self, step: int, name: str, image: np.ndarray) -> None:
     layout = "HW" if image.ndim == 2 else "HWC"
-    self._writer.add_image(name, image, step, dataformats=layout)
+    picture = self._summary.image(name, image, dataformats=layout)
+    self._add(step, summary=picture)
 
   def close(self) -> None:
-    self._writer.close()
+    self._file.close()
+
+  def _add(self, step: int, **content: Any) -> None:
+    event = self._proto.Event(step=step, wall_time=time.time(), **content)
+    self._file.write_event(event)
+
+  def _flush(self) -> None:
+    self._file.flush()
+    self._flushed = time.monotonic()
 
 
 class _Wandb:

@@ -3,6 +3,7 @@ import json
 import math
 import os
 import pathlib
+import resource
 import struct
 import sys
 import types
@@ -322,6 +323,24 @@ def test_tensorboard_hides_what_a_resumed_run_writes_again(tmp_path):
     ("train/loss", 2): 1.0,
     ("train/loss", 3): 2.0,
   }
+
+
+def test_a_full_disk_is_an_error_and_no_endless_wait(tmp_path):
+  out = open_writers(tmp_path, tensorboard=True)
+
+  def write():
+    for step in range(1000):
+      out.scalars(step, {"train/loss": 0.5})
+
+  limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limit[1]))
+  try:
+    with pytest.raises(OSError, match="too large"):
+      write()
+    with pytest.raises(OSError, match="too large"):
+      out.close()
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limit)
 
 
 # --- Weights & Biases ---------------------------------------------------------

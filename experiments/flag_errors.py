@@ -1,0 +1,102 @@
+"""What is wrong on a command line, in one line that says what to change."""
+
+import difflib
+import re
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+import configs
+from perceiver_jax.errors import UserError
+
+_LEAF = re.compile(r"--?(?:no)?config\.([^=]+)")
+_FILE = re.compile(r"--?config(?:=(.*))?$")
+
+
+def explain(error: Exception, argv: Sequence[str]) -> str:
+  """Why flags could not be parsed.
+
+  Args:
+    error: what parsing them raised.
+    argv: the command line.
+  """
+  causes = list(_causes(error))
+  meant_for_users = [str(e) for e in causes if isinstance(e, UserError)]
+  if meant_for_users:
+    return meant_for_users[-1]
+  file = config_file(argv)
+  if file is None and any(map(_LEAF.match, argv)):
+    return "--config.LEAF is given without --config; name its file first"
+  path = (file or "").split(":")[0]
+  if file is not None and not Path(path).is_file():
+    return f"--config={file}: there is no file {path!r}; {choices()}"
+  if isinstance(error, flags.Error) and "Traceback" not in str(error):
+    return f"{error}; --help lists the flags"
+  if isinstance(error, LookupError | AttributeError) and (
+    unknown := _unknown_leaf(file, argv)
+  ):
+    return unknown
+  return f"--config={file} can't be loaded: {_with_place(causes[-1])}"
+
+
+def config_file(argv: Sequence[str]) -> str | None:
+  """What --config says, with its variant; None if it is not given."""
+  for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+    if found := _FILE.match(argument):
+      return following if found[1] is None else found[1]
+  return None
+
+
+def choices() -> str:
+  """The configs there are, as advice."""
+  folder = Path(configs.__file__).parent
+  names = sorted(
+    f"configs/{path.name}"
+    for path in folder.glob("*.py")
+    if "def get_config" in path.read_text(encoding="utf-8")
+  )
+  return f"give one of {', '.join(names)}, or a file of your own"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+  """The error, what it came from, and so on."""
+  cause: BaseException | None = error
+  while cause is not None:
+    yield cause
+    cause = cause.__cause__ or cause.__context__
+
+
+def _unknown_leaf(file: str | None, argv: Sequence[str]) -> str:
+  """Names the first --config.LEAF which the config does not have."""
+  try:
+    config = config_flags.config_flags.ConfigFileFlagParser("c").parse(file)
+  except (LookupError, AttributeError):
+    return ""  # It is the file that fails, not a leaf.
+  for leaf in (found[1] for found in map(_LEAF.match, argv) if found):
+    section: Any = config
+    for depth, name in enumerate(leaf.split(".")):
+      known = sorted(section.keys()) if hasattr(section, "keys") else []
+      if name not in known:
+        return _no_leaf(leaf, depth, name, known)
+      section = section[name]
+  return ""
+
+
+def _no_leaf(leaf: str, depth: int, name: str, known: Sequence[str]) -> str:
+  where = ".".join(["config", *leaf.split(".")[:depth]])
+  close = difflib.get_close_matches(name, known, 1)
+  hint = f"did you mean {close[0]!r}? " if close else ""
+  found = ", ".join(known) or "nothing"
+  return f"--config.{leaf}: no {name!r} in {where}; {hint}it has {found}"
+
+
+def _with_place(error: BaseException) -> str:
+  place = traceback.extract_tb(error.__traceback__)[-1:]
+  if isinstance(error, SyntaxError):  # It says where itself.
+    place = []
+  where = f" ({place[0].filename}, line {place[0].lineno})" if place else ""
+  return f"{type(error).__name__}: {error}{where}"

@@ -1,0 +1,1 @@
+"""What `experiments.predict` can do, one file a command."""

@@ -1,0 +1,144 @@
+"""predict classify PICTURE ...: the likeliest classes, and where it looked."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from absl import flags
+
+from experiments import image_classification, launch
+from experiments.image_classification import Prediction
+from experiments.predictions import source
+from perceiver_jax.errors import UserError
+
+# Of ImageNet's training set, where white is 1; the released models' input.
+_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+_STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+
+class _Classifier(NamedTuple):
+  """A model with all it needs to classify pictures.
+
+  Attributes:
+    read: an image file to float32 [H, W, C] as the model takes it.
+    predict: that to what the model says of it.
+    picture: that to uint8 [H, W, C] as people see it.
+    class_names: by label.
+  """
+
+  read: Callable[[Path], np.ndarray]
+  predict: Callable[[np.ndarray], Prediction]
+  picture: Callable[[np.ndarray], np.ndarray]
+  class_names: Sequence[str]
+
+
+def run(arguments: Sequence[str]) -> None:
+  """Prints the classes of each picture; saves it beside the attention.
+
+  Raises:
+    UserError: there is no picture or no model, or one can't be read.
+  """
+  paths = [Path(p).expanduser() for p in arguments]
+  if not paths:
+    raise UserError("no picture given; name image files after the flags")
+  from_run = flags.FLAGS.workdir and not flags.FLAGS.weights
+  classifier = _from_run() if from_run else _from_weights()
+  # All are read before the first is shown: a wrong name stops it at once.
+  pixels = [classifier.read(path) for path in paths]
+  folder = source.output_folder()
+  for path, image in zip(paths, pixels, strict=True):
+    found = classifier.predict(image)
+    print(path)
+    show(found.probabilities, classifier.class_names)
+    picture = classifier.picture(image)
+    print(f"  {_save(folder, path, picture, found.overlay)}")
+
+
+def show(probabilities: np.ndarray, names: Sequence[str]) -> None:
+  """Prints the likeliest classes, each with a bar."""
+  best = np.argsort(-probabilities)[: flags.FLAGS.top]
+  width = max(len(names[label]) for label in best)
+  for label in best:
+    bar = "#" * round(20 * probabilities[label])
+    print(f"  {names[label]:<{width}}  {probabilities[label]:6.1%}  {bar}")
+
+
+def _from_run() -> _Classifier:
+  """The checkpoint of a run, through its task."""
+  import jax
+
+  from perceiver_jax.training import restore
+
+  config, task, folder = launch.saved_run()
+  if not isinstance(task, image_classification.ImageClassification):
+    raise UserError(
+      f"--workdir={folder} holds a run of {config.task!r}, which does not"
+      " classify pictures"
+    )
+  restored = restore.restore(config, task, folder, flags.FLAGS.checkpoint)
+  variables = jax.device_put(restore.local_params(restored.state))
+  apply = jax.jit(
+    lambda variables, batch: restored.model.apply(
+      *variables, None, batch, False, return_attention=True
+    )[0]
+  )
+
+  def predict(image):
+    batch = task.batch_of([image])
+    outputs = jax.device_get(apply(variables, batch))
+    return task.predictions(outputs, batch)[0]
+
+  picture = lambda image: _to_uint8((image + 1) / 2)
+  return _Classifier(task.read, predict, picture, task.class_names)
+
+
+def _from_weights() -> _Classifier:
+  """Weights of an ImageNet model, with the authors' preparation."""
+  import jax
+
+  from perceiver_jax.data import images
+
+  weights = source.load_weights(
+    ["query", "average"],
+    "imagenet_fourier", "imagenet_learned", "imagenet_conv",
+  )  # fmt: skip
+  if weights.spec["adapter"].get("kind", "image") != "image":
+    raise UserError("these weights are of a model that does not take pictures")
+  names = source.labels(weights.spec["num_classes"])
+  apply = source.jitted(weights)
+
+  def read(path):
+    image = images.centre_crop_resize(
+      images.read_image(path), flags.FLAGS.image_size
+    )
+    return images.to_float(image, _MEAN, _STD)
+
+  def predict(image):
+    outputs = jax.device_get(apply(image[None], return_attention=True))
+    probabilities = np.asarray(jax.nn.softmax(outputs.logits[0]))
+    seen = picture(image)[None]
+    (overlay,) = image_classification.attention_overlays(outputs, seen)
+    return Prediction(probabilities, overlay)
+
+  picture = lambda image: _to_uint8(image * _STD + _MEAN)
+  return _Classifier(read, predict, picture, names)
+
+
+def _to_uint8(unit: np.ndarray) -> np.ndarray:
+  return np.round(unit * 255).clip(0, 255).astype(np.uint8)
+
+
+def _save(
+  folder: Path, path: Path, picture: np.ndarray, overlay: np.ndarray
+) -> Path:
+  """Writes what the model saw beside where it looked; returns the file."""
+  from perceiver_jax.viz import attention_maps
+
+  sheet = attention_maps.contact_sheet(
+    [picture, overlay], ["input", "attention"], 2
+  )
+  target = source.free_path(folder, f"{path.stem}-attention.png")
+  with source.writing(target):
+    target.write_bytes(attention_maps.png_bytes(sheet))
+  return target

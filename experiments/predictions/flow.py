@@ -1,0 +1,111 @@
+"""predict flow FIRST SECOND, or VIDEO: where each pixel moves to."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from tqdm import tqdm
+
+from experiments.predictions import source
+from perceiver_jax.errors import UserError
+
+Estimate = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def run(arguments: Sequence[str]) -> None:
+  """Writes flow of two images, or of each pair of frames of a video.
+
+  For images: NAME.flo, NAME-kitti.png and NAME-flow.png (in colour); for a
+  video: NAME-flow.mp4, frame and flow side by side.
+
+  Raises:
+    UserError: the files are not two images of one size or one video.
+  """
+  if len(arguments) not in (1, 2):
+    raise UserError(
+      f"flow takes two images or one video, and got {len(arguments)} files"
+    )
+  paths = [Path(p).expanduser() for p in arguments]
+  images = _read_pair(*paths) if len(paths) == 2 else None
+  estimate = _estimator()
+  folder = source.output_folder()
+  if images is not None:
+    for path in _save_images(folder, paths[0], estimate(*images)):
+      print(path)
+  else:
+    print(_save_video(folder, paths[0], estimate))
+
+
+def _read_pair(first: Path, second: Path) -> tuple[np.ndarray, np.ndarray]:
+  from perceiver_jax.data import images
+
+  pair = images.read_image(first), images.read_image(second)
+  if pair[0].shape != pair[1].shape:
+    raise UserError(
+      f"{first} is {pair[0].shape[1]} x {pair[0].shape[0]} pixels and {second}"
+      f" {pair[1].shape[1]} x {pair[1].shape[0]}; give two frames of one size"
+    )
+  return pair
+
+
+def _estimator() -> Estimate:
+  """A function from two uint8 frames [H, W, 3] to flow [H, W, 2] in pixels."""
+  from perceiver_jax.data import images
+  from perceiver_jax.evaluation import tiling
+  from perceiver_jax.models.adapters import flow
+
+  weights = source.load_weights(["flow"], "flow")
+  tile = tuple(weights.spec["decoder"]["image_size"])
+  apply = source.jitted(weights)
+
+  def predict(frames):
+    pixels = flow.in_pixels(apply(images.to_float(frames)).logits)
+    return np.asarray(pixels, np.float32)
+
+  return lambda first, second: tiling.tiled_flow(
+    np.stack([first, second]),
+    predict,
+    tile=tile,
+    min_overlap=min(tiling.MIN_OVERLAP, min(tile) - 1),
+    spacing=flags.FLAGS.tiles,
+  )
+
+
+def _save_images(folder: Path, name: Path, flow: np.ndarray) -> list[Path]:
+  from perceiver_jax.data import flow_files, images
+  from perceiver_jax.viz import flow_colours
+
+  exact = source.free_path(folder, f"{name.stem}.flo")
+  flow_files.write_flow(exact, flow)
+  kitti = source.free_path(folder, f"{name.stem}-kitti.png")
+  flow_files.write_flow(kitti, flow)
+  picture = source.free_path(folder, f"{name.stem}-flow.png")
+  colours = flow_colours.flow_to_rgb(flow)
+  with source.writing(picture):
+    picture.write_bytes(images.encode_png(colours))
+  longest = float(np.hypot(flow[..., 0], flow[..., 1]).max())
+  print(f"longest displacement: {longest:.1f} pixels")
+  return [exact, kitti, picture]
+
+
+def _save_video(folder: Path, path: Path, estimate: Estimate) -> Path:
+  from perceiver_jax.data import mp4, video
+
+  rate = video.frame_rate(path)
+  target = source.free_path(folder, f"{path.stem}-flow.mp4")
+  mp4.write_video(target, _coloured(path, estimate), rate)
+  return target
+
+
+def _coloured(path: Path, estimate: Estimate) -> Iterator[np.ndarray]:
+  """Each frame beside the flow to the next one."""
+  from perceiver_jax.data import video
+  from perceiver_jax.viz import flow_colours, side_by_side
+
+  before = None
+  for _, frame in tqdm(video.frames(path), "flow", unit="frame"):
+    if before is not None:
+      colours = flow_colours.flow_to_rgb(estimate(before, frame))
+      yield side_by_side.side_by_side({"frame": before, "flow": colours})
+    before = frame

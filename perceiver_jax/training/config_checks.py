@@ -1,0 +1,70 @@
+"""Checks of the numbers in a config, and the length of the run they give."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ml_collections
+
+from perceiver_jax.errors import UserError
+
+_LOWEST = {
+  "seed": 0,
+  "eval_every_steps": 0,
+  "max_seconds": 0,
+  "log.every_steps": 1,
+  "checkpoint.every_steps": 1,
+  "checkpoint.keep_latest": 1,
+  "checkpoint.keep_best": 0,
+}
+
+
+def check_numbers(config: ml_collections.ConfigDict) -> None:
+  """Checks the leaves that no other part does before a run begins.
+
+  Raises:
+    UserError: a number is out of range, naming the leaf.
+  """
+  leaves = dict(_leaves(config))
+  for name, lowest in _LOWEST.items():
+    # Not `<`, which lets NaN pass.
+    if not leaves[name] >= lowest:
+      raise UserError(f"config.{name} is {leaves[name]}; give {lowest} or more")
+  if not 0 <= config.ema_decay < 1:
+    raise UserError(
+      f"config.ema_decay is {config.ema_decay}; give 0 for none, or a number"
+      " below 1"
+    )
+  for name, value in leaves.items():
+    if name.startswith("model.") and isinstance(value, int) and value < 0:
+      raise UserError(f"config.{name} is {value}; sizes are not negative")
+
+
+def num_steps(config: ml_collections.ConfigDict, examples: int) -> int:
+  """Length of a run, from `num_steps` or `num_epochs` (the other is 0).
+
+  Args:
+    config: of the run.
+    examples: in an epoch.
+
+  Raises:
+    UserError: neither or both are given, or one is negative or not finite.
+  """
+  steps, epochs = config.num_steps, config.num_epochs
+  given = (steps > 0) + (epochs > 0)
+  if given != 1 or min(steps, epochs) < 0 or not math.isfinite(epochs):
+    raise UserError(
+      f"config.num_steps is {steps} and config.num_epochs is {epochs}; give"
+      " one of them and set the other to 0"
+    )
+  return steps or max(1, math.ceil(epochs * examples / config.batch_size))
+
+
+def _leaves(
+  config: Mapping[str, Any], path: str = ""
+) -> Iterator[tuple[str, Any]]:
+  for name, value in config.items():
+    if hasattr(value, "items"):
+      yield from _leaves(value, f"{path}{name}.")
+    else:
+      yield path + name, value

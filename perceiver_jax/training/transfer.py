@@ -1,0 +1,71 @@
+"""Weights that a run starts from, and those it leaves for others."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+
+from perceiver_jax import weights as weights_lib
+from perceiver_jax.training import restore, workdir
+from perceiver_jax.training.step import TrainState
+from perceiver_jax.weights import initialize
+
+
+def load(
+  config: ml_collections.ConfigDict, folder: Path
+) -> weights_lib.Weights | None:
+  """What `config.init_from` names; None if nothing, or if a run goes on.
+
+  Raises:
+    UserError: It can't be read.
+  """
+  goes_on = (folder / workdir.CHECKPOINTS).exists()
+  if not config.get("init_from", "") or goes_on:
+    return None
+  return weights_lib.load(config.init_from)
+
+
+def start_from(
+  state: TrainState, weights: weights_lib.Weights, spec: Any
+) -> tuple[TrainState, initialize.Report]:
+  """A first state with parameters taken over where they fit.
+
+  Args:
+    state: as initialised, replicated.
+    weights: what to start from.
+    spec: `config.model`.
+
+  Returns:
+    The state, placed as before, and what became of each array.
+  """
+  sharding = jax.tree.leaves(state.params)[0].sharding
+  params, report = initialize.merge(_host(state.params), weights, spec)
+  net_state = _host(state.net_state)
+  same = jax.tree.map(lambda x: x.shape, net_state) == jax.tree.map(
+    lambda x: x.shape, weights.state
+  )
+  place = lambda tree: jax.device_put(tree, sharding)
+  return state._replace(
+    params=place(params),
+    net_state=place(weights.state if same else net_state),
+    # A copy of its own, since the step donates both.
+    ema_params=place(params) if state.ema_params else (),
+  ), report
+
+
+def export(
+  folder: Path, config: ml_collections.ConfigDict, state: TrainState
+) -> None:
+  """Leaves spec and weights to evaluate in the run's folder.
+
+  Raises:
+    UserError: It can't be written.
+  """
+  params, net_state = restore.local_params(state)
+  weights = weights_lib.Weights(config.model.to_dict(), params, net_state)
+  weights_lib.save(folder / weights_lib.EXPORT, weights)
+
+
+def _host(tree: Any) -> Any:
+  return jax.tree.map(lambda x: jax.device_get(x.addressable_data(0)), tree)

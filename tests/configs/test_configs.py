@@ -1,0 +1,140 @@
+"""What holds for every file in `configs/`."""
+
+import importlib
+import json
+import re
+import sys
+
+import jax
+import ml_collections
+import pytest
+import runs
+from absl import flags
+from ml_collections import config_flags
+
+from configs import base
+from experiments import tasks
+from perceiver_jax.errors import UserError
+from perceiver_jax.training import config_checks, optimizers, restore, step
+
+FILES = sorted(
+  path.stem
+  for path in (runs.ROOT / "configs").glob("*.py")
+  if "def get_config" in path.read_text()
+)
+
+
+def module(name):
+  return importlib.import_module(f"configs.{name}")
+
+
+def variants(name):
+  """As its docstring lists them, and each cut short."""
+  listed = module(name).__doc__.split("Variants:")[1]
+  names = re.findall(r'^  ("?[\w-]*"?)(?: \(none\))?: ', listed, re.MULTILINE)
+  names = [found.strip('"') for found in names]
+  return [*names, *(f"{v},smoke" for v in names if v != "smoke")]
+
+
+CASES = [(name, variant) for name in FILES for variant in variants(name)]
+
+
+def leaves(config, path=""):
+  for name, value in config.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      yield from leaves(value, f"{path}{name}.")
+    else:
+      yield path + name, value
+
+
+def test_there_are_configs():
+  assert "digits" in FILES
+  assert ("digits", "smoke") in CASES
+
+
+@pytest.mark.parametrize(("name", "variant"), CASES)
+def test_every_leaf_can_be_set_on_the_command_line(name, variant, monkeypatch):
+  config = module(name).get_config(variant)
+  file = runs.ROOT / "configs" / f"{name}.py"
+  argv = [
+    *("x", f"--config={file}:{variant}"),
+    *(f"--config.{leaf}={value}" for leaf, value in leaves(config)),
+  ]
+  monkeypatch.setattr(sys, "argv", argv)
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file("config", flag_values=values)
+  values(argv)
+  assert values.config.to_dict() == config.to_dict()
+  for leaf, value in leaves(config):
+    assert value is not None, leaf
+    assert not isinstance(value, list), leaf
+
+
+@pytest.mark.parametrize(("name", "variant"), CASES)
+def test_a_config_survives_its_file(name, variant, tmp_path):
+  config = module(name).get_config(variant).to_dict()
+  assert json.loads(json.dumps(config)).keys() == config.keys()
+
+
+@pytest.mark.parametrize(("name", "variant"), CASES)
+def test_the_model_and_the_optimizer_can_be_built(name, variant):
+  config = module(name).get_config(variant)
+  config_checks.check_numbers(config)
+  optimizers.from_config(
+    config.optimizer, config_checks.num_steps(config, 10_000), config.batch_size
+  )
+  classes = [str(i) for i in range(config.model.get("num_classes", 0))]
+  task = tasks.make_task(config, {"class_names": classes})
+  mesh = step.make_mesh(1)
+  state = restore.abstract_state(config, task, mesh)
+  assert len(jax.tree.leaves(state.params)) > 10
+  step.check_batch_size(config.batch_size, 1, config.num_microbatches)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_config_is_its_own_lab_note(name):
+  note = module(name).__doc__
+  assert f"python -m experiments.train --config=configs/{name}.py" in note
+  assert "Variants:" in note
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_unknown_variant_is_refused_with_the_choices(name):
+  with pytest.raises(UserError, match=r"unknown variant 'no_such'.*smoke"):
+    module(name).get_config("no_such")
+
+
+@pytest.mark.parametrize(("name", "variant"), CASES)
+def test_smoke_runs_are_short(name, variant):
+  config = module(name).get_config(variant)
+  if "smoke" in variant:
+    assert 0 < config.num_steps <= 10
+    assert config.batch_size <= 16
+
+
+@pytest.mark.parametrize(
+  ("variant", "expected"),
+  [
+    ("", ("a", False)),
+    ("smoke", ("a", True)),
+    ("b", ("b", False)),
+    ("b,smoke", ("b", True)),
+    ("smoke,b", ("b", True)),
+    ("b,", ("b", False)),
+  ],
+)
+def test_parse(variant, expected):
+  assert base.parse(variant, ("a", "b"), "a") == expected
+
+
+@pytest.mark.parametrize("variant", ["c", "b,c", "B", " b", "a,b"])
+def test_parse_refuses(variant):
+  with pytest.raises(UserError, match=r"choose .*a, b, smoke"):
+    base.parse(variant, ("a", "b"), "a")
+
+
+def test_smoke_keeps_what_is_not_about_size():
+  config, short = (module("digits").get_config(v) for v in ("", "smoke"))
+  assert short.optimizer.name == config.optimizer.name
+  assert short.data == config.data
+  assert short.model.decoder == config.model.decoder

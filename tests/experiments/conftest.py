@@ -1,0 +1,93 @@
+"""Entry points called in this process, and a run to call them on."""
+
+import contextlib
+import importlib
+import io
+import shutil
+import sys
+from typing import NamedTuple
+
+import pytest
+import runs
+from absl import flags
+from absl.testing import flagsaver
+
+from experiments import launch
+
+SMOKE = f"--config={runs.ROOT / 'configs' / 'digits.py'}:smoke"
+
+
+class Done(NamedTuple):
+  """What a program left behind: exit status, stdout, stderr."""
+
+  status: int
+  out: str
+  err: str
+
+
+def _call(name, *arguments):
+  module = importlib.import_module(f"experiments.{name}")
+  before, argv = flagsaver.save_flag_values(), sys.argv
+  # Configs read their overrides from here.
+  sys.argv = [f"{name}.py", *map(str, arguments)]
+  out, err = io.StringIO(), io.StringIO()
+  flags.FLAGS.unparse_flags()
+  # A new process has no config loaded, not even another one.
+  sys.modules.pop("config_config", None)
+  try:
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+      module.define_flags()
+      status = launch.guarded(module.main, launch.parse(sys.argv))
+  except SystemExit as end:
+    status = end.code
+  finally:
+    sys.argv = argv
+    flagsaver.restore_flag_values(before)
+    flags.FLAGS.mark_as_parsed()
+  return Done(status, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="session")
+def call():
+  """call("train", "--workdir=...") as a shell would; returns `Done`."""
+  return _call
+
+
+@pytest.fixture(scope="session")
+def smoke_flag():
+  """--config of the digits' smoke variant."""
+  return SMOKE
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory, compiling_once):
+  """Folder and `Done` of a run of the smoke config; only read it."""
+  folder = tmp_path_factory.mktemp("runs") / "trained"
+  with compiling_once():
+    done = _call("train", f"--workdir={folder}", SMOKE, "--num_devices=1")
+  assert done.status == 0, done.err
+  return folder, done
+
+
+@pytest.fixture
+def trained(trained_once, tmp_path):
+  """A copy of the folder of a finished run."""
+  return shutil.copytree(trained_once[0], tmp_path / "trained")
+
+
+@pytest.fixture
+def refuses(call):
+  """Checks that a call is refused in one line which has all `parts`."""
+
+  def refuses(name, *arguments, parts, status=2):
+    done = call(name, *arguments)
+    assert done.status == status, done
+    lines = done.err.splitlines()
+    assert len(lines) == 1, done.err
+    assert lines[0].startswith("error: ")
+    assert "Traceback" not in lines[0]
+    for part in parts:
+      assert part in lines[0], (part, lines[0])
+    return done
+
+  return refuses

@@ -1,0 +1,114 @@
+import json
+
+import pytest
+import runs
+
+pytestmark = pytest.mark.usefixtures("compile_once")
+
+
+def metrics_of(folder, name):
+  return json.loads((folder / name).read_text())["metrics"]
+
+
+def shown(done):
+  """Metrics by name, as printed."""
+  lines = [line.split() for line in done.out.splitlines()]
+  return {line[0]: line[1] for line in lines if line[0].startswith("eval/")}
+
+
+@pytest.mark.parametrize(
+  "flags", [[], ["--checkpoint=best"], ["--checkpoint=4"]]
+)
+def test_evaluation_repeats_the_run(call, trained, flags):
+  done = call("evaluate", f"--workdir={trained}", *flags)
+  assert (done.status, done.err) == (0, "")
+  expected = metrics_of(trained, "results.json")
+  found = metrics_of(trained, "evaluation-4.json")
+  assert found.keys() == expected.keys()
+  # Sums over other parts of the data, on eight devices instead of one.
+  assert found == pytest.approx(expected, rel=1e-6)
+  assert shown(done) == {k: f"{v:.4f}" for k, v in expected.items()}
+  assert f"step 4 of {trained}" in done.out
+  assert f"written to {trained / 'evaluation-4.json'}" in done.out
+
+
+def test_an_earlier_checkpoint_has_its_own_metrics(call, trained):
+  assert call("evaluate", f"--workdir={trained}", "--checkpoint=2").status == 0
+  assert call("evaluate", f"--workdir={trained}").status == 0
+  early, late = (
+    metrics_of(trained, f"evaluation-{step}.json") for step in (2, 4)
+  )
+  assert early["eval/loss"] != late["eval/loss"]
+
+
+def test_only_its_own_file_is_written(call, trained):
+  before = runs.contents(trained)
+  call("evaluate", f"--workdir={trained}")
+  after = runs.contents(trained)
+  after.pop("evaluation-4.json")
+  assert after == before
+
+
+def test_the_config_may_be_given_if_it_is_the_same(
+  call, refuses, trained, smoke_flag
+):
+  flags = f"--workdir={trained}", smoke_flag
+  assert call("evaluate", *flags).status == 0
+  refuses(
+    "evaluate",
+    *flags,
+    "--config.ema_decay=0.5",
+    parts=["ema_decay is 0.99 there and 0.5 here"],
+  )
+
+
+@pytest.mark.parametrize(
+  ("flags", "parts"),
+  [
+    (["--checkpoint=3"], ["no checkpoint of step 3", "2, 4"]),
+    (["--checkpoint=last"], ["--checkpoint=last", "latest, best or a step"]),
+    (["--checkpoint=-4"], ["--checkpoint=-4"]),
+    (["--checkpoin=4"], ["'checkpoin'", "checkpoint"]),
+    (["4"], ["unexpected argument '4'"]),
+    (["--config.seed=3"], ["--config.LEAF is given without --config"]),
+  ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(
+  refuses, trained, flags, parts
+):
+  before = runs.contents(trained)
+  refuses("evaluate", f"--workdir={trained}", *flags, parts=parts)
+  assert runs.contents(trained) == before
+
+
+def test_a_folder_without_a_run(refuses, tmp_path):
+  flag = f"--workdir={tmp_path}"
+  refuses("evaluate", flag, parts=[flag, "holds no run", "config.json"])
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_without_a_checkpoint(refuses, trained):
+  (trained / "checkpoints").rename(trained / "elsewhere")
+  refuses("evaluate", f"--workdir={trained}", parts=["no checkpoint yet"])
+  assert not (trained / "checkpoints").exists()
+
+
+def test_a_damaged_config(refuses, trained):
+  (trained / "config.json").write_text("{")
+  parts = [str(trained / "config.json"), "can't be read"]
+  refuses("evaluate", f"--workdir={trained}", parts=parts)
+
+
+def test_damaged_checkpoints(refuses, trained):
+  for step in (2, 4):
+    (trained / f"checkpoints/{step}/extras/metadata").write_text("{")
+  parts = ["no checkpoint in", "can be read", "step 2", "step 4"]
+  refuses("evaluate", f"--workdir={trained}", parts=parts)
+
+
+def test_metrics_are_shown_even_if_they_cannot_be_written(refuses, trained):
+  (trained / "evaluation-4.json").mkdir()
+  done = refuses(
+    "evaluate", f"--workdir={trained}", parts=["can't be written to"]
+  )
+  assert shown(done).keys() == metrics_of(trained, "results.json").keys()

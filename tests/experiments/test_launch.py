@@ -1,0 +1,169 @@
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+import runs
+from absl import flags
+
+from experiments import launch
+from perceiver_jax.errors import DivergedError, UserError
+
+PROGRAMS = ("train", "evaluate", "predict")
+
+
+def program(name, *arguments, **environment):
+  return subprocess.run(
+    [sys.executable, "-m", f"experiments.{name}", *arguments],
+    cwd=runs.ROOT,
+    env=os.environ | environment,
+    capture_output=True,
+    text=True,
+    timeout=100,
+  )
+
+
+def raising(error):
+  def main(argv):
+    raise error
+
+  return main
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_help_helps_and_is_no_failure(name):
+  done = program(name, "--help")
+  assert (done.returncode, done.stderr) == (0, "")
+  assert f"python -m experiments.{name} " in done.stdout
+  text = " ".join(done.stdout.split())
+  for part in ("--config.LEAF=VALUE", "--workdir: Folder of the run."):
+    assert part in text
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program_refuses_in_one_line(name):
+  done = program(name, "--workdirs=x")
+  assert (done.returncode, done.stdout) == (2, "")
+  assert done.stderr.startswith("error: Unknown command line flag 'workdirs'")
+  assert done.stderr.count("\n") == 1
+
+
+def test_a_program_names_an_unknown_leaf():
+  done = program(
+    *("train", "--config=configs/digits.py", "--workdir=x"),
+    "--config.batchsize=3",
+  )
+  assert (done.returncode, done.stdout) == (2, "")
+  assert done.stderr.startswith("error: --config.batchsize: no 'batchsize'")
+  assert done.stderr.count("\n") == 1
+  assert not (runs.ROOT / "x").exists()
+
+
+def test_help_and_mistakes_do_not_wait_for_jax():
+  code = """
+import sys
+from experiments import evaluate, train
+sys.exit("jax" in sys.modules)
+"""
+  done = subprocess.run(
+    [sys.executable, "-c", code], cwd=runs.ROOT, timeout=100
+  )
+  assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+  ("error", "status", "line"),
+  [
+    (UserError("a\n b"), 2, "error: a b\n"),
+    (DivergedError("loss is nan"), 1, "error: loss is nan\n"),
+    (KeyboardInterrupt(), 130, "error: interrupted\n"),
+  ],
+)
+def test_errors_become_a_line_and_a_status(capsys, error, status, line):
+  assert launch.guarded(raising(error), []) == status
+  assert capsys.readouterr() == ("", line)
+
+
+@pytest.mark.parametrize(
+  "error", [ValueError("x"), OSError("x"), KeyError("x")]
+)
+def test_mistakes_in_the_code_keep_their_traceback(error):
+  with pytest.raises(type(error)):
+    launch.guarded(raising(error), [])
+
+
+@pytest.mark.parametrize("status", [None, 0, 75])
+def test_the_status_of_a_program_is_that_of_main(status):
+  assert launch.guarded(lambda argv: status, []) == (status or 0)
+
+
+def test_what_is_left_of_the_command_line():
+  launch.no_arguments(["train.py"])
+  with pytest.raises(UserError, match="'seed=3'; flags start with --"):
+    launch.no_arguments(["train.py", "seed=3"])
+
+
+@pytest.fixture
+def joined(monkeypatch):
+  """What `jax.distributed.initialize` is called with."""
+  calls = []
+  monkeypatch.setattr(jax.distributed, "initialize", lambda *a: calls.append(a))
+  for name in (
+    "JAX_COORDINATOR_ADDRESS",
+    "JAX_NUM_PROCESSES",
+    "JAX_PROCESS_ID",
+    "TPU_WORKER_HOSTNAMES",
+  ):
+    monkeypatch.delenv(name, raising=False)
+  return calls
+
+
+@pytest.mark.parametrize(
+  ("environment", "expected"),
+  [
+    ({}, []),
+    ({"TPU_WORKER_HOSTNAMES": "a"}, []),
+    ({"TPU_WORKER_HOSTNAMES": "a,b"}, [()]),
+    (
+      {
+        "JAX_COORDINATOR_ADDRESS": "a:1",
+        "JAX_NUM_PROCESSES": "2",
+        "JAX_PROCESS_ID": "0",
+      },
+      [("a:1", 2, 0)],
+    ),
+  ],
+)
+def test_processes_join_where_there_are_several(
+  joined, monkeypatch, environment, expected
+):
+  for name, value in environment.items():
+    monkeypatch.setenv(name, value)
+  launch.initialize_distributed()
+  assert joined == expected
+
+
+@pytest.mark.parametrize(
+  ("count", "number", "named"),
+  [
+    (None, "0", "JAX_NUM_PROCESSES"),
+    ("two", "0", "JAX_NUM_PROCESSES"),
+    ("2", None, "JAX_PROCESS_ID"),
+    ("2", "-1", "JAX_PROCESS_ID"),
+  ],
+)
+def test_half_an_address_is_an_error(joined, monkeypatch, count, number, named):
+  monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "a:1")
+  for name, value in (("NUM_PROCESSES", count), ("PROCESS_ID", number)):
+    if value is not None:
+      monkeypatch.setenv(f"JAX_{name}", value)
+  with pytest.raises(UserError, match=f"{named} is .*; set it to a number"):
+    launch.initialize_distributed()
+  assert joined == []
+
+
+def test_a_home_directory_is_found(monkeypatch, tmp_path):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  monkeypatch.setattr(flags, "FLAGS", type("F", (), {"workdir": "~/run"}))
+  assert launch.workdir() == tmp_path / "run"

@@ -1,0 +1,296 @@
+"""Runs for the tests of the loop and the entry points, and what they leave."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import haiku as hk
+import jax
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from jax import numpy as jnp
+
+from configs import base
+from perceiver_jax.data import pipeline, sources
+from perceiver_jax.training import loop, metrics, step
+
+FEATURES, CLASSES = 5, 3
+
+
+class TinyTask:
+  """Compiles in a moment, and has every kind of state a run can have.
+
+  Noise from the keys of the examples and from the data pipeline, batch
+  statistics, and a last evaluation batch that is padded.
+  """
+
+  primary_metric = "eval/accuracy"
+  primary_mode = "max"
+
+  def __init__(self, seed=0):
+    self._seed = seed
+    self.published = {}
+
+  def example(self):
+    return {
+      "x": np.zeros((1, FEATURES), np.float32),
+      "label": np.zeros(1, np.int32),
+      "index": np.zeros(1, np.int32),
+      "mask": np.ones(1, np.float32),
+    }
+
+  def metadata(self):
+    return {"class_names": ["a", "b", "c"]}
+
+  def forward(self, batch, *, is_training, return_attention=False):
+    x = batch["x"]
+    if is_training:
+      draw = lambda key: jax.random.normal(
+        jax.random.wrap_key_data(key), x.shape[1:]
+      )
+      x = x + 0.1 * jax.vmap(draw)(batch["rng"])
+    mapped = is_training and not hk.running_init()
+    axis = step.AXIS if mapped else None
+    norm = hk.BatchNorm(True, True, 0.9, cross_replica_axis=axis)
+    return hk.Linear(CLASSES)(norm(x, is_training))
+
+  def loss(self, outputs, batch):
+    losses = optax.softmax_cross_entropy_with_integer_labels(
+      outputs, batch["label"]
+    )
+    weights = batch.get("mask", jnp.ones_like(losses))
+    right = metrics.in_top_k(outputs, batch["label"], 1)
+    return {
+      "loss": metrics.weighted(losses, weights),
+      "accuracy": metrics.weighted(right, weights),
+    }
+
+  metrics = loss
+
+  def num_train_examples(self):
+    return len(self._source(40))
+
+  def train_data(self, **shard):
+    shake = lambda example, rng: {
+      **example,
+      "x": example["x"] + rng.normal(size=FEATURES).astype(np.float32) / 10,
+    }
+    return pipeline.train_dataset(
+      self._source(40), seed=self._seed, transform=shake, **shard
+    )
+
+  def eval_data(self, **shard):
+    return {"eval": pipeline.eval_dataset(self._source(21), **shard)}
+
+  def pictures(self, outputs, batch):
+    return {"logits": np.uint8(jax.nn.softmax(outputs) * 255)}
+
+  def report(self, outputs, batch, metrics):
+    return {"notes": [f"{len(outputs)} examples"]}
+
+  def _source(self, size):
+    rng = np.random.default_rng(size)
+    x = rng.normal(size=(size, FEATURES)).astype(np.float32)
+    label = np.argmax(x[:, :CLASSES], axis=1).astype(np.int32)
+    return sources.in_memory({"x": x, "label": label}, ["a", "b", "c"])
+
+
+def tiny_config(**leaves):
+  """12 steps; intervals that do not fall together.
+
+  Args:
+    **leaves: to set, "__" for the dot: checkpoint__every_steps=1.
+  """
+  config = base.run()
+  config.num_steps = 12
+  config.batch_size = 8
+  config.eval_every_steps = 5
+  config.log.every_steps = 4
+  config.checkpoint.every_steps = 3
+  for name, value in leaves.items():
+    config.update_from_flattened_dict({name.replace("__", "."): value})
+  return config
+
+
+def train(folder, config=None, task=None, num_devices=1):
+  """Starts a run, or goes on with it; returns its outcome."""
+  config = tiny_config() if config is None else config
+  task = task or TinyTask(config.seed)
+  return loop.Trainer(config, task, Path(folder), num_devices).run()
+
+
+def records(folder):
+  """The lines of metrics.jsonl, without those that measure speed."""
+  lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
+  return [
+    {k: v for k, v in json.loads(line).items() if not k.startswith("speed/")}
+    for line in lines
+  ]
+
+
+def checkpoint_steps(folder):
+  """Those of finished checkpoints."""
+  names = [p.name for p in (Path(folder) / "checkpoints").iterdir()]
+  return sorted(int(name) for name in names if name.isdecimal())
+
+
+def arrays(folder, at=None):
+  """Every array of the newest, or of one, checkpoint by name."""
+  at = checkpoint_steps(folder)[-1] if at is None else at
+  path = (Path(folder) / "checkpoints" / str(at) / "state").resolve()
+  reader = ocp.StandardCheckpointer()
+  # Whatever devices it was saved on.
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  wanted = jax.tree.map(
+    lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here),
+    dict(reader.metadata(path).item_metadata),
+  )
+  return jax.tree.map(np.asarray, reader.restore(path, wanted))
+
+
+def state(folder, at=None):
+  """The same as (type, shape, bytes)."""
+  return {
+    name: (str(array.dtype), array.shape, array.tobytes())
+    for name, array in arrays(folder, at).items()
+  }
+
+
+def assert_same_end(folder, reference):
+  """The same last state and records, bit by bit."""
+  assert checkpoint_steps(folder)[-1] == checkpoint_steps(reference)[-1]
+  found, wanted = state(folder), state(reference)
+  assert found.keys() == wanted.keys()
+  assert [name for name in wanted if found[name] != wanted[name]] == []
+  assert records(folder) == records(reference)
+
+
+def assert_alike(folder, reference):
+  """The same to 1e-5, as on other devices, which add in another order."""
+  found, wanted = arrays(folder), arrays(reference)
+  assert found.keys() == wanted.keys()
+  for name, array in wanted.items():
+    # No output depends on the bias of keys: its gradient is rounding noise,
+    # which the optimizer brings to the size of any other.
+    if not name.endswith("attention/key.b"):
+      np.testing.assert_allclose(found[name], array, 1e-5, 1e-5, err_msg=name)
+  for mine, theirs in zip(records(folder), records(reference), strict=True):
+    assert mine.keys() == theirs.keys()
+    for name, value in theirs.items():
+      assert abs(mine[name] - value) <= 1e-5 * max(abs(value), 1), name
+
+
+def contents(folder):
+  """Every file under a folder with its bytes."""
+  files = (p for p in Path(folder).rglob("*") if p.is_file())
+  return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
+class Crash(Exception):
+  """A run that ends without being asked, in the middle of it."""
+
+
+def stop_at(reasons):
+  """A stand-in for `interrupts.Interrupts`.
+
+  Args:
+    reasons: why to stop by step; an exception is raised.
+  """
+
+  class Interrupts:
+    def __init__(self, max_seconds=0.0):
+      pass
+
+    def handled(self):
+      return contextlib.nullcontext()
+
+    def reason(self, step):
+      reason = reasons.get(step, "")
+      if isinstance(reason, Exception):
+        raise reason
+      return reason
+
+  return Interrupts
+
+
+ROOT = Path(__file__).parents[1]
+# Intervals that do not fall together.
+LEAVES = {
+  "num_steps": 40,
+  "eval_every_steps": 15,
+  "log.every_steps": 5,
+  "checkpoint.every_steps": 6,
+}
+
+
+class Program:
+  """An entry point on the digits, in a process of its own.
+
+  Args:
+    folder: its workdir.
+    leaves: of the config, added to `LEAVES`.
+    flags: others.
+    environment: added to this process's own.
+    name: of the entry point.
+  """
+
+  def __init__(
+    self, folder, leaves=None, flags=(), environment=None, name="train"
+  ):
+    leaves = LEAVES | (leaves or {})
+    self._metrics = Path(folder) / "metrics.jsonl"
+    self._process = subprocess.Popen(
+      [
+        *(sys.executable, "-m", f"experiments.{name}", f"--workdir={folder}"),
+        "--config=configs/digits.py:smoke",
+        *(f"--config.{leaf}={value}" for leaf, value in leaves.items()),
+        *flags,
+      ],
+      cwd=ROOT,
+      env=os.environ | {"XLA_FLAGS": ""} | (environment or {}),
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+
+  def wait_for(self, step):
+    """Until the records say that `step` was taken, in this life or before."""
+    line = f'{{"step": {step},'
+    return self.wait_until(
+      lambda: self._metrics.exists() and line in self._metrics.read_text()
+    )
+
+  def wait_until(self, condition):
+    end = time.monotonic() + 150
+    while time.monotonic() < end and self._process.poll() is None:
+      if condition():
+        return self
+      time.sleep(0.001)
+    raise AssertionError(self.end(signal.SIGKILL))
+
+  def send(self, number):
+    """Sends a signal."""
+    self._process.send_signal(number)
+
+  def end(self, number=None):
+    """Sends a signal if one is given; returns status, stdout and stderr."""
+    if number is not None:
+      self.send(number)
+    try:
+      out, err = self._process.communicate(timeout=200)
+    except subprocess.TimeoutExpired:
+      self.kill()
+      raise
+    return self._process.returncode, out, err
+
+  def kill(self):
+    """Ends it if it still runs."""
+    if self._process.poll() is None:
+      self._process.kill()
+      self._process.communicate()

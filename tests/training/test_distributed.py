@@ -1,0 +1,142 @@
+"""Two processes train, evaluate, save and resume as one does."""
+
+import json
+import shutil
+import signal
+import socket
+
+import pytest
+import runs
+
+pytestmark = pytest.mark.slow
+
+# Steps take long enough for a signal to come in the midst of them.
+LEAVES = {
+  "num_steps": 12,
+  "eval_every_steps": 5,
+  "log.every_steps": 1,
+  "checkpoint.every_steps": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory, program):
+  """The folder of a run of one process with two devices."""
+  folder = tmp_path_factory.mktemp("one")
+  status, _, err = program(
+    folder, LEAVES, environment={"XLA_FLAGS": devices(2)}
+  ).end()
+  assert status == 0, err
+  return folder
+
+
+@pytest.fixture
+def start_two(program):
+  """Starts two processes with one device each; ends what is left of them."""
+  started = []
+
+  def start(folder, leaves=None, **kwargs):
+    with socket.socket() as free:
+      free.bind(("localhost", 0))
+      port = free.getsockname()[1]
+    pair = [
+      program(
+        folder,
+        LEAVES | (leaves or {}),
+        environment={
+          "XLA_FLAGS": devices(1),
+          "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+          "JAX_NUM_PROCESSES": "2",
+          "JAX_PROCESS_ID": str(number),
+        },
+        **kwargs,
+      )
+      for number in (0, 1)
+    ]
+    started.extend(pair)
+    return pair
+
+  yield start
+  for run in started:
+    run.kill()
+
+
+def devices(count):
+  return f"--xla_force_host_platform_device_count={count}"
+
+
+def end(pair):
+  results = [run.end() for run in pair]
+  for status, _, err in results:
+    assert status == 0, err
+  return [out for _, out, _ in results]
+
+
+def test_two_processes_train_as_one(tmp_path, one, start_two):
+  first, second = end(start_two(tmp_path))
+  runs.assert_alike(tmp_path, one)
+  assert "2 x cpu (cpu), 2 process(es)" in first
+  # Only the first speaks and writes.
+  assert "step" not in second
+  assert len(list((tmp_path / "tensorboard").iterdir())) == 1
+  results = [
+    json.loads((folder / "results.json").read_text())["metrics"]
+    for folder in (tmp_path, one)
+  ]
+  # Accuracies are counts over 360 examples: exact, whoever counts them.
+  for name in ("eval/accuracy", "eval/top_5_accuracy"):
+    assert results[0][name] == results[1][name]
+    assert results[0][name] * 360 == pytest.approx(
+      round(results[0][name] * 360)
+    )
+
+
+def test_two_processes_evaluate_as_one(tmp_path, one, start_two):
+  folder = shutil.copytree(one, tmp_path / "copy")
+  first, second = end(start_two(folder, name="evaluate"))
+  assert "eval/accuracy" in first
+  assert "eval/accuracy" not in second
+  found = json.loads((folder / "evaluation-12.json").read_text())["metrics"]
+  results = json.loads((one / "results.json").read_text())["metrics"]
+  assert found == pytest.approx(results, rel=1e-6)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_two_processes_stop_together_and_resume(
+  tmp_path, one, start_two, victim
+):
+  many = {"num_steps": 100_000, "num_epochs": 0.0}
+  pair = start_two(tmp_path / "long", many)
+  pair[0].wait_for(6)
+  pair[victim].send(signal.SIGTERM)
+  results = [run.end() for run in pair]
+  assert [status for status, _, _ in results] == [75, 75], results
+  step = runs.checkpoint_steps(tmp_path / "long")[-1]
+  assert f"preempted at step {step:,}, which is saved" in results[0][1]
+
+
+def test_a_run_of_two_goes_on_as_one_and_as_two(tmp_path, one, start_two):
+  limit = {"max_seconds": 1e-6}
+  for _ in range(2):
+    pair = start_two(tmp_path, limit)
+    assert [run.end()[0] for run in pair] == [75, 75]
+  assert runs.checkpoint_steps(tmp_path) == [1, 2]
+  first, _ = end(start_two(tmp_path))
+  assert "resumed from step 2" in " ".join(first.split())
+  runs.assert_alike(tmp_path, one)
+
+
+def test_a_run_of_one_goes_on_as_two(tmp_path, one, start_two, program):
+  status, _, err = program(tmp_path, LEAVES | {"max_seconds": 1e-6}).end()
+  assert status == 75, err
+  end(start_two(tmp_path))
+  runs.assert_alike(tmp_path, one)
+
+
+def test_a_wrong_batch_size_is_an_error_in_both(tmp_path, start_two):
+  pair = start_two(tmp_path / "run", {"batch_size": 3})
+  for status, _, err in (run.end() for run in pair):
+    assert status == 2, err
+    assert "error: " in err
+    assert "multiple of 2" in err
+  assert not (tmp_path / "run").exists()

@@ -1,0 +1,201 @@
+import haiku as hk
+import jax
+import numpy as np
+import optax
+import pytest
+from jax import numpy as jnp
+
+from perceiver_jax.data import pipeline, sources
+from perceiver_jax.errors import UserError
+from perceiver_jax.training import evaluation, metrics, step
+
+# A prime, and no batch below divides it.
+EXAMPLES, FEATURES, CLASSES = 37, 4, 3
+DEVICES = (1, 2, 8)
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+class Classifier:
+  """One layer, whose metrics also count how often each example came."""
+
+  def forward(self, batch, *, is_training, return_attention=False):
+    assert not is_training
+    shift = hk.get_state("shift", (), init=jnp.zeros)
+    return hk.Linear(CLASSES)(batch["x"]) + shift * jnp.arange(CLASSES)
+
+  def metrics(self, outputs, batch):
+    losses = optax.softmax_cross_entropy_with_integer_labels(
+      outputs, batch["label"]
+    )
+    loss = metrics.weighted(losses, batch["mask"])
+    hits = metrics.in_top_k(outputs, batch["label"], 1)
+    visits = jnp.zeros(EXAMPLES).at[batch["index"]].add(batch["mask"])
+    return {
+      "loss": loss,
+      "accuracy": metrics.weighted(hits, batch["mask"]),
+      "confusion": (
+        metrics.confusion(
+          batch["label"], outputs.argmax(-1), batch["mask"], CLASSES
+        ),
+        loss[1],
+      ),
+      "visits": (visits, loss[1]),
+    }
+
+
+@pytest.fixture(scope="module")
+def examples():
+  rng = np.random.default_rng(0)
+  return {
+    "x": rng.normal(size=(EXAMPLES, FEATURES)).astype(np.float32),
+    "label": rng.integers(0, CLASSES, EXAMPLES).astype(np.int32),
+  }
+
+
+@pytest.fixture(scope="module")
+def params():
+  rng = np.random.default_rng(1)
+  return {
+    "linear": {
+      "w": rng.normal(size=(FEATURES, CLASSES)).astype(np.float32),
+      "b": rng.normal(size=CLASSES).astype(np.float32),
+    }
+  }
+
+
+def make_state(params, mesh, ema_params=(), shift=0.0):
+  state = step.TrainState(
+    jnp.int32(3),
+    params,
+    {"~": {"shift": np.float32(shift)}},
+    (),
+    ema_params,
+    jax.random.key_data(jax.random.key(0)),
+  )
+  return jax.device_put(state, step.replicated(mesh))
+
+
+def batches(examples, size, **shard):
+  names = [str(i) for i in range(CLASSES)]
+  source = sources.InMemory(examples, names)
+  return pipeline.eval_dataset(source, global_batch=size, **shard)
+
+
+def evaluate(examples, size, devices, params, **state):
+  mesh = step.make_mesh(devices)
+  task = Classifier()
+  eval_step = evaluation.make_eval_step(
+    step.model_of(task, "float32"), task, mesh
+  )
+  return evaluation.evaluate(
+    eval_step,
+    make_state(params, mesh, **state),
+    iter(batches(examples, size)),
+    mesh,
+  )
+
+
+def by_numpy(examples, params, shift=0.0):
+  logits = examples["x"] @ params["linear"]["w"] + params["linear"]["b"]
+  logits = logits.astype(np.float64) + shift * np.arange(CLASSES)
+  labels = examples["label"]
+  log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+  guesses = logits.argmax(axis=1)
+  confusion = np.zeros((CLASSES, CLASSES))
+  np.add.at(confusion, (labels, guesses), 1)
+  return {
+    "loss": -log_p[np.arange(EXAMPLES), labels].mean(),
+    "accuracy": (guesses == labels).mean(),
+    "confusion": confusion,
+    "visits": np.ones(EXAMPLES),
+  }
+
+
+def assert_close(found, want):
+  assert found.keys() == want.keys()
+  for name, value in want.items():
+    np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("devices", DEVICES)
+@pytest.mark.parametrize("size", [8, 24, 40])
+def test_every_example_counts_once_on_any_number_of_devices(
+  examples, params, devices, size
+):
+  found = evaluate(examples, size, devices, params)
+  assert_close(found, by_numpy(examples, params))
+  assert found["confusion"].sum() == EXAMPLES
+
+
+def test_the_averaged_parameters_are_evaluated(examples, params):
+  zeros = jax.tree.map(np.zeros_like, params)
+  found = evaluate(examples, 8, 2, zeros, ema_params=params)
+  assert_close(found, by_numpy(examples, params))
+
+
+def test_the_running_statistics_are_used(examples, params):
+  found = evaluate(examples, 8, 2, params, shift=0.7)
+  assert_close(found, by_numpy(examples, params, shift=0.7))
+
+
+def test_each_data_set_is_evaluated_under_its_name(examples, params):
+  mesh, task = step.make_mesh(2), Classifier()
+  eval_step = evaluation.make_eval_step(
+    step.model_of(task, "float32"), task, mesh
+  )
+  other = {**examples, "label": (examples["label"] + 1) % CLASSES}
+  found = evaluation.evaluate_all(
+    eval_step,
+    make_state(params, mesh),
+    {"test": batches(examples, 8), "real": batches(other, 16)},
+    mesh,
+  )
+  assert list(found) == ["test", "real"]
+  assert_close(found["test"], by_numpy(examples, params))
+  assert_close(found["real"], by_numpy(other, params))
+
+
+def test_a_pass_can_be_repeated(examples, params):
+  mesh, task = step.make_mesh(1), Classifier()
+  eval_step = evaluation.make_eval_step(
+    step.model_of(task, "float32"), task, mesh
+  )
+  state, datasets = make_state(params, mesh), {"test": batches(examples, 8)}
+  first, second = (
+    evaluation.evaluate_all(eval_step, state, datasets, mesh) for _ in range(2)
+  )
+  jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def test_the_bar_counts_batches_and_goes_away(examples, params, capfd):
+  mesh, task = step.make_mesh(1), Classifier()
+  eval_step = evaluation.make_eval_step(
+    step.model_of(task, "float32"), task, mesh
+  )
+  state, datasets = make_state(params, mesh), {"test": batches(examples, 8)}
+  evaluation.evaluate_all(eval_step, state, datasets, mesh)
+  assert capfd.readouterr() == ("", "")
+  evaluation.evaluate_all(eval_step, state, datasets, mesh, show_progress=True)
+  shown = capfd.readouterr().err
+  assert "evaluate" in shown
+  assert "/5" in shown
+  assert shown.endswith("\r"), "the line is left blank"
+
+
+def test_nothing_to_evaluate_on_is_a_user_error(params):
+  mesh = step.make_mesh(1)
+  with pytest.raises(UserError, match="empty dataset"):
+    evaluation.evaluate(None, make_state(params, mesh), iter(()), mesh)
+
+
+@pytest.mark.parametrize(
+  ("given", "devices", "size"),
+  [(16, 8, 16), (17, 8, 24), (1, 8, 8), (5, 1, 5), (3, 2, 4)],
+)
+def test_the_batch_is_rounded_up_to_the_devices(
+  tiny_config, given, devices, size
+):
+  tiny_config.batch_size = given
+  mesh = step.make_mesh(devices)
+  assert evaluation.batch_size(tiny_config, mesh) == size

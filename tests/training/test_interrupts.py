@@ -1,0 +1,121 @@
+import signal
+
+import numpy as np
+import pytest
+from jax.experimental import multihost_utils
+
+from perceiver_jax.training import interrupts
+from perceiver_jax.training.interrupts import Interrupts
+
+BOTH = (signal.SIGTERM, signal.SIGINT)
+
+
+@pytest.fixture(autouse=True)
+def _handlers_stay_as_they_were():
+  before = [signal.getsignal(number) for number in BOTH]
+  yield
+  assert [signal.getsignal(number) for number in BOTH] == before
+
+
+@pytest.mark.parametrize(
+  ("number", "reason", "status"),
+  [
+    (signal.SIGTERM, interrupts.PREEMPTED, 75),
+    (signal.SIGINT, interrupts.INTERRUPTED, 130),
+  ],
+)
+def test_a_signal_is_noted_instead_of_raised(number, reason, status):
+  stop = Interrupts()
+  with stop.handled():
+    assert stop.reason(1) == ""
+    signal.raise_signal(number)
+    assert stop.reason(1) == reason
+    assert stop.reason(2) == reason
+  assert interrupts.EXIT_CODES[reason] == status
+
+
+def test_a_second_ctrl_c_stops_at_once():
+  stop = Interrupts()
+  with stop.handled():
+    signal.raise_signal(signal.SIGINT)
+    assert stop.reason(1) == interrupts.INTERRUPTED
+    with pytest.raises(KeyboardInterrupt):
+      signal.raise_signal(signal.SIGINT)
+
+
+def test_preemption_may_be_announced_more_than_once():
+  stop = Interrupts()
+  with stop.handled():
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
+    assert stop.reason(1) == interrupts.PREEMPTED
+
+
+@pytest.mark.parametrize("number", BOTH)
+def test_old_handlers_are_back_after_an_error(number):
+  seen = []
+  old = signal.signal(number, lambda *_: seen.append(number))
+  try:
+    stop = Interrupts()
+    with pytest.raises(KeyError), stop.handled():
+      raise KeyError
+    signal.raise_signal(number)
+    assert seen == [number]
+    assert stop.reason(1) == ""
+  finally:
+    signal.signal(number, old)
+
+
+def test_the_time_limit_counts_from_the_making(monkeypatch):
+  now = [100.0]
+  monkeypatch.setattr(interrupts.time, "monotonic", lambda: now[0])
+  limited, endless = Interrupts(max_seconds=5.0), Interrupts()
+  now[0] = 104.9
+  assert limited.reason(1) == ""
+  now[0] = 105.0
+  assert limited.reason(2) == interrupts.OUT_OF_TIME
+  assert endless.reason(2) == ""
+  assert interrupts.EXIT_CODES[interrupts.OUT_OF_TIME] == 75
+
+
+def test_a_signal_comes_before_the_time_limit():
+  stop = Interrupts(max_seconds=1e-9)
+  with stop.handled():
+    signal.raise_signal(signal.SIGINT)
+    assert stop.reason(1) == interrupts.INTERRUPTED
+
+
+@pytest.fixture
+def two_processes(monkeypatch):
+  """Two processes as this one sees them: what the others say is set here."""
+  said = {"preempted": False, "first_is_late": False}
+  monkeypatch.setattr(interrupts.jax, "process_count", lambda: 2)
+  monkeypatch.setattr(
+    multihost_utils,
+    "reached_preemption_sync_point",
+    lambda step: said["preempted"] and step == 7,
+  )
+  monkeypatch.setattr(
+    multihost_utils,
+    "broadcast_one_to_all",
+    lambda _: np.asarray(said["first_is_late"]),
+  )
+  return said
+
+
+def test_with_several_processes_jax_says_where_to_stop(two_processes):
+  stop = Interrupts()
+  before = [signal.getsignal(number) for number in BOTH]
+  with stop.handled():
+    # JAX's own handler must stay in place.
+    assert [signal.getsignal(number) for number in BOTH] == before
+    two_processes["preempted"] = True
+    assert [stop.reason(step) for step in (6, 7)] == ["", interrupts.PREEMPTED]
+
+
+def test_with_several_processes_the_first_ones_clock_counts(two_processes):
+  stop = Interrupts(max_seconds=1e-9)
+  assert stop.reason(1) == ""
+  two_processes["first_is_late"] = True
+  assert stop.reason(2) == interrupts.OUT_OF_TIME
+  assert Interrupts().reason(2) == ""

@@ -1,0 +1,370 @@
+import json
+import math
+import resource
+
+import pytest
+import runs
+
+from configs import digits
+from experiments import tasks
+from perceiver_jax.errors import DivergedError, UserError
+from perceiver_jax.training import (
+  checkpoint_integrity,
+  config_checks,
+  interrupts,
+  loop,
+)
+from perceiver_jax.training.checkpoints import Checkpointer
+
+pytestmark = pytest.mark.usefixtures("compile_once", "no_report")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, compile_once):
+  """A run of the smoke config of the digits, and its outcome."""
+  folder = tmp_path_factory.mktemp("digits")
+  config = digits.get_config("smoke")
+  outcome = runs.train(folder, config, tasks.make_task(config))
+  return folder, outcome
+
+
+def read(folder, name):
+  return json.loads((folder / name).read_text())
+
+
+def test_a_run_ends_and_says_so(finished):
+  _, outcome = finished
+  assert (outcome.stopped, outcome.step) == ("", 4)
+
+
+def test_the_folder_says_how_the_run_came_about(finished):
+  folder, _ = finished
+  config = digits.get_config("smoke")
+  assert read(folder, "config.json") == json.loads(config.to_json())
+  assert read(folder, "versions.json")["jax"]
+  assert read(folder, "task.json") == {"class_names": list("0123456789")}
+
+
+def test_the_folder_holds_what_the_run_found(finished):
+  folder, outcome = finished
+  assert runs.checkpoint_steps(folder) == [2, 4]
+  (picture,) = (folder / "pictures").iterdir()
+  assert picture.name == "predictions-00000004.png"
+  assert picture.read_bytes().startswith(b"\x89PNG")
+  assert [p.name for p in (folder / "tensorboard").glob("*tfevents*")]
+  assert "</html>" in (folder / "report.html").read_text()
+  found = read(folder, "results.json")
+  assert found == json.loads(json.dumps(outcome.results))
+  assert found["task"] == "image_classification"
+  assert found["metrics"].keys() == {
+    "eval/accuracy",
+    "eval/loss",
+    "eval/top_5_accuracy",
+  }
+  assert found["steps"] == found["best_step"] == 4
+  assert found["epochs"] == round(4 * 8 / 1437, 2)
+  assert found["parameters"] > 10_000
+  assert found["train_seconds"] >= found["seconds"]["compile"] > 0
+
+
+def test_records_come_at_their_intervals(finished):
+  folder, outcome = finished
+  trained, last, evaluated = runs.records(folder)
+  assert (trained["step"], last["step"], evaluated["step"]) == (2, 4, 4)
+  assert (
+    trained.keys()
+    == last.keys()
+    >= {
+      "step",
+      "train/loss",
+      "train/accuracy",
+      "train/grad_norm",
+      "train/param_norm",
+      "train/learning_rate",
+    }
+  )
+  scores = {k: v for k, v in evaluated.items() if k != "step"}
+  assert scores == outcome.results["metrics"]
+
+
+def test_a_finished_run_started_again_repeats_its_results(finished):
+  folder, outcome = finished
+  kept = "metrics.jsonl", "config.json"
+  before = [(folder / name).read_bytes() for name in kept]
+  state = runs.state(folder)
+  config = digits.get_config("smoke")
+  again = runs.train(folder, config, tasks.make_task(config))
+  assert (again.stopped, again.step) == ("", 4)
+  assert again.results["metrics"] == outcome.results["metrics"]
+  assert [(folder / name).read_bytes() for name in kept] == before
+  assert runs.state(folder) == state
+
+
+def test_every_interval_is_kept_apart(tmp_path):
+  runs.train(tmp_path)
+  steps = {"train/loss": [], "eval/loss": []}
+  for record in runs.records(tmp_path):
+    for name, seen in steps.items():
+      seen += [record["step"]] if name in record else []
+  assert steps == {"train/loss": [4, 8, 12], "eval/loss": [5, 10, 12]}
+  assert runs.checkpoint_steps(tmp_path) == [9, 12]
+  measured = [
+    checkpoint_integrity.read_stamp(tmp_path / "checkpoints" / step).metrics
+    for step in ("9", "12")
+  ]
+  # Those of step 5 are not those of step 9.
+  assert measured[0] == {}
+  assert measured[1].keys() == {"eval/accuracy", "eval/loss"}
+
+
+def test_means_of_an_interval_do_not_depend_on_its_length(tmp_path):
+  for every in (1, 4):
+    config = runs.tiny_config(num_steps=4, log__every_steps=every)
+    runs.train(tmp_path / str(every), config)
+  loss = lambda folder: [
+    r["train/loss"]
+    for r in runs.records(tmp_path / folder)
+    if "train/loss" in r
+  ]
+  assert len(loss("1")) == 4
+  assert loss("4") == [pytest.approx(sum(loss("1")) / 4, rel=1e-5)]
+
+
+def test_training_learns(tmp_path):
+  config = runs.tiny_config(
+    num_steps=60, log__every_steps=30, optimizer__learning_rate=0.1
+  )
+  outcome = runs.train(tmp_path, config)
+  assert outcome.results["metrics"]["eval/accuracy"] > 0.6  # chance: 0.33
+
+
+def test_epochs_give_the_length_and_round_up(tmp_path):
+  config = runs.tiny_config(num_steps=0, num_epochs=0.55)
+  outcome = runs.train(tmp_path, config)  # 0.55 x 40 examples / 8 = 2.75
+  assert outcome.step == 3
+  assert outcome.results["epochs"] == 0.6
+
+
+@pytest.mark.parametrize(
+  ("steps", "epochs", "expected"),
+  [(7, 0.0, 7), (0, 1.0, 5), (0, 1.01, 6), (0, 1e-9, 1), (0, 60.0, 300)],
+)
+def test_num_steps(steps, epochs, expected):
+  config = runs.tiny_config(num_steps=steps, num_epochs=epochs)
+  assert config_checks.num_steps(config, 40) == expected
+
+
+@pytest.mark.parametrize(
+  ("steps", "epochs"),
+  [
+    *((0, 0.0), (5, 1.0), (-1, 0.0), (0, -1.0), (-3, 2.0), (3, -2.0)),
+    *((0, math.inf), (0, math.nan), (5, math.nan)),
+  ],
+)
+def test_num_steps_refuses(steps, epochs):
+  config = runs.tiny_config(num_steps=steps, num_epochs=epochs)
+  with pytest.raises(UserError, match=r"config.num_steps is .* one of them"):
+    config_checks.num_steps(config, 40)
+
+
+@pytest.mark.parametrize(
+  ("leaf", "value"),
+  [
+    ("seed", -1),
+    ("eval_every_steps", -1),
+    ("max_seconds", -1.0),
+    ("max_seconds", math.nan),
+    ("log.every_steps", 0),
+    ("checkpoint.every_steps", 0),
+    ("checkpoint.keep_latest", 0),
+    ("checkpoint.keep_best", -1),
+    ("ema_decay", 1.0),
+    ("ema_decay", -0.1),
+    ("num_microbatches", 0),
+    ("batch_size", 0),
+    ("batch_size", -8),
+    ("precision", "float16"),
+    ("optimizer.name", "sgd"),
+    ("optimizer.schedule", "linear"),
+  ],
+)
+def test_a_bad_leaf_is_named_and_nothing_written(tmp_path, leaf, value):
+  config = runs.tiny_config(**{leaf.replace(".", "__"): value})
+  with pytest.raises(UserError, match=f"config.{leaf} is {value!r}"):
+    runs.train(tmp_path / "run", config)
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  ("num_devices", "leaves", "message"),
+  [
+    (3, {}, "8, which does not divide over 3 devices .* multiple of 3"),
+    (2, {"num_microbatches": 3}, "2 devices x 3 microbatches.* multiple of 6"),
+    (9, {}, "--num_devices is 9, but there are 8"),
+  ],
+)
+def test_a_batch_must_divide(tmp_path, num_devices, leaves, message):
+  with pytest.raises(UserError, match=message):
+    runs.train(
+      tmp_path / "run", runs.tiny_config(**leaves), num_devices=num_devices
+    )
+  assert not (tmp_path / "run").exists()
+
+
+class Unbuildable(runs.TinyTask):
+  def __init__(self, error):
+    super().__init__()
+    self._error = error
+
+  def forward(self, batch, *, is_training, return_attention=False):
+    raise self._error
+
+
+@pytest.mark.parametrize("error", [ValueError("3 heads"), ZeroDivisionError()])
+def test_a_model_that_cannot_be_built(tmp_path, error):
+  with pytest.raises(UserError, match=f"config.model .*{error}"):
+    runs.train(tmp_path / "run", task=Unbuildable(error))
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_in_the_code_of_a_model_keeps_its_traceback(tmp_path):
+  with pytest.raises(TypeError, match="of a programmer"):
+    runs.train(tmp_path, task=Unbuildable(TypeError("of a programmer")))
+
+
+def test_a_folder_of_another_config(tmp_path):
+  runs.train(tmp_path, runs.tiny_config(num_steps=1))
+  before = runs.contents(tmp_path)
+  with pytest.raises(UserError, match="num_steps is 1 there and 12 here"):
+    runs.train(tmp_path)
+  assert runs.contents(tmp_path) == before
+
+
+def test_leaves_that_change_no_result_may_change(tmp_path):
+  runs.train(tmp_path, runs.tiny_config(num_steps=2))
+  config = runs.tiny_config(num_steps=2, log__every_steps=1, max_seconds=9.0)
+  assert runs.train(tmp_path, config).step == 2
+
+
+def exploding(**leaves):
+  """From step 7 on, the learning rate is too high for any parameter."""
+  return runs.tiny_config(
+    optimizer__schedule="step",
+    optimizer__boundaries=(0.5,),
+    optimizer__decay_factor=1e38,
+    optimizer__learning_rate=0.1,
+    **leaves,
+  )
+
+
+@pytest.mark.parametrize(
+  "leaves",
+  [
+    {"checkpoint__every_steps": 1},
+    {"checkpoint__every_steps": 2, "log__every_steps": 100},
+    {"checkpoint__every_steps": 6, "eval_every_steps": 1},
+    {"checkpoint__every_steps": 6, "num_steps": 7, "eval_every_steps": 0,
+     "optimizer__boundaries": (6 / 7,)},
+  ],
+)  # fmt: skip
+def test_a_run_that_diverges_stops_and_saves_nothing_bad(tmp_path, leaves):
+  config = exploding(checkpoint__keep_latest=9)
+  for name, value in leaves.items():
+    config.update_from_flattened_dict({name.replace("__", "."): value})
+  with pytest.raises(DivergedError, match=r"is (nan|inf) in the steps up to"):
+    runs.train(tmp_path, config)
+  assert runs.checkpoint_steps(tmp_path)[-1] == 6
+  for record in runs.records(tmp_path):
+    assert None not in record.values()
+    assert record["step"] <= 6
+  assert not (tmp_path / "results.json").exists()
+  # It fails again from what it saved, in the same way.
+  with pytest.raises(DivergedError):
+    runs.train(tmp_path, config)
+
+
+def test_divergence_wins_over_a_request_to_stop(tmp_path, monkeypatch):
+  stops = runs.stop_at({7: interrupts.PREEMPTED})
+  monkeypatch.setattr(interrupts, "Interrupts", stops)
+  config = exploding(checkpoint__every_steps=6, log__every_steps=100)
+  with pytest.raises(DivergedError):
+    runs.train(tmp_path, config)
+  assert runs.checkpoint_steps(tmp_path) == [6]
+
+
+def test_the_time_limit_stops_and_another_start_goes_on(tmp_path, capsys):
+  config = runs.tiny_config(max_seconds=1e-9)
+  outcome = runs.train(tmp_path / "run", config)
+  assert outcome == loop.Outcome(interrupts.OUT_OF_TIME, 1, {})
+  assert "out of time at step 1, which is saved" in capsys.readouterr().out
+  assert runs.checkpoint_steps(tmp_path / "run") == [1]
+  assert not (tmp_path / "run" / "results.json").exists()
+  assert runs.train(tmp_path / "run", config).step == 2
+  capsys.readouterr()
+  outcome = runs.train(tmp_path / "run")
+  assert (outcome.stopped, outcome.step) == ("", 12)
+  assert "resumed from step 2" in " ".join(capsys.readouterr().out.split())
+  runs.train(tmp_path / "undisturbed")
+  runs.assert_same_end(tmp_path / "run", tmp_path / "undisturbed")
+
+
+def test_a_run_that_ends_in_time_is_not_out_of_it(tmp_path):
+  config = runs.tiny_config(num_steps=1, max_seconds=1e-9)
+  assert runs.train(tmp_path, config).stopped == ""
+
+
+def test_the_start_says_what_will_happen(tmp_path, capsys):
+  runs.train(tmp_path, runs.tiny_config(num_microbatches=2), num_devices=2)
+  text = " ".join(capsys.readouterr().out.split())
+  for part in (
+    "2 x cpu (cpu), 1 process(es)",
+    "8 = 2 device(s) x 2 microbatch(es) x 2",
+    "12 = 2.4 epochs of 40 examples",
+    "parameters 28",
+    "step 4/12",
+    "step 12: eval/accuracy",
+  ):
+    assert part in text, part
+
+
+def test_a_save_that_fails_in_the_end_is_an_error(tmp_path, monkeypatch):
+  def fail(self):
+    raise UserError("no space left")
+
+  monkeypatch.setattr(Checkpointer, "wait", fail)
+  with pytest.raises(UserError, match="no space left"):
+    runs.train(tmp_path)
+  assert not (tmp_path / "results.json").exists()
+
+
+def test_several_evaluations_choose_the_best_checkpoint(tmp_path):
+  config = runs.tiny_config(
+    num_steps=6,
+    eval_every_steps=1,
+    checkpoint__every_steps=1,
+    checkpoint__keep_latest=1,
+    optimizer__learning_rate=0.5,
+  )
+  outcome = runs.train(tmp_path, config)
+  scores = {
+    r["step"]: r["eval/accuracy"]
+    for r in runs.records(tmp_path)
+    if "eval/accuracy" in r
+  }
+  best = max(scores, key=lambda step: (scores[step], step))
+  assert outcome.results["best_step"] == best
+  assert runs.checkpoint_steps(tmp_path) == sorted({best, 6})
+
+
+def test_a_disk_that_fills_up_between_checkpoints(tmp_path):
+  config = runs.tiny_config(log__every_steps=1, checkpoint__every_steps=100)
+  limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (2500, limit[1]))
+  try:
+    with pytest.raises(UserError, match="can't be written to: file too large"):
+      runs.train(tmp_path, config)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+  assert 0 < (tmp_path / "metrics.jsonl").read_text().count("\n") < 12
+  runs.train(tmp_path, config)
+  assert len(runs.records(tmp_path)) == 15

@@ -1,0 +1,293 @@
+import haiku as hk
+import jax
+import numpy as np
+import optax
+import pytest
+from jax import numpy as jnp
+
+from experiments import tasks
+from perceiver_jax.errors import UserError
+from perceiver_jax.models import blocks
+from perceiver_jax.training import optimizers, step
+
+DEPTH = 3
+PAPER_BOUNDARIES = (84 / 120, 102 / 120, 114 / 120)
+
+
+def normal(shapes, seed, scale=1.0):
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
+    lambda x: (scale * rng.normal(size=x.shape)).astype(np.float32), shapes
+  )
+
+
+def steps_of(optimizer, params, grads_list):
+  """Parameters after each step."""
+  state, history = optimizer.init(params), []
+  update = jax.jit(optimizer.update)
+  for grads in grads_list:
+    updates, state = update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+    history.append(params)
+  return history
+
+
+def assert_close(found, want, rtol=1e-5, atol=1e-6):
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol),
+    found,
+    want,
+  )
+
+
+@pytest.fixture(scope="module")
+def plain():
+  """Parameters of a layer and three gradients of different sizes."""
+  params = normal(
+    {
+      "net/linear": {"w": np.empty((4, 3)), "b": np.empty(3)},
+      "net/norm": {"scale": np.empty(3), "offset": np.empty(3)},
+      "net/latents": {"embeddings": np.empty((2, 3))},
+    },
+    seed=0,
+  )
+  return params, [normal(params, 1 + i, 10.0 ** (1 - i)) for i in range(3)]
+
+
+# --- LAMB and AdamW -----------------------------------------------------------
+
+
+def test_lamb_is_optax_lamb_where_nothing_is_stacked(plain):
+  sizes = {"b1": 0.8, "b2": 0.95, "eps": 1e-3, "weight_decay": 0.3}
+  schedule = optax.linear_schedule(0.1, 0.01, 3)
+  want = optax.lamb(schedule, mask=optimizers.decay_mask, **sizes)
+  found = optimizers.make_optimizer("lamb", schedule, **sizes)
+  assert_close(steps_of(found, *plain), steps_of(want, *plain))
+
+
+def test_adamw_is_optax_adamw(plain):
+  sizes = {"b1": 0.8, "b2": 0.95, "eps": 1e-3, "weight_decay": 0.3}
+  schedule = optax.linear_schedule(0.1, 0.01, 3)
+  want = optax.adamw(schedule, mask=optimizers.decay_mask, **sizes)
+  found = optimizers.make_optimizer("adamw", schedule, **sizes)
+  assert_close(steps_of(found, *plain), steps_of(want, *plain))
+
+
+def test_a_scanned_layer_moves_as_one_that_is_held_alone():
+  def block(x):
+    layer = lambda: blocks.SelfAttention(2, name="self_attend")
+    return blocks.LatentTransformer(DEPTH, layer, name="block_0")(x)
+
+  init = hk.transform(block).init
+  shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 2, 4)))
+  assert all(map(blocks.is_stacked, shapes))
+  one = jax.tree.map(lambda x: np.empty(x.shape[1:]), shapes)
+  # Layers of different size: one ratio for the whole stack would be wrong.
+  trees = [
+    [normal(one, seed * DEPTH + i, 10.0**i) for i in range(DEPTH)]
+    for seed in range(3)
+  ]
+  params, *grads = (jax.tree.map(lambda *x: np.stack(x), *t) for t in trees)
+  schedule = optax.constant_schedule(0.1)
+  stacked = steps_of(
+    optimizers.make_optimizer("lamb", schedule, weight_decay=0.3), params, grads
+  )
+  alone = optax.lamb(schedule, weight_decay=0.3, mask=optimizers.decay_mask)
+  for i in range(DEPTH):
+    params, *grads = (layers[i] for layers in trees)
+    found = jax.tree.map(lambda x, i=i: x[i], stacked)
+    assert_close(found, steps_of(alone, params, grads))
+
+
+def test_biases_and_norms_are_not_decayed(tiny_conv_config):
+  task = tasks.make_task(tiny_conv_config)
+  state = step.abstract_state(
+    step.make_init(
+      step.model_of(task, "float32"), optax.sgd(0.1), 0, use_ema=False
+    ),
+    task.example(),
+    step.make_mesh(1),
+  )
+  mask = optimizers.decay_mask(state.params)
+  decayed, kept = set(), set()
+  for leaves in mask.values():
+    for name, is_decayed in leaves.items():
+      (decayed if is_decayed else kept).add(name)
+  assert decayed == {"w", "embeddings"}
+  assert kept == {"b", "scale", "offset"}
+
+
+def test_without_a_gradient_only_weights_shrink(plain):
+  params, _ = plain
+  optimizer = optimizers.make_optimizer(
+    "adamw", optax.constant_schedule(0.1), weight_decay=0.5
+  )
+  (found,) = steps_of(optimizer, params, [jax.tree.map(np.zeros_like, params)])
+  want = {
+    module: {
+      k: v * 0.95 if k in ("w", "embeddings") else v for k, v in leaves.items()
+    }
+    for module, leaves in params.items()
+  }
+  assert_close(found, want)
+
+
+def test_clipping_bounds_the_global_norm(plain):
+  params, grads = plain
+  schedule = optax.constant_schedule(0.1)
+  make = lambda norm: optimizers.make_optimizer(
+    "lamb", schedule, clip_norm=norm
+  )
+  norms = [float(optax.tree.norm(g)) for g in grads]
+  assert norms[0] > 5 > norms[2]
+  scaled = [
+    optax.tree.scale(min(1, 5 / norm), grad)
+    for grad, norm in zip(grads, norms, strict=True)
+  ]
+  clipped = steps_of(make(5.0), params, grads)
+  assert_close(clipped, steps_of(make(0.0), params, scaled))
+  # Adam forgets the size of one gradient, but not that of several.
+  free = steps_of(make(0.0), params, grads)
+  with pytest.raises(AssertionError):
+    assert_close(clipped[-1], free[-1])
+
+
+def test_unknown_optimizer_names_the_leaf_and_the_choices():
+  with pytest.raises(
+    UserError, match=r"config\.optimizer\.name is 'sgd'.*lamb, adamw"
+  ):
+    optimizers.make_optimizer("sgd", optax.constant_schedule(0.1))
+
+
+# --- schedules ----------------------------------------------------------------
+
+
+def at(schedule, *steps):
+  return pytest.approx([float(schedule(s)) for s in steps], rel=1e-5, abs=1e-9)
+
+
+def test_constant():
+  schedule = optimizers.make_schedule("constant", 0.5, 100)
+  assert at(schedule, 0, 50, 99, 100) == [0.5] * 4
+
+
+def test_flat_then_half_a_cosine_to_zero():
+  schedule = optimizers.make_schedule("constant_cosine", 2.0, 100)
+  assert at(schedule, 0, 25, 50) == [2, 2, 2]
+  assert at(schedule, 75) == [1]
+  assert at(schedule, 100) == [0]
+  assert 0 < float(schedule(99)) < float(schedule(98)) < 0.02
+
+
+def test_constant_fraction_says_where_the_cosine_begins():
+  schedule = optimizers.make_schedule(
+    "constant_cosine", 2.0, 100, constant_fraction=0.8
+  )
+  assert at(schedule, 79, 80, 90, 100) == [2, 2, 1, 0]
+  never = optimizers.make_schedule(
+    "constant_cosine", 2.0, 100, constant_fraction=1.0
+  )
+  assert at(never, 0, 99) == [2, 2]
+
+
+def test_cosine():
+  schedule = optimizers.make_schedule("cosine", 2.0, 100)
+  want = [1 + np.cos(np.pi * s / 100) for s in (0, 25, 50, 75, 100)]
+  assert at(schedule, 0, 25, 50, 75, 100) == want
+
+
+def test_step_decay_at_fractions_of_the_run():
+  schedule = optimizers.make_schedule(
+    "step", 1.0, 1200, boundaries=PAPER_BOUNDARIES
+  )
+  assert at(schedule, 0, 839, 840) == [1, 1, 0.1]
+  assert at(schedule, 1019, 1020) == [0.1, 0.01]
+  assert at(schedule, 1139, 1140, 1199) == [0.01, 0.001, 0.001]
+
+
+def test_boundaries_that_fall_on_one_step_each_count():
+  schedule = optimizers.make_schedule(
+    "step", 1.0, 4, boundaries=PAPER_BOUNDARIES, decay_factor=0.5
+  )
+  # 2.8, 3.4 and 3.8 of 4 steps.
+  assert at(schedule, 2, 3, 4) == [1, 0.25, 0.125]
+
+
+@pytest.mark.parametrize(
+  ("name", "end"),
+  [("constant", 1.0), ("constant_cosine", 0.0), ("cosine", 0.0), ("step", 0.1)],
+)
+def test_warm_up_rises_from_zero_and_comes_before_the_rest(name, end):
+  schedule = optimizers.make_schedule(
+    name, 1.0, 100, warmup_steps=20, boundaries=(0.5,)
+  )
+  assert at(schedule, 0, 5, 10, 20) == [0, 0.25, 0.5, 1]
+  assert at(schedule, 100) == [end]
+
+
+def test_warm_up_leaves_the_marks_where_they_are():
+  flat = optimizers.make_schedule("constant_cosine", 1.0, 100, warmup_steps=20)
+  assert at(flat, 60, 80) == [1, 0.5]
+  steps = optimizers.make_schedule(
+    "step", 1.0, 100, warmup_steps=20, boundaries=(0.7,)
+  )
+  assert at(steps, 69, 70) == [1, 0.1]
+
+
+@pytest.mark.parametrize(
+  ("given", "message"),
+  [
+    (
+      {"schedule": "linear"},
+      r"config\.optimizer\.schedule is 'linear'; choose one of constant,"
+      r" constant_cosine, cosine, step",
+    ),
+    ({"warmup_steps": 100}, r"warmup_steps is 100; .* less than .* 100 steps"),
+    ({"warmup_steps": -1}, r"config\.optimizer\.warmup_steps is -1"),
+    ({"constant_fraction": 50}, r"optimizer\.constant_fraction has 50; .* 1"),
+    ({"boundaries": (0.5, 84)}, r"config\.optimizer\.boundaries has 84; .* 1"),
+  ],
+)
+def test_what_can_not_be_is_refused_with_its_leaf(given, message):
+  arguments = {"schedule": "step", "learning_rate": 1.0, "num_steps": 100}
+  with pytest.raises(UserError, match=message):
+    optimizers.make_schedule(**(arguments | given))
+
+
+# --- from_config --------------------------------------------------------------
+
+
+def test_a_config_becomes_its_optimizer_and_schedule(tiny_config, plain):
+  config = tiny_config.optimizer
+  config.update(learning_rate=0.5, warmup_steps=2, clip_norm=3.0)
+  optimizer, schedule = optimizers.from_config(config, 12, batch_size=8)
+  assert at(schedule, 0, 1, 2, 7, 12) == [0, 0.25, 0.5, 0.5, 0]
+  want = optax.chain(
+    optax.clip_by_global_norm(3.0),
+    optax.lamb(
+      schedule, 0.9, 0.999, 1e-6, weight_decay=0.1, mask=optimizers.decay_mask
+    ),
+  )
+  assert_close(steps_of(optimizer, *plain), steps_of(want, *plain))
+  assert config.name == "lamb", "the config is left as it was"
+
+
+@pytest.mark.parametrize(
+  ("reference", "batch", "rate"),
+  [(0, 512, 1.0), (64, 512, 8.0), (64, 16, 0.25)],
+)
+def test_the_rate_scales_with_the_batch(tiny_config, reference, batch, rate):
+  config = tiny_config.optimizer
+  config.update(learning_rate=1.0, learning_rate_batch_size=reference)
+  _, schedule = optimizers.from_config(config, 10, batch)
+  assert at(schedule, 0) == [rate]
+
+
+def test_a_wrong_name_in_a_config_is_a_user_error(tiny_config):
+  for leaf in ("name", "schedule"):
+    config = tiny_config.optimizer.copy_and_resolve_references()
+    config[leaf] = "none"
+    with pytest.raises(
+      UserError, match=rf"config\.optimizer\.{leaf} is 'none'"
+    ):
+      optimizers.from_config(config, 10, 8)

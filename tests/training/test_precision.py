@@ -1,0 +1,159 @@
+import haiku as hk
+import jax
+import numpy as np
+import optax
+import pytest
+from jax import numpy as jnp
+
+from experiments import tasks
+from perceiver_jax.errors import UserError
+from perceiver_jax.models import perceiver
+from perceiver_jax.training import step
+from perceiver_jax.training.precision import PRECISIONS, precision
+
+CONTRACTIONS = ("dot_general", "conv_general_dilated")
+
+
+def equations(jaxpr):
+  """All equations, those inside scans and calls among them."""
+  for eqn in jaxpr.eqns:
+    yield eqn
+    parameters = jax.tree.leaves(
+      list(eqn.params.values()), is_leaf=lambda p: hasattr(p, "eqns")
+    )
+    for inner in (getattr(p, "jaxpr", p) for p in parameters):
+      if hasattr(inner, "eqns"):
+        yield from equations(inner)
+
+
+def inputs_of(jaxpr, *primitives):
+  """Types of what goes into the equations of these names."""
+  return {
+    variable.aval.dtype.name
+    for eqn in equations(jaxpr)
+    if eqn.primitive.name in primitives
+    for variable in eqn.invars
+  }
+
+
+def float_types(tree):
+  return {
+    x.dtype.name
+    for x in jax.tree.leaves(tree)
+    if jnp.issubdtype(x.dtype, jnp.floating)
+  }
+
+
+class Traced:
+  """A model's programs and shapes; nothing is computed."""
+
+  def __init__(self, config, name):
+    task = tasks.make_task(config)
+    model, batch = step.model_of(task, name), jax.device_put(task.example())
+    init = step.make_init(model, optax.adam(0.1), 0, use_ema=True)
+    self.state = step.abstract_state(init, batch, step.make_mesh(1))
+
+    def forward(params, net_state):
+      return model.apply(params, net_state, None, batch, True)
+
+    def gradient(params, net_state):
+      loss = lambda p: task.loss(forward(p, net_state)[0], batch)["loss"][0]
+      return jax.grad(loss)(params)
+
+    def trace(fn):
+      make = jax.make_jaxpr(fn, axis_env=[(step.AXIS, 1)], return_shape=True)
+      jaxpr, shapes = make(self.state.params, self.state.net_state)
+      return jaxpr.jaxpr, shapes
+
+    self.forward, (self.outputs, self.net_state) = trace(forward)
+    self.gradient, self.grads = trace(gradient)
+
+
+@pytest.fixture
+def half(tiny_conv_config):
+  return Traced(tiny_conv_config, "bfloat16")
+
+
+def test_bfloat16_keeps_the_state_in_float32(half):
+  assert float_types(half.state) == {"float32"}
+  assert float_types(half.net_state) == {"float32"}
+  assert float_types(half.grads) == {"float32"}
+
+
+def test_bfloat16_multiplies_in_bfloat16(half):
+  for kind in CONTRACTIONS:
+    assert inputs_of(half.forward, kind) == {"bfloat16"}
+  stacks = [e for e in equations(half.forward) if e.primitive.name == "scan"]
+  assert stacks, "no layer was scanned"
+  for stack in stacks:
+    inner = stack.params["jaxpr"].jaxpr
+    assert inputs_of(inner, "dot_general") == {"bfloat16"}
+
+
+def test_bfloat16_keeps_logits_softmax_and_norms_in_float32(half):
+  assert half.outputs.logits.dtype == jnp.float32
+  assert inputs_of(half.forward, "exp") == {"float32"}
+  assert inputs_of(half.forward, "rsqrt") == {"float32"}
+
+
+def test_bfloat16_multiplies_in_bfloat16_on_the_way_back_too(half):
+  pairs = {
+    tuple(v.aval.dtype.name for v in eqn.invars)
+    for eqn in equations(half.gradient)
+    if eqn.primitive.name in CONTRACTIONS
+  }
+  # The cotangent of the attention logits stays in float32, as they do.
+  assert pairs == {("bfloat16", "bfloat16"), ("float32", "bfloat16")}
+
+
+def test_float32_has_no_half_anywhere(tiny_conv_config):
+  full = Traced(tiny_conv_config, "float32")
+  found = {
+    variable.aval.dtype.name
+    for eqn in equations(full.gradient)
+    for variable in eqn.outvars
+    if hasattr(variable.aval, "dtype")
+  }
+  assert "float32" in found
+  assert not found & {"bfloat16", "float16", "float64"}
+
+
+@pytest.mark.parametrize("name", ["float16", "", "bf16"])
+def test_unknown_precision_names_the_leaf_and_the_choices(tiny_config, name):
+  message = rf"config\.precision is '{name}'; choose one of float32, bfloat16"
+  with pytest.raises(UserError, match=message), precision(name):
+    pass
+  with pytest.raises(UserError, match=message):
+    Traced(tiny_config, name)
+
+
+def policies():
+  kinds = (perceiver.Perceiver, hk.LayerNorm, hk.BatchNorm)
+  return [hk.mixed_precision.get_policy(kind) for kind in kinds]
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_nothing_is_left_behind(name):
+  before = policies()
+  with pytest.raises(KeyError), precision(name):
+    raise KeyError
+  assert policies() == before
+
+
+@pytest.mark.usefixtures("quick_compile")
+def test_precisions_agree_to_what_bfloat16_holds(tiny_config):
+  task = tasks.make_task(tiny_config)
+  image = jax.random.normal(jax.random.key(1), (1, 8, 8, 1))
+  batch = {**task.example(), "image": image}
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(
+    lambda x: rng.normal(size=x.shape, scale=0.3).astype(np.float32),
+    Traced(tiny_config, "float32").state.params,
+  )
+  logits = {}
+  for name in PRECISIONS:
+    apply = jax.jit(step.model_of(task, name).apply, static_argnums=4)
+    logits[name] = np.asarray(apply(params, {}, None, batch, False)[0].logits)
+  np.testing.assert_allclose(*logits.values(), rtol=0.05, atol=0.05)
+  assert np.ptp(logits["float32"]) > 0.5
+  assert (logits["float32"] != logits["bfloat16"]).any()

@@ -1,0 +1,422 @@
+import functools
+
+import haiku as hk
+import jax
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import numpy as jnp
+
+from experiments import tasks
+from perceiver_jax.errors import UserError
+from perceiver_jax.training import metrics, optimizers, step
+
+DEVICES = (1, 2, 4, 8)
+BATCH = 16
+FEATURES, CLASSES = 5, 3
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+class Classifier:
+  """A network of two layers.
+
+  Args:
+    noise: of each example's input, drawn from its own key.
+    batchnorm: whether the hidden layer has batch statistics.
+  """
+
+  def __init__(self, noise=0.0, batchnorm=False):
+    self._noise = noise
+    self._batchnorm = batchnorm
+
+  def forward(self, batch, *, is_training, return_attention=False):
+    x = batch["x"]
+    if is_training and self._noise:
+      draw = lambda key: jax.random.normal(
+        jax.random.wrap_key_data(key), x.shape[1:]
+      )
+      x = x + self._noise * jax.vmap(draw)(batch["rng"])
+    # Batch statistics would take a bias out again.
+    x = hk.Linear(4, with_bias=not self._batchnorm)(x)
+    if self._batchnorm:
+      mapped = is_training and not hk.running_init()
+      axis = step.AXIS if mapped else None
+      x = hk.BatchNorm(True, True, 0.9, cross_replica_axis=axis)(x, is_training)
+    return hk.Linear(CLASSES)(jnp.tanh(x))
+
+  def loss(self, outputs, batch):
+    losses = optax.softmax_cross_entropy_with_integer_labels(
+      outputs, batch["label"]
+    )
+    return {"loss": metrics.weighted(losses, jnp.ones_like(losses))}
+
+  def example(self):
+    return classifier_batch(0, size=1)
+
+
+def classifier_batch(seed, size=BATCH):
+  rng = np.random.default_rng(seed)
+  return {
+    "x": rng.normal(size=(size, FEATURES)).astype(np.float32),
+    "label": rng.integers(0, CLASSES, size).astype(np.int32),
+    "index": rng.permutation(1000)[:size].astype(np.int32),
+  }
+
+
+def image_batch(seed):
+  rng = np.random.default_rng(seed)
+  return {
+    "image": rng.normal(size=(BATCH, 8, 8, 1)).astype(np.float32),
+    "label": rng.integers(0, 10, BATCH).astype(np.int32),
+    "index": rng.permutation(1000)[:BATCH].astype(np.int32),
+  }
+
+
+class Run:
+  """A task, its first state on a mesh and its step."""
+
+  def __init__(
+    self,
+    task,
+    devices=1,
+    optimizer=None,
+    seed=0,
+    first=None,
+    ema_decay=0.0,
+    num_microbatches=1,
+  ):
+    optimizer = optimizer or optax.sgd(0.3)
+    self.mesh = step.make_mesh(devices)
+    self.model = step.model_of(task, "float32")
+    self.init = step.make_init(
+      self.model, optimizer, seed, use_ema=bool(ema_decay)
+    )
+    # The host's copy: a step consumes the one on the devices.
+    self.first = first or jax.device_get(jax.jit(self.init)(task.example()))
+    self.state = jax.device_put(self.first, step.replicated(self.mesh))
+    self.step = step.make_train_step(
+      self.model,
+      task.loss,
+      optimizer,
+      self.mesh,
+      num_microbatches=num_microbatches,
+      ema_decay=ema_decay,
+    )
+
+  def take(self, batch):
+    placed = step.place_train_batch(batch, self.mesh)
+    self.state, found = self.step(self.state, placed)
+    return {name: float(v) for name, v in metrics.means(found).items()}
+
+
+def assert_close(found, want, tolerance):
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, tolerance, tolerance),
+    found,
+    want,
+  )
+
+
+def assert_same(found, want):
+  jax.tree.map(np.testing.assert_array_equal, found, want)
+
+
+# --- one result on any number of devices --------------------------------------
+
+
+def assert_devices_agree(task, make_batch, numbers=DEVICES, optimizer=None):
+  """Metrics of 20 steps and what they lead to, on these numbers of devices."""
+  first, records, ends = None, {}, {}
+  for devices in numbers:
+    run = Run(task, devices, optimizer, first=first)
+    first = run.first
+    records[devices] = [run.take(make_batch(i)) for i in range(20)]
+    ends[devices] = jax.device_get(run.state)
+  for devices in numbers[1:]:
+    for found, want in zip(records[devices], records[1], strict=True):
+      assert found["loss"] == pytest.approx(want["loss"], abs=1e-5)
+      assert found == pytest.approx(want, rel=1e-3)
+    assert_close(ends[devices].params, ends[1].params, 1e-4)
+    assert_close(ends[devices].net_state, ends[1].net_state, 1e-4)
+  moved = jax.tree.map(
+    lambda a, b: np.abs(a - b).max(), first.params, ends[1].params
+  )
+  assert max(jax.tree.leaves(moved)) > 1e-3, "nothing was learned"
+  return ends[1]
+
+
+def make_task(config):
+  config.model.decoder = {"kind": "average"}  # Compiles faster.
+  return tasks.make_task(config)
+
+
+def test_devices_agree_on_a_perceiver(tiny_config):
+  assert_devices_agree(make_task(tiny_config), image_batch, (1, 8))
+
+
+def test_devices_agree_on_batch_statistics(tiny_conv_config):
+  end = assert_devices_agree(make_task(tiny_conv_config), image_batch)
+  assert end.net_state
+
+
+def test_devices_agree_on_randomness_under_lamb(tiny_config):
+  config = tiny_config.optimizer
+  config.update(warmup_steps=2, clip_norm=0.5, learning_rate=0.05)
+  optimizer, _ = optimizers.from_config(config, 20, BATCH)
+  task = Classifier(noise=1.0, batchnorm=True)
+  assert_devices_agree(task, classifier_batch, optimizer=optimizer)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_the_gradient_is_that_of_the_mean_over_the_global_batch(devices):
+  run = Run(Classifier(), devices, optax.sgd(1.0))
+  batch = classifier_batch(1)
+
+  def objective(params):
+    logits, _ = run.model.apply(params, {}, None, batch, True)
+    return Classifier().loss(logits, batch)["loss"][0] / BATCH
+
+  loss, grads = jax.value_and_grad(objective)(run.first.params)
+  placed = step.place_train_batch(batch, run.mesh)
+  state, found = run.step(run.state, placed)
+  want = jax.tree.map(np.subtract, run.first.params, grads)
+  assert_close(jax.device_get(state.params), want, 1e-6)
+  total, count = found["loss"]
+  assert float(count) == BATCH
+  assert float(total) == pytest.approx(BATCH * float(loss), rel=1e-5)
+  for name, tree in (("grad_norm", grads), ("param_norm", want)):
+    norm = np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(tree)))
+    assert metrics.means(found)[name] == pytest.approx(norm, rel=1e-5)
+  assert int(state.step) == 1
+
+
+# --- microbatches -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parts", [2, 8])
+def test_microbatches_give_what_one_batch_gives(parts):
+  task = Classifier(noise=0.5)
+  whole = Run(task, devices=2)
+  split = Run(task, devices=2, first=whole.first, num_microbatches=parts)
+  for i in range(5):
+    want = whole.take(classifier_batch(i))
+    assert split.take(classifier_batch(i)) == pytest.approx(want, rel=1e-5)
+  assert_close(split.state.params, whole.state.params, 1e-5)
+
+
+def test_batch_statistics_pass_from_one_microbatch_to_the_next():
+  task, frozen = Classifier(batchnorm=True), optax.sgd(0.0)
+  split = Run(task, 2, frozen, num_microbatches=2)
+  whole = Run(task, 2, frozen, first=split.first)
+  batch = classifier_batch(3)
+  split.take(batch)
+  for part in range(2):  # The first half of each device's share, the second.
+    at = np.arange(BATCH).reshape(2, 2, -1)[:, part].ravel()
+    whole.take({name: value[at] for name, value in batch.items()})
+  assert_close(split.state.net_state, whole.state.net_state, 1e-5)
+
+
+# --- randomness ---------------------------------------------------------------
+
+
+@functools.cache
+def noisy():
+  """A run whose parameters stay, so that only its noise changes the loss."""
+  return Run(Classifier(noise=1.0), devices=2, optimizer=optax.sgd(0.0))
+
+
+def test_an_example_keeps_its_noise_wherever_it_stands():
+  batch, run = classifier_batch(0), noisy()
+  order = np.random.default_rng(1).permutation(BATCH)
+  losses = []
+  for rearranged in (batch, {k: v[order] for k, v in batch.items()}):
+    run.state = jax.device_put(run.first, step.replicated(run.mesh))
+    losses.append(run.take(rearranged)["loss"])
+  assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_noise_differs_from_step_to_step_and_from_example_to_example():
+  batch, run = classifier_batch(0), noisy()
+  first, second = run.take(batch)["loss"], run.take(batch)["loss"]
+  assert abs(first - second) > 1e-3
+  run.state = jax.device_put(run.first, step.replicated(run.mesh))
+  elsewhere = {**batch, "index": batch["index"] + 1}
+  assert abs(run.take(elsewhere)["loss"] - first) > 1e-3
+
+
+def test_the_seed_decides_parameters_and_noise():
+  run = noisy()
+  other = Run(Classifier(noise=1.0), seed=1)
+  assert not np.array_equal(run.first.rng, other.first.rng)
+  assert not np.array_equal(
+    run.first.params["linear"]["w"], other.first.params["linear"]["w"]
+  )
+  losses = []
+  for first in (run.first, run.first._replace(rng=other.first.rng)):
+    run.state = jax.device_put(first, step.replicated(run.mesh))
+    losses.append(run.take(classifier_batch(0))["loss"])
+  assert abs(losses[0] - losses[1]) > 1e-3
+
+
+def test_two_runs_are_bitwise_the_same():
+  task = Classifier(noise=1.0, batchnorm=True)
+  ends = []
+  for _ in range(2):
+    run = Run(task, devices=4)
+    for i in range(3):
+      run.take(classifier_batch(i))
+    ends.append(jax.device_get(run.state))
+  assert_same(*ends)
+
+
+# --- the state ----------------------------------------------------------------
+
+
+def test_the_first_state_takes_only_shapes_from_the_batch():
+  run = Run(Classifier(batchnorm=True))
+  found = jax.jit(run.init)(classifier_batch(7, size=1))
+  assert_same(found.params, run.first.params)
+  assert_same(found.rng, run.first.rng)
+  assert int(run.first.step) == 0
+  assert run.first.ema_params == ()
+  # Haiku's running statistics remember the first batch until the first step.
+  ends = []
+  for first in (run.first, jax.device_get(found)):
+    run.state = jax.device_put(first, step.replicated(run.mesh))
+    run.take(classifier_batch(0))
+    ends.append(jax.device_get(run.state))
+  assert_same(*ends)
+
+
+def test_the_state_is_whole_on_every_device_and_not_stacked():
+  run = Run(Classifier(batchnorm=True), 4, optax.adam(0.1), ema_decay=0.9)
+  abstract = step.abstract_state(run.init, Classifier().example(), run.mesh)
+  run.take(classifier_batch(0))
+
+  def check(found, want):
+    assert (found.shape, found.dtype) == (want.shape, want.dtype)
+    assert found.sharding.is_equivalent_to(want.sharding, found.ndim)
+    assert len(found.addressable_shards) == 4
+    for shard in found.addressable_shards:
+      np.testing.assert_array_equal(shard.data, found)
+
+  jax.tree.map(check, run.state, abstract)
+  assert run.state.params["linear"]["w"].shape == (FEATURES, 4)
+
+
+def test_the_state_is_donated_and_the_batch_is_not():
+  run = Run(Classifier(), 4, optax.adam(0.1), ema_decay=0.9)
+  before = run.state
+  batch = step.place_train_batch(classifier_batch(0), run.mesh)
+  run.state, _ = run.step(run.state, batch)
+  assert all(x.is_deleted() for x in jax.tree.leaves(before))
+  run.state, _ = run.step(run.state, batch)
+  assert int(run.state.step) == 2
+
+
+def test_the_average_follows_the_parameters():
+  run = Run(Classifier(), 2, ema_decay=0.8)
+  want = run.first.params
+  assert_same(run.first.ema_params, want)
+  for i in range(4):
+    run.take(classifier_batch(i))
+    want = jax.tree.map(
+      lambda old, new: 0.8 * old + 0.2 * np.asarray(new),
+      want,
+      run.state.params,
+    )
+  assert_close(run.state.ema_params, want, 1e-6)
+  assert run.state.eval_params is run.state.ema_params
+
+
+def test_without_an_average_the_parameters_are_evaluated():
+  state = Run(Classifier()).state
+  assert state.eval_params is state.params
+
+
+def test_a_step_compiles_ahead_from_shapes_alone():
+  run = Run(Classifier(), 4)
+  example = {**Classifier().example(), "mask": np.ones(1, np.float32)}
+  batch = step.abstract_train_batch(example, BATCH, run.mesh)
+  assert "mask" not in batch
+  placed = step.place_train_batch(classifier_batch(0), run.mesh)
+  for name, found in placed.items():
+    for attribute in ("shape", "dtype", "sharding"):
+      want = getattr(batch[name], attribute)
+      assert getattr(found, attribute) == want, name
+  abstract = step.abstract_state(run.init, Classifier().example(), run.mesh)
+  compiled = run.step.lower(abstract, batch).compile()
+  state, _ = compiled(run.state, placed)
+  assert int(state.step) == 1
+
+
+def test_a_model_that_can_not_be_is_a_user_error(tiny_config):
+  tiny_config.model.encoder.num_self_attend_heads = 3
+  model = step.model_of(tasks.make_task(tiny_config), "float32")
+  init = step.make_init(model, optax.sgd(0.1), 0, use_ema=False)
+  example = tasks.make_task(tiny_config).example()
+  with pytest.raises(UserError, match=r"config\.model .*3 heads do not divide"):
+    step.abstract_state(init, example, step.make_mesh(1))
+
+
+# --- placing ------------------------------------------------------------------
+
+
+def test_each_device_gets_its_part_of_the_batch_in_order():
+  mesh = step.make_mesh(4)
+  batch = classifier_batch(0)
+  whole = step.place_batch(batch, mesh)
+  split = step.place_train_batch(batch, mesh)
+  for name, value in batch.items():
+    np.testing.assert_array_equal(whole[name], value)
+    np.testing.assert_array_equal(np.concatenate(split[name]), value)
+    for placed in (whole[name], split[name]):
+      for shard in placed.addressable_shards:
+        at = list(mesh.devices).index(shard.device)
+        np.testing.assert_array_equal(
+          np.reshape(shard.data, (4, *value.shape[1:])),
+          value[4 * at : 4 * (at + 1)],
+        )
+
+
+def test_a_mesh_takes_the_first_devices_or_all():
+  assert step.make_mesh().size == jax.device_count()
+  mesh = step.make_mesh(2)
+  assert list(mesh.devices) == jax.devices()[:2]
+  assert mesh.axis_names == (step.AXIS,)
+
+
+def test_more_devices_than_there_are_is_a_user_error():
+  count = jax.device_count()
+  with pytest.raises(
+    UserError, match=f"--num_devices is {count + 1}, but there are {count};"
+  ):
+    step.make_mesh(count + 1)
+
+
+# --- batch sizes --------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(st.integers(-3, 200), st.integers(1, 8), st.integers(1, 4))
+def test_a_batch_size_is_taken_if_it_divides(size, devices, parts):
+  if size > 0 and size % (devices * parts) == 0:
+    step.check_batch_size(size, devices, parts)
+    return
+  with pytest.raises(UserError) as error:
+    step.check_batch_size(size, devices, parts)
+  assert str(error.value) == (
+    f"config.batch_size is {size}, which does not divide over {devices}"
+    f" devices x {parts} microbatches; give a multiple of {devices * parts}"
+  )
+
+
+@pytest.mark.parametrize("parts", [0, -2])
+def test_microbatches_are_one_or_more(parts):
+  with pytest.raises(
+    UserError, match=rf"config\.num_microbatches is {parts}; give 1 or more"
+  ):
+    step.check_batch_size(16, 1, parts)

@@ -1,0 +1,84 @@
+"""Starting from weights of any kind, and leaving some."""
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import tasks
+from perceiver_jax import weights
+from perceiver_jax.errors import UserError
+from perceiver_jax.training import loop, restore
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+def _train(config, folder):
+  loop.Trainer(config, tasks.make_task(config), folder, 1).run()
+  return weights.load(folder)
+
+
+@pytest.fixture
+def config(tiny_config):
+  tiny_config.num_steps, tiny_config.num_epochs = 2, 0.0
+  return tiny_config
+
+
+def test_a_run_leaves_the_weights_it_evaluates(config, tmp_path):
+  config.ema_decay = 0.5
+  found = _train(config, tmp_path / "run")
+  assert found.spec == config.model.to_dict()
+  task = tasks.make_task(config)
+  state = restore.restore(config, task, tmp_path / "run", "latest").state
+  for module, leaves in found.params.items():
+    for name, leaf in leaves.items():
+      np.testing.assert_array_equal(leaf, state.ema_params[module][name])
+  model = weights.transformed(found.spec)
+  images = jax.device_put(task.example()["image"])
+  out, _ = model.apply(*jax.device_put(found[1:]), None, images)
+  assert out.logits.shape == (1, 10)
+
+
+def test_starting_from_a_run_takes_everything_over(config, tmp_path, capsys):
+  first = _train(config, tmp_path / "first")
+  config.init_from = str(tmp_path / "first")
+  config.optimizer.learning_rate = 0.0
+  config.ema_decay = 0.9
+  second = _train(config, tmp_path / "second")
+  for module, leaves in first.params.items():
+    for name, leaf in leaves.items():
+      np.testing.assert_allclose(second.params[module][name], leaf, rtol=1e-6)
+  out = capsys.readouterr().out
+  count = len(jax.tree.leaves(first.params))
+  assert f"started from {tmp_path / 'first'}" in out
+  assert f"{count} arrays loaded" in out
+
+
+def test_another_head_starts_anew_and_is_named(config, tmp_path, capsys):
+  first = _train(config, tmp_path / "first")
+  head = {
+    name: x[..., :7] for name, x in first.params["decoder/output"].items()
+  }
+  smaller = first._replace(params=first.params | {"decoder/output": head})
+  weights.save(tmp_path / "smaller.safetensors", smaller)
+  config.init_from = str(tmp_path / "smaller.safetensors")
+  _train(config, tmp_path / "second")
+  out = capsys.readouterr().out
+  assert "2 initialised: decoder/output/b, decoder/output/w" in out
+  assert "2 skipped: decoder/output/b, decoder/output/w" in out
+
+
+def test_a_resumed_run_needs_them_no_more(config, tmp_path):
+  first = _train(config, tmp_path / "first")
+  path = tmp_path / "start.safetensors"
+  weights.save(path, first)
+  config.init_from = str(path)
+  _train(config, tmp_path / "second")
+  path.unlink()
+  _train(config, tmp_path / "second")
+
+
+def test_missing_weights_stop_before_anything_is_written(config, tmp_path):
+  config.init_from = str(tmp_path / "none.safetensors")
+  with pytest.raises(UserError, match="no weights at"):
+    _train(config, tmp_path / "run")
+  assert not (tmp_path / "run").exists()

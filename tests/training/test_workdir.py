@@ -1,0 +1,250 @@
+import errno
+import json
+import re
+import subprocess
+
+import ml_collections
+import pytest
+
+from perceiver_jax.errors import UserError
+from perceiver_jax.training import workdir
+
+
+def make_config(**changes):
+  config = ml_collections.ConfigDict(
+    {
+      "seed": 0,
+      "batch_size": 64,
+      "max_seconds": 0.0,
+      "precision": "float32",
+      "optimizer": {"learning_rate": 0.002, "boundaries": (0.7, 0.85)},
+      "log": {"every_steps": 100, "tensorboard": True},
+      "checkpoint": {"every_steps": 1000, "keep_latest": 2},
+      "data": {
+        "num_workers": 0,
+        "image_shape": (8, 8, 1),
+        "source_args": ml_collections.ConfigDict(),
+      },
+    }
+  )
+  with config.unlocked():
+    config.update_from_flattened_dict(changes)
+  return config
+
+
+METADATA = {"class_names": ("cat", "dog")}
+
+
+@pytest.fixture
+def folder(tmp_path):
+  folder = tmp_path / "runs" / "a"
+  workdir.write(folder, make_config(), METADATA)
+  return folder
+
+
+# --- whose folder it is -------------------------------------------------------
+
+
+def test_a_new_folder_and_the_same_config_are_welcome(folder, tmp_path):
+  workdir.check_config(tmp_path / "new", make_config())
+  assert not (tmp_path / "new").exists(), "checking writes nothing"
+  workdir.check_config(folder, make_config())
+  workdir.check_config(folder, make_config().to_dict())
+
+
+@pytest.mark.parametrize(
+  ("leaf", "value", "shown"),
+  [
+    ("seed", 1, "seed is 0 there and 1 here"),
+    (
+      "precision",
+      "bfloat16",
+      "precision is 'float32' there and 'bfloat16' here",
+    ),
+    (
+      "optimizer.learning_rate",
+      0.1,
+      "optimizer.learning_rate is 0.002 there and 0.1 here",
+    ),
+    (
+      "optimizer.boundaries",
+      (0.7,),
+      "optimizer.boundaries is [0.7, 0.85] there and [0.7] here",
+    ),
+    (
+      "data.source_args.size",
+      3,
+      "data.source_args.size is absent there and 3 here",
+    ),
+  ],
+)
+def test_another_config_is_refused_with_its_leaf_named(
+  folder, leaf, value, shown
+):
+  with pytest.raises(UserError) as error:
+    workdir.check_config(folder, make_config(**{leaf: value}))
+  message = str(error.value)
+  assert message.startswith(f"--workdir={folder} holds a run of another config")
+  assert shown in message
+  assert "Give another --workdir" in message
+  assert "\n" not in message
+
+
+def test_a_leaf_that_is_gone_is_named(folder):
+  config = make_config()
+  del config.seed
+  with pytest.raises(UserError, match="seed is 0 there and absent here"):
+    workdir.check_config(folder, config)
+
+
+def test_of_many_differences_three_are_shown(folder):
+  config = make_config(
+    **{"seed": 1, "batch_size": 2, "precision": "x", "data.image_shape": (1,)}
+  )
+  with pytest.raises(UserError) as error:
+    workdir.check_config(folder, config)
+  assert str(error.value).count(" there and ") == 3
+  assert "; and 1 more. Give" in str(error.value)
+
+
+@pytest.mark.parametrize(
+  "leaf",
+  [
+    "max_seconds",
+    "log.every_steps",
+    "log.wandb_project",
+    "checkpoint.keep_latest",
+    "data.num_workers",
+  ],
+)
+def test_leaves_that_change_no_result_are_free(folder, leaf):
+  config = make_config(**{leaf: 7})
+  workdir.check_config(folder, config)
+  workdir.write(folder, config, METADATA)
+  stored = json.loads((folder / "config.json").read_text())
+  assert stored == json.loads(json.dumps(config.to_dict()))
+
+
+def test_free_are_whole_names_only(folder):
+  for leaf in ("logging", "checkpoint_policy", "data.num_workers_more"):
+    with pytest.raises(UserError, match=rf"{re.escape(leaf)} is absent there"):
+      workdir.check_config(folder, make_config(**{leaf: 1}))
+
+
+def test_checkpoints_without_a_config_are_not_touched(tmp_path):
+  (tmp_path / "checkpoints").mkdir()
+  with pytest.raises(UserError, match=r"has checkpoints but no config\.json"):
+    workdir.check_config(tmp_path, make_config())
+
+
+# --- reading back -------------------------------------------------------------
+
+
+def test_a_config_reads_back_as_it_was_tuples_included(folder):
+  config = workdir.read_config(folder)
+  assert isinstance(config, ml_collections.ConfigDict)
+  assert config.to_dict() == make_config().to_dict()
+  assert config.data.image_shape == (8, 8, 1)
+  assert isinstance(config.optimizer.boundaries, tuple)
+  workdir.check_config(folder, config)
+
+
+def test_metadata_read_back(folder, tmp_path):
+  assert workdir.read_metadata(folder) == {"class_names": ["cat", "dog"]}
+  assert workdir.read_metadata(tmp_path) == {}
+
+
+def test_a_folder_without_a_run_is_a_user_error(tmp_path):
+  with pytest.raises(
+    UserError, match=rf"--workdir={re.escape(str(tmp_path))} holds no run"
+  ):
+    workdir.read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+  "content", [b"", b'{"seed": 0', b"\xff\xfe", b"[]", b"null", b"3"]
+)
+@pytest.mark.parametrize(
+  "read",
+  [
+    lambda folder: workdir.check_config(folder, make_config()),
+    workdir.read_config,
+  ],
+)
+def test_json_that_can_not_be_read_is_a_user_error(folder, content, read):
+  path = folder / "config.json"
+  path.write_bytes(content)
+  with pytest.raises(UserError) as error:
+    read(folder)
+  assert str(error.value).startswith(f"{path} can't be read (")
+  assert path.read_bytes() == content
+
+
+def test_a_file_in_the_place_of_the_folder_is_a_user_error(tmp_path):
+  path = tmp_path / "file"
+  path.write_text("mine")
+  with pytest.raises(UserError, match="can't be read"):
+    workdir.check_config(path, make_config())
+  with pytest.raises(
+    UserError, match=rf"--workdir={re.escape(str(path))} can't be written to"
+  ):
+    workdir.write(path, make_config(), METADATA)
+  assert path.read_text() == "mine"
+
+
+def test_a_full_disk_is_a_user_error(tmp_path):
+  with (
+    pytest.raises(
+      UserError,
+      match=rf"--workdir={re.escape(str(tmp_path))} can't be written to: no sp",
+    ),
+    workdir.writing(tmp_path),
+  ):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+# --- what a run writes --------------------------------------------------------
+
+
+def test_a_run_writes_config_task_and_versions(folder):
+  names = {path.name for path in folder.iterdir()}
+  assert names == {"config.json", "task.json", "versions.json"}
+  found = json.loads((folder / "versions.json").read_text())
+  assert found == workdir.versions()
+
+
+def test_versions_name_what_a_number_depends_on():
+  found = workdir.versions()
+  assert {"python", "jax", "jaxlib", "dm-haiku", "optax", "platform"} <= {
+    *found
+  }
+  assert re.fullmatch(r"\d+ x .+", found["devices"])
+
+
+def fake_git(monkeypatch, answers):
+  def run(command, **_):
+    code, text = answers[command[1]]
+    return subprocess.CompletedProcess(command, code, stdout=text)
+
+  monkeypatch.setattr(workdir.subprocess, "run", run)
+
+
+@pytest.mark.parametrize(
+  ("changed", "commit"), [("", "abc123"), (" M a.py\n", "abc123-dirty")]
+)
+def test_the_commit_says_if_code_was_changed_since(
+  monkeypatch, changed, commit
+):
+  fake_git(monkeypatch, {"rev-parse": (0, "abc123\n"), "status": (0, changed)})
+  assert workdir.versions()["commit"] == commit
+
+
+def test_outside_a_repository_there_is_no_commit(monkeypatch):
+  fake_git(monkeypatch, {"rev-parse": (128, ""), "status": (128, "")})
+  assert "commit" not in workdir.versions()
+
+  def missing(*_, **__):
+    raise FileNotFoundError
+
+  monkeypatch.setattr(workdir.subprocess, "run", missing)
+  assert "commit" not in workdir.versions()
