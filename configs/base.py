@@ -51,6 +51,7 @@ def run() -> ml_collections.ConfigDict:
   """Leaves of every run; a config sets what it changes."""
   config = ml_collections.ConfigDict()
   config.task = ""
+  config.model = ml_collections.ConfigDict()  # See `models.zoo.build`.
   config.seed = 0
   config.batch_size = 64
   config.num_microbatches = 1  # Parts of a batch taken one after the other.
@@ -99,6 +100,8 @@ def image_classification() -> ml_collections.ConfigDict:
     "train_split": "train",
     "eval_split": "test",
     "image_shape": (224, 224, 3),
+    # The most that training pictures are turned, scaled and moved (pixels).
+    "affine": {"degrees": 0.0, "scale": 0.0, "shift": 0.0},
     "invert_bright": False,  # In predict: turn dark on light around.
     "num_workers": 0,  # Processes that prepare batches; 0: threads.
   }

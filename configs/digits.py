@@ -8,9 +8,9 @@ section 4.5 and app. A.1): every pixel an input element with Fourier features,
 one cross-attend, blocks of self-attends that share their weights, a learned
 class query. The optimizer is the paper's too: LAMB, 2e-3 flat for half of the
 run and then a cosine, weight decay, clipping, and the authors' code's label
-smoothing. Sizes, the length of the run, 50 warm-up steps and the averaging of
-parameters are not the paper's: they are chosen to reach 97% held-out accuracy
-on two CPU cores in under three minutes.
+smoothing. Not the paper's, but chosen to pass 97% held-out accuracy on two CPU
+cores in under three minutes: the sizes, the length of the run, 50 warm-up
+steps, averaged parameters, and pictures that are turned and moved a little.
 
 Variants:
   "" (none): the model above.
@@ -26,13 +26,14 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
   """The config of a variant; see the module's docstring."""
   (), smoke = base.parse(variant, choices=())
   config = base.image_classification()
-  config.num_epochs = 60.0
+  config.num_epochs = 90.0
   config.batch_size = 64
   config.label_smoothing = 0.1
   config.ema_decay = 0.99
   config.data.source = "digits"
   config.data.image_shape = (8, 8, 1)
   config.data.eval_split = "test"
+  config.data.affine = {"degrees": 5.0, "scale": 0.05, "shift": 0.3}
   # Ink on paper is dark on light; these digits are the other way round.
   config.data.invert_bright = True
   config.model = {
@@ -47,7 +48,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
       "num_latents": 16,
       "num_latent_channels": 64,
       "num_blocks": 2,
-      "num_self_attends_per_block": 3,
+      "num_self_attends_per_block": 2,
       "num_self_attend_heads": 4,
     },
     "decoder": {"kind": "query", "num_query_channels": 64},

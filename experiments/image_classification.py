@@ -43,7 +43,7 @@ class ImageClassification:
   Args:
     config: with sections `model` (see `models.zoo.build`) and `data`:
       `source` and its arguments in `source_args`, `train_split`,
-      `eval_split`, `image_shape`, `invert_bright`, `num_workers`.
+      `eval_split`, `image_shape`, `affine`, `invert_bright`, `num_workers`.
     metadata: names of the classes; None asks the source for them.
 
   Raises:
@@ -142,7 +142,7 @@ class ImageClassification:
       self._source("train"),
       global_batch=global_batch,
       seed=self._config.seed,
-      transform=lambda example, _: self._prepare(example),
+      transform=self._augment,
       num_workers=self._config.data.num_workers,
       **shard,
     )
@@ -251,6 +251,16 @@ class ImageClassification:
     image = example["image"]
     if image.dtype == np.uint8:
       image = images.prepare_image(image, self._shape)
+    return {**example, "image": image}
+
+  def _augment(
+    self, example: sources.Example, rng: np.random.Generator
+  ) -> sources.Example:
+    example = self._prepare(example)
+    bounds = self._config.data.affine.to_dict()
+    if not any(bounds.values()):
+      return example
+    image = images.random_affine(example["image"], rng, **bounds)
     return {**example, "image": image}
 
   @functools.cache  # noqa: B019 (a task lives as long as its program)

@@ -152,7 +152,8 @@ def parse(argv: Sequence[str]) -> Sequence[str]:
   try:
     rest = flags.FLAGS(argv)
     # A file that can't be read is noticed only when a leaf is.
-    getattr(flags.FLAGS.config, "task", "")
+    if "config" in flags.FLAGS:
+      getattr(flags.FLAGS.config, "task", "")
     return rest
   except SystemExit:  # --help has said what it had to: that is no failure.
     sys.exit(0)

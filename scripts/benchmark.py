@@ -2,11 +2,12 @@
 
 One row a model and way to compute it (perceiver_jax/models/execution.py):
 "auto", what this project does; "plain", what the authors' code does: layers
-unrolled, the full attention matrix, nothing folded; or choices joined by +, as in
-"depth=unroll+absorb=never". Columns: seconds to compile the forward pass and the
-train step, seconds of each, temporary memory, operations by count and by XLA
-(which counts the body of a loop once), the forward pass's share of what large
-matrix products reach in the same run, and the step over three forward passes.
+unrolled, the full attention matrix, nothing folded; or choices joined by +, as
+in "depth=unroll+absorb=never". Columns: seconds to compile the forward pass and
+the train step, seconds of each, temporary memory, operations by count and by
+XLA (which counts the body of a loop once), the forward pass's share of what
+large matrix products reach in the same run, and the step over three forward
+passes.
 
 The train step is loss, gradients and an update of the parameters: plain
 gradient descent, or --optimizer=lamb as in the papers. It needs only jax and
@@ -16,9 +17,10 @@ the same sizes, eager and compiled (needs torch and transformers).
 
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import haiku as hk
 import jax
@@ -51,11 +53,11 @@ _MIB = 2**20
 def main(argv: Sequence[str]) -> None:
   """Prints the table."""
   if len(argv) > 1:
-    raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    _refuse(f"unexpected argument {argv[1]!r}; flags start with --")
   unknown = [name for name in _MODELS.value if name not in zoo.MODELS]
   if unknown:
     choices = ", ".join(zoo.MODELS)
-    raise app.UsageError(f"--models: {unknown[0]!r} is none of {choices}")
+    _refuse(f"--models: {unknown[0]!r} is none of {choices}")
   ways = {name: _execution(name) for name in _WAYS.value}
   device, peak = jax.devices()[0], matmul_peak()
   print(
@@ -150,11 +152,17 @@ def _execution(way: str) -> execution.Execution:
   if way == "plain":
     return execution.PLAIN
   try:
-    choices = dict(part.split("=") for part in way.split("+"))
+    choices = dict(part.partition("=")[::2] for part in way.split("+"))
     with execution.use(**choices):
       return execution.current()
   except ValueError as error:
-    raise app.UsageError(f"--ways={way}: {error}") from error
+    _refuse(f"--ways={way}: {error}")
+
+
+def _refuse(message: str) -> NoReturn:
+  """Ends with one line; absl's own errors print every flag."""
+  print(f"error: {message}", file=sys.stderr)
+  sys.exit(2)
 
 
 def _train_step(model: hk.TransformedWithState, params: Any) -> tuple:

@@ -26,6 +26,7 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace TARGET.")
 def main(argv: Sequence[str]) -> int:
   """Converts one checkpoint and says what it holds."""
   from perceiver_jax import weights
+  from perceiver_jax.models import zoo
   from perceiver_jax.weights import model
 
   if len(argv) != 3:
@@ -35,8 +36,16 @@ def main(argv: Sequence[str]) -> int:
   source, target = (Path(p).expanduser() for p in argv[1:])
   if target.exists() and not _OVERWRITE.value:
     raise UserError(f"{target} exists; give another TARGET, or --overwrite")
+  if _NAME.value and _NAME.value not in zoo.MODELS:
+    choices = ", ".join(zoo.MODELS)
+    raise UserError(f"--name={_NAME.value}: choose one of {choices}")
   found = weights.load(source, _NAME.value)
-  target.parent.mkdir(parents=True, exist_ok=True)
+  try:
+    target.parent.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(
+      f"{target.parent} can't be made ({error.strerror}); give another TARGET"
+    ) from error
   if _TO.value == "huggingface":
     weights.save_huggingface(target, found)
   else:

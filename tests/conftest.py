@@ -77,11 +77,12 @@ def no_report(monkeypatch):
 
 @pytest.fixture(scope="session")
 def program(compile_cache):
-  """Starts a `runs.Program`, which shares what is compiled with the others."""
-  import runs  # The tests of the models need none of what it imports.
+  """Starts a `Program`, which shares what is compiled with the others."""
+  # Not above: the tests of the models need none of what it imports.
+  from tiny_runs import Program
 
   def start(folder, *args, environment=None, **kwargs):
     shared = compile_cache | (environment or {})
-    return runs.Program(folder, *args, environment=shared, **kwargs)
+    return Program(folder, *args, environment=shared, **kwargs)
 
   return start

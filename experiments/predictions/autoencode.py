@@ -71,7 +71,8 @@ def _reconstruct(
     lambda queries: apply(clip, latents=latents, queries=queries).logits,
     grids,
     flags.FLAGS.parts,
-    lambda parts: tqdm(parts, "decode", unit="part", leave=False),
+    # disable=None: no bar where nobody watches it.
+    lambda parts: tqdm(parts, "decode", leave=False, disable=None),
   )
 
 

@@ -106,7 +106,7 @@ def _from_weights() -> _Classifier:
   if weights.spec["adapter"].get("kind", "image") != "image":
     raise UserError("these weights are of a model that does not take pictures")
   names = source.labels(weights.spec["num_classes"])
-  apply = source.jitted(weights)
+  apply = source.jitted(weights, return_attention=True)
 
   def read(path):
     image = images.centre_crop_resize(
@@ -115,7 +115,14 @@ def _from_weights() -> _Classifier:
     return images.to_float(image, _MEAN, _STD)
 
   def predict(image):
-    outputs = jax.device_get(apply(image[None], return_attention=True))
+    try:
+      outputs = jax.device_get(apply(image[None]))
+    except ValueError as error:
+      raise UserError(
+        "the model of these weights does not take colour pictures of"
+        f" {len(image)} x {len(image)} pixels; give the size it was trained at"
+        f" with --image_size ({error})"
+      ) from error
     probabilities = np.asarray(jax.nn.softmax(outputs.logits[0]))
     seen = picture(image)[None]
     (overlay,) = image_classification.attention_overlays(outputs, seen)

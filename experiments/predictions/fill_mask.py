@@ -32,6 +32,12 @@ def run(arguments: Sequence[str]) -> None:
     )
   tokens = [_tokens(text) for text in arguments]
   weights = source.load_weights(["masked_lm"], "language_bytes")
+  size = weights.spec["adapter"]["vocab_size"]
+  if size != tokenizer.VOCABULARY:
+    raise UserError(
+      f"these weights are of a model with {size:,} tokens; fill-mask needs one"
+      f" of bytes, which has {tokenizer.VOCABULARY}: give other --weights"
+    )
   length = weights.spec["adapter"]["max_length"]
   padded, mask = tokenizer.pad(tokens, length)
   apply = source.jitted(weights)

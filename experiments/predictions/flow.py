@@ -31,8 +31,7 @@ def run(arguments: Sequence[str]) -> None:
   estimate = _estimator()
   folder = source.output_folder()
   if images is not None:
-    for path in _save_images(folder, paths[0], estimate(*images)):
-      print(path)
+    _save_images(folder, paths[0], estimate(*images))
   else:
     print(_save_video(folder, paths[0], estimate))
 
@@ -72,21 +71,22 @@ def _estimator() -> Estimate:
   )
 
 
-def _save_images(folder: Path, name: Path, flow: np.ndarray) -> list[Path]:
+def _save_images(folder: Path, name: Path, flow: np.ndarray) -> None:
   from perceiver_jax.data import flow_files, images
   from perceiver_jax.viz import flow_colours
 
-  exact = source.free_path(folder, f"{name.stem}.flo")
-  flow_files.write_flow(exact, flow)
-  kitti = source.free_path(folder, f"{name.stem}-kitti.png")
-  flow_files.write_flow(kitti, flow)
+  longest = float(np.hypot(flow[..., 0], flow[..., 1]).max())
+  print(f"longest displacement: {longest:.1f} pixels")
   picture = source.free_path(folder, f"{name.stem}-flow.png")
   colours = flow_colours.flow_to_rgb(flow)
   with source.writing(picture):
     picture.write_bytes(images.encode_png(colours))
-  longest = float(np.hypot(flow[..., 0], flow[..., 1]).max())
-  print(f"longest displacement: {longest:.1f} pixels")
-  return [exact, kitti, picture]
+  print(picture)
+  # KITTI's format comes last: it can't hold every flow.
+  for ending in (".flo", "-kitti.png"):
+    path = source.free_path(folder, f"{name.stem}{ending}")
+    flow_files.write_flow(path, flow)
+    print(path)
 
 
 def _save_video(folder: Path, path: Path, estimate: Estimate) -> Path:
@@ -103,9 +103,14 @@ def _coloured(path: Path, estimate: Estimate) -> Iterator[np.ndarray]:
   from perceiver_jax.data import video
   from perceiver_jax.viz import flow_colours, side_by_side
 
-  before = None
-  for _, frame in tqdm(video.frames(path), "flow", unit="frame"):
+  before, pairs = None, 0
+  # disable=None: no bar where nobody watches it.
+  bar = {"unit": "frame", "leave": False, "disable": None}
+  for _, frame in tqdm(video.frames(path), "flow", **bar):
     if before is not None:
+      pairs += 1
       colours = flow_colours.flow_to_rgb(estimate(before, frame))
       yield side_by_side.side_by_side({"frame": before, "flow": colours})
     before = frame
+  if not pairs:
+    raise UserError(f"{path} has a single frame; flow is between two")

@@ -44,8 +44,13 @@ def load_weights(decoder_kinds: Sequence[str], *releases: str) -> Any:
   return found
 
 
-def jitted(weights: Any) -> Callable[..., Any]:
-  """The weights' model as `apply(raw, **kwargs)`, compiled when called."""
+def jitted(weights: Any, **options: bool) -> Callable[..., Any]:
+  """The weights' model as `apply(raw, **kwargs)`, compiled when called.
+
+  Args:
+    weights: see `load_weights`.
+    **options: switches of the model, the same at every call.
+  """
   import jax
 
   from perceiver_jax import weights as weights_lib
@@ -55,7 +60,7 @@ def jitted(weights: Any) -> Callable[..., Any]:
 
   @jax.jit
   def apply(variables, raw, kwargs):
-    return model.apply(*variables, None, raw, **kwargs)[0]
+    return model.apply(*variables, None, raw, **kwargs, **options)[0]
 
   return lambda raw, **kwargs: apply(variables, raw, kwargs)
 

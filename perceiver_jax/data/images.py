@@ -191,6 +191,41 @@ def prepare_image(
   return -pixels if invert else pixels
 
 
+def random_affine(
+  image: np.ndarray,
+  rng: np.random.Generator,
+  *,
+  degrees: float = 0.0,
+  scale: float = 0.0,
+  shift: float = 0.0,
+) -> np.ndarray:
+  """Turns, scales and moves a picture; its edges fill what comes into view.
+
+  Args:
+    image: float32 [H, W, C].
+    rng: draws each of the changes evenly between its bounds.
+    degrees: the most it is turned, either way.
+    scale: the most its size changes: 0.1 is from 0.9 to 1.1 times.
+    shift: the most it is moved along each axis, in pixels.
+
+  Returns:
+    float32 [H, W, C].
+  """
+  angle, size, x, y = rng.uniform(-1, 1, 4) * (degrees, scale, shift, shift)
+  height, width = image.shape[:2]
+  centre = ((width - 1) / 2, (height - 1) / 2)
+  matrix = cv2.getRotationMatrix2D(centre, angle, 1 + size)
+  matrix[:, 2] += (x, y)
+  out = cv2.warpAffine(
+    image,
+    matrix,
+    (width, height),
+    flags=cv2.INTER_LINEAR,
+    borderMode=cv2.BORDER_REPLICATE,
+  )
+  return out.reshape(image.shape)
+
+
 def has_bright_border(image: np.ndarray) -> bool:
   """Whether the outermost pixels are light: dark ink on paper, for example.
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import haiku as hk
 import jax
+import numpy as np
 from jax import numpy as jnp
 
 from perceiver_jax.models import attention, execution, reading
@@ -125,9 +126,10 @@ class Attention(hk.Module):
     What a query with no key to read gets is the output's bias.
     """
     if inputs_q is inputs_kv and _fuses():
-      q, k, v = map(self._heads, self._fused(inputs_q))
-      out = attention.attend(q, k, v, mask)
-      return self._projections()["output"](out)
+      # Made once in a call: made again, Haiku would name them anew.
+      *qkv, output = self._projections().values()
+      q, k, v = map(self._heads, _fused(qkv, inputs_q))
+      return output(attention.attend(q, k, v, mask))
     memory = self.memory(inputs_kv, inputs_q.shape[-1], fold=False)
     return self.recall(inputs_q, memory, mask)
 
@@ -247,7 +249,9 @@ class Attention(hk.Module):
     costs = {
       "never": n * e * f + m * c * (f + v) + n * m * (f + v) + n * v * g,
       "inputs": n * e * f + n * f * c + 2 * n * m * c + n * c * v + n * v * g,
-      "latents": m * c * (f + v) + m * (f * e + v * g) + n * m * (e + g),
+      "latents": (
+        m * c * (f + v) + m * (f * (e + 1) + v * g) + n * m * (e + 1 + g)
+      ),
     }
     return min(costs, key=costs.get)
 
@@ -261,17 +265,16 @@ class Attention(hk.Module):
     }
     return {name: Projection(size, name) for name, size in sizes.items()}
 
-  @hk.transparent
-  def _fused(self, x: jax.Array) -> list[jax.Array]:
-    """Queries, keys and values from one product."""
-    project = self._projections()
-    names = ("query", "key", "value")
-    pairs = [project[name].parameters(x.shape[-1]) for name in names]
-    w, b = (jnp.concatenate(parts, -1) for parts in zip(*pairs, strict=True))
-    return jnp.split(x @ w + b, [self._qk_channels, 2 * self._qk_channels], -1)
-
   def _heads(self, x: jax.Array) -> jax.Array:
     return x.reshape(*x.shape[:-1], self._num_heads, -1)
+
+
+def _fused(projections: list[Projection], x: jax.Array) -> list[jax.Array]:
+  """What each projection makes of `x`, from one product."""
+  pairs = [project.parameters(x.shape[-1]) for project in projections]
+  ends = np.cumsum([b.shape[0] for _, b in pairs])
+  w, b = (jnp.concatenate(parts, -1) for parts in zip(*pairs, strict=True))
+  return jnp.split(x @ w + b, ends[:-1], -1)
 
 
 def _fuses() -> bool:

@@ -133,7 +133,7 @@ def _forward_keys(q, k, v, mask):
 
   shape = (batch, heads, n)
   start = (
-    jnp.full(shape, MASKED_LOGIT, jnp.float32),
+    jnp.full(shape, -jnp.inf, jnp.float32),
     jnp.zeros(shape, jnp.float32),
     jnp.zeros((*shape, v.shape[-1]), jnp.float32),
   )
@@ -158,8 +158,12 @@ def _forward_queries(q, k, v, mask):
       weights = jnp.where(part, weights, 0.0)
     total = jnp.maximum(weights.sum(-1), jnp.finfo(jnp.float32).tiny)
     read = jnp.einsum(
-      "bhnm,bmhv->bnhv", (weights / total[..., None]).astype(v.dtype), v
+      "bhnm,bmhv->bhnv",
+      weights.astype(v.dtype),
+      v,
+      preferred_element_type=jnp.float32,
     )
+    read = (read / total[..., None]).astype(v.dtype).swapaxes(1, 2)
     return put(out, read, start), put(norm, top + jnp.log(total), start, 2)
 
   start = (
@@ -191,12 +195,15 @@ def _chunk_gradients(q, k, v, mask, norm, common, grad):
   """Gradients that one chunk adds to its queries, keys and values."""
   logits = _logits(q, k, mask)
   weights = jnp.exp(logits - norm[..., None])
+  product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+  dlogits = product("bnhv,bmhv->bhnm", grad, v) - common[..., None]
+  dlogits *= weights
   if mask is not None:
     weights = jnp.where(mask, weights, 0.0)
-  product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    # Not by its weight: what is masked may overflow, and 0 x inf is NaN.
+    dlogits = jnp.where(mask, dlogits, 0.0)
   dv = product("bhnm,bnhv->bmhv", weights.astype(grad.dtype), grad)
-  dweights = product("bnhv,bmhv->bhnm", grad, v)
-  dlogits = (weights * (dweights - common[..., None])).astype(q.dtype)
+  dlogits = dlogits.astype(q.dtype)
   dq = product("bhnm,bmhf->bnhf", dlogits, k)
   dk = product("bhnm,bnhf->bmhf", dlogits, q)
   return dq, dk, dv

@@ -77,7 +77,9 @@ class QueryDecoder(hk.Module):
       name="cross_attend", **self._cross_attend
     )
     _, count, channels = queries.shape
-    size = _queries_at_once(queries, return_attention)
+    size = count
+    if not return_attention:
+      size = _queries_at_once(latents.shape[0], count)
     if size == count:
       return self._decode(
         cross_attend, queries, latents, query_mask, return_attention
@@ -111,11 +113,10 @@ class QueryDecoder(hk.Module):
     return out, weights
 
 
-def _queries_at_once(queries: InputArray, return_attention: bool) -> int:
+def _queries_at_once(batch: int, count: int) -> int:
   """How many queries to decode in one part; all of them if they are few."""
-  batch, count, _ = queries.shape
   never = execution.current().cut_queries == "never"
-  if never or return_attention or batch * count <= _MOST_QUERIES:
+  if never or batch * count <= _MOST_QUERIES:
     return count
   return max(1, _MOST_QUERIES // batch)
 
@@ -149,10 +150,7 @@ def _in_parts(
   out = jnp.moveaxis(out, 0, 1)  # [B, parts, size, P]
   out = out.reshape(out.shape[0], full * size, -1)
   if count > full * size:
-    rest = InputArray(
-      queries.data[:, full * size :],
-      None if table is None else table[full * size :],
-    )
+    rest = queries.part(full * size, count)
     mask = None if mask is None else mask[:, full * size :]
     out = jnp.concatenate([out, body(rest, mask)], 1)
   return out

@@ -54,14 +54,20 @@ class Execution(NamedTuple):
   cut_queries: str = "auto"
 
 
+# Each layer by itself, the full matrix, no folding: the definition.
+PLAIN = Execution(
+  attention="xla",
+  absorb="never",
+  share_positions="never",
+  fuse_qkv="never",
+  depth="unroll",
+  remat="nothing",
+  cut_queries="never",
+)
+
 _AUTO = Execution()
 _notes = contextvars.ContextVar("notes", default=None)
 _current = contextvars.ContextVar("execution", default=_AUTO)
-
-# What every peer does: each layer by itself, the full matrix, no folding.
-PLAIN = Execution(
-  "xla", "never", "never", "never", "unroll", "nothing", "never"
-)
 
 
 def current() -> Execution:
@@ -80,14 +86,16 @@ def use(base: Execution | None = None, **choices: str) -> Iterator[None]:
   Raises:
     ValueError: A field or a value is unknown.
   """
-  for name, value in choices.items():
+  for name in choices:
     if name not in CHOICES:
       known = ", ".join(CHOICES)
       raise ValueError(f"execution.{name}: choose one of {known}")
+  how = (base or current())._replace(**choices)
+  for name, value in how._asdict().items():
     if value not in CHOICES[name]:
       known = ", ".join(CHOICES[name])
       raise ValueError(f"execution.{name} {value!r}: choose one of {known}")
-  token = _current.set((base or current())._replace(**choices))
+  token = _current.set(how)
   try:
     yield
   finally:

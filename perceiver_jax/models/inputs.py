@@ -38,9 +38,13 @@ class InputArray(NamedTuple):
 
   def first(self, count: int) -> "InputArray":
     """The first elements."""
+    return self.part(0, count)
+
+  def part(self, start: int, end: int) -> "InputArray":
+    """The elements from `start` to before `end`."""
     table = self.positions
     return InputArray(
-      self.data[:, :count], None if table is None else table[:count]
+      self.data[:, start:end], None if table is None else table[start:end]
     )
 
   def masked(self, mask: jax.Array | None) -> "InputArray":

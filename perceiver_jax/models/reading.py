@@ -14,6 +14,7 @@ whole batch. The backward pass recomputes each chunk. Shapes: c data channels, P
 position channels, C = c + P.
 """
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -83,11 +84,12 @@ def _chunk(data, positions, mask, start, size) -> _Chunk:
   wide_x, wide_p = x.astype(jnp.float32), p.astype(jnp.float32)
   mean = (wide_x.sum(-1) + wide_p.sum(-1)) / width
   deviation = ((wide_x - mean[..., None]) ** 2).sum(-1)
-  # Expanded, so that the positions' sums are taken once and not per example.
-  deviation += (
-    (wide_p**2).sum(-1) - 2 * mean * wide_p.sum(-1) + p.shape[-1] * mean**2
-  )
-  scale = jax.lax.rsqrt(jnp.maximum(deviation, 0) / width + _EPS)
+  if p.shape[-1]:
+    # About the positions' own mean, once and not for each example.
+    center = wide_p.mean(-1)
+    deviation += ((wide_p - center[:, None]) ** 2).sum(-1)
+    deviation += p.shape[-1] * (mean - center) ** 2
+  scale = jax.lax.rsqrt(deviation / width + _EPS)
   if mask is not None:
     mask = chunked.take(mask, start, size)[:, None]
   return _Chunk(x, p, mean, scale, mask)
@@ -148,7 +150,7 @@ def _forward(query, data, positions, mask):
     return new_top, total, acc * keep[..., None] + more
 
   start = (
-    jnp.full((batch, n), chunked.MASKED_LOGIT, jnp.float32),
+    jnp.full((batch, n), -jnp.inf, jnp.float32),
     jnp.zeros((batch, n), jnp.float32),
     jnp.zeros((batch, n, query.shape[-1]), jnp.float32),
   )
@@ -157,28 +159,25 @@ def _forward(query, data, positions, mask):
   return acc / total[..., None], top + jnp.log(total)
 
 
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class _Wanted:
+  """Whether the inputs need gradients: pixels and fixed positions do not."""
+
+  inputs: bool
+
+
 def _read_forward(query, data, positions, mask):
-  # Whether the inputs need gradients: pixels and fixed positions do not.
-  wanted = data.perturbed or positions.perturbed
+  wanted = _Wanted(data.perturbed or positions.perturbed)
   args = (query.value, data.value, positions.value)
   mask = None if mask is None else mask.value
   out, norm = _forward(*args, mask)
-  return out, (*args, mask, out, norm, _Wanted() if wanted else None)
-
-
-@jax.tree_util.register_static
-class _Wanted:
-  """Says that inputs need gradients; part of the structure, not an array."""
-
-  def __eq__(self, other):
-    return isinstance(other, _Wanted)
-
-  def __hash__(self):
-    return 0
+  return out, (*args, mask, out, norm, wanted)
 
 
 def _read_backward(saved, grad):
   query, data, positions, mask, out, norm, wanted = saved
+  grad = grad.astype(data.dtype)
   common = (grad * out).sum(-1)  # What all logits of a query share.
   shared = query.shape[0] < data.shape[0]
 
@@ -189,13 +188,11 @@ def _read_backward(saved, grad):
     if chunk.mask is not None:
       weights = jnp.where(chunk.mask, weights, 0.0)
     x = chunk.normalised()
-    dweights = _product("bnc,bmc->bnm", grad.astype(x.dtype), x)
+    dweights = _product("bnc,bmc->bnm", grad, x)
     dlogits = weights * (dweights - common[..., None])
     dquery += _query_gradient(dlogits, x, chunk, shared)
-    if wanted:
-      dx = _product(
-        "bnm,bnc->bmc", weights.astype(x.dtype), grad.astype(x.dtype)
-      )
+    if wanted.inputs:
+      dx = _product("bnm,bnc->bmc", weights.astype(x.dtype), grad)
       to_all = jnp.broadcast_to(query, (x.shape[0], *query.shape[1:]))
       dx += _product("bnm,bnc->bmc", dlogits.astype(x.dtype), to_all)
       dpart, dtable = _norm_gradient(dx, chunk)
@@ -205,16 +202,11 @@ def _read_backward(saved, grad):
       )
     return dquery, ddata, dpositions
 
-  start = (
-    jnp.zeros(query.shape, jnp.float32),
-    jnp.zeros_like(data),
-    jnp.zeros_like(positions),
-  )
-  if not wanted:
-    start = (start[0], None, None)
+  dinputs = (None, None)
+  if wanted.inputs:
+    dinputs = (jnp.zeros_like(data), jnp.zeros_like(positions))
+  start = (jnp.zeros(query.shape, jnp.float32), *dinputs)
   dquery, ddata, dpositions = _loop(query, data, body, start)
-  if not wanted:
-    ddata, dpositions = jnp.zeros_like(data), jnp.zeros_like(positions)
   return dquery.astype(query.dtype), ddata, dpositions, None
 
 

@@ -20,7 +20,9 @@ def load(
   Raises:
     UserError: It can't be read.
   """
-  goes_on = (folder / workdir.CHECKPOINTS).exists()
+  # A run that was killed early has the folder, and nothing finished in it.
+  checkpoints = (folder / workdir.CHECKPOINTS).glob("*")
+  goes_on = any(path.name.isdecimal() for path in checkpoints)
   if not config.get("init_from", "") or goes_on:
     return None
   return weights_lib.load(config.init_from)

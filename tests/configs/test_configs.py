@@ -8,7 +8,7 @@ import sys
 import jax
 import ml_collections
 import pytest
-import runs
+import tiny_runs as runs
 from absl import flags
 from ml_collections import config_flags
 

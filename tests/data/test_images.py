@@ -284,3 +284,35 @@ def test_encode_png_keeps_alpha_and_the_order_of_colours(tmp_path):
 def test_encode_png_refuses_floats():
   with pytest.raises(ValueError, match="must be uint8, got float64"):
     images.encode_png(np.zeros((2, 2)))
+
+
+def test_an_affine_change_of_nothing_changes_nothing():
+  image = np.random.default_rng(0).normal(size=(6, 5, 1)).astype(np.float32)
+  out = images.random_affine(image, np.random.default_rng(1))
+  np.testing.assert_allclose(out, image, atol=1e-6)
+  assert out.dtype == np.float32
+
+
+def test_affine_changes_stay_within_their_bounds():
+  rng = np.random.default_rng(0)
+  image = np.zeros((41, 41, 1), np.float32)
+  image[20, 30] = 1.0  # 10 pixels to the right of the centre.
+  places = []
+  for _ in range(200):
+    out = images.random_affine(image, rng, degrees=30, scale=0.1, shift=2)
+    y, x = (np.average(i, weights=out[..., 0]) for i in np.mgrid[0:41, 0:41])
+    places.append((x - 20, y - 20))
+  x, y = np.array(places).T
+  radius = np.hypot(x, y)
+  assert radius.max() < 10 * 1.1 + np.hypot(2, 2) + 0.5
+  assert radius.min() > 10 * 0.9 - np.hypot(2, 2) - 0.5
+  assert y.min() < -4  # It was turned, both ways.
+  assert y.max() > 4
+
+
+def test_edges_fill_what_comes_into_view():
+  image = np.full((8, 8, 3), 0.25, np.float32)
+  out = images.random_affine(
+    image, np.random.default_rng(3), degrees=45, scale=0.5, shift=4
+  )
+  np.testing.assert_allclose(out, 0.25, atol=1e-6)

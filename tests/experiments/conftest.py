@@ -8,7 +8,7 @@ import sys
 from typing import NamedTuple
 
 import pytest
-import runs
+import tiny_runs as runs
 from absl import flags
 from absl.testing import flagsaver
 

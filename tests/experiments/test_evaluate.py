@@ -1,7 +1,7 @@
 import json
 
 import pytest
-import runs
+import tiny_runs as runs
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 

@@ -4,7 +4,7 @@ import sys
 
 import jax
 import pytest
-import runs
+import tiny_runs as runs
 from absl import flags
 
 from experiments import launch

@@ -2,7 +2,7 @@ import cv2
 import jax
 import numpy as np
 import pytest
-import runs
+import tiny_runs as runs
 
 from experiments import tasks
 from perceiver_jax.data import images, sources

@@ -4,7 +4,7 @@ import shutil
 import textwrap
 
 import pytest
-import runs
+import tiny_runs as runs
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 

@@ -3,11 +3,12 @@
 import jax
 import numpy as np
 import pytest
+from computing import assert_close, in_chunks, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import numpy as jnp
 
-from perceiver_jax.models import attention
+from perceiver_jax.models import attention, execution
 
 _few = settings(max_examples=10, deadline=None)
 _fewer = settings(max_examples=6, deadline=None)  # Each shape compiles anew.
@@ -181,3 +182,60 @@ def test_large_logits_do_not_overflow():
   out = _attend(1e4 * q, 1e4 * k, v)
   best = np.einsum("nf,mf->nm", q[0, :, 0], k[0, :, 0]).argmax(-1)
   np.testing.assert_allclose(out[0], v[0, best, 0], atol=1e-5)
+
+
+@settings(max_examples=4, deadline=None)
+@given(_shapes(), st.booleans(), st.integers(0, 99))
+def test_implementations_agree_in_value_and_gradient(shape, masked, seed):
+  qkv = _qkv(shape, seed)
+  mask = jnp.asarray(_mask(shape, seed)) if masked else None
+  attend = lambda q, k, v: attention.attend(q, k, v, mask)
+  want = run(attend, *qkv)
+  for name in ("head_major", "chunked"):
+    with in_chunks(shape[0] * shape[3] * 8):
+      assert_close(run(attend, *qkv, how=_how(name)), want)
+
+
+def _how(name):
+  return execution.PLAIN._replace(attention=name)
+
+
+@pytest.mark.parametrize("name", ["xla", "head_major"])
+def test_masked_keys_and_rows_do_nothing_however_computed(name):
+  q, k, v = _qkv((2, 3, 5, 2, 4, 6))
+  real = np.arange(5) < 3
+  mask = np.broadcast_to(real, (2, 3, 5)).copy()
+  mask[1, 2] = False
+  attend = lambda *qkv: attention.attend(*qkv, jnp.asarray(mask))
+  spoil = lambda x: jnp.where(real[:, None, None], x, _HUGE)
+  out, grads = run(attend, q, spoil(k), spoil(v), how=_how(name))
+  assert_close((out, grads), run(attend, q, k, v))
+  assert not np.any(out[1, 2])
+  assert not np.any(grads[0][1, 2])
+  assert not any(np.any(g[:, 3:]) for g in grads[1:])
+
+
+@pytest.mark.parametrize("name", ["xla", "head_major"])
+def test_bfloat16_is_close_to_float32_however_computed(name):
+  half = [x.astype(jnp.bfloat16) for x in _qkv((2, 6, 70, 2, 16, 8))]
+  attend = lambda *qkv: attention.attend(*qkv).astype(jnp.float32)
+  want, want_grads = run(attend, *(x.astype(jnp.float32) for x in half))
+  out, grads = run(attend, *half, how=_how(name))
+  assert_close(out, want, 2**-7)
+  assert_close(grads, want_grads, 2**-6)
+
+
+def test_auto_never_holds_more_logits_than_its_limit():
+  # 32 x 8 heads of 256 x 256 and one more query.
+  assert attention.chosen(256, 256, 256) == "head_major"
+  assert attention.chosen(256, 257, 256) == "chunked"
+  with execution.use(attention="xla"):
+    assert attention.chosen(256, 257, 256) == "xla"
+
+
+@pytest.mark.parametrize("name", ["xla", "head_major", "chunked"])
+def test_choice_is_obeyed_and_noted(name):
+  q, k, v = _qkv((1, 2, 3, 1, 4, 6))
+  with execution.use(attention=name), execution.noted() as notes:
+    attention.attend(q, k, v)
+  assert list(notes) == [f"{name} 2 x 3"]

@@ -6,9 +6,20 @@ import haiku as hk
 import jax
 import numpy as np
 import pytest
+from computing import (
+  assert_close,
+  in_chunks,
+  run,
+  shapes,
+  temporary_bytes,
+  with_gradients,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax import numpy as jnp
 
-from perceiver_jax.models import blocks
+from perceiver_jax.models import blocks, execution, flops
+from perceiver_jax.models.inputs import InputArray
 
 
 def _normal(*shape, seed=0):
@@ -318,3 +329,223 @@ def test_query_mask_reaches_attention():
   apply, params = _build(make, queries, inputs)
   weights = apply(params, queries, inputs)
   np.testing.assert_allclose(weights.sum(-1), [[[1, 0]]], atol=1e-6)
+
+
+def _cross_attend(heads=1, residual=True, **kwargs):
+  """A Haiku model of query, data, positions (or None) and both masks."""
+
+  def make(query, data, table, query_mask, input_mask):
+    layer = blocks.CrossAttention(
+      heads, use_query_residual=residual, name="x", **kwargs
+    )
+    inputs = InputArray(data, table)
+    return layer(query, inputs, query_mask, input_mask)[0]
+
+  return hk.without_apply_rng(hk.transform(make))
+
+
+@st.composite
+def _reads(draw):
+  """A cross-attend, what it reads, choices of how, logits of a chunk."""
+  b, n, m = (draw(st.integers(1, most)) for most in (3, 4, 9))
+  c, p = draw(st.sampled_from([(3, 6), (7, 0), (1, 8)]))
+  e = draw(st.sampled_from([4, 5]))
+  heads = draw(st.sampled_from([1, 1, 2]))
+  model = _cross_attend(
+    heads,
+    draw(st.booleans()),
+    qk_channels=draw(st.sampled_from([2, 6])),
+    v_channels=draw(st.sampled_from([4, 8])),
+  )
+  random = np.random.default_rng(draw(st.integers(0, 99)))
+
+  def mask(count):
+    real = random.random((b, count)) < 0.6
+    return jnp.asarray(real) if draw(st.booleans()) else None
+
+  args = (
+    _normal(draw(st.sampled_from([1, b])), n, e),
+    _normal(b, m, c, seed=2),
+    _normal(m, p, seed=3) if p else None,
+    mask(n),
+    mask(m),
+  )
+  how = execution.Execution(
+    **{k: draw(st.sampled_from(v)) for k, v in execution.CHOICES.items()}
+  )
+  return model, args, how, b * heads * n * draw(st.integers(1, m))
+
+
+@settings(max_examples=2, deadline=None)
+@given(_reads())
+def test_cross_attend_is_the_same_however_computed(case):
+  _check_read(*case)
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None)
+@given(_reads())
+def test_many_cross_attends_are_the_same_however_computed(case):
+  _check_read(*case)
+
+
+def _check_read(model, args, how, logits):
+  query, data, table, *masks = args
+  params = _random_params(model, *args)
+  tables = [] if table is None else [table]
+  apply = lambda params, query, data, table=None: model.apply(
+    params, query, data, table, *masks
+  )
+  arrays = (params, query, data, *tables)
+  with in_chunks(logits):
+    out = run(apply, *arrays, how=how)
+  assert_close(out, run(apply, *arrays), 1e-4)
+
+
+@pytest.mark.parametrize("absorb", ["inputs", "latents"])
+def test_queries_and_inputs_that_are_masked_do_nothing_when_folded(absorb):
+  model = _cross_attend(residual=False)
+  query_mask = jnp.asarray([[True, False], [True, True]])
+  input_mask = jnp.asarray([[True] * 4 + [False], [False] * 5])
+  args = (_normal(1, 2, 4), _normal(2, 5, 3), _normal(5, 4, seed=2))
+  params = _random_params(model, *args, query_mask, input_mask)
+  apply = lambda query, data, table: model.apply(
+    params, query, data, table, query_mask, input_mask
+  )
+  how = execution.PLAIN._replace(absorb=absorb, share_positions="auto")
+  out, grads = run(apply, *args, how=how)
+  assert_close((out, grads), run(apply, *args), 1e-4)
+  # Both read nothing and so get the bias and what the MLP makes of it.
+  np.testing.assert_allclose(out[0, 1], out[1, 0], atol=1e-6)
+  assert not np.any(grads[1][0, 4])
+  assert not np.any(grads[1][1])
+  assert not np.any(grads[2][4])
+  assert np.any(grads[1][0, :4])
+
+
+def _folding(sizes, heads, num_queries, query_channels, num_inputs, channels):
+  make = lambda: blocks.Attention(heads, *sizes, query_channels).folding(
+    num_queries, query_channels, num_inputs, channels
+  )
+  return hk.transform(make).apply({}, None)
+
+
+def test_published_models_fold_what_costs_least():
+  # ImageNet: 512 latents of 1,024 read 224^2 pixels of 3 + 258 channels.
+  imagenet = (512, 1024, 224**2, 261)
+  assert _folding((261, 261), 1, *imagenet) == "inputs"
+  # Flow: 368 x 496 queries of 322 channels read 2,048 latents of 512.
+  flow = (368 * 496, 322, 2048, 512)
+  assert _folding((512, 512), 1, *flow) == "latents"
+  # Nothing to gain for a single small head.
+  assert _folding((8, 8), 1, 64, 512, 64, 512) == "never"
+
+
+@pytest.mark.parametrize("choice", execution.CHOICES["absorb"])
+def test_heads_are_never_folded(choice):
+  with execution.use(absorb=choice):
+    assert _folding((256, 256), 8, 512, 1024, 224**2, 261) == "never"
+    one = _folding((261, 261), 1, 512, 1024, 224**2, 261)
+  assert one == ("inputs" if choice == "auto" else choice)
+
+
+@settings(max_examples=15, deadline=None)
+@given(*[st.sampled_from([1, 8, 64, 512])] * 6)
+def test_auto_folds_what_is_counted_cheapest(n, e, m, c, qk, v):
+  model = _cross_attend(qk_channels=qk, v_channels=v)
+  args = (flops.abstract(1, n, e), flops.abstract(1, m, c), None, None, None)
+  params = jax.eval_shape(model.init, jax.random.key(0), *args)
+
+  def cost(absorb):
+    with execution.use(execution.PLAIN, absorb=absorb):
+      # A new function each time, as traces are kept.
+      return flops.count_flops(
+        lambda p, q, x: model.apply(p, q, x, None, None, None),
+        params,
+        *args[:2],
+      )
+
+  least = min(map(cost, ("never", "inputs", "latents")))
+  assert cost("auto") == least
+
+
+@pytest.mark.parametrize("shared", ["auto", "never"])
+def test_input_array_and_logits_of_a_folded_read_never_exist(shared):
+  b, n, m, c, p = 4, 16, 1024, 2, 30
+  model = _cross_attend()
+  args = (_normal(1, n, 8), _normal(b, m, c), _normal(m, p), None, None)
+  params = _random_params(model, *args)
+  apply = lambda params: model.apply(params, *args)
+  needed = {}
+  for absorb in ("inputs", "never"):
+    how = execution.Execution(absorb=absorb, share_positions=shared)
+    with in_chunks(b * n * 128), execution.use(how):
+      needed[absorb] = shapes(with_gradients(apply), params)
+  assert max(map(np.prod, needed["inputs"])) < b * m * min(n, c + p)
+  assert (b, m, c + p) in needed["never"]
+  assert (b, 1, n, m) in needed["never"]
+
+
+def test_memory_of_a_read_does_not_grow_with_the_inputs():
+  model = _cross_attend()
+
+  def temporary(m):
+    args = (_normal(1, 16, 8), _normal(4, m, 3), _normal(m, 20))
+    params = _random_params(model, *args, None, None)
+    apply = lambda params, *args: with_gradients(
+      lambda params: model.apply(params, *args, None, None)
+    )(params)
+    return temporary_bytes(apply, params, *args)
+
+  how = execution.Execution(absorb="inputs")
+  with in_chunks(4 * 16 * 256), execution.use(how):
+    one, eight = temporary(2048), temporary(8 * 2048)
+  assert eight <= 1.2 * one, (one, eight)
+
+
+_WAYS = {
+  "fused": {"fuse_qkv": "always"},
+  "unrolled": {"depth": "unroll"},
+  "layers": {"remat": "layers"},
+  "dots": {"remat": "dots"},
+  "all": {"fuse_qkv": "always", "remat": "dots", "attention": "chunked"},
+}
+
+
+@functools.cache
+def _block_of_two():
+  make = lambda x: blocks.LatentTransformer(
+    2, lambda: blocks.SelfAttention(2, 6, 10, name="self_attend"), name="block"
+  )(x)
+  model = hk.without_apply_rng(hk.transform(make))
+  args = (_random_params(model, _normal(2, 3, 4)), _normal(2, 3, 4))
+  plain_way = execution.PLAIN._replace(depth="scan")
+  return model, args, run(model.apply, *args, how=plain_way)
+
+
+@pytest.mark.parametrize("way", _WAYS)
+def test_latent_transformer_is_the_same_however_computed(way):
+  model, args, want = _block_of_two()
+  plain_way = execution.PLAIN._replace(depth="scan")
+  out = run(model.apply, *args, how=plain_way._replace(**_WAYS[way]))
+  assert_close(out, want)
+
+
+def test_remat_and_fusing_are_obeyed():
+  model, args, _ = _block_of_two()
+
+  def trace(**choices):
+    with execution.use(execution.PLAIN, **choices):
+      return str(jax.make_jaxpr(with_gradients(model.apply))(*args))
+
+  plain_way = trace()
+  assert "checkpoint" not in plain_way
+  assert "remat" not in plain_way
+  for choice in ("layers", "dots"):
+    recomputed = trace(remat=choice)
+    assert "checkpoint" in recomputed or "remat" in recomputed
+  count = lambda text: text.count("dot_general")
+  # One product for three: forward, and twice backward.
+  assert count(trace(fuse_qkv="always")) == count(plain_way) - 6
+  assert "unroll=2" in trace(depth="unroll")
+  assert "unroll=1" in trace(depth="scan")

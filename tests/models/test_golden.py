@@ -1,17 +1,21 @@
 """The same function as the authors' code, on parameters and data of theirs."""
 
+import contextlib
 import json
 import pathlib
 
 import haiku as hk
 import jax
 import numpy as np
+import plain
 import pytest
+from computing import in_chunks
 
 from perceiver_jax.models import (
   attention,
   convolutions,
   decoders,
+  execution,
   patches,
   positions,
   zoo,
@@ -67,9 +71,39 @@ def _apply(fn, params, *args, state=None):
   return transformed.apply(params, state or {}, None, *args)[0]
 
 
-@pytest.mark.parametrize("remat", [False, True])
-@pytest.mark.parametrize("name", ["imagenet_fourier", "imagenet_conv"])
-def test_classifier_outputs_latents_and_gradients(name, remat):
+# Each choice by itself, the rest being as it is by default; and the plainest.
+_DEFAULT = execution.Execution()
+_WAYS = {"auto": _DEFAULT, "plain": execution.PLAIN} | {
+  f"{field}-{value}": _DEFAULT._replace(**{field: value})
+  for field, values in execution.CHOICES.items()
+  for value in values
+  if value != getattr(_DEFAULT, field)
+}
+
+
+def _in_every_way(*quick):
+  """Runs a test in all ways to compute, marked slow but for the `quick`."""
+  marks = lambda way: () if way in quick else pytest.mark.slow
+  return pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=marks(way)) for way in _WAYS]
+  )
+
+
+def test_classifier_with_remat():
+  _check_classifier("imagenet_fourier", "auto", remat=True)
+
+
+@_in_every_way("auto", "absorb-inputs")
+def test_classifier_of_fourier_features(way):
+  _check_classifier("imagenet_fourier", way)
+
+
+@_in_every_way("auto")
+def test_classifier_of_convolutions(way):
+  _check_classifier("imagenet_conv", way)
+
+
+def _check_classifier(name, way, remat=False):
   flat = _load(name)
   spec = _spec(json.loads(str(flat["config_json"])))
   spec["encoder"]["remat"] = remat
@@ -79,17 +113,17 @@ def test_classifier_outputs_latents_and_gradients(name, remat):
     lambda x: zoo.build(spec)(x, is_training=False)
   )
   _check_against(
-    flat, lambda params: model.apply(params, state, None, images)[0]
+    flat, lambda params: model.apply(params, state, None, images)[0], way
   )
 
 
-def _check_against(flat, forward):
+def _check_against(flat, forward, way):
   """Outputs, latents and gradients of `forward(params)` are the authors'."""
   params = authors.convert(_tree(flat, "params"))
   params = jax.tree.map(jax.numpy.asarray, params)
   cotangent = flat["cotangent/out"]
 
-  @jax.jit
+  @plain.jit
   def run(params):
     def objective(params):
       out = forward(params)
@@ -97,7 +131,11 @@ def _check_against(flat, forward):
 
     return jax.grad(objective, has_aux=True)(params)
 
-  grads, out = run(params)
+  # All of a golden case would fit into one chunk and one part.
+  whole = way == "auto"
+  chunks = contextlib.nullcontext() if whole else in_chunks(2**12, 24)
+  with execution.use(_WAYS[way]), chunks:
+    grads, out = run(params)
   np.testing.assert_allclose(out.logits, flat["outputs/out"], atol=1e-5)
   np.testing.assert_allclose(out.latents, flat["encoder_out"], atol=1e-5)
   expected = authors.convert(_tree(flat, "grads"))
@@ -154,7 +192,8 @@ def _language_spec(config):
   }
 
 
-def test_masked_language_model_outputs_latents_and_gradients():
+@_in_every_way("auto", "plain")
+def test_masked_language_model(way):
   flat = _load("language_mlm")
   spec = _language_spec(json.loads(str(flat["config_json"])))
   tokens = jax.numpy.asarray(flat["inputs/inputs"])
@@ -164,7 +203,7 @@ def test_masked_language_model_outputs_latents_and_gradients():
     lambda x, mask: zoo.build(spec)(x, is_training=False, input_mask=mask)
   )
   _check_against(
-    flat, lambda params: model.apply(params, {}, None, tokens, mask)[0]
+    flat, lambda params: model.apply(params, {}, None, tokens, mask)[0], way
   )
 
 

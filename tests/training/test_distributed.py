@@ -6,7 +6,7 @@ import signal
 import socket
 
 import pytest
-import runs
+import tiny_runs as runs
 
 pytestmark = pytest.mark.slow
 

@@ -3,7 +3,7 @@ import math
 import resource
 
 import pytest
-import runs
+import tiny_runs as runs
 
 from configs import digits
 from experiments import tasks

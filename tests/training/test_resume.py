@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-import runs
+import tiny_runs as runs
 from absl import logging
 
 from perceiver_jax.training import interrupts
@@ -46,9 +46,9 @@ def undisturbed(tmp_path_factory, compile_once):
 def live(monkeypatch):
   """Lives of a run, each of which ends as it is told to."""
 
-  def live(folder, variant, reasons, **kwargs):
+  def live(folder, variant, reasons, leaves=None, **kwargs):
     monkeypatch.setattr(interrupts, "Interrupts", runs.stop_at(reasons))
-    config = runs.tiny_config(**VARIANTS[variant])
+    config = runs.tiny_config(**VARIANTS[variant], **(leaves or {}))
     try:
       return runs.train(folder, config, **kwargs)
     except runs.Crash:
@@ -94,6 +94,16 @@ def test_a_run_may_go_on_on_other_devices(tmp_path, undisturbed, live):
   ):
     live(tmp_path, "averaged parameters", reasons, num_devices=devices)
   runs.assert_alike(tmp_path, undisturbed("averaged parameters"))
+
+
+def test_given_weights_survive_a_crash_before_the_first_save(tmp_path, live):
+  live(tmp_path / "given", "plain", {})
+  start = {"init_from": str(tmp_path / "given")}
+  live(tmp_path / "run", "plain", {2: runs.Crash()}, leaves=start)
+  assert runs.checkpoint_steps(tmp_path / "run") == []
+  live(tmp_path / "run", "plain", {}, leaves=start)
+  live(tmp_path / "undisturbed", "plain", {}, leaves=start)
+  runs.assert_same_end(tmp_path / "run", tmp_path / "undisturbed")
 
 
 def test_averaged_parameters_differ_from_the_others(undisturbed):

@@ -1,0 +1,147 @@
+import jax
+import numpy as np
+import pytest
+import soundfile
+import tiny_weights
+
+from perceiver_jax import weights
+from perceiver_jax.data import audio, mp4, video
+
+pytestmark = pytest.mark.usefixtures("compile_once")
+
+FRAMES, SAMPLES = tiny_weights.FRAMES, tiny_weights.SAMPLES
+HEIGHT, WIDTH = tiny_weights.CLIP_SIZE
+RATE = 48_000
+
+
+@pytest.fixture
+def clip(tmp_path):
+  """clip(channels, frames) writes a clip with so many channels of sound."""
+
+  def make(channels=1, frames=6):
+    y, x = np.mgrid[:24, :32]
+    pictures = [
+      np.uint8(np.stack([7 * x, 9 * y + t, 30 + 0 * x], -1))
+      for t in range(frames)
+    ]
+    times = np.arange(frames * RATE // 25) / RATE
+    sound = 0.5 * np.sin(2 * np.pi * 440 * times).astype(np.float32)
+    sound = sound[:, None] * np.linspace(1, 0.1, channels or 1)
+    path = tmp_path / "clip.mp4"
+    mp4.write_video(path, pictures, 25.0, sound if channels else None, RATE)
+    return path
+
+  return make
+
+
+def expected(file, path, start=0.0):
+  """The model's outputs, all points decoded at once."""
+  pictures = video.read_video(path, FRAMES, 25.0, start, (HEIGHT, WIDTH))
+  sound = audio.read_audio(path, RATE, start, SAMPLES).mean(1, keepdims=True)
+  raw = {
+    "image": pictures[None].astype(np.float32) / 255,
+    "audio": sound[None],
+    "label": np.zeros((1, tiny_weights.CLASSES), np.float32),
+    "masked": {"label": np.ones(1, bool)},
+  }
+  return tiny_weights.outputs(weights.load(file), raw).logits
+
+
+def autoencode(call, file, *arguments):
+  flags = [f"--weights={file}", "--parts=2", *arguments]
+  done = call("predict", "autoencode", *flags)
+  assert done.status == 0, done.err
+  return done
+
+
+@pytest.mark.parametrize(("channels", "start"), [(1, 0.0), (6, 0.0), (2, 0.08)])
+def test_files_and_classes_are_the_models(
+  call, weight_file, clip, tmp_path, channels, start
+):
+  file, path = weight_file("autoencoder"), clip(channels)
+  done = autoencode(call, file, f"--start={start}", "--top=3", path)
+  want = expected(file, path, start)
+  probabilities = np.asarray(jax.nn.softmax(want["label"][0]))
+  best = np.argsort(-probabilities)[:3]
+  assert done.out.splitlines() == [
+    str(path),
+    *(f"  {probabilities[i]:6.1%}  class {i}" for i in best),
+    "  predictions/clip-reconstruction.mp4",
+    "  predictions/clip-reconstruction.wav",
+  ]
+  sound, rate = soundfile.read(tmp_path / done.out.splitlines()[-1].strip())
+  assert (sound.shape, rate) == ((SAMPLES,), RATE)
+  clipped = np.clip(want["audio"].reshape(-1), -1, 1)
+  np.testing.assert_allclose(sound, clipped, atol=1e-3)
+  assert np.std(sound) > 1e-2
+  film = tmp_path / "predictions" / "clip-reconstruction.mp4"
+  made = [frame for _, frame in video.frames(film)]
+  assert len(made) == FRAMES
+  assert video.frame_rate(film) == 25
+  assert abs(len(audio.read_audio(film)) - SAMPLES) <= 2048
+  label = made[0].shape[0] - HEIGHT
+  original = video.read_video(path, FRAMES, 25.0, start, (HEIGHT, WIDTH))
+  left = np.stack(made)[:, label:, :WIDTH].astype(int)
+  assert np.abs(left - original).mean() < 8
+  right = np.stack(made)[:, label:, -WIDTH:].mean((0, 1, 2))
+  decoded = 255 * np.clip(want["image"][0], 0, 1).mean((0, 1, 2))
+  np.testing.assert_allclose(right, decoded, atol=16)
+
+
+def test_parts_do_not_matter(call, weight_file, clip, tmp_path):
+  file, path = weight_file("autoencoder"), clip()
+  sounds, outs = [], []
+  for parts in (1, 7):
+    folder = tmp_path / str(parts)
+    flags = [f"--parts={parts}", f"--output={folder}"]
+    done = autoencode(call, file, *flags, path)
+    outs.append(done.out.splitlines()[:6])
+    sounds.append(soundfile.read(folder / "clip-reconstruction.wav")[0])
+  assert outs[0] == outs[1]
+  np.testing.assert_allclose(*sounds, atol=1e-3)
+
+
+def test_labels_and_the_default_number_of_parts(
+  call, weight_file, clip, tmp_path
+):
+  names = [f"sport {chr(97 + i)}" for i in range(tiny_weights.CLASSES)]
+  (tmp_path / "names.txt").write_text("\n".join(names))
+  flags = [f"--weights={weight_file('autoencoder')}", "--labels=names.txt"]
+  done = call("predict", "autoencode", *flags, "--top=7", clip())
+  assert done.status == 0, done.err
+  found = [line.split("%  ")[1] for line in done.out.splitlines()[1:8]]
+  assert sorted(found) == names
+
+
+@pytest.mark.parametrize(
+  ("made", "arguments", "parts"),
+  [
+    ((1,), [], ["no clip is given"]),
+    ((0,), ["clip.mp4"], ["clip.mp4", "no audio track"]),
+    ((1, 2), ["clip.mp4"], ["2 frames at 25", "not 3", "longer video"]),
+    ((1, 6), ["--start=0.2", "clip.mp4"], ["1 frames", "second 0.2"]),
+    ((1,), ["clip.mp4", "missing.mp4"], ["missing.mp4", "does not exist"]),
+    ((1,), ["--labels=clip.mp4", "clip.mp4"], ["--labels=clip.mp4"]),
+    ((1,), ["--parts=0", "clip.mp4"], ["--parts=0"]),
+    ((1,), ["--start=-1", "clip.mp4"], ["--start=-1"]),
+  ],
+)
+def test_bad_input_is_one_line(
+  refuses, weight_file, clip, tmp_path, made, arguments, parts
+):
+  clip(*made)
+  flag = f"--weights={weight_file('autoencoder')}"
+  done = refuses("predict", "autoencode", flag, *arguments, parts=parts)
+  assert done.out == ""
+  assert not (tmp_path / "predictions").exists()
+
+
+def test_weights_of_another_kind(refuses, weight_file, clip):
+  flag = f"--weights={weight_file('language')}"
+  parts = ["'masked_lm' decoder", "'multimodal'"]
+  refuses("predict", "autoencode", flag, clip(), parts=parts)
+
+
+def test_without_weights_it_says_where_they_are(refuses, clip):
+  parts = ["--weights", "https://", "video_autoencoding_checkpoint.pystate"]
+  refuses("predict", "autoencode", clip(), parts=parts)

@@ -1,0 +1,152 @@
+import re
+
+import cv2
+import jax
+import numpy as np
+import pytest
+import tiny_weights
+
+from perceiver_jax import weights
+from perceiver_jax.data import images
+
+pytestmark = pytest.mark.usefixtures("compile_once")
+
+SIZE = tiny_weights.IMAGE_SIZE
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+@pytest.fixture
+def picture(tmp_path):
+  """A picture of which the part the authors keep has the model's size."""
+  pixels = np.random.default_rng(1).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+  file = tmp_path / "noise.png"
+  # 224 of 256 rows and columns are kept: 8 of 9.
+  whole = np.pad(pixels, ((0, 1), (0, 1), (0, 0)))
+  file.write_bytes(images.encode_png(whole))
+  return file, pixels
+
+
+def expected(file, pixels):
+  found = weights.load(file)
+  raw = ((pixels / 255 - MEAN) / STD).astype(np.float32)[None]
+  return np.asarray(jax.nn.softmax(tiny_weights.outputs(found, raw).logits[0]))
+
+
+def arguments(file, *rest):
+  return ["predict", "classify", f"--weights={file}", f"--image_size={SIZE}",
+          *rest]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  "name", ["imagenet_fourier", "imagenet_fourier_average", "imagenet_learned"]
+)
+def test_the_five_likeliest_are_the_models_own(
+  call, weight_file, picture, tmp_path, name
+):
+  file, (path, pixels) = weight_file("classifier", name), picture
+  done = call(*arguments(file, path))
+  assert (done.status, done.err) == (0, "")
+  probabilities = expected(file, pixels)
+  best = np.argsort(-probabilities)[:5]
+  lines = done.out.splitlines()
+  assert lines[0] == str(path)
+  for line, label in zip(lines[1:6], best, strict=True):
+    bar = "#" * round(20 * probabilities[label])
+    assert line.split() == [
+      "class", str(label), f"{probabilities[label]:.1%}", *filter(None, [bar])
+    ]  # fmt: skip
+  assert lines[6:] == ["  predictions/noise-attention.png"]
+  sheet = cv2.imread(str(tmp_path / "predictions" / "noise-attention.png"))
+  assert sheet.std() > 1
+
+
+def test_a_large_picture_is_cropped_and_resized(call, weight_file, tmp_path):
+  file = weight_file("classifier")
+  pixels = np.zeros((4 * SIZE, 6 * SIZE, 3), np.uint8)
+  pixels[..., 1] = 200
+  path = tmp_path / "green.png"
+  path.write_bytes(images.encode_png(pixels))
+  done = call(*arguments(file, "--top=7", path))
+  probabilities = expected(file, pixels[:SIZE, :SIZE])
+  found = {line.split()[1]: line.split()[2] for line in
+           done.out.splitlines()[1:-1]}  # fmt: skip
+  assert found == {str(i): f"{p:.1%}" for i, p in enumerate(probabilities)}
+
+
+def test_labels_name_the_classes(call, weight_file, picture, tmp_path):
+  names = ["zero", "été", "2", "3", "4", "five of them", "six"]
+  labels = tmp_path / "labels.txt"
+  labels.write_text("\n".join(names) + "\n\n", encoding="utf-8")
+  file, (path, pixels) = weight_file("classifier"), picture
+  done = call(*arguments(file, f"--labels={labels}", "--top=2", path))
+  probabilities = expected(file, pixels)
+  best = np.argsort(-probabilities)[:2]
+  found = [line.strip() for line in done.out.splitlines()[1:-1]]
+  for line, label in zip(found, best, strict=True):
+    assert line.startswith(names[label] + "  ")
+    assert f"{probabilities[label]:.1%}" in line
+
+
+def test_a_thousand_classes_have_wordnet_names(call, weight_file, picture):
+  file = weight_file("classifier", "imagenet_fourier", 1000)
+  path, pixels = picture
+  done = call(*arguments(file, "--top=1", path))
+  assert done.status == 0, done.err
+  name, percent = done.out.splitlines()[1].split()[:2]
+  assert re.fullmatch(r"n\d{8}", name)
+  assert percent == f"{expected(file, pixels).max():.1%}"
+
+
+def test_the_folder_can_be_chosen_and_nothing_is_replaced(
+  call, weight_file, picture, tmp_path
+):
+  flags = arguments(weight_file("classifier"), f"--output={tmp_path / 'o'}")
+  for _ in range(2):
+    assert call(*flags, picture[0]).status == 0
+  names = sorted(p.name for p in (tmp_path / "o").iterdir())
+  assert names == ["noise-attention-2.png", "noise-attention.png"]
+
+
+def test_classify_is_what_it_does_without_a_command(call, weight_file, picture):
+  flags = arguments(weight_file("classifier"), picture[0])
+  assert (
+    call("predict", *flags[2:]).out.splitlines()[:6]
+    == (call(*flags).out.splitlines()[:6])
+  )
+
+
+@pytest.mark.parametrize(
+  ("kind", "size"),
+  [(("imagenet_learned",), 9), (("imagenet_fourier", 7, 1), 8)],
+)
+def test_another_input_than_it_was_trained_on(
+  refuses, weight_file, picture, kind, size
+):
+  file = weight_file("classifier", *kind)
+  parts = [f"{size} x {size} pixels", "--image_size"]
+  flags = [f"--weights={file}", f"--image_size={size}", picture[0]]
+  refuses("predict", *flags, parts=parts)
+
+
+def test_weights_of_another_kind(refuses, weight_file, picture):
+  file = weight_file("flow")
+  parts = [str(file), "'flow' decoder", "'query' or 'average'"]
+  refuses(*arguments(file, picture[0]), parts=parts)
+
+
+def test_a_classifier_of_something_else(refuses, tmp_path, picture):
+  spec = tiny_weights.classifier().spec
+  spec["adapter"] = {"kind": "points", "num_bands": 2}
+  file = tmp_path / "points.safetensors"
+  weights.save(file, tiny_weights.random(spec, tiny_weights.array(1, 9, 3)))
+  refuses(*arguments(file, picture[0]), parts=["does not take pictures"])
+
+
+def test_without_weights_it_says_where_they_are(refuses, picture):
+  parts = [
+    "--weights",
+    "https://storage.googleapis.com/perceiver_io/imagenet_fourier_",
+    "imagenet_learned_",
+    "imagenet_conv_preprocessing.pystate",
+  ]
+  refuses("predict", "classify", picture[0], parts=parts)

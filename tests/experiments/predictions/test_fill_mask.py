@@ -1,0 +1,121 @@
+import re
+
+import jax
+import numpy as np
+import pytest
+import tiny_weights
+from jax import numpy as jnp
+
+from perceiver_jax import weights
+from perceiver_jax.data import tokenizer
+
+pytestmark = pytest.mark.usefixtures("compile_once")
+
+
+@pytest.fixture
+def fill(call, weight_file):
+  """Calls fill-mask on arguments."""
+  flag = f"--weights={weight_file('language')}"
+  return lambda *arguments: call("predict", "fill-mask", flag, *arguments)
+
+
+def expected(file, ids):
+  """Probabilities of the model, of a text padded as it was in training."""
+  found = weights.load(file)
+  rows, real = tokenizer.pad([ids], tiny_weights.LENGTH)
+  mask = jnp.asarray(real)
+  logits = tiny_weights.outputs(found, rows, input_mask=mask).logits[0]
+  return np.asarray(jax.nn.softmax(logits))[: len(ids)]
+
+
+def report(file, ids, top=5):
+  """What should be printed below the text."""
+  probabilities = expected(file, ids)
+  filled, lines = ids.copy(), []
+  for place in np.flatnonzero(ids == tokenizer.MASK):
+    best = np.argsort(-probabilities[place])[:top]
+    filled[place] = best[0]
+    guesses = [
+      f"{tokenizer.display([i])!r} {probabilities[place, i]:.1%}" for i in best
+    ]
+    lines.append(f"  byte {place}: {'  '.join(guesses)}")
+  return [f"  {tokenizer.display(filled)}", *lines]
+
+
+def test_each_mask_is_a_byte(fill, weight_file):
+  done = fill("a [MASK][MASK]b", "[MASK]")
+  assert (done.status, done.err) == (0, "")
+  file = weight_file("language")
+  hole = [tokenizer.MASK]
+  first = np.concatenate([tokenizer.encode("a "), hole, hole, [98 + 6]])
+  assert done.out.splitlines() == [
+    "a [MASK][MASK]b",
+    *report(file, first),
+    "[MASK]",
+    *report(file, np.array(hole)),
+  ]
+
+
+def test_words_are_hidden_byte_by_byte(fill, weight_file):
+  done = fill("--mask=ö", "--top=2", "wörld, ö")
+  assert done.status == 0, done.err
+  ids = tokenizer.mask_words("wörld, ö", "ö")
+  assert list(np.flatnonzero(ids == tokenizer.MASK)) == [1, 2, 8, 9]
+  want = report(weight_file("language"), ids, top=2)
+  assert done.out.splitlines() == ["wörld, ö", *want]
+
+
+def test_any_guess_can_be_printed(fill):
+  """All 262 of them: half of a character, control codes, special tokens."""
+  done = fill("--top=262", "x[MASK]")
+  assert done.status == 0, done.err
+  text, _, guesses = done.out.split("\n", 2)
+  assert text == "x[MASK]"
+  assert len(re.findall(r"\d%", guesses)) == 262
+  assert all(c.isprintable() for c in guesses.strip("\n"))
+  assert "'\ufffd'" in guesses
+  assert "'[PAD]'" in guesses
+
+
+def test_as_long_as_the_model_reads(fill, refuses, weight_file):
+  most = tiny_weights.LENGTH - 1
+  assert fill("é" * (most // 2) + "e[MASK]").status == 0
+  flag = f"--weights={weight_file('language')}"
+  parts = ["33 bytes", "reads 32", "shorten"]
+  text = "é" * (most // 2 + 1) + "[MASK]"
+  refuses("predict", "fill-mask", flag, text, parts=parts)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "parts"),
+  [
+    ([], ["no text", "[MASK]", "--mask"]),
+    (["nothing"], ["'nothing'", "[MASK]", "--mask"]),
+    (["[MASK]", "nothing"], ["'nothing'"]),
+    (["--mask=x", "nothing"], ["'x' is not in the text 'nothing'"]),
+    (["\udce9[MASK]"], ["UTF-8"]),
+  ],
+)
+def test_bad_texts_are_refused_before_weights_are_read(
+  refuses, tmp_path, arguments, parts
+):
+  flag = f"--weights={tmp_path / 'missing'}"
+  done = refuses("predict", "fill-mask", flag, *arguments, parts=parts)
+  assert done.out == ""
+
+
+def test_a_model_of_other_tokens(refuses, weight_file):
+  flag = f"--weights={weight_file('language', 300)}"
+  parts = ["300 tokens", "262", "--weights"]
+  refuses("predict", "fill-mask", flag, "[MASK]", parts=parts)
+
+
+def test_weights_of_another_kind(refuses, weight_file):
+  flag = f"--weights={weight_file('flow')}"
+  parts = ["'flow' decoder", "'masked_lm'"]
+  refuses("predict", "fill-mask", flag, "[MASK]", parts=parts)
+
+
+def test_without_weights_it_says_where_they_are(refuses):
+  parts = ["--weights", "https://", "language_perceiver_io_bytes.pickle"]
+  refuses("predict", "fill-mask", "[MASK]", parts=parts)

@@ -1,0 +1,167 @@
+import cv2
+import numpy as np
+import pytest
+import tiny_weights
+from jax import numpy as jnp
+
+from perceiver_jax import weights
+from perceiver_jax.data import flow_files, images, mp4, video
+from perceiver_jax.evaluation import tiling
+from perceiver_jax.models.adapters import flow as flow_adapter
+from perceiver_jax.viz import flow_colours
+
+pytestmark = pytest.mark.usefixtures("compile_once")
+
+HEIGHT, WIDTH = tiny_weights.TILE
+
+
+@pytest.fixture
+def pair(tmp_path):
+  """pair(height, width) writes two frames of noise."""
+
+  def make(height, width):
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (2, height, width, 3), np.uint8)
+    paths = [tmp_path / "first.png", tmp_path / "second.png"]
+    for path, frame in zip(paths, frames, strict=True):
+      path.write_bytes(images.encode_png(frame))
+    return paths, frames
+
+  return make
+
+
+def predictor(file):
+  """The model: frames [b, 2, h, w, 3] to flow in pixels, by hand."""
+  found = weights.load(file)
+
+  def predict(frames):
+    raw = (frames / 127.5 - 1).astype(np.float32)
+    outputs = tiny_weights.outputs(found, raw)
+    return np.asarray(flow_adapter.in_pixels(jnp.asarray(outputs.logits)))
+
+  return predict
+
+
+def expected(file, frames, spacing="even"):
+  return tiling.tiled_flow(
+    frames,
+    predictor(file),
+    tile=(HEIGHT, WIDTH),
+    min_overlap=20,
+    spacing=spacing,
+  )
+
+
+@pytest.mark.parametrize(
+  ("height", "width", "spacing"),
+  [
+    (HEIGHT, WIDTH, "even"),
+    (HEIGHT + 3, WIDTH + 13, "even"),
+    (HEIGHT - 5, WIDTH + 13, "released"),
+    (5, 3, "even"),
+  ],
+)
+def test_the_files_hold_the_models_flow(
+  call, weight_file, pair, tmp_path, height, width, spacing
+):
+  file, (paths, frames) = weight_file("flow"), pair(height, width)
+  flags = [f"--weights={file}", f"--tiles={spacing}", "--output=o"]
+  done = call("predict", "flow", *flags, *paths)
+  assert (done.status, done.err) == (0, "")
+  want = expected(file, frames, spacing)
+  assert 0.5 < np.abs(want).max() < 500
+  exact = flow_files.read_flow(tmp_path / "o" / "first.flo")
+  np.testing.assert_allclose(exact, want, rtol=1e-3, atol=1e-3)
+  kitti = flow_files.read_flow(tmp_path / "o" / "first-kitti.png")
+  np.testing.assert_allclose(kitti, exact, atol=0.5 / 64 + 1e-6)
+  picture = images.read_image(tmp_path / "o" / "first-flow.png")
+  np.testing.assert_array_equal(picture, flow_colours.flow_to_rgb(exact))
+  longest = np.hypot(*np.moveaxis(exact, 2, 0)).max()
+  assert done.out.splitlines() == [
+    f"longest displacement: {longest:.1f} pixels",
+    "o/first-flow.png",
+    "o/first.flo",
+    "o/first-kitti.png",
+  ]
+
+
+def test_the_two_ways_to_lay_tiles_differ(weight_file, pair):
+  file, (_, frames) = weight_file("flow"), pair(HEIGHT, WIDTH + 13)
+  even, released = (expected(file, frames, way) for way in tiling.SPACINGS)
+  assert np.abs(even - released).max() > 0.1
+
+
+def test_what_kitti_cannot_hold_is_still_saved(refuses, tmp_path, pair):
+  found = tiny_weights.flow()
+  found.params["decoder/output"]["b"][:] = 3000.0
+  file = tmp_path / "far.safetensors"
+  weights.save(file, found)
+  paths, _ = pair(HEIGHT, WIDTH)
+  parts = ["first-kitti.png", "511.98"]
+  done = refuses("predict", "flow", f"--weights={file}", *paths, parts=parts)
+  assert "predictions/first.flo" in done.out.splitlines()
+  saved = {p.name for p in (tmp_path / "predictions").iterdir()}
+  assert saved == {"first.flo", "first-flow.png"}
+
+
+def test_a_video_gives_a_frame_less(call, weight_file, tmp_path):
+  y, x = np.mgrid[:HEIGHT, :40]
+  frames = [
+    np.uint8(np.stack([4 * (x + t), 6 * y, x + y], -1)) for t in range(4)
+  ]
+  mp4.write_video(tmp_path / "film.mp4", frames, 12.5)
+  file = weight_file("flow")
+  done = call("predict", "flow", f"--weights={file}", "film.mp4")
+  assert done.status == 0, done.err
+  assert done.out.splitlines() == ["predictions/film-flow.mp4"]
+  path = tmp_path / "predictions" / "film-flow.mp4"
+  assert video.frame_rate(path) == 12.5
+  made = [frame for _, frame in video.frames(path)]
+  assert len(made) == 3
+  read = [frame for _, frame in video.frames(tmp_path / "film.mp4")]
+  flow = expected(file, np.stack(read[1:3]))
+  colours = flow_colours.flow_to_rgb(flow).astype(int)
+  # H.264 loses a little; the second pair is far from the others by as much.
+  label = made[0].shape[0] - HEIGHT
+  left, right = made[1][label:, :40], made[1][label:, -40:]
+  assert np.abs(left.astype(int) - read[1]).mean() < 6
+  smooth = lambda a: cv2.blur(a.astype(np.float32), (4, 4))
+  assert np.abs(smooth(right) - smooth(colours)).mean() < 12
+
+
+@pytest.mark.parametrize(
+  ("arguments", "parts"),
+  [
+    ([], ["two images or one video", "0 files"]),
+    (["a", "b", "c"], ["3 files"]),
+    (["first.png", "missing.png"], ["missing.png", "no such file"]),
+    (["first.png", "other.png"], ["40 x 30", "20 x 30", "one size"]),
+    (["first.png"], ["first.png", "cannot be read as video"]),
+    (["still.mp4"], ["still.mp4", "single frame"]),
+    (["missing.mp4"], ["missing.mp4", "does not exist"]),
+    (["--tiles=odd", "first.png", "first.png"], ["--tiles", "even|released"]),
+  ],
+)
+def test_bad_input_is_one_line(
+  refuses, weight_file, pair, tmp_path, arguments, parts
+):
+  pair(30, 40)
+  other = np.zeros((30, 20, 3), np.uint8)
+  (tmp_path / "other.png").write_bytes(images.encode_png(other))
+  mp4.write_video(tmp_path / "still.mp4", [other], 25.0)
+  flag = f"--weights={weight_file('flow')}"
+  refuses("predict", "flow", flag, *arguments, parts=parts)
+  assert not list(tmp_path.glob("predictions/*"))
+
+
+def test_weights_of_another_kind(refuses, weight_file, pair):
+  paths, _ = pair(8, 8)
+  flag = f"--weights={weight_file('classifier')}"
+  parts = ["'query' decoder", "'flow'"]
+  refuses("predict", "flow", flag, *paths, parts=parts)
+
+
+def test_without_weights_it_says_where_they_are(refuses, pair):
+  paths, _ = pair(8, 8)
+  parts = ["--weights", "https://", "optical_flow_checkpoint.pystate"]
+  refuses("predict", "flow", *paths, parts=parts)

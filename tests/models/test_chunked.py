@@ -1,0 +1,188 @@
+"""Attention in chunks against attention with the full matrix of logits."""
+
+import functools
+
+import jax
+import numpy as np
+import plain
+import pytest
+from computing import assert_close, in_chunks, run, shapes, temporary_bytes
+from computing import with_gradients as _with_gradients
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import numpy as jnp
+
+from perceiver_jax.models import attention, chunked
+
+_HUGE = 3e38  # Close to the largest float32.
+
+
+def _full(q, k, v, mask):
+  weights = attention.attention_weights(q, k, mask).astype(v.dtype)
+  return jnp.einsum("bhnm,bmhv->bnhv", weights, v)
+
+
+def _qkv(b, n, m, h, f, v, seed=0):
+  sizes = ((b, n, h, f), (b, m, h, f), (b, m, h, v))
+  return [plain.normal(*s, seed=seed + i) for i, s in enumerate(sizes)]
+
+
+@st.composite
+def _cases(draw):
+  """Sizes with queries or keys in the majority, a mask, logits of a chunk."""
+  b, h = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+  n, m = draw(st.sampled_from([(3, 11), (1, 9), (13, 4), (8, 1), (6, 6)]))
+  f, v = draw(st.sampled_from([(5, 7), (1, 2), (4, 3)]))
+  mask = None
+  if draw(st.booleans()):
+    full = (b, n, m)
+    size = tuple(draw(st.sampled_from([1, x])) for x in full)
+    seed = draw(st.integers(0, 99))
+    mask = jnp.asarray(np.random.default_rng(seed).random(size) < 0.5)
+  chunk = draw(st.integers(1, max(n, m)))
+  return (b, n, m, h, f, v), mask, chunk * b * h * min(n, m)
+
+
+@settings(max_examples=4, deadline=None)
+@given(_cases(), st.integers(0, 99))
+def test_value_and_gradients_are_those_of_full_attention(case, seed):
+  _check(*case, seed)
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None)
+@given(_cases(), st.integers(0, 99))
+def test_many_values_and_gradients_are_those_of_full_attention(case, seed):
+  _check(*case, seed)
+
+
+def _check(sizes, mask, logits, seed):
+  qkv = _qkv(*sizes, seed=seed)
+  with in_chunks(logits):
+    out = run(functools.partial(chunked.attend, mask=mask), *qkv)
+  assert_close(out, run(functools.partial(_full, mask=mask), *qkv))
+
+
+@pytest.mark.parametrize("widths", [(261, 322), (322, 261)])
+def test_odd_widths_and_ragged_chunks(widths):
+  qkv = _qkv(1, 3, 10, 1, *widths)
+  attend = functools.partial(chunked.attend, mask=None)
+  with in_chunks(3 * 4):
+    out = run(attend, *qkv)
+  assert_close(out, run(functools.partial(_full, mask=None), *qkv))
+
+
+@pytest.mark.parametrize(
+  ("length", "per_element", "size"),
+  [
+    (50_176, 8 * 512, 1024),
+    (50_176, 3 * 1000, 1280),  # A multiple of 128.
+    (100, 512, 100),
+    (10, 2**23, 1),
+    (10, 0, 10),
+  ],
+)
+def test_chunk_size(length, per_element, size):
+  assert chunked.chunk_size(length, per_element) == size
+
+
+@pytest.mark.parametrize("length", [1, 4, 5, 8, 11])
+def test_loop_visits_each_element_once(length):
+  add = lambda carry, start, size: chunked.put(
+    carry, chunked.take(carry, start, size, 0) + 1, start, 0
+  )
+  out = chunked.loop(length, 4, add, jnp.zeros(length))
+  np.testing.assert_array_equal(out, np.ones(length))
+
+
+@pytest.mark.parametrize(("n", "m"), [(3, 8), (8, 5)])
+@pytest.mark.parametrize("garbage", [_HUGE])
+def test_masked_keys_do_nothing_forward_or_backward(n, m, garbage):
+  q, k, v = _qkv(2, n, m, 2, 4, 6)
+  real = jnp.arange(m) < 3
+  spoil = lambda x: jnp.where(real[:, None, None], x, garbage)
+  attend = functools.partial(chunked.attend, mask=real[None, None])
+  with in_chunks(2 * 2 * min(n, m) * 2):
+    out, grads = run(attend, q, spoil(k), spoil(v))
+    want, want_grads = run(attend, q, k, v)
+  assert_close(out, want)
+  assert_close(grads, want_grads)
+  for grad in grads[1:]:
+    assert not np.any(grad[:, 3:])
+    assert np.all(np.any(grad[:, :3], -1))
+
+
+@pytest.mark.parametrize(("n", "m"), [(3, 8), (8, 5)])
+def test_fully_masked_rows_are_zero_and_pass_no_gradient(n, m):
+  qkv = _qkv(2, n, m, 2, 4, 6)
+  mask = np.ones((2, n, m), bool)
+  mask[1, 2] = False
+  mask[0, 0, :4] = False  # A first chunk without any key to read.
+  attend = functools.partial(chunked.attend, mask=jnp.asarray(mask))
+  with in_chunks(2 * 2 * min(n, m) * 2):
+    out, grads = run(attend, *qkv)
+    nothing = functools.partial(chunked.attend, mask=jnp.zeros((1, 1, m), bool))
+    empty, no_grads = run(nothing, *qkv)
+  want = run(functools.partial(_full, mask=jnp.asarray(mask)), *qkv)
+  assert_close((out, grads), want)
+  assert not np.any(out[1, 2])
+  assert not np.any(grads[0][1, 2])
+  assert not np.any(empty)
+  assert not any(np.any(g) for g in no_grads)
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 9), (9, 4)])
+@pytest.mark.parametrize("size", [1e4, -1e33])
+def test_large_logits_pick_the_largest(n, m, size):
+  q, k, v = _qkv(1, n, m, 1, 3, 5)
+  q, k = jnp.abs(q) + 1, jnp.abs(k) + 1  # All logits have the sign of `size`.
+  with in_chunks(min(n, m) * 2):
+    out, grads = run(
+      functools.partial(chunked.attend, mask=None), size * q, k, v
+    )
+  best = np.einsum("nf,mf->nm", size * q[0, :, 0], k[0, :, 0]).argmax(-1)
+  np.testing.assert_allclose(out[0, :, 0], v[0, best, 0], atol=1e-5)
+  assert all(np.isfinite(g).all() for g in grads)
+
+
+@pytest.mark.parametrize(("n", "m"), [(6, 70), (70, 6)])
+def test_bfloat16_is_close_to_float32(n, m):
+  half = [x.astype(jnp.bfloat16) for x in _qkv(2, n, m, 2, 16, 8)]
+  attend = functools.partial(chunked.attend, mask=None)
+  with in_chunks(2 * 2 * 6 * 16):
+    out, grads = run(attend, *half)
+  assert {x.dtype for x in (out, *grads)} == {jnp.dtype("bfloat16")}
+  exact = [x.astype(jnp.float32) for x in half]
+  want, want_grads = run(functools.partial(_full, mask=None), *exact)
+  assert_close(out, want, 2**-7)  # Two roundings to 8 bits.
+  assert_close(grads, want_grads, 2**-6)
+
+
+@pytest.mark.parametrize(("n", "m"), [(64, 1000), (1000, 64)])
+def test_full_logits_never_exist(n, m):
+  qkv = _qkv(2, n, m, 2, 4, 4)
+  attend = _with_gradients(functools.partial(chunked.attend, mask=None))
+  with in_chunks(2 * 2 * 64 * 128):
+    found = shapes(attend, *qkv)
+  assert (2, 2, min(n, 128), min(m, 128)) in found
+  assert max(map(np.prod, found)) <= 2 * 2 * 64 * 128
+  full = shapes(_with_gradients(functools.partial(_full, mask=None)), *qkv)
+  assert (2, 2, n, m) in full
+
+
+def test_memory_does_not_grow_with_the_keys():
+  attend = _with_gradients(functools.partial(chunked.attend, mask=None))
+  with in_chunks(16 * 128):
+    one, eight = (
+      temporary_bytes(attend, *_qkv(1, 16, m, 1, 4, 4))
+      for m in (2048, 8 * 2048)
+    )
+  assert eight <= 1.2 * one, (one, eight)
+
+
+def test_bool_mask_gets_no_gradient_and_jit_of_grad_is_grad_of_jit():
+  qkv = _qkv(1, 3, 8, 1, 2, 2)
+  mask = jnp.asarray(np.arange(8) % 3 > 0)[None, None]
+  loss = lambda q, k, v, mask: chunked.attend(q, k, v, mask).sum()
+  inner = jax.grad(jax.jit(loss))(*qkv, mask)
+  assert_close(inner, jax.jit(jax.grad(loss))(*qkv, mask))

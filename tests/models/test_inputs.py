@@ -1,0 +1,69 @@
+"""An input array in parts is the same array."""
+
+import types
+
+import numpy as np
+import plain
+import pytest
+from jax import numpy as jnp
+
+from perceiver_jax.models import inputs
+from perceiver_jax.models.inputs import InputArray
+
+
+@pytest.fixture
+def parts():
+  return InputArray(plain.normal(2, 5, 3), plain.normal(5, 4, seed=1))
+
+
+def test_whole_appends_the_same_positions_to_each_example(parts):
+  whole = np.asarray(parts.whole())
+  assert parts.shape == whole.shape == (2, 5, 7)
+  np.testing.assert_array_equal(whole[..., :3], parts.data)
+  for example in whole:
+    np.testing.assert_array_equal(example[:, 3:], parts.positions)
+
+
+def test_whole_has_the_precision_of_the_data(parts):
+  half = parts._replace(data=parts.data.astype(jnp.bfloat16))
+  assert half.whole().dtype == jnp.bfloat16
+
+
+def test_without_positions_data_are_the_whole():
+  data = plain.normal(2, 5, 3)
+  alone = InputArray(data)
+  assert alone.shape == (2, 5, 3)
+  assert alone.whole() is data
+  assert alone.part(1, 3).positions is None
+  assert inputs.as_input_array(data).data is data
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 2), (2, 5), (3, 3)])
+def test_part_is_a_slice_of_the_whole(parts, start, end):
+  part = parts.part(start, end)
+  np.testing.assert_array_equal(part.whole(), parts.whole()[:, start:end])
+  np.testing.assert_array_equal(
+    parts.first(end).whole(), parts.whole()[:, :end]
+  )
+
+
+def test_masked_zeroes_data_of_each_example_alone(parts):
+  mask = jnp.asarray([[True] * 5, [True, False, True, False, False]])
+  spoilt = parts._replace(data=jnp.where(mask[..., None], parts.data, jnp.nan))
+  masked = spoilt.masked(mask)
+  np.testing.assert_array_equal(masked.data[0], parts.data[0])
+  np.testing.assert_array_equal(masked.data[1, [0, 2]], parts.data[1, [0, 2]])
+  assert not np.any(masked.data[1, [1, 3, 4]])
+  assert masked.positions is parts.positions
+  assert parts.masked(None) is parts
+  assert inputs.as_input_array(parts) is parts
+
+
+def test_of_adapter_asks_for_parts_if_there_are_any(parts):
+  whole = lambda raw, is_training: raw + is_training
+  data = plain.normal(1, 2, 3)
+  out = inputs.of_adapter(whole, data, is_training=True)
+  np.testing.assert_array_equal(out.data, data + 1)
+  assert out.positions is None
+  adapter = types.SimpleNamespace(parts=lambda raw, is_training: parts)
+  assert inputs.of_adapter(adapter, data, is_training=False) is parts

@@ -1,0 +1,229 @@
+"""Reading un-projected inputs against normalising and attending to them."""
+
+import functools
+
+import jax
+import numpy as np
+import plain
+import pytest
+from computing import (
+  assert_close,
+  in_chunks,
+  run,
+  shapes,
+  temporary_bytes,
+  with_gradients,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import numpy as jnp
+
+from perceiver_jax.models import reading
+from perceiver_jax.models.inputs import InputArray
+
+
+def _normalised(data, table):
+  x = InputArray(data, table).whole().astype(jnp.float32)
+  x -= x.mean(-1, keepdims=True)
+  return x * jax.lax.rsqrt((x**2).mean(-1, keepdims=True) + 1e-5)
+
+
+def _definition(query, data, table, mask):
+  x = _normalised(data, table)
+  logits = jnp.einsum("bnc,bmc->bnm", jnp.broadcast_to(
+    query, (len(data), *query.shape[1:])
+  ), x)  # fmt: skip
+  if mask is None:
+    return jnp.einsum("bnm,bmc->bnc", jax.nn.softmax(logits), x)
+  mask = mask[:, None]
+  weights = jax.nn.softmax(jnp.where(mask, logits, -1e30))
+  return jnp.einsum("bnm,bmc->bnc", jnp.where(mask, weights, 0), x)
+
+
+def _arrays(b, n, m, c, p, shared, seed=0):
+  """Query, data and positions, if there are any."""
+  query = 0.5 * plain.normal(1 if shared else b, n, c + p, seed=seed)
+  data = plain.normal(b, m, c, seed=seed + 1)
+  return [query, data] + [plain.normal(m, p, seed=seed + 2)] * (p > 0)
+
+
+def _call(read, mask=None):
+  """`read` of two or three arrays."""
+  return lambda query, data, table=None: read(query, data, table, mask)
+
+
+@st.composite
+def _cases(draw):
+  b, n, m = (draw(st.integers(1, most)) for most in (3, 4, 9))
+  # Of two channels that are nearly equal, the norm is badly conditioned.
+  c, p = draw(st.sampled_from([(3, 4), (1, 6), (5, 0), (4, 1)]))
+  mask = None
+  if draw(st.booleans()):
+    seed = draw(st.integers(0, 99))
+    mask = jnp.asarray(np.random.default_rng(seed).random((b, m)) < 0.5)
+  chunk = draw(st.integers(1, m))
+  return (b, n, m, c, p, draw(st.booleans())), mask, chunk * b * n
+
+
+@settings(max_examples=3, deadline=None)
+@given(_cases(), st.integers(0, 99))
+def test_value_and_gradients_are_those_of_the_definition(case, seed):
+  _check(*case, seed)
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None)
+@given(_cases(), st.integers(0, 99))
+def test_many_values_and_gradients_are_those_of_the_definition(case, seed):
+  _check(*case, seed)
+
+
+def _check(sizes, mask, logits, seed):
+  arrays = _arrays(*sizes, seed=seed)
+  with in_chunks(logits):
+    out = run(_call(reading.read, mask), *arrays)
+  assert_close(out, run(_call(_definition, mask), *arrays))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_width_of_imagenet_and_ragged_chunks(shared):
+  arrays = _arrays(2, 3, 10, 3, 258, shared)
+  with in_chunks(2 * 3 * 4):
+    out = run(_call(reading.read), *arrays)
+  assert_close(out, run(_call(_definition), *arrays))
+
+
+def test_statistics_survive_a_large_common_offset():
+  query, data, table = _arrays(2, 3, 6, 3, 8, True)
+  # Steps of 1/32 are exact in both, so that only the arithmetic differs.
+  data, table = (jnp.round(32 * x) / 32 for x in (data, table))
+  out, _ = run(_call(reading.read), query, data + 256, table + 256)
+  want = _definition(query, data, table, None)
+  assert_close(out, want, 1e-3)
+
+
+def test_input_without_any_spread_reads_zero():
+  query, data, table = _arrays(1, 2, 4, 3, 5, True)
+  flat = jnp.full_like(data, 0.5), jnp.full_like(table, 0.5)
+  out, grads = run(_call(reading.read), query, *flat)
+  assert not np.any(out)
+  assert all(np.isfinite(g).all() for g in grads)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_example_without_inputs_is_zero_and_passes_no_gradient(shared):
+  arrays = _arrays(3, 2, 7, 3, 4, shared)
+  mask = np.ones((3, 7), bool)
+  mask[1] = False
+  mask[2, :3] = False  # A first chunk without any input to read.
+  mask = jnp.asarray(mask)
+  with in_chunks(3 * 2 * 3):
+    out, grads = run(_call(reading.read, mask), *arrays)
+  assert_close((out, grads), run(_call(_definition, mask), *arrays))
+  assert not np.any(out[1])
+  assert not np.any(grads[1][1])
+  assert not np.any(grads[1][2, :3])
+  assert np.any(grads[1][2, 3:])
+
+
+def test_large_logits_pick_the_largest():
+  query, data, table = _arrays(2, 3, 7, 3, 4, True)
+  with in_chunks(2 * 3 * 2):
+    out, grads = run(_call(reading.read), 1e5 * query, data, table)
+  x = _normalised(data, table)
+  best = jnp.einsum("nc,bmc->bnm", query[0], x).argmax(-1)
+  want = np.stack([x[b, best[b]] for b in range(2)])
+  np.testing.assert_allclose(out, want, atol=1e-5)
+  assert all(np.isfinite(g).all() for g in grads)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_bfloat16_is_close_to_float32(shared):
+  half = [x.astype(jnp.bfloat16) for x in _arrays(2, 4, 50, 3, 32, shared)]
+  with in_chunks(2 * 4 * 16):
+    out, grads = run(_call(reading.read), *half)
+  assert out.dtype == jnp.float32
+  assert {g.dtype for g in grads} == {jnp.dtype("bfloat16")}
+  exact = [x.astype(jnp.float32) for x in half]
+  want, want_grads = run(_call(_definition), *exact)
+  assert_close(out, want, 2**-7)
+  assert_close(grads, want_grads, 2**-6)
+
+
+@pytest.mark.parametrize("by", [(0,), (1,), (0, 2)])
+def test_gradients_of_some_arguments_only(by):
+  arrays = _arrays(2, 2, 5, 3, 4, True)
+
+  def gradients(read):
+    loss = lambda *arrays: jnp.sin(read(*arrays, None)).sum()
+    return plain.jit(jax.grad(loss, by))(*arrays)
+
+  with in_chunks(2 * 2 * 2):
+    assert_close(gradients(reading.read), gradients(_definition))
+
+
+def test_result_that_is_not_used_has_gradients_of_zero():
+  arrays = _arrays(2, 2, 5, 3, 4, True)
+
+  def loss(query, data, table):
+    out = reading.read(query, data, table, None)
+    return query.sum() + 0 * jax.lax.stop_gradient(out).sum()
+
+  grads = jax.jit(jax.grad(loss, (0, 1, 2)))(*arrays)
+  assert not np.any(grads[1])
+  assert not np.any(grads[2])
+  np.testing.assert_array_equal(grads[0], np.ones(arrays[0].shape))
+
+
+def test_gradients_under_remat_and_scan_are_the_same():
+  query, data, table = _arrays(2, 2, 5, 3, 4, False)
+
+  def repeated(read):
+    def twice(query, data):
+      step = lambda x, _: (x + read(x, data, table, None), None)
+      return jax.lax.scan(jax.checkpoint(step), query, None, 2)[0]
+
+    return twice
+
+  assert_close(
+    run(repeated(reading.read), query, data),
+    run(repeated(_definition), query, data),
+    1e-4,
+  )
+
+
+def test_inputs_are_differentiated_only_if_wanted():
+  arrays = _arrays(4, 2, 640, 3, 20, True)
+  loss = functools.partial(reading.read, mask=None)
+  with in_chunks(4 * 2 * 128):
+    for by, wanted in ((0, False), (1, True)):
+      grad = jax.grad(lambda *x: loss(*x).sum(), by)
+      assert ((4, 640, 3) in shapes(grad, *arrays)) == wanted
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_neither_the_input_array_nor_its_logits_ever_exist(shared):
+  b, n, m, c, p = 4, 16, 1000, 2, 6
+  arrays = _arrays(b, n, m, c, p, shared)
+  with in_chunks(b * n * 128):
+    found = shapes(with_gradients(_call(reading.read)), *arrays)
+  assert (b, n, 128) in found
+  assert (b, 128, c + p) in found
+  # What is as long as the input are the gradients of what was given.
+  long = [s for s in found if np.prod(s) >= b * m * c and m in s]
+  assert set(long) <= {(b, m, c)}
+  assert max(map(np.prod, found)) < b * m * min(c + p, n)
+
+
+def test_memory_does_not_grow_with_the_inputs():
+  def temporary(m):
+    query, data, table = _arrays(4, 16, m, 3, 20, True)
+    mask = jnp.ones((4, m), bool)
+    read = lambda q, data, table, mask: with_gradients(
+      lambda q: reading.read(q, data, table, mask)
+    )(q)
+    return temporary_bytes(read, query, data, table, mask)
+
+  with in_chunks(4 * 16 * 256):
+    one, eight = temporary(2048), temporary(8 * 2048)
+  assert eight <= 1.2 * one, (one, eight)

@@ -1,0 +1,110 @@
+"""Weight files of tiny models that the predictions can use."""
+
+import jax
+import numpy as np
+
+from perceiver_jax import weights
+from perceiver_jax.models import zoo
+from perceiver_jax.weights import model
+
+IMAGE_SIZE, CLASSES = 8, 7
+LENGTH = 32
+TILE = (24, 32)
+# Frames at 25 a second and samples at 48,000: not of the same length.
+FRAMES, SAMPLES, CLIP_SIZE = 3, 512, (12, 16)
+_PER_POINT = 4
+
+
+def array(*shape, dtype="float32"):
+  """Raw data by its shape only."""
+  return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def classifier(name="imagenet_fourier", num_classes=CLASSES, channels=3):
+  """A model for pictures of 8 x 8."""
+  spec = _small_encoder(name) | {"num_classes": num_classes}
+  for leaf in ("num_bands", "num_channels", "num_position_channels"):
+    if spec["adapter"].get(leaf):
+      spec["adapter"][leaf] = 2
+  spec["adapter"].pop("max_resolution", None)
+  if spec["decoder"]["kind"] == "query":
+    spec["decoder"]["num_query_channels"] = 8
+  return random(spec, array(1, IMAGE_SIZE, IMAGE_SIZE, channels), scale=0.3)
+
+
+def language(vocab_size=262):
+  """A model of 32 bytes."""
+  spec = _small_encoder("language_bytes")
+  spec["encoder"] |= {"qk_channels": 4, "v_channels": 8}
+  spec["encoder"]["num_cross_attend_heads"] = 2
+  sizes = {"max_length": LENGTH, "vocab_size": vocab_size, "num_channels": 8}
+  spec["adapter"] |= sizes
+  spec["decoder"] |= {
+    "max_length": LENGTH,
+    "num_query_channels": 8,
+    "num_heads": 2,
+    "qk_channels": 4,
+    "v_channels": 8,
+  }
+  return random(spec, array(1, LENGTH, dtype="int32"))
+
+
+def flow():
+  """A model for frames of 24 x 32; it says up to tens of pixels."""
+  spec = _small_encoder("flow")
+  sizes = {"num_channels": 4, "num_bands": 2, "max_resolution": TILE}
+  spec["adapter"] |= sizes
+  spec["decoder"]["image_size"] = TILE
+  return random(spec, array(1, 2, *TILE, 3))
+
+
+def autoencoder():
+  """A model for 3 frames of 12 x 16 and 512 samples."""
+  spec = _small_encoder("kinetics_784")
+  parts = spec["adapter"]["modalities"]
+  parts["audio"] |= {"num_bands": 2, "samples_per_patch": 32}
+  parts["image"]["num_bands"] = 2
+  spec["decoder"]["num_decoded_channels"] = 8
+  outputs = spec["decoder"]["outputs"]
+  outputs["audio"] |= {
+    "shape": (SAMPLES // _PER_POINT,),
+    "num_outputs": _PER_POINT,
+    "num_bands": 2,
+  }
+  outputs["image"] |= {"shape": (FRAMES, *CLIP_SIZE), "num_bands": 2}
+  outputs["label"] |= {"num_outputs": CLASSES, "num_query_channels": 24}
+  raw = {
+    "audio": array(1, SAMPLES, 1),
+    "image": array(1, FRAMES, *CLIP_SIZE, 3),
+    "label": array(1, CLASSES),
+  }
+  return random(spec, raw, scale=0.5)
+
+
+def random(spec, raw, scale=1.0):
+  """A model with parameters that nothing compiled has to make."""
+  rng = np.random.default_rng(0)
+  params, state = model.abstract(spec, raw)
+  draw = lambda x: (scale * rng.normal(size=x.shape)).astype(x.dtype)
+  return weights.Weights(
+    spec, jax.tree.map(draw, params), jax.tree.map(draw, state)
+  )
+
+
+def outputs(found, raw, **kwargs):
+  """What the model says, on the host."""
+  apply = weights.transformed(found.spec).apply
+  run = jax.jit(lambda p, s, x: apply(p, s, None, x, **kwargs)[0])
+  return jax.device_get(run(found.params, found.state, raw))
+
+
+def _small_encoder(name):
+  spec = zoo.spec(name)
+  spec["encoder"] |= {
+    "num_latents": 4,
+    "num_latent_channels": 8,
+    "num_self_attend_heads": 2,
+    "num_blocks": 1,
+    "num_self_attends_per_block": 1,
+  }
+  return spec
