@@ -50,7 +50,6 @@ def test_following_the_tutorial_trains_a_new_task(
   )
   get_config = runpy.run_path(str(folder / "configs/solids.py"))["get_config"]
   config = get_config()
-  config.num_epochs = 6.0
   task = tasks.make_task(config)
   outcome = loop.Trainer(config, task, tmp_path / "run", 1).run()
   assert outcome.results["metrics"]["eval/accuracy"] > 0.8

@@ -1,5 +1,6 @@
-"""Data: random-access sources, image decoding and Grain pipelines.
+"""Data: random-access sources, decoders and Grain pipelines.
 
-`sources` names what an example is, `images` turns files into arrays, and
-`pipeline` turns a source into batches that can be resumed exactly.
+`sources` names what an example is; `images`, `video`, `audio`, `flow_files` and
+`tokenizer` turn files into arrays, and `pipeline` turns a source into batches
+that can be resumed exactly.
 """

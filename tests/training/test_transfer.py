@@ -9,7 +9,7 @@ from perceiver_jax import weights
 from perceiver_jax.errors import UserError
 from perceiver_jax.training import loop, restore
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.usefixtures("compile_once", "no_report")
 
 
 def _train(config, folder):
