@@ -54,11 +54,11 @@ setuptools.setup(
     "cuda": ["jax[cuda12]"],
     "cuda13": ["jax[cuda13]"],
     "tpu": ["jax[tpu]"],
-    # Video and sound in predictions.
-    "media": ["av>=14", "soundfile>=0.13"],
+    # Video and sound in predictions. PyAV 19 opens files with other arguments.
+    "media": ["av>=14,<19", "soundfile>=0.13"],
     "wandb": ["wandb"],
     "test": [
-      "av>=14",
+      "av>=14,<19",
       "beartype",
       "chex",
       "hypothesis",

@@ -10,18 +10,19 @@ a .safetensors file or the folder of a Hugging Face checkpoint; or that of the
 run in --workdir. Without a command, pictures are classified.
 """
 
+import importlib
 from collections.abc import Sequence
 
 from absl import flags
 
 from experiments import launch
-from experiments.predictions import autoencode, classify, fill_mask, flow
 
+# Modules of `experiments.predictions`.
 COMMANDS = {
-  "classify": classify.run,
-  "fill-mask": fill_mask.run,
-  "flow": flow.run,
-  "autoencode": autoencode.run,
+  "classify": "classify",
+  "fill-mask": "fill_mask",
+  "flow": "flow",
+  "autoencode": "autoencode",
 }
 
 
@@ -60,7 +61,9 @@ def main(argv: Sequence[str]) -> int:
   command = "classify"
   if arguments and arguments[0] in COMMANDS:
     command = arguments.pop(0)
-  COMMANDS[command](arguments)
+  # Imported late: --help and a mistyped flag should not wait for JAX.
+  name = f"experiments.predictions.{COMMANDS[command]}"
+  importlib.import_module(name).run(arguments)
   return 0
 
 

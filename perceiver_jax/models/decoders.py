@@ -13,7 +13,7 @@ import haiku as hk
 import jax
 from jax import numpy as jnp
 
-from perceiver_jax.models import blocks, execution, positions
+from perceiver_jax.models import blocks, execution, multi_head, positions
 from perceiver_jax.models.inputs import InputArray, as_input_array
 from perceiver_jax.models.typing import Array, Bool, Float
 
@@ -98,7 +98,7 @@ class QueryDecoder(hk.Module):
     latents: jax.Array,
     query_mask: jax.Array | None,
     return_attention: bool = False,
-    memory: blocks.Memory | None = None,
+    memory: multi_head.Memory | None = None,
   ) -> tuple[jax.Array, jax.Array | None]:
     out, weights = cross_attend(
       queries.whole(),

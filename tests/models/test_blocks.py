@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import numpy as jnp
 
-from perceiver_jax.models import blocks, execution, flops
+from perceiver_jax.models import blocks, execution, flops, multi_head
 from perceiver_jax.models.inputs import InputArray
 
 
@@ -165,7 +165,7 @@ def test_asking_for_weights_changes_neither_parameters_nor_output():
 )
 def test_heads_divide_both_widths(sizes, message):
   x = _normal(1, 2, 8)
-  model = hk.transform(lambda x: blocks.Attention(*sizes)(x, x))
+  model = hk.transform(lambda x: multi_head.Attention(*sizes)(x, x))
   with pytest.raises(ValueError, match=message):
     model.init(jax.random.key(0), x)
 
@@ -424,7 +424,7 @@ def test_queries_and_inputs_that_are_masked_do_nothing_when_folded(absorb):
 
 
 def _folding(sizes, heads, num_queries, query_channels, num_inputs, channels):
-  make = lambda: blocks.Attention(heads, *sizes, query_channels).folding(
+  make = lambda: multi_head.Attention(heads, *sizes, query_channels).folding(
     num_queries, query_channels, num_inputs, channels
   )
   return hk.transform(make).apply({}, None)
