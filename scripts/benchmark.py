@@ -12,7 +12,7 @@ passes.
 The train step is loss, gradients and an update of the parameters: plain
 gradient descent, or --optimizer=lamb as in the papers. It needs only jax and
 dm-haiku (and optax for lamb). --peer=transformers adds Hugging Face's model of
-the same sizes, eager and compiled (needs torch and transformers).
+the same sizes, eager (needs torch and transformers).
 """
 
 import json
@@ -220,16 +220,12 @@ def _peer_rows(name: str) -> list[dict[str, Any]]:
     return []
   from scripts import benchmark_peer
 
-  rows = []
-  for compiled in (False, True):
-    way = "transformers, compiled" if compiled else "transformers"
-    print(f"{name}, {way}: running ...", flush=True)
-    forward, step = benchmark_peer.functions(name, _BATCH.value, compiled)
-    row = {"model": name, "way": way, "forward": median(forward)}
-    if _TRAIN.value:
-      row["step"] = median(step)
-    rows.append(row)
-  return rows
+  print(f"{name}, transformers: running ...", flush=True)
+  forward, step = benchmark_peer.functions(name, _BATCH.value)
+  row = {"model": name, "way": "transformers", "forward": median(forward)}
+  if _TRAIN.value:
+    row["step"] = median(step)
+  return [row]
 
 
 def _made_up(leaf: jax.ShapeDtypeStruct) -> jax.Array:

@@ -18,27 +18,25 @@ _POSITIONS = 224 * 224  # Rows of the learned table at ImageNet's size.
 
 
 def functions(
-  name: str, batch_size: int, compiled: bool
+  name: str, batch_size: int
 ) -> tuple[Callable[[], Any], Callable[[], Any]]:
   """A forward pass and a train step (gradients, plain gradient descent).
 
   Args:
     name: Of `models.zoo`: one that transformers has a class for.
     batch_size: Examples.
-    compiled: Whether torch.compile compiles both.
   """
   torch.manual_seed(0)
   model = _model(name)
   inputs = _inputs(name, batch_size)
-  run = torch.compile(model) if compiled else model
 
   def forward():
     with torch.no_grad():
-      return run(**inputs).logits
+      return model(**inputs).logits
 
   def step():
     model.train()
-    (run(**inputs).logits ** 2).mean().backward()
+    (model(**inputs).logits ** 2).mean().backward()
     with torch.no_grad():
       for parameter in model.parameters():
         if parameter.grad is not None:
