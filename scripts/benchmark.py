@@ -11,15 +11,19 @@ passes.
 
 The train step is loss, gradients and an update of the parameters: plain
 gradient descent, or --optimizer=lamb as in the papers. It needs only jax and
-dm-haiku (and optax for lamb). --peer=transformers adds Hugging Face's model of
-the same sizes, eager (needs torch and transformers).
+dm-haiku (and optax for lamb).
+
+--peer=transformers adds Hugging Face's model of the same sizes, eager and
+compiled, and how many times as fast the first way is (needs torch and
+transformers). --scaling times one cross-attend over 2,048 to 1,048,576 inputs
+instead. --norun compiles only: memory and operations, for what is too large or
+too slow to run here.
 """
 
 import json
-import statistics
+import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import haiku as hk
@@ -28,6 +32,8 @@ from absl import app, flags
 from jax import numpy as jnp
 
 from perceiver_jax.models import execution, flops, zoo
+from scripts import benchmark_scaling
+from scripts import benchmark_timing as timing
 
 _MODELS = flags.DEFINE_list(
   "models", ["imagenet_fourier"], "Names from perceiver_jax.models.zoo."
@@ -38,16 +44,19 @@ _WAYS = flags.DEFINE_list(
 _PEER = flags.DEFINE_enum(
   "peer", "none", ["none", "transformers"], "Whose model to time as well."
 )
+_SCALING = flags.DEFINE_bool(
+  "scaling", False, "Time one cross-attend over more and more inputs instead."
+)
 _BATCH = flags.DEFINE_integer("batch_size", 1, "Examples.", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls.", lower_bound=1)
 _OPTIMIZER = flags.DEFINE_enum(
   "optimizer", "sgd", ["sgd", "lamb"], "What updates the parameters."
 )
 _TRAIN = flags.DEFINE_bool("train", True, "Also time the train step.")
+_RUN = flags.DEFINE_bool("run", True, "Run what is compiled.")
 _JSON = flags.DEFINE_string("json", "", "File to write the figures to.")
 
-_PEAK_SIZE = 2048
-_MIB = 2**20
+_POSITIONS = 224 * 224  # Rows of the learned table at ImageNet's size.
 
 
 def main(argv: Sequence[str]) -> None:
@@ -59,23 +68,59 @@ def main(argv: Sequence[str]) -> None:
     choices = ", ".join(zoo.MODELS)
     _refuse(f"--models: {unknown[0]!r} is none of {choices}")
   ways = {name: _execution(name) for name in _WAYS.value}
-  device, peak = jax.devices()[0], matmul_peak()
+  device, peak = jax.devices()[0], timing.matmul_peak(_REPEATS.value)
   print(
     f"jax {jax.__version__}, {device.device_kind}, batch {_BATCH.value},"
     f" float32, median of {_REPEATS.value}; matrix products reach"
     f" {peak / 1e9:.0f} GFLOP/s"
   )
-  rows = []
-  for name in _MODELS.value:
+  rows, ratios = [], []
+  if _SCALING.value:
     for way, how in ways.items():
-      print(f"{name}, {way}: compiling and running ...", flush=True)
-      rows.append({"model": name, "way": way, **measure(name, how, peak)})
-    rows += _peer_rows(name)
-  print(table(rows))
+      rows += benchmark_scaling.rows(way, how, _BATCH.value, _REPEATS.value)
+  else:
+    for name in _MODELS.value:
+      found = _model_rows(name, ways, peak)
+      rows += found
+      ratios += _ratios(found)
+  print("\n".join([timing.table(rows), *ratios]))
   if _JSON.value:
     facts = {"jax": jax.__version__, "device": device.device_kind}
     with open(_JSON.value, "w", encoding="utf-8") as file:
       json.dump({**facts, "peak": peak, "rows": rows}, file, indent=2)
+
+
+def _model_rows(
+  name: str, ways: dict[str, execution.Execution], peak: float
+) -> list[dict[str, Any]]:
+  rows = []
+  for way, how in ways.items():
+    print(f"{name}, {way}: compiling and running ...", flush=True)
+    rows.append({"model": name, "way": way, **measure(name, how, peak)})
+  if _PEER.value != "none":
+    for way, is_compiled in (
+      ("transformers", False),
+      ("transformers compiled", True),
+    ):
+      print(f"{name}, {way}: running ...", flush=True)
+      rows.append({"model": name, "way": way, **_peer(name, is_compiled)})
+  return rows
+
+
+def _ratios(rows: Sequence[dict[str, Any]]) -> list[str]:
+  """How many times as fast (and small) the first way is as each other."""
+  first, *others = rows
+  lines = []
+  for row in others:
+    parts = [
+      f"{column} {row[column] / first[column]:.3g} x"
+      for column in ("forward", "step", "compile step", "step MiB")
+      if first.get(column) and row.get(column)
+    ]
+    lines.append(
+      f"{row['model']}: {row['way']} over {first['way']}: {', '.join(parts)}"
+    )
+  return lines
 
 
 def measure(
@@ -98,52 +143,28 @@ def measure(
     return model.apply(params, state, None, raw, False)[0].logits
 
   count = flops.count_flops(forward, params, state, raw)
-  compiled, found = _compile(jax.jit(forward), params, state, raw)
-  seconds = median(lambda: compiled(params, state, raw))
-  row = {
-    "compile": found["compile"],
-    "forward": seconds,
-    "forward MiB": found["temporary"] / _MIB,
+  compiled, found = timing.compiled(jax.jit(forward), params, state, raw)
+  row = {"compile": found["compile"]}
+  if _RUN.value:
+    row["forward"] = timing.median(
+      lambda: compiled(params, state, raw), _REPEATS.value
+    )
+  row |= {
+    "forward MiB": found["temporary"] / timing.MIB,
     "GFLOP": count / 1e9,
     "GFLOP by XLA": found["flops"] / 1e9,
-    "of peak": count / seconds / peak,
   }
+  if _RUN.value:
+    row["of peak"] = count / row["forward"] / peak
   if _TRAIN.value:
     step, carry = _train_step(model, params)
-    compiled, found = _compile(step, carry, state, raw)
+    compiled, found = timing.compiled(step, carry, state, raw)
     row["compile step"] = found["compile"]
-    row["step"] = _median_step(compiled, carry, state, raw)
-    row["step / 3 forward"] = row["step"] / (3 * seconds)
-    row["step MiB"] = found["temporary"] / _MIB
+    if _RUN.value:
+      row["step"] = _median_step(compiled, carry, state, raw)
+      row["step / 3 forward"] = row["step"] / (3 * row["forward"])
+    row["step MiB"] = found["temporary"] / timing.MIB
   return row
-
-
-def matmul_peak() -> float:
-  """Operations a second of large float32 matrix products."""
-  x = jnp.ones((_PEAK_SIZE, _PEAK_SIZE), jnp.float32)
-  product = jax.jit(lambda x: x @ x)
-  return 2 * _PEAK_SIZE**3 / median(lambda: product(x))
-
-
-def table(rows: Sequence[dict[str, Any]]) -> str:
-  """Rows under their columns' names; what a row lacks is '-'."""
-  names = list(dict.fromkeys(name for row in rows for name in row))
-  cells = [names] + [[_text(row.get(n, "-")) for n in names] for row in rows]
-  widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
-  return "\n".join(
-    "  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True))
-    for line in cells
-  )
-
-
-def median(fn: Callable[[], Any]) -> float:
-  """Seconds of a call, after one that is not counted."""
-  times = []
-  for _ in range(_REPEATS.value + 1):
-    start = time.perf_counter()
-    jax.block_until_ready(fn())
-    times.append(time.perf_counter() - start)
-  return statistics.median(times[1:])
 
 
 def _execution(way: str) -> execution.Execution:
@@ -192,50 +213,50 @@ def _train_step(model: hk.TransformedWithState, params: Any) -> tuple:
   return jax.jit(step, donate_argnums=0), (copy, start)
 
 
-def _compile(fn: Any, *args: Any) -> tuple[Any, dict[str, float]]:
-  lowered = fn.lower(*args)
-  start = time.perf_counter()
-  compiled = lowered.compile()
-  seconds = time.perf_counter() - start
-  memory = compiled.memory_analysis()
-  return compiled, {
-    "compile": seconds,
-    "temporary": memory.temp_size_in_bytes,
-    "flops": compiled.cost_analysis().get("flops", 0.0),
-  }
-
-
 def _median_step(compiled: Any, carry: Any, state: Any, raw: Any) -> float:
   def call():
     nonlocal carry
     carry = compiled(carry, state, raw)
     return carry
 
-  return median(call)
+  return timing.median(call, _REPEATS.value)
 
 
-def _peer_rows(name: str) -> list[dict[str, Any]]:
-  """Hugging Face's model of the same sizes: forward and train step."""
-  if _PEER.value == "none":
-    return []
-  from scripts import benchmark_peer
+def _peer(name: str, is_compiled: bool) -> dict[str, float]:
+  """Figures of Hugging Face's model of the same sizes; see its module."""
+  # Here, since it needs more than jax and dm-haiku.
+  from perceiver_jax.weights import huggingface_configs
 
-  print(f"{name}, transformers: running ...", flush=True)
-  forward, step = benchmark_peer.functions(name, _BATCH.value)
-  row = {"model": name, "way": "transformers", "forward": median(forward)}
-  if _TRAIN.value:
-    row["step"] = median(step)
-  return [row]
+  entry, raw = zoo.MODELS[name], zoo.MODELS[name].example(_BATCH.value)
+  if not isinstance(raw, jax.ShapeDtypeStruct):
+    _refuse(f"--peer: {name} takes several inputs, which is not supported")
+  rows = _POSITIONS if name == "imagenet_learned" else 0
+  architecture, config = huggingface_configs.config_of(zoo.spec(name), rows)
+  request = {
+    "architecture": architecture,
+    "config": config,
+    "shape": raw.shape,
+    "is_text": entry.has_input_mask,
+    "is_compiled": is_compiled,
+    "train": _TRAIN.value,
+    "repeats": _REPEATS.value,
+  }
+  done = subprocess.run(
+    [sys.executable, "-m", "scripts.benchmark_peer"],
+    input=json.dumps(request),
+    stdout=subprocess.PIPE,
+    text=True,
+    check=False,
+  )
+  if done.returncode:
+    _refuse(f"--peer={_PEER.value}: its process failed; its error is above")
+  return json.loads(done.stdout.splitlines()[-1])
 
 
 def _made_up(leaf: jax.ShapeDtypeStruct) -> jax.Array:
   if jnp.issubdtype(leaf.dtype, jnp.integer):
     return jax.random.randint(jax.random.key(1), leaf.shape, 6, 262)
   return jax.random.uniform(jax.random.key(1), leaf.shape, leaf.dtype, -1, 1)
-
-
-def _text(value: Any) -> str:
-  return value if isinstance(value, str) else f"{value:,.4g}"
 
 
 if __name__ == "__main__":

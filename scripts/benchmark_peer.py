@@ -1,77 +1,135 @@
-"""Hugging Face's Perceiver of the sizes of one of ours, for `benchmark`.
+"""Times Hugging Face's Perceiver, in a process of its own, for `benchmark`.
 
-Its weights are random: only time is compared. Needs torch and transformers:
-pip install -e '.[huggingface]'.
+Reads a request (see `Request`) as JSON from standard input and writes the
+figures as JSON to standard output. It imports torch and transformers only:
+torch.compile trips over Haiku in the same process. Weights are random; only
+time is compared. Get both with: pip install -e '.[huggingface]'.
 """
 
+import json
+import pathlib
+import re
+import statistics
+import sys
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
 import torch
 import transformers
 
-from perceiver_jax.models import zoo
-from perceiver_jax.weights import huggingface_configs
-
-_POSITIONS = 224 * 224  # Rows of the learned table at ImageNet's size.
+_PROCESS = pathlib.Path("/proc/self")
+_KIB_A_MIB = 1024
 
 
-def functions(
-  name: str, batch_size: int
-) -> tuple[Callable[[], Any], Callable[[], Any]]:
-  """A forward pass and a train step (gradients, plain gradient descent).
+class Request(NamedTuple):
+  """What to time.
 
-  Args:
-    name: Of `models.zoo`: one that transformers has a class for.
-    batch_size: Examples.
+  Attributes:
+    architecture: Name of the class in transformers.
+    config: Leaves of its PerceiverConfig.
+    shape: Of the raw input as perceiver_jax takes it, batch first.
+    is_text: Whether that is tokens [B, M], all of them real.
+    is_compiled: Whether to use torch.compile.
+    train: Whether to time a train step too.
+    repeats: Timed calls of each.
   """
+
+  architecture: str
+  config: dict[str, Any]
+  shape: list[int]
+  is_text: bool
+  is_compiled: bool
+  train: bool
+  repeats: int
+
+
+def main() -> None:
+  """Answers one request."""
+  request = Request(**json.load(sys.stdin))
   torch.manual_seed(0)
-  model = _model(name)
-  inputs = _inputs(name, batch_size)
+  model = _model(request)
+  inputs = _inputs(request)
+  run = torch.compile(model) if request.is_compiled else model
 
   def forward():
     with torch.no_grad():
-      return model(**inputs).logits
+      run(**inputs)
 
   def step():
-    model.train()
-    (model(**inputs).logits ** 2).mean().backward()
+    (run(**inputs).logits ** 2).mean().backward()
     with torch.no_grad():
       for parameter in model.parameters():
         if parameter.grad is not None:
           parameter -= 1e-3 * parameter.grad
           parameter.grad = None
-    model.eval()
 
-  return forward, step
+  found = _time(forward, request.repeats, "")
+  if request.train:
+    model.train()
+    found |= _time(step, request.repeats, " step")
+  print(json.dumps(found))
 
 
-def _model(name: str) -> Any:
-  rows = _POSITIONS if name == "imagenet_learned" else 0
-  architecture, config = huggingface_configs.config_of(zoo.spec(name), rows)
-  settings = transformers.PerceiverConfig(
-    **config, attention_probs_dropout_prob=0.0
+def _time(fn: Callable[[], None], repeats: int, what: str) -> dict[str, float]:
+  """Seconds of the first call beyond a usual one, of a usual one, and memory.
+
+  Memory is what the process held beyond what it had held before the call, at
+  most: the nearest there is to temporary memory.
+  """
+  times = []
+  for i in range(repeats + 1):
+    if i == repeats:
+      before = _restart_peak()
+    start = time.perf_counter()
+    fn()
+    times.append(time.perf_counter() - start)
+  usual = statistics.median(times[1:])
+  name = what.strip() or "forward"
+  found = {f"compile{what}": max(times[0] - usual, 0.0), name: usual}
+  if before:
+    found[f"{name} MiB"] = (_kib("VmHWM") - before) / _KIB_A_MIB
+  return found
+
+
+def _restart_peak() -> int:
+  """Forgets the most memory held so far; KiB held now, 0 where unknown."""
+  try:
+    (_PROCESS / "clear_refs").write_text("5")
+    return _kib("VmRSS")
+  except OSError:  # Not on Linux.
+    return 0
+
+
+def _kib(name: str) -> int:
+  status = (_PROCESS / "status").read_text()
+  return int(re.search(rf"^{name}:\s+(\d+)", status, re.MULTILINE)[1])
+
+
+def _model(request: Request) -> Any:
+  config = transformers.PerceiverConfig(
+    **request.config, attention_probs_dropout_prob=0.0
   )
-  return getattr(transformers, architecture)(settings).eval()
+  return getattr(transformers, request.architecture)(config).eval()
 
 
-def _inputs(name: str, batch_size: int) -> dict[str, Any]:
-  raw = zoo.MODELS[name].example(batch_size)
-  if not isinstance(raw, jax.ShapeDtypeStruct):
-    raise SystemExit(f"{name}: its peer takes several inputs; not supported")
-  if zoo.MODELS[name].has_input_mask:
-    tokens = torch.randint(6, 262, raw.shape)
+def _inputs(request: Request) -> dict[str, torch.Tensor]:
+  if request.is_text:
+    tokens = torch.randint(6, 262, request.shape)
     return {"inputs": tokens, "attention_mask": torch.ones_like(tokens)}
-  x = torch.rand(raw.shape) * 2 - 1
-  if len(raw.shape) == 4:
+  x = torch.rand(request.shape) * 2 - 1
+  if x.ndim == 4:
     return {"inputs": x.permute(0, 3, 1, 2)}
   return {"inputs": _flow_patches(x)}
 
 
 def _flow_patches(frames: torch.Tensor) -> torch.Tensor:
   """Theirs takes the 3 x 3 patches of each frame, channels first."""
-  batch, time, height, width, channels = frames.shape
+  batch, pair, height, width, channels = frames.shape
   x = frames.permute(0, 1, 4, 2, 3).reshape(-1, channels, height, width)
   x = torch.nn.functional.unfold(x, 3, padding=1)
-  return x.reshape(batch, time, -1, height, width)
+  return x.reshape(batch, pair, -1, height, width)
+
+
+if __name__ == "__main__":
+  main()

@@ -7,7 +7,7 @@ width per head. F and V may differ, and any width works (261 and 322 occur).
 import jax
 from jax import numpy as jnp
 
-from perceiver_jax.models import chunked, execution
+from perceiver_jax.models import chunked, execution, fused
 from perceiver_jax.models.typing import Array, Bool, Float
 
 # Above so many logits, "auto" never holds them all.
@@ -61,10 +61,12 @@ def attend(
   Returns:
     The weighted values of each query, in the dtype of `v`.
   """
-  implementation = chosen(q.shape[0] * q.shape[2], q.shape[1], k.shape[1])
+  implementation = chosen(q, k, v, mask)
   execution.note(f"{implementation} {q.shape[1]} x {k.shape[1]}")
   if implementation == "chunked":
     out = chunked.attend(q, k, v, mask)
+  elif implementation == "cudnn":
+    out = fused.attend(q, k, v, mask)
   elif implementation == "head_major":
     out = _head_major(q, k, v, mask)
   else:
@@ -73,12 +75,19 @@ def attend(
   return out.reshape(*out.shape[:2], -1)
 
 
-def chosen(batch_and_heads: int, num_queries: int, num_keys: int) -> str:
-  """The implementation in force for attention of this size."""
+def chosen(
+  q: Float[Array, "B N H F"],
+  k: Float[Array, "B M H F"],
+  v: Float[Array, "B M H V"],
+  mask: Bool[Array, "#B #N #M"] | None = None,
+) -> str:
+  """The implementation in force for such arrays."""
   choice = execution.current().attention
   if choice != "auto":
     return choice
-  logits = batch_and_heads * num_queries * num_keys
+  if fused.fits(q, k, v, mask):
+    return "cudnn"
+  logits = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[1]
   return "chunked" if logits > _MOST_LOGITS else "head_major"
 
 

@@ -250,8 +250,8 @@ class LatentTransformer(hk.Module):
   Args:
     num_self_attends: L; 0 makes the block the identity.
     make_layer: Builds one self-attend; called inside the scan.
-    remat: Whether to recompute each layer in the backward pass instead of
-      keeping its activations.
+    remat: Whether the backward pass recomputes whole layers, not only what
+      is cheap of them; see `execution.Execution.remat`.
   """
 
   def __init__(
@@ -295,7 +295,7 @@ def _recomputed(
   """The layer, with what the backward pass recomputes as chosen."""
   choice = execution.current().remat
   if choice == "auto":
-    choice = "layers" if remat else "nothing"
+    choice = "layers" if remat else "dots"
   if choice == "dots":
     policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
     return hk.remat(layer, policy=policy)

@@ -5,13 +5,14 @@ Perceiver's (arXiv 2103.03206); a single cross-attend makes it Perceiver IO's
 (arXiv 2107.14795). Shapes as in the package glossary.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import haiku as hk
 from jax import numpy as jnp
 
-from perceiver_jax.models import blocks, positions
+from perceiver_jax.models import blocks, execution, positions
 from perceiver_jax.models.inputs import InputArray, as_input_array
 from perceiver_jax.models.typing import Array, Bool, Float
 
@@ -42,7 +43,7 @@ class EncoderConfig(NamedTuple):
     shape_for_attn: Default cross-attend width: channels of "kv" or "q".
     use_query_residual: Whether cross-attends add to the latents.
     latent_init_scale: Standard deviation of the initial latents.
-    remat: Whether the backward pass recomputes each self-attend.
+    remat: Whether the backward pass recomputes whole self-attends.
     gelu: "tanh" or "exact"; see `blocks.Mlp`.
   """
 
@@ -110,31 +111,49 @@ class PerceiverEncoder(hk.Module):
       name="latents",
     )()
     latents = table[None]  # The same for all until they have read something.
-    cross_attends, block_list = self._cross_attends(), self._blocks()
     attention = []
-    for block, reads in zip(block_list, self._schedule(), strict=True):
-      for i in reads:
-        latents, weights = cross_attends[i](
+
+    def apply(latents, stage):
+      for cross_attend in stage.cross_attends:
+        latents, weights = cross_attend(
           latents,
           inputs,
           input_mask=input_mask,
           return_weights=return_attention,
         )
-        attention += [weights] if return_attention else []
-      latents = block(latents)
-    if not cfg.num_cross_attends:
-      latents = jnp.broadcast_to(latents, (inputs.shape[0], *latents.shape[1:]))
-    return latents, attention
+        attention.extend([weights] if return_attention else [])
+      return stage.block(latents)
 
-  def _schedule(self) -> list[list[int]]:
-    """Which cross-attends come before each block."""
-    cfg = self._config
-    schedule = [[] for _ in range(cfg.num_blocks)]
-    for i in range(cfg.num_cross_attends):
+    shape = (inputs.shape[0], *table.shape)
+    for stage, repeated in itertools.groupby(self._stages()):
+      count = len(list(repeated))
+      if count == 1 or return_attention or not _scans():
+        for _ in range(count):
+          latents = apply(latents, stage)
+      else:
+        # Gradients of shared weights are summed in the loop's carry, instead
+        # of lying beside each other until the end.
+        latents, _ = hk.scan(
+          lambda x, _, stage=stage: (apply(x, stage), None),
+          jnp.broadcast_to(latents, shape),
+          None,
+          count,
+        )
+    return jnp.broadcast_to(latents, shape), attention
+
+  @hk.transparent
+  def _stages(self) -> list["_Stage"]:
+    """Each block with the cross-attends that come before it."""
+    cfg, cross_attends = self._config, self._cross_attends()
+    reads = [[] for _ in range(cfg.num_blocks)]
+    for i, cross_attend in enumerate(cross_attends):
       start = cfg.cross_attend_placement == "start"
       at = 0 if start else i * cfg.num_blocks // cfg.num_cross_attends
-      schedule[at].append(i)
-    return schedule
+      reads[at].append(cross_attend)
+    return [
+      _Stage(tuple(before), block)
+      for before, block in zip(reads, self._blocks(), strict=True)
+    ]
 
   @hk.transparent
   def _cross_attends(self) -> list[blocks.CrossAttention]:
@@ -177,6 +196,18 @@ class PerceiverEncoder(hk.Module):
     return _shared(
       make, cfg.num_blocks, 1 if cfg.share_blocks else cfg.num_blocks
     )
+
+
+class _Stage(NamedTuple):
+  """A block and what comes before it; equal if the modules are the same."""
+
+  cross_attends: tuple[blocks.CrossAttention, ...]
+  block: blocks.LatentTransformer
+
+
+def _scans() -> bool:
+  """Whether repeated stages are one loop; parameters are made outside."""
+  return execution.current().depth == "scan" and not hk.running_init()
 
 
 def _shared(make: Callable[[int], hk.Module], count: int, own: int) -> list:

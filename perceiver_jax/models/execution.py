@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 CHOICES = {
-  "attention": ("auto", "xla", "head_major", "chunked"),
+  "attention": ("auto", "xla", "head_major", "chunked", "cudnn"),
   "absorb": ("auto", "never", "inputs", "latents"),
   "share_positions": ("auto", "never"),
   "fuse_qkv": ("auto", "never", "always"),
@@ -30,7 +30,8 @@ class Execution(NamedTuple):
   Attributes:
     attention: How logits, softmax and values are computed: "xla", as plain
       products; "head_major", the same with heads before elements; "chunked",
-      without the full matrix (see `chunked`).
+      without the full matrix (see `chunked`); "cudnn", in one kernel of NVIDIA
+      GPUs (see `fused`).
     absorb: Whether a single-head cross-attend folds projections into its
       "inputs" (see `reading`) or its "latents" side.
     share_positions: Whether positions that all examples share meet learned
@@ -40,7 +41,8 @@ class Execution(NamedTuple):
     depth: Whether the self-attends of a block are scanned or unrolled.
     remat: What the backward pass recomputes: "nothing"; "layers", whole
       self-attends; "dots", all of them but their products with weights; "auto"
-      leaves it to `EncoderConfig.remat`.
+      is "layers" where `EncoderConfig.remat` says so, else "dots", which took
+      less time and memory than "nothing" (docs/performance.md).
     cut_queries: Whether a decoder with many output queries decodes them part
       by part, each recomputed in the backward pass.
   """

@@ -33,6 +33,10 @@ from perceiver_jax.training.meter import Meter
 from perceiver_jax.training.step import TrainState
 from perceiver_jax.training.task import Task
 
+# Steps given to the device before the oldest is done: while it takes one, the
+# next batch is on its way to it. More would only fill its memory with batches.
+_STEPS_AHEAD = 2
+
 
 class Outcome(NamedTuple):
   """How a run ended.
@@ -106,7 +110,7 @@ class Trainer:
     self._data, self._eval_data = self._open_data()
     self._is_first = jax.process_index() == 0
     # On fake CPU devices, un-synced steps would time out in a collective.
-    self._synced = jax.default_backend() == "cpu"
+    self._ahead = 0 if jax.default_backend() == "cpu" else _STEPS_AHEAD
 
   def run(self) -> Outcome:
     """Trains to the end, or until something asks to stop.
@@ -211,8 +215,7 @@ class Trainer:
       with self._chrono.section("step"):
         state, metrics = compiled(state, batch)
         self._meter.add(metrics)
-        if self._synced:
-          self._meter.wait()
+        self._meter.wait(self._ahead)
       self._console.step()
       self._end_interval(step, start, state)
       if step < self._num_steps and (why := stop.reason(step)):

@@ -1,5 +1,6 @@
 """Metrics and pace of the interval of steps that is under way."""
 
+import collections
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,6 +44,7 @@ class Meter:
     self._batch_size = batch_size
     self._flops_per_step = flops_per_step
     self._peak_flops = peak_flops
+    self._pending = collections.deque()
     # Steps of this process alone, as its seconds are.
     self._steps = 0
     self._seconds = chrono.totals()
@@ -51,10 +53,12 @@ class Meter:
     """Adds the metrics of a step."""
     self._sums = metrics if self._sums is None else add(self._sums, metrics)
     self._steps += 1
+    self._pending.append(self._sums)
 
-  def wait(self) -> None:
-    """Waits until the device has taken the step."""
-    jax.block_until_ready(self._sums)
+  def wait(self, ahead: int = 0) -> None:
+    """Waits until at most `ahead` of the steps added are not yet taken."""
+    while len(self._pending) > ahead:
+      jax.block_until_ready(self._pending.popleft())
 
   def stored(self) -> dict[str, list[float]]:
     """The sums as JSON; float32 numbers survive it exactly."""

@@ -227,10 +227,11 @@ def test_bfloat16_is_close_to_float32_however_computed(name):
 
 def test_auto_never_holds_more_logits_than_its_limit():
   # 32 x 8 heads of 256 x 256 and one more query.
-  assert attention.chosen(256, 256, 256) == "head_major"
-  assert attention.chosen(256, 257, 256) == "chunked"
+  k, more = jnp.zeros((32, 256, 8, 1)), jnp.zeros((32, 257, 8, 1))
+  assert attention.chosen(k, k, k) == "head_major"
+  assert attention.chosen(more, k, k) == "chunked"
   with execution.use(attention="xla"):
-    assert attention.chosen(256, 257, 256) == "xla"
+    assert attention.chosen(more, k, k) == "xla"
 
 
 @pytest.mark.parametrize("name", ["xla", "head_major", "chunked"])

@@ -267,8 +267,9 @@ def test_remat_recomputes_and_changes_nothing():
     plain,
     remat,
   )
-  assert "remat" not in str(jaxpr)
-  assert "remat" in str(jaxpr_remat) or "checkpoint" in str(jaxpr_remat)
+  # Whole layers, their six products with weights too.
+  count = lambda jaxpr: str(jaxpr).count("dot_general")
+  assert count(jaxpr_remat) >= count(jaxpr) + 6 - 1  # The last isn't needed.
 
 
 def test_calling_a_block_twice_shares_its_weights():

@@ -1,16 +1,42 @@
 import json
+import subprocess
+import sys
 
 import jax
 import pytest
+import tiny_runs as runs
 import tiny_weights
 
 from perceiver_jax.models import zoo
+from perceiver_jax.weights import huggingface_configs
+from scripts import benchmark_scaling
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
 _COLUMNS = ["model", "way", "compile", "forward", "forward MiB", "GFLOP",
             "GFLOP by XLA", "of peak", "compile step", "step",
             "step / 3 forward", "step MiB"]  # fmt: skip
+
+# Nothing else of what the project needs can be imported.
+_ALONE = """
+import sys
+for name in ("optax", "ml_collections", "grain", "cv2", "orbax", "matplotlib",
+             "sklearn", "tensorflow_datasets", "jaxtyping", "torch"):
+  sys.modules[name] = None
+from absl import app
+from scripts import benchmark
+app.run(benchmark.main)
+"""
+
+
+@pytest.fixture
+def with_peer(monkeypatch):
+  """What transformers would take of a model."""
+  monkeypatch.setattr(
+    huggingface_configs,
+    "config_of",
+    lambda *_: ("PerceiverForMaskedLM", {"num_latents": 8}),
+  )
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +78,7 @@ def test_a_row_a_model_and_way(script, tmp_path):
     assert row["of peak"] == pytest.approx(share)
     ratio = row["step"] / row["forward"] / 3
     assert row["step / 3 forward"] == pytest.approx(ratio)
-  table = done.out.splitlines()[-5:]
+  table = done.out.splitlines()[-7:-2]  # Two ratios follow.
   assert table[0].split() == " ".join(_COLUMNS).split()
   assert len({len(line) for line in table}) == 1
   assert f"{saved['rows'][1]['GFLOP']:,.4g}" in table[2].split()
@@ -65,6 +91,79 @@ def test_a_step_of_lamb(script, tmp_path):
   assert script("benchmark", *flags).status == 0
   (row,) = json.loads(path.read_text())["rows"]
   assert row["step"] > 0
+
+
+def test_what_is_compiled_need_not_run(script, tmp_path):
+  path = tmp_path / "figures.json"
+  done = script("benchmark", "--norun", "--notrain", f"--json={path}")
+  assert (done.status, done.err) == (0, "")
+  (row,) = json.loads(path.read_text())["rows"]
+  assert row["forward MiB"] > 0
+  assert "forward" not in row
+
+
+def test_a_peer_is_timed_in_a_process_of_its_own(
+  script, tmp_path, monkeypatch, with_peer
+):
+  asked = []
+
+  def answer(command, *, input, **_):
+    asked.append((command[1:], json.loads(input)))
+    # Twice as slow to run, ten times to compile: what a warning may precede.
+    text = 'a warning\n{"forward": 2.0, "step": 5.0, "compile step": 30}\n'
+    return subprocess.CompletedProcess(command, 0, text)
+
+  monkeypatch.setattr(subprocess, "run", answer)
+  path = tmp_path / "figures.json"
+  flags = ["--models=language_bytes", "--notrain", "--repeats=1"]
+  done = script("benchmark", *flags, "--peer=transformers", f"--json={path}")
+  assert (done.status, done.err) == (0, "")
+  assert [request["is_compiled"] for _, request in asked] == [False, True]
+  command, request = asked[0]
+  assert command == ["-m", "scripts.benchmark_peer"]
+  assert request["architecture"] == "PerceiverForMaskedLM"
+  assert request["is_text"]
+  assert request["shape"] == [1, tiny_weights.LENGTH]
+  ours, theirs, compiled = json.loads(path.read_text())["rows"]
+  assert theirs["way"] == "transformers"
+  assert compiled["way"] == "transformers compiled"
+  ratio = f"forward {2.0 / ours['forward']:.3g} x"
+  lines = done.out.splitlines()[-2:]
+  assert lines[0] == f"language_bytes: transformers over auto: {ratio}"
+
+
+def test_a_peer_that_fails_is_one_line(refused, monkeypatch, with_peer):
+  failed = lambda command, **_: subprocess.CompletedProcess(command, 1, "")
+  monkeypatch.setattr(subprocess, "run", failed)
+  flags = ["--notrain", "--repeats=1", "--peer=transformers"]
+  refused("benchmark", *flags, parts=["--peer=transformers", "failed"])
+
+
+@pytest.mark.slow  # Compiles four cross-attends.
+def test_scaling_has_a_row_a_size(script, tmp_path, monkeypatch):
+  monkeypatch.setattr(benchmark_scaling, "SIZES", (64, 256))
+  path = tmp_path / "figures.json"
+  done = script("benchmark", "--scaling", "--repeats=1", f"--json={path}")
+  assert (done.status, done.err) == (0, "")
+  rows = json.loads(path.read_text())["rows"]
+  assert [row["inputs"] for row in rows] == ["64", "256"]
+  for row in rows:
+    size = int(row["inputs"])
+    assert row["us per input"] == pytest.approx(row["forward"] / size * 1e6)
+    assert 0 < row["forward MiB"] <= row["and backward MiB"]
+
+
+@pytest.mark.slow  # A program of its own.
+def test_jax_and_haiku_are_enough(tmp_path):
+  done = subprocess.run(
+    [sys.executable, "-c", _ALONE, "--models=starcraft", "--norun"],
+    cwd=runs.ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.splitlines()[-1].split()[:2] == ["starcraft", "auto"]
 
 
 def test_the_forward_pass_of_a_batch_alone(script, tmp_path):

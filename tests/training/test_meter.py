@@ -51,6 +51,20 @@ def test_means_are_over_the_examples_of_all_steps(chrono):
   assert meter.take() == {"loss": 1.0}
 
 
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_the_device_is_given_only_a_few_steps_ahead(chrono, monkeypatch, ahead):
+  waited = []
+  monkeypatch.setattr(
+    jax, "block_until_ready", lambda sums: waited.append(float(sums["loss"][0]))
+  )
+  meter = make_meter(chrono)
+  for i in range(5):
+    meter.add({"loss": (jnp.float32(1), jnp.float32(1))})
+    meter.wait(ahead)
+    # Sums grow by one a step: those of the oldest steps were waited for.
+    assert waited == [n + 1.0 for n in range(i + 1 - ahead)]
+
+
 def test_an_interval_ends_where_it_is_taken(chrono):
   meter = make_meter(chrono)
   for value in (1.0, 5.0):

@@ -1,0 +1,64 @@
+"""How time and memory of one cross-attend grow with its inputs.
+
+For `benchmark --scaling`: 512 latents of 1,024 channels read M inputs of 261,
+as in the ImageNet model (Perceiver, section 4.1), M from 2,048 to 1,048,576.
+"""
+
+from typing import Any
+
+import haiku as hk
+import jax
+from jax import numpy as jnp
+
+from perceiver_jax.models import blocks, execution
+from scripts import benchmark_timing as timing
+
+SIZES = tuple(2048 * 8**i for i in range(2)) + tuple(
+  65_536 * 4**i for i in range(3)
+)
+_LATENTS = (512, 1024)
+_CHANNELS = 261
+
+
+def rows(
+  way: str, how: execution.Execution, batch_size: int, repeats: int
+) -> list[dict[str, Any]]:
+  """One row a size: seconds, time per input and temporary memory."""
+  found = []
+  for size in SIZES:
+    print(f"{size:,} inputs, {way}: compiling and running ...", flush=True)
+    row = _measure(how, batch_size, size, repeats)
+    found.append({"inputs": f"{size:,}", "way": way, **row})
+  return found
+
+
+def _measure(
+  how: execution.Execution, batch_size: int, size: int, repeats: int
+) -> dict[str, float]:
+  def read(latents, inputs):
+    with execution.use(how):
+      return blocks.CrossAttention()(latents, inputs)[0]
+
+  module = hk.without_apply_rng(hk.transform(read))
+  keys = jax.random.split(jax.random.key(0), 3)
+  latents = jax.random.normal(keys[0], (batch_size, *_LATENTS))
+  inputs = jax.random.normal(keys[1], (batch_size, size, _CHANNELS))
+  params = module.init(keys[2], latents, inputs[:, :1])
+
+  def loss(params, latents, inputs):
+    return jnp.mean(module.apply(params, latents, inputs) ** 2)
+
+  args = (params, latents, inputs)
+  forward, cost = timing.compiled(jax.jit(module.apply), *args)
+  # Of the inputs too: learned positions need their gradients.
+  both, cost_both = timing.compiled(jax.jit(jax.grad(loss, (0, 1, 2))), *args)
+  seconds = timing.median(lambda: forward(*args), repeats)
+  seconds_both = timing.median(lambda: both(*args), repeats)
+  return {
+    "forward": seconds,
+    "and backward": seconds_both,
+    "us per input": seconds / size / batch_size * 1e6,
+    "and backward, us": seconds_both / size / batch_size * 1e6,
+    "forward MiB": cost["temporary"] / timing.MIB,
+    "and backward MiB": cost_both["temporary"] / timing.MIB,
+  }

@@ -1,0 +1,63 @@
+"""What the benchmarks share: timing, compiling, tables."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax import numpy as jnp
+
+MIB = 2**20
+_PEAK_SIZE = 2048
+
+
+def median(fn: Callable[[], Any], repeats: int) -> float:
+  """Seconds of a call, after one that is not counted."""
+  times = []
+  for _ in range(repeats + 1):
+    start = time.perf_counter()
+    jax.block_until_ready(fn())
+    times.append(time.perf_counter() - start)
+  return statistics.median(times[1:])
+
+
+def compiled(fn: Any, *args: Any) -> tuple[Any, dict[str, float]]:
+  """A jitted function compiled for its arguments, and what is known of it.
+
+  Returns:
+    The compiled function, and 'compile' in seconds, 'temporary' memory in
+    bytes and 'flops' by XLA's count.
+  """
+  lowered = fn.lower(*args)
+  start = time.perf_counter()
+  done = lowered.compile()
+  seconds = time.perf_counter() - start
+  memory = done.memory_analysis()
+  return done, {
+    "compile": seconds,
+    "temporary": memory.temp_size_in_bytes,
+    "flops": done.cost_analysis().get("flops", 0.0),
+  }
+
+
+def matmul_peak(repeats: int, dtype: Any = jnp.float32) -> float:
+  """Operations a second of large matrix products."""
+  x = jnp.ones((_PEAK_SIZE, _PEAK_SIZE), dtype)
+  product = jax.jit(lambda x: x @ x)
+  return 2 * _PEAK_SIZE**3 / median(lambda: product(x), repeats)
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+  """Rows under their columns' names; what a row lacks is '-'."""
+  names = list(dict.fromkeys(name for row in rows for name in row))
+  cells = [names] + [[_text(row.get(n, "-")) for n in names] for row in rows]
+  widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
+  return "\n".join(
+    "  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True))
+    for line in cells
+  )
+
+
+def _text(value: Any) -> str:
+  return value if isinstance(value, str) else f"{value:,.4g}"

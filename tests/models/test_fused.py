@@ -1,0 +1,116 @@
+"""The fused kernel: its padding and masks here, its legality as JAX lowers it.
+
+No test has a GPU, so the kernel itself is not run: JAX's plain implementation
+takes its place, and the true one is lowered for CUDA.
+"""
+
+import jax
+import numpy as np
+import pytest
+from computing import assert_close, with_gradients
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import numpy as jnp
+
+from perceiver_jax.models import attention, execution, fused
+
+_CUDNN = "jax._src.cudnn.fused_attention_stablehlo"
+
+
+@pytest.fixture
+def plain_kernel(monkeypatch):
+  monkeypatch.setattr(fused, "_IMPLEMENTATION", "xla")
+
+
+@pytest.fixture
+def cudnn(monkeypatch):
+  """A card of the Hopper generation, as far as JAX asks."""
+  monkeypatch.setattr(f"{_CUDNN}.check_cudnn_version", lambda: 91000)
+  monkeypatch.setattr(f"{_CUDNN}.check_compute_capability", lambda _: True)
+  monkeypatch.setattr(
+    f"{_CUDNN}.is_cuda_compute_capability_equal", lambda _: False
+  )
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  fused._is_taken.cache_clear()
+  yield
+  fused._is_taken.cache_clear()
+
+
+def _arrays(shape, seed=0, dtype=jnp.float32):
+  b, n, m, h, f, v = shape
+  rng = np.random.default_rng(seed)
+  sizes = ((b, n, h, f), (b, m, h, f), (b, m, h, v))
+  return tuple(jnp.asarray(rng.normal(size=s), dtype) for s in sizes)
+
+
+@settings(max_examples=5, deadline=None)
+@given(
+  st.tuples(*[st.integers(1, 3)] * 4, st.integers(1, 9), st.integers(1, 17)),
+  st.booleans(),
+  st.integers(0, 99),
+)
+def test_padded_widths_and_masks_change_nothing(shape, masked, seed):
+  args = _arrays(shape, seed)
+  b, n, m, *_ = shape
+  mask = None
+  if masked:
+    rng = np.random.default_rng(seed)
+    mask = jnp.asarray(rng.random((b, rng.choice([1, n]), m)) < 0.5)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(fused, "_IMPLEMENTATION", "xla")
+    found = with_gradients(lambda *a: fused.attend(*a, mask))(*args)
+  with execution.use(attention="xla"):
+    want = with_gradients(
+      lambda *a: attention.attend(*a, mask).reshape(b, n, *args[2].shape[2:])
+    )(*args)
+  assert_close(found, want)
+
+
+def test_what_reads_nothing_gets_zeros(plain_kernel):
+  q, k, v = _arrays((2, 3, 4, 2, 5, 5))
+  mask = jnp.ones((2, 1, 4), bool).at[1].set(False)
+  with execution.use(attention="cudnn"):
+    out = attention.attend(q, k, v, mask)
+  assert np.any(out[0])
+  assert not np.any(out[1])
+
+
+# Widths of a head in the models: ImageNet's and flow's self-attends, and of
+# queries and values in the language model's encoder.
+@pytest.mark.parametrize("widths", [(128, 128), (32, 32), (32, 160), (20, 36)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_lowers_for_cuda_with_its_gradient(cudnn, widths, masked):
+  f, v = widths
+  args = _arrays((2, 64, 96, 4, f, v), dtype=jnp.bfloat16)
+  mask = jnp.ones((2, 1, 96), bool) if masked else None
+
+  def gradients(*args):
+    loss = lambda *a: fused.attend(*a, mask).astype(jnp.float32).sum()
+    return jax.grad(loss, (0, 1, 2))(*args)
+
+  lowered = jax.jit(gradients).trace(*args).lower(lowering_platforms=("cuda",))
+  text = lowered.as_text()
+  assert text.count("custom_call @__cudnn$fmha") == 2
+  width = fused._width(args[0], args[2])
+  assert f"2x64x4x{width}xbf16" in text
+  assert ("x64x96x" in text) == masked  # No logits; a mask becomes a bias.
+
+
+@pytest.mark.parametrize(
+  ("shape", "dtype", "chosen"),
+  [
+    ((2, 512, 512, 8, 128, 128), jnp.bfloat16, "cudnn"),
+    ((2, 512, 512, 8, 128, 128), jnp.float16, "cudnn"),
+    ((2, 512, 512, 8, 128, 128), jnp.float32, "head_major"),
+    ((2, 512, 512, 1, 261, 261), jnp.bfloat16, "head_major"),  # Too wide.
+    ((2, 512, 512, 8, 8, 32), jnp.bfloat16, "cudnn"),
+    ((2, 512, 512, 8, 2, 33), jnp.bfloat16, "head_major"),  # Mostly padding.
+  ],
+)
+def test_auto_takes_it_where_it_fits(cudnn, shape, dtype, chosen):
+  assert attention.chosen(*_arrays(shape, dtype=dtype)) == chosen
+
+
+def test_auto_leaves_it_where_there_is_no_gpu():
+  q, k, v = _arrays((2, 512, 512, 8, 128, 128), dtype=jnp.bfloat16)
+  assert attention.chosen(q, k, v) == "head_major"
