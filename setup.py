@@ -43,7 +43,10 @@ setuptools.setup(
     # We use the v0 API (CheckpointManager), which a later line may drop.
     "orbax-checkpoint>=0.11,<0.13",
     "safetensors>=0.5",
+    # For the photos it ships, files of 0.26; never imported.
+    "scikit-image>=0.26",
     "scikit-learn>=1.5",
+    "scipy>=1.14",
     # Reads prepared datasets; only preparing them needs TensorFlow.
     "tensorflow-datasets>=4.9.10",
     "tensorboardX>=2.6",
@@ -57,6 +60,8 @@ setuptools.setup(
     # Video and sound in predictions. PyAV 19 opens files with other arguments.
     "media": ["av>=14,<19", "soundfile>=0.13"],
     "wandb": ["wandb"],
+    # To build data sets with scripts.prepare_data; training never needs it.
+    "prepare": ["tensorflow"],
     "test": [
       "av>=14,<19",
       "beartype",

@@ -96,15 +96,29 @@ def image_classification() -> ml_collections.ConfigDict:
   config.label_smoothing = 0.0
   config.data = {
     "source": "",  # See `perceiver_jax.data.sources.SOURCES`.
-    "source_args": ml_collections.ConfigDict(),  # Its other arguments.
+    # The other arguments of each source.
+    "source_args": {
+      "tfds": {"name": "", "data_dir": ""},
+      "image_folder": {"directory": ""},
+      "photos": {"size": 64, "num_train": 4096, "num_test": 1024},
+    },
     "train_split": "train",
     "eval_split": "test",
     "image_shape": (224, 224, 3),
+    "normalization": "unit",  # Or "imagenet": by its mean and deviation.
+    "resize": "area",  # Or "cubic", unclamped.
+    "crop_fraction": 1.0,  # Of the short side, in evaluation.
+    "crop": "centre",  # Or "inception": random crops, in training.
+    "flip": False,  # Half of the training pictures, left to right.
+    "rand_augment": {"num_layers": 0, "magnitude": 5.0},
     # The most that training pictures are turned, scaled and moved (pixels).
     "affine": {"degrees": 0.0, "scale": 0.0, "shift": 0.0},
     "invert_bright": False,  # In predict: turn dark on light around.
     "num_workers": 0,  # Processes that prepare batches; 0: threads.
   }
+  # Of the Beta distributions of MixUp and CutMix, half of a batch each; 0: off.
+  config.mixing = {"mixup_alpha": 0.0, "cutmix_alpha": 0.0}
+  # The paper's row: metrics of the evaluation, and its "source".
   config.published = ml_collections.ConfigDict()
   return config
 

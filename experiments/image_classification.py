@@ -13,11 +13,14 @@ import jax
 import ml_collections
 import numpy as np
 import optax
+from jax import numpy as jnp
 
-from perceiver_jax.data import images, pipeline, sources
+from perceiver_jax.data import images, pipeline, preprocessing, sources
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import perceiver, zoo
-from perceiver_jax.training import metrics, step
+from perceiver_jax.models.adapters import image as image_adapter
+from perceiver_jax.training import metrics as metrics_lib
+from perceiver_jax.training import mixing, step
 from perceiver_jax.training.metrics import Metrics
 from perceiver_jax.training.task import Batch
 from perceiver_jax.viz import attention_maps
@@ -41,9 +44,8 @@ class ImageClassification:
   """See `training.task.Task`.
 
   Args:
-    config: with sections `model` (see `models.zoo.build`) and `data`:
-      `source` and its arguments in `source_args`, `train_split`,
-      `eval_split`, `image_shape`, `affine`, `invert_bright`, `num_workers`.
+    config: with `label_smoothing` and the sections `model` (see
+      `models.zoo.build`), `data` and `mixing` of `configs.base`.
     metadata: names of the classes; None asks the source for them.
 
   Raises:
@@ -60,7 +62,14 @@ class ImageClassification:
   ):
     self._config = config
     self._shape = _checked_shape(config.data.image_shape)
-    self.published = config.get("published", {}).to_dict()
+    self._preprocessing = preprocessing.Preprocessing(
+      self._shape, config.data.to_dict()
+    )
+    row = config.get("published", {}).to_dict()
+    self.published = {
+      name if name == "source" else f"eval/{name}": value
+      for name, value in row.items()
+    }
     if metadata and "class_names" in metadata:
       self._class_names = tuple(metadata["class_names"])
     else:
@@ -76,6 +85,7 @@ class ImageClassification:
     return {
       "image": np.zeros((1, *self._shape), np.float32),
       "label": np.zeros(1, np.int32),
+      "unreadable": np.zeros(1, np.float32),
       "index": np.zeros(1, np.int32),
       "mask": np.ones(1, np.float32),
     }
@@ -92,19 +102,33 @@ class ImageClassification:
     # Batch statistics must not depend on the number of devices.
     spec["adapter"].setdefault("cross_replica_axis", step.AXIS)
     model = zoo.build(spec)
+    images = self._mixed(batch).images if is_training else batch["image"]
     return model(
-      batch["image"], is_training=is_training, return_attention=return_attention
+      images, is_training=is_training, return_attention=return_attention
     )
 
   def loss(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
-    """Cross-entropy with smoothed labels, and accuracy."""
-    labels = jax.nn.one_hot(batch["label"], len(self._class_names))
-    labels = optax.smooth_labels(labels, self._config.label_smoothing)
-    losses = optax.softmax_cross_entropy(outputs.logits, labels)
-    return self._scores(outputs.logits, batch, losses)
+    """Cross-entropy with mixed and smoothed labels, and accuracy.
+
+    A mixed picture counts as right if its larger part is recognised.
+    """
+    mixed = self._mixed(batch)
+    targets = mixing.targets(
+      batch["label"],
+      mixed,
+      len(self._class_names),
+      self._config.label_smoothing,
+    )
+    losses = optax.softmax_cross_entropy(outputs.logits, targets)
+    main = jnp.where(mixed.weights < 0.5, mixed.partner_labels, batch["label"])
+    found = self._scores(outputs.logits, {**batch, "label": main}, losses)
+    # Pictures in whose place another one was taken; see `Tolerant`.
+    unreadable = batch.get("unreadable", jnp.zeros_like(losses))
+    ones = jnp.ones_like(losses)
+    return {**found, "unreadable": metrics_lib.weighted(unreadable, ones)}
 
   def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
-    """Cross-entropy, accuracy, top-5 accuracy and confusion counts."""
+    """Cross-entropy, accuracies, confusion counts and calibration."""
     losses = optax.softmax_cross_entropy_with_integer_labels(
       outputs.logits, batch["label"]
     )
@@ -112,9 +136,13 @@ class ImageClassification:
     count = found["loss"][1]
     guesses = outputs.logits.argmax(-1)
     found["confusion"] = (
-      metrics.confusion(
+      metrics_lib.confusion(
         batch["label"], guesses, batch["mask"], len(self._class_names)
       ),
+      count,
+    )
+    found["calibration"] = (
+      metrics_lib.calibration(outputs.logits, batch["label"], batch["mask"]),
       count,
     )
     return found
@@ -123,13 +151,13 @@ class ImageClassification:
     self, logits: jax.Array, batch: Batch, losses: jax.Array
   ) -> dict[str, tuple[jax.Array, jax.Array]]:
     weights = batch.get("mask", np.ones(logits.shape[0], np.float32))
-    right = lambda k: metrics.in_top_k(logits, batch["label"], k)
+    right = lambda k: metrics_lib.in_top_k(logits, batch["label"], k)
     found = {
-      "loss": metrics.weighted(losses, weights),
-      "accuracy": metrics.weighted(right(1), weights),
+      "loss": metrics_lib.weighted(losses, weights),
+      "accuracy": metrics_lib.weighted(right(1), weights),
     }
     if len(self._class_names) > 5:
-      found["top_5_accuracy"] = metrics.weighted(right(5), weights)
+      found["top_5_accuracy"] = metrics_lib.weighted(right(5), weights)
     return found
 
   def num_train_examples(self) -> int:
@@ -163,14 +191,20 @@ class ImageClassification:
   def pictures(
     self, outputs: perceiver.Outputs, batch: Batch
   ) -> dict[str, np.ndarray]:
-    """Each image beside where the model looked."""
+    """Each image beside where the model looked, and with each cross-attend."""
     cards = self._cards(outputs, batch)
     tiles, titles = [], []
     for image, overlay, truth, guess, probability in cards:
       tiles += [image, overlay]
       titles += [f"truth: {truth}", f"{guess} {probability:.0%}"]
-    sheet = attention_maps.contact_sheet(tiles, titles, 2 * _COLUMNS)
-    return {"predictions": sheet}
+    return {
+      "predictions": attention_maps.contact_sheet(tiles, titles, 2 * _COLUMNS),
+      "cross_attends": attention_maps.cross_attend_sheet(
+        self._preprocessing.pixels(batch["image"])[:_COLUMNS],
+        [self._class_names[i] for i in batch["label"][:_COLUMNS]],
+        [self._in_place(x[:_COLUMNS]) for x in outputs.encoder_attention],
+      ),
+    }
 
   def report(
     self,
@@ -178,11 +212,15 @@ class ImageClassification:
     batch: Batch,
     metrics: Mapping[str, np.ndarray],
   ) -> dict[str, Any]:
-    """Sample predictions and the confusion matrix."""
+    """Sample predictions, confusion matrix, classes and calibration."""
+    confusion, table = metrics["confusion"], metrics["calibration"]
     return {
       "predictions": self._cards(outputs, batch),
-      "confusion": metrics["confusion"].astype(np.int64),
+      "confusion": confusion.astype(np.int64),
       "class_names": self._class_names,
+      "class_accuracy": metrics_lib.per_class_accuracy(confusion),
+      "calibration": table,
+      "calibration_error": metrics_lib.expected_calibration_error(table),
     }
 
   def read(self, path: Path) -> np.ndarray:
@@ -192,14 +230,14 @@ class ImageClassification:
       path: an image file.
 
     Returns:
-      float32 [H, W, C] in [-1, 1].
+      float32 [H, W, C], normalised as in evaluation.
 
     Raises:
       UserError: it is not a readable image.
     """
     image = images.read_image(path, self._shape[-1])
     invert = self._config.data.invert_bright and images.has_bright_border(image)
-    return images.prepare_image(image, self._shape, invert=invert)
+    return self._preprocessing.evaluate(image, invert=invert)
 
   def batch_of(self, pixels: list[np.ndarray]) -> Batch:
     """Pictures from `read` as a batch without labels."""
@@ -217,7 +255,14 @@ class ImageClassification:
       Prediction(p, overlay)
       for p, overlay in zip(
         probabilities,
-        attention_overlays(outputs, batch["image"]),
+        attention_overlays(
+          outputs._replace(
+            encoder_attention=[
+              self._in_place(x) for x in outputs.encoder_attention[-1:]
+            ]
+          ),
+          self._preprocessing.pixels(batch["image"]),
+        ),
         strict=True,
       )
     ]
@@ -231,10 +276,12 @@ class ImageClassification:
     """(image, overlay, truth, guess, probability) of each example."""
     cards = []
     found = self.predictions(outputs, batch)
-    for pixels, label, (probabilities, overlay) in zip(
-      batch["image"], batch["label"], found, strict=True
+    for image, label, (probabilities, overlay) in zip(
+      self._preprocessing.pixels(batch["image"]),
+      batch["label"],
+      found,
+      strict=True,
     ):
-      image = np.round((np.clip(pixels, -1, 1) + 1) * 127.5).astype(np.uint8)
       guess = int(probabilities.argmax())
       cards.append(
         (
@@ -247,27 +294,38 @@ class ImageClassification:
       )
     return cards
 
+  def _in_place(self, weights: np.ndarray) -> np.ndarray:
+    """Weights [..., M] of permuted inputs in the order of the pixels."""
+    seed = self._config.model.adapter.get("permutation_seed", 0)
+    if not seed:
+      return weights
+    order = image_adapter.permutation(seed, weights.shape[-1])
+    return weights[..., np.argsort(order)]
+
+  def _mixed(self, batch: Batch) -> mixing.Mixed:
+    # Made for the model and for the loss; the compiler makes it once.
+    return mixing.mix(
+      batch["image"],
+      batch["label"],
+      batch.get("rng"),  # Not needed where nothing is mixed.
+      **self._config.mixing.to_dict(),
+    )
+
   def _prepare(self, example: sources.Example) -> sources.Example:
-    image = example["image"]
-    if image.dtype == np.uint8:
-      image = images.prepare_image(image, self._shape)
-    return {**example, "image": image}
+    image = self._preprocessing.evaluate(example["image"])
+    return {"unreadable": np.float32(0), **example, "image": image}
 
   def _augment(
     self, example: sources.Example, rng: np.random.Generator
   ) -> sources.Example:
-    example = self._prepare(example)
-    bounds = self._config.data.affine.to_dict()
-    if not any(bounds.values()):
-      return example
-    image = images.random_affine(example["image"], rng, **bounds)
-    return {**example, "image": image}
+    image = self._preprocessing.train(example["image"], rng)
+    return {"unreadable": np.float32(0), **example, "image": image}
 
   @functools.cache  # noqa: B019 (a task lives as long as its program)
   def _source(self, role: str) -> sources.Source:
     data = self._config.data
     split = data.train_split if role == "train" else data.eval_split
-    arguments = data.source_args.to_dict()
+    arguments = data.source_args.to_dict().get(data.source, {})
     source = sources.make_source(data.source, split=split, **arguments)
     shape = self._prepare(source[0])["image"].shape
     if shape != self._shape:
@@ -293,21 +351,13 @@ def attention_overlays(
   decoder = np.asarray(outputs.decoder_attention, np.float32).mean(axis=1)
   # With repeated cross-attends, the last is what the decoder reads.
   encoder = np.asarray(outputs.encoder_attention[-1], np.float32).mean(axis=1)
-  grid = _grid(pictures.shape[1:3], encoder.shape[-1])
+  grid = attention_maps.input_grid(pictures.shape[1:3], encoder.shape[-1])
   return [
-    attention_maps.overlay(image, attention_maps.grid_weights(weights, grid))
-    for image, weights in zip(
+    attention_maps.overlay(picture, attention_maps.grid_weights(weights, grid))
+    for picture, weights in zip(
       pictures, attention_maps.rollout(decoder, encoder), strict=True
     )
   ]
-
-
-def _grid(size: tuple[int, int], num_inputs: int) -> tuple[int, int]:
-  """Rows and columns of the input elements over an image."""
-  height, width = size
-  side = (height * width / num_inputs) ** 0.5  # Pixels an element spans.
-  rows = round(height / side)
-  return rows, num_inputs // rows
 
 
 def _checked_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -1,105 +1,58 @@
-"""Images as numpy arrays: read, resize, crop, scale and encode.
+"""Images as numpy arrays: read, cut out, resize, normalise and encode.
 
 Shapes: H height, W width, C channels (1 grey, 3 RGB). Pixels are uint8 in
-0..255 until `to_float` brings them to what a model takes.
+0..255 until `normalize` brings them to what a model takes.
 """
 
-import os
-import re
+import math
 
 import cv2
 import numpy as np
 
+from perceiver_jax.data.image_files import (
+  decode_image,
+  encode_png,
+  read_image,
+  to_channels,
+)
+from perceiver_jax.data.resizing import (
+  RESIZES,
+  cubic_resize,
+  resize,
+  resize_by,
+)
 from perceiver_jax.errors import UserError
 
-# Grain already runs one decoder per thread; a second pool inside OpenCV would
-# only fight with it for the same cores.
-cv2.setNumThreads(0)
-# A file that cannot be decoded is reported once, by the UserError below.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+__all__ = [
+  "NORMALIZATIONS",
+  "RESIZES",
+  "centre_crop_resize",
+  "cubic_resize",
+  "decode_image",
+  "encode_png",
+  "has_bright_border",
+  "inception_crop",
+  "normalize",
+  "prepare_image",
+  "random_affine",
+  "read_image",
+  "resize",
+  "resize_by",
+  "to_channels",
+  "to_float",
+  "to_pixels",
+]
 
-_ORIENTED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
-_JPEG_MAGIC = b"\xff\xd8"
+# White, mean and standard deviation: x = (pixel / white - mean) / deviation.
+# ImageNet's are those of its training images with white as 1.
+_STATISTICS = {
+  "unit": (127.5, (1.0,), (1.0,)),
+  "imagenet": (255.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+NORMALIZATIONS = tuple(_STATISTICS)
 # Mean level of the outermost pixels above which a picture has a light ground.
 _BRIGHT = 127.5
-
-
-def read_image(path: str | os.PathLike[str], channels: int = 3) -> np.ndarray:
-  """Reads an image file.
-
-  The EXIF orientation is applied, except to images with transparency, where
-  OpenCV ignores it. Transparent pixels are composited on white and 16-bit
-  images are scaled to 8 bits.
-
-  Args:
-    path: any file OpenCV decodes: JPEG, PNG, WebP, BMP and others.
-    channels: 1 (grey) or 3 (RGB).
-
-  Returns:
-    uint8 [H, W, channels], channels in RGB order.
-
-  Raises:
-    UserError: the file is missing, empty, a directory or not an image.
-  """
-  image = _decode(_read_bytes(path))
-  if image is None:
-    raise UserError(
-      f"{str(path)!r} cannot be read as an image: it is damaged, incomplete "
-      "or of another type; replace or remove it"
-    )
-  image = _to_uint8(image, path)
-  if image.ndim == 3:
-    code = {3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGBA}[image.shape[2]]
-    image = cv2.cvtColor(image, code)
-  return to_channels(image, channels)
-
-
-def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
-  """Converts between grey, RGB and RGBA.
-
-  Args:
-    image: uint8 [H, W] or [H, W, 1 | 3 | 4]; four channels are RGBA and are
-      composited on white.
-    channels: 1 (grey, by luma) or 3 (RGB).
-
-  Returns:
-    uint8 [H, W, channels].
-
-  Raises:
-    ValueError: `image` or `channels` is of another kind.
-  """
-  if channels not in (1, 3):
-    raise ValueError(f"channels must be 1 or 3, got {channels}")
-  if image.ndim == 2:
-    image = image[..., None]
-  if image.ndim != 3 or image.shape[2] not in (1, 3, 4):
-    raise ValueError(f"not a grey, RGB or RGBA image: shape {image.shape}")
-  if image.shape[2] == 4:
-    image = _composite_on_white(image)
-  if image.shape[2] == channels:
-    return image
-  if channels == 3:
-    return np.repeat(image, 3, axis=2)
-  return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
-
-
-def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-  """Resizes: averages areas on the way down, bicubic on the way up.
-
-  Args:
-    image: uint8 or float32 [H, W, C].
-    height: rows wanted.
-    width: columns wanted.
-
-  Returns:
-    [height, width, C] of the same type; uint8 values saturate at 0 and 255.
-  """
-  rows, columns = image.shape[:2]
-  # Area averaging is undefined on an axis that grows, and bicubic aliases on
-  # one that shrinks, so each axis goes down first and up afterwards.
-  small = (min(height, rows), min(width, columns))
-  out = _cv2_resize(image, *small, cv2.INTER_AREA)
-  return _cv2_resize(out, height, width, cv2.INTER_CUBIC)
+_CROP_TRIES = 10
 
 
 def centre_crop_resize(
@@ -119,10 +72,47 @@ def centre_crop_resize(
   Raises:
     ValueError: `crop_fraction` is out of range.
   """
-  if not 0 < crop_fraction <= 1:
-    raise ValueError(f"crop_fraction must be in (0, 1], got {crop_fraction}")
+  _check_fraction(crop_fraction)
   side = max(1, round(min(image.shape[:2]) * crop_fraction))
   return resize(_centre_crop(image, side, side), size, size)
+
+
+def inception_crop(
+  height: int,
+  width: int,
+  rng: np.random.Generator,
+  *,
+  area: tuple[float, float] = (0.08, 1.0),
+  aspect: tuple[float, float] = (3 / 4, 4 / 3),
+) -> tuple[int, int, int, int]:
+  """Draws a part of an image to train on (Szegedy et al., 2015, section 6).
+
+  A part that does not fit is drawn again, ten times at most; then it is the
+  largest central one with an allowed aspect ratio.
+
+  Args:
+    height: of the image.
+    width: of the image.
+    rng: draws the area, the logarithm of the aspect ratio and the place, each
+      evenly.
+    area: least and most part of the image's area.
+    aspect: least and most width over height.
+
+  Returns:
+    (top, left, height, width) of the part, in pixels.
+  """
+  for _ in range(_CROP_TRIES):
+    pixels = rng.uniform(*area) * height * width
+    ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
+    rows = round(math.sqrt(pixels / ratio))
+    columns = round(math.sqrt(pixels * ratio))
+    if 0 < rows <= height and 0 < columns <= width:
+      top = int(rng.integers(height - rows + 1))
+      left = int(rng.integers(width - columns + 1))
+      return top, left, rows, columns
+  rows = max(1, min(height, round(width / aspect[0])))
+  columns = max(1, min(width, round(height * aspect[1])))
+  return (height - rows) // 2, (width - columns) // 2, rows, columns
 
 
 def to_float(
@@ -153,42 +143,82 @@ def to_float(
   return (unit - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
 
 
-def encode_png(image: np.ndarray) -> bytes:
-  """Encodes uint8 [H, W], [H, W, 1], RGB or RGBA pixels as a PNG file.
+def normalize(pixels: np.ndarray, normalization: str) -> np.ndarray:
+  """Scales pixels for a model; values beyond black and white are kept.
+
+  Args:
+    pixels: uint8 or float32 [..., W, C] in 0..255.
+    normalization: "unit": to [-1, 1]; "imagenet": by the mean and standard
+      deviation of ImageNet's red, green and blue.
+
+  Returns:
+    float32 [..., W, C].
 
   Raises:
-    ValueError: `image` is not uint8.
+    UserError: there is no such normalisation, or not for these channels.
   """
-  if image.dtype != np.uint8:
-    raise ValueError(f"pixels must be uint8, got {image.dtype}")
-  if image.ndim == 3 and image.shape[2] in (3, 4):
-    code = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}[image.shape[2]]
-    image = cv2.cvtColor(image, code)
-  return cv2.imencode(".png", image)[1].tobytes()
+  white, mean, deviation = _statistics(normalization, pixels.shape[-2:])
+  # In rows: NumPy is slow where the last axis is as short as the channels.
+  x = pixels.reshape(*pixels.shape[:-2], -1) / white
+  x -= mean
+  x /= deviation
+  return x.reshape(pixels.shape)
+
+
+def to_pixels(x: np.ndarray, normalization: str) -> np.ndarray:
+  """Undoes `normalize`, to look at what a model was given.
+
+  Args:
+    x: float32 [..., W, C].
+    normalization: what it was normalised by.
+
+  Returns:
+    uint8 [..., W, C], clipped to 0..255.
+
+  Raises:
+    UserError: there is no such normalisation, or not for these channels.
+  """
+  white, mean, deviation = _statistics(normalization, x.shape[-2:])
+  pixels = (x.reshape(*x.shape[:-2], -1) * deviation + mean) * white
+  return np.rint(pixels.clip(0, 255)).astype(np.uint8).reshape(x.shape)
 
 
 def prepare_image(
-  image: np.ndarray, shape: tuple[int, int, int], *, invert: bool = False
+  image: np.ndarray,
+  shape: tuple[int, int, int],
+  *,
+  invert: bool = False,
+  crop_fraction: float = 1.0,
+  resize: str = "area",
+  normalization: str = "unit",
 ) -> np.ndarray:
   """Brings any picture to a model's input.
 
-  The largest central part with the model's aspect ratio is kept (a square of
-  the short side when the model's input is square) and resized.
+  A central part with the model's aspect ratio is kept (a square when the
+  model's input is square) and resized.
 
   Args:
     image: uint8 [H, W] or [H, W, 1 | 3 | 4].
     shape: (height, width, channels) of the model's input.
     invert: swaps black and white, for a model of light ink on a dark ground.
+    crop_fraction: size of the part over the largest that fits, in (0, 1].
+    resize: see `resize_by`.
+    normalization: see `normalize`.
 
   Returns:
-    float32 `shape` in [-1, 1].
+    float32 `shape`.
+
+  Raises:
+    ValueError: `crop_fraction` is out of range.
+    UserError: there is no such way to resize or normalise.
   """
+  _check_fraction(crop_fraction)
   height, width, channels = shape
   image = to_channels(image, channels)
-  scale = min(image.shape[0] / height, image.shape[1] / width)
+  scale = min(image.shape[0] / height, image.shape[1] / width) * crop_fraction
   crop = (max(1, round(height * scale)), max(1, round(width * scale)))
-  pixels = to_float(resize(_centre_crop(image, *crop), height, width))
-  return -pixels if invert else pixels
+  pixels = resize_by(_centre_crop(image, *crop), height, width, resize)
+  return normalize(255 - pixels if invert else pixels, normalization)
 
 
 def random_affine(
@@ -237,57 +267,29 @@ def has_bright_border(image: np.ndarray) -> bool:
   return bool(np.mean(np.concatenate(edges)) > _BRIGHT)
 
 
-def _read_bytes(path: str | os.PathLike[str]) -> bytes:
-  """Reads a file that must hold something; raises UserError otherwise."""
-  try:
-    with open(path, "rb") as file:
-      data = file.read()
-  except OSError as error:
-    reason = error.strerror or type(error).__name__
+def _statistics(
+  normalization: str, size: tuple[int, int]
+) -> tuple[np.float32, np.ndarray, np.ndarray]:
+  """White, and mean and deviation of each value in a row of W pixels of C."""
+  if normalization not in _STATISTICS:
     raise UserError(
-      f"cannot read the image {str(path)!r}: {reason.lower()}; give the path "
-      "of an image file"
-    ) from error
-  if not data:
-    raise UserError(
-      f"the image {str(path)!r} is empty (0 bytes); replace or remove it"
+      f"normalization is {normalization!r}; give {' or '.join(NORMALIZATIONS)}"
     )
-  return data
-
-
-def _decode(data: bytes) -> np.ndarray | None:
-  """Decodes to grey, BGR or BGRA of the stored depth; None if undecodable."""
-  buffer = np.frombuffer(data, np.uint8)
-  try:
-    if data.startswith(_JPEG_MAGIC):
-      return cv2.imdecode(buffer, _ORIENTED)
-    image = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
-    if image is None or (image.ndim == 3 and image.shape[2] == 4):
-      return image
-    # OpenCV turns the picture upright only in the mode that drops alpha.
-    turned = re.search(b"exif", data, re.IGNORECASE)
-    return cv2.imdecode(buffer, _ORIENTED) if turned else image
-  except cv2.error:
-    return None
-
-
-def _to_uint8(image: np.ndarray, path: str | os.PathLike[str]) -> np.ndarray:
-  """Scales 16-bit pixels to 8 bits; raises UserError for other depths."""
-  if image.dtype == np.uint8:
-    return image
-  if image.dtype == np.uint16:
-    return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
-  raise UserError(
-    f"the image {str(path)!r} has {image.dtype} pixels; only 8 and 16 bits "
-    "per channel are read: convert it to PNG or JPEG"
+  white, *moments = _STATISTICS[normalization]
+  if len(moments[0]) not in (1, size[1]):
+    raise UserError(
+      f"normalization {normalization!r} is for {len(moments[0])} channels, got"
+      f" {size[1]}; give 'unit'"
+    )
+  mean, deviation = (
+    np.broadcast_to(np.float32(m), size).ravel() for m in moments
   )
+  return np.float32(white), mean, deviation
 
 
-def _composite_on_white(image: np.ndarray) -> np.ndarray:
-  """Composites uint8 RGBA [H, W, 4] on white; uint8 [H, W, 3]."""
-  colour, alpha = np.split(image.astype(np.uint32), [3], axis=2)
-  blend = colour * alpha + 255 * (255 - alpha)
-  return ((blend + 127) // 255).astype(np.uint8)
+def _check_fraction(crop_fraction: float) -> None:
+  if not 0 < crop_fraction <= 1:
+    raise ValueError(f"crop_fraction must be in (0, 1], got {crop_fraction}")
 
 
 def _centre_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -295,13 +297,3 @@ def _centre_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
   top = max(0, (image.shape[0] - height) // 2)
   left = max(0, (image.shape[1] - width) // 2)
   return image[top : top + height, left : left + width]
-
-
-def _cv2_resize(
-  image: np.ndarray, height: int, width: int, interpolation: int
-) -> np.ndarray:
-  """Resizes with OpenCV, which drops a channel axis of length one."""
-  if image.shape[:2] == (height, width):
-    return image
-  out = cv2.resize(image, (width, height), interpolation=interpolation)
-  return out.reshape(height, width, image.shape[2])

@@ -12,7 +12,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from perceiver_jax.data.sources import Example, Source
+from perceiver_jax.data.source_base import Example, Source
 from perceiver_jax.errors import UserError
 
 TrainTransform = Callable[[Example, np.random.Generator], Example]
@@ -105,7 +105,7 @@ def eval_dataset(
   Returns:
     A dataset of dicts of arrays [global_batch / process_count, ...], among
     them `index` int32 and `mask` float32: 1 for the first and only time an
-    example comes, 0 for a copy.
+    example comes, 0 for a copy, and 0 where the source says `unreadable`.
 
   Raises:
     UserError: a number is out of range or the source is empty.
@@ -116,9 +116,11 @@ def eval_dataset(
   def example_at(position: int) -> Example:
     index = min(position, length - 1)
     example = source[index]
+    # What takes the place of an unreadable example comes once more by itself.
+    counts = position < length and not example.get("unreadable", 0)
     if transform is not None:
       example = transform(example)
-    mask = np.float32(position < length)
+    mask = np.float32(counts)
     return {**example, "index": np.int32(index), "mask": mask}
 
   padded_length = -(-length // global_batch) * global_batch

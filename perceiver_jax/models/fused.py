@@ -27,18 +27,27 @@ def attend(
 
   Returns:
     [B, N, H, V] in the dtype of `v`.
+
+  Raises:
+    ValueError: There is no such kernel here, or not for such arrays.
   """
   width = _width(q, v)
   if mask is not None:
     # It becomes a bias, which the kernel takes whole.
     full = (q.shape[0], q.shape[1], k.shape[1])
     mask = jnp.broadcast_to(mask, full)[:, None]
-  out = jax.nn.dot_product_attention(
-    *(_widened(x, width) for x in (q, k, v)),
-    mask=mask,
-    scale=q.shape[-1] ** -0.5,
-    implementation=_IMPLEMENTATION,
-  )[..., : v.shape[-1]]
+  try:
+    out = jax.nn.dot_product_attention(
+      *(_widened(x, width) for x in (q, k, v)),
+      mask=mask,
+      scale=q.shape[-1] ** -0.5,
+      implementation=_IMPLEMENTATION,
+    )[..., : v.shape[-1]]
+  except (NotImplementedError, RuntimeError) as error:
+    raise ValueError(
+      f"execution.attention 'cudnn' is not possible here: {error}; choose"
+      " 'auto'"
+    ) from error
   if mask is not None:
     # Where nothing may be read, it takes the mean of everything.
     readable = mask.any(-1)[:, 0, :, None, None]
@@ -71,7 +80,7 @@ def _is_taken(q, k, v, mask) -> bool:
 
   try:
     jax.eval_shape(gradients, q, k, v, mask)
-  except (NotImplementedError, RuntimeError, ValueError):
+  except ValueError:
     return False
   return True
 

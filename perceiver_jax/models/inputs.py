@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax import numpy as jnp
 
 from perceiver_jax.models import positions as positions_lib
@@ -45,6 +46,13 @@ class InputArray(NamedTuple):
     table = self.positions
     return InputArray(
       self.data[:, start:end], None if table is None else table[start:end]
+    )
+
+  def reordered(self, order: np.ndarray) -> "InputArray":
+    """The elements in another order [M], each with its position."""
+    table = self.positions
+    return InputArray(
+      self.data[:, order], None if table is None else table[order]
     )
 
   def masked(self, mask: jax.Array | None) -> "InputArray":

@@ -48,6 +48,60 @@ def confusion(
   return counts.at[labels, predictions].add(weights.astype(jnp.float32))
 
 
+def calibration(
+  logits: jax.Array, labels: jax.Array, weights: jax.Array, bins: int = 15
+) -> jax.Array:
+  """Sums by confidence, the probability of the likeliest class.
+
+  Args:
+    logits: [b, classes].
+    labels: int [b].
+    weights: [b]; 0 leaves an example out.
+    bins: equal intervals of confidence from 0 to 1, closed above.
+
+  Returns:
+    float32 [bins, 3]: weight, confidence, and weight of the examples that
+    are right. Like `confusion`, to be added over batches.
+  """
+  confidence = jax.nn.softmax(logits.astype(jnp.float32)).max(axis=1)
+  right = in_top_k(logits, labels, 1).astype(jnp.float32)
+  rows = jnp.stack([jnp.ones_like(confidence), confidence, right], axis=1)
+  rows *= weights.astype(jnp.float32)[:, None]
+  place = jnp.ceil(confidence * bins).astype(jnp.int32) - 1
+  inside = jax.nn.one_hot(jnp.clip(place, 0, bins - 1), bins)
+  # Not scattered: on a GPU the order of a scatter's sums, so their rounding,
+  # changes from run to run.
+  return jnp.sum(inside[:, :, None] * rows[:, None, :], axis=0)
+
+
+def expected_calibration_error(table: np.ndarray) -> float:
+  """Mean distance of confidence and accuracy, by bin (arXiv 1706.04599).
+
+  Args:
+    table: of `calibration`, on the host, with some weight in it.
+
+  Returns:
+    In [0, 1]; 0 is perfect.
+  """
+  weight, confidence, right = np.asarray(table, np.float64).T
+  return float(np.abs(right - confidence).sum() / weight.sum())
+
+
+def per_class_accuracy(confusion: np.ndarray) -> dict[int, float]:
+  """Share of each class that is predicted as such (its recall).
+
+  Args:
+    confusion: of `confusion`, on the host.
+
+  Returns:
+    Accuracies by label; classes without examples are left out.
+  """
+  counts = np.asarray(confusion, np.float64)
+  examples, right = counts.sum(axis=1), counts.diagonal()
+  labels = np.flatnonzero(examples)
+  return {int(i): float(right[i] / examples[i]) for i in labels}
+
+
 def means(metrics: Metrics) -> dict[str, np.ndarray]:
   """Sums over counts, on the host; arrays (a confusion matrix) stay sums."""
   host = jax.tree.map(np.asarray, dict(metrics))

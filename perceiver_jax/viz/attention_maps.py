@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from perceiver_jax.viz.side_by_side import side_by_side
 from perceiver_jax.viz.text import shorten
 
 _SHOWN_SIDE = 128  # pixels: smaller pictures are hard to see on a screen
@@ -61,6 +62,26 @@ def grid_weights(
   return attention.reshape(-1, inputs).mean(axis=0).reshape(grid_shape)
 
 
+def input_grid(size: Sequence[int], num_inputs: int) -> tuple[int, int]:
+  """Rows and columns of input elements that cover an image evenly.
+
+  A convolution or patches leave fewer elements than there are pixels. Of the
+  grids with as many places, this is the one whose cells are nearest to square.
+
+  Args:
+    size: (H, W).
+    num_inputs: M.
+
+  Returns:
+    (H', W') with H' * W' = M.
+  """
+  height, width = size
+  wanted = math.log(math.sqrt(num_inputs * height / width))
+  divisors = (n for n in range(1, num_inputs + 1) if num_inputs % n == 0)
+  rows = min(divisors, key=lambda n: abs(math.log(n) - wanted))
+  return rows, num_inputs // rows
+
+
 def overlay(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
   """A heat map of the weights over the image in grey.
 
@@ -79,10 +100,7 @@ def overlay(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
   if weights.ndim != 2 or not valid.all():
     raise ValueError(f"weights {weights.shape} are not a grid of numbers >= 0")
   grey = _grey(np.asarray(image))
-  scale = max(1, math.ceil(_SHOWN_SIDE / max(grey.shape)))
-  size = (grey.shape[1] * scale, grey.shape[0] * scale)
-  tiny = max(grey.shape) < _TINY_SIDE
-  way = cv2.INTER_NEAREST if tiny else cv2.INTER_LINEAR
+  size, way = _shown_size(grey.shape), _way(grey.shape)
   grey = cv2.resize(grey, size, interpolation=way)[..., None]
   heat = cv2.resize(_normalised(weights), size, interpolation=way)
   # The upper part only: its dark end would read as shadow, not as heat.
@@ -126,6 +144,44 @@ def contact_sheet(
   return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
+def cross_attend_sheet(
+  images: Sequence[np.ndarray],
+  titles: Sequence[str],
+  reads: Sequence[np.ndarray],
+  latents: Sequence[int] = (),
+) -> np.ndarray:
+  """A row a picture: the picture, then what each cross-attend read of it.
+
+  As where the first paper shows attention (section 4.1), the maps do not lie
+  over the picture: what structure they have is the attention's own.
+
+  Args:
+    images: uint8 [B, H, W, 1 | 3].
+    titles: one a picture.
+    reads: weights of each cross-attend, [B, heads, N, M], the inputs being
+      spread evenly over the picture.
+    latents: those to show, a column each; () for the mean over all.
+
+  Returns:
+    uint8 [height, width, 3], RGB.
+
+  Raises:
+    ValueError: if there is no picture, or not one title a picture.
+  """
+  rows = []
+  for image, title, *weights in zip(images, titles, *reads, strict=True):
+    size = _shown_size(image.shape)
+    picture = cv2.resize(_rgb(image), size, interpolation=_way(image.shape))
+    tiles = {title: picture}
+    for number, read in enumerate(weights, 1):
+      grid = input_grid(image.shape[:2], read.shape[-1])
+      shown = {f"attend {number}, latent {n}": read[:, n] for n in latents}
+      for name, part in (shown or {f"cross-attend {number}": read}).items():
+        tiles[name] = _heat_map(grid_weights(part, grid), size)
+    rows.append(side_by_side(tiles))
+  return np.concatenate(rows)
+
+
 def png_bytes(image: np.ndarray) -> bytes:
   """A uint8 image, [h, w], [h, w, 1] or [h, w, 3] (RGB), as a PNG file.
 
@@ -160,6 +216,25 @@ def _grey(image: np.ndarray) -> np.ndarray:
   if levels.shape[-1] == 3:
     return levels @ np.array([0.299, 0.587, 0.114], np.float32)
   return levels.mean(axis=-1)
+
+
+def _shown_size(shape: Sequence[int]) -> tuple[int, int]:
+  """(w, h) of an image [H, W, ...] enlarged so that it can be seen."""
+  height, width = shape[:2]
+  scale = max(1, math.ceil(_SHOWN_SIDE / max(height, width)))
+  return width * scale, height * scale
+
+
+def _way(shape: Sequence[int]) -> int:
+  """How OpenCV should enlarge an image [H, W, ...]."""
+  return cv2.INTER_NEAREST if max(shape[:2]) < _TINY_SIDE else cv2.INTER_LINEAR
+
+
+def _heat_map(weights: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """uint8 [h, w, 3] of weights [H', W']; every cell keeps its own colour."""
+  heat = cv2.resize(_normalised(weights), size, interpolation=cv2.INTER_NEAREST)
+  colour = matplotlib.colormaps["inferno"](heat)[..., :3]
+  return np.round(colour * 255).astype(np.uint8)
 
 
 def _normalised(weights: np.ndarray) -> np.ndarray:

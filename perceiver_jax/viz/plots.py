@@ -1,4 +1,4 @@
-"""Curves and confusion matrices as SVG that suits light and dark pages.
+"""Curves, confusion matrices and reliability as SVG for light and dark pages.
 
 Text and frames are drawn in the page's own ink (`currentColor`, chosen by the
 reader's colour scheme) on a transparent ground; data in colours that stand
@@ -20,11 +20,12 @@ from matplotlib.ticker import (
   LogLocator,
   MaxNLocator,
   NullFormatter,
+  PercentFormatter,
 )
 
 from perceiver_jax.viz.text import printable, shorten
 
-MAX_LABELS = 40
+MAX_LABELS = 50  # names that can still be read along a side
 _INK = "#010203"  # stands for the reader's ink until the SVG is finished
 _COLOURS = ("#3f7fd9", "#e0803a", "#3d9a63", "#a566c9", "#c2556b", "#8a8a2f")
 _STYLE = (
@@ -84,34 +85,58 @@ def curves(
 def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> bytes:
   """A confusion matrix; colour is the share of each true class.
 
-  With more than 40 classes only the 40 with the most errors are drawn (each
-  still as a share of its whole class); with 12 or fewer the counts are written.
+  With 12 classes or fewer the counts are written too.
 
   Args:
     matrix: counts [classes, classes], truth by prediction.
-    class_names: a name a class.
+    class_names: a name a class, of at most `MAX_LABELS`.
 
   Returns:
     An SVG file.
 
   Raises:
-    ValueError: if the matrix is not classes by classes.
+    ValueError: if the matrix is not classes by classes, or of too many.
   """
-  matrix = np.asarray(matrix).astype(np.int64)
+  counts = np.asarray(matrix).astype(np.int64)
   classes = len(class_names)
-  if matrix.shape != (classes, classes) or not classes:
-    raise ValueError(f"matrix {matrix.shape} for {classes} class names")
-  chosen = _most_confused(matrix)
-  counts = matrix[np.ix_(chosen, chosen)]
-  shares = counts / np.maximum(matrix.sum(axis=1), 1)[chosen][:, None]
-  side = 2.2 + 0.14 * len(chosen)
+  if counts.shape != (classes, classes) or not 0 < classes <= MAX_LABELS:
+    raise ValueError(f"matrix {counts.shape} for {classes} class names")
+  shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+  side = 2.2 + 0.14 * classes
   with matplotlib.rc_context(_SETTINGS):
     figure = Figure((side, side), layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares, cmap=_fading(), vmin=0, vmax=1, interpolation="nearest")
-    _label_classes(axes, [class_names[i] for i in chosen])
-    if len(chosen) <= 12:
+    _label_classes(axes, class_names)
+    if classes <= 12:
       _write_counts(axes, counts, shares)
+    return _svg(figure)
+
+
+def reliability(table: np.ndarray) -> bytes:
+  """Accuracy against confidence, above how the confidences are spread.
+
+  Args:
+    table: sums [bins, 3] of examples, their confidence and how many of them
+      are right, by equal steps of confidence from 0 to 1.
+
+  Returns:
+    An SVG file; bars that end at the dashed line are perfectly calibrated.
+  """
+  examples, _, right = np.asarray(table, np.float64).T
+  edges = np.arange(len(examples)) / len(examples)
+  accuracy = right / np.maximum(examples, 1)
+  spread = examples / max(examples.sum(), 1)
+  with matplotlib.rc_context(_SETTINGS):
+    figure = Figure((3.9, 3.9), layout="constrained")
+    above, below = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+    for axes, heights in ((above, accuracy), (below, spread)):
+      width = 0.95 / len(examples)
+      axes.bar(edges, heights, width, align="edge", color=_COLOURS[0])
+    above.plot((0, 1), (0, 1), "--", color=_INK, linewidth=0.8)
+    above.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+    below.set(xlabel="confidence", ylabel="examples")
+    below.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return _svg(figure)
 
 
@@ -197,13 +222,6 @@ def _dress(axes: Axes, title: str, log: bool) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=between))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _most_confused(matrix: np.ndarray) -> np.ndarray:
-  if len(matrix) <= MAX_LABELS:
-    return np.arange(len(matrix))
-  errors = matrix.sum(axis=1) + matrix.sum(axis=0) - 2 * matrix.diagonal()
-  return np.sort(np.argsort(-errors, kind="stable")[:MAX_LABELS])
 
 
 def _fading() -> LinearSegmentedColormap:

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from perceiver_jax.viz import html, plots
+from perceiver_jax.viz import classification, html, plots
 from perceiver_jax.viz.attention_maps import png_bytes
 
-_MISTAKES = 10
 _LOG_SPREAD = 20  # largest / smallest loss from which a log scale reads better
 
 
@@ -31,6 +30,12 @@ class Report:
     records: the lines of `metrics.jsonl`.
     confusion: counts [classes, classes], truth by prediction.
     class_names: a name a class.
+    class_accuracy: share of right predictions by label, without classes that
+      have no example; shown with `confusion`.
+    calibration: sums [bins, 3] of examples, their confidence and how many of
+      them are right, by equal steps of confidence from 0 to 1.
+    calibration_error: the expected calibration error; shown with
+      `calibration`.
     predictions: (image uint8 [h, w, C], attention overlay uint8 [h, w, 3],
       truth, prediction, probability of the prediction).
     config: the run's settings, nested.
@@ -45,6 +50,9 @@ class Report:
   records: Sequence[Mapping[str, float]] = ()
   confusion: np.ndarray | None = None
   class_names: Sequence[str] = ()
+  class_accuracy: Mapping[int, float] = dataclasses.field(default_factory=dict)
+  calibration: np.ndarray | None = None
+  calibration_error: float | None = None
   predictions: Sequence[tuple[np.ndarray, np.ndarray, str, str, float]] = ()
   config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   versions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -72,7 +80,11 @@ def _page(report: Report) -> str:
     _published(report.summary, report.published),
     _curves(report.records),
     _predictions(report.predictions),
-    _confusion(report.confusion, report.class_names),
+    classification.confusion(report.confusion, report.class_names),
+    classification.classes(
+      report.class_accuracy, report.confusion, report.class_names
+    ),
+    classification.calibration(report.calibration, report.calibration_error),
     _parameters(report.parameters),
     _config(report.config),
     _versions(report.versions),
@@ -185,40 +197,6 @@ def _card(
     f'<figure class="{kind}"><div class="pair">{seen}{heat}</div>\n'
     f"<figcaption>{verdict}</figcaption></figure>\n"
   )
-
-
-def _confusion(matrix: np.ndarray | None, class_names: Sequence[str]) -> str:
-  if matrix is None or not len(class_names):
-    return ""
-  matrix = np.asarray(matrix).astype(np.int64)
-  drawn = min(len(class_names), plots.MAX_LABELS)
-  which = f"The {drawn} of {len(class_names):,} classes with the most errors. "
-  which = which if drawn < len(class_names) else ""
-  right = f"{matrix.trace():,} of {matrix.sum():,} right"
-  picture = plots.confusion(matrix, class_names)
-  image = html.image(picture, "svg+xml", f"confusion matrix: {right}")
-  # Many classes scroll sideways on a phone; shrunk, no label could be read.
-  few = drawn <= 12
-  width = 22 if few else min(46, 20 + 0.65 * drawn)
-  return (
-    f'<h2>Confusion</h2>\n<p class="quiet">{which}Rows are the truth, columns '
-    f"the prediction; colour is the share of the true class. {right}.</p>\n"
-    f'<div class="{"columns" if few else "rows"}">\n'
-    '<div class="wide" role="region" tabindex="0" aria-label="confusion">'
-    f'<div class="matrix" style="max-width:{width}rem;'
-    f'min-width:{0 if few else width}rem">{image}</div></div>\n'
-    f"{_mistakes(matrix, class_names)}</div>\n"
-  )
-
-
-def _mistakes(matrix: np.ndarray, class_names: Sequence[str]) -> str:
-  rows = [
-    (class_names[truth], class_names[predicted], times)
-    for truth, predicted, times in plots.frequent_mistakes(matrix, _MISTAKES)
-  ]
-  head = ("truth", "predicted", "times")
-  table = html.table(head, rows, caption="Most frequent mistakes", numbers=(2,))
-  return table if rows else ""
 
 
 def _parameters(parameters: Sequence[tuple[str, tuple, int]]) -> str:

@@ -32,6 +32,8 @@ _WITHOUT_EFFECT = {
   "share_cross_attends",
   # Changes outputs at padding alone, which nothing reads.
   "use_query_mask",
+  # The order of inputs that carry their positions changes nothing.
+  "permutation_seed",
 }
 
 

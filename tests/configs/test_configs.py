@@ -138,3 +138,60 @@ def test_smoke_keeps_what_is_not_about_size():
   assert short.optimizer.name == config.optimizer.name
   assert short.data == config.data
   assert short.model.decoder == config.model.decoder
+
+
+# Perceiver IO, app. A.1; Perceiver, section 4.1; IO, app. A (fine-tuning).
+@pytest.mark.parametrize(
+  ("variant", "epochs", "rates"),
+  [
+    ("fourier", 110, {0: 2e-3, 0.49: 2e-3, 0.75: 1e-3, 1: 0}),
+    ("icml", 120, {0: 4e-3, 0.69: 4e-3, 0.71: 4e-4, 0.86: 4e-5, 0.96: 4e-6}),
+    ("jft_fourier", 0, {0: 2e-3, 0.53: 2e-3, 1: 0}),
+    ("jft_conv", 0, {0: 2e-4, 0.53: 2e-4, 1: 0}),
+  ],
+)
+def test_imagenet_rates_are_the_papers(variant, epochs, rates):
+  config = module("imagenet").get_config(variant)
+  assert config.num_epochs == epochs
+  steps = config_checks.num_steps(config, 1_281_167)
+  if epochs == 110:
+    assert steps == 137_626  # The last batch is filled from another epoch.
+  _, schedule = optimizers.from_config(config.optimizer, steps, 1024)
+  for at, rate in rates.items():
+    assert float(schedule(at * steps)) == pytest.approx(rate, abs=2e-6)
+  # A smaller batch has a proportionally smaller rate, as in the authors' code.
+  _, schedule = optimizers.from_config(config.optimizer, steps, 256)
+  assert float(schedule(0)) == pytest.approx(rates[0] / 4)
+
+
+def test_imagenet_rows_are_told_apart():
+  get = module("imagenet").get_config
+  listed = [v for v in variants("imagenet") if "smoke" not in v]
+  models = {v: str(get(v).model) for v in listed}
+  # The same model trained in another way: the single cross-attend of both
+  # papers, and what is permuted.
+  assert len(set(models.values())) == len(models) - 1
+  assert models["icml_1"] == models["fourier_average"]
+  for variant in listed:
+    published = get(variant).published
+    assert published or variant == "icml_cross_only_12"
+    if published:
+      percent = f"{100 * published['accuracy']:.1f}."
+      line = re.search(rf"^  {variant}: .*(?:\n    .*)*", _note(), re.MULTILINE)
+      assert percent in line[0], variant
+
+
+def _note():
+  return module("imagenet").__doc__
+
+
+def test_only_the_io_recipe_mixes_pictures():
+  get = module("imagenet").get_config
+  for variant in ("fourier", "learned", "conv", "conv_average"):
+    config = get(variant)
+    assert config.mixing.to_dict() == {"mixup_alpha": 0.2, "cutmix_alpha": 1.0}
+    assert config.label_smoothing == 0.1
+    assert config.data.rand_augment.num_layers == 4
+  for variant in ("icml", "permuted", "jft_conv"):
+    assert not any(get(variant).mixing.to_dict().values())
+  assert not get("jft_conv").data.rand_augment.num_layers

@@ -1,208 +1,102 @@
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from pictures import close, noise, quarters
 
 from perceiver_jax.data import images
 from perceiver_jax.errors import UserError
 
-# Four flat quarters: any turn or flip shows, and JPEG keeps them exactly
-# enough, as do averages and cubics away from the seams.
-_QUARTERS = np.array(
-  [[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [128, 128, 128]]], np.uint8
-)
-
-
-def _quarters(height=32, width=48):
-  picture = _QUARTERS.repeat(height // 2, axis=0)
-  return picture.repeat(width // 2, axis=1)
-
-
-def _close(actual, expected, tolerance=0):
-  assert actual.shape == expected.shape
-  difference = np.abs(actual.astype(np.float64) - expected)
-  assert difference.max() <= tolerance
-
-
-# read_image
-
-
-@pytest.mark.parametrize("suffix", ["png", "bmp", "webp", "jpg"])
-def test_read_image_gives_rgb(tmp_path, suffix):
-  path = tmp_path / f"x.{suffix}"
-  lossless = {"lossless": True} if suffix == "webp" else {}
-  quality = {"quality": 98, "subsampling": 0} if suffix == "jpg" else {}
-  Image.fromarray(_quarters()).save(path, **lossless, **quality)
-  _close(images.read_image(path), _quarters(), 4 if quality else 0)
-  _close(images.read_image(str(path)), _quarters(), 4 if quality else 0)
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_read_image_turns_pictures_upright(tmp_path, suffix, orientation):
-  exif = Image.Exif()
-  exif[0x0112] = orientation
-  path = tmp_path / f"x.{suffix}"
-  Image.fromarray(_quarters()).save(path, exif=exif)
-  with Image.open(path) as stored:
-    upright = np.asarray(ImageOps.exif_transpose(stored).convert("RGB"))
-  # Pillow and OpenCV round colours differently by a few levels.
-  _close(images.read_image(path), upright, 4)
-
-
-def test_read_image_turns_16_bit_grey_upright(tmp_path):
-  exif = Image.Exif()
-  exif[0x0112] = 6
-  levels = np.arange(6, dtype=np.uint16).reshape(2, 3) * 257
-  Image.fromarray(levels).save(tmp_path / "x.png", exif=exif)
-  upright = np.array([[3, 0], [4, 1], [5, 2]])
-  _close(images.read_image(tmp_path / "x.png", 1)[..., 0], upright)
-
-
-def test_read_image_of_grey(tmp_path):
-  grey = np.arange(20, dtype=np.uint8).reshape(4, 5, 1)
-  cv2.imwrite(str(tmp_path / "x.png"), grey)
-  _close(images.read_image(tmp_path / "x.png", 1), grey)
-  _close(images.read_image(tmp_path / "x.png"), grey.repeat(3, axis=2))
-
-
-def test_read_image_in_grey_weighs_colours_as_eyes_do(tmp_path):
-  Image.fromarray(_quarters()).save(tmp_path / "x.png")
-  grey = images.read_image(tmp_path / "x.png", 1)
-  assert grey.shape == (32, 48, 1)
-  luma = np.array([[76, 150], [29, 128]])
-  _close(grey[[0, -1]][:, [0, -1], 0], luma, 1)
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_read_image_composites_on_white(tmp_path, mode):
-  colour = (100, 100, 100)[: len(mode) - 1]
-  picture = Image.new(mode, (3, 1))
-  for x, alpha in enumerate((0, 102, 255)):
-    picture.putpixel((x, 0), (*colour, alpha))
-  picture.save(tmp_path / "x.png")
-  # 255 * 0.6 + 100 * 0.4 = 193.
-  expected = np.array([[[255], [193], [100]]]).repeat(3, axis=2)
-  _close(images.read_image(tmp_path / "x.png"), expected)
-
-
-def test_read_image_of_a_palette(tmp_path):
-  picture = Image.fromarray(_quarters()).quantize(4)
-  picture.save(tmp_path / "x.png")
-  _close(images.read_image(tmp_path / "x.png"), _quarters(), 1)
-
-
-@pytest.mark.parametrize("shape", [(2, 3), (2, 3, 3), (2, 3, 4)])
-def test_read_image_scales_16_bits_to_8(tmp_path, shape):
-  levels = np.full(shape, 200 * 257 + 100, np.uint16)
-  levels[..., 3:] = 65535
-  cv2.imwrite(str(tmp_path / "x.png"), levels)
-  _close(images.read_image(tmp_path / "x.png"), np.full((2, 3, 3), 200))
-
-
-def test_read_image_of_a_cmyk_jpeg(tmp_path):
-  picture = Image.fromarray(_quarters()).convert("CMYK")
-  picture.save(tmp_path / "x.jpg", quality=98, subsampling=0)
-  _close(images.read_image(tmp_path / "x.jpg"), _quarters(), 6)
-
-
-def test_read_image_goes_by_the_content_not_the_name(tmp_path):
-  path = tmp_path / "really_a_png.jpg"
-  path.write_bytes(images.encode_png(_quarters()))
-  _close(images.read_image(path), _quarters())
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp"])
-@pytest.mark.parametrize("kept", [0.1, 0.5, 0.95])
-def test_read_image_refuses_a_truncated_file(tmp_path, suffix, kept):
-  path = tmp_path / f"x.{suffix}"
-  noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
-  cv2.imwrite(str(path), noise)
-  data = path.read_bytes()
-  path.write_bytes(data[: int(kept * len(data))])
-  with pytest.raises(UserError, match=rf"x\.{suffix}.*damaged, incomplete"):
-    images.read_image(path)
-
-
-def test_read_image_says_what_is_wrong_in_a_line(tmp_path):
-  (tmp_path / "text.png").write_text("no picture")
-  (tmp_path / "empty.png").write_bytes(b"")
-  assert cv2.imwrite(str(tmp_path / "x.tiff"), np.zeros((4, 4), np.float32))
-  reasons = {
-    "text.png": "damaged",
-    "empty.png": "is empty",
-    "x.tiff": "float32 pixels",
-    "missing.png": "no such file",
-    "": "is a directory",
-  }
-  for name, reason in reasons.items():
-    with pytest.raises(UserError, match=f"{name}.*{reason}") as error:
-      images.read_image(tmp_path / name)
-    assert "\n" not in str(error.value)
-
-
-def test_read_image_leaves_no_noise_on_stderr(tmp_path, capfd):
-  (tmp_path / "x.png").write_bytes(images.encode_png(_quarters())[:60])
-  with pytest.raises(UserError):
-    images.read_image(tmp_path / "x.png")
-  assert capfd.readouterr().err == ""
-
-
-# to_channels
-
-
-def test_to_channels_refuses_what_is_no_picture():
-  with pytest.raises(ValueError, match="must be 1 or 3, got 4"):
-    images.to_channels(np.zeros((2, 2, 3), np.uint8), 4)
-  for shape in ((2,), (2, 2, 2), (1, 2, 2, 3)):
-    with pytest.raises(ValueError, match="not a grey, RGB or RGBA image"):
-      images.to_channels(np.zeros(shape, np.uint8), 3)
-
-
-# resize and crops
-
-
-def test_resize_averages_on_the_way_down():
-  fine = np.indices((8, 8)).sum(0)[..., None] % 2 * 200
-  small = images.resize(fine.astype(np.uint8), 4, 2)
-  _close(small, np.full((4, 2, 1), 100))
-
-
-def test_resize_keeps_the_place_of_things_on_the_way_up():
-  large = images.resize(_quarters(8, 8), 64, 64)
-  _close(large[[0, -1]][:, [0, -1]], _QUARTERS)
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-  st.tuples(*[st.integers(1, 40)] * 4),
-  st.sampled_from([1, 3]),
-  st.sampled_from([np.uint8, np.float32]),
-)
-def test_resize_gives_any_size_and_keeps_flat_pictures_flat(sizes, c, dtype):
-  height, width, rows, columns = sizes
-  out = images.resize(np.full((height, width, c), 37, dtype), rows, columns)
-  assert out.dtype == dtype
-  _close(out, np.full((rows, columns, c), 37), 1e-3)
+# crops
 
 
 def test_centre_crop_resize_cuts_the_middle_out():
   picture = np.zeros((20, 40, 3), np.uint8)
   picture[5:15, 15:25] = 255
-  _close(images.centre_crop_resize(picture, 7, 0.5), np.full((7, 7, 3), 255))
+  close(images.centre_crop_resize(picture, 7, 0.5), np.full((7, 7, 3), 255))
   whole = images.centre_crop_resize(picture, 20, 1.0)
-  _close(whole, picture[:, 10:30])
+  close(whole, picture[:, 10:30])
 
 
 @pytest.mark.parametrize("fraction", [0, -1, 1.1])
 def test_centre_crop_resize_refuses_other_fractions(fraction):
   with pytest.raises(ValueError, match="crop_fraction"):
-    images.centre_crop_resize(_quarters(), 8, fraction)
+    images.centre_crop_resize(quarters(), 8, fraction)
 
 
-# to_float and prepare_image
+# inception_crop
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 600), st.integers(1, 600), st.integers(0, 2**32))
+def test_inception_crop_is_inside_the_image(height, width, seed):
+  rng = np.random.default_rng(seed)
+  top, left, rows, columns = images.inception_crop(height, width, rng)
+  assert 0 <= top < top + rows <= height
+  assert 0 <= left < left + columns <= width
+
+
+def _crops(height, width, count=4000, **bounds):
+  rng = np.random.default_rng(0)
+  draw = lambda: images.inception_crop(height, width, rng, **bounds)
+  return np.array([draw() for _ in range(count)]).T
+
+
+def test_inception_crop_keeps_area_and_aspect_within_bounds():
+  _, _, rows, columns = _crops(3000, 4000)
+  area, aspect = rows * columns / (3000 * 4000), columns / rows
+  # Whole pixels round them by less than a thousandth.
+  assert 0.08 * 0.999 < area.min() < 0.1
+  assert 0.9 < area.max() <= 1
+  assert 0.75 * 0.999 < aspect.min() < 0.76
+  assert 1.32 < aspect.max() < 4 / 3 * 1.001
+
+
+def test_inception_crop_is_even_in_area_aspect_and_place():
+  # Small parts of a square: none is drawn again, so the draws are even.
+  top, left, rows, columns = _crops(2000, 2000, area=(0.1, 0.5))
+  area = rows * columns / 2000**2
+  log_aspect = np.log(columns / rows) / np.log(4 / 3)
+  for draws in (
+    (area - 0.1) / 0.4,
+    (log_aspect + 1) / 2,
+    top / (2000 - rows),
+    left / (2000 - columns),
+  ):
+    found = np.histogram(draws, 4, (0, 1))[0] / len(draws)
+    np.testing.assert_allclose(found, 0.25, atol=0.03)
+
+
+@pytest.mark.parametrize(
+  ("size", "expected"),
+  [
+    ((1, 500), (0, 249, 1, 1)),
+    ((500, 1), (249, 0, 1, 1)),
+    ((1, 1), (0, 0, 1, 1)),
+    ((30, 4000), (0, 1980, 30, 40)),
+    ((4000, 30), (1980, 0, 40, 30)),
+  ],
+)
+def test_inception_crop_of_a_strip_is_its_middle(size, expected):
+  # A whole strip never fits the aspect ratio.
+  rng = np.random.default_rng(0)
+  assert images.inception_crop(*size, rng, area=(0.9, 1.0)) == expected
+
+
+def test_inception_crop_takes_other_bounds():
+  whole = _crops(60, 80, 20, area=(1.0, 1.0), aspect=(4 / 3, 4 / 3))
+  np.testing.assert_array_equal(whole.T, [(0, 0, 60, 80)] * 20)
+
+
+def test_inception_crop_depends_on_the_generator_alone():
+  draws = [
+    images.inception_crop(375, 500, np.random.default_rng(seed))
+    for seed in (3, 3, 4)
+  ]
+  assert draws[0] == draws[1] != draws[2]
+
+
+# to_float
 
 
 def test_to_float_spans_minus_one_to_one():
@@ -223,6 +117,57 @@ def test_to_float_refuses_other_pixels():
     images.to_float(np.zeros(3, np.float32))
   with pytest.raises(ValueError, match="go together"):
     images.to_float(np.zeros(3, np.uint8), mean=np.zeros(3))
+
+
+# normalize and to_pixels
+
+
+def test_normalize_to_unit_spans_minus_one_to_one():
+  pixels = noise(4, 5, 3)
+  out = images.normalize(pixels, "unit")
+  assert out.dtype == np.float32
+  np.testing.assert_array_equal(out, images.to_float(pixels))
+
+
+def test_normalize_by_imagenet_gives_its_mean_and_deviation():
+  mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+  at_mean = np.full((2, 3, 3), np.multiply(mean, 255), np.float32)
+  close(images.normalize(at_mean, "imagenet"), np.zeros((2, 3, 3)), 1e-6)
+  above = at_mean + np.float32(np.multiply(std, 255))
+  close(images.normalize(above, "imagenet"), np.ones((2, 3, 3)), 1e-5)
+
+
+def test_normalize_keeps_what_is_beyond_black_and_white():
+  pixels = np.array([[[-25.5], [280.5]]], np.float32)
+  close(images.normalize(pixels, "unit"), np.array([[[-1.2], [1.2]]]), 1e-6)
+  close(pixels, np.array([[[-25.5], [280.5]]]))  # Left as it was.
+
+
+@pytest.mark.parametrize("normalization", images.NORMALIZATIONS)
+@pytest.mark.parametrize("shape", [(6, 7, 3), (2, 6, 7, 3), (256, 1, 3)])
+def test_to_pixels_undoes_normalize(normalization, shape):
+  pixels = noise(*shape)
+  out = images.to_pixels(images.normalize(pixels, normalization), normalization)
+  assert out.dtype == np.uint8
+  close(out, pixels)
+
+
+def test_to_pixels_clips_and_rounds():
+  x = np.array([[[-9.0], [0.001], [9.0]]], np.float32)
+  close(images.to_pixels(x, "unit"), np.array([[[0], [128], [255]]]))
+
+
+@pytest.mark.parametrize("function", [images.normalize, images.to_pixels])
+def test_normalizations_are_named(function):
+  assert images.NORMALIZATIONS == ("unit", "imagenet")
+  x = np.zeros((2, 2, 1), np.float32)
+  with pytest.raises(UserError, match="'zero'; give unit or imagenet"):
+    function(x, "zero")
+  with pytest.raises(UserError, match="'imagenet' is for 3 channels, got 1"):
+    function(x, "imagenet")
+
+
+# prepare_image
 
 
 def test_prepare_image_keeps_the_middle_at_the_aspect_of_the_model():
@@ -255,35 +200,50 @@ def test_prepare_image_takes_any_picture(channels, height, width, shape):
   np.testing.assert_array_equal(out, np.ones(shape, np.float32))
 
 
+def test_prepare_image_cuts_a_smaller_part_out():
+  picture = np.zeros((20, 40, 3), np.uint8)
+  picture[5:15, 15:25] = 255
+  half = images.prepare_image(picture, (4, 4, 3), crop_fraction=0.5)
+  assert half.min() == 1
+  more = images.prepare_image(picture, (12, 12, 3), crop_fraction=0.6)
+  assert more[0].max() == -1
+  with pytest.raises(ValueError, match="crop_fraction"):
+    images.prepare_image(picture, (4, 4, 3), crop_fraction=0)
+
+
+def test_prepare_image_as_the_papers_evaluate_on_imagenet():
+  picture = noise(64, 96, 3)
+  out = images.prepare_image(
+    picture,
+    (28, 28, 3),
+    crop_fraction=0.875,
+    resize="cubic",
+    normalization="imagenet",
+  )
+  part = images.cubic_resize(picture[4:60, 20:76], 28, 28)
+  np.testing.assert_array_equal(out, images.normalize(part, "imagenet"))
+
+
+@pytest.mark.parametrize("resize", images.RESIZES)
+@pytest.mark.parametrize("normalization", images.NORMALIZATIONS)
+def test_prepare_image_inverts_whatever_else_it_does(resize, normalization):
+  picture = noise(8, 8, 3)
+  how = {"resize": resize, "normalization": normalization}
+  inverted = images.prepare_image(picture, (6, 6, 3), invert=True, **how)
+  negative = images.prepare_image(255 - picture, (6, 6, 3), **how)
+  # An average rounds its halves upward, so the order may cost a level.
+  close(inverted, negative, 1 / 50)
+
+
+# has_bright_border and random_affine
+
+
 @pytest.mark.parametrize(("ground", "bright"), [(255, True), (0, False)])
 def test_has_bright_border_looks_at_the_outermost_pixels(ground, bright):
   picture = np.full((9, 12, 3), 255 - ground, np.uint8)
   picture[[0, -1]] = ground
   picture[:, [0, -1]] = ground
   assert images.has_bright_border(picture) is bright
-
-
-# encode_png
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_encode_png_comes_back_as_it_went(tmp_path, channels):
-  rng = np.random.default_rng(1)
-  picture = rng.integers(0, 256, (5, 7, channels), np.uint8)
-  (tmp_path / "x.png").write_bytes(images.encode_png(picture))
-  _close(images.read_image(tmp_path / "x.png", channels), picture)
-
-
-def test_encode_png_keeps_alpha_and_the_order_of_colours(tmp_path):
-  picture = np.full((2, 2, 4), [1, 2, 3, 4], np.uint8)
-  (tmp_path / "x.png").write_bytes(images.encode_png(picture))
-  with Image.open(tmp_path / "x.png") as stored:
-    _close(np.asarray(stored), picture)
-
-
-def test_encode_png_refuses_floats():
-  with pytest.raises(ValueError, match="must be uint8, got float64"):
-    images.encode_png(np.zeros((2, 2)))
 
 
 def test_an_affine_change_of_nothing_changes_nothing():

@@ -281,6 +281,20 @@ def test_eval_batches_hold_what_is_promised():
   assert last["image"][:, 0, 0, 0].tolist() == [104] * 4
 
 
+def test_eval_does_not_count_what_replaces_an_unreadable_example():
+  arrays = {"label": np.arange(5), "unreadable": np.float32([0, 1, 0, 0, 1])}
+  dataset = pipeline.eval_dataset(
+    sources.in_memory(arrays, ["one class"]),
+    global_batch=4,
+    # Nothing of it has to be left by the transform.
+    transform=lambda example: {"label": example["label"]},
+  )
+  batches = list(dataset)
+  mask = np.concatenate([batch["mask"] for batch in batches])
+  assert mask.tolist() == [1, 0, 1, 1, 0, 0, 0, 0]
+  assert mask.dtype == np.float32
+
+
 def test_eval_passes_again_and_resumes():
   dataset = pipeline.eval_dataset(_source(10), global_batch=4)
   expected = list(dataset)

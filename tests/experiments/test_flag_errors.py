@@ -56,7 +56,11 @@ def test_leaves_come_after_the_file(refuses, smoke_flag):
   [
     ("optimizer=3", ["--config.optimizer=3"]),
     ("log.tensorboard=maybe", ["--config.log.tensorboard=maybe"]),
-    ("data.source_args.x=3", ["'x' in config.data.source_args", "nothing"]),
+    (
+      "data.source_args.x=3",
+      ["'x' in config.data.source_args", "it has image_folder"],
+    ),
+    ("published.x=3", ["'x' in config.published", "nothing"]),
     ("model.encoder.x.y=3", ["'x' in config.model.encoder"]),
     ("zzz=3", ["--config.zzz: no 'zzz' in config; it has batch_size"]),
   ],

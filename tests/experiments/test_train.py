@@ -31,7 +31,7 @@ def folder_config(tmp_path):
       def get_config():
         config = digits.get_config("smoke")
         config.data.source = "image_folder"
-        config.data.source_args.directory = {str(images)!r}
+        config.data.source_args.image_folder.directory = {str(images)!r}
         return config
     """)
   )
@@ -81,7 +81,7 @@ BAD = {
   "split": (["--config.data.eval_split=x"], ["'x'", "train, test"]),
   "no directory": (
     ["--config.data.source=image_folder"],
-    ["'image_folder'", "directory"],
+    ["no directory is given", "DIRECTORY/SPLIT/CLASS"],
   ),
   "classes": (
     ["--config.model.num_classes=9"],

@@ -111,6 +111,15 @@ def test_auto_takes_it_where_it_fits(cudnn, shape, dtype, chosen):
   assert attention.chosen(*_arrays(shape, dtype=dtype)) == chosen
 
 
+def test_asking_for_it_without_a_gpu_says_what_to_choose():
+  q, k, v = _arrays((2, 3, 4, 2, 8, 8), dtype=jnp.bfloat16)
+  with (
+    execution.use(attention="cudnn"),
+    pytest.raises(ValueError, match=r"'cudnn'.*choose 'auto'"),
+  ):
+    attention.attend(q, k, v)
+
+
 def test_auto_leaves_it_where_there_is_no_gpu():
   q, k, v = _arrays((2, 512, 512, 8, 128, 128), dtype=jnp.bfloat16)
   assert attention.chosen(q, k, v) == "head_major"

@@ -236,3 +236,31 @@ def test_positions_follow_the_dtype_of_the_images():
   run = lambda key, x: _run(key, x, num_bands=3)[0]
   out = jax.eval_shape(run, jax.random.key(0), x)
   assert out.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("positions", ["fourier", "trainable"])
+@pytest.mark.parametrize("how", ["concat", "add"])
+def test_a_permutation_moves_elements_with_their_positions(positions, how):
+  arguments = {
+    "preparation": "conv1x1",
+    "num_channels": 4,
+    "position_encoding": positions,
+    "num_position_channels": 4,
+    "num_bands": 2,
+    "concat_or_add": how,
+  }
+  key, x = jax.random.key(0), jax.random.normal(jax.random.key(1), _IMAGE)
+  out, params = _run(key, x, **arguments)
+  moved, same = _run(key, x, permutation_seed=3, **arguments)
+  jax.tree.map(np.testing.assert_array_equal, params, same)
+  order = image.permutation(3, 8 * 16)
+  assert sorted(order) == list(range(8 * 16))
+  assert np.any(order != np.arange(8 * 16))
+  np.testing.assert_array_equal(moved, out[:, order])
+
+
+def test_permutations_differ_by_their_seed():
+  assert np.any(image.permutation(0, 50) != image.permutation(1, 50))
+  np.testing.assert_array_equal(
+    image.permutation(0, 50), image.permutation(0, 50)
+  )

@@ -48,9 +48,11 @@ def test_the_folder_says_how_the_run_came_about(finished):
 def test_the_folder_holds_what_the_run_found(finished):
   folder, outcome = finished
   assert runs.checkpoint_steps(folder) == [2, 4]
-  (picture,) = (folder / "pictures").iterdir()
-  assert picture.name == "predictions-00000004.png"
-  assert picture.read_bytes().startswith(b"\x89PNG")
+  pictures = sorted((folder / "pictures").iterdir())
+  names = ["cross_attends-00000004.png", "predictions-00000004.png"]
+  assert [picture.name for picture in pictures] == names
+  for picture in pictures:
+    assert picture.read_bytes().startswith(b"\x89PNG")
   assert [p.name for p in (folder / "tensorboard").glob("*tfevents*")]
   assert "</html>" in (folder / "report.html").read_text()
   found = read(folder, "results.json")

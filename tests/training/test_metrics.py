@@ -73,6 +73,77 @@ def test_confusion_counts_truth_by_prediction_under_weights():
   assert found.tolist() == [[1, 1, 0], [1, 0, 0], [0, 0, 1]]
 
 
+calibration = jax.jit(metrics.calibration, static_argnames="bins")
+
+
+def calibrated(confidences, rights):
+  """Logits and labels of two classes with these confidences."""
+  p = np.asarray(confidences, np.float32)
+  logits = np.log(np.stack([p, 1 - p], axis=1))
+  return logits, np.where(rights, 0, 1)
+
+
+def test_calibration_sums_weight_confidence_and_right_by_bin():
+  logits, labels = calibrated([0.55, 0.8, 0.9, 0.95], [True, True, False, True])
+  found = calibration(logits, labels, np.array([1, 1, 1, 0]), bins=4)
+  want = np.zeros((4, 3))
+  want[2] = (1, 0.55, 1)
+  want[3] = (2, 1.7, 1)
+  np.testing.assert_allclose(found, want, rtol=1e-6)
+
+
+def test_bins_of_confidence_are_closed_above():
+  logits = np.float32([[0, 0], [1000, 0]])  # Exactly a half, exactly one.
+  found = calibration(logits, np.zeros(2, int), np.ones(2), bins=2)
+  # A tie says nothing, so it is not right.
+  assert found.tolist() == [[1, 0.5, 0], [1, 1, 1]]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_calibration_adds_up_over_batches(seed):
+  logits, labels, weights = random_batch(seed, 16)
+  whole = calibration(logits, labels, weights)
+  parts = [
+    calibration(logits[at], labels[at], weights[at])
+    for at in (slice(5), slice(5, None))
+  ]
+  np.testing.assert_allclose(whole, sum(parts), rtol=1e-5, atol=1e-6)
+  right = metrics.in_top_k(logits, labels, 1) * weights
+  np.testing.assert_allclose(whole[:, 0].sum(), weights.sum())
+  np.testing.assert_allclose(whole[:, 2].sum(), right.sum())
+
+
+def test_calibration_of_low_precision_logits_is_in_float32():
+  logits = jnp.full((4096, 2), jnp.bfloat16(0)).at[:, 0].set(3)
+  table = calibration(logits, jnp.zeros(4096, int), jnp.ones(4096))
+  assert table.dtype == jnp.float32
+  want = np.array([1, 1 / (1 + np.exp(-3)), 1]) * 4096
+  np.testing.assert_allclose(table[-1], want, rtol=1e-5)
+
+
+def test_calibration_error_is_the_mean_distance_over_examples():
+  # Three at 0.9 of which one is right, one at 0.6 that is right.
+  logits, labels = calibrated([0.9, 0.9, 0.9, 0.6], [True, False, False, True])
+  table = calibration(logits, labels, np.ones(4))
+  want = 3 / 4 * (0.9 - 1 / 3) + 1 / 4 * (1 - 0.6)
+  found = metrics.expected_calibration_error(np.asarray(table))
+  assert type(found) is float
+  assert found == pytest.approx(want, rel=1e-5)
+
+
+def test_a_model_that_knows_what_it_knows_has_no_calibration_error():
+  rng = np.random.default_rng(0)
+  chances = rng.uniform(0.5, 1, 50_000)
+  logits, labels = calibrated(chances, rng.random(50_000) < chances)
+  table = np.asarray(calibration(logits, labels, np.ones(50_000)))
+  assert metrics.expected_calibration_error(table) < 0.01
+
+
+def test_per_class_accuracy_leaves_classes_without_examples_out():
+  counts = np.float32([[3, 1, 0], [0, 0, 0], [2, 0, 0]])
+  assert metrics.per_class_accuracy(counts) == {0: 0.75, 2: 0.0}
+
+
 def test_means_keep_arrays_as_sums_and_scalars_leave_them_out():
   counts = jnp.array([[3.0, 1.0], [0.0, 4.0]])
   found = metrics.means(

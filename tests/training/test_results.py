@@ -53,6 +53,7 @@ class Run:
         "loss": np.float32(0.25),
         "accuracy": np.float32(0.975),
         "confusion": np.eye(10),
+        "calibration": np.ones((15, 3)),
       }
     }
 
@@ -181,10 +182,11 @@ def test_a_published_row_stands_in_both_files(run, tmp_path, monkeypatch):
 def test_pictures_go_to_the_sinks_under_the_last_step(run, tmp_path):
   sinks = Sinks()
   run.write(tmp_path, sinks)
-  ((at, name, picture),) = sinks.pictures
-  assert (at, name) == (20, "predictions")
-  assert picture.dtype == np.uint8
-  assert picture.ndim == 3
+  names = {(at, name) for at, name, _ in sinks.pictures}
+  assert names == {(20, "predictions"), (20, "cross_attends")}
+  for _, _, picture in sinks.pictures:
+    assert picture.dtype == np.uint8
+    assert picture.ndim == 3
 
 
 @pytest.mark.usefixtures("quick_show")

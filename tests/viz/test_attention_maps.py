@@ -4,7 +4,9 @@ import pytest
 
 from perceiver_jax.viz.attention_maps import (
   contact_sheet,
+  cross_attend_sheet,
   grid_weights,
+  input_grid,
   overlay,
   png_bytes,
   rollout,
@@ -43,6 +45,22 @@ def test_grid_weights_average_heads_and_latents(rng, shape):
 def test_grid_weights_need_a_place_an_input():
   with pytest.raises(ValueError, match="does not hold 7 inputs"):
     grid_weights(np.ones(7), (2, 3))
+
+
+@pytest.mark.parametrize(
+  ("size", "num_inputs", "grid"),
+  [
+    ((224, 224), 224 * 224, (224, 224)),
+    ((224, 224), 56 * 56, (56, 56)),
+    ((8, 16), 128, (8, 16)),
+    ((16, 8), 32, (8, 4)),
+    ((30, 50), 8 * 13, (8, 13)),  # Strides of 4 leave ceil(30 / 4) rows.
+    ((9, 33), 3 * 9, (3, 9)),
+    ((5, 5), 1, (1, 1)),
+  ],
+)
+def test_input_grids_cover_an_image_evenly(size, num_inputs, grid):
+  assert input_grid(size, num_inputs) == grid
 
 
 @pytest.mark.parametrize(
@@ -155,6 +173,79 @@ def test_contact_sheet_needs_a_title_an_image(images, titles, columns):
   image = np.zeros((4, 4), np.uint8)
   with pytest.raises(ValueError, match="titles"):
     contact_sheet([image] * images, ["a"] * titles, columns)
+
+
+def one_hot_attention(places, latents, inputs):
+  """[B, 2, N, M]: latent n of picture b looks at `places[b][n]` alone."""
+  weights = np.zeros((len(places), 2, latents, inputs), np.float32)
+  for b, row in enumerate(places):
+    for n, place in enumerate(row):
+      weights[b, :, n, place] = 1
+  return weights
+
+
+def cells(sheet, rows, columns, side, gap=8):
+  """The pictures [rows, columns, side, side, 3] of a sheet, without labels."""
+  height = sheet.shape[0] // rows
+  return np.array(
+    [
+      [
+        sheet[(r + 1) * height - side :][:side, c * (side + gap) :][:, :side]
+        for c in range(columns)
+      ]
+      for r in range(rows)
+    ]
+  )
+
+
+def hottest(cell, grid):
+  """Which place of a square grid is the brightest."""
+  step = len(cell) // grid
+  light = cell.astype(int).sum(axis=-1)
+  blocks = light.reshape(grid, step, grid, step).mean(axis=(1, 3))
+  return blocks.argmax()
+
+
+def test_cross_attend_sheet_has_a_row_a_picture_and_a_column_a_read(rng):
+  images = rng.integers(0, 256, (2, 128, 128, 3), np.uint8)
+  first = one_hot_attention([[0, 0], [5, 5]], 2, 16)
+  second = one_hot_attention([[3, 3], [12, 12]], 2, 16)
+  sheet = cross_attend_sheet(images, ["cat", "dog"], [first, second])
+  assert sheet.dtype == np.uint8
+  found = cells(sheet, 2, 3, 128)
+  np.testing.assert_array_equal(found[:, 0], images)
+  places = [[hottest(cell, 4) for cell in row[1:]] for row in found]
+  assert places == [[0, 3], [5, 12]]
+
+
+def test_maps_are_the_mean_over_latents_and_nothing_of_the_picture(rng):
+  images = rng.integers(0, 256, (1, 8, 8, 1), np.uint8)
+  weights = one_hot_attention([[1, 1, 2]], 3, 4)
+  (row,) = cells(cross_attend_sheet(images, ["a"], [weights]), 1, 2, 128)
+  blocks = row[1].reshape(2, 64, 2, 64, 3)
+  assert (blocks == blocks[:, :1, :, :1]).all()
+  light = blocks[:, 0, :, 0].astype(int).sum(axis=-1).ravel()
+  assert light[1] > light[2] > light[0] == light[3]
+
+
+def test_single_latents_have_columns_of_their_own(rng):
+  images = rng.integers(0, 256, (1, 8, 8, 3), np.uint8)
+  reads = [
+    one_hot_attention([[1, 9, 2]], 3, 16),
+    one_hot_attention([[4, 9, 7]], 3, 16),
+  ]
+  sheet = cross_attend_sheet(images, ["a"], reads, latents=[2, 0])
+  (row,) = cells(sheet, 1, 5, 128)
+  assert [hottest(cell, 4) for cell in row[1:]] == [2, 1, 7, 4]
+
+
+def test_cross_attend_sheet_needs_pictures_with_titles(rng):
+  images = np.zeros((2, 8, 8, 3), np.uint8)
+  weights = attention(rng, 2, 1, 3, 64)
+  with pytest.raises(ValueError, match="zip"):
+    cross_attend_sheet(images, ["a"], [weights])
+  with pytest.raises(ValueError, match="concatenate"):
+    cross_attend_sheet(images[:0], [], [weights[:0]])
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (5, 7, 3)])

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import haiku as hk
 import jax
+import numpy as np
 
 from perceiver_jax.models import blocks, convolutions, patches, positions
 from perceiver_jax.models.inputs import InputArray
@@ -39,6 +40,8 @@ class ImageAdapter(hk.Module):
     num_position_mlp: Residual linear layers on the positions.
     cross_replica_axis: See `ConvDownsample`.
     padding: Of the "conv" stem; see `ConvDownsample`.
+    permutation_seed: Of the one order in which all inputs come, with their
+      positions (Perceiver, Table 2, "permuted"); 0 leaves them in place.
 
   Raises:
     ValueError: An unknown `preparation`, `position_encoding` or
@@ -62,6 +65,7 @@ class ImageAdapter(hk.Module):
     num_position_mlp: int = 0,
     cross_replica_axis: str = "",
     padding: str = "same",
+    permutation_seed: int = 0,
     name: str | None = None,
   ):
     super().__init__(name=name)
@@ -83,6 +87,7 @@ class ImageAdapter(hk.Module):
     self._num_position_mlp = num_position_mlp
     self._cross_replica_axis = cross_replica_axis
     self._padding = padding
+    self._permutation_seed = permutation_seed
 
   def __call__(
     self, images: Float[Array, "B ..."], *, is_training: bool
@@ -99,9 +104,11 @@ class ImageAdapter(hk.Module):
     index_dims = x.shape[1:-1]
     x = x.reshape(x.shape[0], -1, x.shape[-1])
     table = self._positions(index_dims, x.shape[-1]).astype(x.dtype)
-    if self._concat_or_add == "add":
-      return InputArray(x + table)
-    return InputArray(x, table)
+    appended = self._concat_or_add == "concat"
+    found = InputArray(x, table) if appended else InputArray(x + table)
+    if not self._permutation_seed:
+      return found
+    return found.reordered(permutation(self._permutation_seed, x.shape[1]))
 
   @hk.transparent
   def _prepare(self, images: jax.Array, is_training: bool) -> jax.Array:
@@ -168,6 +175,11 @@ class ImageAdapter(hk.Module):
       if i < self._num_position_mlp - 1:
         x = jax.nn.relu(x)
     return x
+
+
+def permutation(seed: int, size: int) -> np.ndarray:
+  """The order [M] of `ImageAdapter.permutation_seed`."""
+  return np.random.default_rng(seed).permutation(size)
 
 
 def _check(what: str, given: str, choices: tuple[str, ...]) -> None:

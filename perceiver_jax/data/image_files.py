@@ -1,0 +1,168 @@
+"""Image files: read, decode and encode; `images` has the same names.
+
+Shapes: H height, W width; channels are 1 (grey), 3 (RGB) or 4 (RGBA).
+"""
+
+import os
+import re
+
+import cv2
+import numpy as np
+
+from perceiver_jax.errors import UserError
+
+# Grain already runs one decoder per thread; a second pool inside OpenCV would
+# only fight with it for the same cores.
+cv2.setNumThreads(0)
+# A file that cannot be decoded is reported once, by the UserError below.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+_ORIENTED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
+_JPEG_MAGIC = b"\xff\xd8"
+
+
+def read_image(path: str | os.PathLike[str], channels: int = 3) -> np.ndarray:
+  """Reads an image file; see `decode_image`.
+
+  Args:
+    path: any file OpenCV decodes: JPEG, PNG, WebP, BMP and others.
+    channels: 1 (grey) or 3 (RGB).
+
+  Returns:
+    uint8 [H, W, channels], channels in RGB order.
+
+  Raises:
+    UserError: the file is missing, empty, a directory or not an image.
+  """
+  return decode_image(_read_bytes(path), channels, repr(str(path)))
+
+
+def decode_image(
+  data: bytes, channels: int = 3, name: str = "the image"
+) -> np.ndarray:
+  """Decodes an encoded image of any type, whatever its file is called.
+
+  The EXIF orientation is applied, except to images with transparency, where
+  OpenCV ignores it. Transparent pixels are composited on white, 16-bit images
+  are scaled to 8 bits, and the inks of a CMYK JPEG are taken to be inverted,
+  which is how Adobe writes them and everyone reads them.
+
+  Args:
+    data: the bytes of the file.
+    channels: 1 (grey) or 3 (RGB).
+    name: what an error calls the image.
+
+  Returns:
+    uint8 [H, W, channels], channels in RGB order.
+
+  Raises:
+    UserError: the bytes are no image, or not all of one.
+  """
+  image = _decode(data)
+  if image is None:
+    raise UserError(
+      f"{name} cannot be read as an image: it is damaged, incomplete or of"
+      " another type; replace or remove it"
+    )
+  return to_channels(_to_uint8(image, name), channels)
+
+
+def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
+  """Converts between grey, RGB and RGBA.
+
+  Args:
+    image: uint8 [H, W] or [H, W, 1 | 3 | 4]; four channels are RGBA and are
+      composited on white.
+    channels: 1 (grey, by luma) or 3 (RGB).
+
+  Returns:
+    uint8 [H, W, channels].
+
+  Raises:
+    ValueError: `image` or `channels` is of another kind.
+  """
+  if channels not in (1, 3):
+    raise ValueError(f"channels must be 1 or 3, got {channels}")
+  if image.ndim == 2:
+    image = image[..., None]
+  if image.ndim != 3 or image.shape[2] not in (1, 3, 4):
+    raise ValueError(f"not a grey, RGB or RGBA image: shape {image.shape}")
+  if image.shape[2] == 4:
+    image = _composite_on_white(image)
+  if image.shape[2] == channels:
+    return image
+  if channels == 3:
+    return np.repeat(image, 3, axis=2)
+  return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
+
+
+def encode_png(image: np.ndarray) -> bytes:
+  """Encodes uint8 [H, W], [H, W, 1], RGB or RGBA pixels as a PNG file.
+
+  Raises:
+    ValueError: `image` is not uint8.
+  """
+  if image.dtype != np.uint8:
+    raise ValueError(f"pixels must be uint8, got {image.dtype}")
+  if image.ndim == 3 and image.shape[2] in (3, 4):
+    code = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}[image.shape[2]]
+    image = cv2.cvtColor(image, code)
+  return cv2.imencode(".png", image)[1].tobytes()
+
+
+def _read_bytes(path: str | os.PathLike[str]) -> bytes:
+  """Reads a file that must hold something; raises UserError otherwise."""
+  try:
+    with open(path, "rb") as file:
+      data = file.read()
+  except OSError as error:
+    reason = error.strerror or type(error).__name__
+    raise UserError(
+      f"cannot read the image {str(path)!r}: {reason.lower()}; give the path "
+      "of an image file"
+    ) from error
+  if not data:
+    raise UserError(
+      f"the image {str(path)!r} is empty (0 bytes); replace or remove it"
+    )
+  return data
+
+
+def _decode(data: bytes) -> np.ndarray | None:
+  """Decodes to grey, RGB or RGBA of the stored depth; None if undecodable."""
+  buffer = np.frombuffer(data, np.uint8)
+  try:
+    if data.startswith(_JPEG_MAGIC):
+      # What most images are: saves a copy that puts colours in order.
+      return cv2.imdecode(buffer, cv2.IMREAD_COLOR_RGB)
+    image = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
+    if image is None:
+      return None
+    # OpenCV turns the picture upright only in the mode that drops alpha.
+    if image.shape[2:] != (4,) and re.search(b"exif", data, re.IGNORECASE):
+      image = cv2.imdecode(buffer, _ORIENTED)
+  except cv2.error:
+    return None
+  if image is None or image.ndim == 2:
+    return image
+  code = {3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGBA}[image.shape[2]]
+  return cv2.cvtColor(image, code)
+
+
+def _to_uint8(image: np.ndarray, name: str) -> np.ndarray:
+  """Scales 16-bit pixels to 8 bits; raises UserError for other depths."""
+  if image.dtype == np.uint8:
+    return image
+  if image.dtype == np.uint16:
+    return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+  raise UserError(
+    f"{name} has {image.dtype} pixels; only 8 and 16 bits per channel are"
+    " read: convert it to PNG or JPEG"
+  )
+
+
+def _composite_on_white(image: np.ndarray) -> np.ndarray:
+  """Composites uint8 RGBA [H, W, 4] on white; uint8 [H, W, 3]."""
+  colour, alpha = np.split(image.astype(np.uint32), [3], axis=2)
+  blend = colour * alpha + 255 * (255 - alpha)
+  return ((blend + 127) // 255).astype(np.uint8)

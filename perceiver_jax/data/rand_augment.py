@@ -1,0 +1,305 @@
+"""RandAugment (https://arxiv.org/abs/1909.13719): random changes to a picture.
+
+Each layer draws one of sixteen operations, evenly and with replacement, and
+applies it at the same level, from 0 to 10. The Perceiver papers give only the
+layers (4) and the level (5). The rest, all constants included, is as in the
+TensorFlow RandAugment of EfficientNet, which the authors' training code uses;
+it imitates Pillow, and so do we:
+
+- Color, Contrast, Brightness and Sharpness change nothing at level 5, where
+  their factor is 1.
+- Posterize keeps more bits at higher levels, so it is weaker there: 2 at
+  level 5. Below level 2.5 it keeps one bit, not none.
+- Solarize is weaker at higher levels too: its threshold is 128 at level 5.
+- Contrast turns towards the mean grey of the picture. The authors' code means
+  to, but takes min(255, pixels / 256) for the mean.
+- Geometry samples the nearest pixel, and what comes into view is grey 128.
+
+Pictures are uint8 [H, W, 3]. No operation changes its argument, but it may
+return it.
+"""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike
+
+from perceiver_jax.errors import UserError
+
+Operation = Callable[[np.ndarray, float, np.ndarray], np.ndarray]
+
+MAX_LEVEL = 10
+_GREY = 128
+_LEVELS = np.arange(256)
+# OpenCV rounds to nearest where Pillow and TensorFlow drop the fraction; less
+# than a half keeps whole numbers whole in spite of rounding.
+_CUT_OFF = -0.499
+# OpenCV rounds places half-way between pixels to the even one, which would
+# double every other pixel of a sheared row. A little to the right and down,
+# they go to the next one, as in TensorFlow. Less is lost in float32.
+_TIE = np.array([[0, 0, 3e-4], [0, 0, 3e-4]])
+_SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
+
+
+def rand_augment(
+  image: np.ndarray,
+  rng: np.random.Generator,
+  *,
+  num_layers: int = 4,
+  magnitude: float = 5.0,
+) -> np.ndarray:
+  """Applies randomly drawn operations, one after the other.
+
+  Args:
+    image: uint8 [H, W, 3]; it is not changed.
+    rng: draws the operations, their directions and places.
+    num_layers: how many operations.
+    magnitude: level of all of them, from 0 to 10.
+
+  Returns:
+    uint8 [H, W, 3]; `image` itself where nothing changes.
+
+  Raises:
+    ValueError: `image` is not such an array, or has no pixel.
+    UserError: `num_layers` or `magnitude` is out of range.
+  """
+  _check(image, num_layers, magnitude)
+  names = list(OPERATIONS)
+  for index in rng.integers(len(names), size=num_layers):
+    image = OPERATIONS[names[index]](image, magnitude, rng.random(2))
+  return image
+
+
+def auto_contrast(image: np.ndarray) -> np.ndarray:
+  """Stretches each channel to 0..255; a flat channel stays."""
+  # One axis at a time: numpy is far slower over both at once.
+  low = image.min(axis=0).min(axis=0).astype(np.float64)
+  high = image.max(axis=0).max(axis=0).astype(np.float64)
+  scale = 255 / np.maximum(high - low, 1)
+  levels = _LEVELS[:, None]
+  return _look_up(
+    image, np.where(high > low, levels * scale - low * scale, levels)
+  )
+
+
+def equalize(image: np.ndarray) -> np.ndarray:
+  """Spreads the levels of each channel so that they are equally frequent."""
+  tables = [_equalize_table(counts) for counts in _histograms(image)]
+  return _look_up(image, np.stack(tables, axis=-1))
+
+
+def invert(image: np.ndarray) -> np.ndarray:
+  """Turns dark into light and back."""
+  return cv2.bitwise_not(image)
+
+
+def posterize(image: np.ndarray, bits: int) -> np.ndarray:
+  """Keeps only the highest `bits` of each value, at least one."""
+  # With none left the picture would be black. TensorFlow shifts by 7 at most.
+  shift = 8 - max(1, bits)
+  return image & np.uint8(0xFF >> shift << shift)
+
+
+def solarize(image: np.ndarray, threshold: int) -> np.ndarray:
+  """Inverts the values from `threshold` on."""
+  table = np.concatenate([_LEVELS[:threshold], 255 - _LEVELS[threshold:]])
+  return _look_up(image, table)
+
+
+def solarize_add(image: np.ndarray, addition: int) -> np.ndarray:
+  """Adds `addition` to the values below 128."""
+  return _look_up(image, _LEVELS + addition * (_LEVELS < 128))
+
+
+def color(image: np.ndarray, factor: float) -> np.ndarray:
+  """Strengthens (`factor` > 1) or fades the colours; 0 leaves grey."""
+  grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+  return _blend(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), image, factor)
+
+
+def contrast(image: np.ndarray, factor: float) -> np.ndarray:
+  """Moves all values away from (`factor` > 1) or towards the mean grey."""
+  mean = cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0]
+  grey = int(mean + 0.5)
+  return _look_up(image, grey + np.float32(factor) * np.float32(_LEVELS - grey))
+
+
+def brightness(image: np.ndarray, factor: float) -> np.ndarray:
+  """Multiplies all values by `factor`."""
+  return _look_up(image, np.float32(factor) * np.float32(_LEVELS))
+
+
+def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
+  """Sharpens (`factor` > 1) or blurs; the outermost pixels stay."""
+  smooth = cv2.filter2D(image, -1, _SMOOTH)
+  smooth[[0, -1]] = image[[0, -1]]
+  smooth[:, [0, -1]] = image[:, [0, -1]]
+  return _blend(smooth, image, factor)
+
+
+def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
+  """Turns the picture counterclockwise around its centre."""
+  height, width = image.shape[:2]
+  centre = ((width - 1) / 2, (height - 1) / 2)
+  return _warp(image, cv2.getRotationMatrix2D(centre, -degrees, 1))
+
+
+def shear_x(image: np.ndarray, slope: float) -> np.ndarray:
+  """Moves row y to the left by `slope` * y pixels."""
+  return _warp(image, [[1, slope, 0], [0, 1, 0]])
+
+
+def shear_y(image: np.ndarray, slope: float) -> np.ndarray:
+  """Moves column x up by `slope` * x pixels."""
+  return _warp(image, [[1, 0, 0], [slope, 1, 0]])
+
+
+def translate_x(image: np.ndarray, pixels: float) -> np.ndarray:
+  """Moves the picture to the left."""
+  return _warp(image, [[1, 0, pixels], [0, 1, 0]])
+
+
+def translate_y(image: np.ndarray, pixels: float) -> np.ndarray:
+  """Moves the picture up."""
+  return _warp(image, [[1, 0, 0], [0, 1, pixels]])
+
+
+def cutout(
+  image: np.ndarray, half_side: int, centre: tuple[int, int]
+) -> np.ndarray:
+  """Paints a grey square, as much of it as lies inside.
+
+  Args:
+    image: uint8 [H, W, 3].
+    half_side: pixels from its centre to its edges.
+    centre: row and column, the first ones of its lower right quarter.
+  """
+  rows, columns = (slice(max(0, c - half_side), c + half_side) for c in centre)
+  out = image.copy()
+  out[rows, columns] = _GREY
+  return out
+
+
+def _check(image: np.ndarray, num_layers: int, magnitude: float) -> None:
+  """Raises what `rand_augment` does for arguments out of range."""
+  if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    raise ValueError(
+      f"image must be uint8 [H, W, 3], got {image.dtype} {image.shape}"
+    )
+  if not image.size:
+    raise ValueError(f"image has no pixel: shape {image.shape}")
+  if num_layers < 0:
+    raise UserError(
+      f"config.data.rand_augment.num_layers is {num_layers}; give 0 or more"
+    )
+  if not 0 <= magnitude <= MAX_LEVEL:
+    raise UserError(
+      f"config.data.rand_augment.magnitude is {magnitude}; give a number from"
+      f" 0 to {MAX_LEVEL}"
+    )
+
+
+def _histograms(image: np.ndarray) -> list[np.ndarray]:
+  """Number of pixels at each level, int64 [256], of each channel."""
+  return [
+    cv2.calcHist([image], [channel], None, [256], [0, 256])
+    .ravel()
+    .astype(np.int64)
+    for channel in range(3)
+  ]
+
+
+def _equalize_table(counts: np.ndarray) -> np.ndarray:
+  """Table [256] of the share of darker pixels; of the same levels if few."""
+  lightest = np.flatnonzero(counts)[-1]
+  step = (counts.sum() - counts[lightest]) // 255
+  if step == 0:
+    return _LEVELS
+  darker = np.cumsum(counts) - counts
+  return (darker + step // 2) // step
+
+
+def _look_up(image: np.ndarray, table: np.ndarray) -> np.ndarray:
+  """Replaces each value by `table`'s, [256] or [256, 3], cut off to uint8."""
+  return cv2.LUT(image, np.clip(table, 0, 255).astype(np.uint8)[None])
+
+
+def _blend(ground: np.ndarray, image: np.ndarray, factor: float) -> np.ndarray:
+  """Returns ground + factor * (image - ground), cut off to whole numbers."""
+  return cv2.addWeighted(image, factor, ground, 1 - factor, _CUT_OFF)
+
+
+def _warp(image: np.ndarray, matrix: ArrayLike) -> np.ndarray:
+  """Moves pixels; `matrix` [2, 3] takes a place (x, y) to where it was."""
+  return cv2.warpAffine(
+    image,
+    np.asarray(matrix) + _TIE,
+    image.shape[1::-1],
+    flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
+    borderValue=(_GREY,) * 3,
+  )
+
+
+def _fixed(apply: Callable) -> Operation:
+  """Entry of an operation that has no level."""
+  return lambda image, level, draw: apply(image)
+
+
+def _whole(apply: Callable, most: int) -> Operation:
+  """Entry of one that takes a whole number, `most` at level 10."""
+  return lambda image, level, draw: apply(image, int(level / MAX_LEVEL * most))
+
+
+def _either_way(apply: Callable, most: float) -> Operation:
+  """Entry of one that goes either way, by `most` at level 10."""
+
+  def operation(image, level, draw):
+    amount = level / MAX_LEVEL * most
+    return apply(image, amount if draw[0] < 0.5 else -amount)
+
+  return operation
+
+
+def _enhance(apply: Callable) -> Operation:
+  """Entry of one that takes a factor: 0.1 at level 0, 1.9 at level 10."""
+
+  def operation(image, level, draw):
+    factor = level / MAX_LEVEL * 1.8 + 0.1
+    return image if factor == 1 else apply(image, factor)
+
+  return operation
+
+
+def _anywhere(apply: Callable, most: int) -> Operation:
+  """Entry of one that paints around any pixel, `most` far at level 10."""
+
+  def operation(image, level, draw):
+    height, width = image.shape[:2]
+    centre = (int(draw[0] * height), int(draw[1] * width))
+    return apply(image, int(level / MAX_LEVEL * most), centre)
+
+  return operation
+
+
+# Every operation, as a function of a picture, a level and two numbers drawn
+# evenly from [0, 1). One that goes either way goes back when the first is 0.5
+# or more; for one with a place, they are row and column over height and width.
+OPERATIONS: dict[str, Operation] = {
+  "AutoContrast": _fixed(auto_contrast),
+  "Equalize": _fixed(equalize),
+  "Invert": _fixed(invert),
+  "Rotate": _either_way(rotate, 30.0),
+  "Posterize": _whole(posterize, 4),
+  "Solarize": _whole(solarize, 256),
+  "Color": _enhance(color),
+  "Contrast": _enhance(contrast),
+  "Brightness": _enhance(brightness),
+  "Sharpness": _enhance(sharpness),
+  "ShearX": _either_way(shear_x, 0.3),
+  "ShearY": _either_way(shear_y, 0.3),
+  "TranslateX": _either_way(translate_x, 100.0),
+  "TranslateY": _either_way(translate_y, 100.0),
+  "Cutout": _anywhere(cutout, 40),
+  "SolarizeAdd": _whole(solarize_add, 110),
+}

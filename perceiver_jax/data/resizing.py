@@ -1,0 +1,113 @@
+"""Resizing of pictures: area averages, and TensorFlow's bicubic.
+
+Shapes: H height, W width, C channels.
+"""
+
+import functools
+
+import cv2
+import numpy as np
+from scipy import sparse
+
+from perceiver_jax.errors import UserError
+
+
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+  """Resizes: averages areas on the way down, bicubic on the way up.
+
+  Args:
+    image: uint8 or float32 [H, W, C].
+    height: rows wanted.
+    width: columns wanted.
+
+  Returns:
+    [height, width, C] of the same type; uint8 values saturate at 0 and 255.
+  """
+  rows, columns = image.shape[:2]
+  # Area averaging is undefined on an axis that grows, and bicubic aliases on
+  # one that shrinks, so each axis goes down first and up afterwards.
+  small = (min(height, rows), min(width, columns))
+  out = _cv2_resize(image, *small, cv2.INTER_AREA)
+  return _cv2_resize(out, height, width, cv2.INTER_CUBIC)
+
+
+def cubic_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+  """Resizes with the cubic convolution kernel of Keys (1981), a = -0.5.
+
+  As `tf.image.resize` does with "bicubic" and no antialiasing: pixels are
+  where their centres are, each output pixel is made of the 4 x 4 nearest, and
+  those outside the image count for nothing.
+
+  Args:
+    image: uint8 or float32 [H, W, C].
+    height: rows wanted.
+    width: columns wanted.
+
+  Returns:
+    float32 [height, width, C]; values may leave the range of the image.
+  """
+  rows, columns, channels = image.shape
+  # Each axis in turn is brought to the front, where it is one sparse product.
+  out = cv2.transpose(image).reshape(columns, -1)
+  out = _cubic_weights(columns, width) @ out
+  out = cv2.transpose(out.reshape(width, rows, channels)).reshape(rows, -1)
+  out = _cubic_weights(rows, height) @ out
+  return out.reshape(height, width, channels)
+
+
+def resize_by(
+  image: np.ndarray, height: int, width: int, method: str
+) -> np.ndarray:
+  """Resizes by one of `RESIZES`.
+
+  Args:
+    image: uint8 [H, W, C].
+    height: rows wanted.
+    width: columns wanted.
+    method: "area" (`resize`) or "cubic" (`cubic_resize`).
+
+  Returns:
+    [height, width, C], of the type the method gives.
+
+  Raises:
+    UserError: there is no such method.
+  """
+  if method not in RESIZES:
+    raise UserError(f"resize is {method!r}; give {' or '.join(RESIZES)}")
+  return RESIZES[method](image, height, width)
+
+
+RESIZES = {"area": resize, "cubic": cubic_resize}
+
+
+@functools.lru_cache(maxsize=1024)
+def _cubic_weights(size: int, new_size: int) -> sparse.csr_array:
+  """Weights [new_size, size] of the old pixels of an axis in the new ones."""
+  centre = (np.arange(new_size) + 0.5) * (size / new_size) - 0.5
+  taps = np.floor(centre)[:, None] + np.arange(-1, 3)
+  weights = _keys_kernel(np.abs(centre[:, None] - taps))
+  weights[(taps < 0) | (taps >= size)] = 0
+  weights /= weights.sum(axis=1, keepdims=True)
+  columns = taps.clip(0, size - 1).astype(np.int32)
+  ends = np.arange(0, weights.size + 1, 4, dtype=np.int32)
+  return sparse.csr_array(
+    (weights.astype(np.float32).ravel(), columns.ravel(), ends),
+    shape=(new_size, size),
+  )
+
+
+def _keys_kernel(distance: np.ndarray) -> np.ndarray:
+  """Keys' kernel with a = -0.5 at distances in 0..2, in pixels."""
+  near = (1.5 * distance - 2.5) * distance**2 + 1
+  far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+  return np.where(distance <= 1, near, far)
+
+
+def _cv2_resize(
+  image: np.ndarray, height: int, width: int, interpolation: int
+) -> np.ndarray:
+  """Resizes with OpenCV, which drops a channel axis of length one."""
+  if image.shape[:2] == (height, width):
+    return image
+  out = cv2.resize(image, (width, height), interpolation=interpolation)
+  return out.reshape(height, width, image.shape[2])

@@ -1,0 +1,272 @@
+"""Times preparing pictures: python -m scripts.benchmark_data.
+
+One row a stage of what an ImageNet picture goes through in training: decode,
+random crop (Inception's), RandAugment, bicubic resize, normalisation. Columns:
+milliseconds an image and images a second of the stage alone on one core, then
+images a second of all stages so far, and of those without RandAugment.
+
+Below that is the whole input pipeline with its threads, or --num_workers
+processes: images a second when nothing else is done, and the share of the time
+that training waits for data if a step takes --step_seconds on the device (the
+script sleeps instead). Near 0% the device is busy; else use more workers.
+
+The pictures are JPEGs of ImageNet's usual size (500 x 375, about 100 kB), made
+from a photograph that comes with scikit-learn; --directory=FOLDER takes the
+first --num_images of your own, subfolders included.
+"""
+
+import functools
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from absl import flags
+
+from experiments import launch
+from perceiver_jax.data import (
+  image_sources,
+  images,
+  pipeline,
+  preprocessing,
+  rand_augment,
+  sources,
+)
+from perceiver_jax.errors import UserError
+from scripts import benchmark_timing as timing
+
+_DIRECTORY = flags.DEFINE_string("directory", "", "Folder of your own images.")
+_NUM_IMAGES = flags.DEFINE_integer(
+  "num_images", 64, "Images to take.", lower_bound=1
+)
+_SIZE = flags.DEFINE_integer(
+  "image_size", 224, "Rows and columns the model takes.", lower_bound=1
+)
+_LAYERS = flags.DEFINE_integer(
+  "layers", 4, "Of RandAugment, at magnitude 5; 0: none.", lower_bound=0
+)
+_REPEATS = flags.DEFINE_integer(
+  "repeats", 5, "Passes over the images a stage; their median is shown.",
+  lower_bound=1,
+)  # fmt: skip
+_WORKERS = flags.DEFINE_integer(
+  "num_workers", 0, "Processes of the pipeline; 0: threads.", lower_bound=0
+)
+_BATCH = flags.DEFINE_integer(
+  "batch_size", 64, "Images in a batch.", lower_bound=1
+)
+_STEPS = flags.DEFINE_integer(
+  "num_steps", 16, "Batches timed, after as many more; 0: no pipeline.",
+  lower_bound=0,
+)  # fmt: skip
+_STEP_SECONDS = flags.DEFINE_float(
+  "step_seconds", 0.25, "What a step takes on the device.", lower_bound=0.0
+)
+_JSON = flags.DEFINE_string("json", "", "File to write the figures to.")
+
+_MAGNITUDE = 5
+_HEIGHT, _WIDTH = 375, 500
+_QUALITY = 96  # Gives the photograph about 100 kB at this size.
+
+
+class _Encoded:
+  """Encoded images as a `sources.Source` that decodes when asked."""
+
+  class_names = ("picture",)
+  num_classes = 1
+  in_memory = False
+
+  def __init__(self, files: Sequence[bytes]):
+    self._files = files
+
+  def __len__(self) -> int:
+    return len(self._files)
+
+  def __getitem__(self, index: int) -> sources.Example:
+    image = images.decode_image(self._files[index])
+    return {"image": image, "label": np.int32(0)}
+
+
+def main(argv: Sequence[str]) -> None:
+  """Prints the table."""
+  launch.no_arguments(argv)
+  path = Path(_JSON.value)
+  if not path.parent.is_dir():
+    raise UserError(f"--json={path}: there is no folder {path.parent}")
+  files = _files(Path(_DIRECTORY.value)) if _DIRECTORY.value else _photographs()
+  kilobytes = np.mean([len(data) for data in files.values()]) / 1000
+  print(
+    f"{len(files)} images of {kilobytes:.0f} kB, to {_SIZE.value} x"
+    f" {_SIZE.value}, median of {_REPEATS.value}; OpenCV {cv2.__version__},"
+    f" {os.cpu_count()} cores"
+  )
+  rows = stage_rows(files)
+  print(timing.table(rows))
+  figures = {"kilobytes": kilobytes, "rows": rows}
+  if _STEPS.value:
+    figures["pipeline"] = pipeline_figures(list(files.values()))
+  if _JSON.value:
+    path.write_text(json.dumps(figures, indent=2), encoding="utf-8")
+
+
+def stage_rows(files: dict[str, bytes]) -> list[dict[str, Any]]:
+  """Figures of each stage."""
+  size = _SIZE.value
+  stages = {
+    "decode": lambda file, _: images.decode_image(file[1], name=file[0]),
+    "crop": _crop,
+    "RandAugment": functools.partial(
+      rand_augment.rand_augment, num_layers=_LAYERS.value, magnitude=_MAGNITUDE
+    ),
+    "resize": lambda image, _: images.cubic_resize(image, size, size),
+    "normalise": lambda image, _: images.normalize(image, "imagenet"),
+  }
+  print("the stages on one core ...", flush=True)
+  passes = [_stage_seconds(files, stages) for _ in range(_REPEATS.value + 1)]
+  rows, spent, plain = [], 0.0, 0.0
+  for name in stages:
+    # After one pass that is not counted.
+    seconds = statistics.median(found[name] for found in passes[1:])
+    spent += seconds
+    plain += seconds if name != "RandAugment" else 0.0
+    rows.append(
+      {
+        "stage": name,
+        "ms": seconds * 1e3,
+        "images/s": 1 / seconds,
+        "so far": 1 / spent,
+        "so far without RandAugment": 1 / plain,
+      }
+    )
+  return rows
+
+
+def pipeline_figures(files: Sequence[bytes]) -> dict[str, float]:
+  """Images a second of the whole pipeline, and how long a step waits."""
+  steps, batch_size = _STEPS.value, _BATCH.value
+  print(f"pipeline with --num_workers={_WORKERS.value} ...", flush=True)
+  batches = iter(_dataset(files))
+  # Batches are made ahead: none of those that wait for us may count.
+  _drain(batches, steps)
+  seconds = _drain(batches, steps)
+  waited = _drain(batches, steps, _STEP_SECONDS.value)
+  batches.close()
+  slept = steps * _STEP_SECONDS.value
+  figures = {
+    "batch_size": batch_size,
+    "num_workers": _WORKERS.value,
+    "images/s": steps * batch_size / seconds,
+    "step_seconds": _STEP_SECONDS.value,
+    "waiting": waited / (waited + slept),
+  }
+  print(
+    f"pipeline: {figures['images/s']:,.4g} images/s in batches of {batch_size};"
+    f" steps of {_STEP_SECONDS.value:g} s wait for data"
+    f" {figures['waiting']:.1%} of the time"
+  )
+  return figures
+
+
+def _dataset(files: Sequence[bytes]) -> Iterable[dict[str, np.ndarray]]:
+  settings = {
+    "crop": "inception",
+    "flip": True,
+    "rand_augment": {"num_layers": _LAYERS.value, "magnitude": _MAGNITUDE},
+    "affine": {},
+    "crop_fraction": 1.0,
+    "resize": "cubic",
+    "normalization": "imagenet",
+  }
+  shape = (_SIZE.value, _SIZE.value, 3)
+  prepare = preprocessing.Preprocessing(shape, settings)
+  return pipeline.train_dataset(
+    _Encoded(files),
+    global_batch=_BATCH.value,
+    seed=0,
+    transform=functools.partial(_train_view, prepare),
+    num_workers=_WORKERS.value,
+  )
+
+
+def _train_view(
+  prepare: preprocessing.Preprocessing,
+  example: sources.Example,
+  rng: np.random.Generator,
+) -> sources.Example:
+  return {**example, "image": prepare.train(example["image"], rng)}
+
+
+def _drain(batches: Iterable, steps: int, sleep: float = 0.0) -> float:
+  """Takes batches, sleeping after each; seconds spent waiting for them."""
+  waited = 0.0
+  for _ in range(steps):
+    start = time.perf_counter()
+    next(batches)
+    waited += time.perf_counter() - start
+    time.sleep(sleep)
+  return waited
+
+
+def _stage_seconds(
+  files: dict[str, bytes], stages: dict[str, Callable]
+) -> dict[str, float]:
+  """Mean seconds of each stage, image by image as in a pipeline."""
+  spent, rng = dict.fromkeys(stages, 0.0), np.random.default_rng(0)
+  for value in files.items():
+    for name, stage in stages.items():
+      start = time.perf_counter()
+      value = stage(value, rng)
+      spent[name] += time.perf_counter() - start
+  return {name: seconds / len(files) for name, seconds in spent.items()}
+
+
+def _crop(
+  image: np.ndarray, rng: np.random.Generator, **bounds: tuple[float, float]
+) -> np.ndarray:
+  top, left, height, width = images.inception_crop(
+    *image.shape[:2], rng, **bounds
+  )
+  return image[top : top + height, left : left + width]
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+  """Contents of the first images in a folder, by their paths."""
+  folder = folder.expanduser()
+  if not folder.is_dir():
+    raise UserError(f"--directory={folder} is no folder; give one of images")
+  paths = sorted(
+    path
+    for path in folder.rglob("*")
+    if path.suffix.lower() in image_sources.IMAGE_SUFFIXES
+  )
+  if not paths:
+    raise UserError(
+      f"--directory={folder} has no image; looked for"
+      f" {', '.join(image_sources.IMAGE_SUFFIXES)}"
+    )
+  return {str(path): path.read_bytes() for path in paths[: _NUM_IMAGES.value]}
+
+
+def _photographs() -> dict[str, bytes]:
+  """JPEGs of parts of a photograph, by number."""
+  # Here, since your own images don't need it.
+  from sklearn import datasets
+
+  photograph = datasets.load_sample_image("china.jpg")
+  rng, files = np.random.default_rng(0), {}
+  for number in range(_NUM_IMAGES.value):
+    part = _crop(photograph, rng, area=(0.4, 1.0))
+    pixels = images.resize(part, _HEIGHT, _WIDTH)[..., ::-1]
+    quality = [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
+    data = cv2.imencode(".jpg", pixels, quality)[1].tobytes()
+    files[f"photograph {number}"] = data
+  return files
+
+
+if __name__ == "__main__":
+  launch.run(main)

@@ -1,0 +1,294 @@
+r"""Prepares image data to train on, and checks it.
+
+  python -m scripts.prepare_data --dataset=imagenet2012 --data_dir=DIR \
+    --manual_dir=TARS
+
+writes a data set of TensorFlow Datasets into DIR, in the ArrayRecord format
+that training reads; any image classification data set will do. It needs
+TensorFlow: pip install 'perceiver_jax[prepare]'. Training does not, so this may
+run elsewhere. ImageNet cannot be downloaded by a program: register at
+https://image-net.org, and put ILSVRC2012_img_train.tar (148 GB) and
+ILSVRC2012_img_val.tar (7 GB) into TARS. DIR takes as much again.
+
+  python -m scripts.prepare_data --dataset=imagenet2012 --data_dir=DIR --check
+
+only looks, without TensorFlow: is every file of every split there, with as many
+examples as it should have, and can some be decoded?
+
+  python -m scripts.prepare_data --directory=FOLDER
+
+checks a folder of images, FOLDER/train/CLASS/*.JPEG and so on: counts the
+images of each class and reads every one. Training takes the next image in the
+place of one that cannot be read, and stops if those are more than 1%.
+
+The exit status is 0 if all is well.
+"""
+
+import functools
+import importlib.util
+import os
+import re
+from collections.abc import Sequence
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+from tqdm import tqdm
+
+from experiments import launch
+from perceiver_jax.data import image_sources
+from perceiver_jax.errors import UserError
+
+_DATASET = flags.DEFINE_string(
+  "dataset", "", "Name in TensorFlow Datasets, imagenet2012 for example."
+)
+_DATA_DIR = flags.DEFINE_string(
+  "data_dir", "", "Where data sets are; default: that of TensorFlow Datasets."
+)
+_MANUAL_DIR = flags.DEFINE_string(
+  "manual_dir", "", "Where the tar files are; default: DIR/downloads/manual."
+)
+_CHECK = flags.DEFINE_bool("check", False, "Only look.")
+_DIRECTORY = flags.DEFINE_string("directory", "", "Folder of images to check.")
+
+# Of ILSVRC 2012 (Russakovsky et al., 2015, Table 2): what has to be there.
+_SIZES = {"imagenet2012": {"train": 1_281_167, "validation": 50_000}}
+# In bytes, as TensorFlow Datasets has them.
+_TARS = {
+  "imagenet2012": {
+    "ILSVRC2012_img_train.tar": 147_897_477_120,
+    "ILSVRC2012_img_val.tar": 6_744_924_160,
+  }
+}
+# Problems that an error names.
+_SHOWN = 3
+
+
+def main(argv: Sequence[str]) -> int:
+  """Prepares or checks what the flags name."""
+  launch.no_arguments(argv)
+  if bool(_DATASET.value) == bool(_DIRECTORY.value):
+    raise UserError(
+      "give --dataset=NAME, imagenet2012 for example, or --directory=FOLDER"
+    )
+  if _DIRECTORY.value:
+    return check_folder(_DIRECTORY.value)
+  data_dir = os.path.expanduser(_DATA_DIR.value)
+  if not _CHECK.value:
+    prepare(_DATASET.value, data_dir, os.path.expanduser(_MANUAL_DIR.value))
+  check_dataset(_DATASET.value, data_dir)
+  return 0
+
+
+def prepare(name: str, data_dir: str, manual_dir: str = "") -> None:
+  """Writes a data set in the ArrayRecord format.
+
+  Args:
+    name: in TensorFlow Datasets.
+    data_dir: where to write it; empty for the default.
+    manual_dir: holds what must be downloaded by hand; empty for the default.
+
+  Raises:
+    UserError: it is unknown, or TensorFlow or a tar file is missing.
+  """
+  import tensorflow_datasets
+
+  try:
+    builder = tensorflow_datasets.builder(
+      name, data_dir=data_dir or None, file_format="array_record"
+    )
+  except tensorflow_datasets.core.DatasetNotFoundError as error:
+    raise UserError(
+      f"TensorFlow Datasets has no {name!r}; check --dataset"
+    ) from error
+  if builder.is_prepared():
+    print(f"{name} is already prepared")
+    return
+  root = data_dir or tensorflow_datasets.core.constants.DATA_DIR
+  _check_tars(name, Path(manual_dir or f"{root}/downloads/manual"))
+  if importlib.util.find_spec("tensorflow") is None:
+    raise UserError(
+      "preparing a data set needs TensorFlow: pip install"
+      " 'perceiver_jax[prepare]'; with --check there is no need of it"
+    )
+  config = tensorflow_datasets.download.DownloadConfig(
+    manual_dir=manual_dir or None
+  )
+  try:
+    builder.download_and_prepare(download_config=config)
+  # A file to be downloaded by hand, no space, a version that can't be made.
+  except (AssertionError, OSError, ValueError) as error:
+    raise UserError(f"{name} cannot be prepared: {error}") from error
+
+
+def check_dataset(name: str, data_dir: str) -> None:
+  """Prints what there is of each split of a prepared data set.
+
+  Args:
+    name: in TensorFlow Datasets.
+    data_dir: where it was prepared; empty for the default.
+
+  Raises:
+    UserError: it is not prepared, or something is missing.
+  """
+  splits = _prepared_splits(name, data_dir)
+  expected = _SIZES.get(_plain(name), {})
+  problems = [f"split {s} is missing" for s in expected if s not in splits]
+  for split, info in splits.items():
+    print(
+      f"{split}: {info.num_examples:,} examples in {info.num_shards:,} files"
+    )
+    found = _split_problems(info, expected.get(split, 0))
+    found = found or _example_problems(name, split, data_dir)
+    for line in found or ["complete"]:
+      print(f"  {line}")
+    problems += found
+  if problems:
+    where = data_dir or "the default TFDS directory"
+    raise UserError(
+      f"{name} is not complete in {where}: {'; '.join(problems[:_SHOWN])}."
+      f" Remove it and prepare it again{_where_from(name)}"
+    )
+
+
+def check_folder(directory: str) -> int:
+  """Prints what an image folder holds and which images cannot be read.
+
+  Args:
+    directory: as `image_sources.image_folder` takes it.
+
+  Returns:
+    0 if every image can be read, else 1.
+
+  Raises:
+    UserError: there is no such directory, or it has another layout.
+  """
+  reasons: list[str] = []
+  total = 0
+  for split in image_sources.folder_splits(directory):
+    try:
+      source = image_sources.image_folder(directory, split).source
+    except UserError as error:  # Another folder that lies beside the splits.
+      print(f"{split}: {error}")
+      continue
+    print(f"{split}: {_counts(source)}")
+    reasons += _unreadable(source)
+    total += len(source)
+  if not total:
+    raise UserError(
+      f"no image in {directory}; expected FOLDER/SPLIT/CLASS/*.JPEG, or with"
+      f" {', '.join(image_sources.IMAGE_SUFFIXES)} at the end"
+    )
+  for reason in reasons:
+    print(reason)
+  print(f"{len(reasons):,} of {total:,} images cannot be read")
+  return int(bool(reasons))
+
+
+def _check_tars(name: str, folder: Path) -> None:
+  """Refuses to start without what must be downloaded by hand."""
+  for tar, size in _TARS.get(_plain(name), {}).items():
+    path = folder / tar
+    if not path.is_file():
+      raise UserError(f"there is no {path}{_where_from(name)}")
+    if path.stat().st_size != size:
+      raise UserError(
+        f"{path} has {path.stat().st_size:,} bytes and should have {size:,};"
+        " download it again"
+      )
+
+
+def _where_from(name: str) -> str:
+  """What must be downloaded by hand, to be added to an error."""
+  tars = " and ".join(_TARS.get(_plain(name), {}))
+  if not tars:
+    return ""
+  return f"; register at https://image-net.org and put {tars} into --manual_dir"
+
+
+def _plain(name: str) -> str:
+  """Name of a data set without config and version."""
+  return re.split("[/:]", name)[0]
+
+
+def _prepared_splits(name: str, data_dir: str) -> dict[str, Any]:
+  """TFDS's description of each split that is prepared."""
+  try:
+    source = image_sources.tfds(name, "all", data_dir).source
+  except UserError as error:
+    raise UserError(f"{error}{_where_from(name)}") from error
+  return dict(source.info.splits.items())
+
+
+def _split_problems(split: Any, expected: int) -> list[str]:
+  """What is missing of a split, by its files and by the expected size."""
+  problems = []
+  for path, length in zip(split.filepaths, split.shard_lengths, strict=True):
+    found = _num_records(path)
+    if found != length:
+      problems.append(f"{path.name} has {found:,} of {length:,} examples")
+  if expected and split.num_examples != expected:
+    problems.append(
+      f"split {split.name} was made with {split.num_examples:,} of"
+      f" {expected:,} examples"
+    )
+  return problems
+
+
+def _num_records(path: Path) -> int:
+  """Examples in a file; 0 if it is missing or damaged."""
+  from array_record.python import array_record_module
+
+  try:
+    reader = array_record_module.ArrayRecordReader(str(path))
+    count = reader.num_records()
+    reader.close()
+  except (OSError, RuntimeError, ValueError):
+    return 0
+  return count
+
+
+def _example_problems(name: str, split: str, data_dir: str) -> list[str]:
+  """Prints the first, the middle and the last example; what is wrong there."""
+  source = image_sources.tfds(name, split, data_dir).source
+  for index in sorted({0, len(source) // 2, len(source) - 1}):
+    try:
+      example = source[index]
+    except UserError as error:
+      return [str(error)]
+    height, width = example["image"].shape[:2]
+    label = source.class_names[example["label"]]
+    print(f"  example {index}: {width} x {height} pixels, {label}")
+  return []
+
+
+def _counts(source: image_sources.ImageFolder) -> str:
+  """Images of a split, and the fewest and most of a class."""
+  counts = np.bincount(source.labels, minlength=source.num_classes)
+  return (
+    f"{len(source):,} images in {source.num_classes:,} classes,"
+    f" {counts.min():,} to {counts.max():,} a class"
+  )
+
+
+def _unreadable(source: image_sources.ImageFolder) -> list[str]:
+  """Reads every image; what is wrong with those that cannot be read."""
+  read = functools.partial(_problem, source)
+  with ThreadPool(os.cpu_count()) as pool:
+    found = pool.imap(read, range(len(source)), chunksize=16)
+    bar = tqdm(found, "read", len(source), leave=False, disable=None)
+    return [reason for reason in bar if reason]
+
+
+def _problem(source: image_sources.ImageFolder, index: int) -> str:
+  try:
+    source[index]
+  except UserError as error:
+    return str(error)
+  return ""
+
+
+if __name__ == "__main__":
+  launch.run(main)

@@ -1,0 +1,98 @@
+import json
+
+import grain  # noqa: F401  (here, or its flags are gone after the first script)
+import numpy as np
+import pytest
+
+from perceiver_jax.data import images
+
+_STAGES = ["decode", "crop", "RandAugment", "resize", "normalise"]
+_COLUMNS = ["stage", "ms", "images/s", "so far", "so far without RandAugment"]
+_QUICK = ["--num_images=3", "--repeats=1", "--image_size=32"]
+
+
+def _picture(height=40, width=60):
+  rng = np.random.default_rng(0)
+  return images.encode_png(rng.integers(0, 256, (height, width, 3), np.uint8))
+
+
+def test_a_row_a_stage_and_the_pipeline(script, tmp_path):
+  path = tmp_path / "figures.json"
+  done = script(
+    "benchmark_data",
+    *_QUICK,
+    *("--batch_size=2", "--num_steps=2", "--step_seconds=0.01"),
+    f"--json={path}",
+  )
+  assert (done.status, done.err) == (0, "")
+  saved = json.loads(path.read_text())
+  assert [row["stage"] for row in saved["rows"]] == _STAGES
+  total = plain = 0.0
+  for row in saved["rows"]:
+    assert list(row) == _COLUMNS
+    assert row["ms"] > 0
+    total += row["ms"]
+    plain += row["ms"] if row["stage"] != "RandAugment" else 0
+    assert row["images/s"] == pytest.approx(1e3 / row["ms"])
+    assert row["so far"] == pytest.approx(1e3 / total)
+    assert row["so far without RandAugment"] == pytest.approx(1e3 / plain)
+  found = saved["pipeline"]
+  assert found["images/s"] > 0
+  assert 0 <= found["waiting"] < 1
+  assert f"{found['waiting']:.1%} of the time" in done.out.splitlines()[-1]
+  table = done.out.splitlines()[-8:-2]
+  assert len({len(line) for line in table}) == 1
+  assert table[1].split()[0] == "decode"
+
+
+def test_a_device_that_takes_no_time_only_waits(script, tmp_path):
+  path = tmp_path / "figures.json"
+  flags = [*_QUICK, "--batch_size=2", "--num_steps=2", f"--json={path}"]
+  done = script("benchmark_data", *flags, "--step_seconds=0", "--layers=0")
+  assert done.status == 0
+  assert json.loads(path.read_text())["pipeline"]["waiting"] == 1
+
+
+def test_the_photographs_are_of_the_size_of_imagenets(script):
+  done = script("benchmark_data", *_QUICK, "--num_steps=0")
+  assert done.status == 0
+  words = done.out.splitlines()[0].split()
+  assert words[:3] == ["3", "images", "of"]
+  assert 80 < float(words[3]) < 120
+  assert "pipeline" not in done.out
+
+
+def test_images_of_a_folder(script, tmp_path):
+  for name in ("b.PNG", "a/x.jpeg", "c/y.png", "z.png"):
+    path = tmp_path / "pictures" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_picture())
+  (tmp_path / "pictures" / "notes.txt").write_text("no picture")
+  (tmp_path / "pictures" / "z.png").write_bytes(b"not one of the first")
+  folder = f"--directory={tmp_path / 'pictures'}"
+  done = script("benchmark_data", *_QUICK, folder, "--num_steps=0")
+  assert (done.status, done.err) == (0, "")
+  assert done.out.startswith("3 images of 7 kB")
+
+
+@pytest.mark.parametrize(
+  ("arguments", "parts"),
+  [
+    (["--num_images=0"], ["--num_images=0"]),
+    (["--num_workers=-1"], ["--num_workers=-1"]),
+    (["--step_seconds=soon"], ["--step_seconds=soon"]),
+    (["batch_size=4"], ["'batch_size=4'", "--"]),
+    (["--directory=no/such"], ["--directory=no/such", "no folder"]),
+    (["--json=no/such/x.json"], ["--json=no/such/x.json", "no folder"]),
+  ],
+)
+def test_bad_flags_are_one_line(refused, arguments, parts):
+  done = refused("benchmark_data", *arguments, parts=parts)
+  assert done.out == ""
+
+
+def test_a_folder_without_images_or_with_a_damaged_one(refused, tmp_path):
+  folder = f"--directory={tmp_path}"
+  refused("benchmark_data", folder, parts=[folder, "no image", ".png"])
+  (tmp_path / "x.png").write_bytes(_picture()[:60])
+  refused("benchmark_data", folder, parts=["x.png", "damaged"])

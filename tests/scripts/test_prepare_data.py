@@ -1,0 +1,349 @@
+import importlib.machinery
+import importlib.util
+import pathlib
+import shutil
+import sys
+import types
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow_datasets
+import tiny_tfds
+
+# Here, since flags that are defined while a script runs are gone afterwards.
+from array_record.python import array_record_data_source  # noqa: F401
+
+_TRAIN, _VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+
+
+def _jpeg(level=0):
+  picture = np.full((20, 30, 3), level, np.uint8)
+  return cv2.imencode(".jpg", picture)[1].tobytes()
+
+
+def _prepare(directory, name="tiny", **lengths):
+  """Splits of so many examples, ten in a file."""
+  splits = {
+    split: [tiny_tfds.record(_jpeg(i), i % 2, f"{i}.JPEG") for i in range(n)]
+    for split, n in lengths.items()
+  }
+  spec = tiny_tfds.classification(with_names=True)
+  version = "1.0.0" if name == "tiny" else tiny_tfds.IMAGENET_VERSION
+  return tiny_tfds.prepare(directory, name, spec, splits, 10, version)
+
+
+# --check
+
+
+def test_check_of_a_complete_data_set(script, tmp_path):
+  _prepare(tmp_path, train=25, test=4)
+  done = script(
+    "prepare_data", "--dataset=tiny", f"--data_dir={tmp_path}", "--check"
+  )
+  assert (done.status, done.err) == (0, "")
+  assert "tensorflow" not in sys.modules
+  assert done.out.splitlines() == [
+    "train: 25 examples in 3 files",
+    "  example 0: 30 x 20 pixels, cat",
+    "  example 12: 30 x 20 pixels, cat",
+    "  example 24: 30 x 20 pixels, cat",
+    "  complete",
+    "test: 4 examples in 1 files",
+    "  example 0: 30 x 20 pixels, cat",
+    "  example 2: 30 x 20 pixels, cat",
+    "  example 3: 30 x 20 pixels, dog",
+    "  complete",
+  ]
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "empty", "overwritten"])
+def test_check_finds_a_damaged_file(refused, tmp_path, damage):
+  folder = _prepare(tmp_path, train=25, test=4)
+  path = folder / "tiny-train.array_record-00001-of-00003"
+  if damage == "missing":
+    path.unlink()
+  elif damage == "cut":
+    path.write_bytes(path.read_bytes()[:-100])
+  elif damage == "empty":
+    path.write_bytes(b"")
+  else:
+    shutil.copy(folder / "tiny-test.array_record-00000-of-00001", path)
+  done = refused(
+    "prepare_data",
+    "--dataset=tiny",
+    f"--data_dir={tmp_path}",
+    "--check",
+    parts=["tiny", str(tmp_path), path.name, "of 10 examples", "again"],
+  )
+  lines = done.out.splitlines()
+  assert lines[0] == "train: 25 examples in 3 files"
+  assert lines[1].startswith(f"  {path.name} has")
+  assert lines[2] == "test: 4 examples in 1 files"
+  assert lines[-1] == "  complete"
+
+
+def test_check_decodes_some_examples(refused, tmp_path):
+  spec = tiny_tfds.classification(with_names=True)
+  records = [tiny_tfds.record(_jpeg(), 0, "good.JPEG") for _ in range(4)]
+  records.append(tiny_tfds.record(_jpeg()[:200], 0, "cut.JPEG"))
+  tiny_tfds.prepare(tmp_path, "tiny", spec, {"train": records})
+  refused(
+    "prepare_data",
+    "--dataset=tiny",
+    f"--data_dir={tmp_path}",
+    "--check",
+    parts=["not complete", "'cut.JPEG' (example 4 of tiny)"],
+  )
+
+
+def test_check_knows_how_large_imagenet_is(refused, tmp_path):
+  _prepare(tmp_path, "imagenet2012", train=25)
+  refused(
+    "prepare_data",
+    "--dataset=imagenet2012",
+    f"--data_dir={tmp_path}",
+    "--check",
+    parts=[
+      "25 of 1,281,167",
+      "split validation is missing",
+      "https://image-net.org",
+      _TRAIN,
+      _VALIDATION,
+      "--manual_dir",
+    ],
+  )
+
+
+@pytest.mark.parametrize("name", ["imagenet2012", "imagenet2012:5.1.0"])
+def test_check_says_where_imagenet_is_from(refused, tmp_path, name):
+  refused(
+    "prepare_data",
+    f"--dataset={name}",
+    f"--data_dir={tmp_path}",
+    "--check",
+    parts=["not prepared", "https://image-net.org", _TRAIN, _VALIDATION],
+  )
+
+
+@pytest.mark.parametrize(
+  ("name", "part"), [("mnist", "not prepared"), ("no_such", "has no 'no_such'")]
+)
+def test_check_of_what_is_not_there(refused, tmp_path, name, part):
+  flags = [f"--dataset={name}", f"--data_dir={tmp_path}", "--check"]
+  done = refused("prepare_data", *flags, parts=[part, str(tmp_path)])
+  assert "image-net" not in done.err
+
+
+# Preparing
+
+
+def _find_tensorflow(monkeypatch, spec):
+  """As if TensorFlow were installed, or not where `spec` is None."""
+  find = importlib.util.find_spec
+  monkeypatch.setattr(
+    importlib.util,
+    "find_spec",
+    lambda name, *rest: spec if name == "tensorflow" else find(name, *rest),
+  )
+
+
+@pytest.fixture
+def tensorflow(monkeypatch):
+  """As if it were installed."""
+  spec = importlib.machinery.ModuleSpec("tensorflow", None)
+  _find_tensorflow(monkeypatch, spec)
+
+
+@pytest.fixture
+def builder(monkeypatch):
+  """Stands in for what needs TensorFlow; keeps what it was asked for."""
+  asked = types.SimpleNamespace(error=None)
+
+  def make(name, *, data_dir, file_format):
+    asked.name, asked.format = name, file_format
+
+    class Builder:
+      def is_prepared(self):
+        return pathlib.Path(data_dir, name).is_dir()
+
+      def download_and_prepare(self, *, download_config):
+        asked.manual_dir = download_config.manual_dir
+        if asked.error:
+          raise asked.error
+        _prepare(pathlib.Path(data_dir), name, train=12)
+
+    return Builder()
+
+  monkeypatch.setattr(tensorflow_datasets, "builder", make)
+  return asked
+
+
+def _tars(folder, sizes=(147_897_477_120, 6_744_924_160)):
+  """Empty files of these sizes, which take no space."""
+  folder.mkdir(parents=True)
+  for name, size in zip((_TRAIN, _VALIDATION), sizes, strict=True):
+    with open(folder / name, "wb") as file:
+      file.truncate(size)
+
+
+def test_prepare_writes_array_records_and_checks_them(
+  script, tensorflow, builder, tmp_path
+):
+  done = script("prepare_data", "--dataset=tiny", f"--data_dir={tmp_path}")
+  assert done.status == 0, done
+  assert (builder.name, builder.format) == ("tiny", "array_record")
+  assert "train: 12 examples in 2 files" in done.out
+
+
+def test_what_is_prepared_needs_no_tars_any_more(script, builder, tmp_path):
+  _prepare(tmp_path, train=5)
+  done = script("prepare_data", "--dataset=tiny", f"--data_dir={tmp_path}")
+  assert done.status == 0, done
+  assert done.out.startswith("tiny is already prepared\n")
+  assert "train: 5 examples in 1 files" in done.out
+
+
+def test_prepare_takes_the_tars_of_imagenet(
+  refused, tensorflow, builder, tmp_path
+):
+  _tars(tmp_path / "tars")
+  builder.error = AssertionError("asked\nfor")
+  refused(
+    "prepare_data",
+    "--dataset=imagenet2012",
+    f"--data_dir={tmp_path / 'data'}",
+    f"--manual_dir={tmp_path / 'tars'}",
+    parts=["imagenet2012 cannot be prepared: asked for"],
+  )
+  assert str(builder.manual_dir) == str(tmp_path / "tars")
+
+
+def test_prepare_looks_for_the_tars_where_tfds_does(
+  refused, tensorflow, builder, tmp_path
+):
+  _tars(tmp_path / "downloads/manual")
+  builder.error = OSError("no space")
+  refused(
+    "prepare_data",
+    "--dataset=imagenet2012",
+    f"--data_dir={tmp_path}",
+    parts=["no space"],
+  )
+
+
+def test_prepare_wants_the_tars(refused, tmp_path):
+  refused(
+    "prepare_data",
+    "--dataset=imagenet2012",
+    f"--data_dir={tmp_path}",
+    f"--manual_dir={tmp_path / 'tars'}",
+    parts=[str(tmp_path / "tars" / _TRAIN), "https://image-net.org"],
+  )
+  _tars(tmp_path / "tars", (147_897_477_120, 1000))
+  refused(
+    "prepare_data",
+    "--dataset=imagenet2012",
+    f"--data_dir={tmp_path}",
+    f"--manual_dir={tmp_path / 'tars'}",
+    parts=[_VALIDATION, "1,000 bytes", "6,744,924,160", "download it again"],
+  )
+
+
+def test_prepare_wants_tensorflow(refused, tmp_path, monkeypatch):
+  _find_tensorflow(monkeypatch, None)
+  refused(
+    "prepare_data",
+    "--dataset=mnist",
+    f"--data_dir={tmp_path}",
+    parts=["needs TensorFlow", "perceiver_jax[prepare]", "--check"],
+  )
+
+
+def test_prepare_of_an_unknown_data_set(refused, tensorflow, tmp_path):
+  refused(
+    "prepare_data",
+    "--dataset=no_such",
+    f"--data_dir={tmp_path}",
+    parts=["has no 'no_such'"],
+  )
+
+
+# --directory
+
+
+@pytest.fixture
+def folder(tmp_path):
+  """Cats and dogs, more cats."""
+  for split, name, count in (
+    ("train", "cat", 5),
+    ("train", "dog", 3),
+    ("val", "cat", 2),
+  ):
+    (tmp_path / split / name).mkdir(parents=True)
+    for i in range(count):
+      (tmp_path / split / name / f"{i}.JPEG").write_bytes(_jpeg(i))
+  return tmp_path
+
+
+def test_a_folder_is_counted_and_read(script, folder):
+  done = script("prepare_data", f"--directory={folder}")
+  assert done.status == 0, done
+  assert done.out.splitlines() == [
+    "train: 8 images in 2 classes, 3 to 5 a class",
+    "val: 2 images in 2 classes, 0 to 2 a class",
+    "0 of 10 images cannot be read",
+  ]
+
+
+def test_unreadable_images_of_a_folder_are_listed(script, folder):
+  (folder / "train/dog/1.JPEG").write_bytes(_jpeg()[:200])
+  (folder / "train/dog/2.JPEG").write_bytes(b"")
+  (folder / "val/cat/0.JPEG").write_text("not a picture")
+  done = script("prepare_data", f"--directory={folder}")
+  assert done.status == 1, done
+  lines = done.out.splitlines()
+  assert lines[-1] == "3 of 10 images cannot be read"
+  for line, name in zip(
+    lines[-4:-1], ("dog/1.JPEG", "dog/2.JPEG", "cat/0.JPEG"), strict=True
+  ):
+    assert str(folder) in line
+    assert name in line
+
+
+def test_a_folder_of_another_layout(refused, tmp_path):
+  refused(
+    "prepare_data",
+    f"--directory={tmp_path / 'nowhere'}",
+    parts=["no directory", "nowhere", "DIRECTORY/SPLIT/CLASS"],
+  )
+  refused(
+    "prepare_data",
+    f"--directory={tmp_path}",
+    parts=["no image", str(tmp_path), "SPLIT/CLASS"],
+  )
+  # As ImageNet's test split is packed: without classes.
+  (tmp_path / "test").mkdir()
+  (tmp_path / "test/1.JPEG").write_bytes(_jpeg())
+  refused(
+    "prepare_data",
+    f"--directory={tmp_path}",
+    parts=["no image", str(tmp_path), "SPLIT/CLASS"],
+  )
+
+
+def test_folders_beside_the_splits_are_shown_and_no_error(script, folder):
+  (folder / "notes").mkdir()
+  done = script("prepare_data", f"--directory={folder}")
+  assert done.status == 0, done
+  assert "notes: empty dataset" in done.out
+
+
+# Flags
+
+
+def test_one_of_two_flags_is_needed(refused):
+  parts = ["--dataset=NAME", "--directory=FOLDER"]
+  refused("prepare_data", parts=parts)
+  refused("prepare_data", "--dataset=a", "--directory=b", parts=parts)
+  refused("prepare_data", "check", parts=["'check'"])
