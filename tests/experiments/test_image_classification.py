@@ -129,6 +129,7 @@ def test_permuted_pixels_give_the_same_logits_and_maps():
     assert np.percentile(difference, 99) <= 2, name
 
 
+@pytest.mark.slow  # Compiles step, evaluation and attention.
 def test_a_report_has_classes_and_calibration(tmp_path):
   config = photos.get_config("smoke")
   config.num_steps = 1

@@ -43,7 +43,7 @@ def _arrays(shape, seed=0, dtype=jnp.float32):
   return tuple(jnp.asarray(rng.normal(size=s), dtype) for s in sizes)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(
   st.tuples(*[st.integers(1, 3)] * 4, st.integers(1, 9), st.integers(1, 17)),
   st.booleans(),
