@@ -162,9 +162,9 @@ def _draw(
       linestyle="--" if permuted else "-",
       label=f"{name}, {'permuted' if permuted else 'in place'}",
     )
-  axes.set(xlabel="step", ylabel="held-out accuracy", ylim=(0, 1))
+  axes.set(xlabel="step", ylabel="held-out accuracy", ylim=(0, None))
   axes.grid(alpha=0.3)
-  axes.legend(loc="lower right")
+  axes.legend(loc="upper left")
   figure.savefig(path, dpi=150)
   plt.close(figure)
 
