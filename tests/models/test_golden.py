@@ -78,6 +78,7 @@ _WAYS = {"auto": _DEFAULT, "plain": execution.PLAIN} | {
   for field, values in execution.CHOICES.items()
   for value in values
   if value != getattr(_DEFAULT, field)
+  if value != "cudnn"  # A kernel of GPUs; see test_fused.
 }
 
 

@@ -226,7 +226,8 @@ def test_killed_while_a_checkpoint_is_written(tmp_path, program, whole):
 
 @pytest.mark.slow
 def test_killed_and_damaged(tmp_path, program, whole):
-  program(tmp_path).wait_for(25).end(signal.SIGKILL)
+  # Well after step 24, whose checkpoint is written in the background.
+  program(tmp_path).wait_for(29).end(signal.SIGKILL)
   older, newest = runs.checkpoint_steps(tmp_path)[-2:]
   folder = tmp_path / "checkpoints" / str(newest)
   truncate(max(folder.glob("state/**/d/*"), key=os.path.getsize))
