@@ -194,6 +194,7 @@ _RECIPES = {"io": _io, "jft": _jft, "icml": _icml}
 def _smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """The same on small crops of a few photos, with a tiny model."""
   config = base.smoke(config)
+  config.published = {}  # Of another model and data.
   config.data.source = "photos"
   config.data.eval_split = "test"
   config.data.image_shape = (32, 32, 3)

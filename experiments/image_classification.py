@@ -102,10 +102,12 @@ class ImageClassification:
     # Batch statistics must not depend on the number of devices.
     spec["adapter"].setdefault("cross_replica_axis", step.AXIS)
     model = zoo.build(spec)
-    images = self._mixed(batch).images if is_training else batch["image"]
-    return model(
-      images, is_training=is_training, return_attention=return_attention
+    pictures = self._mixed(batch).images if is_training else batch["image"]
+    outputs = model(
+      pictures, is_training=is_training, return_attention=return_attention
     )
+    reads = tuple(map(self._in_place, outputs.encoder_attention))
+    return outputs._replace(encoder_attention=reads)
 
   def loss(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
     """Cross-entropy with mixed and smoothed labels, and accuracy.
@@ -200,9 +202,9 @@ class ImageClassification:
     return {
       "predictions": attention_maps.contact_sheet(tiles, titles, 2 * _COLUMNS),
       "cross_attends": attention_maps.cross_attend_sheet(
-        self._preprocessing.pixels(batch["image"])[:_COLUMNS],
+        self.pixels(batch["image"])[:_COLUMNS],
         [self._class_names[i] for i in batch["label"][:_COLUMNS]],
-        [self._in_place(x[:_COLUMNS]) for x in outputs.encoder_attention],
+        [weights[:_COLUMNS] for weights in outputs.encoder_attention],
       ),
     }
 
@@ -251,21 +253,16 @@ class ImageClassification:
   ) -> list[Prediction]:
     """What the model says of each image of a batch."""
     probabilities = np.asarray(jax.nn.softmax(outputs.logits))
-    return [
-      Prediction(p, overlay)
-      for p, overlay in zip(
-        probabilities,
-        attention_overlays(
-          outputs._replace(
-            encoder_attention=[
-              self._in_place(x) for x in outputs.encoder_attention[-1:]
-            ]
-          ),
-          self._preprocessing.pixels(batch["image"]),
-        ),
-        strict=True,
-      )
-    ]
+    overlays = attention_overlays(outputs, self.pixels(batch["image"]))
+    return list(map(Prediction, probabilities, overlays))
+
+  def pixels(self, pictures: np.ndarray) -> np.ndarray:
+    """Pictures [..., H, W, C] as the model takes them, as people see them.
+
+    Returns:
+      uint8 of the same shape.
+    """
+    return self._preprocessing.pixels(pictures)
 
   @property
   def class_names(self) -> tuple[str, ...]:
@@ -277,10 +274,7 @@ class ImageClassification:
     cards = []
     found = self.predictions(outputs, batch)
     for image, label, (probabilities, overlay) in zip(
-      self._preprocessing.pixels(batch["image"]),
-      batch["label"],
-      found,
-      strict=True,
+      self.pixels(batch["image"]), batch["label"], found, strict=True
     ):
       guess = int(probabilities.argmax())
       cards.append(
@@ -294,7 +288,7 @@ class ImageClassification:
       )
     return cards
 
-  def _in_place(self, weights: np.ndarray) -> np.ndarray:
+  def _in_place(self, weights: jax.Array) -> jax.Array:
     """Weights [..., M] of permuted inputs in the order of the pixels."""
     seed = self._config.model.adapter.get("permutation_seed", 0)
     if not seed:

@@ -13,9 +13,7 @@ from jax import numpy as jnp
 from perceiver_jax.models import blocks, execution
 from scripts import benchmark_timing as timing
 
-SIZES = tuple(2048 * 8**i for i in range(2)) + tuple(
-  65_536 * 4**i for i in range(3)
-)
+SIZES = (2_048, 16_384, 65_536, 262_144, 1_048_576)
 _LATENTS = (512, 1024)
 _CHANNELS = 261
 

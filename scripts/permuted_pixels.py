@@ -11,7 +11,6 @@ Writes DIR/permuted_pixels.md (a table) and DIR/permuted_pixels.png (curves).
 """
 
 import json
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,11 +20,11 @@ import haiku as hk
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
-from absl import app, flags
+from absl import flags
 from jax import numpy as jnp
 
 from configs import photos
-from experiments import image_classification
+from experiments import image_classification, launch
 from perceiver_jax.models import perceiver
 from perceiver_jax.models.adapters import image as image_adapter
 from perceiver_jax.training import loop
@@ -108,9 +107,7 @@ _MODELS = {
 
 def main(argv: Sequence[str]) -> None:
   """Trains the four, and writes table and curves."""
-  if len(argv) > 1:
-    print(f"error: unexpected argument {argv[1]!r}", file=sys.stderr)
-    sys.exit(2)
+  launch.no_arguments(argv)
   out = Path(_OUT.value).expanduser()
   out.mkdir(parents=True, exist_ok=True)
   curves = {}
@@ -170,4 +167,4 @@ def _draw(
 
 
 if __name__ == "__main__":
-  app.run(main)
+  launch.run(main)

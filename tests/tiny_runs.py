@@ -110,8 +110,6 @@ def tiny_config(**leaves):
   config = base.run()
   # What exported weights must say; the task makes nothing of it.
   config.model = {"adapter": {}, "encoder": {}, "decoder": {"kind": "average"}}
-  # What exported weights must say; the task makes nothing of it.
-  config.model = {"adapter": {}, "encoder": {}, "decoder": {"kind": "average"}}
   config.num_steps = 12
   config.batch_size = 8
   config.eval_every_steps = 5

@@ -12,9 +12,9 @@ from experiments.image_classification import Prediction
 from experiments.predictions import source
 from perceiver_jax.errors import UserError
 
-# Of ImageNet's training set, where white is 1; the released models' input.
-_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-_STD = np.array([0.229, 0.224, 0.225], np.float32)
+# The released models' input in evaluation (IO, app. A.1, and authors' code).
+_CROP_FRACTION = 224 / 256
+_NORMALIZATION = "imagenet"
 
 
 class _Classifier(NamedTuple):
@@ -89,7 +89,7 @@ def _from_run() -> _Classifier:
     outputs = jax.device_get(apply(variables, batch))
     return task.predictions(outputs, batch)[0]
 
-  picture = lambda image: _to_uint8((image + 1) / 2)
+  picture = task.pixels
   return _Classifier(task.read, predict, picture, task.class_names)
 
 
@@ -109,10 +109,14 @@ def _from_weights() -> _Classifier:
   apply = source.jitted(weights, return_attention=True)
 
   def read(path):
-    image = images.centre_crop_resize(
-      images.read_image(path), flags.FLAGS.image_size
+    size = flags.FLAGS.image_size
+    return images.prepare_image(
+      images.read_image(path),
+      (size, size, 3),
+      crop_fraction=_CROP_FRACTION,
+      resize="cubic",
+      normalization=_NORMALIZATION,
     )
-    return images.to_float(image, _MEAN, _STD)
 
   def predict(image):
     try:
@@ -128,12 +132,8 @@ def _from_weights() -> _Classifier:
     (overlay,) = image_classification.attention_overlays(outputs, seen)
     return Prediction(probabilities, overlay)
 
-  picture = lambda image: _to_uint8(image * _STD + _MEAN)
+  picture = lambda image: images.to_pixels(image, _NORMALIZATION)
   return _Classifier(read, predict, picture, names)
-
-
-def _to_uint8(unit: np.ndarray) -> np.ndarray:
-  return np.round(unit * 255).clip(0, 255).astype(np.uint8)
 
 
 def _save(

@@ -59,7 +59,7 @@ def _estimator() -> Estimate:
   apply = source.jitted(weights)
 
   def predict(frames):
-    pixels = flow.in_pixels(apply(images.to_float(frames)).logits)
+    pixels = flow.in_pixels(apply(images.normalize(frames, "unit")).logits)
     return np.asarray(pixels, np.float32)
 
   return lambda first, second: tiling.tiled_flow(

@@ -26,7 +26,6 @@ from perceiver_jax.errors import UserError
 __all__ = [
   "NORMALIZATIONS",
   "RESIZES",
-  "centre_crop_resize",
   "cubic_resize",
   "decode_image",
   "encode_png",
@@ -39,7 +38,6 @@ __all__ = [
   "resize",
   "resize_by",
   "to_channels",
-  "to_float",
   "to_pixels",
 ]
 
@@ -53,28 +51,6 @@ NORMALIZATIONS = tuple(_STATISTICS)
 # Mean level of the outermost pixels above which a picture has a light ground.
 _BRIGHT = 127.5
 _CROP_TRIES = 10
-
-
-def centre_crop_resize(
-  image: np.ndarray, size: int, crop_fraction: float = 0.875
-) -> np.ndarray:
-  """Cuts the central square out and resizes it.
-
-  Args:
-    image: [H, W, C].
-    size: rows and columns wanted.
-    crop_fraction: side of the square over the short side of the image, in
-      (0, 1].
-
-  Returns:
-    [size, size, C].
-
-  Raises:
-    ValueError: `crop_fraction` is out of range.
-  """
-  _check_fraction(crop_fraction)
-  side = max(1, round(min(image.shape[:2]) * crop_fraction))
-  return resize(_centre_crop(image, side, side), size, size)
 
 
 def inception_crop(
@@ -113,34 +89,6 @@ def inception_crop(
   rows = max(1, min(height, round(width / aspect[0])))
   columns = max(1, min(width, round(height * aspect[1])))
   return (height - rows) // 2, (width - columns) // 2, rows, columns
-
-
-def to_float(
-  image: np.ndarray,
-  mean: np.ndarray | None = None,
-  std: np.ndarray | None = None,
-) -> np.ndarray:
-  """Scales pixels for a model.
-
-  Args:
-    image: uint8 [..., C].
-    mean: per channel [C], in units where white is 1; with `std`.
-    std: per channel [C], same units.
-
-  Returns:
-    float32 [..., C]: in [-1, 1], or (image / 255 - mean) / std when given.
-
-  Raises:
-    ValueError: `image` is not uint8, or only one of `mean`, `std` is given.
-  """
-  if image.dtype != np.uint8:
-    raise ValueError(f"pixels must be uint8, got {image.dtype}")
-  if (mean is None) != (std is None):
-    raise ValueError("mean and std go together")
-  if mean is None:
-    return image.astype(np.float32) / np.float32(127.5) - np.float32(1)
-  unit = image.astype(np.float32) / np.float32(255)
-  return (unit - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
 
 
 def normalize(pixels: np.ndarray, normalization: str) -> np.ndarray:

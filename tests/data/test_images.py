@@ -2,27 +2,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import close, noise, quarters
+from pictures import close, noise
 
 from perceiver_jax.data import images
 from perceiver_jax.errors import UserError
-
-# crops
-
-
-def test_centre_crop_resize_cuts_the_middle_out():
-  picture = np.zeros((20, 40, 3), np.uint8)
-  picture[5:15, 15:25] = 255
-  close(images.centre_crop_resize(picture, 7, 0.5), np.full((7, 7, 3), 255))
-  whole = images.centre_crop_resize(picture, 20, 1.0)
-  close(whole, picture[:, 10:30])
-
-
-@pytest.mark.parametrize("fraction", [0, -1, 1.1])
-def test_centre_crop_resize_refuses_other_fractions(fraction):
-  with pytest.raises(ValueError, match="crop_fraction"):
-    images.centre_crop_resize(quarters(), 8, fraction)
-
 
 # inception_crop
 
@@ -96,29 +79,6 @@ def test_inception_crop_depends_on_the_generator_alone():
   assert draws[0] == draws[1] != draws[2]
 
 
-# to_float
-
-
-def test_to_float_spans_minus_one_to_one():
-  out = images.to_float(np.array([[0], [51], [255]], np.uint8))
-  assert out.dtype == np.float32
-  np.testing.assert_allclose(out, [[-1], [-0.6], [1]], atol=1e-6)
-
-
-def test_to_float_normalises_by_channel():
-  mean, std = np.array([0.5, 0.0, 1.0]), np.array([0.5, 2.0, 1.0])
-  out = images.to_float(np.array([255, 255, 0], np.uint8), mean, std)
-  assert out.dtype == np.float32
-  np.testing.assert_allclose(out, [1, 0.5, -1], atol=1e-6)
-
-
-def test_to_float_refuses_other_pixels():
-  with pytest.raises(ValueError, match="must be uint8, got float32"):
-    images.to_float(np.zeros(3, np.float32))
-  with pytest.raises(ValueError, match="go together"):
-    images.to_float(np.zeros(3, np.uint8), mean=np.zeros(3))
-
-
 # normalize and to_pixels
 
 
@@ -126,7 +86,7 @@ def test_normalize_to_unit_spans_minus_one_to_one():
   pixels = noise(4, 5, 3)
   out = images.normalize(pixels, "unit")
   assert out.dtype == np.float32
-  np.testing.assert_array_equal(out, images.to_float(pixels))
+  np.testing.assert_allclose(out, pixels / 127.5 - 1, atol=1e-6)
 
 
 def test_normalize_by_imagenet_gives_its_mean_and_deviation():

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import numpy as jnp
 
-from perceiver_jax.models import decoders, perceiver
+from perceiver_jax.models import decoders, execution, perceiver
 from perceiver_jax.models import encoder as encoder_lib
 
 _few = settings(max_examples=10, deadline=None)
@@ -502,3 +502,24 @@ def _dtypes_of(primitive, jaxpr):
       if hasattr(inner, "eqns"):
         found += _dtypes_of(primitive, inner)
   return found
+
+
+# Shared blocks alone, and each with a shared cross-attend before it.
+@pytest.mark.parametrize("cross_attends", [0, 1, 8])
+def test_repeated_stages_are_one_loop_whatever_their_number(cross_attends):
+  def products(num_blocks, **how):
+    config = _SMALL._replace(
+      num_blocks=num_blocks,
+      num_cross_attends=min(cross_attends, num_blocks),
+    )
+    model = _transform(
+      lambda x: encoder_lib.PerceiverEncoder(config, name="encoder")(x)[0]
+    )
+    params = jax.eval_shape(model.init, jax.random.key(0), _inputs())
+    with execution.use(**how):
+      # A new function each time, as traces do not depend on choices.
+      trace = jax.make_jaxpr(lambda *args: model.apply(*args))
+      return str(trace(params, _inputs())).count("dot_general")
+
+  assert products(8) == products(4)
+  assert products(8, depth="unroll") > products(4, depth="unroll")

@@ -107,6 +107,18 @@ def test_the_first_examples_are_shown_with_attention(run, shown):
   assert outputs.encoder_attention[-1].shape == (SHOWN, 1, 4, 64)
 
 
+def test_large_outputs_are_of_fewer_examples(run, shown, monkeypatch):
+  outputs, _ = shown
+  numbers = sum(np.size(x) for x in jax.tree.leaves(outputs))
+  monkeypatch.setattr(results, "_MOST_NUMBERS", numbers * 3 // SHOWN)
+  fewer, batch = results.show(run.task, run.model, run.state)
+  assert batch["index"].tolist() == [0, 1, 2]
+  np.testing.assert_allclose(fewer.logits, outputs.logits[:3], atol=1e-5)
+  monkeypatch.setattr(results, "_MOST_NUMBERS", 1)
+  _, batch = results.show(run.task, run.model, run.state)
+  assert batch["index"].tolist() == [0]
+
+
 def test_copies_that_fill_a_batch_are_not_shown(run, monkeypatch):
   few = sources.InMemory(
     {
