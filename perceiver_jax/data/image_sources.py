@@ -1,7 +1,6 @@
 """Images on a disk: folders, and data sets TensorFlow Datasets has prepared."""
 
 import os
-import resource
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from perceiver_jax.data import images
+from perceiver_jax.data import images, tfds_sources
 from perceiver_jax.data.source_base import Example, Source
 from perceiver_jax.errors import UserError
 
@@ -23,8 +22,6 @@ _EXPECTED = (
 _FEW = 10
 # Unreadable images that are named.
 _NAMED = 3
-# Files that may be open beside those of a data set.
-_OTHER_FILES = 1024
 
 
 class ImageFolder:
@@ -81,13 +78,7 @@ class Tfds:
 
   def __getitem__(self, index: int) -> Example:
     name = f"example {index} of {self.info.name}"
-    try:
-      example = self._data_source[index]
-    except RuntimeError as error:  # Of a file that is missing or damaged.
-      raise UserError(
-        f"{name} cannot be read: {error}; look for what is wrong with python"
-        f" -m scripts.prepare_data --check --dataset={self.info.name}"
-      ) from error
+    example = tfds_sources.fetch(self._data_source, index)
     if "file_name" in example:
       name = f"{example['file_name'].decode(errors='replace')!r} ({name})"
     return {
@@ -252,34 +243,9 @@ def tfds(name: str, split: str, data_dir: str = "") -> Tolerant:
   """
   import tensorflow_datasets
 
-  where = data_dir or "the default TFDS directory"
-  try:
-    data_source = tensorflow_datasets.data_source(
-      name,
-      split=split,
-      data_dir=data_dir or None,
-      download=False,
-      # Its own decoder dies of a damaged image and does not say which.
-      decoders={"image": tensorflow_datasets.decode.SkipDecoding()},
-    )
-  except tensorflow_datasets.core.DatasetNotFoundError as error:
-    raise UserError(
-      f"TensorFlow Datasets has no {name!r} in {where}; check the name and "
-      "data_dir"
-    ) from error
-  # TFDS says "not prepared" in four ways, by what it finds on the disk.
-  except (NotImplementedError, AssertionError, KeyError, OSError) as error:
-    raise UserError(
-      f"{name!r} split {split!r} is not prepared in {where}: prepare it once"
-      f" with python -m scripts.prepare_data --dataset={name}, which needs"
-      " TensorFlow and writes the array_record format, or change data_dir"
-    ) from error
-  except ValueError as error:
-    reason = str(error).strip().splitlines()[0]
-    raise UserError(
-      f"{name!r} split {split!r} cannot be opened in {where}: {reason}"
-    ) from error
-  _allow_open_files(len(data_source.dataset_info.splits[split].filepaths))
+  # Its own decoder dies of a damaged image and does not say which.
+  decoders = {"image": tensorflow_datasets.decode.SkipDecoding()}
+  data_source = tfds_sources.open_prepared(name, split, data_dir, decoders)
   return Tolerant(_tfds_images(data_source, name, split))
 
 
@@ -314,20 +280,6 @@ def _class_names(root: Path) -> list[str]:
         if any(_is_image(entry) for entry in entries):
           names.add(name)
   return sorted(names)
-
-
-def _allow_open_files(count: int) -> None:
-  """Lets this process and its workers keep as many more files open.
-
-  Every file of a data set stays open once it was read. ImageNet has 1,024 to
-  train on, which is also the usual limit.
-  """
-  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-  wanted = count + _OTHER_FILES
-  if hard != resource.RLIM_INFINITY:
-    wanted = min(wanted, hard)
-  if soft != resource.RLIM_INFINITY and soft < wanted:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _tfds_images(data_source: Any, name: str, split: str) -> Tfds:

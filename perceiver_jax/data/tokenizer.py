@@ -54,7 +54,7 @@ def decode(ids: Sequence[int] | np.ndarray) -> str:
   Raises:
     ValueError: `ids` are not one row of tokens.
   """
-  ids = _checked(ids)
+  ids = checked(ids)
   return _bytes(ids[ids >= len(SPECIAL)]).decode("utf-8", errors="replace")
 
 
@@ -71,7 +71,7 @@ def display(ids: Sequence[int] | np.ndarray) -> str:
   Raises:
     ValueError: `ids` are not one row of tokens.
   """
-  ids = _checked(ids)
+  ids = checked(ids)
   edges = np.flatnonzero(np.diff(ids < len(SPECIAL))) + 1
   runs = [run for run in np.split(ids, edges) if len(run)]
   return "".join(
@@ -139,14 +139,20 @@ def _bytes(ids: np.ndarray) -> bytes:
   return (ids - len(SPECIAL)).astype(np.uint8).tobytes()
 
 
-def _checked(ids: Sequence[int] | np.ndarray) -> np.ndarray:
-  """The tokens as an int64 array [L]; raises ValueError for others."""
+def checked(
+  ids: Sequence[int] | np.ndarray, vocab_size: int = VOCABULARY
+) -> np.ndarray:
+  """The tokens as an int64 array [L].
+
+  Raises:
+    ValueError: they are not one row of integers from 0 to `vocab_size` - 1.
+  """
   array = np.asarray(ids)
   if array.ndim != 1:
     raise ValueError(f"tokens of one text are one row, got {array.shape}")
   if array.size and not np.issubdtype(array.dtype, np.integer):
     raise ValueError(f"tokens are integers, got {array.dtype}")
   array = array.astype(np.int64)
-  if wrong := [int(i) for i in array if not 0 <= i < VOCABULARY]:
-    raise ValueError(f"tokens are 0 to {VOCABULARY - 1}, got {wrong[0]}")
+  if wrong := [int(i) for i in array if not 0 <= i < vocab_size]:
+    raise ValueError(f"tokens are 0 to {vocab_size - 1}, got {wrong[0]}")
   return array

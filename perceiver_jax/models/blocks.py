@@ -266,13 +266,17 @@ class LatentTransformer(hk.Module):
     self._make_layer = make_layer
     self._remat = remat
 
-  def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
-    """Applies the L layers in turn."""
+  def __call__(
+    self,
+    x: Float[Array, "B N D"],
+    mask: Bool[Array, "#B #N N"] | None = None,
+  ) -> Float[Array, "B N D"]:
+    """Applies the L layers in turn; `mask` is that of `SelfAttention`."""
     if not self._num_self_attends:
       return x
 
     def layer(x):
-      return self._make_layer()(x)
+      return self._make_layer()(x, mask)
 
     layer = _recomputed(layer, self._remat)
     # Scanning is what keeps compile time flat in depth and, on CPU, keeps XLA

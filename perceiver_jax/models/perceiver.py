@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import haiku as hk
 import jax
 
-from perceiver_jax.models import encoder as encoder_lib
 from perceiver_jax.models import inputs as inputs_lib
 from perceiver_jax.models.typing import Array, Bool, Float
 
@@ -39,14 +38,14 @@ class Perceiver(hk.Module):
   Args:
     adapter: Raw data to the input array: `adapter(raw, is_training=...)`
       returns [B, M, C]; its method `parts`, if it has one, an `InputArray`.
-    encoder: See `PerceiverEncoder`.
+    encoder: The input array to latents and weights; see `PerceiverEncoder`.
     decoder: Latents to predictions; see `decoders`.
   """
 
   def __init__(
     self,
     adapter: Callable[..., jax.Array],
-    encoder: encoder_lib.PerceiverEncoder,
+    encoder: Callable[..., tuple[jax.Array, list]],
     decoder: Callable[..., tuple[Any, jax.Array | None]],
     name: str | None = None,
   ):

@@ -9,7 +9,7 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from perceiver_jax.models import decoders, perceiver
+from perceiver_jax.models import decoders, perceiver, transformer
 from perceiver_jax.models import encoder as encoder_lib
 from perceiver_jax.models.adapters import (
   audio,
@@ -32,10 +32,17 @@ ADAPTERS: dict[str, Callable[..., Any]] = {
   "label": multimodal.LabelAdapter,
   "multimodal": multimodal.MultimodalAdapter,
 }
+ENCODERS: dict[str, Callable[..., Any]] = {
+  "perceiver": lambda name, **sizes: encoder_lib.PerceiverEncoder(
+    encoder_lib.EncoderConfig(**sizes), name=name
+  ),
+  "transformer": transformer.TransformerEncoder,
+}
 DECODERS: dict[str, Callable[..., Any]] = {
   "query": decoders.ClassQueryDecoder,
   "average": decoders.AverageDecoder,
   "masked_lm": text.MaskedLmDecoder,
+  "token": text.TokenDecoder,
   "flow": flow.FlowDecoder,
   "multimodal": multimodal.MultimodalDecoder,
   "units": units.UnitsDecoder,
@@ -58,16 +65,15 @@ def build(model: Mapping[str, Any]) -> perceiver.Perceiver:
 
   Args:
     model: A mapping like those of `spec`: `adapter` (its `kind`, "image" if not
-      given, and arguments), `encoder` (fields of `EncoderConfig`), `decoder`
-      (its `kind` and arguments) and, for classifiers, `num_classes`.
+      given, and arguments), `encoder` (its `kind`, "perceiver" if not given,
+      and fields of `EncoderConfig` or arguments), `decoder` (its `kind` and
+      arguments) and, for classifiers, `num_classes`.
 
   Raises:
     ValueError: A leaf has no meaning or an impossible value.
   """
   adapter = _adapter(model["adapter"])
-  encoder = encoder_lib.PerceiverEncoder(
-    encoder_lib.EncoderConfig(**model["encoder"]), name="encoder"
-  )
+  encoder = _encoder(model["encoder"])
   decoder = _decoder(model, adapter)
   return perceiver.Perceiver(adapter, encoder, decoder, name="perceiver")
 
@@ -86,6 +92,15 @@ def _adapter(section: Mapping[str, Any], name: str = "adapter") -> Any:
   return ADAPTERS[kind](name=name, **arguments)
 
 
+def _encoder(section: Mapping[str, Any]) -> Any:
+  arguments = {"name": "encoder", **section}
+  kind = arguments.pop("kind", "perceiver")
+  if kind not in ENCODERS:
+    choices = ", ".join(ENCODERS)
+    raise ValueError(f"encoder kind {kind!r}: choose one of {choices}")
+  return ENCODERS[kind](**arguments)
+
+
 def _decoder(model: Mapping[str, Any], adapter: Any) -> Any:
   arguments = {"name": "decoder", **model["decoder"]}
   kind = arguments.pop("kind")
@@ -94,7 +109,7 @@ def _decoder(model: Mapping[str, Any], adapter: Any) -> Any:
     raise ValueError(f"decoder kind {kind!r}: choose one of {choices}")
   if kind in ("query", "average"):
     arguments["num_classes"] = model["num_classes"]
-  if kind == "masked_lm":
+  if kind in ("masked_lm", "token"):
     arguments["adapter"] = adapter
   if kind == "multimodal":
     arguments["outputs"] = multimodal.outputs_of(arguments["outputs"])

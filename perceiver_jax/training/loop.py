@@ -247,6 +247,9 @@ class Trainer:
     values = self._meter.take()
     values["learning_rate"] = float(self._schedule(step - 1))
     pace = self._meter.pace()
+    if "tokens" in values:  # Of a text task, as a mean over examples.
+      rate = values["tokens"] * pace["examples_per_second"]
+      pace["tokens_per_second"] = rate
     self._write(
       step,
       {f"train/{name}": value for name, value in values.items()}

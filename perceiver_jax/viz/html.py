@@ -54,6 +54,10 @@ thead th,tfoot th,tfoot td{font-weight:600}
 figure{margin:0;border:1px solid var(--line);border-radius:6px;overflow:hidden}
 .wrong{border-color:var(--wrong)}
 .wrong strong{color:var(--wrong)}
+.filling{font-family:ui-monospace,monospace;font-size:.8125rem;
+white-space:pre-wrap}
+.filling ins{color:var(--accent);font-weight:600;text-decoration:none}
+.filling del{color:var(--wrong)}
 .pair{display:grid;grid-template-columns:1fr 1fr;gap:2px}
 .pair img{width:100%;aspect-ratio:1;object-fit:contain;display:block}
 .pixels{image-rendering:pixelated}

@@ -38,6 +38,7 @@ class Report:
       `calibration`.
     predictions: (image uint8 [h, w, C], attention overlay uint8 [h, w, 3],
       truth, prediction, probability of the prediction).
+    fillings: of each text, its runs as (truth, guess, whether it was hidden).
     config: the run's settings, nested.
     versions: package, device and commit names to their versions.
     parameters: (name, shape, count) of each parameter array.
@@ -54,6 +55,7 @@ class Report:
   calibration: np.ndarray | None = None
   calibration_error: float | None = None
   predictions: Sequence[tuple[np.ndarray, np.ndarray, str, str, float]] = ()
+  fillings: Sequence[Sequence[tuple[str, str, bool]]] = ()
   config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   versions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   parameters: Sequence[tuple[str, tuple[int, ...], int]] = ()
@@ -80,6 +82,7 @@ def _page(report: Report) -> str:
     _published(report.summary, report.published),
     _curves(report.records),
     _predictions(report.predictions),
+    _fillings(report.fillings),
     classification.confusion(report.confusion, report.class_names),
     classification.classes(
       report.class_accuracy, report.confusion, report.class_names
@@ -197,6 +200,29 @@ def _card(
     f'<figure class="{kind}"><div class="pair">{seen}{heat}</div>\n'
     f"<figcaption>{verdict}</figcaption></figure>\n"
   )
+
+
+def _fillings(texts: Sequence[Sequence[tuple[str, str, bool]]]) -> str:
+  """Each text with the guesses in place of what was hidden."""
+  if not texts:
+    return ""
+  body = "".join(
+    f'<p class="filling">{"".join(_run(*run) for run in text)}</p>\n'
+    for text in texts
+  )
+  return (
+    '<h2>Hidden words</h2>\n<p class="quiet">What the model puts for the words'
+    " it was not shown, each token by itself; where that is wrong, the truth"
+    f" follows in brackets.</p>\n{body}"
+  )
+
+
+def _run(truth: str, guess: str, hidden: bool) -> str:
+  if not hidden:
+    return html.text(truth)
+  if guess == truth:
+    return f"<ins>{html.text(guess)}</ins>"
+  return f"<del>{html.text(guess)}</del> [{html.text(truth.strip())}]"
 
 
 def _parameters(parameters: Sequence[tuple[str, tuple, int]]) -> str:

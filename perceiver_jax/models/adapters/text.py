@@ -8,7 +8,7 @@ from typing import Any
 import haiku as hk
 from jax import numpy as jnp
 
-from perceiver_jax.models import decoders, positions
+from perceiver_jax.models import blocks, decoders, positions
 from perceiver_jax.models.inputs import InputArray
 from perceiver_jax.models.typing import Array, Bool, Float, Int
 
@@ -20,6 +20,9 @@ class TextAdapter(hk.Module):
     vocab_size: V; 262 for bytes.
     num_channels: C.
     max_length: Rows of the position table; shorter inputs use its first ones.
+    embedding_init_scale: Standard deviation of the initial embeddings; 1 is
+      Haiku's default, which the authors' code uses.
+    position_init_scale: The same of the positions.
   """
 
   def __init__(
@@ -27,12 +30,16 @@ class TextAdapter(hk.Module):
     vocab_size: int = 262,
     num_channels: int = 768,
     max_length: int = 2048,
+    embedding_init_scale: float = 1.0,
+    position_init_scale: float = 0.02,
     name: str | None = None,
   ):
     super().__init__(name=name)
     self._vocab_size = vocab_size
     self._num_channels = num_channels
     self._max_length = max_length
+    self._embedding_init_scale = embedding_init_scale
+    self._position_init_scale = position_init_scale
 
   def __call__(
     self, tokens: Int[Array, "B M"], *, is_training: bool
@@ -44,7 +51,10 @@ class TextAdapter(hk.Module):
     """
     del is_training
     table = positions.TrainablePositions(
-      self._max_length, self._num_channels, name="positions"
+      self._max_length,
+      self._num_channels,
+      self._position_init_scale,
+      name="positions",
     )()
     rows = positions.first_rows(table, tokens.shape[1])
     return self.embeddings()[tokens] + rows
@@ -53,8 +63,7 @@ class TextAdapter(hk.Module):
   @hk.name_like("__call__")
   def embeddings(self) -> Float[Array, "V C"]:
     """The table that embeds tokens and, transposed, predicts them."""
-    # Haiku's default for embeddings, which the authors' code uses.
-    init = hk.initializers.TruncatedNormal()
+    init = hk.initializers.TruncatedNormal(self._embedding_init_scale)
     shape = (self._vocab_size, self._num_channels)
     return hk.get_parameter("embeddings", shape, init=init)
 
@@ -71,6 +80,7 @@ class MaskedLmDecoder(decoders.QueryDecoder):
     num_query_channels: E, which is the adapter's C.
     use_query_mask: Whether queries at padding read nothing, as in the authors'
       code; Hugging Face's models let them read.
+    query_init_scale: Standard deviation of the initial queries.
     **decoder: Arguments of `QueryDecoder`.
   """
 
@@ -80,6 +90,7 @@ class MaskedLmDecoder(decoders.QueryDecoder):
     max_length: int = 2048,
     num_query_channels: int = 768,
     use_query_mask: bool = True,
+    query_init_scale: float = 0.02,
     name: str | None = None,
     **decoder: Any,
   ):
@@ -88,6 +99,7 @@ class MaskedLmDecoder(decoders.QueryDecoder):
     self._max_length = max_length
     self._num_query_channels = num_query_channels
     self._use_query_mask = use_query_mask
+    self._query_init_scale = query_init_scale
 
   def __call__(
     self,
@@ -99,7 +111,10 @@ class MaskedLmDecoder(decoders.QueryDecoder):
   ) -> tuple[Float[Array, "B O V"], Float[Array, "B H O N"] | None]:
     """Logits of each position, or of the positions in `queries` alone."""
     table = positions.TrainablePositions(
-      self._max_length, self._num_query_channels, name="query"
+      self._max_length,
+      self._num_query_channels,
+      self._query_init_scale,
+      name="query",
     )()
     rows = positions.first_rows(table, inputs.shape[1])
     mask = input_mask if self._use_query_mask else None
@@ -112,9 +127,45 @@ class MaskedLmDecoder(decoders.QueryDecoder):
       mask,
       return_attention,
     )
-    embeddings = self._adapter.embeddings()
-    bias = hk.get_parameter("bias", embeddings.shape[:1], init=jnp.zeros)
-    logits = jnp.einsum(
-      "boc,vc->bov", out, embeddings, preferred_element_type=jnp.float32
-    )
-    return logits + bias.astype(jnp.float32), weights
+    return _tied_logits(out, self._adapter), weights
+
+
+class TokenDecoder(hk.Module):
+  """Logits over the vocabulary from a plain Transformer's own positions.
+
+  Normalised, since the blocks are pre-norm, and tied like `MaskedLmDecoder`.
+
+  Args:
+    adapter: Whose embeddings are shared.
+  """
+
+  def __init__(self, adapter: TextAdapter, name: str | None = None):
+    super().__init__(name=name)
+    self._adapter = adapter
+
+  def __call__(
+    self,
+    latents: Float[Array, "B M C"],
+    inputs: InputArray | Float[Array, "B M C"] | None = None,
+    input_mask: Bool[Array, "B M"] | None = None,
+    queries: Int[Array, "O"] | None = None,
+    return_attention: bool = False,
+  ) -> tuple[Float[Array, "B O V"], None]:
+    """Logits of each position, or of the positions in `queries` alone."""
+    del inputs, input_mask, return_attention  # It reads nothing more.
+    if queries is not None:
+      latents = latents[:, queries]
+    out = blocks.layer_norm("norm")(latents)
+    return _tied_logits(out, self._adapter), None
+
+
+def _tied_logits(
+  out: Float[Array, "B O C"], adapter: TextAdapter
+) -> Float[Array, "B O V"]:
+  """Products with the embeddings, and a bias of the module that calls."""
+  embeddings = adapter.embeddings()
+  bias = hk.get_parameter("bias", embeddings.shape[:1], init=jnp.zeros)
+  logits = jnp.einsum(
+    "boc,vc->bov", out, embeddings, preferred_element_type=jnp.float32
+  )
+  return logits + bias.astype(jnp.float32)

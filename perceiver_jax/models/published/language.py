@@ -45,6 +45,30 @@ def _language(
   return Entry(spec, tokens, *figures, note, has_input_mask=True)
 
 
+def _byte_bert() -> Entry:
+  spec = {
+    "adapter": {
+      "kind": "text",
+      "vocab_size": 262,
+      "num_channels": 512,
+      "max_length": 2048,
+    },
+    "encoder": {
+      "kind": "transformer",
+      "num_layers": 6,
+      "num_heads": 8,
+      "widening_factor": 4,
+    },
+    "decoder": {"kind": "token"},
+  }
+  return Entry(
+    spec, array(2048, dtype=jnp.int32), 20_098_310, "20", "130", "IO, Table 1",
+    "BERT's embeddings of segments are left out; they tell two sentences apart,"
+    " of which its pretraining here has none",
+    has_input_mask=True,
+  )  # fmt: skip
+
+
 _LM_NOTE = (
   "the published operations leave out the decoder's projection and MLP and"
   " count the logits' multiply-adds once; IO++ does not"
@@ -69,4 +93,5 @@ MODELS = {
     262, 2048, (512, 896, 26), 105_849_862, "", "125", "IO, Table 15",
     note=_LM_NOTE,
   ),
+  "byte_bert": _byte_bert(),
 }  # fmt: skip

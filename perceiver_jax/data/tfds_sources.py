@@ -1,0 +1,135 @@
+"""Opens and reads data sets that TensorFlow Datasets has prepared on a disk.
+
+Nothing is downloaded, and TensorFlow is not imported.
+"""
+
+import resource
+from typing import Any
+
+from perceiver_jax.errors import UserError
+
+# Files that may be open beside those of a data set.
+_OTHER_FILES = 1024
+
+
+class Texts:
+  """The feature `text` of a TensorFlow Datasets random-access source."""
+
+  in_memory = False
+
+  def __init__(self, data_source: Any):
+    self._data_source = data_source
+
+  def __len__(self) -> int:
+    return len(self._data_source)
+
+  def __getitem__(self, index: int) -> str:
+    text = fetch(self._data_source, index)["text"]
+    if isinstance(text, bytes):
+      text = text.decode("utf-8", errors="replace")
+    return text
+
+
+def texts(name: str, split: str, data_dir: str = "") -> Texts:
+  """A text data set that TensorFlow Datasets has prepared: C4, Wikipedia.
+
+  Args:
+    name: "c4/en", "wikipedia/20230601.en" or another with a feature `text`.
+    split: slices allowed: "train[1000:]".
+    data_dir: where it was prepared; empty for TFDS's own default.
+
+  Raises:
+    UserError: it is unknown, not prepared, or has no text.
+  """
+  found = open_prepared(name, split, data_dir)
+  features = dict(found.dataset_info.features.items())
+  if "text" not in features:
+    raise UserError(
+      f"{name!r} has features {', '.join(sorted(features))}; a text is needed:"
+      " choose another data set"
+    )
+  return Texts(found)
+
+
+def open_prepared(
+  name: str,
+  split: str,
+  data_dir: str = "",
+  decoders: dict[str, Any] | None = None,
+) -> Any:
+  """The random-access source of a data set that TFDS has prepared.
+
+  Args:
+    name: a TFDS name, with config and version if wanted.
+    split: slices allowed.
+    data_dir: where it was prepared; empty for TFDS's own default.
+    decoders: of features that are not to be decoded as usual.
+
+  Raises:
+    UserError: it is unknown, not prepared in the array_record format, or
+      lacks the split.
+  """
+  import tensorflow_datasets
+
+  where = data_dir or "the default TFDS directory"
+  try:
+    data_source = tensorflow_datasets.data_source(
+      name,
+      split=split,
+      data_dir=data_dir or None,
+      download=False,
+      decoders=decoders,
+    )
+  except tensorflow_datasets.core.DatasetNotFoundError as error:
+    raise UserError(
+      f"TensorFlow Datasets has no {name!r} in {where}; check the name and "
+      "data_dir"
+    ) from error
+  # TFDS says "not prepared" in four ways, by what it finds on the disk.
+  except (NotImplementedError, AssertionError, KeyError, OSError) as error:
+    raise UserError(
+      f"{name!r} split {split!r} is not prepared in {where}: prepare it once"
+      f" with python -m scripts.prepare_data --dataset={name}, which needs"
+      " TensorFlow and writes the array_record format, or change data_dir"
+    ) from error
+  except ValueError as error:
+    reason = str(error).strip().splitlines()[0]
+    raise UserError(
+      f"{name!r} split {split!r} cannot be opened in {where}: {reason}"
+    ) from error
+  _allow_open_files(len(data_source.dataset_info.splits[split].filepaths))
+  return data_source
+
+
+def fetch(data_source: Any, index: int) -> dict[str, Any]:
+  """An example of a source of `open_prepared`.
+
+  Args:
+    data_source: to read.
+    index: of the example.
+
+  Raises:
+    UserError: its file is missing or damaged.
+  """
+  try:
+    return data_source[index]
+  except RuntimeError as error:
+    name = data_source.dataset_info.name
+    raise UserError(
+      f"example {index} of {name} cannot be read: {error}; look for what is"
+      f" wrong with python -m scripts.prepare_data --check --dataset={name}"
+    ) from error
+
+
+def _allow_open_files(count: int) -> None:
+  """Lets this process and its workers keep as many more files open.
+
+  Every file of a data set stays open once it was read. ImageNet has 1,024 to
+  train on, which is also the usual limit.
+  """
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  wanted = count + _OTHER_FILES
+  if hard != resource.RLIM_INFINITY:
+    wanted = min(wanted, hard)
+  if soft != resource.RLIM_INFINITY and soft < wanted:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

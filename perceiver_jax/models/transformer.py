@@ -1,0 +1,50 @@
+"""A plain Transformer in the encoder's place, as the papers' baseline.
+
+Its elements are the inputs themselves, so it costs the square of their number.
+Shapes as in the package glossary.
+"""
+
+import haiku as hk
+
+from perceiver_jax.models import blocks
+from perceiver_jax.models.inputs import InputArray, as_input_array
+from perceiver_jax.models.typing import Array, Bool, Float
+
+
+class TransformerEncoder(hk.Module):
+  """Self-attends over the input array: byte BERT is 6 of them (IO, Table 11).
+
+  Args:
+    num_layers: Self-attends, each with its own weights.
+    num_heads: Heads of each.
+    widening_factor: MLP hidden width over C.
+    remat: Whether the backward pass recomputes whole layers.
+  """
+
+  def __init__(
+    self,
+    num_layers: int = 6,
+    num_heads: int = 8,
+    widening_factor: int = 4,
+    remat: bool = False,
+    name: str | None = None,
+  ):
+    super().__init__(name=name)
+    self._num_layers = num_layers
+    self._layer = {"num_heads": num_heads, "widening_factor": widening_factor}
+    self._remat = remat
+
+  def __call__(
+    self,
+    inputs: InputArray | Float[Array, "B M C"],
+    input_mask: Bool[Array, "B M"] | None = None,
+    return_attention: bool = False,
+  ) -> tuple[Float[Array, "B M C"], list]:
+    """Returns the inputs after all layers; no weights, even if asked for."""
+    del return_attention
+    make = lambda: blocks.SelfAttention(**self._layer, name="self_attend")
+    block = blocks.LatentTransformer(
+      self._num_layers, make, self._remat, name="block_0"
+    )
+    mask = blocks.cross_attention_mask(None, input_mask)
+    return block(as_input_array(inputs).whole(), mask), []

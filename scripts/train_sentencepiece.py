@@ -1,0 +1,150 @@
+r"""Trains a SentencePiece model, the tokenizer of `language_sentencepiece`.
+
+  python -m scripts.train_sentencepiece --input='books/*.txt.gz' --out=FILE
+
+writes FILE.model, to be named with --config.data.tokenizer=FILE.model
+(`configs/masked_lm.py:sentencepiece`). It needs sentencepiece: pip install
+'perceiver_jax[text]'. --embedded instead of --input reads the text that ships
+with Python, which is enough for some thousand tokens.
+
+Perceiver IO (section 4.1) takes 32,000 tokens and does not say how they were
+found. Chosen here: a unigram model; text is left as it is, spaces included, and
+what has no piece becomes the bytes of its UTF-8, so that any text comes back
+from its tokens (but for '\u2581', which SentencePiece writes for a space). A
+piece has no white space but spaces, and those only before a word or alone.
+"""
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from absl import flags
+
+from experiments import launch
+from perceiver_jax.data import text_sources, tokenizer
+from perceiver_jax.errors import UserError
+
+_INPUT = flags.DEFINE_string(
+  "input", "", "Folder or pattern of .txt or .jsonl files, also .gz or .zst."
+)
+_EMBEDDED = flags.DEFINE_bool("embedded", False, "Reads text of Python's own.")
+_VOCAB_SIZE = flags.DEFINE_integer(
+  "vocab_size",
+  32_000,
+  f"Tokens of the model, {len(tokenizer.SPECIAL)} special ones included.",
+  lower_bound=len(tokenizer.SPECIAL) + 1,
+)
+_OUT = flags.DEFINE_string("out", "", "File to write, without its .model.")
+
+# All white space but the space.
+_BREAK = re.compile(r"[^\S ]+")
+# Characters of a line; SentencePiece skips lines of more than 4,192 bytes.
+_LONGEST = 1000
+# Lines that SentencePiece holds in memory, drawn at random from all there are.
+_MOST_LINES = 5_000_000
+
+
+def main(argv: Sequence[str]) -> None:
+  """Trains a model and writes it."""
+  launch.no_arguments(argv)
+  if bool(_INPUT.value) == _EMBEDDED.value:
+    raise UserError("give either --input=FILES or --embedded")
+  if not _OUT.value:
+    raise UserError("--out is missing; give the file to write")
+  path = Path(_OUT.value.removesuffix(".model") + ".model").expanduser()
+  documents = (
+    text_sources.make_documents("embedded", split="train")
+    if _EMBEDDED.value
+    else text_sources.make_documents(
+      "files", split="train", train=_INPUT.value, eval=""
+    )
+  )
+  model = train(lines(documents), _VOCAB_SIZE.value)
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(model)
+  except OSError as error:
+    raise UserError(
+      f"{path} cannot be written ({error.strerror}); change --out"
+    ) from error
+  print(f"{_VOCAB_SIZE.value:,} tokens written to {path}")
+
+
+def lines(documents: text_sources.Documents) -> Iterator[str]:
+  """The lines of documents, long ones in parts.
+
+  Args:
+    documents: the texts.
+
+  Yields:
+    Strings of 1 to 1,000 characters, not all of them spaces.
+  """
+  for i in range(len(documents)):
+    for line in _BREAK.split(documents[i]):
+      for start in range(0, len(line), _LONGEST):
+        part = line[start : start + _LONGEST]
+        if part.strip():
+          yield part
+
+
+def train(texts: Iterator[str], vocab_size: int) -> bytes:
+  """Trains a unigram model.
+
+  Args:
+    texts: lines.
+    vocab_size: tokens of the tokenizer, which has 6 special ones besides the
+      model's.
+
+  Returns:
+    What is to be in the .model file.
+
+  Raises:
+    UserError: the package is missing, there is no text, or it does not give
+      that many tokens.
+  """
+  try:
+    import sentencepiece
+  except ImportError as error:
+    raise UserError(
+      "SentencePiece is not installed: pip install 'perceiver_jax[text]'"
+    ) from error
+  model = io.BytesIO()
+  sentencepiece.set_random_generator_seed(0)
+  try:
+    sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=texts,
+      model_writer=model,
+      model_type="unigram",
+      vocab_size=vocab_size - len(tokenizer.SPECIAL),
+      # The tokenizer has special tokens of its own; this one can't be left out.
+      unk_id=0,
+      bos_id=-1,
+      eos_id=-1,
+      pad_id=-1,
+      byte_fallback=True,
+      normalization_rule_name="identity",
+      remove_extra_whitespaces=False,
+      allow_whitespace_only_pieces=True,
+      input_sentence_size=_MOST_LINES,
+      minloglevel=1,
+    )
+  except RuntimeError as error:
+    raise UserError(
+      f"no model with --vocab_size={vocab_size}: {_reason(str(error))}"
+    ) from error
+  return model.getvalue()
+
+
+def _reason(message: str) -> str:
+  """SentencePiece's own message in the terms of this script's flags."""
+  special = len(tokenizer.SPECIAL)
+  if most := re.search(r"too high .*<= (\d+)", message):
+    return f"the text gives {int(most[1]) + special} at most; read more of it"
+  if least := re.search(r"smaller than required_chars.* vs (\d+)", message):
+    return f"its bytes and characters alone take {int(least[1]) + special}"
+  return message.rsplit("] ", 1)[-1].strip() or "there is no text"
+
+
+if __name__ == "__main__":
+  launch.run(main)

@@ -1,0 +1,125 @@
+import sys
+
+import pytest
+
+from perceiver_jax.data import text_sources, tokenizers
+from perceiver_jax.errors import UserError
+
+# Everything that has been lost or glued together before.
+_TEXT = "Naïve  text,\n\n\tindented — 日本 \x00 <0x0A> <unk> \U0001f600 "
+
+
+@pytest.fixture(scope="module")
+def trained(script, tmp_path_factory):
+  """The tokenizer of a model of 400 tokens, and its file."""
+  path = tmp_path_factory.mktemp("new") / "folder" / "small.model"
+  done = script(
+    "train_sentencepiece",
+    "--embedded",
+    "--vocab_size=400",
+    f"--out={path.with_suffix('')}",
+  )
+  assert done == (0, f"400 tokens written to {path}\n", "")
+  return tokenizers.make_tokenizer(str(path)), path
+
+
+def test_the_vocabulary_has_the_size_that_was_asked_for(trained):
+  tokenizer, _ = trained
+  assert tokenizer.vocab_size == 400
+
+
+def test_any_text_comes_back(trained):
+  tokenizer, _ = trained
+  for text in (_TEXT, *text_sources.embedded("test")[:20]):
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_tokens_are_fewer_than_bytes(trained):
+  tokenizer, _ = trained
+  text = "".join(text_sources.embedded("test"))
+  assert len(tokenizer.encode(text)) < 0.8 * len(text.encode())
+
+
+def test_words_are_those_between_white_space(trained):
+  tokenizer, _ = trained
+  ids = tokenizer.encode(_TEXT)
+  words = tokenizer.words(ids)
+  found = [
+    tokenizer.decode(ids[words == i]).strip() for i in range(words.max() + 1)
+  ]
+  assert found == _TEXT.split()
+
+
+def test_files_give_the_same_model_every_time(script, trained, tmp_path):
+  (tmp_path / "a.txt").write_text("\n".join(text_sources.embedded("train")))
+  outs = []
+  for name in ("one", "two.model"):
+    done = script(
+      "train_sentencepiece",
+      f"--input={tmp_path}/*.txt",
+      "--vocab_size=420",
+      f"--out={tmp_path / name}",
+    )
+    assert done.status == 0, done
+    path = tmp_path / f"{name.removesuffix('.model')}.model"
+    outs.append(path.read_bytes())
+  assert outs[0] == outs[1]
+  assert tokenizers.make_tokenizer(str(path)).vocab_size == 420
+
+
+def test_long_lines_are_cut_and_blank_ones_left_out():
+  from scripts import train_sentencepiece
+
+  found = train_sentencepiece.lines(["a b\n\n  \n\tc\x0bd", "é" * 2500])
+  assert list(found) == ["a b", "c", "d", "é" * 1000, "é" * 1000, "é" * 500]
+
+
+@pytest.mark.parametrize(
+  ("arguments", "parts"),
+  [
+    ([], ["either --input=FILES or --embedded"]),
+    (["--embedded", "--input=x"], ["either --input=FILES or --embedded"]),
+    (["--embedded"], ["--out is missing"]),
+    (["--embedded", "--out=OUT", "x"], ["unexpected argument 'x'"]),
+    (["--input=OUT/none", "--out=OUT"], ["no file"]),
+    (["--embedded", "--out=OUT", "--vocab_size=6"], ["vocab_size"]),
+    (
+      ["--embedded", "--out=OUT", "--vocab_size=100"],
+      ["--vocab_size=100: its bytes and characters alone take"],
+    ),
+    (
+      ["--embedded", "--out=OUT", "--vocab_size=32000"],
+      ["--vocab_size=32000: the text gives", "at most"],
+    ),
+    (["--embedded", "--out=FILE/x", "--vocab_size=400"], ["cannot be written"]),
+  ],
+)
+def test_what_is_wrong_is_one_line(refused, tmp_path, arguments, parts):
+  (tmp_path / "file").touch()
+  places = {"OUT": tmp_path / "out", "FILE": tmp_path / "file"}
+  for name, place in places.items():
+    arguments = [a.replace(name, str(place)) for a in arguments]
+  refused("train_sentencepiece", *arguments, parts=parts)
+  assert not list(tmp_path.glob("*.model"))
+
+
+def test_the_largest_size_named_is_one_that_works():
+  from scripts import train_sentencepiece
+
+  train = lambda size: train_sentencepiece.train(iter(["some words"]), size)
+  with pytest.raises(UserError, match="the text gives") as error:
+    train(1000)
+  most = int(str(error.value).split("gives ")[1].split()[0])
+  assert train(most)
+  with pytest.raises(UserError):
+    train(most + 1)
+
+
+def test_no_text_and_no_package_are_explained(monkeypatch):
+  from scripts import train_sentencepiece
+
+  with pytest.raises(UserError, match="no text"):
+    train_sentencepiece.train(iter([]), 400)
+  monkeypatch.setitem(sys.modules, "sentencepiece", None)
+  with pytest.raises(UserError, match=r"perceiver_jax\[text\]"):
+    train_sentencepiece.train(iter(["a"]), 400)
