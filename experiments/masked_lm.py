@@ -4,7 +4,7 @@ Shapes: b examples, M tokens of an example, V vocabulary.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import grain
@@ -205,19 +205,32 @@ class MaskedLanguageModel:
       if len(run)
     ]
 
+  def train_texts(self) -> Iterator[str]:
+    """Every training document of every corpus once."""
+    for name in self._config.data.corpora:
+      documents = self._documents(name, "train")
+      yield from (documents[i] for i in range(len(documents)))
+
   @functools.cache  # noqa: B019 (a task lives as long as its program)
   def _source(self, role: str) -> masked_text.Mixture:
     self.tokenizer  # noqa: B018 (a wrong one is an error before any text)
-    data, joined, weights = self._config.data, {}, {}
-    for name, corpus in data.corpora.items():
-      documents = text_sources.make_documents(
-        corpus.source,
-        split=corpus.train_split if role == "train" else corpus.eval_split,
-        **corpus.arguments.to_dict(),
+    data = self._config.data
+    joined = {
+      name: masked_text.Joined(
+        self._documents(name, role), data.documents_per_example
       )
-      joined[name] = masked_text.Joined(documents, data.documents_per_example)
-      weights[name] = corpus.weight
+      for name in data.corpora
+    }
+    weights = {name: corpus.weight for name, corpus in data.corpora.items()}
     return masked_text.Mixture(joined, weights)
+
+  def _documents(self, name: str, role: str) -> text_sources.Documents:
+    corpus = self._config.data.corpora[name]
+    return text_sources.make_documents(
+      corpus.source,
+      split=corpus.train_split if role == "train" else corpus.eval_split,
+      **corpus.arguments.to_dict(),
+    )
 
 
 def hidden_bytes(

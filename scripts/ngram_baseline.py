@@ -1,0 +1,57 @@
+"""A run's masked bytes beside a 5-gram's.
+
+  python -m scripts.ngram_baseline --workdir=runs/mlm
+
+Counts byte n-grams in the run's own training documents and lets them fill the
+same held-out crops, with the same bytes hidden and the visible bytes on both
+sides used. Prints the share of hidden bytes that each gets right.
+"""
+
+import json
+from collections.abc import Sequence
+
+from absl import flags
+
+from experiments import launch, masked_lm
+from perceiver_jax.errors import UserError
+from perceiver_jax.evaluation import ngram
+
+launch.define_flags(config_required=False)
+_ORDER = flags.DEFINE_integer(
+  "order", 5, "n: the next byte depends on the n - 1 before.", lower_bound=1
+)
+_BATCH = 64
+
+
+def main(argv: Sequence[str]) -> None:
+  """Evaluates both and prints them."""
+  launch.no_arguments(argv)
+  config, task, folder = launch.saved_run()
+  if not isinstance(task, masked_lm.MaskedLanguageModel):
+    raise UserError(f"{folder} holds a run of {config.task!r}, not masked_lm")
+  if config.data.tokenizer != "bytes":
+    raise UserError(f"{folder} holds a run on pieces; this compares bytes")
+  results = folder / "results.json"
+  if not results.exists():
+    raise UserError(f"the run in {folder} is not finished; train it first")
+  texts = (text.encode("utf-8", "replace") for text in task.train_texts())
+  model = ngram.NGram(texts, _ORDER.value)
+  pairs = (
+    pair
+    for batch in task.eval_data(global_batch=_BATCH)["eval"]
+    for pair in masked_lm.hidden_bytes(batch)
+  )
+  rows = {
+    "this run": _accuracy(results.read_text(encoding="utf-8")),
+    f"{_ORDER.value}-gram": ngram.accuracy(model, pairs),
+  }
+  for name, value in rows.items():
+    print(f"{name:<10}{value:7.2%} of the hidden bytes right")
+
+
+def _accuracy(text: str) -> float:
+  return json.loads(text)["metrics"]["eval/accuracy"]
+
+
+if __name__ == "__main__":
+  launch.run(main)

@@ -1,0 +1,48 @@
+"""A run's hidden bytes beside those of n-grams."""
+
+import json
+import re
+
+import pytest
+
+from configs import masked_lm
+from experiments import tasks
+from perceiver_jax.training import loop
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("runs") / "mlm"
+  config = masked_lm.get_config("byte_bert,smoke")
+  loop.Trainer(config, tasks.make_task(config), folder).run()
+  return folder
+
+
+def test_both_numbers_are_printed(script, run):
+  done = script("ngram_baseline", f"--workdir={run}")
+  assert done.status == 0, done.err
+  own, ngram = map(float, re.findall(r"([\d.]+)%", done.out))
+  metrics = json.loads((run / "results.json").read_text())["metrics"]
+  assert own == pytest.approx(100 * metrics["eval/accuracy"], abs=0.01)
+  assert 20 < ngram < 40
+
+
+def test_a_shorter_memory_fills_worse(script, run):
+  shares = [
+    float(
+      re.findall(
+        r"gram *([\d.]+)%",
+        script("ngram_baseline", f"--workdir={run}", f"--order={n}").out,
+      )[0]
+    )
+    for n in (1, 4)
+  ]
+  assert shares[0] < shares[1]
+
+
+def test_what_is_no_finished_run_is_refused(script, run, tmp_path):
+  assert script("ngram_baseline", f"--workdir={tmp_path}").status == 2
+  (run / "results.json").rename(run / "away.json")
+  done = script("ngram_baseline", f"--workdir={run}")
+  (run / "away.json").rename(run / "results.json")
+  assert (done.status, "not finished" in done.err) == (2, True)
