@@ -141,6 +141,7 @@ def test_a_smoke_run_leaves_results_and_report(variant, tmp_path):
   assert max(paces) > 0
 
 
+@pytest.mark.slow
 def test_a_stopped_run_ends_where_an_undisturbed_one_does(
   tmp_path, monkeypatch
 ):

@@ -13,15 +13,19 @@ _ENCODER = {
   "num_latent_channels": 8,
   "num_self_attend_heads": 2,
 }
+_COUNTS = ("num_blocks", "num_cross_attends", "num_self_attends_per_block")
 
 
 def spec(name):
   """A tiny spec of a model of the zoo, which still has all of its parts."""
   out = zoo.spec(name)
   encoder = out["encoder"]
-  encoder |= _ENCODER
-  for leaf in ("num_blocks", "num_cross_attends", "num_self_attends_per_block"):
-    encoder[leaf] = min(encoder[leaf], 2)
+  if encoder.get("kind") == "transformer":
+    encoder |= {"num_layers": 2, "num_heads": 2}
+  else:
+    encoder |= _ENCODER
+    for leaf in _COUNTS:
+      encoder[leaf] = min(encoder[leaf], 2)
   if "num_classes" in out:
     out["num_classes"] = CLASSES
   _shrink_adapter(out["adapter"])
@@ -89,7 +93,7 @@ def raw(name, batch=2, seed=0):
     rng.normal(size=(batch, *shape)), "float32"
   )
   family = name.split("_")[0]
-  if family == "language":
+  if family in ("language", "byte"):
     tokens = rng.integers(VOCABULARY, size=(batch, LENGTH))
     return jnp.asarray(tokens, "int32")
   if family in ("kinetics", "audioset"):

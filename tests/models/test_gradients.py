@@ -29,6 +29,7 @@ _REST = (
   "imagenet_icml_learned",
   "imagenet_icml_cross_only_4",
   "language_bytes",
+  "byte_bert",
   "flow_pixels_separate",
   "flow_conv_separate",
   "audioset_icml_raw",

@@ -7,14 +7,17 @@ import pytest
 
 from configs import masked_lm
 from experiments import tasks
-from perceiver_jax.training import loop
+from perceiver_jax.training import workdir
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
+  """What the script reads of a finished run; none has to be trained."""
   folder = tmp_path_factory.mktemp("runs") / "mlm"
   config = masked_lm.get_config("byte_bert,smoke")
-  loop.Trainer(config, tasks.make_task(config), folder).run()
+  workdir.write(folder, config, tasks.make_task(config).metadata())
+  results = {"metrics": {"eval/accuracy": 0.1234}}
+  (folder / "results.json").write_text(json.dumps(results))
   return folder
 
 
@@ -22,8 +25,7 @@ def test_both_numbers_are_printed(script, run):
   done = script("ngram_baseline", f"--workdir={run}")
   assert done.status == 0, done.err
   own, ngram = map(float, re.findall(r"([\d.]+)%", done.out))
-  metrics = json.loads((run / "results.json").read_text())["metrics"]
-  assert own == pytest.approx(100 * metrics["eval/accuracy"], abs=0.01)
+  assert own == 12.34
   assert 20 < ngram < 40
 
 
