@@ -1,16 +1,18 @@
 r"""Masked language modelling (Perceiver IO, section 4.1, app. F, Tables 1, 15).
 
   python -m experiments.train --config=configs/masked_lm.py:bytes \
-    --workdir=runs/mlm --config.data.corpora.c4.arguments.data_dir=DIR \
-    --config.data.corpora.wikipedia.arguments.data_dir=DIR
+    --workdir=runs/mlm --config.data.corpora.c4.arguments.tfds.data_dir=DIR \
+    --config.data.corpora.wikipedia.arguments.tfds.data_dir=DIR
 
 Data: C4 and English Wikipedia as TensorFlow Datasets prepares them
 (`python -m scripts.prepare_data`), 70% and 30% of the examples; ten documents
 are put one after the other before a crop is taken, and each white-space word is
 hidden with a chance of 15%, all of its tokens. A word is hidden with the space
 before it, since the authors' notebook says that masks should begin with one.
-Text or JSONL files of your own, also .gz or .zst:
---config.data.corpora.c4.source=files and the rest as in `small` below.
+Text or JSONL files of your own, also .gz or .zst, in place of both:
+--config.data.corpora.c4.source=files --config.data.corpora.c4.eval_split=test
+--config.data.corpora.c4.arguments.files.train='books/*.txt'
+--config.data.corpora.wikipedia.weight=0
 
 Variants:
   bytes: UTF-8 bytes, 201M parameters; GLUE 81.0 after fine-tuning.
@@ -63,10 +65,10 @@ def get_config(variant: str = "bytes") -> ml_collections.ConfigDict:
     "tokenizer": "bytes",  # Or the path of a SentencePiece .model.
     "mask_rate": 0.15,  # Of white-space words.
     "documents_per_example": 10,
-    # Weights are shares of the examples.
+    # Weights are shares of the examples; 0 leaves a corpus out.
     "corpora": {
       "c4": _tfds("c4/en", 0.7, "train", "validation"),
-      # It has one split; a thousandth is held out.
+      # It has one split; 1,000 articles are held out.
       "wikipedia": _tfds(
         "wikipedia/20230601.en", 0.3, "train[1000:]", "train[:1000]"
       ),
@@ -91,11 +93,25 @@ def _tfds(
   name: str, weight: float, train_split: str, eval_split: str
 ) -> dict[str, object]:
   return {
-    "source": "tfds",  # See `perceiver_jax.data.text_sources.SOURCES`.
+    **_corpus("tfds", name),
     "weight": weight,
     "train_split": train_split,
     "eval_split": eval_split,
-    "arguments": {"name": name, "data_dir": ""},
+  }
+
+
+def _corpus(source: str, name: str = "") -> dict[str, object]:
+  """A corpus with the arguments of each source that has any."""
+  return {
+    "source": source,  # See `perceiver_jax.data.text_sources.SOURCES`.
+    "weight": 1.0,
+    "train_split": "train",
+    "eval_split": "test",
+    "arguments": {
+      "tfds": {"name": name, "data_dir": ""},
+      # A folder or a pattern; documents: "line", "paragraph" or "file".
+      "files": {"train": "", "eval": "", "documents": "line", "field": "text"},
+    },
   }
 
 
@@ -103,15 +119,7 @@ def _embedded(config: ml_collections.ConfigDict) -> None:
   """Reads what ships with Python; nothing is downloaded."""
   config.data.tokenizer = "bytes"
   config.data.num_workers = 0
-  config.data.corpora = {
-    "embedded": {
-      "source": "embedded",
-      "weight": 1.0,
-      "train_split": "train",
-      "eval_split": "test",
-      "arguments": {},
-    }
-  }
+  config.data.corpora = {"embedded": _corpus("embedded")}
 
 
 def _small(config: ml_collections.ConfigDict) -> None:

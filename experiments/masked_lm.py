@@ -14,11 +14,11 @@ import optax
 from jax import numpy as jnp
 
 from perceiver_jax.data import (
+  byte_tokenizer,
   masked_text,
   pipeline,
   sources,
   text_sources,
-  tokenizer,
   tokenizers,
 )
 from perceiver_jax.errors import UserError
@@ -63,7 +63,7 @@ class MaskedLanguageModel:
   def example(self) -> Batch:
     """One empty text."""
     return {
-      "tokens": np.full((1, self._length), tokenizer.PAD, np.int32),
+      "tokens": np.full((1, self._length), byte_tokenizer.PAD, np.int32),
       "hidden": np.zeros((1, self._length), bool),
       "index": np.zeros(1, np.int32),
       "mask": np.ones(1, np.float32),
@@ -78,18 +78,18 @@ class MaskedLanguageModel:
   ) -> perceiver.Outputs:
     """Logits [b, M, V] of every position; hidden tokens are not seen."""
     tokens = batch["tokens"]
-    seen = jnp.where(batch["hidden"], tokenizer.MASK, tokens)
+    seen = jnp.where(batch["hidden"], byte_tokenizer.MASK, tokens)
     model = zoo.build(self._config.model.to_dict())
     return model(
       seen,
       is_training=is_training,
-      input_mask=jnp.asarray(tokens != tokenizer.PAD),
+      input_mask=jnp.asarray(tokens != byte_tokenizer.PAD),
       return_attention=return_attention,
     )
 
   def loss(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
     """Cross-entropy and accuracy of hidden tokens; real tokens an example."""
-    real = (batch["tokens"] != tokenizer.PAD).sum(-1)
+    real = (batch["tokens"] != byte_tokenizer.PAD).sum(-1)
     ones = jnp.ones(real.shape, jnp.float32)
     return {
       **self.metrics(outputs, {**batch, "mask": ones}),
@@ -196,7 +196,7 @@ class MaskedLanguageModel:
     start = max(0, int(hidden.argmax()) - _SHOWN_BEFORE)
     part = slice(start, start + _SHOWN)
     tokens, hidden, guesses = tokens[part], hidden[part], guesses[part]
-    real = int((tokens != tokenizer.PAD).sum())
+    real = int((tokens != byte_tokenizer.PAD).sum())
     edges = np.flatnonzero(np.diff(hidden[:real])) + 1
     display = self.tokenizer.display
     return [
@@ -207,29 +207,32 @@ class MaskedLanguageModel:
 
   def train_texts(self) -> Iterator[str]:
     """Every training document of every corpus once."""
-    for name in self._config.data.corpora:
+    for name in self._corpora():
       documents = self._documents(name, "train")
       yield from (documents[i] for i in range(len(documents)))
 
   @functools.cache  # noqa: B019 (a task lives as long as its program)
   def _source(self, role: str) -> masked_text.Mixture:
     self.tokenizer  # noqa: B018 (a wrong one is an error before any text)
-    data = self._config.data
+    weights = self._corpora()
+    count = self._config.data.documents_per_example
     joined = {
-      name: masked_text.Joined(
-        self._documents(name, role), data.documents_per_example
-      )
-      for name in data.corpora
+      name: masked_text.Joined(self._documents(name, role), count)
+      for name in weights
     }
-    weights = {name: corpus.weight for name, corpus in data.corpora.items()}
     return masked_text.Mixture(joined, weights)
+
+  def _corpora(self) -> dict[str, float]:
+    """Weights of the corpora that are used."""
+    given = {name: c.weight for name, c in self._config.data.corpora.items()}
+    return {name: weight for name, weight in given.items() if weight != 0}
 
   def _documents(self, name: str, role: str) -> text_sources.Documents:
     corpus = self._config.data.corpora[name]
     return text_sources.make_documents(
       corpus.source,
       split=corpus.train_split if role == "train" else corpus.eval_split,
-      **corpus.arguments.to_dict(),
+      **corpus.arguments.to_dict().get(corpus.source, {}),
     )
 
 
@@ -245,7 +248,7 @@ def hidden_bytes(
     The bytes of each example that counts, without padding, and a mask bool of
     the same length.
   """
-  first = len(tokenizer.SPECIAL)
+  first = len(byte_tokenizer.SPECIAL)
   found = []
   for tokens, hidden, counts in zip(
     batch["tokens"], batch["hidden"], batch["mask"], strict=True

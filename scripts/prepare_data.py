@@ -38,8 +38,13 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import launch
-from perceiver_jax.data import image_sources
+from perceiver_jax.data import image_sources, tfds_sources
+from perceiver_jax.data.source_base import Example
 from perceiver_jax.errors import UserError
+from perceiver_jax.viz.text import shorten
+
+# Characters that are shown of a text.
+_TEXT = 60
 
 _DATASET = flags.DEFINE_string(
   "dataset", "", "Name in TensorFlow Datasets, imagenet2012 for example."
@@ -94,6 +99,7 @@ def prepare(name: str, data_dir: str, manual_dir: str = "") -> None:
     UserError: it is unknown, or TensorFlow or a tar file is missing.
   """
   import tensorflow_datasets
+  import tensorflow_datasets.text  # Makes text data sets known.
 
   try:
     builder = tensorflow_datasets.builder(
@@ -216,10 +222,10 @@ def _plain(name: str) -> str:
 def _prepared_splits(name: str, data_dir: str) -> dict[str, Any]:
   """TFDS's description of each split that is prepared."""
   try:
-    source = image_sources.tfds(name, "all", data_dir).source
+    source = tfds_sources.open_prepared(name, "all", data_dir)
   except UserError as error:
     raise UserError(f"{error}{_where_from(name)}") from error
-  return dict(source.info.splits.items())
+  return dict(source.dataset_info.splits.items())
 
 
 def _split_problems(split: Any, expected: int) -> list[str]:
@@ -252,16 +258,24 @@ def _num_records(path: Path) -> int:
 
 def _example_problems(name: str, split: str, data_dir: str) -> list[str]:
   """Prints the first, the middle and the last example; what is wrong there."""
-  source = image_sources.tfds(name, split, data_dir).source
+  info = tfds_sources.open_prepared(name, split, data_dir).dataset_info
+  if "text" in dict(info.features.items()):
+    source = tfds_sources.texts(name, split, data_dir)
+    describe = lambda text: f"{len(text):,} characters, {shorten(text, _TEXT)}"
+  else:
+    source = image_sources.tfds(name, split, data_dir).source
+    describe = functools.partial(_picture, source.class_names)
   for index in sorted({0, len(source) // 2, len(source) - 1}):
     try:
-      example = source[index]
+      print(f"  example {index}: {describe(source[index])}")
     except UserError as error:
       return [str(error)]
-    height, width = example["image"].shape[:2]
-    label = source.class_names[example["label"]]
-    print(f"  example {index}: {width} x {height} pixels, {label}")
   return []
+
+
+def _picture(class_names: Sequence[str], example: Example) -> str:
+  height, width = example["image"].shape[:2]
+  return f"{width} x {height} pixels, {class_names[example['label']]}"
 
 
 def _counts(source: image_sources.ImageFolder) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import launch
-from perceiver_jax.data import text_sources, tokenizer
+from perceiver_jax.data import byte_tokenizer, text_sources
 from perceiver_jax.errors import UserError
 
 _INPUT = flags.DEFINE_string(
@@ -32,8 +32,8 @@ _EMBEDDED = flags.DEFINE_bool("embedded", False, "Reads text of Python's own.")
 _VOCAB_SIZE = flags.DEFINE_integer(
   "vocab_size",
   32_000,
-  f"Tokens of the model, {len(tokenizer.SPECIAL)} special ones included.",
-  lower_bound=len(tokenizer.SPECIAL) + 1,
+  f"Tokens of the model, {len(byte_tokenizer.SPECIAL)} special ones included.",
+  lower_bound=len(byte_tokenizer.SPECIAL) + 1,
 )
 _OUT = flags.DEFINE_string("out", "", "File to write, without its .model.")
 
@@ -116,7 +116,7 @@ def train(texts: Iterator[str], vocab_size: int) -> bytes:
       sentence_iterator=texts,
       model_writer=model,
       model_type="unigram",
-      vocab_size=vocab_size - len(tokenizer.SPECIAL),
+      vocab_size=vocab_size - len(byte_tokenizer.SPECIAL),
       # The tokenizer has special tokens of its own; this one can't be left out.
       unk_id=0,
       bos_id=-1,
@@ -138,7 +138,7 @@ def train(texts: Iterator[str], vocab_size: int) -> bytes:
 
 def _reason(message: str) -> str:
   """SentencePiece's own message in the terms of this script's flags."""
-  special = len(tokenizer.SPECIAL)
+  special = len(byte_tokenizer.SPECIAL)
   if most := re.search(r"too high .*<= (\d+)", message):
     return f"the text gives {int(most[1]) + special} at most; read more of it"
   if least := re.search(r"smaller than required_chars.* vs (\d+)", message):

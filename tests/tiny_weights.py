@@ -49,6 +49,14 @@ def language(vocab_size=262):
   return random(spec, array(1, LENGTH, dtype="int32"))
 
 
+def byte_bert():
+  """A plain Transformer of 32 bytes."""
+  spec = zoo.spec("byte_bert")
+  spec["adapter"] |= {"max_length": LENGTH, "num_channels": 8}
+  spec["encoder"] |= {"num_layers": 1, "num_heads": 2}
+  return random(spec, array(1, LENGTH, dtype="int32"))
+
+
 def flow():
   """A model for frames of 24 x 32; it says up to tens of pixels."""
   spec = _small_encoder("flow")

@@ -23,7 +23,7 @@ def run(arguments: Sequence[str]) -> None:
   """
   import jax
 
-  from perceiver_jax.data import tokenizer
+  from perceiver_jax.data import byte_tokenizer
 
   if not arguments:
     raise UserError(
@@ -31,15 +31,15 @@ def run(arguments: Sequence[str]) -> None:
       " words to hide with --mask"
     )
   tokens = [_tokens(text) for text in arguments]
-  weights = source.load_weights(["masked_lm"], "language_bytes")
+  weights = source.load_weights(["masked_lm", "token"], "language_bytes")
   size = weights.spec["adapter"]["vocab_size"]
-  if size != tokenizer.VOCABULARY:
+  if size != byte_tokenizer.VOCABULARY:
     raise UserError(
       f"these weights are of a model with {size:,} tokens; fill-mask needs one"
-      f" of bytes, which has {tokenizer.VOCABULARY}: give other --weights"
+      f" of bytes, which has {byte_tokenizer.VOCABULARY}: give other --weights"
     )
   length = weights.spec["adapter"]["max_length"]
-  padded, mask = tokenizer.pad(tokens, length)
+  padded, mask = byte_tokenizer.pad(tokens, length)
   apply = source.jitted(weights)
   for text, ids, row, real in zip(arguments, tokens, padded, mask, strict=True):
     logits = apply(row[None], input_mask=real[None]).logits[0, : len(ids)]
@@ -49,33 +49,34 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _tokens(text: str) -> np.ndarray:
-  from perceiver_jax.data import tokenizer
+  from perceiver_jax.data import byte_tokenizer
 
   if flags.FLAGS.mask:
-    return tokenizer.mask_words(text, flags.FLAGS.mask)
+    return byte_tokenizer.mask_words(text, flags.FLAGS.mask)
   if _MASK not in text:
     raise UserError(
       f"nothing to fill in {text!r}: write {_MASK} for each byte, or name the"
       " words to hide with --mask"
     )
-  hole = np.array([tokenizer.MASK], np.int32)
-  parts = [tokenizer.encode(part) for part in text.split(_MASK)]
+  hole = np.array([byte_tokenizer.MASK], np.int32)
+  parts = [byte_tokenizer.encode(part) for part in text.split(_MASK)]
   between = [part for p in parts for part in (p, hole)][:-1]
   return np.concatenate(between)
 
 
 def _report(ids: np.ndarray, probabilities: np.ndarray) -> str:
   """The greedy text, then a line a masked byte with its likeliest fillings."""
-  from perceiver_jax.data import tokenizer
+  from perceiver_jax.data import byte_tokenizer
 
-  holes = np.flatnonzero(ids == tokenizer.MASK)
+  holes = np.flatnonzero(ids == byte_tokenizer.MASK)
   filled = ids.copy()
   filled[holes] = probabilities[holes].argmax(-1)
-  lines = [f"  {tokenizer.display(filled)}"]
+  lines = [f"  {byte_tokenizer.display(filled)}"]
   for place in holes:
     best = np.argsort(-probabilities[place])[: flags.FLAGS.top]
     guesses = "  ".join(
-      f"{tokenizer.display([i])!r} {probabilities[place, i]:.1%}" for i in best
+      f"{byte_tokenizer.display([i])!r} {probabilities[place, i]:.1%}"
+      for i in best
     )
     lines.append(f"  byte {place}: {guesses}")
   return "\n".join(lines)

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from perceiver_jax.data.byte_tokenizer import PAD
 from perceiver_jax.data.source_base import Example
 from perceiver_jax.data.text_sources import Documents
-from perceiver_jax.data.tokenizer import PAD
 from perceiver_jax.data.tokenizers import Tokenizer
 from perceiver_jax.errors import UserError
 
@@ -61,7 +61,7 @@ class Mixture:
 
   Args:
     sources: by name, each with an example or more.
-    weights: share of each, positive; they need not add up to 1.
+    weights: share of each; they need not add up to 1.
   """
 
   class_names = ()
@@ -110,7 +110,8 @@ def crop(
     text: any text.
     tokenizer: of the model.
     length: tokens wanted.
-    rng: draws where the part begins; a text that is shorter is taken whole.
+    rng: draws where the part begins, so that it surely fills `length` tokens;
+      a text that may be too short for that is taken from its start.
 
   Returns:
     int32 [L], L at most `length`. The last character of bytes may be cut.
@@ -174,12 +175,14 @@ def _check_weights(
   sources: Mapping[str, Any], weights: Mapping[str, float]
 ) -> None:
   if not sources:
-    raise UserError("config.data.corpora is empty; name a corpus")
+    raise UserError(
+      "no corpus of config.data.corpora has a weight; give one a positive one"
+    )
   for name in sources:
     if not 0 < weights[name] < math.inf:
       raise UserError(
         f"config.data.corpora.{name}.weight is {weights[name]}; give a"
-        " positive number, or take the corpus out"
+        " positive number, or 0 to leave the corpus out"
       )
 
 

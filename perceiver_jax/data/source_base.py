@@ -4,7 +4,9 @@ A source has a length and returns example i as a dict of numpy arrays, here
 `image` [H, W, C] and `label` (int32 scalar, a position in `class_names`).
 """
 
-from typing import Protocol
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -50,3 +52,37 @@ def check_choice(
       f"unknown {what} {given!r} for {owner}; choose one of: "
       + ", ".join(allowed)
     )
+
+
+def make_named(
+  makers: Mapping[str, Callable[..., Any]],
+  name: str,
+  owner: str,
+  arguments: Mapping[str, Any],
+) -> Any:
+  """Calls one of several makers of sources.
+
+  Args:
+    makers: by name.
+    name: which one.
+    owner: what has them, "the data" for example.
+    arguments: for it.
+
+  Raises:
+    UserError: the name or an argument is unknown, or there is no example.
+  """
+  check_choice(name, tuple(makers), "source", owner)
+  signature = inspect.signature(makers[name])
+  try:
+    signature.bind(**arguments)
+  except TypeError as error:
+    takes = ", ".join(signature.parameters)
+    raise UserError(
+      f"source {name!r} got wrong arguments ({error}); it takes: {takes}"
+    ) from error
+  source = makers[name](**arguments)
+  if not len(source):
+    raise UserError(
+      f"empty dataset: source {name!r} with {dict(arguments)} is empty"
+    )
+  return source

@@ -4,14 +4,18 @@ What a source is: `source_base`. Images on a disk: `image_sources`; crops of a
 few photos: `photos`.
 """
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from perceiver_jax.data import image_sources, photos
-from perceiver_jax.data.source_base import Example, Source, check_choice
+from perceiver_jax.data.source_base import (
+  Example,
+  Source,
+  check_choice,
+  make_named,
+)
 from perceiver_jax.errors import UserError
 
 # Every fifth digit of each class is held out: 360 of 1,797.
@@ -112,15 +116,4 @@ def make_source(name: str, /, **kwargs: Any) -> Source:
   Raises:
     UserError: the name or an argument is unknown, or the data is missing.
   """
-  check_choice(name, tuple(SOURCES), "source", "the data")
-  try:
-    inspect.signature(SOURCES[name]).bind(**kwargs)
-  except TypeError as error:
-    takes = ", ".join(inspect.signature(SOURCES[name]).parameters)
-    raise UserError(
-      f"source {name!r} got wrong arguments ({error}); it takes: {takes}"
-    ) from error
-  source = SOURCES[name](**kwargs)
-  if not len(source):
-    raise UserError(f"empty dataset: source {name!r} with {kwargs} is empty")
-  return source
+  return make_named(SOURCES, name, "the data", kwargs)

@@ -3,7 +3,6 @@
 import glob
 import gzip
 import hashlib
-import inspect
 import itertools
 import json
 import os
@@ -16,7 +15,7 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 
 from perceiver_jax.data import tfds_sources
-from perceiver_jax.data.source_base import check_choice
+from perceiver_jax.data.source_base import check_choice, make_named
 from perceiver_jax.errors import UserError
 
 SPLITS = ("train", "test")
@@ -215,18 +214,7 @@ def make_documents(name: str, /, **kwargs: Any) -> Documents:
   Raises:
     UserError: the name or an argument is unknown, or there is no document.
   """
-  check_choice(name, tuple(SOURCES), "source", "texts")
-  try:
-    inspect.signature(SOURCES[name]).bind(**kwargs)
-  except TypeError as error:
-    takes = ", ".join(inspect.signature(SOURCES[name]).parameters)
-    raise UserError(
-      f"source {name!r} got wrong arguments ({error}); it takes: {takes}"
-    ) from error
-  found = SOURCES[name](**kwargs)
-  if not len(found):
-    raise UserError(f"empty dataset: source {name!r} with {kwargs} is empty")
-  return found
+  return make_named(SOURCES, name, "texts", kwargs)
 
 
 def _matches(pattern: str, which: str) -> list[str]:

@@ -1,6 +1,6 @@
 """Tokenizers by name: UTF-8 bytes, or a SentencePiece model of the user's.
 
-All of them have the special tokens of `tokenizer`, with the same numbers,
+All of them have the special tokens of `byte_tokenizer`, with the same numbers,
 before their own. Shapes: L tokens of one text.
 """
 
@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from perceiver_jax.data import tokenizer
+from perceiver_jax.data import byte_tokenizer
 from perceiver_jax.errors import UserError
 from perceiver_jax.viz.text import printable
 
-_FIRST = len(tokenizer.SPECIAL)
+_FIRST = len(byte_tokenizer.SPECIAL)
 # ASCII white space; a byte of another character is never one of these.
 _SPACES = np.frombuffer(b" \t\n\r\v\f", np.uint8).astype(np.int32) + _FIRST
 # What SentencePiece writes for the space before a word.
@@ -63,12 +63,12 @@ class Tokenizer(Protocol):
 
 
 class Bytes:
-  """A token a byte of UTF-8; see `tokenizer`."""
+  """A token a byte of UTF-8; see `byte_tokenizer`."""
 
-  vocab_size = tokenizer.VOCABULARY
-  encode = staticmethod(tokenizer.encode)
-  decode = staticmethod(tokenizer.decode)
-  display = staticmethod(tokenizer.display)
+  vocab_size = byte_tokenizer.VOCABULARY
+  encode = staticmethod(byte_tokenizer.encode)
+  decode = staticmethod(byte_tokenizer.decode)
+  display = staticmethod(byte_tokenizer.display)
 
   def words(self, ids: np.ndarray) -> np.ndarray:
     """As in `Tokenizer`; a word begins with one white-space byte, if any."""
@@ -147,17 +147,17 @@ class SentencePiece:
 
   def encode(self, text: str) -> np.ndarray:
     """As in `Tokenizer`."""
-    tokenizer.encode(text)  # Refuses what UTF-8 cannot hold, as bytes do.
+    byte_tokenizer.encode(text)  # Refuses what UTF-8 cannot hold, as bytes do.
     return np.array(self._processor.encode(text), np.int32) + _FIRST
 
   def decode(self, ids: Sequence[int] | np.ndarray) -> str:
     """As in `Tokenizer`."""
-    ids = tokenizer.checked(ids, self.vocab_size)
+    ids = byte_tokenizer.checked(ids, self.vocab_size)
     return self._processor.decode((ids[ids >= _FIRST] - _FIRST).tolist())
 
   def display(self, ids: Sequence[int] | np.ndarray) -> str:
     """As in `Tokenizer`."""
-    ids = tokenizer.checked(ids, self.vocab_size)
+    ids = byte_tokenizer.checked(ids, self.vocab_size)
     return printable("".join(map(self._shown, ids.tolist())))
 
   def words(self, ids: np.ndarray) -> np.ndarray:
@@ -174,7 +174,7 @@ class SentencePiece:
 
   def _shown(self, token: int) -> str:
     if token < _FIRST:
-      return f"[{tokenizer.SPECIAL[token]}]"
+      return f"[{byte_tokenizer.SPECIAL[token]}]"
     return _text(self._pieces[token - _FIRST])
 
 

@@ -234,7 +234,8 @@ def make_train_step(
       gradients, state.params, state.net_state, batch, num_microbatches
     )
     grads, metrics = jax.lax.psum((grads, metrics), AXIS)
-    count = metrics["loss"][1]
+    # Nothing may be to learn in a batch, no hidden word for example.
+    count = jnp.maximum(metrics["loss"][1], 1)
     grads = jax.tree.map(lambda g: g / count, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)

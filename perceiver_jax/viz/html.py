@@ -55,7 +55,7 @@ figure{margin:0;border:1px solid var(--line);border-radius:6px;overflow:hidden}
 .wrong{border-color:var(--wrong)}
 .wrong strong{color:var(--wrong)}
 .filling{font-family:ui-monospace,monospace;font-size:.8125rem;
-white-space:pre-wrap}
+white-space:pre-wrap;overflow-wrap:anywhere}
 .filling ins{color:var(--accent);font-weight:600;text-decoration:none}
 .filling del{color:var(--wrong)}
 .pair{display:grid;grid-template-columns:1fr 1fr;gap:2px}

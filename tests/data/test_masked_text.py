@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perceiver_jax.data import masked_text, tokenizers
-from perceiver_jax.data.tokenizer import MASK, PAD
+from perceiver_jax.data.byte_tokenizer import MASK, PAD
 from perceiver_jax.errors import UserError
 
 _few = settings(max_examples=50, deadline=None)
@@ -85,7 +85,7 @@ def test_impossible_weights_are_refused(weight):
 
 
 def test_no_corpus_is_refused():
-  with pytest.raises(UserError, match="corpora is empty"):
+  with pytest.raises(UserError, match="no corpus"):
     masked_text.Mixture({}, {})
 
 

@@ -312,6 +312,7 @@ def test_tfds_reads_texts(prepared):
   [
     ({"name": "no_such_data"}, "has no 'no_such_data' in .*check the name"),
     ({"name": "lm1b"}, "'lm1b' split 'train' is not prepared.*prepare_data"),
+    ({"name": "wikipedia/20230601.en"}, "is not prepared.*prepare_data"),
     ({"split": "test"}, "'prose' split 'test'.*Unknown split"),
   ],
 )

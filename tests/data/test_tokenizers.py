@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perceiver_jax.data import tokenizer, tokenizers
+from perceiver_jax.data import byte_tokenizer, tokenizers
 from perceiver_jax.errors import UserError
 
 _TEXT = "the cat sat on the mat, and the other cats sat near the old house "
@@ -95,7 +95,7 @@ def test_bytes_of_a_word_have_the_space_before_it():
   assert found.words(ids).tolist() == [0, 0, -1, 1, 1, -1, 2, 2, -1]
   assert found.words(found.encode(" a")).tolist() == [0, 0]
   # Special tokens are in no word, and end one.
-  ids = np.array([tokenizer.CLS, *found.encode("a"), tokenizer.PAD])
+  ids = np.array([byte_tokenizer.CLS, *found.encode("a"), byte_tokenizer.PAD])
   assert found.words(np.append(ids, found.encode("b"))).tolist() == [
     *[-1, 0],
     *[-1, 1],
@@ -124,9 +124,9 @@ def test_most_characters_fill_the_length(any_tokenizer, text, length):
 
 
 def test_special_tokens_have_the_same_numbers_everywhere(any_tokenizer):
-  ids = [tokenizer.CLS, *any_tokenizer.encode("cat"), tokenizer.MASK]
+  ids = [byte_tokenizer.CLS, *any_tokenizer.encode("cat"), byte_tokenizer.MASK]
   assert any_tokenizer.decode(ids) == "cat"
-  line = any_tokenizer.display([*ids, tokenizer.SEP, tokenizer.PAD])
+  line = any_tokenizer.display([*ids, byte_tokenizer.SEP, byte_tokenizer.PAD])
   assert line.replace(" ", "") == "[CLS]cat[MASK][SEP][PAD]"
 
 

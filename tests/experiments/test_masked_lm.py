@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 import tiny_runs as runs
@@ -10,7 +11,7 @@ from configs import masked_lm as config_file
 from experiments import masked_lm, tasks
 from perceiver_jax.errors import UserError
 from perceiver_jax.models.perceiver import Outputs
-from perceiver_jax.training import loop
+from perceiver_jax.training import loop, step
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
@@ -69,11 +70,7 @@ def test_the_model_does_not_see_what_is_hidden():
   task = _task()
   batch = _batch(task)
   config = config_file.get_config("bytes,smoke")
-  from perceiver_jax.training import step
-
   model = step.model_of(task, config.precision)
-  import jax
-
   params, state = model.init(jax.random.key(0), batch, is_training=False)
   other = {**batch, "tokens": np.where(batch["hidden"], 99, batch["tokens"])}
   apply = jax.jit(
@@ -97,6 +94,30 @@ def test_epochs_hide_other_words_and_evaluation_the_same():
   ]
   for name in ("tokens", "hidden", "mask"):
     np.testing.assert_array_equal(evals[0][name], evals[1][name])
+
+
+def test_own_files_take_the_place_of_a_corpus(tmp_path):
+  (tmp_path / "own.txt").write_text("".join(f"line {i}\n" for i in range(200)))
+  task = _task(
+    data__corpora__embedded__source="files",
+    data__corpora__embedded__arguments__files__train=str(tmp_path / "*.txt"),
+  )
+  texts = list(task.train_texts())
+  assert len(texts) == task.num_train_examples() == 198
+  assert "line 99" not in texts
+
+
+def test_a_corpus_without_weight_is_left_out_and_one_is_needed():
+  config = config_file.get_config("bytes")
+  config.data.corpora.embedded = config_file.get_config("smoke").data.corpora[
+    "embedded"
+  ]
+  for name in ("c4", "wikipedia"):
+    config.data.corpora[name].weight = 0.0
+  assert tasks.make_task(config).num_train_examples() > 100
+  config.data.corpora.embedded.weight = 0.0
+  with pytest.raises(UserError, match="no corpus"):
+    tasks.make_task(config).num_train_examples()
 
 
 def test_hidden_bytes_of_a_batch():

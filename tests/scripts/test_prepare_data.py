@@ -97,6 +97,23 @@ def test_check_decodes_some_examples(refused, tmp_path):
   )
 
 
+def test_check_reads_texts_too(script, tmp_path):
+  records = []
+  for text in (b"first", b"second", b"x" * 99):
+    example = tiny_tfds.tf_example_pb2.Example()
+    example.features.feature["text"].bytes_list.value.append(text)
+    records.append(example.SerializeToString())
+  spec = {"text": tiny_tfds.tfds_features.Text()}
+  tiny_tfds.prepare(tmp_path, "prose", spec, {"train": records})
+  done = script(
+    "prepare_data", "--dataset=prose", f"--data_dir={tmp_path}", "--check"
+  )
+  assert (done.status, done.err) == (0, "")
+  assert "example 1: 6 characters, second" in done.out
+  assert "example 2: 99 characters, xxx" in done.out
+  assert "complete" in done.out
+
+
 def test_check_knows_how_large_imagenet_is(refused, tmp_path):
   _prepare(tmp_path, "imagenet2012", train=25)
   refused(

@@ -193,6 +193,17 @@ def test_the_gradient_is_that_of_the_mean_over_the_global_batch(devices):
   assert int(state.step) == 1
 
 
+def test_a_batch_with_nothing_to_learn_changes_nothing():
+  class Empty(Classifier):
+    def loss(self, outputs, batch):
+      return {"loss": (0 * super().loss(outputs, batch)["loss"][0], 0.0)}
+
+  run = Run(Empty(), 1)
+  placed = step.place_train_batch(classifier_batch(1), run.mesh)
+  state, _ = run.step(run.state, placed)
+  assert_same(jax.device_get(state.params), run.first.params)
+
+
 # --- microbatches -------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ import tiny_weights
 from jax import numpy as jnp
 
 from perceiver_jax import weights
-from perceiver_jax.data import tokenizer
+from perceiver_jax.data import byte_tokenizer
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
@@ -22,7 +22,7 @@ def fill(call, weight_file):
 def expected(file, ids):
   """Probabilities of the model, of a text padded as it was in training."""
   found = weights.load(file)
-  rows, real = tokenizer.pad([ids], tiny_weights.LENGTH)
+  rows, real = byte_tokenizer.pad([ids], tiny_weights.LENGTH)
   mask = jnp.asarray(real)
   logits = tiny_weights.outputs(found, rows, input_mask=mask).logits[0]
   return np.asarray(jax.nn.softmax(logits))[: len(ids)]
@@ -32,22 +32,23 @@ def report(file, ids, top=5):
   """What should be printed below the text."""
   probabilities = expected(file, ids)
   filled, lines = ids.copy(), []
-  for place in np.flatnonzero(ids == tokenizer.MASK):
+  for place in np.flatnonzero(ids == byte_tokenizer.MASK):
     best = np.argsort(-probabilities[place])[:top]
     filled[place] = best[0]
     guesses = [
-      f"{tokenizer.display([i])!r} {probabilities[place, i]:.1%}" for i in best
+      f"{byte_tokenizer.display([i])!r} {probabilities[place, i]:.1%}"
+      for i in best
     ]
     lines.append(f"  byte {place}: {'  '.join(guesses)}")
-  return [f"  {tokenizer.display(filled)}", *lines]
+  return [f"  {byte_tokenizer.display(filled)}", *lines]
 
 
 def test_each_mask_is_a_byte(fill, weight_file):
   done = fill("a [MASK][MASK]b", "[MASK]")
   assert (done.status, done.err) == (0, "")
   file = weight_file("language")
-  hole = [tokenizer.MASK]
-  first = np.concatenate([tokenizer.encode("a "), hole, hole, [98 + 6]])
+  hole = [byte_tokenizer.MASK]
+  first = np.concatenate([byte_tokenizer.encode("a "), hole, hole, [98 + 6]])
   assert done.out.splitlines() == [
     "a [MASK][MASK]b",
     *report(file, first),
@@ -56,11 +57,19 @@ def test_each_mask_is_a_byte(fill, weight_file):
   ]
 
 
+def test_the_byte_bert_fills_too(call, weight_file):
+  flag = f"--weights={weight_file('byte_bert')}"
+  done = call("predict", "fill-mask", flag, "a[MASK]")
+  assert (done.status, done.err) == (0, "")
+  ids = np.append(byte_tokenizer.encode("a"), byte_tokenizer.MASK)
+  assert done.out.splitlines()[1:] == report(weight_file("byte_bert"), ids)
+
+
 def test_words_are_hidden_byte_by_byte(fill, weight_file):
   done = fill("--mask=ö", "--top=2", "wörld, ö")
   assert done.status == 0, done.err
-  ids = tokenizer.mask_words("wörld, ö", "ö")
-  assert list(np.flatnonzero(ids == tokenizer.MASK)) == [1, 2, 8, 9]
+  ids = byte_tokenizer.mask_words("wörld, ö", "ö")
+  assert list(np.flatnonzero(ids == byte_tokenizer.MASK)) == [1, 2, 8, 9]
   want = report(weight_file("language"), ids, top=2)
   assert done.out.splitlines() == ["wörld, ö", *want]
 
