@@ -63,7 +63,8 @@ def run() -> ml_collections.ConfigDict:
   # How the model is computed; nothing here changes what it computes.
   config.execution = execution.Execution()._asdict()
   config.ema_decay = 0.0  # Of averaged parameters for evaluation; 0: none.
-  config.eval_every_steps = 0  # 0: at the end only.
+  config.eval_every_steps = 0  # 0: at the end only, or by epochs.
+  config.eval_every_epochs = 0.0
   # LAMB as in IO, app. A.1; b1, b2 and eps as in the authors' code.
   config.optimizer = {
     "name": "lamb",
@@ -85,7 +86,12 @@ def run() -> ml_collections.ConfigDict:
     "tensorboard": True,
     "wandb_project": "",  # Needs the extra: pip install perceiver_jax[wandb].
   }
-  config.checkpoint = {"every_steps": 1000, "keep_latest": 2, "keep_best": 1}
+  config.checkpoint = {
+    "every_steps": 1000,
+    "every_epochs": 0.0,
+    "keep_latest": 2,
+    "keep_best": 1,
+  }
   return config
 
 

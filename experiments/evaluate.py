@@ -47,6 +47,7 @@ def main(argv: Sequence[str]) -> int:
     restored.mesh,
     show_progress=jax.process_index() == 0 and sys.stderr.isatty(),
   )
+  found = task.scores(found)
   if jax.process_index() == 0:
     scores = results.flat_scalars(found)
     print(f"step {restored.step:,} of {folder}")

@@ -162,6 +162,16 @@ class ImageClassification:
       found["top_5_accuracy"] = metrics_lib.weighted(right(5), weights)
     return found
 
+  def scores(
+    self, found: Mapping[str, Mapping[str, np.ndarray]]
+  ) -> dict[str, dict[str, np.ndarray]]:
+    """Adds the expected calibration error."""
+    error = metrics_lib.expected_calibration_error
+    return {
+      name: {**means, "calibration_error": error(means["calibration"])}
+      for name, means in found.items()
+    }
+
   def num_train_examples(self) -> int:
     """Size of the training split."""
     return len(self._source("train"))
@@ -215,14 +225,14 @@ class ImageClassification:
     metrics: Mapping[str, np.ndarray],
   ) -> dict[str, Any]:
     """Sample predictions, confusion matrix, classes and calibration."""
-    confusion, table = metrics["confusion"], metrics["calibration"]
+    confusion = metrics["confusion"]
     return {
       "predictions": self._cards(outputs, batch),
       "confusion": confusion.astype(np.int64),
       "class_names": self._class_names,
       "class_accuracy": metrics_lib.per_class_accuracy(confusion),
-      "calibration": table,
-      "calibration_error": metrics_lib.expected_calibration_error(table),
+      "calibration": metrics["calibration"],
+      "calibration_error": metrics["calibration_error"],
     }
 
   def read(self, path: Path) -> np.ndarray:

@@ -73,6 +73,9 @@ class TinyTask:
 
   metrics = loss
 
+  def scores(self, found):
+    return found
+
   def num_train_examples(self):
     return len(self._source(40))
 

@@ -11,9 +11,11 @@ from perceiver_jax.errors import UserError
 _LOWEST = {
   "seed": 0,
   "eval_every_steps": 0,
+  "eval_every_epochs": 0,
   "max_seconds": 0,
   "log.every_steps": 1,
-  "checkpoint.every_steps": 1,
+  "checkpoint.every_steps": 0,
+  "checkpoint.every_epochs": 0,
   "checkpoint.keep_latest": 1,
   "checkpoint.keep_best": 0,
 }
@@ -30,6 +32,12 @@ def check_numbers(config: ml_collections.ConfigDict) -> None:
     # Not `<`, which lets NaN pass.
     if not leaves[name] >= lowest:
       raise UserError(f"config.{name} is {leaves[name]}; give {lowest} or more")
+  saving = config.checkpoint
+  if not saving.every_steps and not saving.every_epochs:
+    raise UserError(
+      "config.checkpoint.every_steps is 0 and config.checkpoint.every_epochs is"
+      " 0; give one of them, or a kill would lose everything"
+    )
   if not 0 <= config.ema_decay < 1:
     raise UserError(
       f"config.ema_decay is {config.ema_decay}; give 0 for none, or a number"

@@ -84,7 +84,9 @@ class Trainer:
     step_lib.check_batch_size(
       config.batch_size, self._mesh.size, config.num_microbatches
     )
-    self._num_steps = config_checks.num_steps(config, task.num_train_examples())
+    examples = task.num_train_examples()
+    self._num_steps = config_checks.num_steps(config, examples)
+    self._epoch = examples / config.batch_size  # In steps.
     optimizer, self._schedule = optimizers.from_config(
       config.optimizer, self._num_steps, config.batch_size
     )
@@ -225,10 +227,13 @@ class Trainer:
   def _end_interval(self, step: int, start: int, state: TrainState) -> None:
     """Logs, evaluates and saves if an interval ends with this step."""
     config, last = self._config, step == self._num_steps
-    due = lambda every: last or (every and step % every == 0)
-    logs = due(config.log.every_steps)
-    evaluates = due(config.eval_every_steps)
-    saves = due(config.checkpoint.every_steps)
+    logs = last or self._is_due(step, config.log.every_steps)
+    evaluates = last or self._is_due(
+      step, config.eval_every_steps, config.eval_every_epochs
+    )
+    saves = last or self._is_due(
+      step, config.checkpoint.every_steps, config.checkpoint.every_epochs
+    )
     if logs or evaluates or saves:
       self._check_finite(step)
     if logs:
@@ -237,6 +242,11 @@ class Trainer:
       self._evaluate(step, state)
     if saves:
       self._save(step, state)
+
+  def _is_due(self, step: int, steps: int, epochs: float = 0.0) -> bool:
+    """Whether so many steps or epochs, rounded to steps, end with this one."""
+    by_epochs = max(1, round(epochs * self._epoch)) if epochs else 0
+    return any(every and step % every == 0 for every in (steps, by_epochs))
 
   def _check_finite(self, step: int) -> None:
     # The device is still busy with the steps; its time is theirs.
@@ -274,7 +284,7 @@ class Trainer:
         self._mesh,
         show_progress=self._console.draws,
       )
-    self._evaluation = step, found
+    self._evaluation = step, self._task.scores(found)
 
   def _write(self, step: int, values: Mapping[str, float]) -> None:
     with workdir.writing(self._folder):
@@ -314,12 +324,7 @@ class Trainer:
     best = self._checkpoints.best_step()
     facts = {
       "steps": self._num_steps,
-      "epochs": round(
-        self._num_steps
-        * self._config.batch_size
-        / self._task.num_train_examples(),
-        2,
-      ),
+      "epochs": round(self._num_steps / self._epoch, 2),
       "best_step": self._num_steps if best is None else best,
       "train_seconds": round(sum(self._chrono.totals().values()), 1),
       "seconds": self._chrono.totals(),

@@ -54,6 +54,19 @@ class Task(Protocol):
     """Evaluation metrics; examples whose `batch["mask"]` is 0 don't count."""
     ...
 
+  def scores(
+    self, found: Mapping[str, Mapping[str, np.ndarray]]
+  ) -> Mapping[str, Mapping[str, np.ndarray]]:
+    """Adds what is no mean over examples: correlations, averages of sets.
+
+    Args:
+      found: means of `metrics` by data set of `eval_data`, on the host.
+
+    Returns:
+      The same with more metrics, or with sets made of others.
+    """
+    ...
+
   def train_data(
     self, *, global_batch: int, process_index: int, process_count: int
   ) -> grain.IterDataset:

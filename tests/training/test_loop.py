@@ -62,6 +62,7 @@ def test_the_folder_holds_what_the_run_found(finished):
     "eval/accuracy",
     "eval/loss",
     "eval/top_5_accuracy",
+    "eval/calibration_error",
   }
   assert found["steps"] == found["best_step"] == 4
   assert found["epochs"] == round(4 * 8 / 1437, 2)
@@ -174,6 +175,7 @@ def test_num_steps_refuses(steps, epochs):
   [
     ("seed", -1),
     ("eval_every_steps", -1),
+    ("eval_every_epochs", -0.5),
     ("max_seconds", -1.0),
     ("max_seconds", math.nan),
     ("log.every_steps", 0),
@@ -370,3 +372,34 @@ def test_a_disk_that_fills_up_between_checkpoints(tmp_path):
   assert 0 < (tmp_path / "metrics.jsonl").read_text().count("\n") < 12
   runs.train(tmp_path, config)
   assert len(runs.records(tmp_path)) == 15
+
+
+def test_intervals_by_epochs_are_whole_steps_and_add_to_those_by_steps(
+  tmp_path,
+):
+  # An epoch is 5 steps of 8 of the 40 examples.
+  config = runs.tiny_config(
+    eval_every_steps=6,
+    eval_every_epochs=1.0,
+    checkpoint__every_steps=0,
+    checkpoint__every_epochs=0.8,
+    checkpoint__keep_latest=9,
+  )
+  runs.train(tmp_path, config)
+  evaluated = [r["step"] for r in runs.records(tmp_path) if "eval/loss" in r]
+  assert evaluated == [5, 6, 10, 12]
+  assert runs.checkpoint_steps(tmp_path) == [4, 8, 12]
+
+
+def test_a_task_adds_scores_to_every_evaluation(tmp_path):
+  class Task(runs.TinyTask):
+    def scores(self, found):
+      return {**found, "all": {"twice": 2 * found["eval"]["accuracy"]}}
+
+  runs.train(tmp_path, task=Task())
+  measured = [r for r in runs.records(tmp_path) if "eval/accuracy" in r]
+  assert [r["step"] for r in measured] == [5, 10, 12]
+  for record in measured:
+    assert record["all/twice"] == 2 * record["eval/accuracy"]
+  final = json.loads((tmp_path / "results.json").read_text())["metrics"]
+  assert final["all/twice"] == 2 * final["eval/accuracy"]
