@@ -5,12 +5,13 @@ from typing import Any
 
 import ml_collections
 
-from experiments import image_classification, masked_lm
+from experiments import glue, image_classification, masked_lm
 from perceiver_jax.errors import UserError
 from perceiver_jax.training.task import Task
 
 TASKS: dict[str, Callable[..., Task]] = {
   "image_classification": image_classification.ImageClassification,
+  "glue": glue.Glue,
   "masked_lm": masked_lm.MaskedLanguageModel,
 }
 

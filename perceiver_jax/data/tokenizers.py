@@ -197,6 +197,22 @@ def make_tokenizer(name: str) -> Tokenizer:
   return SentencePiece(name)
 
 
+def of_model(name: str, vocab_size: int) -> Tokenizer:
+  """The tokenizer a config names, for a model that knows `vocab_size` tokens.
+
+  Raises:
+    UserError: it can't be read, or has another number of tokens.
+  """
+  found = make_tokenizer(name)
+  if vocab_size != found.vocab_size:
+    raise UserError(
+      f"config.model.adapter.vocab_size is {vocab_size} but"
+      f" config.data.tokenizer={name} has {found.vocab_size} tokens; make"
+      " them equal"
+    )
+  return found
+
+
 def _text(piece: str) -> str:
   """The text of a piece; U+FFFD for a byte that is no character."""
   byte = _BYTE.fullmatch(piece)

@@ -18,6 +18,7 @@ from perceiver_jax.models.adapters import (
   multimodal,
   points,
   text,
+  text_classes,
   units,
 )
 from perceiver_jax.models.published import MODELS
@@ -43,6 +44,7 @@ DECODERS: dict[str, Callable[..., Any]] = {
   "average": decoders.AverageDecoder,
   "masked_lm": text.MaskedLmDecoder,
   "token": text.TokenDecoder,
+  "text_classes": text_classes.TextClassesDecoder,
   "flow": flow.FlowDecoder,
   "multimodal": multimodal.MultimodalDecoder,
   "units": units.UnitsDecoder,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from perceiver_jax.viz import classification, html, plots
+from perceiver_jax.viz import classification, html, plots, text_samples
 from perceiver_jax.viz.attention_maps import png_bytes
 
 _LOG_SPREAD = 20  # largest / smallest loss from which a log scale reads better
@@ -39,6 +39,7 @@ class Report:
     predictions: (image uint8 [h, w, C], attention overlay uint8 [h, w, 3],
       truth, prediction, probability of the prediction).
     fillings: of each text, its runs as (truth, guess, whether it was hidden).
+    texts: (text, truth, prediction, probability of the prediction).
     config: the run's settings, nested.
     versions: package, device and commit names to their versions.
     parameters: (name, shape, count) of each parameter array.
@@ -56,6 +57,7 @@ class Report:
   calibration_error: float | None = None
   predictions: Sequence[tuple[np.ndarray, np.ndarray, str, str, float]] = ()
   fillings: Sequence[Sequence[tuple[str, str, bool]]] = ()
+  texts: Sequence[tuple[str, str, str, float]] = ()
   config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   versions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   parameters: Sequence[tuple[str, tuple[int, ...], int]] = ()
@@ -82,7 +84,8 @@ def _page(report: Report) -> str:
     _published(report.summary, report.published),
     _curves(report.records),
     _predictions(report.predictions),
-    _fillings(report.fillings),
+    text_samples.fillings(report.fillings),
+    text_samples.classified(report.texts),
     classification.confusion(report.confusion, report.class_names),
     classification.classes(
       report.class_accuracy, report.confusion, report.class_names
@@ -200,29 +203,6 @@ def _card(
     f'<figure class="{kind}"><div class="pair">{seen}{heat}</div>\n'
     f"<figcaption>{verdict}</figcaption></figure>\n"
   )
-
-
-def _fillings(texts: Sequence[Sequence[tuple[str, str, bool]]]) -> str:
-  """Each text with the guesses in place of what was hidden."""
-  if not texts:
-    return ""
-  body = "".join(
-    f'<p class="filling">{"".join(_run(*run) for run in text)}</p>\n'
-    for text in texts
-  )
-  return (
-    '<h2>Hidden words</h2>\n<p class="quiet">What the model puts for the words'
-    " it was not shown, each token by itself; where that is wrong, the truth"
-    f" follows in brackets.</p>\n{body}"
-  )
-
-
-def _run(truth: str, guess: str, hidden: bool) -> str:
-  if not hidden:
-    return html.text(truth)
-  if guess == truth:
-    return f"<ins>{html.text(guess)}</ins>"
-  return f"<del>{html.text(guess)}</del> [{html.text(truth.strip())}]"
 
 
 def _parameters(parameters: Sequence[tuple[str, tuple, int]]) -> str:

@@ -23,6 +23,9 @@ class TextAdapter(hk.Module):
     embedding_init_scale: Standard deviation of the initial embeddings; 1 is
       Haiku's default, which the authors' code uses.
     position_init_scale: The same of the positions.
+    num_task_tokens: Further tokens, V and up, that stand for the tasks of a
+      multitask model (IO, Table 4). Their embeddings are a table of their own,
+      so that nothing predicts them.
   """
 
   def __init__(
@@ -32,10 +35,12 @@ class TextAdapter(hk.Module):
     max_length: int = 2048,
     embedding_init_scale: float = 1.0,
     position_init_scale: float = 0.02,
+    num_task_tokens: int = 0,
     name: str | None = None,
   ):
     super().__init__(name=name)
     self._vocab_size = vocab_size
+    self._num_task_tokens = num_task_tokens
     self._num_channels = num_channels
     self._max_length = max_length
     self._embedding_init_scale = embedding_init_scale
@@ -57,7 +62,13 @@ class TextAdapter(hk.Module):
       name="positions",
     )()
     rows = positions.first_rows(table, tokens.shape[1])
-    return self.embeddings()[tokens] + rows
+    embeddings = self.embeddings()
+    if self._num_task_tokens:
+      init = hk.initializers.TruncatedNormal(self._embedding_init_scale)
+      shape = (self._num_task_tokens, self._num_channels)
+      own = hk.get_parameter("task_embeddings", shape, init=init)
+      embeddings = jnp.concatenate([embeddings, own])
+    return embeddings[tokens] + rows
 
   # Named like `__call__`, or Haiku would give it parameters of its own.
   @hk.name_like("__call__")

@@ -1,0 +1,403 @@
+"""GLUE: classes and scores of texts, one task or several (IO, section 4.1).
+
+Shapes: b examples, M tokens, P the most outputs of a task, S the examples of
+the largest held-out set.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grain
+import jax
+import ml_collections
+import numpy as np
+import optax
+from jax import numpy as jnp
+
+from perceiver_jax.data import (
+  byte_tokenizer,
+  glue,
+  glue_tasks,
+  masked_text,
+  pipeline,
+  sentence_tokens,
+  sources,
+  tokenizers,
+)
+from perceiver_jax.errors import UserError
+from perceiver_jax.evaluation import scores as scores_lib
+from perceiver_jax.models import perceiver, zoo
+from perceiver_jax.training import metrics as metrics_lib
+from perceiver_jax.training.metrics import Metrics
+from perceiver_jax.training.task import Batch
+
+FIRST_TOKENS = ("none", "cls", "task")
+# Of STS-B.
+_LOWEST_SCORE, _HIGHEST_SCORE = 0.0, 5.0
+
+
+class Glue:
+  """See `training.task.Task`.
+
+  The tasks are those with an output in `config.model.decoder.outputs`.
+
+  Args:
+    config: with the sections `model` (see `models.zoo.build`) and `data` of
+      `configs/glue.py`.
+    metadata: the classes of each task; None looks at the data where a task is
+      the user's own.
+
+  Raises:
+    UserError: a task is unknown, or has another number of outputs.
+  """
+
+  primary_metric, primary_mode = "glue/average", "max"
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    metadata: Mapping[str, Any] | None = None,
+  ):
+    self._config, self._data = config, config.data
+    self._length = config.model.adapter.max_length
+    if self._data.first_token not in FIRST_TOKENS:
+      raise UserError(
+        f"config.data.first_token is {self._data.first_token!r}; choose one of"
+        f" {', '.join(FIRST_TOKENS)}"
+      )
+    outputs = config.model.decoder.outputs.to_dict()
+    classes = (metadata or {}).get("classes", {})
+    # In the order in which the decoder numbers them.
+    self.tasks = {
+      name: self._task(name, count, classes)
+      for name, count in sorted(outputs.items())
+      if count
+    }
+    if not self.tasks:
+      raise UserError(
+        "no task of config.model.decoder.outputs has an output; give one some"
+      )
+    self._check_task_tokens()
+    self.published = self._published()
+
+  def example(self) -> Batch:
+    """One empty text."""
+    return {
+      "tokens": np.full((1, self._length), byte_tokenizer.PAD, np.int32),
+      "label": np.zeros(1, np.float32),
+      "task": np.zeros(1, np.int32),
+      "index": np.zeros(1, np.int32),
+      "mask": np.ones(1, np.float32),
+    }
+
+  def metadata(self) -> dict[str, Any]:
+    """The tokenizer, and the names of the classes of each task."""
+    return {
+      "tokenizer": self._data.tokenizer,
+      "classes": {name: task.classes for name, task in self.tasks.items()},
+    }
+
+  def forward(
+    self, batch: Batch, *, is_training: bool, return_attention: bool = False
+  ) -> perceiver.Outputs:
+    """Logits, or the score first, [b, P] of the task of each example."""
+    model = zoo.build(self._config.model.to_dict())
+    return model(
+      batch["tokens"],
+      is_training=is_training,
+      input_mask=jnp.asarray(batch["tokens"] != byte_tokenizer.PAD),
+      queries=batch["task"],
+      return_attention=return_attention,
+    )
+
+  def loss(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
+    """Cross-entropy, or the squared error of scores; accuracy of classes."""
+    ones = jnp.ones(batch["label"].shape, jnp.float32)
+    found = {"loss": metrics_lib.weighted(self._losses(outputs, batch), ones)}
+    if any(task.classes for task in self.tasks.values()):
+      right = _answers(outputs.logits) == batch["label"]
+      classified = 1 - self._is_score(batch)
+      found["accuracy"] = metrics_lib.weighted(right, classified)
+    return found
+
+  def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
+    """The mean loss; predictions, labels and what counts of them, each [S].
+
+    From these `scores` makes what is no mean over examples.
+    """
+    mask = batch["mask"]
+    guesses = jnp.where(
+      self._is_score(batch) > 0, outputs.logits[:, 0], _answers(outputs.logits)
+    )
+    columns = {
+      "predictions": guesses * mask,
+      "labels": batch["label"] * mask,
+      "counts": mask,
+    }
+    # Each example has its own place, so sums over batches only fill them.
+    fill = lambda x: jnp.zeros(self._most_held_out).at[batch["index"]].add(x)
+    losses = self._losses(outputs, batch)
+    return {
+      "loss": metrics_lib.weighted(losses, mask),
+      **{name: (fill(x), mask.sum()) for name, x in columns.items()},
+    }
+
+  def scores(
+    self, found: Mapping[str, Mapping[str, np.ndarray]]
+  ) -> dict[str, dict[str, Any]]:
+    """The tasks' metrics on each held-out set, and their average."""
+    scores, main = {}, {}
+    for name, means in found.items():
+      counts = means["counts"] > 0
+      labels, guesses = means["labels"][counts], means["predictions"][counts]
+      wanted = self.tasks[_task_of(name)].metrics
+      values = {
+        metric: scores_lib.METRICS[metric](labels, guesses) for metric in wanted
+      }
+      scores[name] = {"loss": means["loss"], **values}
+      main[name] = values[wanted[0]]
+    return {**scores, "glue": {"average": scores_lib.glue_average(main)}}
+
+  def num_train_examples(self) -> int:
+    """Length of an epoch, in which every example comes at least once."""
+    return len(self._train_source)
+
+  def train_data(self, *, global_batch: int, **shard: int) -> grain.IterDataset:
+    """Shuffled, endless batches; with several tasks, of all of them."""
+    return pipeline.train_dataset(
+      self._train_source,
+      global_batch=global_batch,
+      seed=self._config.seed,
+      transform=self._prepare_to_train,
+      num_workers=self._data.num_workers,
+      **shard,
+    )
+
+  def eval_data(
+    self, *, global_batch: int, **shard: int
+  ) -> dict[str, grain.IterDataset]:
+    """One pass over each held-out set: "cola", "mnli_matched" and so on."""
+    return {
+      name: self._once(source, global_batch=global_batch, **shard)
+      for name, source in self._held_out.items()
+    }
+
+  def test_data(
+    self, name: str, examples: sources.Source, *, global_batch: int
+  ) -> grain.IterDataset:
+    """One pass over examples of a task, with their `number`.
+
+    Args:
+      name: of a task of this run.
+      examples: see `data.glue`.
+      global_batch: examples in a batch.
+    """
+    tagged = glue.OfTask(examples, list(self.tasks).index(name))
+    return self._once(tagged, global_batch=global_batch)
+
+  def pictures(
+    self, outputs: perceiver.Outputs, batch: Batch
+  ) -> dict[str, np.ndarray]:
+    """None: texts are shown in the report."""
+    del outputs, batch
+    return {}
+
+  def report(
+    self,
+    outputs: perceiver.Outputs,
+    batch: Batch,
+    metrics: Mapping[str, np.ndarray],
+  ) -> dict[str, Any]:
+    """Held-out texts with what the model says of them."""
+    del metrics
+    rows = zip(
+      batch["tokens"], batch["label"], batch["task"],
+      np.asarray(outputs.logits), strict=True,
+    )  # fmt: skip
+    return {"texts": [self._shown(*row) for row in rows]}
+
+  def tokens(self, name: str, texts: Sequence[str]) -> np.ndarray:
+    """What the model reads of one or two texts for a task, int32 [M]."""
+    number = list(self.tasks).index(name)
+    first = {
+      "none": None,
+      "cls": byte_tokenizer.CLS,
+      "task": self._tokenizer.vocab_size + number,
+    }[self._data.first_token]
+    return sentence_tokens.join(texts, self._tokenizer, self._length, first)
+
+  def answer(self, name: str, outputs: np.ndarray) -> tuple[str, float]:
+    """What the model says: the class and its probability, or the score, 1.
+
+    Args:
+      name: of the task.
+      outputs: of the model for one text, [P].
+    """
+    task = self.tasks[name]
+    if not task.classes:
+      score = float(np.clip(outputs[0], _LOWEST_SCORE, _HIGHEST_SCORE))
+      return f"{score:.3f}", 1.0
+    probabilities = np.asarray(jax.nn.softmax(outputs[: len(task.classes)]))
+    best = int(probabilities.argmax())
+    return task.classes[best], float(probabilities[best])
+
+  def _losses(self, outputs: perceiver.Outputs, batch: Batch) -> jax.Array:
+    logits, is_score = outputs.logits, self._is_score(batch)
+    # A score is no class: any will do, since its loss is not used.
+    classes = jnp.where(is_score > 0, 0, batch["label"]).astype(jnp.int32)
+    return jnp.where(
+      is_score > 0,
+      jnp.square(logits[:, 0] - batch["label"]),
+      optax.softmax_cross_entropy_with_integer_labels(logits, classes),
+    )
+
+  def _is_score(self, batch: Batch) -> jax.Array:
+    """1 where the label is a score, [b]."""
+    scored = [float(not task.classes) for task in self.tasks.values()]
+    return jnp.asarray(scored)[batch["task"]]
+
+  def _task(
+    self, name: str, count: int, classes: Mapping[str, Sequence[str]]
+  ) -> glue_tasks.Task:
+    """The task called so, if it has that many outputs."""
+    if name == glue.OWN:
+      task = self._own(classes.get(name, ()))
+    elif name in glue_tasks.TASKS and glue_tasks.TASKS[name].parts:
+      task = glue_tasks.TASKS[name]
+    else:
+      raise UserError(
+        f"config.model.decoder.outputs has {name!r}, which is no task; choose"
+        f" from {', '.join((*glue_tasks.TASKS, glue.OWN))}"
+      )
+    if task.num_outputs != count:
+      raise UserError(
+        f"config.model.decoder.outputs.{name} is {count}, but the task has"
+        f" {task.num_outputs}; make them equal"
+      )
+    return task
+
+  def _check_task_tokens(self) -> None:
+    has = self._config.model.adapter.get("num_task_tokens", 0)
+    needs = len(self.tasks) if self._data.first_token == "task" else 0
+    if has != needs:
+      raise UserError(
+        f"config.model.adapter.num_task_tokens is {has}, but {needs} are needed"
+        f" for config.data.first_token={self._data.first_token} and"
+        f" {len(self.tasks)} tasks; make them equal"
+      )
+
+  def _own(self, classes: Sequence[str]) -> glue_tasks.Task:
+    if classes:
+      return glue_tasks.Task("", (), (), tuple(classes))
+    if self._data.source != "files":
+      raise UserError(
+        f"task {glue.OWN!r} needs files of yours; set config.data.source=files"
+        " and config.data.source_args.files.data_dir"
+      )
+    return glue.own_task(self._data.source_args.files.data_dir)
+
+  def _published(self) -> dict[str, Any]:
+    row = self._config.get("published", {}).to_dict()
+    found: dict[str, Any] = {}
+    for name, value in row.items():
+      if name == "source":
+        found[name] = value
+      elif name == "average":
+        found["glue/average"] = value
+      else:
+        found[f"{name}/{self.tasks[_task_of(name)].metrics[0]}"] = value
+    return found
+
+  def _examples(self, name: str, split: str) -> glue.OfTask:
+    data = self._data
+    arguments = data.source_args.to_dict().get(data.source, {})
+    source = glue.make_examples(
+      data.source, task=name, split=split, **arguments
+    )
+    return glue.OfTask(source, list(self.tasks).index(name))
+
+  @functools.cached_property
+  def _train_source(self) -> sources.Source:
+    parts = {
+      name: self._examples(name, self._data.train_split) for name in self.tasks
+    }
+    exponent = self._data.size_exponent
+    weights = {name: len(part) ** exponent for name, part in parts.items()}
+    return masked_text.Mixture(parts, weights)
+
+  @functools.cached_property
+  def _held_out(self) -> dict[str, glue.OfTask]:
+    found = {
+      name + part: self._examples(name, self._data.eval_split + part)
+      for name, task in self.tasks.items()
+      for part in task.parts
+    }
+    for name, source in found.items():
+      if source[0]["label"] == glue.UNKNOWN:
+        raise UserError(
+          f"the labels of {name!r} in split {self._data.eval_split!r} are not"
+          " given out; set config.data.eval_split=validation, and make"
+          " predictions with python -m scripts.glue_submission"
+        )
+    return found
+
+  @functools.cached_property
+  def _most_held_out(self) -> int:
+    return max(map(len, self._held_out.values()))
+
+  @functools.cached_property
+  def _tokenizer(self) -> tokenizers.Tokenizer:
+    return tokenizers.of_model(
+      self._data.tokenizer, self._config.model.adapter.vocab_size
+    )
+
+  def _once(
+    self, source: sources.Source, *, global_batch: int, **shard: int
+  ) -> grain.IterDataset:
+    return pipeline.eval_dataset(
+      source,
+      global_batch=global_batch,
+      transform=self._prepare,
+      num_workers=self._data.num_workers,
+      **shard,
+    )
+
+  def _prepare(self, example: sources.Example) -> sources.Example:
+    name = list(self.tasks)[example["task"]]
+    return {
+      "tokens": self.tokens(name, example["texts"]),
+      "label": np.float32(example["label"]),
+      "task": np.int32(example["task"]),
+      "number": np.int32(example["number"]),
+    }
+
+  def _prepare_to_train(
+    self, example: sources.Example, rng: np.random.Generator
+  ) -> sources.Example:
+    del rng  # Nothing is drawn.
+    prepared = self._prepare(example)
+    del prepared["number"]
+    return prepared
+
+  def _shown(
+    self, tokens: np.ndarray, label: float, number: int, outputs: np.ndarray
+  ) -> tuple[str, str, str, float]:
+    """(text, truth, guess, probability) of an example."""
+    name = list(self.tasks)[number]
+    task = self.tasks[name]
+    truth = task.classes[int(label)] if task.classes else f"{label:.3f}"
+    own = tokens[tokens < self._tokenizer.vocab_size]
+    text = self._tokenizer.display(own[own != byte_tokenizer.PAD])
+    return text, truth, *self.answer(name, outputs)
+
+
+def _answers(logits: jax.Array) -> jax.Array:
+  return logits.argmax(-1).astype(jnp.float32)
+
+
+def _task_of(held_out: str) -> str:
+  """The task of a held-out set."""
+  for part in ("_matched", "_mismatched"):
+    held_out = held_out.removesuffix(part)
+  return held_out

@@ -1,0 +1,89 @@
+"""A tiny benchmark in the form of GLUE, made of the embedded text.
+
+Two questions that pretraining on text should help with: are the words of a
+passage in order, and does one passage follow another? Both classes are equally
+frequent. Passages of the held-out documents make the held-out splits.
+"""
+
+import itertools
+
+import numpy as np
+
+from perceiver_jax.data import text_sources
+from perceiver_jax.data.source_base import check_choice
+
+SPLITS = ("train", "validation", "test")
+# Of a passage. Two of the longest, and what stands between, have 127 bytes.
+_MOST_WORDS, _FEWEST_WORDS = 10, 5
+_MOST_BYTES = 63
+
+Examples = list[tuple[tuple[str, ...], int]]
+
+
+def examples(task: str, split: str) -> Examples:
+  """Texts and label of each example of a task.
+
+  Args:
+    task: "word_order" (1: in order) or "next_sentence" (1: it follows).
+    split: one of `SPLITS`.
+
+  Raises:
+    UserError: there is no such split.
+  """
+  check_choice(split, SPLITS, "split", "the embedded text")
+  if split == "train":
+    documents = text_sources.embedded("train")
+  else:
+    # Every other document; the first two are of the two splits.
+    documents = text_sources.embedded("test")[SPLITS.index(split) - 1 :: 2]
+  runs = [run for document in documents for run in _runs(document)]
+  rng = np.random.default_rng(SPLITS.index(split))
+  makers = {"word_order": _word_order, "next_sentence": _next_sentence}
+  return makers[task](runs, rng)
+
+
+def _runs(document: str) -> list[list[str]]:
+  """The passages of each paragraph, in order."""
+  return [_passages(paragraph) for paragraph in document.split("\n\n")]
+
+
+def _passages(paragraph: str) -> list[str]:
+  """Consecutive runs of words; a last one that is too short is left out."""
+  found: list[str] = []
+  passage = ""
+  for word in paragraph.split():
+    longer = f"{passage} {word}" if passage else word
+    fits = len(longer.encode()) <= _MOST_BYTES
+    if fits and len(longer.split()) <= _MOST_WORDS:
+      passage = longer
+    else:
+      found.append(passage)
+      passage = word
+  found.append(passage)
+  sizes = [len(passage.split()) for passage in found]
+  long = [_FEWEST_WORDS <= n <= _MOST_WORDS for n in sizes]
+  return [p for p, keep in zip(found, long, strict=True) if keep]
+
+
+def _word_order(runs: list[list[str]], rng: np.random.Generator) -> Examples:
+  """Each passage as it is and with its words shuffled."""
+  found: Examples = []
+  for passage in (passage for run in runs for passage in run):
+    words = passage.split()
+    shuffled = " ".join(rng.permutation(words))
+    if shuffled != passage:
+      found += [((passage,), 1), ((shuffled,), 0)]
+  return found
+
+
+def _next_sentence(runs: list[list[str]], rng: np.random.Generator) -> Examples:
+  """Each passage with the one after it, and with one of another paragraph."""
+  owners = [i for i, run in enumerate(runs) for _ in run]
+  passages = [passage for run in runs for passage in run]
+  found: Examples = []
+  for owner, run in enumerate(runs):
+    for first, second in itertools.pairwise(run):
+      other = int(rng.integers(len(passages)))
+      if owners[other] != owner:
+        found += [((first, second), 1), ((first, passages[other]), 0)]
+  return found
