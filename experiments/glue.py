@@ -25,6 +25,7 @@ from perceiver_jax.data import (
   sources,
   tokenizers,
 )
+from perceiver_jax.data.source_base import check_choice
 from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import scores as scores_lib
 from perceiver_jax.models import perceiver, zoo
@@ -45,11 +46,11 @@ class Glue:
   Args:
     config: with the sections `model` (see `models.zoo.build`) and `data` of
       `configs/glue.py`.
-    metadata: the classes of each task; None looks at the data where a task is
-      the user's own.
+    metadata: of a run, which says what the user's own task is about; None
+      looks at its data.
 
   Raises:
-    UserError: a task is unknown, or has another number of outputs.
+    UserError: there is no task, or the token before a text does not fit.
   """
 
   primary_metric, primary_mode = "glue/average", "max"
@@ -66,20 +67,40 @@ class Glue:
         f"config.data.first_token is {self._data.first_token!r}; choose one of"
         f" {', '.join(FIRST_TOKENS)}"
       )
+    self._own = (metadata or {}).get("own", {})
     outputs = config.model.decoder.outputs.to_dict()
-    classes = (metadata or {}).get("classes", {})
     # In the order in which the decoder numbers them.
-    self.tasks = {
-      name: self._task(name, count, classes)
-      for name, count in sorted(outputs.items())
-      if count
-    }
-    if not self.tasks:
+    self._outputs = {name: n for name, n in sorted(outputs.items()) if n}
+    if not self._outputs:
       raise UserError(
         "no task of config.model.decoder.outputs has an output; give one some"
       )
     self._check_task_tokens()
     self.published = self._published()
+
+  @functools.cached_property
+  def tasks(self) -> dict[str, glue_tasks.Task]:
+    """The tasks by name, in the order in which the decoder numbers them.
+
+    Raises:
+      UserError: one is unknown, or has another number of outputs.
+    """
+    found = {name: self._task(name) for name in self._outputs}
+    for name, task in found.items():
+      if task.num_outputs != self._outputs[name]:
+        raise UserError(
+          f"config.model.decoder.outputs.{name} is {self._outputs[name]}, but"
+          f" the task has {task.num_outputs}; make them equal"
+        )
+    return found
+
+  def _task(self, name: str) -> glue_tasks.Task:
+    if name != glue.OWN:
+      check_choice(name, (*glue_tasks.TASKS, glue.OWN), "task", "GLUE")
+      return glue_tasks.TASKS[name]
+    if self._own:
+      return glue_tasks.restored(self._own)
+    return glue.own_task(self._data.source_args.files.data_dir)
 
   def example(self) -> Batch:
     """One empty text."""
@@ -92,11 +113,11 @@ class Glue:
     }
 
   def metadata(self) -> dict[str, Any]:
-    """The tokenizer, and the names of the classes of each task."""
-    return {
-      "tokenizer": self._data.tokenizer,
-      "classes": {name: task.classes for name, task in self.tasks.items()},
-    }
+    """The tokenizer, and what a task of the user's own is about."""
+    found: dict[str, Any] = {"tokenizer": self._data.tokenizer}
+    if glue.OWN in self._outputs:
+      found["own"] = self.tasks[glue.OWN]._asdict()
+    return found
 
   def forward(
     self, batch: Batch, *, is_training: bool, return_attention: bool = False
@@ -193,7 +214,7 @@ class Glue:
       examples: see `data.glue`.
       global_batch: examples in a batch.
     """
-    tagged = glue.OfTask(examples, list(self.tasks).index(name))
+    tagged = glue.OfTask(examples, self._number(name))
     return self._once(tagged, global_batch=global_batch)
 
   def pictures(
@@ -219,13 +240,31 @@ class Glue:
 
   def tokens(self, name: str, texts: Sequence[str]) -> np.ndarray:
     """What the model reads of one or two texts for a task, int32 [M]."""
-    number = list(self.tasks).index(name)
+    number = self._number(name)
     first = {
       "none": None,
       "cls": byte_tokenizer.CLS,
       "task": self._tokenizer.vocab_size + number,
     }[self._data.first_token]
     return sentence_tokens.join(texts, self._tokenizer, self._length, first)
+
+  def batch_of(self, name: str, texts: Sequence[Sequence[str]]) -> Batch:
+    """Texts of a user's as a batch of a task, without labels.
+
+    Args:
+      name: of the task.
+      texts: one or two for each example, as many as the task takes.
+    """
+    number = self._number(name)
+    return {
+      "tokens": np.stack([self.tokens(name, each) for each in texts]),
+      "task": np.full(len(texts), number, np.int32),
+    }
+
+  def probabilities(self, name: str, outputs: np.ndarray) -> np.ndarray:
+    """Of each class of a task, from the outputs [P] for one text."""
+    count = len(self.tasks[name].classes)
+    return np.asarray(jax.nn.softmax(outputs[:count]))
 
   def answer(self, name: str, outputs: np.ndarray) -> tuple[str, float]:
     """What the model says: the class and its probability, or the score, 1.
@@ -238,9 +277,12 @@ class Glue:
     if not task.classes:
       score = float(np.clip(outputs[0], _LOWEST_SCORE, _HIGHEST_SCORE))
       return f"{score:.3f}", 1.0
-    probabilities = np.asarray(jax.nn.softmax(outputs[: len(task.classes)]))
+    probabilities = self.probabilities(name, outputs)
     best = int(probabilities.argmax())
     return task.classes[best], float(probabilities[best])
+
+  def _number(self, name: str) -> int:
+    return list(self._outputs).index(name)
 
   def _losses(self, outputs: perceiver.Outputs, batch: Batch) -> jax.Array:
     logits, is_score = outputs.logits, self._is_score(batch)
@@ -257,45 +299,15 @@ class Glue:
     scored = [float(not task.classes) for task in self.tasks.values()]
     return jnp.asarray(scored)[batch["task"]]
 
-  def _task(
-    self, name: str, count: int, classes: Mapping[str, Sequence[str]]
-  ) -> glue_tasks.Task:
-    """The task called so, if it has that many outputs."""
-    if name == glue.OWN:
-      task = self._own(classes.get(name, ()))
-    elif name in glue_tasks.TASKS and glue_tasks.TASKS[name].parts:
-      task = glue_tasks.TASKS[name]
-    else:
-      raise UserError(
-        f"config.model.decoder.outputs has {name!r}, which is no task; choose"
-        f" from {', '.join((*glue_tasks.TASKS, glue.OWN))}"
-      )
-    if task.num_outputs != count:
-      raise UserError(
-        f"config.model.decoder.outputs.{name} is {count}, but the task has"
-        f" {task.num_outputs}; make them equal"
-      )
-    return task
-
   def _check_task_tokens(self) -> None:
     has = self._config.model.adapter.get("num_task_tokens", 0)
-    needs = len(self.tasks) if self._data.first_token == "task" else 0
+    needs = len(self._outputs) if self._data.first_token == "task" else 0
     if has != needs:
       raise UserError(
         f"config.model.adapter.num_task_tokens is {has}, but {needs} are needed"
         f" for config.data.first_token={self._data.first_token} and"
-        f" {len(self.tasks)} tasks; make them equal"
+        f" {len(self._outputs)} tasks; make them equal"
       )
-
-  def _own(self, classes: Sequence[str]) -> glue_tasks.Task:
-    if classes:
-      return glue_tasks.Task("", (), (), tuple(classes))
-    if self._data.source != "files":
-      raise UserError(
-        f"task {glue.OWN!r} needs files of yours; set config.data.source=files"
-        " and config.data.source_args.files.data_dir"
-      )
-    return glue.own_task(self._data.source_args.files.data_dir)
 
   def _published(self) -> dict[str, Any]:
     row = self._config.get("published", {}).to_dict()
@@ -306,7 +318,8 @@ class Glue:
       elif name == "average":
         found["glue/average"] = value
       else:
-        found[f"{name}/{self.tasks[_task_of(name)].metrics[0]}"] = value
+        metric = glue_tasks.TASKS[_task_of(name)].metrics[0]
+        found[f"{name}/{metric}"] = value
     return found
 
   def _examples(self, name: str, split: str) -> glue.OfTask:
@@ -315,7 +328,7 @@ class Glue:
     source = glue.make_examples(
       data.source, task=name, split=split, **arguments
     )
-    return glue.OfTask(source, list(self.tasks).index(name))
+    return glue.OfTask(source, self._number(name))
 
   @functools.cached_property
   def _train_source(self) -> sources.Source:
@@ -364,7 +377,7 @@ class Glue:
     )
 
   def _prepare(self, example: sources.Example) -> sources.Example:
-    name = list(self.tasks)[example["task"]]
+    name = list(self._outputs)[example["task"]]
     return {
       "tokens": self.tokens(name, example["texts"]),
       "label": np.float32(example["label"]),
@@ -384,7 +397,7 @@ class Glue:
     self, tokens: np.ndarray, label: float, number: int, outputs: np.ndarray
   ) -> tuple[str, str, str, float]:
     """(text, truth, guess, probability) of an example."""
-    name = list(self.tasks)[number]
+    name = list(self._outputs)[number]
     task = self.tasks[name]
     truth = task.classes[int(label)] if task.classes else f"{label:.3f}"
     own = tokens[tokens < self._tokenizer.vocab_size]

@@ -1,6 +1,7 @@
 """Predicts: python -m experiments.predict COMMAND --weights=FILE INPUT ...
 
   classify PICTURE ...   likeliest classes, and where the model looked
+  classify-text TEXT ... what a GLUE run says of texts, or of pairs of them
   fill-mask TEXT ...     what a byte language model puts for [MASK], or --mask
   flow FIRST SECOND      where each pixel moves between two images; or VIDEO
   autoencode CLIP ...    a video with sound, reconstructed
@@ -20,6 +21,7 @@ from experiments import launch
 # Modules of `experiments.predictions`.
 COMMANDS = {
   "classify": "classify",
+  "classify-text": "classify_text",
   "fill-mask": "fill_mask",
   "flow": "flow",
   "autoencode": "autoencode",
@@ -31,7 +33,9 @@ def define_flags() -> None:
   launch.define_flags(config_required=False)
   flags.DEFINE_string("weights", "", "File or folder of weights.")
   flags.DEFINE_string(
-    "checkpoint", "latest", "classify, of --workdir: latest, best, or a step."
+    "checkpoint",
+    "latest",
+    "classify and classify-text, of --workdir: latest, best, or a step.",
   )
   flags.DEFINE_integer("top", 5, "Guesses to show.", lower_bound=1)
   flags.DEFINE_string(
@@ -41,6 +45,7 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     "image_size", 224, "classify, of --weights: pixels.", lower_bound=1
   )
+  flags.DEFINE_string("task", "", "classify-text: which, if there are several.")
   flags.DEFINE_string("mask", "", "fill-mask: words of the text to hide.")
   flags.DEFINE_enum(
     "tiles",

@@ -34,7 +34,7 @@ def prepare(directory, name, spec, splits, shard_size=100, version="1.0.0"):
 
   Args:
     directory: the `data_dir`.
-    name: of the data set.
+    name: of the data set, with its config after a slash if it has any.
     spec: its features.
     splits: serialized examples of each split.
     shard_size: most examples in a file.
@@ -46,8 +46,10 @@ def prepare(directory, name, spec, splits, shard_size=100, version="1.0.0"):
   folder = directory / name / version
   folder.mkdir(parents=True)
   tfds_features.FeaturesDict(spec).save_config(folder)
+  name, _, config = name.partition("/")
   info = {
     "name": name,
+    **({"configName": config} if config else {}),
     "version": version,
     "fileFormat": "array_record",
     "splits": [

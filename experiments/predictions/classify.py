@@ -66,8 +66,6 @@ def show(probabilities: np.ndarray, names: Sequence[str]) -> None:
 
 def _from_run() -> _Classifier:
   """The checkpoint of a run, through its task."""
-  import jax
-
   from perceiver_jax.training import restore
 
   config, task, folder = launch.saved_run()
@@ -77,17 +75,11 @@ def _from_run() -> _Classifier:
       " classify pictures"
     )
   restored = restore.restore(config, task, folder, flags.FLAGS.checkpoint)
-  variables = jax.device_put(restore.local_params(restored.state))
-  apply = jax.jit(
-    lambda variables, batch: restored.model.apply(
-      *variables, None, batch, False, return_attention=True
-    )[0]
-  )
+  apply = restore.predictor(restored, return_attention=True)
 
   def predict(image):
     batch = task.batch_of([image])
-    outputs = jax.device_get(apply(variables, batch))
-    return task.predictions(outputs, batch)[0]
+    return task.predictions(apply(batch), batch)[0]
 
   picture = task.pixels
   return _Classifier(task.read, predict, picture, task.class_names)

@@ -1,6 +1,7 @@
 """The tasks of the GLUE benchmark (arXiv 1804.07461), and two tiny ones."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 
 class Task(NamedTuple):
@@ -112,3 +113,9 @@ TASKS: dict[str, Task] = {
   "ax": Task("AX", _PREMISE, (*_PAIR, "label"), _THREE),
   **TINY,
 }
+
+
+def restored(fields: Mapping[str, Any]) -> Task:
+  """A task from its `_asdict`, as it comes back from JSON: with lists."""
+  whole = lambda value: tuple(value) if isinstance(value, list) else value
+  return Task(**{name: whole(value) for name, value in fields.items()})

@@ -6,6 +6,7 @@ frequent. Passages of the held-out documents make the held-out splits.
 """
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -31,15 +32,27 @@ def examples(task: str, split: str) -> Examples:
     UserError: there is no such split.
   """
   check_choice(split, SPLITS, "split", "the embedded text")
-  if split == "train":
-    documents = text_sources.embedded("train")
-  else:
-    # Every other document; the first two are of the two splits.
-    documents = text_sources.embedded("test")[SPLITS.index(split) - 1 :: 2]
-  runs = [run for document in documents for run in _runs(document)]
+  earlier: set[str] = set()
+  for name in SPLITS:
+    runs = [
+      # What another split has is left out of the later one.
+      [passage for passage in run if passage not in earlier]
+      for document in _documents(name)
+      for run in _runs(document)
+    ]
+    if name == split:
+      break
+    earlier.update(*runs)
   rng = np.random.default_rng(SPLITS.index(split))
   makers = {"word_order": _word_order, "next_sentence": _next_sentence}
   return makers[task](runs, rng)
+
+
+def _documents(split: str) -> Sequence[str]:
+  if split == "train":
+    return text_sources.embedded("train")
+  # The held-out documents in turn.
+  return text_sources.embedded("test")[SPLITS.index(split) - 1 :: 2]
 
 
 def _runs(document: str) -> list[list[str]]:

@@ -20,6 +20,8 @@ def f1(labels: np.ndarray, predictions: np.ndarray) -> float:
 
 def matthews(labels: np.ndarray, predictions: np.ndarray) -> float:
   """Matthews correlation of classes [N]; 0 where one side is constant."""
+  if min(len(np.unique(labels)), len(np.unique(predictions))) < 2:
+    return 0.0
   return float(metrics.matthews_corrcoef(labels, predictions))
 
 

@@ -1,5 +1,6 @@
 """A trained model from a run's folder, for evaluation and prediction."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,6 +86,22 @@ def restore(
     )
   model = step_lib.model_of(task, config.precision, config.get("execution"))
   return Restored(model, restored.state, restored.step, mesh)
+
+
+def predictor(restored: Restored, **options: bool) -> Callable[[Any], Any]:
+  """Outputs of a restored model for a batch, on the host, by one process.
+
+  Args:
+    restored: of `restore`.
+    **options: of the task's `forward`.
+  """
+  variables = jax.device_put(local_params(restored.state))
+  apply = jax.jit(
+    lambda variables, batch: restored.model.apply(
+      *variables, None, batch, False, **options
+    )[0]
+  )
+  return lambda batch: jax.device_get(apply(variables, batch))
 
 
 def local_params(state: step_lib.TrainState) -> tuple[Any, Any]:

@@ -1,0 +1,218 @@
+"""GLUE's sweep and submission, with runs that cost nothing."""
+
+import json
+import subprocess
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs import glue as config_file
+from experiments import tasks
+from perceiver_jax.data import glue_tasks
+from perceiver_jax.models.perceiver import Outputs
+from perceiver_jax.training import restore, workdir
+
+
+@pytest.fixture
+def benchmark(tmp_path):
+  """Test sets in GLUE's layout, two texts each, the second one first."""
+  root = tmp_path / "glue"
+  for name, task in glue_tasks.TASKS.items():
+    if name in glue_tasks.TINY:
+      continue
+    texts = task.columns[:-1]
+    lines = ["\t".join(("index", *texts))]
+    lines += ["\t".join((str(i), *(f"{i} {t}" for t in texts))) for i in (1, 0)]
+    for part in task.parts:
+      path = root / task.folder / f"test{part}.tsv"
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.write_text("\n".join(lines))
+  (root / "AX" / "test.tsv").rename(root / "AX.tsv")
+  return root
+
+
+@pytest.fixture
+def run(tmp_path, benchmark, monkeypatch):
+  """Makes folders of runs whose model answers by the first character.
+
+  A text that begins with 0 is given class 0 (or score -1), one with 1 the last
+  class (or score 3.25).
+  """
+
+  def predict(batch):
+    ones = (batch["tokens"][:, 0] == ord("1") + 6).astype(np.float32)
+    logits = np.stack([3.25 - 4.25 * (1 - ones), 4 * ones, 5 * ones], 1)
+    counts = [task.num_outputs for task in asked[-1].tasks.values()]
+    if counts == [1]:
+      return Outputs(logits[:, :1], None, (), None)
+    logits = np.stack([np.full_like(ones, 3), 4 * ones, 5 * ones], 1)
+    return Outputs(logits[:, : max(counts)], None, (), None)
+
+  asked = []
+
+  def fake(config, task, folder, which):
+    assert which == "best"
+    return task
+
+  def predictor(task):
+    def call(batch):
+      asked.append(task)
+      return predict(batch)
+
+    return call
+
+  monkeypatch.setattr(restore, "restore", fake)
+  monkeypatch.setattr(restore, "predictor", predictor)
+
+  def make(name):
+    folder = tmp_path / "runs" / name
+    config = config_file.get_config(name)
+    config.data.source = "files"
+    config.data.source_args.files.data_dir = str(benchmark)
+    workdir.write(folder, config, tasks.make_task(config).metadata())
+    return folder
+
+  return make
+
+
+def _contents(path):
+  with zipfile.ZipFile(path) as archive:
+    return {
+      name: archive.read(name).decode().splitlines()
+      for name in archive.namelist()
+    }
+
+
+def test_a_submission_has_a_file_for_every_task(script, run, tmp_path):
+  folders = [run(name) for name in glue_tasks.GLUE]
+  out = tmp_path / "out.zip"
+  done = script("glue_submission", f"--out={out}", *folders)
+  assert done.status == 0, done.err
+  found = _contents(out)
+  assert set(found) == {
+    "CoLA.tsv", "SST-2.tsv", "MRPC.tsv", "STS-B.tsv", "QQP.tsv", "MNLI-m.tsv",
+    "MNLI-mm.tsv", "QNLI.tsv", "RTE.tsv", "WNLI.tsv", "AX.tsv",
+  }  # fmt: skip
+  answers = {
+    "CoLA.tsv": ("0", "1"),
+    "MRPC.tsv": ("0", "1"),
+    "QNLI.tsv": ("entailment", "not_entailment"),
+    "RTE.tsv": ("entailment", "not_entailment"),
+    "MNLI-m.tsv": ("entailment", "contradiction"),
+    "MNLI-mm.tsv": ("entailment", "contradiction"),
+    "AX.tsv": ("entailment", "contradiction"),
+    "STS-B.tsv": ("0.000", "3.250"),
+  }
+  for name, (first, second) in answers.items():
+    head = "index\tprediction"
+    assert found[name] == [head, f"0\t{first}", f"1\t{second}"], name
+  assert len(found["WNLI.tsv"]) == 147
+  assert set(found["WNLI.tsv"][1:]) == {f"{i}\t0" for i in range(146)}
+
+
+def test_a_task_without_a_run_is_named(script, run, refused, tmp_path):
+  out = tmp_path / "out.zip"
+  folder = run("rte")
+  refused(
+    "glue_submission", f"--out={out}", folder,
+    parts=["no run is about ax, cola, mnli", "--partial"],
+  )  # fmt: skip
+  assert not out.exists()
+  done = script("glue_submission", f"--out={out}", "--partial", folder)
+  assert done.status == 0, done.err
+  assert set(_contents(out)) == {"RTE.tsv", "WNLI.tsv"}
+
+
+def test_a_submission_that_cannot_be_is_refused(refused, run, tmp_path):
+  refused("glue_submission", parts=["no run is given"])
+  refused("glue_submission", tmp_path / "none", parts=["none"])
+  refused(
+    "glue_submission", "--partial", f"--out={tmp_path}/no/out.zip", run("rte"),
+    parts=["no/out.zip can't be written"],
+  )  # fmt: skip
+
+
+# The sweep
+
+
+@pytest.fixture
+def trains(monkeypatch):
+  """Runs end at once; `average` is what each reaches at its second epoch."""
+  commands = []
+
+  class Process:
+    def __init__(self, command):
+      flags = dict(f.lstrip("-").split("=", 1) for f in command if "=" in f)
+      commands.append(flags)
+      rate = float(flags["config.optimizer.learning_rate"])
+      average = 0.5 + rate * int(flags["config.batch_size"])
+      folder = Path(flags["workdir"])
+      folder.mkdir(parents=True)
+      records = [
+        {"step": 5, "glue/average": 0.1, "cola/matthews": 0.1},
+        {"step": 10, "glue/average": average, "cola/matthews": average},
+        {"step": 15, "glue/average": 0.2, "cola/matthews": 0.2},
+        {"step": 15, "train/loss": 0.5},
+      ]
+      lines = "\n".join(map(json.dumps, records))
+      (folder / "metrics.jsonl").write_text(lines + "\n")
+      (folder / "results.json").write_text("{}")
+
+    def wait(self):
+      return self.status
+
+    status = 0
+
+  monkeypatch.setattr(subprocess, "Popen", Process)
+  return Process, commands
+
+
+def test_the_sweep_takes_the_best_of_the_papers_grid(script, trains, tmp_path):
+  _, commands = trains
+  arguments = ("--tasks=cola,rte", f"--out={tmp_path}", "--init_from=runs/mlm")
+  done = script("sweep_glue", *arguments, "--", "--config.seed=3")
+  assert done.status == 0, done.err
+  assert len(commands) == 2 * 3 * 4
+  grid = {
+    (c["config.batch_size"], c["config.optimizer.learning_rate"])
+    for c in commands
+  }
+  rates = ("1e-4", "5e-5", "2e-5", "1e-5")
+  assert grid == {(b, r) for b in ("16", "32", "64") for r in rates}
+  assert all(c["config.init_from"] == "runs/mlm" for c in commands)
+  assert all(c["config.seed"] == "3" for c in commands)
+  found = json.loads((tmp_path / "sweep.json").read_text())
+  best = found["best"]["cola"]
+  assert best["average"] == pytest.approx(0.5 + 64e-4)
+  assert (best["step"], best["metrics"]) == (
+    10, {"cola/matthews": best["average"]},
+  )  # fmt: skip
+  assert best["folder"].endswith("cola/batch64-rate1e-04")
+  assert found["average"] == pytest.approx(best["average"])
+  assert "50.64%     50.19%" in done.out
+
+
+def test_the_sweep_does_no_run_twice_and_stops_where_one_fails(
+  script, trains, refused, tmp_path
+):
+  process, commands = trains
+  arguments = ("--tasks=cola", f"--out={tmp_path}", "--batch_sizes=16")
+  process.status = 2
+  refused("sweep_glue", *arguments, parts=["ended with status 2", "again"])
+  assert len(commands) == 1
+  process.status = 75
+  (tmp_path / "cola" / "batch16-rate1e-04" / "results.json").unlink()
+  (tmp_path / "cola" / "batch16-rate1e-04" / "metrics.jsonl").unlink()
+  (tmp_path / "cola" / "batch16-rate1e-04").rmdir()
+  assert script("sweep_glue", *arguments).status == 75
+  process.status = 0
+  assert script("sweep_glue", *arguments).status == 0
+  assert len(commands) == 1 + 1 + 3
+
+
+def test_a_mistyped_task_is_told_before_all_work(trains, refused, tmp_path):
+  _, commands = trains
+  refused("sweep_glue", "--tasks=cola,rt", f"--out={tmp_path}", parts=["'rt'"])
+  assert not commands
