@@ -2,7 +2,7 @@
 
   classify PICTURE ...   likeliest classes, and where the model looked
   classify-text TEXT ... what a GLUE run says of texts, or of pairs of them
-  fill-mask TEXT ...     what a byte language model puts for [MASK], or --mask
+  fill-mask TEXT ...     what a language model puts for [MASK], or --mask
   flow FIRST SECOND      where each pixel moves between two images; or VIDEO
   autoencode CLIP ...    a video with sound, reconstructed
 
@@ -47,6 +47,9 @@ def define_flags() -> None:
   )
   flags.DEFINE_string("task", "", "classify-text: which, if there are several.")
   flags.DEFINE_string("mask", "", "fill-mask: words of the text to hide.")
+  flags.DEFINE_string(
+    "tokenizer", "", "fill-mask, of --weights on pieces: its .model file."
+  )
   flags.DEFINE_enum(
     "tiles",
     "even",

@@ -1,28 +1,34 @@
-"""predict fill-mask TEXT: what a byte language model puts for masked bytes."""
+"""predict fill-mask TEXT: what a language model puts for masked tokens."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from absl import flags
 
+from experiments import launch
 from experiments.predictions import source
 from perceiver_jax.errors import UserError
 
 _MASK = "[MASK]"
+# Most times the model is asked for one text, however many masks it has.
+_MOST_ROUNDS = 64
+
+# Tokens [L] of a text to the probabilities [L, V] of each.
+_Predict = Callable[[np.ndarray], np.ndarray]
 
 
 def run(arguments: Sequence[str]) -> None:
-  """Prints the filled text and the likeliest bytes of each mask.
+  """Prints the filled text and the likeliest tokens of each mask.
 
   Args:
-    arguments: texts; each has [MASK] for every hidden byte, or holds the words
-      of --mask.
+    arguments: texts; each has [MASK] for every hidden byte (or piece), or holds
+      the words of --mask.
 
   Raises:
     UserError: there is no text, nothing is masked, or it is too long.
   """
-  import jax
-
   from perceiver_jax.data import byte_tokenizer
 
   if not arguments:
@@ -30,53 +36,120 @@ def run(arguments: Sequence[str]) -> None:
       f"no text is given: write {_MASK} for each byte to fill, or name the"
       " words to hide with --mask"
     )
-  tokens = [_tokens(text) for text in arguments]
+  for text in arguments:
+    _check(text)
   weights = source.load_weights(["masked_lm", "token"], "language_bytes")
-  size = weights.spec["adapter"]["vocab_size"]
-  if size != byte_tokenizer.VOCABULARY:
-    raise UserError(
-      f"these weights are of a model with {size:,} tokens; fill-mask needs one"
-      f" of bytes, which has {byte_tokenizer.VOCABULARY}: give other --weights"
-    )
+  tokenizer = _tokenizer(weights)
+  tokens = [_tokens(text, tokenizer) for text in arguments]
   length = weights.spec["adapter"]["max_length"]
-  padded, mask = byte_tokenizer.pad(tokens, length)
-  apply = source.jitted(weights)
-  for text, ids, row, real in zip(arguments, tokens, padded, mask, strict=True):
-    logits = apply(row[None], input_mask=real[None]).logits[0, : len(ids)]
-    probabilities = np.asarray(jax.nn.softmax(logits))
+  byte_tokenizer.pad(tokens, length)  # Refuses a long one before any is filled.
+  predict = _predictor(weights, length)
+  for text, ids in zip(arguments, tokens, strict=True):
     print(text)
-    print(_report(ids, probabilities))
+    print(_report(ids, predict, tokenizer))
 
 
-def _tokens(text: str) -> np.ndarray:
+def _check(text: str) -> None:
+  """Refuses a text with nothing to fill before any weights are read."""
   from perceiver_jax.data import byte_tokenizer
 
   if flags.FLAGS.mask:
-    return byte_tokenizer.mask_words(text, flags.FLAGS.mask)
-  if _MASK not in text:
+    byte_tokenizer.mask_words(text, flags.FLAGS.mask)
+  elif _MASK not in text:
     raise UserError(
       f"nothing to fill in {text!r}: write {_MASK} for each byte, or name the"
       " words to hide with --mask"
     )
+  else:
+    byte_tokenizer.encode(text)
+
+
+def _tokenizer(weights: Any) -> Any:
+  """That of the run, or of --tokenizer."""
+  from perceiver_jax.data import tokenizers
+  from perceiver_jax.training import workdir
+
+  name = flags.FLAGS.tokenizer
+  if not name and flags.FLAGS.workdir and not flags.FLAGS.weights:
+    name = workdir.read_metadata(launch.workdir()).get("tokenizer", "")
+  size = weights.spec["adapter"]["vocab_size"]
+  found = tokenizers.make_tokenizer(name or "bytes")
+  if size != found.vocab_size:
+    raise UserError(
+      f"these weights are of a model with {size:,} tokens, and the tokenizer"
+      f" {name or 'bytes'!r} has {found.vocab_size}: give its own with"
+      " --tokenizer=FILE.model, or other --weights"
+    )
+  return found
+
+
+def _tokens(text: str, tokenizer: Any) -> np.ndarray:
+  from perceiver_jax.data import byte_tokenizer
+
+  if flags.FLAGS.mask:
+    return tokenizer.mask_words(text, flags.FLAGS.mask)
   hole = np.array([byte_tokenizer.MASK], np.int32)
-  parts = [byte_tokenizer.encode(part) for part in text.split(_MASK)]
+  parts = [tokenizer.encode(part) for part in text.split(_MASK)]
   between = [part for p in parts for part in (p, hole)][:-1]
   return np.concatenate(between)
 
 
-def _report(ids: np.ndarray, probabilities: np.ndarray) -> str:
-  """The greedy text, then a line a masked byte with its likeliest fillings."""
+def _predictor(weights: Any, length: int) -> _Predict:
+  import jax
+
   from perceiver_jax.data import byte_tokenizer
 
+  apply = source.jitted(weights)
+
+  def predict(ids):
+    rows, real = byte_tokenizer.pad([ids], length)
+    logits = apply(rows, input_mask=real).logits[0, : len(ids)]
+    return np.asarray(jax.nn.softmax(logits))
+
+  return predict
+
+
+def _report(ids: np.ndarray, predict: _Predict, tokenizer: Any) -> str:
+  """The text filled in two ways, then the likeliest fillings of each mask."""
+  from perceiver_jax.data import byte_tokenizer
+
+  probabilities = predict(ids)
   holes = np.flatnonzero(ids == byte_tokenizer.MASK)
-  filled = ids.copy()
-  filled[holes] = probabilities[holes].argmax(-1)
-  lines = [f"  {byte_tokenizer.display(filled)}"]
+  at_once = ids.copy()
+  at_once[holes] = probabilities[holes].argmax(-1)
+  in_turn = fill_in_turn(ids, probabilities, predict)
+  lines = [
+    f"  at once: {tokenizer.display(at_once)}",
+    f"  in turn: {tokenizer.display(in_turn)}",
+  ]
   for place in holes:
     best = np.argsort(-probabilities[place])[: flags.FLAGS.top]
     guesses = "  ".join(
-      f"{byte_tokenizer.display([i])!r} {probabilities[place, i]:.1%}"
-      for i in best
+      f"{tokenizer.display([i])!r} {probabilities[place, i]:.1%}" for i in best
     )
-    lines.append(f"  byte {place}: {guesses}")
+    lines.append(f"  token {place}: {guesses}")
   return "\n".join(lines)
+
+
+def fill_in_turn(
+  ids: np.ndarray, probabilities: np.ndarray, predict: _Predict
+) -> np.ndarray:
+  """Fills the surest mask first and shows it to the model for the next.
+
+  Filled at once, each is the likeliest by itself, and together they may be no
+  word. Special tokens are no text, so they are not put.
+  """
+  from perceiver_jax.data import byte_tokenizer
+
+  filled, first = ids.copy(), len(byte_tokenizer.SPECIAL)
+  holes = np.flatnonzero(filled == byte_tokenizer.MASK)
+  rounds = min(len(holes), _MOST_ROUNDS)
+  for left in range(rounds, 0, -1):
+    among = probabilities[holes, first:]
+    surest = np.argsort(-among.max(-1), kind="stable")
+    chosen = surest[: math.ceil(len(holes) / left)]
+    filled[holes[chosen]] = among[chosen].argmax(-1) + first
+    holes = np.flatnonzero(filled == byte_tokenizer.MASK)
+    if len(holes):
+      probabilities = predict(filled)
+  return filled

@@ -126,7 +126,7 @@ def pad(
   for row, text in zip(ids, texts, strict=True):
     if len(text) > length and not cut:
       raise UserError(
-        f"the text has {len(text):,} bytes but the model reads {length:,}; "
+        f"the text has {len(text):,} tokens but the model reads {length:,}; "
         "shorten it"
       )
     row[: len(text)] = text[:length]

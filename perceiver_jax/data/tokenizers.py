@@ -57,6 +57,14 @@ class Tokenizer(Protocol):
     """
     ...
 
+  def mask_words(self, text: str, words: str) -> np.ndarray:
+    """Tokens of a text, MASK in the place of those of some words.
+
+    Raises:
+      UserError: the words are empty or not in the text, or not UTF-8.
+    """
+    ...
+
   def most_characters(self, length: int) -> int:
     """Characters of a text that are surely enough for `length` tokens."""
     ...
@@ -69,6 +77,7 @@ class Bytes:
   encode = staticmethod(byte_tokenizer.encode)
   decode = staticmethod(byte_tokenizer.decode)
   display = staticmethod(byte_tokenizer.display)
+  mask_words = staticmethod(byte_tokenizer.mask_words)
 
   def words(self, ids: np.ndarray) -> np.ndarray:
     """As in `Tokenizer`; a word begins with one white-space byte, if any."""
@@ -167,6 +176,20 @@ class SentencePiece:
     blank = known & self._blank[pieces]
     solid = known & ~blank
     return _numbered(solid, blank, solid & self._spaced[pieces])
+
+  def mask_words(self, text: str, words: str) -> np.ndarray:
+    """As in `Tokenizer`; a piece that has any part of the words is masked."""
+    ids = self.encode(text)
+    # White space around the words is not theirs: it may be in another's piece.
+    wanted = re.escape(words.strip() or words)
+    places = [m.span() for m in re.finditer(wanted, text)]
+    if not words or not places:
+      raise UserError(f"{words!r} is not in the text {text!r}: nothing to mask")
+    spans = self._processor.encode_as_offset_mapping(text)["offsets"]
+    for i, (start, stop) in enumerate(spans):
+      if any(start < last and first < stop for first, last in places):
+        ids[i] = byte_tokenizer.MASK
+    return ids
 
   def most_characters(self, length: int) -> int:
     """No piece has more characters than the longest."""

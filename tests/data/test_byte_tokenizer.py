@@ -113,7 +113,7 @@ def test_pad_marks_what_is_text():
 
 def test_pad_cuts_only_when_asked():
   text = byte_tokenizer.encode("né!")
-  with pytest.raises(UserError, match="has 4 bytes but the model reads 2"):
+  with pytest.raises(UserError, match="has 4 tokens but the model reads 2"):
     byte_tokenizer.pad([text], 2)
   ids, mask = byte_tokenizer.pad([text], 2, cut=True)
   np.testing.assert_array_equal(ids[0], text[:2])

@@ -6,8 +6,9 @@ import pytest
 import tiny_weights
 from jax import numpy as jnp
 
+from experiments.predictions import fill_mask
 from perceiver_jax import weights
-from perceiver_jax.data import byte_tokenizer
+from perceiver_jax.data import byte_tokenizer, tokenizers
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
@@ -39,8 +40,22 @@ def report(file, ids, top=5):
       f"{byte_tokenizer.display([i])!r} {probabilities[place, i]:.1%}"
       for i in best
     ]
-    lines.append(f"  byte {place}: {'  '.join(guesses)}")
-  return [f"  {byte_tokenizer.display(filled)}", *lines]
+    lines.append(f"  token {place}: {'  '.join(guesses)}")
+  return [
+    f"  at once: {byte_tokenizer.display(filled)}",
+    f"  in turn: {byte_tokenizer.display(in_turn(file, ids))}",
+    *lines,
+  ]
+
+
+def in_turn(file, ids):
+  """The surest byte filled, then the surest of the rest, and so on."""
+  filled = ids.copy()
+  while (holes := np.flatnonzero(filled == byte_tokenizer.MASK)).size:
+    found = expected(file, filled)[:, 6:]
+    place = holes[found[holes].max(-1).argmax()]
+    filled[place] = found[place].argmax() + 6
+  return filled
 
 
 def test_each_mask_is_a_byte(fill, weight_file):
@@ -78,7 +93,7 @@ def test_any_guess_can_be_printed(fill):
   """All 262 of them: half of a character, control codes, special tokens."""
   done = fill("--top=262", "x[MASK]")
   assert done.status == 0, done.err
-  text, _, guesses = done.out.split("\n", 2)
+  text, _, _, guesses = done.out.split("\n", 3)
   assert text == "x[MASK]"
   assert len(re.findall(r"\d%", guesses)) == 262
   assert all(c.isprintable() for c in guesses.strip("\n"))
@@ -90,7 +105,7 @@ def test_as_long_as_the_model_reads(fill, refuses, weight_file):
   most = tiny_weights.LENGTH - 1
   assert fill("é" * (most // 2) + "e[MASK]").status == 0
   flag = f"--weights={weight_file('language')}"
-  parts = ["33 bytes", "reads 32", "shorten"]
+  parts = ["33 tokens", "reads 32", "shorten"]
   text = "é" * (most // 2 + 1) + "[MASK]"
   refuses("predict", "fill-mask", flag, text, parts=parts)
 
@@ -103,6 +118,7 @@ def test_as_long_as_the_model_reads(fill, refuses, weight_file):
     (["[MASK]", "nothing"], ["'nothing'"]),
     (["--mask=x", "nothing"], ["'x' is not in the text 'nothing'"]),
     (["\udce9[MASK]"], ["UTF-8"]),
+    (["--mask=x", "\udce9x"], ["UTF-8"]),
   ],
 )
 def test_bad_texts_are_refused_before_weights_are_read(
@@ -115,7 +131,7 @@ def test_bad_texts_are_refused_before_weights_are_read(
 
 def test_a_model_of_other_tokens(refuses, weight_file):
   flag = f"--weights={weight_file('language', 300)}"
-  parts = ["300 tokens", "262", "--weights"]
+  parts = ["300 tokens", "'bytes' has 262", "--tokenizer", "--weights"]
   refuses("predict", "fill-mask", flag, "[MASK]", parts=parts)
 
 
@@ -128,3 +144,39 @@ def test_weights_of_another_kind(refuses, weight_file):
 def test_without_weights_it_says_where_they_are(refuses):
   parts = ["--weights", "https://", "language_perceiver_io_bytes.pickle"]
   refuses("predict", "fill-mask", "[MASK]", parts=parts)
+
+
+def test_a_model_of_pieces_fills_pieces(call, weight_file, tmp_path):
+  sentencepiece = pytest.importorskip("sentencepiece")
+  text = tmp_path / "text.txt"
+  text.write_text("the fox and the dog run\n" * 50)
+  sentencepiece.SentencePieceTrainer.train(
+    input=str(text), model_prefix=str(tmp_path / "own"), vocab_size=30,
+    hard_vocab_limit=False, minloglevel=2,
+  )  # fmt: skip
+  tokenizer = tokenizers.make_tokenizer(str(tmp_path / "own.model"))
+  file = weight_file("language", tokenizer.vocab_size)
+  flags = (f"--weights={file}", f"--tokenizer={tmp_path / 'own.model'}")
+  done = call("predict", "fill-mask", *flags, "--mask= fox", "the fox run")
+  assert done.status == 0, done.err
+  ids = tokenizer.mask_words("the fox run", " fox")
+  holes = np.flatnonzero(ids == byte_tokenizer.MASK)
+  assert 0 < len(holes) < len(ids)
+  _, at_once, _, *rest = done.out.splitlines()
+  assert len(rest) == len(holes)
+  filled = ids.copy()
+  filled[holes] = expected(file, ids)[holes].argmax(-1)
+  assert at_once == f"  at once: {tokenizer.display(filled)}"
+
+
+def test_many_masks_are_filled_in_few_rounds():
+  asked = []
+
+  def predict(ids):
+    asked.append(ids)
+    return np.full((len(ids), 262), 1 / 262)
+
+  ids = np.full(1000, byte_tokenizer.MASK, np.int32)
+  filled = fill_mask.fill_in_turn(ids, predict(ids), predict)
+  assert len(asked) == 64
+  assert (filled != byte_tokenizer.MASK).all()
