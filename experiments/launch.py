@@ -4,6 +4,7 @@ Exit status: 0 done; 1 the run failed; 2 something given was wrong; 75 stopped
 early with everything saved (run it again to go on); 130 Ctrl-C.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -124,6 +125,8 @@ def saved_run() -> tuple[Any, Any, Path]:
 
 def run(main: Main) -> None:
   """Parses flags, calls `main`, and turns errors into one line and a status."""
+  # JAX notes each kind of device that the machine has not.
+  logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
   app.run(lambda argv: sys.exit(guarded(main, argv)), flags_parser=parse)
 
 

@@ -1,14 +1,15 @@
-r"""Prepares image data to train on, and checks it.
+r"""Prepares image and text data to train on, and checks it.
 
   python -m scripts.prepare_data --dataset=imagenet2012 --data_dir=DIR \
     --manual_dir=TARS
 
 writes a data set of TensorFlow Datasets into DIR, in the ArrayRecord format
-that training reads; any image classification data set will do. It needs
-TensorFlow: pip install 'perceiver_jax[prepare]'. Training does not, so this may
-run elsewhere. ImageNet cannot be downloaded by a program: register at
-https://image-net.org, and put ILSVRC2012_img_train.tar (148 GB) and
-ILSVRC2012_img_val.tar (7 GB) into TARS. DIR takes as much again.
+that training reads: any image classification data set, c4/en, a wikipedia, or a
+task of GLUE such as glue/cola. It needs TensorFlow: pip install
+'perceiver_jax[prepare]'. Training does not, so this may run elsewhere. ImageNet
+cannot be downloaded by a program: register at https://image-net.org, and put
+ILSVRC2012_img_train.tar (148 GB) and ILSVRC2012_img_val.tar (7 GB) into TARS.
+DIR takes as much again.
 
   python -m scripts.prepare_data --dataset=imagenet2012 --data_dir=DIR --check
 
@@ -38,7 +39,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import launch
-from perceiver_jax.data import image_sources, tfds_sources
+from perceiver_jax.data import glue, image_sources, tfds_sources
 from perceiver_jax.data.source_base import Example
 from perceiver_jax.errors import UserError
 from perceiver_jax.viz.text import shorten
@@ -259,7 +260,11 @@ def _num_records(path: Path) -> int:
 def _example_problems(name: str, split: str, data_dir: str) -> list[str]:
   """Prints the first, the middle and the last example; what is wrong there."""
   info = tfds_sources.open_prepared(name, split, data_dir).dataset_info
-  if "text" in dict(info.features.items()):
+  benchmark, _, task = name.partition("/")
+  if benchmark == "glue":
+    source = glue.tfds(task, split, data_dir)
+    describe = functools.partial(_texts, source.class_names)
+  elif "text" in dict(info.features.items()):
     source = tfds_sources.texts(name, split, data_dir)
     describe = lambda text: f"{len(text):,} characters, {shorten(text, _TEXT)}"
   else:
@@ -276,6 +281,15 @@ def _example_problems(name: str, split: str, data_dir: str) -> list[str]:
 def _picture(class_names: Sequence[str], example: Example) -> str:
   height, width = example["image"].shape[:2]
   return f"{width} x {height} pixels, {class_names[example['label']]}"
+
+
+def _texts(class_names: Sequence[str], example: Example) -> str:
+  label = example["label"]
+  if label == glue.UNKNOWN:
+    said = "secret label"
+  else:
+    said = class_names[int(label)] if class_names else f"score {label:g}"
+  return f"{said}, {' | '.join(shorten(t, _TEXT) for t in example['texts'])}"
 
 
 def _counts(source: image_sources.ImageFolder) -> str:

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 from array_record.python import array_record_module
 from tensorflow_datasets import features as tfds_features
 from tensorflow_datasets.proto import tf_example_pb2
@@ -26,6 +27,39 @@ def record(image, label, file_name=None):
   feature["label"].int64_list.value.append(label)
   if file_name is not None:
     feature["file_name"].bytes_list.value.append(file_name.encode())
+  return example.SerializeToString()
+
+
+def glue_mnli(directory):
+  """Prepares `glue/mnli`: three examples to train on and a secret one."""
+  spec = {
+    "premise": tfds_features.Text(),
+    "hypothesis": tfds_features.Text(),
+    "label": tfds_features.ClassLabel(
+      names=["entailment", "neutral", "contradiction"]
+    ),
+    "idx": tfds_features.Scalar(np.int32),
+  }
+  rows = [
+    values(idx=7 - i, label=i, premise=f"é{i}", hypothesis="h")
+    for i in range(3)
+  ]
+  secret = [values(idx=4, label=-1, premise="p", hypothesis="h")]
+  splits = {"train": rows, "test_matched": secret}
+  prepare(directory, "glue/mnli", spec, splits, version="2.0.0")
+
+
+def values(**features):
+  """One example: strings, floats and integers by feature."""
+  example = tf_example_pb2.Example()
+  for name, value in features.items():
+    feature = example.features.feature[name]
+    if isinstance(value, str):
+      feature.bytes_list.value.append(value.encode())
+    elif isinstance(value, float):
+      feature.float_list.value.append(value)
+    else:
+      feature.int64_list.value.append(value)
   return example.SerializeToString()
 
 

@@ -109,9 +109,6 @@ def tfds(task: str, split: str, data_dir: str = "") -> Prepared:
   """
   known = tuple(name for name in TASKS if name not in TINY)
   check_choice(task, known, "task", "TensorFlow Datasets")
-  # Makes them known to TFDS.
-  import tensorflow_datasets.text  # noqa: F401
-
   found = tfds_sources.open_prepared(f"glue/{task}", split, data_dir)
   return Prepared(found, TASKS[task])
 

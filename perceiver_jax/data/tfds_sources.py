@@ -41,9 +41,6 @@ def texts(name: str, split: str, data_dir: str = "") -> Texts:
   Raises:
     UserError: it is unknown, not prepared, or has no text.
   """
-  # Makes them known; until then TFDS has no C4 and no Wikipedia.
-  import tensorflow_datasets.text  # noqa: F401
-
   found = open_prepared(name, split, data_dir)
   features = dict(found.dataset_info.features.items())
   if "text" not in features:
@@ -73,6 +70,7 @@ def open_prepared(
       lacks the split.
   """
   import tensorflow_datasets
+  import tensorflow_datasets.text  # Makes texts known: C4, Wikipedia, GLUE.
 
   where = data_dir or "the default TFDS directory"
   try:

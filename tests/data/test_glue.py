@@ -200,44 +200,17 @@ def prepared(tmp_path):
   """`glue/mnli` and `glue/stsb` as TFDS would prepare them."""
   from tensorflow_datasets import features as tfds_features
 
-  names = ["entailment", "neutral", "contradiction"]
-  integer = tfds_features.Scalar(np.int32)
-  spec = {
-    "premise": tfds_features.Text(),
-    "hypothesis": tfds_features.Text(),
-    "label": tfds_features.ClassLabel(names=names),
-    "idx": integer,
-  }
-  rows = [_record(idx=7 - i, label=i, premise=f"é{i}", hypothesis="h")
-          for i in range(3)]  # fmt: skip
-  hidden = [_record(idx=4, label=-1, premise="p", hypothesis="h")]
-  splits = {"train": rows, "test_matched": hidden}
   root = tmp_path / "tfds"
-  tiny_tfds.prepare(root, "glue/mnli", spec, splits, version="2.0.0")
+  tiny_tfds.glue_mnli(root)
   spec = {
     "sentence1": tfds_features.Text(),
     "sentence2": tfds_features.Text(),
     "label": tfds_features.Scalar(np.float32),
-    "idx": integer,
+    "idx": tfds_features.Scalar(np.int32),
   }
-  rows = [_record(idx=0, label=2.5, sentence1="a", sentence2="b")]
+  rows = [tiny_tfds.values(idx=0, label=2.5, sentence1="a", sentence2="b")]
   tiny_tfds.prepare(root, "glue/stsb", spec, {"train": rows}, version="2.0.0")
   return str(root)
-
-
-def _record(**values):
-  from tensorflow_datasets.proto import tf_example_pb2
-
-  example = tf_example_pb2.Example()
-  for name, value in values.items():
-    feature = example.features.feature[name]
-    if isinstance(value, str):
-      feature.bytes_list.value.append(value.encode())
-    elif isinstance(value, float):
-      feature.float_list.value.append(value)
-    else:
-      feature.int64_list.value.append(value)
-  return example.SerializeToString()
 
 
 def _prepared(data_dir, task, split):

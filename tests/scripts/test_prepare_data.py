@@ -114,6 +114,16 @@ def test_check_reads_texts_too(script, tmp_path):
   assert "complete" in done.out
 
 
+def test_check_reads_glue_too(script, tmp_path):
+  tiny_tfds.glue_mnli(tmp_path)
+  done = script(
+    "prepare_data", "--dataset=glue/mnli", f"--data_dir={tmp_path}", "--check"
+  )
+  assert done.status == 0, done.err
+  assert "example 1: neutral, é1 | h" in done.out
+  assert "example 0: secret label, p | h" in done.out
+
+
 def test_check_knows_how_large_imagenet_is(refused, tmp_path):
   _prepare(tmp_path, "imagenet2012", train=25)
   refused(
