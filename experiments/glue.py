@@ -5,7 +5,7 @@ the largest held-out set.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import grain
@@ -15,13 +15,13 @@ import numpy as np
 import optax
 from jax import numpy as jnp
 
+from experiments import glue_texts
 from perceiver_jax.data import (
   byte_tokenizer,
   glue,
   glue_tasks,
   masked_text,
   pipeline,
-  sentence_tokens,
   sources,
   tokenizers,
 )
@@ -32,10 +32,6 @@ from perceiver_jax.models import perceiver, zoo
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
 from perceiver_jax.training.task import Batch
-
-FIRST_TOKENS = ("none", "cls", "task")
-# Of STS-B.
-_LOWEST_SCORE, _HIGHEST_SCORE = 0.0, 5.0
 
 
 class Glue:
@@ -62,10 +58,10 @@ class Glue:
   ):
     self._config, self._data = config, config.data
     self._length = config.model.adapter.max_length
-    if self._data.first_token not in FIRST_TOKENS:
+    if self._data.first_token not in glue_texts.FIRST_TOKENS:
       raise UserError(
         f"config.data.first_token is {self._data.first_token!r}; choose one of"
-        f" {', '.join(FIRST_TOKENS)}"
+        f" {', '.join(glue_texts.FIRST_TOKENS)}"
       )
     self._own = (metadata or {}).get("own", {})
     outputs = config.model.decoder.outputs.to_dict()
@@ -101,6 +97,20 @@ class Glue:
     if self._own:
       return glue_tasks.restored(self._own)
     return glue.own_task(self._data.source_args.files.data_dir)
+
+  @functools.cached_property
+  def texts(self) -> glue_texts.GlueTexts:
+    """What turns texts into tokens and outputs into answers.
+
+    Raises:
+      UserError: the tokenizer can't be read, or is not the model's.
+    """
+    size = self._config.model.adapter.vocab_size
+    tokenizer = tokenizers.of_model(self._data.tokenizer, size)
+    first_token = self._data.first_token
+    return glue_texts.GlueTexts(
+      self.tasks, tokenizer, self._length, first_token
+    )
 
   def example(self) -> Batch:
     """One empty text."""
@@ -236,50 +246,7 @@ class Glue:
       batch["tokens"], batch["label"], batch["task"],
       np.asarray(outputs.logits), strict=True,
     )  # fmt: skip
-    return {"texts": [self._shown(*row) for row in rows]}
-
-  def tokens(self, name: str, texts: Sequence[str]) -> np.ndarray:
-    """What the model reads of one or two texts for a task, int32 [M]."""
-    number = self._number(name)
-    first = {
-      "none": None,
-      "cls": byte_tokenizer.CLS,
-      "task": self._tokenizer.vocab_size + number,
-    }[self._data.first_token]
-    return sentence_tokens.join(texts, self._tokenizer, self._length, first)
-
-  def batch_of(self, name: str, texts: Sequence[Sequence[str]]) -> Batch:
-    """Texts of a user's as a batch of a task, without labels.
-
-    Args:
-      name: of the task.
-      texts: one or two for each example, as many as the task takes.
-    """
-    number = self._number(name)
-    return {
-      "tokens": np.stack([self.tokens(name, each) for each in texts]),
-      "task": np.full(len(texts), number, np.int32),
-    }
-
-  def probabilities(self, name: str, outputs: np.ndarray) -> np.ndarray:
-    """Of each class of a task, from the outputs [P] for one text."""
-    count = len(self.tasks[name].classes)
-    return np.asarray(jax.nn.softmax(outputs[:count]))
-
-  def answer(self, name: str, outputs: np.ndarray) -> tuple[str, float]:
-    """What the model says: the class and its probability, or the score, 1.
-
-    Args:
-      name: of the task.
-      outputs: of the model for one text, [P].
-    """
-    task = self.tasks[name]
-    if not task.classes:
-      score = float(np.clip(outputs[0], _LOWEST_SCORE, _HIGHEST_SCORE))
-      return f"{score:.3f}", 1.0
-    probabilities = self.probabilities(name, outputs)
-    best = int(probabilities.argmax())
-    return task.classes[best], float(probabilities[best])
+    return {"texts": [self.texts.shown(*row) for row in rows]}
 
   def _number(self, name: str) -> int:
     return list(self._outputs).index(name)
@@ -359,12 +326,6 @@ class Glue:
   def _most_held_out(self) -> int:
     return max(map(len, self._held_out.values()))
 
-  @functools.cached_property
-  def _tokenizer(self) -> tokenizers.Tokenizer:
-    return tokenizers.of_model(
-      self._data.tokenizer, self._config.model.adapter.vocab_size
-    )
-
   def _once(
     self, source: sources.Source, *, global_batch: int, **shard: int
   ) -> grain.IterDataset:
@@ -377,9 +338,8 @@ class Glue:
     )
 
   def _prepare(self, example: sources.Example) -> sources.Example:
-    name = list(self._outputs)[example["task"]]
     return {
-      "tokens": self.tokens(name, example["texts"]),
+      "tokens": self.texts.tokens(example["task"], example["texts"]),
       "label": np.float32(example["label"]),
       "task": np.int32(example["task"]),
       "number": np.int32(example["number"]),
@@ -392,17 +352,6 @@ class Glue:
     prepared = self._prepare(example)
     del prepared["number"]
     return prepared
-
-  def _shown(
-    self, tokens: np.ndarray, label: float, number: int, outputs: np.ndarray
-  ) -> tuple[str, str, str, float]:
-    """(text, truth, guess, probability) of an example."""
-    name = list(self._outputs)[number]
-    task = self.tasks[name]
-    truth = task.classes[int(label)] if task.classes else f"{label:.3f}"
-    own = tokens[tokens < self._tokenizer.vocab_size]
-    text = self._tokenizer.display(own[own != byte_tokenizer.PAD])
-    return text, truth, *self.answer(name, outputs)
 
 
 def _answers(logits: jax.Array) -> jax.Array:

@@ -116,7 +116,7 @@ def _lines(run: _Run, name: str, split: str) -> list[str]:
   for batch in bar:
     outputs = run.predict(batch).logits
     for number, row in zip(batch["number"], outputs, strict=True):
-      answer, _ = run.task.answer(answering, row)
+      answer, _ = run.task.texts.answer(answering, row)
       if task.classes:
         answer = task.labels[task.classes.index(answer)]
       found[int(number)] = answer

@@ -32,16 +32,16 @@ def run(arguments: Sequence[str]) -> None:
     )
   name = _chosen(list(task.tasks))
   groups = _groups(arguments, len(task.tasks[name].texts))
-  batch = task.batch_of(name, groups)
+  batch = task.texts.batch_of(name, groups)
   restored = restore.restore(config, task, folder, flags.FLAGS.checkpoint)
   outputs = restore.predictor(restored)(batch).logits
   classes = task.tasks[name].classes
   for texts, row in zip(groups, outputs, strict=True):
     print(" | ".join(texts))
     if classes:
-      classify.show(task.probabilities(name, row), classes)
+      classify.show(task.texts.probabilities(name, row), classes)
     else:
-      print(f"  score {task.answer(name, row)}")
+      print(f"  score {task.texts.answer(name, row)}")
 
 
 def _chosen(tasks: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from scipy import special
 
 from configs import glue as config_file
 from configs import masked_lm as mlm_config_file
-from experiments import glue, tasks
+from experiments import glue_texts, tasks
 from perceiver_jax import weights
 from perceiver_jax.data import byte_tokenizer, glue_tasks
 from perceiver_jax.errors import UserError
@@ -165,7 +165,7 @@ def test_tasks_are_drawn_by_their_size(benchmark, exponent, share):
 def test_the_token_before_a_text(variant, first):
   task = _task(variant)
   assert list(task.tasks) == ["next_sentence", "word_order"]
-  tokens = task.tokens("word_order", ["a", "b"])
+  tokens = task.texts.batch_of("word_order", [["a", "b"]])["tokens"][0]
   assert list(tokens[: len(first)]) == first
 
 
@@ -286,7 +286,7 @@ def test_predictions_of_an_own_task_need_no_files(own):
     file.unlink()
   again = tasks.make_task(config, stored)
   assert again.tasks == task.tasks
-  assert again.answer("own", np.array([1.0, 3.0]))[0] == "good"
+  assert again.texts.answer("own", np.array([1.0, 3.0]))[0] == "good"
 
 
 @pytest.mark.slow
@@ -352,4 +352,4 @@ def test_every_task_of_the_paper_is_a_variant():
 
 def test_special_tokens_are_what_the_tests_take_them_for():
   assert (byte_tokenizer.CLS, byte_tokenizer.SEP) == (4, 5)
-  assert glue.FIRST_TOKENS == ("none", "cls", "task")
+  assert glue_texts.FIRST_TOKENS == ("none", "cls", "task")
