@@ -1,6 +1,7 @@
 """Eight fake CPU devices, parsed flags, and shapes checked at run time."""
 
 import contextlib
+import gc
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -13,6 +14,27 @@ from absl import flags
 from jax.experimental.compilation_cache import compilation_cache
 
 jaxtyping.install_import_hook("perceiver_jax.models", "beartype.beartype")
+
+# Programs of tests run for a moment, and XLA takes seconds to optimise them.
+_QUICK_XLA = (
+  " --xla_backend_optimization_level=0"
+  " --xla_llvm_disable_expensive_passes=true"
+  " --xla_cpu_parallel_codegen_split_count=1"
+  " --xla_cpu_use_fusion_emitters=false"
+)
+
+
+def pytest_configure(config):
+  # Slow tests have their programs optimised, as users do.
+  if config.getoption("markexpr") == "not slow":
+    os.environ["XLA_FLAGS"] += _QUICK_XLA
+
+
+def pytest_collection_finish():
+  # Tracing makes so many objects that looking for garbage takes a quarter of
+  # it; what is imported by now stays anyway.
+  gc.freeze()
+  gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,4 +1,5 @@
 import errno
+import functools
 import logging as std_logging
 import os
 import pathlib
@@ -40,6 +41,11 @@ def replicated(num_devices=None):
 
 
 def make_state(seed=0, width=40, ema=True):
+  return jax.device_put(_host_state(seed, width, ema), replicated())
+
+
+@functools.cache
+def _host_state(seed, width, ema):
   rng = np.random.default_rng(seed)
   params = {
     "net/~/lin": {
@@ -51,17 +57,23 @@ def make_state(seed=0, width=40, ema=True):
   optimizer = optax.chain(
     optax.clip_by_global_norm(1.0), optax.lamb(optax.constant_schedule(0.1))
   )
-  grads = jax.tree.map(lambda p: p + 1, params)
-  _, opt_state = optimizer.update(grads, optimizer.init(params), params)
-  state = State(
-    step=jnp.int32(7),
-    params=params,
-    net_state={},
-    opt_state=opt_state,
-    ema_params=jax.tree.map(lambda p: p * 2, params) if ema else (),
-    rng=jax.random.key_data(jax.random.key(seed)),
+
+  @jax.jit
+  def first(params, key):
+    grads = jax.tree.map(lambda p: p + 1, params)
+    _, opt_state = optimizer.update(grads, optimizer.init(params), params)
+    return State(
+      step=jnp.int32(7),
+      params=params,
+      net_state={},
+      opt_state=opt_state,
+      ema_params=jax.tree.map(lambda p: p * 2, params) if ema else (),
+      rng=key,
+    )
+
+  return jax.device_get(
+    first(params, jax.random.key_data(jax.random.key(seed)))
   )
-  return jax.device_put(state, replicated())
 
 
 def abstract(state, num_devices=None):
@@ -108,15 +120,23 @@ def open_checkpointer(directory):
     checkpointer.close()
 
 
-@pytest.fixture
-def saved(open_checkpointer):
+@pytest.fixture(scope="module")
+def saved_once(tmp_path_factory):
   """A directory with steps 10 and 20; 20 has another state and position."""
-  checkpointer, iterator = open_checkpointer(), make_iterator()
+  directory = tmp_path_factory.mktemp("saved") / "checkpoints"
+  checkpointer, iterator = Checkpointer(directory), make_iterator()
   for step in (10, 20):
     next(iterator)
     checkpointer.save(step, make_state(step), iterator, {"seconds": step + 0.1})
-  checkpointer.wait()
-  return checkpointer
+  checkpointer.close()
+  return directory
+
+
+@pytest.fixture
+def saved(saved_once, directory, open_checkpointer):
+  """A copy of that directory, opened."""
+  shutil.copytree(saved_once, directory)
+  return open_checkpointer()
 
 
 @pytest.fixture
