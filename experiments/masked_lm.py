@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import grain
+import jax
 import ml_collections
 import numpy as np
 import optax
@@ -22,7 +23,7 @@ from perceiver_jax.data import (
   tokenizers,
 )
 from perceiver_jax.errors import UserError
-from perceiver_jax.models import perceiver, zoo
+from perceiver_jax.models import nearby_start, perceiver, zoo
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
 from perceiver_jax.training.task import Batch
@@ -59,6 +60,11 @@ class MaskedLanguageModel:
         f"config.data.mask_rate is {config.data.mask_rate}; give a share of"
         " the words between 0 and 1"
       )
+    if not 0 <= config.data.most_hidden <= self._length:
+      raise UserError(
+        f"config.data.most_hidden is {config.data.most_hidden}; give 0, which"
+        f" decodes all, or at most the model's {self._length} tokens"
+      )
 
   def example(self) -> Batch:
     """One empty text."""
@@ -76,23 +82,34 @@ class MaskedLanguageModel:
   def forward(
     self, batch: Batch, *, is_training: bool, return_attention: bool = False
   ) -> perceiver.Outputs:
-    """Logits [b, M, V] of every position; hidden tokens are not seen."""
+    """Logits [b, M, V] of every position; hidden tokens are not seen.
+
+    In training, those of `config.data.most_hidden` positions, if that isn't 0.
+    """
     tokens = batch["tokens"]
     seen = jnp.where(batch["hidden"], byte_tokenizer.MASK, tokens)
-    model = zoo.build(self._config.model.to_dict())
-    return model(
-      seen,
-      is_training=is_training,
-      input_mask=jnp.asarray(tokens != byte_tokenizer.PAD),
-      return_attention=return_attention,
-    )
+    spec = self._config.model.to_dict()
+    with nearby_start.nearby_start(spec, self._config.nearby_start_bands):
+      return zoo.build(spec)(
+        seen,
+        is_training=is_training,
+        input_mask=jnp.asarray(tokens != byte_tokenizer.PAD),
+        queries=self._decoded(batch) if is_training else None,
+        return_attention=return_attention,
+      )
 
   def loss(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
     """Cross-entropy and accuracy of hidden tokens; real tokens an example."""
     real = (batch["tokens"] != byte_tokenizer.PAD).sum(-1)
     ones = jnp.ones(real.shape, jnp.float32)
+    trained = {name: batch[name] for name in ("tokens", "hidden")}
+    if (places := self._decoded(batch)) is not None:
+      trained = {
+        name: jnp.take_along_axis(value, places, 1)
+        for name, value in trained.items()
+      }
     return {
-      **self.metrics(outputs, {**batch, "mask": ones}),
+      **self.metrics(outputs, {**trained, "mask": ones}),
       "tokens": metrics_lib.weighted(real, ones),
     }
 
@@ -111,6 +128,16 @@ class MaskedLanguageModel:
   def scores(self, found: Mapping[str, Any]) -> Mapping[str, Any]:
     """Nothing more."""
     return found
+
+  def _decoded(self, batch: Batch) -> jax.Array | None:
+    """The positions int [b, O] that training decodes; None: all.
+
+    The hidden ones come first, each in its order; what is not hidden fills up.
+    """
+    most = self._config.data.most_hidden
+    if not most:
+      return None
+    return jax.lax.top_k(batch["hidden"].astype(jnp.int32), most)[1]
 
   def num_train_examples(self) -> int:
     """Length of an epoch, in which every document comes at least once."""
@@ -172,15 +199,8 @@ class MaskedLanguageModel:
     Raises:
       UserError: it can't be, or has another vocabulary than the model.
     """
-    name, own = self._config.data.tokenizer, self._config.model.adapter
-    found = tokenizers.make_tokenizer(name)
-    if own.vocab_size != found.vocab_size:
-      raise UserError(
-        f"config.model.adapter.vocab_size is {own.vocab_size} but"
-        f" config.data.tokenizer={name} has {found.vocab_size} tokens; make"
-        " them equal"
-      )
-    return found
+    size = self._config.model.adapter.vocab_size
+    return tokenizers.of_model(self._config.data.tokenizer, size)
 
   def _hide(
     self, example: sources.Example, rng: np.random.Generator

@@ -15,17 +15,15 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 
 from perceiver_jax.data import tfds_sources
+from perceiver_jax.data.embedded_text import SPLITS, embedded
 from perceiver_jax.data.source_base import check_choice, make_named
 from perceiver_jax.errors import UserError
 
-SPLITS = ("train", "test")
 KINDS = ("line", "paragraph", "file")
 _SUFFIXES = (".txt", ".jsonl")
 _COMPRESSED = (".gz", ".zst")
-# Characters of a document of the embedded text, unless its topic ends.
-_DOCUMENT_SIZE = 1500
 # One of so many documents is held out.
-_EMBEDDED_STRIDE, _FILES_STRIDE = 10, 100
+_STRIDE = 100
 # Bytes read at a time of a compressed file.
 _BLOCK = 1 << 18
 
@@ -42,49 +40,6 @@ class Documents(Protocol):
   def __len__(self) -> int: ...
 
   def __getitem__(self, index: int) -> str: ...
-
-
-class InMemory(list):
-  """Documents in a list."""
-
-  in_memory = True
-
-
-def embedded(split: str) -> InMemory:
-  """The documentation of Python itself, which ships with it.
-
-  About 465 kB in Python 3.11; it differs a little from version to version.
-  Topics repeat each other: a paragraph is taken where it comes first, which
-  leaves 373 kB, and no held-out one is trained on. Every tenth document, of
-  some 1,500 characters, is held out.
-
-  Args:
-    split: "train" or "test".
-
-  Raises:
-    UserError: there is no such split.
-  """
-  check_choice(split, SPLITS, "split", "the embedded text")
-  # Imported here: half a megabyte that others need not read.
-  from pydoc_data import topics
-
-  found, seen = [], set()
-  for name in sorted(topics.topics):
-    document = ""
-    for paragraph in topics.topics[name].split("\n\n"):
-      if paragraph.strip() in seen:
-        continue
-      seen.add(paragraph.strip())
-      document = f"{document}\n\n{paragraph}" if document else paragraph
-      if len(document) >= _DOCUMENT_SIZE:
-        found.append(document)
-        document = ""
-    found.append(document)
-  found = [document for document in found if document.strip()]
-  test = slice(_EMBEDDED_STRIDE - 1, None, _EMBEDDED_STRIDE)
-  held_out = found[test]
-  del found[test]
-  return InMemory(held_out if split == "test" else found)
 
 
 class Files:
@@ -192,7 +147,7 @@ def files(
   if eval:
     return found
   held_out = np.zeros(len(found), bool)
-  held_out[_FILES_STRIDE - 1 :: _FILES_STRIDE] = True
+  held_out[_STRIDE - 1 :: _STRIDE] = True
   held_out[-1:] |= not held_out.any()
   return found.only(held_out if split == "test" else ~held_out)
 

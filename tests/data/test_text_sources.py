@@ -10,7 +10,7 @@ import pytest
 import tiny_tfds
 import zstandard
 
-from perceiver_jax.data import text_sources
+from perceiver_jax.data import embedded_text, text_sources
 from perceiver_jax.errors import UserError
 
 
@@ -80,6 +80,34 @@ def test_embedded_documents_are_whole_paragraphs(monkeypatch):
   # What a topic repeats of an earlier one is left out.
   assert train == [f"{long}\n\n{short}", "rest", *numbered]
   assert list(text_sources.embedded("test")) == [held_out]
+
+
+def test_docstrings_follow_the_documentation(monkeypatch, tmp_path):
+  long = ("of a function " * 100).strip()
+  module = f'''"""Of a module."""\ndef f():\n  """{long}"""\n'''
+  (tmp_path / "a.py").write_text(module)
+  (tmp_path / "b.py").write_text('"""Of a module."""\nx = "no docstring"')
+  (tmp_path / "broken.py").write_text("def")
+  (tmp_path / "test").mkdir()
+  (tmp_path / "test" / "c.py").write_text('"""Of a test."""')
+  monkeypatch.setattr(
+    embedded_text.sysconfig, "get_path", lambda name: str(tmp_path)
+  )
+  embedded_text._docstrings.cache_clear()
+  splits = [
+    text_sources.embedded(s, docstrings=True) for s in ("train", "test")
+  ]
+  embedded_text._docstrings.cache_clear()
+  plain = [text_sources.embedded(s) for s in ("train", "test")]
+  assert sum(map(len, splits)) == sum(map(len, plain)) + 1
+  added = set().union(*splits) - set().union(*plain)
+  assert added == {f"Of a module.\n\n{long}"}
+
+
+def test_half_a_surrogate_pair_in_a_docstring_is_replaced(tmp_path):
+  path = tmp_path / "a.py"
+  path.write_text('"""Half \\ud800 of one."""')
+  assert embedded_text.docstrings_of(path) == "Half ? of one."
 
 
 def test_embedded_has_no_other_split():
@@ -343,7 +371,7 @@ def test_tfds_refuses_a_data_set_without_text(tmp_path):
   ("name", "arguments", "message"),
   [
     ("books", {"split": "train"}, "unknown source 'books'.*embedded, files"),
-    ("embedded", {}, "'embedded' got wrong arguments .*it takes: split"),
+    ("embedded", {}, "'embedded' got wrong arguments .*it takes: split, d"),
     ("embedded", {"split": "train", "size": 3}, "wrong arguments .*'size'"),
     ("files", {"train": "a", "split": "val"}, "unknown split 'val'"),
     (
@@ -388,7 +416,7 @@ def test_make_documents_finds_every_source(folder, prepared):
 def test_reading_text_does_not_import_what_is_heavy(prepared):
   program = (
     "import sys\n"
-    "from perceiver_jax.data import text_sources\n"
+    "from perceiver_jax.data import embedded_text, text_sources\n"
     "print([m for m in ('tensorflow_datasets', 'zstandard', 'pydoc_data')"
     " if m in sys.modules])\n"
     f"text_sources.SOURCES['tfds']('prose', 'train', {str(prepared)!r})[0]\n"

@@ -66,6 +66,37 @@ def test_training_counts_the_real_tokens():
   assert float(total) == (batch["tokens"] != 0).sum() < 4 * 64
 
 
+def test_hidden_positions_alone_give_the_same_loss():
+  whole, few = (_task(data__most_hidden=count) for count in (0, 40))
+  batch = _batch(whole)
+  assert batch["hidden"].sum(-1).max() <= 40
+  logits = np.random.default_rng(0).normal(size=(4, 64, 262))
+  places = np.asarray(few._decoded(batch))[..., None]
+  want = whole.loss(_outputs(logits), batch)
+  found = few.loss(_outputs(np.take_along_axis(logits, places, 1)), batch)
+  for name in ("loss", "accuracy", "tokens"):
+    np.testing.assert_allclose(found[name], want[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("variant", "few", "every"), [("small", 48, 128), ("small,smoke", 48, 64)]
+)
+def test_training_decodes_few_positions_and_evaluation_all(variant, few, every):
+  task = _task(variant)
+  model = step.model_of(task, "float32")
+
+  def shape(is_training):
+    def run(key):
+      made = model.init(key, task.example(), is_training)
+      outputs, _ = model.apply(*made, None, task.example(), is_training)
+      return outputs.logits
+
+    return jax.eval_shape(run, jax.random.key(0)).shape
+
+  assert shape(True) == (1, few, 262)
+  assert shape(False) == (1, every, 262)
+
+
 def test_the_model_does_not_see_what_is_hidden():
   task = _task()
   batch = _batch(task)
@@ -138,6 +169,7 @@ def test_hidden_bytes_of_a_batch():
     ("model__adapter__vocab_size", 300, "vocab_size is 300.*has 262"),
     ("data__mask_rate", 0.0, "mask_rate is 0.0"),
     ("data__mask_rate", 1.0, "mask_rate is 1.0"),
+    ("data__most_hidden", 65, "most_hidden is 65.*at most.* 64"),
     ("data__tokenizer", "words", "tokenizer"),
   ],
 )

@@ -158,6 +158,22 @@ def test_decoding_in_parts_is_decoding_at_once(order):
   assert np.abs(other.logits - whole.logits[:, order[:4]]).max() > 1e-2
 
 
+@pytest.mark.parametrize("name", ["language_bytes", "byte_bert"])
+def test_examples_can_have_positions_of_their_own_decoded(name):
+  model = plain.transform(
+    lambda tokens, mask, queries: zoo.build(small.spec(name))(
+      tokens, is_training=True, input_mask=mask, queries=queries
+    )
+  )
+  tokens, mask = small.raw(name), _masks(1)
+  queries = jnp.array([[3, 0], [2, 6]])
+  params = plain.random_params(model, tokens, mask, queries)
+  whole = plain.jit(model.apply)(params, tokens, mask, None).logits
+  few = plain.jit(model.apply)(params, tokens, mask, queries).logits
+  want = np.take_along_axis(np.asarray(whole), queries[..., None], 1)
+  np.testing.assert_allclose(few, want, atol=1e-5)
+
+
 def test_positions_start_small_and_embeddings_at_one():
   tokens = jnp.zeros((1, 90), "int32")
   make = lambda x: text.TextAdapter(90, 90, 90, name="adapter")(

@@ -117,10 +117,13 @@ class MaskedLmDecoder(decoders.QueryDecoder):
     latents: Float[Array, "B N D"],
     inputs: InputArray | Float[Array, "B M C"],
     input_mask: Bool[Array, "B M"] | None = None,
-    queries: Int[Array, "O"] | None = None,
+    queries: Int[Array, "O"] | Int[Array, "B O"] | None = None,
     return_attention: bool = False,
   ) -> tuple[Float[Array, "B O V"], Float[Array, "B H O N"] | None]:
-    """Logits of each position, or of the positions in `queries` alone."""
+    """Logits of each position, or of those in `queries` alone.
+
+    Examples may have positions of their own: `queries` [B, O].
+    """
     table = positions.TrainablePositions(
       self._max_length,
       self._num_query_channels,
@@ -131,9 +134,12 @@ class MaskedLmDecoder(decoders.QueryDecoder):
     mask = input_mask if self._use_query_mask else None
     if queries is not None:
       rows = rows[queries]
-      mask = None if mask is None else mask[:, queries]
+      wanted = jnp.broadcast_to(queries, (latents.shape[0], rows.shape[-2]))
+      if mask is not None:
+        mask = jnp.take_along_axis(mask, wanted, 1)
+    shape = (latents.shape[0], *rows.shape[-2:])
     out, weights = super().__call__(
-      positions.repeat_batch(rows, latents.shape[0]),
+      jnp.broadcast_to(rows, shape),
       latents,
       mask,
       return_attention,
@@ -159,13 +165,14 @@ class TokenDecoder(hk.Module):
     latents: Float[Array, "B M C"],
     inputs: InputArray | Float[Array, "B M C"] | None = None,
     input_mask: Bool[Array, "B M"] | None = None,
-    queries: Int[Array, "O"] | None = None,
+    queries: Int[Array, "O"] | Int[Array, "B O"] | None = None,
     return_attention: bool = False,
   ) -> tuple[Float[Array, "B O V"], None]:
-    """Logits of each position, or of the positions in `queries` alone."""
+    """Logits of each position, or of `queries`; see `MaskedLmDecoder`."""
     del inputs, input_mask, return_attention  # It reads nothing more.
     if queries is not None:
-      latents = latents[:, queries]
+      wanted = jnp.atleast_2d(queries)[..., None]
+      latents = jnp.take_along_axis(latents, wanted, 1)
     out = blocks.layer_norm("norm")(latents)
     return _tied_logits(out, self._adapter), None
 
