@@ -138,6 +138,8 @@ def get_config(variant: str = "cola") -> ml_collections.ConfigDict:
   config.eval_every_epochs = 1.0
   config.checkpoint.every_steps = 0
   config.checkpoint.every_epochs = 1.0
+  if name in glue_tasks.TINY:
+    _tiny(config)
   config.published = _published(name, model)
   tasks = _tasks(name)
   if smoke:
@@ -216,6 +218,13 @@ def _published(name: str, model: str) -> dict[str, Any]:
   if name in _MULTITASK:
     found["average"] = _AVERAGES[name] / 100
   return {**found, "source": "IO, Table 14"}
+
+
+def _tiny(config: ml_collections.ConfigDict) -> None:
+  """A few minutes on two CPU cores, with rates for a small model."""
+  config.num_epochs = 3.0
+  config.optimizer.name = "adamw"
+  config.optimizer.learning_rate = 5e-4
 
 
 def _smoke(config: ml_collections.ConfigDict) -> None:
