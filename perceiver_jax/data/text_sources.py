@@ -24,6 +24,8 @@ _SUFFIXES = (".txt", ".jsonl")
 _COMPRESSED = (".gz", ".zst")
 # One of so many documents is held out.
 _STRIDE = 100
+# What some editors put before a text to say that it is UTF-8.
+_MARK = "\ufeff"
 # Bytes read at a time of a compressed file.
 _BLOCK = 1 << 18
 
@@ -77,9 +79,10 @@ class Files:
       with open(self._paths[number], "rb") as file:
         file.seek(start)
         text = file.read(stop - start).decode("utf-8", errors="replace")
+        text = text.removeprefix(_MARK) if start == 0 else text
     except OSError as error:
       raise _unreadable(self._paths[number], error) from error
-    if self._paths[number].endswith(".jsonl"):
+    if self._paths[number].lower().endswith(".jsonl"):
       return self._text_of_json(text, number, start)
     return text if self._kind == "file" else text.strip("\r\n")
 
@@ -91,7 +94,7 @@ class Files:
 
   def _all_places(self) -> Iterator[tuple[int, int, int]]:
     for number, path in enumerate(self._paths):
-      kind = "line" if path.endswith(".jsonl") else self._kind
+      kind = "line" if path.lower().endswith(".jsonl") else self._kind
       try:
         for start, stop in _places(path, kind):
           yield number, start, stop
@@ -187,8 +190,8 @@ def _matches(pattern: str, which: str) -> list[str]:
 
 
 def _is_known(path: str) -> bool:
-  stem, suffix = os.path.splitext(path)
-  inner = stem if suffix in _COMPRESSED else path
+  stem, suffix = os.path.splitext(path.lower())
+  inner = stem if suffix in _COMPRESSED else path.lower()
   return inner.endswith(_SUFFIXES) and os.path.isfile(path)
 
 
@@ -232,7 +235,7 @@ def _places(path: str, kind: str) -> Iterator[tuple[int, int]]:
 def _plain(path: str) -> str:
   """The path of a file's text, decompressed if it has to be."""
   stem, suffix = os.path.splitext(path)
-  if suffix not in _COMPRESSED:
+  if suffix.lower() not in _COMPRESSED:
     return path
   status = os.stat(path)
   key = f"{os.path.abspath(path)} {status.st_size} {status.st_mtime_ns}"
@@ -247,7 +250,7 @@ def _plain(path: str) -> str:
 
 def _decompress(path: str, target: Path) -> None:
   """Writes the whole text or nothing."""
-  blocks = _gzip_blocks if path.endswith(".gz") else _zstd_blocks
+  blocks = _gzip_blocks if path.lower().endswith(".gz") else _zstd_blocks
   partial = target.with_name(f".{uuid.uuid4().hex}-{target.name}")
   try:
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from perceiver_jax.data import text_sources
+from perceiver_jax.data import embedded_text
 from perceiver_jax.data.source_base import check_choice
 
 SPLITS = ("train", "validation", "test")
@@ -50,9 +50,9 @@ def examples(task: str, split: str) -> Examples:
 
 def _documents(split: str) -> Sequence[str]:
   if split == "train":
-    return text_sources.embedded("train")
+    return embedded_text.embedded("train")
   # The held-out documents in turn.
-  return text_sources.embedded("test")[SPLITS.index(split) - 1 :: 2]
+  return embedded_text.embedded("test")[SPLITS.index(split) - 1 :: 2]
 
 
 def _runs(document: str) -> list[list[str]]:

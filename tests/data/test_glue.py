@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tiny_tfds
 
-from perceiver_jax.data import glue, glue_tasks, tiny_glue
+from perceiver_jax.data import embedded_text, glue, glue_tasks, tiny_glue
 from perceiver_jax.errors import UserError
 
 # The header and two lines of each task's train.tsv, as they are given out.
@@ -252,6 +252,11 @@ def test_embedded_classes_are_equally_frequent_and_splits_apart(task):
   texts = {split: set(examples) for split, examples in found.items()}
   assert not texts["train"] & texts["validation"]
   assert not texts["validation"] & texts["test"]
+
+
+def test_what_is_held_out_is_held_out_of_the_small_models_text_too():
+  trained = set(embedded_text.embedded("train", docstrings=True))
+  assert not trained & set(embedded_text.embedded("test"))
 
 
 def test_word_order_shuffles_all_words_of_a_passage():

@@ -231,6 +231,13 @@ def test_files_name_the_line_that_is_no_json(folder, line):
     source[1]
 
 
+def test_a_mark_before_a_file_and_endings_in_capitals_are_known(folder):
+  lines = [b'\xef\xbb\xbf{"text": "a"}', b'{"text": "\xef\xbb\xbfb"}']
+  (folder / "a.JSONL.GZ").write_bytes(gzip.compress(b"\n".join(lines)))
+  (folder / "b.TXT").write_bytes(b"\xef\xbb\xbfc\n")
+  assert _all(folder) == ["a", "\ufeffb", "c"]
+
+
 # Compressed files
 
 
