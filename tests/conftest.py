@@ -50,6 +50,7 @@ def compile_cache(tmp_path_factory):
   Nothing is optimised much: they run for a few steps only.
   """
   return {
+    "XLA_FLAGS": _QUICK_XLA if _QUICK_XLA in os.environ["XLA_FLAGS"] else "",
     "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",

@@ -178,7 +178,8 @@ def test_unknown_shape_for_attn_names_the_choices():
 
 def test_initialisers():
   make = lambda x: blocks.SelfAttention(4, widening_factor=2, name="l")(x)
-  params = hk.transform(make).init(jax.random.key(0), _normal(1, 2, 96))
+  init = jax.jit(hk.transform(make).init)
+  params = init(jax.random.key(0), _normal(1, 2, 96))
   for module, leaves in params.items():
     if "scale" in leaves:
       assert np.all(leaves["scale"] == 1), module
@@ -285,7 +286,8 @@ def test_calling_a_block_twice_shares_its_weights():
 
 def test_layers_of_a_block_start_apart():
   make = lambda x: blocks.LatentTransformer(3, _layer, name="block")(x)
-  params = hk.transform(make).init(jax.random.key(0), _normal(1, 2, 4))
+  init = jax.jit(hk.transform(make).init)
+  params = init(jax.random.key(0), _normal(1, 2, 4))
   weights = params["block/layers/self_attend/mlp/hidden"]["w"]
   assert weights.shape == (3, 4, 4)
   for i, j in ((0, 1), (1, 2), (0, 2)):

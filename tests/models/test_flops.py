@@ -1,5 +1,7 @@
 """Counting operations: the papers' totals and each rule by itself."""
 
+import functools
+
 import haiku as hk
 import jax
 import pytest
@@ -15,6 +17,7 @@ _PUBLISHED = {  # Perceiver, table 6 and Perceiver IO, table 8.
 }
 
 
+@functools.cache
 def _cost(name, batch=1, how=execution.PLAIN):
   entry = zoo.MODELS[name]
   model = hk.without_apply_rng(

@@ -6,6 +6,7 @@ takes its place, and the true one is lowered for CUDA.
 
 import jax
 import numpy as np
+import plain
 import pytest
 from computing import assert_close, with_gradients
 from hypothesis import given, settings
@@ -58,10 +59,12 @@ def test_padded_widths_and_masks_change_nothing(shape, masked, seed):
     mask = jnp.asarray(rng.random((b, rng.choice([1, n]), m)) < 0.5)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(fused, "_IMPLEMENTATION", "xla")
-    found = with_gradients(lambda *a: fused.attend(*a, mask))(*args)
+    found = plain.jit(with_gradients(lambda *a: fused.attend(*a, mask)))(*args)
   with execution.use(attention="xla"):
-    want = with_gradients(
-      lambda *a: attention.attend(*a, mask).reshape(b, n, *args[2].shape[2:])
+    want = plain.jit(
+      with_gradients(
+        lambda *a: attention.attend(*a, mask).reshape(b, n, *args[2].shape[2:])
+      )
     )(*args)
   assert_close(found, want)
 
@@ -70,7 +73,7 @@ def test_what_reads_nothing_gets_zeros(plain_kernel):
   q, k, v = _arrays((2, 3, 4, 2, 5, 5))
   mask = jnp.ones((2, 1, 4), bool).at[1].set(False)
   with execution.use(attention="cudnn"):
-    out = attention.attend(q, k, v, mask)
+    out = jax.jit(lambda *args: attention.attend(*args))(q, k, v, mask)
   assert np.any(out[0])
   assert not np.any(out[1])
 

@@ -66,9 +66,9 @@ def _spec(config):
 
 
 def _apply(fn, params, *args, state=None):
-  transformed = hk.transform_with_state(fn)
+  apply = plain.jit(hk.transform_with_state(fn).apply)
   params = jax.tree.map(jax.numpy.asarray, params)
-  return transformed.apply(params, state or {}, None, *args)[0]
+  return apply(params, state or {}, None, *args)[0]
 
 
 # Each choice by itself, the rest being as it is by default; and the plainest.

@@ -408,12 +408,12 @@ def test_start_of_latents_and_of_a_query_decoder():
     decoder = decoders.QueryDecoder(5, zero_init=True, name="decoder")
     return latents, decoder(jnp.ones((2, 3, 4)), latents)[0]
 
-  params = hk.transform(make).init(jax.random.key(0))
+  params = jax.jit(hk.transform(make).init)(jax.random.key(0))
   table = np.asarray(params["encoder/latents"]["embeddings"])
   # 0.02 is the deviation of the normal before it is cut at two deviations.
   assert abs(table.std() / (0.8796 * 0.02) - 1) < 0.03
   assert 0.0395 < np.abs(table).max() <= 0.04
-  latents, out = _transform(make).apply(params)
+  latents, out = jax.jit(_transform(make).apply)(params)
   np.testing.assert_array_equal(latents, np.stack([table, table]))
   assert not np.any(out)
   assert np.any(params["decoder/cross_attend/attention/query"]["w"])

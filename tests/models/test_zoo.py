@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import functools
 import pathlib
 import subprocess
 import sys
@@ -60,6 +61,11 @@ def _variables(spec, raw):
   )
 
 
+@functools.cache
+def _published_variables(name):
+  return _variables(zoo.spec(name), zoo.MODELS[name].example())
+
+
 @pytest.mark.parametrize("name", _KNOWN)
 def test_known_numbers_of_parameters(name):
   assert zoo.MODELS[name].num_parameters == _KNOWN[name]
@@ -69,7 +75,7 @@ def test_known_numbers_of_parameters(name):
 def test_number_of_parameters_at_full_size(name):
   entry = zoo.MODELS[name]
   before = len(jax.live_arrays())
-  params, state = _variables(zoo.spec(name), entry.example())
+  params, state = _published_variables(name)
   leaves = jax.tree.leaves(params)
   assert all(isinstance(x, jax.ShapeDtypeStruct) for x in leaves)
   assert len(jax.live_arrays()) <= before + 1  # At most the key.
@@ -94,7 +100,7 @@ def test_published_parameters(name):
 def test_operations_match_the_published_ones_or_a_note_says_why(name):
   entry = zoo.MODELS[name]
   model, raw = _model(entry.spec), entry.example()
-  params, state = _variables(entry.spec, raw)
+  params, state = _published_variables(name)
   with execution.use(execution.PLAIN):  # As the papers count.
     count = flops.count_flops(
       lambda p, s, x: model.apply(p, s, None, x, False)[0], params, state, raw

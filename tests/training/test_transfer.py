@@ -17,10 +17,23 @@ def _train(config, folder):
   return weights.load(folder)
 
 
+def _short(config):
+  config.num_steps, config.num_epochs = 2, 0.0
+  return config
+
+
 @pytest.fixture
 def config(tiny_config):
-  tiny_config.num_steps, tiny_config.num_epochs = 2, 0.0
-  return tiny_config
+  return _short(tiny_config)
+
+
+@pytest.fixture(scope="module")
+def first(make_tiny_config, tmp_path_factory, compile_once):
+  """The folder of a run to start from, and its weights."""
+  folder = tmp_path_factory.mktemp("first")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr("perceiver_jax.viz.report.write_report", lambda *_: None)
+    return folder, _train(_short(make_tiny_config()), folder)
 
 
 def test_a_run_leaves_the_weights_it_evaluates(config, tmp_path):
@@ -34,31 +47,33 @@ def test_a_run_leaves_the_weights_it_evaluates(config, tmp_path):
       np.testing.assert_array_equal(leaf, state.ema_params[module][name])
   model = weights.transformed(found.spec)
   images = jax.device_put(task.example()["image"])
-  out, _ = model.apply(*jax.device_put(found[1:]), None, images)
+  out, _ = jax.jit(model.apply)(*jax.device_put(found[1:]), None, images)
   assert out.logits.shape == (1, 10)
 
 
-def test_starting_from_a_run_takes_everything_over(config, tmp_path, capsys):
-  first = _train(config, tmp_path / "first")
-  config.init_from = str(tmp_path / "first")
+def test_starting_from_a_run_takes_everything_over(
+  config, first, tmp_path, capsys
+):
+  folder, started = first
+  config.init_from = str(folder)
   config.optimizer.learning_rate = 0.0
   config.ema_decay = 0.9
   second = _train(config, tmp_path / "second")
-  for module, leaves in first.params.items():
+  for module, leaves in started.params.items():
     for name, leaf in leaves.items():
       np.testing.assert_allclose(second.params[module][name], leaf, rtol=1e-6)
   out = capsys.readouterr().out
-  count = len(jax.tree.leaves(first.params))
-  assert f"started from {tmp_path / 'first'}" in out
+  count = len(jax.tree.leaves(started.params))
+  assert f"started from {folder}" in out
   assert f"{count} arrays loaded" in out
 
 
-def test_another_head_starts_anew_and_is_named(config, tmp_path, capsys):
-  first = _train(config, tmp_path / "first")
+def test_another_head_starts_anew_and_is_named(config, first, tmp_path, capsys):
+  _, given = first
   head = {
-    name: x[..., :7] for name, x in first.params["decoder/output"].items()
+    name: x[..., :7] for name, x in given.params["decoder/output"].items()
   }
-  smaller = first._replace(params=first.params | {"decoder/output": head})
+  smaller = given._replace(params=given.params | {"decoder/output": head})
   weights.save(tmp_path / "smaller.safetensors", smaller)
   config.init_from = str(tmp_path / "smaller.safetensors")
   _train(config, tmp_path / "second")
@@ -67,10 +82,9 @@ def test_another_head_starts_anew_and_is_named(config, tmp_path, capsys):
   assert "2 skipped: decoder/output/b, decoder/output/w" in out
 
 
-def test_a_resumed_run_needs_them_no_more(config, tmp_path):
-  first = _train(config, tmp_path / "first")
+def test_a_resumed_run_needs_them_no_more(config, first, tmp_path):
   path = tmp_path / "start.safetensors"
-  weights.save(path, first)
+  weights.save(path, first[1])
   config.init_from = str(path)
   _train(config, tmp_path / "second")
   path.unlink()

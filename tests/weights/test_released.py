@@ -22,6 +22,21 @@ _COUNTS = {
 }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _shapes_once():
+  """Traces each full-size model once, however often it is compared with."""
+  abstract, made = model.abstract, {}
+
+  def once(spec, raw):
+    if str(spec) not in made:
+      made[str(spec)] = abstract(spec, raw)
+    return made[str(spec)]
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(model, "abstract", once)
+    yield
+
+
 def _tree(name, part):
   """A tree of the authors' names and shapes, of single bytes."""
   flat = json.loads((_TREES / f"{name}.json").read_text())[part]
