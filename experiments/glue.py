@@ -20,7 +20,7 @@ from perceiver_jax.data import (
   byte_tokenizer,
   glue,
   glue_tasks,
-  masked_text,
+  mixture,
   pipeline,
   sources,
   tokenizers,
@@ -304,7 +304,7 @@ class Glue:
     }
     exponent = self._data.size_exponent
     weights = {name: len(part) ** exponent for name, part in parts.items()}
-    return masked_text.Mixture(parts, weights)
+    return mixture.Mixture(parts, weights)
 
   @functools.cached_property
   def _held_out(self) -> dict[str, glue.OfTask]:

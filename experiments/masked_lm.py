@@ -17,6 +17,7 @@ from jax import numpy as jnp
 from perceiver_jax.data import (
   byte_tokenizer,
   masked_text,
+  mixture,
   pipeline,
   sources,
   text_sources,
@@ -236,7 +237,7 @@ class MaskedLanguageModel:
       yield from (documents[i] for i in range(len(documents)))
 
   @functools.cache  # noqa: B019 (a task lives as long as its program)
-  def _source(self, role: str) -> masked_text.Mixture:
+  def _source(self, role: str) -> mixture.Mixture:
     self.tokenizer  # noqa: B018 (a wrong one is an error before any text)
     weights = self._corpora()
     count = self._config.data.documents_per_example
@@ -244,7 +245,7 @@ class MaskedLanguageModel:
       name: masked_text.Joined(self._documents(name, role), count)
       for name in weights
     }
-    return masked_text.Mixture(joined, weights)
+    return mixture.Mixture(joined, weights)
 
   def _corpora(self) -> dict[str, float]:
     """Weights of the corpora that are used."""

@@ -1,4 +1,4 @@
-"""Crops of documents, mixtures by weight, and words hidden whole."""
+"""Crops of documents, and words hidden whole."""
 
 import numpy as np
 import pytest
@@ -42,51 +42,6 @@ def test_few_documents_are_not_repeated_in_an_example():
 def test_no_documents_an_example_are_refused():
   with pytest.raises(UserError, match="documents_per_example is 0"):
     masked_text.Joined(Texts("ab"), 0)
-
-
-def _mixture(sizes, weights):
-  sources = {
-    name: masked_text.Joined(Texts(f"{name}{i}" for i in range(size)), 1)
-    for name, size in sizes.items()
-  }
-  return masked_text.Mixture(sources, weights)
-
-
-def test_a_mixture_has_its_weights_and_every_example():
-  mixture = _mixture({"a": 1500, "b": 20}, {"a": 7, "b": 3})
-  texts = [mixture[i]["text"] for i in range(len(mixture))]
-  assert sum(t.startswith("a") for t in texts) == 0.7 * len(texts)
-  assert len(set(texts)) == 1520
-  assert [mixture[i]["position"] for i in (0, 1999)] == [0, 1999]
-
-
-def test_one_source_is_taken_as_it_is():
-  mixture = _mixture({"a": 3}, {"a": 0.2})
-  assert sorted(mixture[i]["text"] for i in range(len(mixture))) == [
-    "a0", "a1", "a2",
-  ]  # fmt: skip
-
-
-@given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=9))
-@_few
-def test_every_source_comes_whatever_its_weight(weights):
-  names = [f"s{i}" for i in range(len(weights))]
-  mixture = _mixture(
-    dict.fromkeys(names, 1), dict(zip(names, weights, strict=True))
-  )
-  seen = {mixture[i]["text"] for i in range(len(mixture))}
-  assert seen == {f"{name}0" for name in names}
-
-
-@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
-def test_impossible_weights_are_refused(weight):
-  with pytest.raises(UserError, match=r"corpora\.a\.weight"):
-    _mixture({"a": 2}, {"a": weight})
-
-
-def test_no_corpus_is_refused():
-  with pytest.raises(UserError, match="no corpus"):
-    masked_text.Mixture({}, {})
 
 
 def test_words_are_hidden_whole_with_the_space_before():
