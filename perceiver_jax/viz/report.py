@@ -39,6 +39,7 @@ class Report:
     predictions: (image uint8 [h, w, C], attention overlay uint8 [h, w, 3],
       truth, prediction, probability of the prediction).
     fillings: of each text, its runs as (truth, guess, whether it was hidden).
+    flows: pairs with their true and predicted flow, uint8 [h, w, 3].
     config: the run's settings, nested.
     versions: package, device and commit names to their versions.
     parameters: (name, shape, count) of each parameter array.
@@ -56,6 +57,7 @@ class Report:
   calibration_error: float | None = None
   predictions: Sequence[tuple[np.ndarray, np.ndarray, str, str, float]] = ()
   fillings: Sequence[Sequence[tuple[str, str, bool]]] = ()
+  flows: np.ndarray | None = None
   config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   versions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   parameters: Sequence[tuple[str, tuple[int, ...], int]] = ()
@@ -83,6 +85,7 @@ def _page(report: Report) -> str:
     _curves(report.records),
     _predictions(report.predictions),
     _fillings(report.fillings),
+    _flows(report.flows),
     classification.confusion(report.confusion, report.class_names),
     classification.classes(
       report.class_accuracy, report.confusion, report.class_names
@@ -223,6 +226,18 @@ def _run(truth: str, guess: str, hidden: bool) -> str:
   if guess == truth:
     return f"<ins>{html.text(guess)}</ins>"
   return f"<del>{html.text(guess)}</del> [{html.text(truth.strip())}]"
+
+
+def _flows(sheet: np.ndarray | None) -> str:
+  if sheet is None:
+    return ""
+  text = "frames, true and predicted flow, and error"
+  picture = html.image(png_bytes(sheet), "png", text)
+  return (
+    '<h2>Optical flow</h2>\n<p class="quiet">Colour says which way a pixel'
+    " moves, and its strength how far; errors are black where there is none."
+    f" Black flow is not known.</p>\n{picture}"
+  )
 
 
 def _parameters(parameters: Sequence[tuple[str, tuple, int]]) -> str:
