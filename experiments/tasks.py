@@ -5,13 +5,14 @@ from typing import Any
 
 import ml_collections
 
-from experiments import image_classification, masked_lm
+from experiments import image_classification, masked_lm, optical_flow
 from perceiver_jax.errors import UserError
 from perceiver_jax.training.task import Task
 
 TASKS: dict[str, Callable[..., Task]] = {
   "image_classification": image_classification.ImageClassification,
   "masked_lm": masked_lm.MaskedLanguageModel,
+  "optical_flow": optical_flow.OpticalFlow,
 }
 
 
