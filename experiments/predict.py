@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from experiments import launch
+from experiments.predictions import flow_model
 
 # Modules of `experiments.predictions`.
 COMMANDS = {
@@ -31,7 +32,9 @@ def define_flags() -> None:
   launch.define_flags(config_required=False)
   flags.DEFINE_string("weights", "", "File or folder of weights.")
   flags.DEFINE_string(
-    "checkpoint", "latest", "classify, of --workdir: latest, best, or a step."
+    "checkpoint",
+    "latest",
+    "classify and flow, of --workdir: latest, best, or a step.",
   )
   flags.DEFINE_integer("top", 5, "Guesses to show.", lower_bound=1)
   flags.DEFINE_string(
@@ -42,13 +45,7 @@ def define_flags() -> None:
     "image_size", 224, "classify, of --weights: pixels.", lower_bound=1
   )
   flags.DEFINE_string("mask", "", "fill-mask: words of the text to hide.")
-  flags.DEFINE_enum(
-    "tiles",
-    "even",
-    ["even", "released"],
-    "flow: tiles evenly spaced, as the paper says, or as the authors' notebook"
-    " lays them.",
-  )
+  flow_model.define_flags_of_tiles()
   flags.DEFINE_float("start", 0.0, "autoencode: seconds.", lower_bound=0.0)
   flags.DEFINE_integer(
     "parts", 128, "autoencode: parts to decode in.", lower_bound=1
