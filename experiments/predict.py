@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from experiments import launch
+from experiments.predictions import flow_model
 
 # Modules of `experiments.predictions`.
 COMMANDS = {
@@ -35,7 +36,7 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "checkpoint",
     "latest",
-    "classify and classify-text, of --workdir: latest, best, or a step.",
+    "classify, classify-text and flow, of --workdir: latest, best, or a step.",
   )
   flags.DEFINE_integer("top", 5, "Guesses to show.", lower_bound=1)
   flags.DEFINE_string(
@@ -50,13 +51,7 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "tokenizer", "", "fill-mask, of --weights on pieces: its .model file."
   )
-  flags.DEFINE_enum(
-    "tiles",
-    "even",
-    ["even", "released"],
-    "flow: tiles evenly spaced, as the paper says, or as the authors' notebook"
-    " lays them.",
-  )
+  flow_model.define_flags_of_tiles()
   flags.DEFINE_float("start", 0.0, "autoencode: seconds.", lower_bound=0.0)
   flags.DEFINE_integer(
     "parts", 128, "autoencode: parts to decode in.", lower_bound=1

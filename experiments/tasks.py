@@ -5,7 +5,7 @@ from typing import Any
 
 import ml_collections
 
-from experiments import glue, image_classification, masked_lm
+from experiments import glue, image_classification, masked_lm, optical_flow
 from perceiver_jax.errors import UserError
 from perceiver_jax.training.task import Task
 
@@ -13,6 +13,7 @@ TASKS: dict[str, Callable[..., Task]] = {
   "image_classification": image_classification.ImageClassification,
   "glue": glue.Glue,
   "masked_lm": masked_lm.MaskedLanguageModel,
+  "optical_flow": optical_flow.OpticalFlow,
 }
 
 

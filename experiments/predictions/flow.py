@@ -1,16 +1,14 @@
 """predict flow FIRST SECOND, or VIDEO: where each pixel moves to."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import flags
 from tqdm import tqdm
 
-from experiments.predictions import source
+from experiments.predictions import flow_model, source
+from experiments.predictions.flow_model import Estimate
 from perceiver_jax.errors import UserError
-
-Estimate = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -28,7 +26,7 @@ def run(arguments: Sequence[str]) -> None:
     )
   paths = [Path(p).expanduser() for p in arguments]
   images = _read_pair(*paths) if len(paths) == 2 else None
-  estimate = _estimator()
+  estimate = flow_model.estimator()
   folder = source.output_folder()
   if images is not None:
     _save_images(folder, paths[0], estimate(*images))
@@ -46,29 +44,6 @@ def _read_pair(first: Path, second: Path) -> tuple[np.ndarray, np.ndarray]:
       f" {pair[1].shape[1]} x {pair[1].shape[0]}; give two frames of one size"
     )
   return pair
-
-
-def _estimator() -> Estimate:
-  """A function from two uint8 frames [H, W, 3] to flow [H, W, 2] in pixels."""
-  from perceiver_jax.data import images
-  from perceiver_jax.evaluation import tiling
-  from perceiver_jax.models.adapters import flow
-
-  weights = source.load_weights(["flow"], "flow")
-  tile = tuple(weights.spec["decoder"]["image_size"])
-  apply = source.jitted(weights)
-
-  def predict(frames):
-    pixels = flow.in_pixels(apply(images.normalize(frames, "unit")).logits)
-    return np.asarray(pixels, np.float32)
-
-  return lambda first, second: tiling.tiled_flow(
-    np.stack([first, second]),
-    predict,
-    tile=tile,
-    min_overlap=min(tiling.MIN_OVERLAP, min(tile) - 1),
-    spacing=flags.FLAGS.tiles,
-  )
 
 
 def _save_images(folder: Path, name: Path, flow: np.ndarray) -> None:

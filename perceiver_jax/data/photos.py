@@ -127,13 +127,26 @@ def photos(
       f"photos got size {size} and scale {scale}; give 1 or more of each"
     )
   return PhotoCrops(
-    [_part(images.read_image(path), split) for path in _paths()],
+    list(parts(split).values()),
     _NAMES,
     length=num_test if split == "test" else num_train,
     size=size,
     scale=scale,
     seed=_SPLITS.index(split),
   )
+
+
+def parts(split: str) -> dict[str, np.ndarray]:
+  """The part of each photo that a split may see, by name.
+
+  Returns:
+    uint8 [H, W, 3] of several sizes.
+
+  Raises:
+    UserError: there is no such split, or scikit-image is not installed.
+  """
+  check_choice(split, _SPLITS, "split", "photos")
+  return {path.stem: _part(images.read_image(path), split) for path in _paths()}
 
 
 def _paths() -> list[Path]:

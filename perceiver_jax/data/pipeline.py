@@ -16,12 +16,15 @@ from perceiver_jax.data.source_base import Example, Source
 from perceiver_jax.errors import UserError
 
 TrainTransform = Callable[[Example, np.random.Generator], Example]
+# The last argument counts the examples that training takes before this one.
+Curriculum = Callable[[Example, np.random.Generator, int], Example]
 EvalTransform = Callable[[Example], Example]
 
 # Each thread works on a whole batch, so more threads also mean more memory.
 _MAX_THREADS = 16
 # Inside a worker process: one batch in the making, one waiting.
 _WORKER_THREADS = 2
+_KEY = "curriculum_key"
 
 
 def train_dataset(
@@ -34,6 +37,8 @@ def train_dataset(
   transform: TrainTransform | None = None,
   shuffle: bool = True,
   num_workers: int = 0,
+  curriculum: Curriculum | None = None,
+  num_doubled: int = 0,
 ) -> grain.IterDataset:
   """Makes endless training batches.
 
@@ -51,6 +56,10 @@ def train_dataset(
       epoch.
     shuffle: whether to shuffle.
     num_workers: processes that prepare batches; 0 uses threads only.
+    curriculum: a transform that comes after `transform` and changes as
+      training goes on. Its generator depends on the same.
+    num_doubled: how many examples, at the beginning of training, come twice in
+      succession; each counts twice, and an odd one is cut off.
 
   Returns:
     A dataset of dicts of arrays [global_batch / process_count, ...], `index`
@@ -62,7 +71,7 @@ def train_dataset(
     UserError: a number is out of range or the source is empty.
   """
   local_batch = _local_batch(source, global_batch, process_index, process_count)
-  shuffle_seed, transform_seed = _split_seed(seed)
+  shuffle_seed, transform_seed, curriculum_seed = _split_seed(seed)
   length = len(source)
 
   def add_index(position: int, example: Example) -> Example:
@@ -73,10 +82,15 @@ def train_dataset(
   # what makes the generator of an example independent of the order.
   if transform is not None:
     ds = ds.random_map(transform, seed=transform_seed)
+  if curriculum is not None:
+    ds = ds.random_map(_with_key, seed=curriculum_seed)
   ds = ds.map_with_index(add_index)
   if shuffle:
     ds = ds.shuffle(seed=shuffle_seed)
-  ds = ds.repeat().batch(local_batch, drop_remainder=True)
+  ds = ds.repeat()
+  if curriculum is not None:
+    ds = _in_time(ds, curriculum, num_doubled)
+  ds = ds.batch(local_batch, drop_remainder=True)
   return _Batches(ds[process_index::process_count], source, num_workers)
 
 
@@ -226,16 +240,37 @@ def _local_batch(
   return global_batch // process_count
 
 
-def _split_seed(seed: int) -> tuple[int, int]:
-  """Derives two unrelated 32-bit seeds, for the order and the transform.
+def _with_key(example: Example, rng: np.random.Generator) -> Example:
+  """Draws the seed of what a curriculum draws."""
+  return {**example, _KEY: rng.integers(2**63)}
+
+
+def _in_time(
+  ordered: grain.MapDataset, curriculum: Curriculum, num_doubled: int
+) -> grain.MapDataset:
+  """Changes examples in the order they are taken in."""
+  num_doubled -= num_doubled % 2
+
+  def example_at(position: int) -> Example:
+    doubled = min(position, num_doubled)
+    example = dict(ordered[position - doubled + doubled // 2])
+    rng = np.random.default_rng(example.pop(_KEY))
+    return curriculum(example, rng, position)
+
+  return grain.MapDataset.range(len(ordered)).map(example_at)
+
+
+def _split_seed(seed: int) -> tuple[int, int, int]:
+  """Derives unrelated 32-bit seeds, for the order and the two transforms.
 
   Grain adds the epoch to its seed, so neighbouring seeds used as they are
   would share all but one of their epochs.
   """
   if seed < 0:
     raise UserError(f"the seed is {seed}; give 0 or more")
-  first, second = np.random.SeedSequence(seed).generate_state(2)
-  return int(first), int(second)
+  # A longer state begins as a shorter one does.
+  first, second, third = np.random.SeedSequence(seed).generate_state(3)
+  return int(first), int(second), int(third)
 
 
 def _num_threads(source: Source, num_workers: int) -> int:

@@ -72,7 +72,9 @@ def evaluate(
       jax.block_until_ready(sums)
   if sums is None:
     raise UserError("empty dataset: nothing to evaluate on")
-  return metrics_lib.means(sums)
+  # What never came, very fast pixels for example, has no mean.
+  came = {name: pair for name, pair in sums.items() if pair[1] > 0}
+  return metrics_lib.means(came)
 
 
 def batch_size(config: ml_collections.ConfigDict, mesh: Mesh) -> int:

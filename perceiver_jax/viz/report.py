@@ -40,6 +40,7 @@ class Report:
       truth, prediction, probability of the prediction).
     fillings: of each text, its runs as (truth, guess, whether it was hidden).
     texts: (text, truth, prediction, probability of the prediction).
+    flows: pairs with their true and predicted flow, uint8 [h, w, 3].
     config: the run's settings, nested.
     versions: package, device and commit names to their versions.
     parameters: (name, shape, count) of each parameter array.
@@ -58,6 +59,7 @@ class Report:
   predictions: Sequence[tuple[np.ndarray, np.ndarray, str, str, float]] = ()
   fillings: Sequence[Sequence[tuple[str, str, bool]]] = ()
   texts: Sequence[tuple[str, str, str, float]] = ()
+  flows: np.ndarray | None = None
   config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   versions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   parameters: Sequence[tuple[str, tuple[int, ...], int]] = ()
@@ -86,6 +88,7 @@ def _page(report: Report) -> str:
     _predictions(report.predictions),
     text_samples.fillings(report.fillings),
     text_samples.classified(report.texts),
+    _flows(report.flows),
     classification.confusion(report.confusion, report.class_names),
     classification.classes(
       report.class_accuracy, report.confusion, report.class_names
@@ -202,6 +205,41 @@ def _card(
   return (
     f'<figure class="{kind}"><div class="pair">{seen}{heat}</div>\n'
     f"<figcaption>{verdict}</figcaption></figure>\n"
+  )
+
+
+def _fillings(texts: Sequence[Sequence[tuple[str, str, bool]]]) -> str:
+  """Each text with the guesses in place of what was hidden."""
+  if not texts:
+    return ""
+  body = "".join(
+    f'<p class="filling">{"".join(_run(*run) for run in text)}</p>\n'
+    for text in texts
+  )
+  return (
+    '<h2>Hidden words</h2>\n<p class="quiet">What the model puts for the words'
+    " it was not shown, each token by itself; where that is wrong, the truth"
+    f" follows in brackets.</p>\n{body}"
+  )
+
+
+def _run(truth: str, guess: str, hidden: bool) -> str:
+  if not hidden:
+    return html.text(truth)
+  if guess == truth:
+    return f"<ins>{html.text(guess)}</ins>"
+  return f"<del>{html.text(guess)}</del> [{html.text(truth.strip())}]"
+
+
+def _flows(sheet: np.ndarray | None) -> str:
+  if sheet is None:
+    return ""
+  text = "frames, true and predicted flow, and error"
+  picture = html.image(png_bytes(sheet), "png", text)
+  return (
+    '<h2>Optical flow</h2>\n<p class="quiet">Colour says which way a pixel'
+    " moves, and its strength how far; errors are black where there is none."
+    f" Black flow is not known.</p>\n{picture}"
   )
 
 

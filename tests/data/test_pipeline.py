@@ -353,3 +353,54 @@ def test_an_empty_source_is_refused():
     pipeline.train_dataset([], global_batch=1, seed=0)
   with pytest.raises(UserError, match="empty dataset"):
     pipeline.eval_dataset([], global_batch=1)
+
+
+def _positions(example, rng, position):
+  """A curriculum that shows what it was given."""
+  return {**example, "position": np.int64(position), "drawn": rng.random(3)}
+
+
+def _timed(count=6, **kwargs):
+  dataset = _train(seed=3, transform=None, curriculum=_positions, **kwargs)
+  return _take(dataset, count)
+
+
+def _column(batches, name):
+  return np.concatenate([batch[name] for batch in batches])
+
+
+def test_a_curriculum_knows_how_far_training_is():
+  batches = _timed()
+  assert set(batches[0]) == {"image", "label", "index", "position", "drawn"}
+  np.testing.assert_array_equal(_column(batches, "position"), range(24))
+  # Neither the order nor another transform changes with it.
+  assert _labels(batches) == _labels(_take(_train(seed=3), 6))
+  assert len(np.unique(_column(batches, "drawn"))) == 3 * 24
+
+
+@pytest.mark.parametrize("doubled", [6, 7])
+def test_first_every_example_comes_twice_in_succession(doubled):
+  plain, batches = _timed(), _timed(num_doubled=doubled)
+  for name in ("label", "drawn"):
+    once = _column(plain, name)
+    want = np.concatenate([once[:3].repeat(2, axis=0), once[3:21]])
+    np.testing.assert_array_equal(_column(batches, name), want)
+  np.testing.assert_array_equal(_column(batches, "position"), range(24))
+
+
+def test_a_curriculum_is_the_same_on_several_processes():
+  parts = [
+    _timed(num_doubled=6, process_index=i, process_count=2) for i in range(2)
+  ]
+  _assert_same(_join(parts), _timed(num_doubled=6))
+
+
+def test_a_curriculum_goes_on_where_it_stopped():
+  dataset = _train(transform=None, curriculum=_positions, num_doubled=6)
+  first, second = iter(dataset), iter(dataset)
+  for _ in range(2):
+    next(first)
+  second.set_state(first.get_state())
+  _assert_same([next(second)], [next(first)])
+  first.close()
+  second.close()

@@ -8,7 +8,9 @@ from perceiver_jax.data import images
 
 _STAGES = ["decode", "crop", "RandAugment", "resize", "normalise"]
 _COLUMNS = ["stage", "ms", "images/s", "so far", "so far without RandAugment"]
-_QUICK = ["--num_images=3", "--repeats=1", "--image_size=32"]
+_QUICK = [
+  *("--num_images=3", "--repeats=1", "--image_size=32", "--flow_pairs=0")
+]
 
 
 def _picture(height=40, width=60):
@@ -43,6 +45,17 @@ def test_a_row_a_stage_and_the_pipeline(script, tmp_path):
   table = done.out.splitlines()[-8:-2]
   assert len({len(line) for line in table}) == 1
   assert table[1].split()[0] == "decode"
+
+
+def test_rendered_flow_has_a_line(script, tmp_path):
+  path = tmp_path / "figures.json"
+  flags = [*_QUICK, "--num_steps=0", "--flow_pairs=1", f"--json={path}"]
+  done = script("benchmark_data", *flags)
+  assert (done.status, done.err) == (0, "")
+  pace = json.loads(path.read_text())["flow_pairs/s"]
+  assert pace > 0
+  line = f"flow: {pace:,.4g} rendered pairs/s on one core, at 368 x 496"
+  assert done.out.splitlines()[-1] == line
 
 
 def test_a_device_that_takes_no_time_only_waits(script, tmp_path):

@@ -1,0 +1,74 @@
+"""Optical flow beside its truth. Shapes: H, W of a pair."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from perceiver_jax.viz import flow_colours, side_by_side
+
+_GAP = 8
+# Errors are drawn from black over red and yellow to white.
+_STOPS = np.linspace(0, 1, 4)
+_HEAT = np.array([[0, 0, 0], [200, 30, 30], [250, 220, 60], [255, 255, 255]])
+
+
+class Row(NamedTuple):
+  """One pair.
+
+  Attributes:
+    frames: uint8 [2, H, W, 3].
+    truth: float [H, W, 2] in pixels, NaN where it is not known.
+    predicted: float [H, W, 2].
+  """
+
+  frames: np.ndarray
+  truth: np.ndarray
+  predicted: np.ndarray
+
+
+def sheet(rows: Sequence[Row]) -> np.ndarray:
+  """Frames, truth, prediction and error, a row a pair.
+
+  Truth and prediction of a row share their scale, and the error has the same:
+  white is an error as long as the row's longest true motion.
+
+  Args:
+    rows: of one size.
+
+  Returns:
+    uint8 [h, w, 3].
+  """
+  lines = []
+  for row in rows:
+    longest = _longest(row.truth)
+    error = np.hypot(*np.moveaxis(row.predicted - row.truth, -1, 0))
+    mean = float(np.nanmean(error)) if np.isfinite(error).any() else np.nan
+    lines.append(
+      side_by_side.side_by_side(
+        {
+          "first frame": row.frames[0],
+          "second frame": row.frames[1],
+          f"truth, to {longest:.3g} px": flow_colours.flow_to_rgb(
+            row.truth, longest
+          ),
+          "prediction": flow_colours.flow_to_rgb(row.predicted, longest),
+          f"error, mean {mean:.2f} px": heat(error / longest),
+        }
+      )
+    )
+  gap = np.full((_GAP, lines[0].shape[1], 3), 255, np.uint8)
+  return np.concatenate([x for line in lines for x in (line, gap)][:-1])
+
+
+def heat(share: np.ndarray) -> np.ndarray:
+  """Colours [H, W, 3] uint8 of numbers 0 to 1; NaN is mid-grey."""
+  known = np.isfinite(share)
+  values = np.where(known, share, 0).clip(0, 1)
+  colour = np.stack([np.interp(values, _STOPS, c) for c in _HEAT.T], -1)
+  return np.where(known[..., None], colour, 128).astype(np.uint8)
+
+
+def _longest(flow: np.ndarray) -> float:
+  lengths = np.hypot(*np.moveaxis(flow, -1, 0))
+  return max(float(np.nanmax(lengths, initial=0)), 1e-3)

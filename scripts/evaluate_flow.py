@@ -1,0 +1,143 @@
+"""Scores flow: python -m scripts.evaluate_flow --workdir=RUN --sintel=DIR.
+
+The model is that of a checkpoint of the run in --workdir, or of --weights (the
+authors' file, for example). It is scored on every data set whose folder is
+given, in the size the data set has, tile by tile:
+
+  --sintel=DIR        the training split, clean and final
+  --kitti_2012=DIR    the training split
+  --kitti_2015=DIR    the training split
+  --flying_chairs=DIR the validation split
+  --autoflow=DIR      every 200th pair
+  --rendered          held-out pairs as --config or the run has them
+  --motorcycle=SCALE  the Middlebury pair of scikit-image, resized
+
+Beside it: no motion at all, OpenCV's Farneback and DIS (--nobaselines leaves
+them out), and the paper's row where --row names one of configs/optical_flow.py.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from experiments import launch
+from experiments.predictions import flow_model, source
+from perceiver_jax.errors import UserError
+from scripts import benchmark_timing as timing
+
+flow_model.define_flags()
+_FOLDERS = {
+  name: flags.DEFINE_string(name, "", "Folder of the data set.")
+  for name in (
+    "sintel", "kitti_2012", "kitti_2015", "flying_chairs", "autoflow",
+  )
+}  # fmt: skip
+_RENDERED = flags.DEFINE_bool("rendered", False, "Score on rendered pairs.")
+_MOTORCYCLE = flags.DEFINE_float(
+  "motorcycle", 0.0, "Scale of the Middlebury pair; 0: not scored.",
+  lower_bound=0.0, upper_bound=1.0,
+)  # fmt: skip
+_BASELINES = flags.DEFINE_bool("baselines", True, "Score OpenCV's methods too.")
+_ROW = flags.DEFINE_string("row", "", "Variant whose published row is shown.")
+_JSON = flags.DEFINE_string("json", "", "File to write the figures to.")
+_COLUMNS = (
+  "epe", "epe_visible", "epe_occluded", "epe_s0_10", "epe_s10_40", "epe_s40",
+  "over_1px", "over_3px", "over_5px", "fl", "epe_by_pair",
+)  # fmt: skip
+
+
+def main(argv: Sequence[str]) -> None:
+  """Prints a table a data set."""
+  launch.no_arguments(argv)
+  from perceiver_jax.evaluation import flow_benchmark
+
+  sets = _sources()
+  published = _published()
+  methods = {"model": flow_model.estimator()}
+  if _BASELINES.value:
+    methods |= flow_benchmark.BASELINES
+  figures: dict[str, Any] = {}
+  for name, pairs in sets.items():
+    rows = []
+    for method, estimate in methods.items():
+      found = flow_benchmark.score(pairs, estimate, f"{name}, {method}")
+      figures.setdefault(name, {})[method] = found
+      shown = {c: found[c] for c in _COLUMNS if c in found}
+      rows.append({"method": method, **shown})
+    if name in published:
+      rows.append({"method": "published", "epe": published[name]})
+    print(f"\n{name}: {len(pairs)} pairs\n{timing.table(rows)}", flush=True)
+  if _JSON.value:
+    path = Path(_JSON.value)
+    with source.writing(path):
+      path.write_text(json.dumps(figures, indent=2), encoding="utf-8")
+
+
+def _sources() -> dict[str, Any]:
+  """The data sets that are asked for, by name."""
+  from perceiver_jax.data.flow_sources import make_flow_source
+
+  found: dict[str, Any] = {}
+  for name, flag in _FOLDERS.items():
+    if flag.value:
+      found |= _of_folder(name, flag.value)
+  if _RENDERED.value:
+    settings = _settings().source_args.rendered.to_dict()
+    found["rendered"] = make_flow_source("rendered", split="test", **settings)
+  if _MOTORCYCLE.value:
+    found["motorcycle"] = make_flow_source(
+      "motorcycle", split="test", scale=_MOTORCYCLE.value
+    )
+  if not found:
+    raise UserError(
+      "no data set is given; choose from"
+      f" {', '.join(f'--{n}=DIR' for n in _FOLDERS)}, --rendered and"
+      " --motorcycle=SCALE"
+    )
+  return found
+
+
+def _of_folder(name: str, directory: str) -> dict[str, Any]:
+  """What of a data set is scored."""
+  from perceiver_jax.data import flow_sources
+
+  if name == "sintel":
+    return {
+      f"sintel_{render}": flow_sources.make_flow_source(
+        "sintel", directory=directory, split="train", render=render
+      )
+      for render in ("clean", "final")
+    }
+  arguments = {"split": "test"}
+  kind, _, year = name.partition("_20")
+  if year:
+    arguments = {"split": "train", "year": f"20{year}"}
+  return {
+    name: flow_sources.make_flow_source(kind, directory=directory, **arguments)
+  }
+
+
+def _settings() -> Any:
+  """The `data` section of --config, or of the run in --workdir."""
+  from perceiver_jax.training import workdir
+
+  if flags.FLAGS.config is not None:
+    return launch.config().data
+  return workdir.read_config(launch.workdir()).data
+
+
+def _published() -> dict[str, float]:
+  """The paper's errors by data set."""
+  if not _ROW.value:
+    return {}
+  from configs import optical_flow
+
+  row = optical_flow.get_config(_ROW.value).published.to_dict()
+  return {name: value for name, value in row.items() if name != "source"}
+
+
+if __name__ == "__main__":
+  launch.run(main)

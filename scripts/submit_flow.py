@@ -1,0 +1,83 @@
+"""Writes flow as benchmarks want it: python -m scripts.submit_flow OUTPUT.
+
+  --sintel=DIR      OUTPUT/clean/SCENE/frame_0001.flo, and OUTPUT/final, for
+                    Sintel's own `bundler`
+  --kitti_2015=DIR  OUTPUT/flow/000000_10.png, to be zipped
+  --kitti_2012=DIR  OUTPUT/000000_10.png, to be zipped
+
+Of every pair of the test split. The model is that of --weights, or of a
+checkpoint of the run in --workdir.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from tqdm import tqdm
+
+from experiments import launch
+from experiments.predictions import flow_model, source
+from perceiver_jax.errors import UserError
+
+flow_model.define_flags()
+_FOLDERS = {
+  name: flags.DEFINE_string(name, "", "Folder of the data set.")
+  for name in ("sintel", "kitti_2012", "kitti_2015")
+}
+# The most that KITTI's files hold, in pixels; see `flow_files`.
+_KITTI_MOST = 511.0
+
+
+def main(argv: Sequence[str]) -> None:
+  """Writes a folder."""
+  if len(argv) != 2:
+    raise UserError("give one folder to write to, and flags that start with --")
+  given = {name: flag.value for name, flag in _FOLDERS.items() if flag.value}
+  if len(given) != 1:
+    raise UserError(
+      "give one data set: " + ", ".join(f"--{name}=DIR" for name in _FOLDERS)
+    )
+  ((name, directory),) = given.items()
+  output = Path(argv[1]).expanduser()
+  parts = _sintel(directory) if name == "sintel" else _kitti(name, directory)
+  estimate = flow_model.estimator()
+  count = 0
+  for folder, pairs, ending in parts:
+    for i in tqdm(range(len(pairs)), folder, leave=False, disable=None):
+      flow = estimate(*pairs[i]["frames"])
+      _write(output / folder / f"{pairs.files[i].name}{ending}", flow)
+      count += 1
+  print(f"{count} files in {output}")
+
+
+def _sintel(directory: str) -> list[tuple]:
+  """(folder, pairs, ending) of each rendering."""
+  from perceiver_jax.data import flow_folders
+
+  return [
+    (render, flow_folders.sintel(directory, "test", render), ".flo")
+    for render in ("clean", "final")
+  ]
+
+
+def _kitti(name: str, directory: str) -> list[tuple]:
+  from perceiver_jax.data import flow_folders
+
+  year = name.removeprefix("kitti_")
+  folder = "flow" if year == "2015" else ""
+  return [(folder, flow_folders.kitti(directory, "test", year), ".png")]
+
+
+def _write(path: Path, flow: np.ndarray) -> None:
+  from perceiver_jax.data import flow_files
+
+  if path.suffix == ".png":
+    flow = flow.clip(-_KITTI_MOST, _KITTI_MOST)
+  with source.writing(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    flow_files.write_flow(path, flow)
+
+
+if __name__ == "__main__":
+  launch.run(main)

@@ -1,0 +1,35 @@
+"""The optical flow config is the paper's."""
+
+import re
+
+import numpy as np
+import pytest
+
+from configs import optical_flow
+from perceiver_jax.training import config_checks, optimizers
+
+ROWS = tuple(optical_flow._ROWS)
+
+
+@pytest.mark.parametrize("variant", ROWS)
+def test_the_note_has_the_published_errors(variant):
+  config = optical_flow.get_config(variant)
+  line = re.search(rf"^  {variant}: .*", optical_flow.__doc__, re.MULTILINE)[0]
+  names = ("sintel_clean", "sintel_final", "kitti_2015")
+  errors = ", ".join(f"{config.published[name]:.2f}" for name in names)
+  assert f"; {errors}." in line
+
+
+def test_rows_are_different_models():
+  models = {str(optical_flow.get_config(v).model) for v in ROWS}
+  assert len(models) == len(ROWS) == 7
+
+
+def test_the_recipe_is_the_papers():
+  config = optical_flow.get_config("main")
+  steps = config_checks.num_steps(config, 400_000)
+  assert steps == 375_000
+  assert (config.optimizer.name, config.batch_size) == ("lamb", 512)
+  _, schedule = optimizers.from_config(config.optimizer, steps, 512)
+  at = [float(schedule(share * steps)) for share in (0, 0.5, 1)]
+  np.testing.assert_allclose(at, [4e-4, 2e-4, 0], atol=1e-9)

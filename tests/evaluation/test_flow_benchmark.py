@@ -1,0 +1,58 @@
+"""Scores of estimators on pairs of several sizes."""
+
+import numpy as np
+import pytest
+
+from perceiver_jax.data import flow_sources
+from perceiver_jax.evaluation import flow_benchmark
+
+
+class Pairs:
+  """Pairs of the sizes given, whose flow is (number + 1, 0)."""
+
+  in_memory = True
+
+  def __init__(self, sizes, unknown=()):
+    self._sizes, self._unknown = sizes, unknown
+
+  def __len__(self):
+    return len(self._sizes)
+
+  def __getitem__(self, i):
+    size = self._sizes[i]
+    flow = np.zeros((*size, 2), np.float32)
+    flow[..., 0] = i + 1
+    if i in self._unknown:
+      flow[:] = np.nan
+    frames = np.zeros((2, *size, 3), np.uint8)
+    return {"frames": frames, "flow": flow, "occluded": np.zeros(size, bool)}
+
+
+def test_means_are_over_pixels_and_over_pairs():
+  found = flow_benchmark.score(
+    Pairs([(10, 10), (10, 30)]), flow_benchmark.no_motion
+  )
+  assert found["epe"] == pytest.approx((100 * 1 + 300 * 2) / 400)
+  assert found["epe_by_pair"] == pytest.approx(1.5)
+  assert found["over_1px"] == pytest.approx(0.75)
+  assert "epe_s40" not in found
+
+
+def test_a_pair_without_truth_counts_for_nothing():
+  found = flow_benchmark.score(
+    Pairs([(10, 10), (10, 30)], unknown=[1]), flow_benchmark.no_motion
+  )
+  assert found["epe"] == found["epe_by_pair"] == pytest.approx(1)
+  nothing = flow_benchmark.score(
+    Pairs([(10, 10)], unknown=[0]), flow_benchmark.no_motion
+  )
+  assert nothing == {}
+
+
+@pytest.mark.parametrize("method", ["Farneback", "DIS"])
+@pytest.mark.parametrize("size", [(48, 64), (160, 200)])
+def test_classical_methods_see_small_motions(method, size):
+  scene = {"objects": (0, 0), "fog_share": 0.0, "background_translation": 0.01}
+  source = flow_sources.rendered("test", size=size, num_test=4, scene=scene)
+  found = flow_benchmark.score(source, flow_benchmark.BASELINES[method])
+  assert found["epe"] < 0.6 * found["zero_epe"]

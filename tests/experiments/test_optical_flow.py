@@ -1,0 +1,198 @@
+"""What the optical flow task makes of a config, and runs of it."""
+
+import jax
+import numpy as np
+import pytest
+import tiny_runs as runs
+from jax import numpy as jnp
+
+from configs import optical_flow as config_file
+from experiments import tasks
+from perceiver_jax.data import flow_sources
+from perceiver_jax.errors import UserError
+from perceiver_jax.models.adapters import flow as flow_adapter
+from perceiver_jax.models.perceiver import Outputs
+from perceiver_jax.training import loop
+
+pytestmark = pytest.mark.usefixtures("compile_once")
+
+SIZE = (16, 24)
+
+
+def task_of(variant="smoke", **leaves):
+  config = config_file.get_config(variant)
+  for name, value in leaves.items():
+    config.update_from_flattened_dict({name.replace("__", "."): value})
+  return tasks.make_task(config)
+
+
+def batches(task, count, size=8):
+  iterator = iter(task.train_data(global_batch=size))
+  found = [next(iterator) for _ in range(count)]
+  iterator.close()
+  return found
+
+
+def outputs(pixels):
+  unit = np.float32(pixels) / flow_adapter.PIXELS_PER_UNIT
+  return Outputs(jnp.asarray(unit), None, (), None)
+
+
+def pair_batch(error, valid=None):
+  flow = np.random.default_rng(0).normal(size=(3, *SIZE, 2)).astype(np.float32)
+  valid = np.ones((3, *SIZE), np.float32) if valid is None else valid
+  batch = {
+    "flow": np.where(valid[..., None] > 0, flow, np.nan),
+    "valid": valid,
+    "occluded": np.zeros((3, *SIZE), bool),
+    "mask": np.ones(3, np.float32),
+  }
+  return outputs(flow + np.float32(error)), batch
+
+
+def test_the_loss_is_the_end_point_error_of_known_pixels():
+  valid = np.ones((3, *SIZE), np.float32)
+  valid[0, 3:], valid[1] = 0, 0
+  predicted, batch = pair_batch((3, 4), valid)
+  total, count = task_of().loss(predicted, batch)["loss"]
+  # Of three pairs one has no known pixel and no loss.
+  assert float(count) == 3
+  assert float(total) == pytest.approx(2 * 5, rel=1e-4)
+
+
+def test_the_robust_loss_is_that_of_pwc_net():
+  predicted, batch = pair_batch((3, 4))
+  total, count = task_of(loss="robust").loss(predicted, batch)["loss"]
+  assert float(total / count) == pytest.approx(7.01**0.4, rel=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["epe", "robust"])
+def test_no_gradient_is_infinite_or_of_unknown_pixels(loss):
+  task, valid = task_of(loss=loss), np.ones((3, *SIZE), np.float32)
+  valid[:, :5] = 0
+  predicted, batch = pair_batch((0, 0), valid)
+  flow = np.where(valid[..., None] > 0, batch["flow"], 0)
+  logits = jnp.asarray(flow / flow_adapter.PIXELS_PER_UNIT)
+  slope = jax.grad(
+    lambda x: task.loss(predicted._replace(logits=x), batch)["loss"][0]
+  )(logits)
+  assert np.isfinite(slope).all()
+  assert not np.asarray(slope)[:, :5].any()
+
+
+def test_copies_at_the_end_are_not_scored():
+  predicted, batch = pair_batch((3, 4))
+  batch["mask"][1:] = 0
+  batch["flow"][1:] += 100
+  total, count = task_of().metrics(predicted, batch)["epe"]
+  assert float(total / count) == pytest.approx(5, rel=1e-4)
+
+
+def test_the_opening_plays_every_pair_both_ways_and_changes_nothing():
+  # Eight steps of eight pairs, of which the first half is the opening.
+  task = task_of(
+    num_steps=8, data__curriculum__opening_share=0.5,
+    data__curriculum__rise_share=0.0,
+  )  # fmt: skip
+  found = batches(task, 8)
+  config = config_file.get_config("smoke")
+  source = flow_sources.make_flow_source(
+    "rendered", split="train", **config.data.source_args.rendered.to_dict()
+  )
+  for batch in found[:4]:
+    index = batch["index"]
+    np.testing.assert_array_equal(index[::2], index[1::2])
+    for i in range(0, 8, 2):
+      pair = source[int(index[i])]
+      np.testing.assert_array_equal(batch["frames"][i], pair["frames"])
+      np.testing.assert_array_equal(batch["flow"][i], pair["flow"])
+      np.testing.assert_array_equal(
+        batch["frames"][i + 1], pair["frames"][::-1]
+      )
+      assert batch["valid"][i].all()
+      assert 0.2 < batch["valid"][i + 1].mean() <= 1
+  later = found[4]
+  assert (later["index"][::2] != later["index"][1::2]).all()
+  changed = [
+    not np.array_equal(frames, source[int(i)]["frames"])
+    for frames, i in zip(later["frames"], later["index"], strict=True)
+  ]
+  assert np.mean(changed) > 0.7
+
+
+def test_severity_rises_after_the_opening():
+  task = task_of(
+    num_steps=100, data__curriculum__opening_share=0.1,
+    data__curriculum__rise_share=0.4,
+  )  # fmt: skip
+  at = [task._severity(8 * step) for step in (0, 9, 10, 30, 50, 99)]
+  np.testing.assert_allclose(at, [0, 0, 0, 0.5, 1, 1])
+
+
+def test_evaluation_takes_every_pair_once_as_it_is():
+  task = task_of()
+  found = list(task.eval_data(global_batch=6)["eval"])
+  index = np.concatenate([b["index"][b["mask"] > 0] for b in found])
+  np.testing.assert_array_equal(index, range(16))
+  for batch in found:
+    assert batch.keys() == task.example().keys()
+    for name, value in task.example().items():
+      assert batch[name].shape[1:] == value.shape[1:], name
+      assert batch[name].dtype == value.dtype, name
+
+
+@pytest.mark.parametrize(
+  ("leaf", "value", "message"),
+  [
+    ("loss", "l2", "config.loss is 'l2'.*epe, robust"),
+    ("data__curriculum__opening_share", 1.5, "opening_share is 1.5"),
+    ("data__train_source", "chairs", "unknown source 'chairs'"),
+    ("data__train_split", "all", "unknown split 'all'"),
+    ("data__augmentation__min_scale", 2.0, "min_scale"),
+  ],
+)
+def test_what_cannot_work_is_refused(leaf, value, message):
+  with pytest.raises(UserError, match=message):
+    task_of(**{leaf: value}).num_train_examples()
+
+
+def test_data_that_is_not_there_is_one_line(refuses):
+  flag = f"--config={runs.ROOT / 'configs' / 'optical_flow.py'}:conv"
+  parts = ["source_args.autoflow.directory"]
+  refuses("train", flag, "--workdir=run", parts=parts)
+
+
+@pytest.mark.parametrize(
+  "variant",
+  ["conv,smoke", pytest.param("separate,smoke", marks=pytest.mark.slow)],
+)
+def test_a_smoke_run_leaves_results_and_report(variant, tmp_path):
+  config = config_file.get_config(variant)
+  outcome = loop.Trainer(config, tasks.make_task(config), tmp_path, 1).run()
+  assert outcome.stopped == ""
+  found = outcome.results["metrics"]
+  assert {"eval/epe", "eval/zero_epe", "eval/fl"} <= found.keys()
+  # Nothing moves that fast, so there is nothing to average.
+  assert "eval/epe_s40" not in found
+  page = (tmp_path / "report.html").read_text()
+  assert "Optical flow" in page
+  assert (tmp_path / "pictures").is_dir()
+
+
+@pytest.mark.slow
+def test_a_stopped_run_ends_where_an_undisturbed_one_does(
+  tmp_path, monkeypatch
+):
+  config = config_file.get_config("smoke")
+  config.data.curriculum.opening_share = 0.5
+  train = lambda folder: loop.Trainer(
+    config, tasks.make_task(config), folder
+  ).run()
+  train(tmp_path / "whole")
+  monkeypatch.setattr(
+    loop.interrupts, "Interrupts", runs.stop_at({3: "asked to stop"})
+  )
+  assert train(tmp_path / "stopped").stopped == "asked to stop"
+  monkeypatch.undo()
+  train(tmp_path / "stopped")
+  runs.assert_same_end(tmp_path / "stopped", tmp_path / "whole")

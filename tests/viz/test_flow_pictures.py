@@ -1,0 +1,60 @@
+"""Sheets of true and predicted flow."""
+
+import numpy as np
+
+from perceiver_jax.viz import flow_colours, flow_pictures
+
+
+def row(seed=0):
+  rng = np.random.default_rng(seed)
+  frames = rng.integers(0, 256, (2, 40, 120, 3), np.uint8)
+  truth = np.zeros((40, 120, 2), np.float32)
+  truth[:, 60:] = (6, -8)
+  predicted = truth + np.float32([3, 4])
+  truth[0, 0] = np.nan
+  return flow_pictures.Row(frames, truth, predicted)
+
+
+def columns(sheet):
+  """The five pictures of the first row."""
+  starts = [i * 128 for i in range(5)]
+  return [sheet[-40:, start : start + 120] for start in starts]
+
+
+def test_a_row_has_frames_truth_prediction_and_error():
+  one = row()
+  sheet = flow_pictures.sheet([one])
+  assert sheet.dtype == np.uint8
+  assert sheet.shape[1:] == (5 * 120 + 4 * 8, 3)
+  first, second, truth, predicted, error = columns(sheet)
+  np.testing.assert_array_equal(first, one.frames[0])
+  np.testing.assert_array_equal(second, one.frames[1])
+  np.testing.assert_array_equal(truth, flow_colours.flow_to_rgb(one.truth, 10))
+  np.testing.assert_array_equal(
+    predicted, flow_colours.flow_to_rgb(one.predicted, 10)
+  )
+  # Half of the longest motion everywhere; unknown is grey.
+  assert len(np.unique(error.reshape(-1, 3), axis=0)) == 2
+  np.testing.assert_array_equal(error[0, 0], [128] * 3)
+  np.testing.assert_array_equal(
+    error[5, 5], flow_pictures.heat(np.float64(0.5))
+  )
+
+
+def test_rows_are_below_each_other():
+  single = flow_pictures.sheet([row(0)])
+  double = flow_pictures.sheet([row(0), row(1)])
+  assert double.shape[0] == 2 * single.shape[0] + 8
+  np.testing.assert_array_equal(double[: single.shape[0]], single)
+
+
+def test_errors_go_from_black_to_white():
+  found = flow_pictures.heat(np.array([[0.0, 1.0, 2.0, np.nan]]))[0]
+  assert found.tolist() == [[0] * 3, [255] * 3, [255] * 3, [128] * 3]
+  levels = flow_pictures.heat(np.linspace(0, 1, 50)[None])[0].sum(-1)
+  assert (np.diff(levels.astype(int)) >= 0).all()
+
+
+def test_flow_of_which_nothing_is_known_can_be_drawn():
+  one = row()
+  flow_pictures.sheet([one._replace(truth=np.full_like(one.truth, np.nan))])
