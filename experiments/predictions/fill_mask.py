@@ -1,6 +1,5 @@
 """predict fill-mask TEXT: what a language model puts for masked tokens."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,8 +11,6 @@ from experiments.predictions import source
 from perceiver_jax.errors import UserError
 
 _MASK = "[MASK]"
-# Most times the model is asked for one text, however many masks it has.
-_MOST_ROUNDS = 64
 
 # Tokens [L] of a text to the probabilities [L, V] of each.
 _Predict = Callable[[np.ndarray], np.ndarray]
@@ -46,7 +43,7 @@ def run(arguments: Sequence[str]) -> None:
   predict = _predictor(weights, length)
   for text, ids in zip(arguments, tokens, strict=True):
     print(text)
-    print(_report(ids, predict, tokenizer))
+    print(_report(ids, predict(ids), tokenizer))
 
 
 def _check(text: str) -> None:
@@ -109,19 +106,19 @@ def _predictor(weights: Any, length: int) -> _Predict:
   return predict
 
 
-def _report(ids: np.ndarray, predict: _Predict, tokenizer: Any) -> str:
-  """The text filled in two ways, then the likeliest fillings of each mask."""
+def _report(ids: np.ndarray, probabilities: np.ndarray, tokenizer: Any) -> str:
+  """The best text, then a line a mask with its likeliest fillings.
+
+  The model predicts each mask by itself, so the likeliest token of each makes
+  the likeliest text. Filling one mask at a time, for the next to see, makes it
+  worse: words were hidden whole in training, and half a word never seen.
+  """
   from perceiver_jax.data import byte_tokenizer
 
-  probabilities = predict(ids)
   holes = np.flatnonzero(ids == byte_tokenizer.MASK)
-  at_once = ids.copy()
-  at_once[holes] = probabilities[holes].argmax(-1)
-  in_turn = fill_in_turn(ids, probabilities, predict)
-  lines = [
-    f"  at once: {tokenizer.display(at_once)}",
-    f"  in turn: {tokenizer.display(in_turn)}",
-  ]
+  filled = ids.copy()
+  filled[holes] = probabilities[holes].argmax(-1)
+  lines = [f"  {tokenizer.display(filled)}"]
   for place in holes:
     best = np.argsort(-probabilities[place])[: flags.FLAGS.top]
     guesses = "  ".join(
@@ -129,27 +126,3 @@ def _report(ids: np.ndarray, predict: _Predict, tokenizer: Any) -> str:
     )
     lines.append(f"  token {place}: {guesses}")
   return "\n".join(lines)
-
-
-def fill_in_turn(
-  ids: np.ndarray, probabilities: np.ndarray, predict: _Predict
-) -> np.ndarray:
-  """Fills the surest mask first and shows it to the model for the next.
-
-  Filled at once, each is the likeliest by itself, and together they may be no
-  word. Special tokens are no text, so they are not put.
-  """
-  from perceiver_jax.data import byte_tokenizer
-
-  filled, first = ids.copy(), len(byte_tokenizer.SPECIAL)
-  holes = np.flatnonzero(filled == byte_tokenizer.MASK)
-  rounds = min(len(holes), _MOST_ROUNDS)
-  for left in range(rounds, 0, -1):
-    among = probabilities[holes, first:]
-    surest = np.argsort(-among.max(-1), kind="stable")
-    chosen = surest[: math.ceil(len(holes) / left)]
-    filled[holes[chosen]] = among[chosen].argmax(-1) + first
-    holes = np.flatnonzero(filled == byte_tokenizer.MASK)
-    if len(holes):
-      probabilities = predict(filled)
-  return filled
