@@ -10,6 +10,7 @@ import tiny_runs as runs
 from configs import masked_lm as config_file
 from experiments import masked_lm, tasks
 from perceiver_jax.errors import UserError
+from perceiver_jax.evaluation import ngram
 from perceiver_jax.models.perceiver import Outputs
 from perceiver_jax.training import loop, step
 
@@ -210,3 +211,20 @@ def test_a_stopped_run_ends_where_an_undisturbed_one_does(
   monkeypatch.undo()
   train(tmp_path / "stopped")
   runs.assert_same_end(tmp_path / "stopped", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_the_small_model_soon_passes_a_5_gram_of_the_same_text(tmp_path):
+  config = config_file.get_config("small")
+  # A sixth of the run; the rate falls to 0 in it.
+  config.num_steps, config.eval_every_steps = 800, 0
+  task = tasks.make_task(config)
+  outcome = loop.Trainer(config, task, tmp_path, num_devices=1).run()
+  texts = (text.encode("utf-8", "replace") for text in task.train_texts())
+  pairs = (
+    pair
+    for batch in task.eval_data(global_batch=64)["eval"]
+    for pair in masked_lm.hidden_bytes(batch)
+  )
+  baseline = ngram.accuracy(ngram.NGram(texts, 5), pairs)
+  assert 0.2 < baseline < outcome.results["metrics"]["eval/accuracy"]
