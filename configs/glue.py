@@ -136,7 +136,7 @@ def get_config(variant: str = "cola") -> ml_collections.ConfigDict:
   config.optimizer.warmup_steps = 200
   config.optimizer.weight_decay = 0.01
   config.eval_every_epochs = 1.0
-  config.checkpoint.every_steps = 0
+  config.checkpoint.every_steps = 2500
   config.checkpoint.every_epochs = 1.0
   if name in glue_tasks.TINY:
     _tiny(config)
@@ -182,7 +182,12 @@ def _set_model(
   config.model = pretrained.model
   decoder = pretrained.model.decoder.to_dict()
   query, first_token = _MULTITASK.get(name, ("task", "none"))
-  if decoder["kind"] == "token":  # A plain Transformer has no queries.
+  if decoder["kind"] == "token":
+    if name == "multitask_query":
+      raise UserError(
+        "a plain Transformer has no queries for the tasks; choose"
+        " multitask_shared_token or multitask_task_tokens for byte_bert"
+      )
     query = "first_latent"
     first_token = "cls" if first_token == "none" else first_token
   config.data.first_token = first_token

@@ -67,6 +67,11 @@ class Glue:
     outputs = config.model.decoder.outputs.to_dict()
     # In the order in which the decoder numbers them.
     self._outputs = {name: n for name, n in sorted(outputs.items()) if n}
+    if not 0 <= self._data.size_exponent <= 1:
+      raise UserError(
+        f"config.data.size_exponent is {self._data.size_exponent}; give a"
+        " number from 0, the same share for each task, to 1, shares by size"
+      )
     if not self._outputs:
       raise UserError(
         "no task of config.model.decoder.outputs has an output; give one some"
@@ -279,12 +284,14 @@ class Glue:
   def _published(self) -> dict[str, Any]:
     row = self._config.get("published", {}).to_dict()
     found: dict[str, Any] = {}
+    # The average is of all tasks of the row, so none may be left out.
+    tasks = {_task_of(name) for name in row} - {"source", "average"}
     for name, value in row.items():
       if name == "source":
         found[name] = value
-      elif name == "average":
+      elif name == "average" and tasks == self._outputs.keys():
         found["glue/average"] = value
-      else:
+      elif _task_of(name) in self._outputs:
         metric = glue_tasks.TASKS[_task_of(name)].metrics[0]
         found[f"{name}/{metric}"] = value
     return found
@@ -316,9 +323,11 @@ class Glue:
     for name, source in found.items():
       if source[0]["label"] == glue.UNKNOWN:
         raise UserError(
-          f"the labels of {name!r} in split {self._data.eval_split!r} are not"
-          " given out; set config.data.eval_split=validation, and make"
-          " predictions with python -m scripts.glue_submission"
+          f"{name!r} has no labels in split {self._data.eval_split!r}, as those"
+          " of GLUE's test sets are not given out; set"
+          " config.data.eval_split=validation, and predict with python -m"
+          " scripts.glue_submission, or python -m experiments.predict"
+          " classify-text"
         )
     return found
 

@@ -6,8 +6,8 @@ Shapes: M tokens of a text, P the most outputs of a task.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
+from scipy import special
 
 from perceiver_jax.data import byte_tokenizer, sentence_tokens
 from perceiver_jax.data.glue_tasks import Task
@@ -59,10 +59,10 @@ class GlueTexts(NamedTuple):
   def probabilities(self, name: str, outputs: np.ndarray) -> np.ndarray:
     """Of each class of a task, from the outputs [P] for one text."""
     count = len(self.tasks[name].classes)
-    return np.asarray(jax.nn.softmax(outputs[:count]))
+    return special.softmax(outputs[:count])
 
-  def answer(self, name: str, outputs: np.ndarray) -> tuple[str, float]:
-    """The class and its probability, or the score and 1.
+  def answer(self, name: str, outputs: np.ndarray) -> tuple[str, float | None]:
+    """The class and its probability, or the score and None.
 
     Args:
       name: of the task.
@@ -71,14 +71,14 @@ class GlueTexts(NamedTuple):
     task = self.tasks[name]
     if not task.classes:
       score = float(np.clip(outputs[0], _LOWEST_SCORE, _HIGHEST_SCORE))
-      return f"{score:.3f}", 1.0
+      return f"{score:.3f}", None
     probabilities = self.probabilities(name, outputs)
     best = int(probabilities.argmax())
     return task.classes[best], float(probabilities[best])
 
   def shown(
     self, tokens: np.ndarray, label: float, number: int, outputs: np.ndarray
-  ) -> tuple[str, str, str, float]:
+  ) -> tuple[str, str, str, float | None]:
     """Text, truth, answer and probability of an example, for the report.
 
     Args:

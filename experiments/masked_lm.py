@@ -4,6 +4,7 @@ Shapes: b examples, M tokens of an example, V vocabulary.
 """
 
 import functools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -250,7 +251,18 @@ class MaskedLanguageModel:
   def _corpora(self) -> dict[str, float]:
     """Weights of the corpora that are used."""
     given = {name: c.weight for name, c in self._config.data.corpora.items()}
-    return {name: weight for name, weight in given.items() if weight != 0}
+    for name, weight in given.items():
+      if not 0 <= weight < math.inf:
+        raise UserError(
+          f"config.data.corpora.{name}.weight is {weight}; give a positive"
+          " number, or 0 to leave the corpus out"
+        )
+    found = {name: weight for name, weight in given.items() if weight}
+    if not found:
+      raise UserError(
+        "no corpus of config.data.corpora has a weight; give one a positive one"
+      )
+    return found
 
   def _documents(self, name: str, role: str) -> text_sources.Documents:
     corpus = self._config.data.corpora[name]

@@ -5,11 +5,11 @@ r"""Predictions on GLUE's test sets, as the leaderboard takes them: a zip.
 The folders are runs of configs/glue.py, of one task or of several; a later one
 takes the place of an earlier one's tasks. Each predicts the test sets of its
 tasks with its best checkpoint, from where it read its training data; a run of
-MNLI also the diagnostic set, AX.
+MNLI also the diagnostic set, AX (of files: diagnostic/diagnostic.tsv).
 
 The leaderboard (https://gluebenchmark.com) wants a file for every task. WNLI,
-which the paper leaves out, is filled with its more frequent class if there is
-no run of it; another task without a run is an error, unless --partial.
+which the paper leaves out, is filled with its more frequent class; another task
+without a run is an error, unless --partial.
 """
 
 import os
@@ -25,7 +25,8 @@ from tqdm import tqdm
 
 from experiments import glue as glue_task
 from experiments import launch, tasks
-from perceiver_jax.data import glue, glue_tasks
+from perceiver_jax.data import glue
+from perceiver_jax.data.source_base import Source
 from perceiver_jax.errors import UserError
 from perceiver_jax.training import restore, workdir
 
@@ -40,15 +41,19 @@ _BATCH = flags.DEFINE_integer(
   "batch_size", 32, "Texts at a time.", lower_bound=1
 )
 
-# Task and split of each file of a submission.
+# Task and split of each file of a submission, and its examples.
 _FILES = {
-  **{f"{task.folder}.tsv": (name, "test")
-     for name, task in glue_tasks.GLUE.items() if name != "mnli"},
-  "MNLI-m.tsv": ("mnli", "test_matched"),
-  "MNLI-mm.tsv": ("mnli", "test_mismatched"),
-  "AX.tsv": ("ax", "test"),
-  "WNLI.tsv": ("wnli", "test"),
-}  # fmt: skip
+  "CoLA.tsv": ("cola", "test", 1_063),
+  "SST-2.tsv": ("sst2", "test", 1_821),
+  "MRPC.tsv": ("mrpc", "test", 1_725),
+  "STS-B.tsv": ("stsb", "test", 1_379),
+  "QQP.tsv": ("qqp", "test", 390_965),
+  "MNLI-m.tsv": ("mnli", "test_matched", 9_796),
+  "MNLI-mm.tsv": ("mnli", "test_mismatched", 9_847),
+  "QNLI.tsv": ("qnli", "test", 5_463),
+  "RTE.tsv": ("rte", "test", 3_000),
+  "AX.tsv": ("ax", "test", 1_104),
+}
 _HEAD = "index\tprediction"
 _WNLI = [_HEAD, *(f"{i}\t0" for i in range(146))]
 
@@ -57,69 +62,107 @@ class _Run(NamedTuple):
   """A run that predicts.
 
   Attributes:
+    folder: of the run.
+    config: of the run.
     task: of the run.
-    data: `config.data`.
-    predict: a batch to the model's outputs.
   """
 
+  folder: Path
+  config: Any
   task: glue_task.Glue
-  data: Any
-  predict: Callable[[Any], Any]
 
 
 def main(argv: Sequence[str]) -> None:
   """Predicts and writes the zip."""
   if len(argv) < 2:
     raise UserError("no run is given; name folders of runs of configs/glue.py")
+  out = Path(_OUT.value).expanduser()
+  if not out.parent.is_dir():
+    raise UserError(f"{out} can't be written: there is no {out.parent}")
   runs = [_open(Path(name).expanduser()) for name in argv[1:]]
   owners = {name: run for run in runs for name in run.task.tasks}
-  if "mnli" in owners:
-    owners["ax"] = owners["mnli"]
-  wanted = {name for name, _ in _FILES.values()} - {"wnli"}
-  missing = sorted(wanted - owners.keys())
-  if missing and not _PARTIAL.value:
+  known = {name for name, _, _ in _FILES.values()} - {"ax"}
+  missing = sorted(known - owners.keys())
+  if len(missing) == len(known) or (missing and not _PARTIAL.value):
     raise UserError(
       f"no run is about {', '.join(missing)}; name one of each, or give"
-      " --partial"
+      " --partial for some"
     )
-  contents = {
-    file: _lines(owners[name], name, split)
-    for file, (name, split) in _FILES.items()
-    if name in owners
+  # All are opened before the first, which may take hours, is predicted.
+  sources = {
+    file: _examples(owners[_answering(name)], name, split)
+    for file, (name, split, _) in _FILES.items()
+    if _answering(name) in owners
   }
-  _write(Path(_OUT.value).expanduser(), {"WNLI.tsv": _WNLI, **contents})
-  print(f"{len(contents)} files of predictions: {_OUT.value}")
+  contents = {"WNLI.tsv": _WNLI}
+  for run in runs:
+    files = [f for f in sources if owners[_answering(_FILES[f][0])] is run]
+    contents |= _predictions(run, {file: sources[file] for file in files})
+  _write(out, contents)
+  print(f"{len(sources)} files of predictions: {out}")
+
+
+def _answering(name: str) -> str:
+  """The task whose model answers: the diagnostic set is for one of MNLI."""
+  return "mnli" if name == "ax" else name
 
 
 def _open(folder: Path) -> _Run:
-  """The run in a folder, with the parameters of the asked checkpoint."""
   config = workdir.read_config(folder)
   task = tasks.make_task(config, workdir.read_metadata(folder))
   if not isinstance(task, glue_task.Glue):
     raise UserError(f"{folder} holds a run of {config.task!r}, not of glue")
-  restored = restore.restore(config, task, folder, _CHECKPOINT.value)
-  return _Run(task, config.data, restore.predictor(restored))
+  return _Run(folder, config, task)
 
 
-def _lines(run: _Run, name: str, split: str) -> list[str]:
-  """A file of the submission, in the order of the examples' numbers."""
-  arguments = run.data.source_args.to_dict().get(run.data.source, {})
-  examples = glue.make_examples(
-    run.data.source, task=name, split=split, **arguments
+def _examples(run: _Run, name: str, split: str) -> Source:
+  data = run.config.data
+  arguments = data.source_args.to_dict().get(data.source, {})
+  return glue.make_examples(data.source, task=name, split=split, **arguments)
+
+
+def _predictions(
+  run: _Run, sources: Mapping[str, Source]
+) -> dict[str, list[str]]:
+  """The lines of a run's files; its parameters are held only as long."""
+  if not sources:
+    return {}
+  restored = restore.restore(
+    run.config, run.task, run.folder, _CHECKPOINT.value
   )
-  # The diagnostic set is for a model of MNLI.
-  answering = "mnli" if name == "ax" else name
-  task, found = run.task.tasks[answering], {}
-  batches = run.task.test_data(answering, examples, global_batch=_BATCH.value)
-  bar = tqdm(batches, f"{name} {split}", batches.num_batches(), leave=False,
+  predict = restore.predictor(restored)
+  del restored
+  return {
+    file: _lines(run.task, file, source, predict)
+    for file, source in sources.items()
+  }
+
+
+def _lines(
+  task: glue_task.Glue,
+  file: str,
+  source: Source,
+  predict: Callable[[Any], Any],
+) -> list[str]:
+  """A file of the submission, in the order of the examples' numbers."""
+  name, _, size = _FILES[file]
+  name, found = _answering(name), {}
+  classes, labels = task.tasks[name].classes, task.tasks[name].labels
+  batches = task.test_data(name, source, global_batch=_BATCH.value)
+  bar = tqdm(batches, file, batches.num_batches(), leave=False,
              disable=not sys.stderr.isatty())  # fmt: skip
   for batch in bar:
-    outputs = run.predict(batch).logits
+    outputs = predict(batch).logits
     for number, row in zip(batch["number"], outputs, strict=True):
-      answer, _ = run.task.texts.answer(answering, row)
-      if task.classes:
-        answer = task.labels[task.classes.index(answer)]
-      found[int(number)] = answer
+      answer, _ = task.texts.answer(name, row)
+      found[int(number)] = labels[classes.index(answer)] if classes else answer
+  if len(found) != len(source):
+    raise UserError(
+      f"{file}: {len(source)} examples have {len(found)} different numbers;"
+      " get the test set anew"
+    )
+  if len(found) != size:
+    print(f"{file}: {len(found):,} predictions; the leaderboard wants {size:,}")
   return [_HEAD, *(f"{number}\t{found[number]}" for number in sorted(found))]
 
 

@@ -4,22 +4,25 @@ r"""Fine-tunes on GLUE tasks over the paper's grid (IO, app. F, Table 13).
 
 Trains a run of configs/glue.py for each task, batch (16, 32, 64) and learning
 rate (1e-4, 5e-5, 2e-5, 1e-5), one after the other, into
-OUT/TASK/batch16-rate1e-04 and so on. It goes on where it was stopped: finished
+OUT/TASK/batch16-rate1e-4 and so on. It goes on where it was stopped: finished
 runs are not run again. What follows `--` goes to every run:
 
   python -m scripts.sweep_glue --tasks=cola,rte --model=bytes_plus_plus \
     --init_from=runs/mlm --out=runs/glue -- --config.precision=bfloat16
 
 The best of each task on the dev set, over the grid and the epochs, and their
-average, are printed beside the published row and written to OUT/sweep.json. On
+average, are printed beside the published ones and written to OUT/sweep.json. A
+run of the byte model keeps two checkpoints and an export, 6 GB. On
 several machines, give each a part of --tasks; the last, started again with all
 of them, finds the others' runs and makes the table.
 """
 
 import itertools
+import json
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +53,11 @@ def main(argv: Sequence[str]) -> None:
   """Runs the grid and prints the table."""
   out = Path(_OUT.value).expanduser()
   best = {}
+  # Typing errors before any work.
+  for name, kind in (("batch_sizes", int), ("learning_rates", float)):
+    _check_numbers(name, flags.FLAGS[name].value, kind)
   for task in _TASKS.value:
-    config_file.get_config(_variant(task))  # Typing errors before any work.
+    config_file.get_config(_variant(task))
   for task in _TASKS.value:
     runs = [
       _run(task, out, batch, rate, argv[1:])
@@ -63,6 +69,15 @@ def main(argv: Sequence[str]) -> None:
   print(_text(best, table["average"]))
 
 
+def _check_numbers(
+  name: str, values: Sequence[str], kind: Callable[[str], Any]
+) -> None:
+  try:
+    list(map(kind, values))
+  except ValueError as error:
+    raise UserError(f"--{name}: {error}; give numbers with commas") from error
+
+
 def _variant(task: str) -> str:
   return ",".join(part for part in (task, _MODEL.value) if part)
 
@@ -71,14 +86,20 @@ def _run(
   task: str, out: Path, batch: str, rate: str, others: Sequence[str]
 ) -> dict[str, Any]:
   """Trains, or finds, a run; its best evaluation."""
-  folder = out / task / f"batch{batch}-rate{float(rate):.0e}"
+  folder = out / task / f"batch{batch}-rate{rate}"
+  flags_of_run = [
+    f"--config={config_file.__file__}:{_variant(task)}",
+    f"--config.batch_size={batch}",
+    f"--config.optimizer.learning_rate={rate}",
+    f"--config.init_from={_INIT_FROM.value}",
+    "--config.checkpoint.keep_latest=1",
+    *others,
+  ]
+  _check_same(folder.with_name(f"{folder.name}.json"), flags_of_run)
   if not (folder / "results.json").exists():
     command = [
       sys.executable, "-m", "experiments.train", f"--workdir={folder}",
-      f"--config={config_file.__file__}:{_variant(task)}",
-      f"--config.batch_size={batch}",
-      f"--config.optimizer.learning_rate={rate}",
-      f"--config.init_from={_INIT_FROM.value}", *others,
+      *flags_of_run,
     ]  # fmt: skip
     print(" ".join(command[1:]), flush=True)
     status = _finish(subprocess.Popen(command))
@@ -92,12 +113,31 @@ def _run(
   return {**_best_evaluation(folder), "folder": str(folder)}
 
 
+def _check_same(path: Path, flags_of_run: Sequence[str]) -> None:
+  """Refuses the run of another sweep; notes the flags of a new one."""
+  wanted = list(flags_of_run[1:])  # The config's own path may have moved.
+  wanted.insert(0, flags_of_run[0].rpartition(":")[2])
+  if not path.exists():
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writers.write_json(path, {"flags": wanted})
+  found = json.loads(path.read_text(encoding="utf-8"))["flags"]
+  if found != wanted:
+    raise UserError(
+      f"{path.with_suffix('')} is of another sweep, with {' '.join(found)};"
+      " give another --out"
+    )
+
+
 def _finish(process: subprocess.Popen) -> int:
-  """Waits for a run, which saves itself on Ctrl-C before it ends."""
+  """Waits for a run, which saves itself when this program is to stop."""
+  stop = lambda *_: process.send_signal(signal.SIGTERM)
+  before = signal.signal(signal.SIGTERM, stop)
   try:
     return process.wait()
-  except KeyboardInterrupt:
+  except KeyboardInterrupt:  # The terminal tells the run too.
     return process.wait()
+  finally:
+    signal.signal(signal.SIGTERM, before)
 
 
 def _best_evaluation(folder: Path) -> dict[str, Any]:
@@ -121,17 +161,29 @@ def _average(best: Mapping[str, Mapping[str, Any]]) -> float:
   return scores.glue_average({t: run["average"] for t, run in best.items()})
 
 
+def _published(task: str) -> float | None:
+  """What the paper has for a variant, as `glue/average` is made."""
+  row = config_file.get_config(_variant(task)).published.to_dict()
+  row.pop("source", None)
+  return row.get("average") or (scores.glue_average(row) if row else None)
+
+
 def _text(best: Mapping[str, Mapping[str, Any]], average: float) -> str:
   """A line a task: our best, the published score, and where it is."""
   lines = [f"{'task':<28}{'dev':>8}{'published':>11}  run"]
+  row = {task: _published(task) for task in best}
   for task, run in best.items():
-    config = config_file.get_config(_variant(task))
-    row = [v for k, v in config.published.items() if k != "source"]
-    theirs = f"{sum(row) / len(row):.2%}" if row else "–"
+    theirs = _percent(row[task])
     lines.append(
       f"{task:<28}{run['average']:>8.2%}{theirs:>11}  {run['folder']}"
     )
-  return "\n".join([*lines, f"{'average':<28}{average:>8.2%}"])
+  whole = set(best) == set(glue_tasks.GLUE) and None not in row.values()
+  theirs = _percent(scores.glue_average(row) if whole else None)
+  return "\n".join([*lines, f"{'average':<28}{average:>8.2%}{theirs:>11}"])
+
+
+def _percent(share: float | None) -> str:
+  return "–" if share is None else f"{share:.2%}"
 
 
 if __name__ == "__main__":

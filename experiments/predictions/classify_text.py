@@ -41,7 +41,7 @@ def run(arguments: Sequence[str]) -> None:
     if classes:
       classify.show(task.texts.probabilities(name, row), classes)
     else:
-      print(f"  score {task.texts.answer(name, row)}")
+      print(f"  score {task.texts.answer(name, row)[0]}")
 
 
 def _chosen(tasks: Sequence[str]) -> str:

@@ -116,7 +116,9 @@ def tfds(task: str, split: str, data_dir: str = "") -> Prepared:
 def files(task: str, split: str, data_dir: str = "") -> InMemory:
   """A task from tab-separated files, laid out as GLUE is given out.
 
-  Lines with too few fields are left out and counted; more than 1% are an error.
+  Of a training or validation file, lines with too few fields are left out and
+  counted, and more than 1% are an error; of a test file, any is. Labels of a
+  test file are read if it has any.
 
   Args:
     task: a key of `glue_tasks.TASKS`, or `OWN`.
@@ -135,7 +137,7 @@ def files(task: str, split: str, data_dir: str = "") -> InMemory:
     path = found[0] if found else root / _AX_FILES[0]
   else:
     path = root / kind.folder / f"{split.replace('validation', 'dev')}.tsv"
-  rows = list(_rows(path, kind, has_labels=not split.startswith("test")))
+  rows = list(_rows(path, kind, is_test=split.startswith("test")))
   return InMemory(rows, kind.classes)
 
 
@@ -218,7 +220,7 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     raise UserError(
       f"{path} can't be read ({error.strerror}); {where} has:"
       f" {', '.join(there) or 'nothing'}. Give the folder of GLUE's files in"
-      " config.data.arguments.files.data_dir"
+      " config.data.source_args.files.data_dir"
     ) from error
 
 
@@ -234,14 +236,15 @@ def _places(
   return [list(header).index(name) for name in wanted]
 
 
-def _rows(path: Path, task: Task, has_labels: bool) -> Iterator[Row]:
+def _rows(path: Path, task: Task, is_test: bool) -> Iterator[Row]:
   lines = _lines(path)
-  if task.folder == "CoLA" and has_labels:
+  if task.folder == "CoLA" and not is_test:
     header: Sequence[str] = _COLA_COLUMNS
   else:
     header = next(lines, (1, []))[1]
-  wanted = task.columns if has_labels else task.columns[:-1]
-  places = _places(path, header, wanted)
+  *texts, label_column = task.columns
+  has_labels = not is_test or label_column in header
+  places = _places(path, header, task.columns if has_labels else texts)
   numbers = [i for i, name in enumerate(header) if name in _NUMBER_COLUMNS]
   damaged, count = [], 0
   for line, fields in lines:
@@ -251,12 +254,12 @@ def _rows(path: Path, task: Task, has_labels: bool) -> Iterator[Row]:
     values = [fields[place] for place in places]
     label = _label(values.pop(), task, path, line) if has_labels else UNKNOWN
     number = count
-    if numbers and not has_labels:
+    if numbers and is_test:
       number = _whole(fields[numbers[0]], path, line)
     yield Row(tuple(values), label, number)
     count += 1
   if damaged:
-    _report_damage(path, damaged, count)
+    _report_damage(path, damaged, 0.0 if is_test else _MOST_DAMAGED, count)
 
 
 def _label(text: str, task: Task, path: Path, line: int) -> float:
@@ -277,11 +280,13 @@ def _whole(text: str, path: Path, line: int) -> int:
   return int(text)
 
 
-def _report_damage(path: Path, damaged: Sequence[int], good: int) -> None:
+def _report_damage(
+  path: Path, damaged: Sequence[int], most: float, good: int
+) -> None:
   share = len(damaged) / (len(damaged) + good)
   what = (
     f"{path}: {len(damaged)} lines have too few fields, as line {damaged[0]}"
   )
-  if share > _MOST_DAMAGED:
+  if share > most:
     raise UserError(f"{what}; mend them, or get the file anew")
   logging.warning("%s; they are left out", what)

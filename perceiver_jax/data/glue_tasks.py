@@ -102,13 +102,6 @@ TINY: dict[str, Task] = {
 }
 TASKS: dict[str, Task] = {
   **GLUE,
-  "wnli": Task(
-    "WNLI",
-    _PAIR,
-    (*_PAIR, "label"),
-    ("not_entailment", "entailment"),
-    _NUMBERS,
-  ),
   # Diagnostic sentences without labels, for a model of MNLI.
   "ax": Task("AX", _PREMISE, (*_PAIR, "label"), _THREE),
   **TINY,

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from perceiver_jax.data.source_base import Example
-from perceiver_jax.errors import UserError
 
 # Positions over which a mixture keeps its weights.
 _PATTERN = 1000
@@ -21,14 +20,19 @@ class Mixture:
 
   Args:
     sources: by name, each with an example or more.
-    weights: share of each; they need not add up to 1.
+    weights: share of each; they need not add up to 1. They are kept in whole
+      thousandths.
+
+  Raises:
+    ValueError: there is no source, or a weight is not a positive number.
   """
 
   class_names = ()
   num_classes = 0
 
   def __init__(self, sources: Mapping[str, Any], weights: Mapping[str, float]):
-    _check_weights(sources, weights)
+    if not sources or any(not 0 < weights[n] < math.inf for n in sources):
+      raise ValueError(f"weights of a mixture are positive: {dict(weights)}")
     self._sources = list(sources.values())
     self.in_memory = all(source.in_memory for source in self._sources)
     shares = np.array([weights[name] for name in sources], np.float64)
@@ -59,21 +63,6 @@ class Mixture:
     within = turn * int(self._counts[owner]) + int(self._ranks[place])
     source = self._sources[owner]
     return {**source[within % len(source)], "position": index}
-
-
-def _check_weights(
-  sources: Mapping[str, Any], weights: Mapping[str, float]
-) -> None:
-  if not sources:
-    raise UserError(
-      "no corpus of config.data.corpora has a weight; give one a positive one"
-    )
-  for name in sources:
-    if not 0 < weights[name] < math.inf:
-      raise UserError(
-        f"config.data.corpora.{name}.weight is {weights[name]}; give a"
-        " positive number, or 0 to leave the corpus out"
-      )
 
 
 def _whole_counts(shares: np.ndarray, total: int) -> np.ndarray:

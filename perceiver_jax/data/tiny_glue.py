@@ -36,7 +36,7 @@ def examples(task: str, split: str) -> Examples:
   for name in SPLITS:
     runs = [
       # What another split has is left out of the later one.
-      [passage for passage in run if passage not in earlier]
+      ["" if passage in earlier else passage for passage in run]
       for document in _documents(name)
       for run in _runs(document)
     ]
@@ -56,12 +56,12 @@ def _documents(split: str) -> Sequence[str]:
 
 
 def _runs(document: str) -> list[list[str]]:
-  """The passages of each paragraph, in order."""
+  """The passages of each paragraph, in order; "" for one that is left out."""
   return [_passages(paragraph) for paragraph in document.split("\n\n")]
 
 
 def _passages(paragraph: str) -> list[str]:
-  """Consecutive runs of words; a last one that is too short is left out."""
+  """Consecutive runs of words; "" in the place of one that is too short."""
   found: list[str] = []
   passage = ""
   for word in paragraph.split():
@@ -73,15 +73,13 @@ def _passages(paragraph: str) -> list[str]:
       found.append(passage)
       passage = word
   found.append(passage)
-  sizes = [len(passage.split()) for passage in found]
-  long = [_FEWEST_WORDS <= n <= _MOST_WORDS for n in sizes]
-  return [p for p, keep in zip(found, long, strict=True) if keep]
+  return [p if len(p.split()) >= _FEWEST_WORDS else "" for p in found]
 
 
 def _word_order(runs: list[list[str]], rng: np.random.Generator) -> Examples:
   """Each passage as it is and with its words shuffled."""
   found: Examples = []
-  for passage in (passage for run in runs for passage in run):
+  for passage in filter(None, itertools.chain.from_iterable(runs)):
     words = passage.split()
     shuffled = " ".join(rng.permutation(words))
     if shuffled != passage:
@@ -91,12 +89,15 @@ def _word_order(runs: list[list[str]], rng: np.random.Generator) -> Examples:
 
 def _next_sentence(runs: list[list[str]], rng: np.random.Generator) -> Examples:
   """Each passage with the one after it, and with one of another paragraph."""
-  owners = [i for i, run in enumerate(runs) for _ in run]
-  passages = [passage for run in runs for passage in run]
+  places = [
+    (owner, passage)
+    for owner, run in enumerate(runs)
+    for passage in filter(None, run)
+  ]
   found: Examples = []
   for owner, run in enumerate(runs):
     for first, second in itertools.pairwise(run):
-      other = int(rng.integers(len(passages)))
-      if owners[other] != owner:
-        found += [((first, second), 1), ((first, passages[other]), 0)]
+      place, other = places[int(rng.integers(len(places)))]
+      if first and second and place != owner:
+        found += [((first, second), 1), ((first, other), 0)]
   return found

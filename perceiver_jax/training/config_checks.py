@@ -32,6 +32,9 @@ def check_numbers(config: ml_collections.ConfigDict) -> None:
     # Not `<`, which lets NaN pass.
     if not leaves[name] >= lowest:
       raise UserError(f"config.{name} is {leaves[name]}; give {lowest} or more")
+  for name in ("eval_every_epochs", "checkpoint.every_epochs"):
+    if not math.isfinite(leaves[name]):
+      raise UserError(f"config.{name} is {leaves[name]}; give a number of them")
   saving = config.checkpoint
   if not saving.every_steps and not saving.every_epochs:
     raise UserError(

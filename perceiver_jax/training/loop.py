@@ -244,9 +244,9 @@ class Trainer:
       self._save(step, state)
 
   def _is_due(self, step: int, steps: int, epochs: float = 0.0) -> bool:
-    """Whether so many steps or epochs, rounded to steps, end with this one."""
-    by_epochs = max(1, round(epochs * self._epoch)) if epochs else 0
-    return any(every and step % every == 0 for every in (steps, by_epochs))
+    """Whether a multiple of so many steps, or epochs, ends with this step."""
+    ended = lambda at: int(at / (epochs * self._epoch)) if epochs else 0
+    return bool(steps and step % steps == 0) or ended(step) > ended(step - 1)
 
   def _check_finite(self, step: int) -> None:
     # The device is still busy with the steps; its time is theirs.

@@ -95,9 +95,13 @@ def predictor(restored: Restored, **options: bool) -> Callable[[Any], Any]:
     restored: of `restore`.
     **options: of the task's `forward`.
   """
-  variables = jax.device_put(local_params(restored.state))
+  # Not `restored` itself, so that its optimizer's state can be let go.
+  variables, model = (
+    jax.device_put(local_params(restored.state)),
+    restored.model,
+  )
   apply = jax.jit(
-    lambda variables, batch: restored.model.apply(
+    lambda variables, batch: model.apply(
       *variables, None, batch, False, **options
     )[0]
   )

@@ -39,7 +39,8 @@ class Report:
     predictions: (image uint8 [h, w, C], attention overlay uint8 [h, w, 3],
       truth, prediction, probability of the prediction).
     fillings: of each text, its runs as (truth, guess, whether it was hidden).
-    texts: (text, truth, prediction, probability of the prediction).
+    texts: (text, truth, prediction, probability of the prediction; None if the
+      two are scores).
     flows: pairs with their true and predicted flow, uint8 [h, w, 3].
     config: the run's settings, nested.
     versions: package, device and commit names to their versions.
@@ -58,7 +59,7 @@ class Report:
   calibration_error: float | None = None
   predictions: Sequence[tuple[np.ndarray, np.ndarray, str, str, float]] = ()
   fillings: Sequence[Sequence[tuple[str, str, bool]]] = ()
-  texts: Sequence[tuple[str, str, str, float]] = ()
+  texts: Sequence[tuple[str, str, str, float | None]] = ()
   flows: np.ndarray | None = None
   config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   versions: Mapping[str, Any] = dataclasses.field(default_factory=dict)

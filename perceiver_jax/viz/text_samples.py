@@ -23,20 +23,31 @@ def fillings(texts: Sequence[Sequence[tuple[str, str, bool]]]) -> str:
   )
 
 
-def classified(texts: Sequence[tuple[str, str, str, float]]) -> str:
-  """Texts with what they were taken for; mistakes first, the surest leading."""
+def classified(
+  texts: Sequence[tuple[str, str, str, float | None]],
+) -> str:
+  """Texts with what they were taken for; mistakes first, the surest leading.
+
+  Scores, which are numbers, are neither right nor wrong: the farthest lead.
+  """
   if not texts:
     return ""
-  ordered = sorted(texts, key=lambda row: (row[1] == row[2], -row[3]))
-  rows = [
-    (text, answer if answer == truth else f"✗ {answer}", truth, f"{share:.0%}")
-    for text, truth, answer, share in ordered
-  ]
-  head = ("text", "answer", "truth", "probability")
-  table = html.table(head, rows, numbers=(3,))
+  if all(row[3] is None for row in texts):
+    distance = lambda row: abs(float(row[1]) - float(row[2]))
+    rows = [row[:3] for row in sorted(texts, key=distance, reverse=True)]
+    head, first = ("text", "truth", "score"), "The farthest from the truth come"
+  else:
+    ordered = sorted(texts, key=lambda row: (row[1] == row[2], -row[3]))
+    rows = [
+      (text, truth, guess if guess == truth else f"✗ {guess}", f"{share:.0%}")
+      for text, truth, guess, share in ordered
+    ]
+    head = ("text", "truth", "answer", "probability")
+    first = "Mistakes, the most confident leading, come"
+  table = html.table(head, rows, numbers=range(3, len(head)))
   return (
-    '<h2>Sample texts</h2>\n<p class="quiet">Held-out texts and the model\'s'
-    f" answers. Mistakes come first, the most confident leading.</p>\n{table}"
+    '<h2>Sample texts</h2>\n<p class="quiet">Held-out texts and what the model'
+    f" says of them. {first} first.</p>\n{table}"
   )
 
 

@@ -12,9 +12,9 @@ from scipy import special
 
 from configs import glue as config_file
 from configs import masked_lm as mlm_config_file
-from experiments import glue_texts, tasks
+from experiments import tasks
 from perceiver_jax import weights
-from perceiver_jax.data import byte_tokenizer, glue_tasks
+from perceiver_jax.data import glue_tasks
 from perceiver_jax.errors import UserError
 from perceiver_jax.models.perceiver import Outputs
 from perceiver_jax.training import step
@@ -98,14 +98,15 @@ def test_the_loss_is_cross_entropy_of_classes_and_squared_error_of_scores(
   assert [float(x) for x in found["accuracy"]] == [1, 2]
 
 
-def test_scores_are_of_whole_sets_whatever_the_batches(benchmark):
+@pytest.mark.parametrize("size", [2, 5])
+def test_scores_are_of_whole_sets_whatever_the_batches(benchmark, size):
   task = tasks.make_task(_mixed(benchmark))
   rng = np.random.default_rng(0)
   found, wanted = {}, {}
-  for name, dataset in task.eval_data(global_batch=2).items():
+  for name, dataset in task.eval_data(global_batch=size).items():
     sums, rows = None, []
     for batch in dataset:
-      logits = rng.normal(size=(2, 3)).astype(np.float32)
+      logits = rng.normal(size=(size, 3)).astype(np.float32)
       metrics = task.metrics(_outputs(logits), batch)
       sums = metrics if sums is None else jax.tree.map(np.add, sums, metrics)
       rows += [
@@ -159,7 +160,7 @@ def test_tasks_are_drawn_by_their_size(benchmark, exponent, share):
     ("multitask_query,smoke", [97 + 6, 5, 98 + 6]),
     ("multitask_shared_token,smoke", [4, 97 + 6, 5, 98 + 6]),
     ("multitask_task_tokens,smoke", [263, 97 + 6, 5, 98 + 6]),
-    ("multitask_query,byte_bert,smoke", [4, 97 + 6, 5, 98 + 6]),
+    ("multitask_shared_token,byte_bert,smoke", [4, 97 + 6, 5, 98 + 6]),
   ],
 )
 def test_the_token_before_a_text(variant, first):
@@ -316,6 +317,8 @@ def test_own_files_are_trained_on(own, call):
     ({"model__decoder__outputs__word_order": 3}, "word_order is 3.*has 2"),
     ({"data__first_token": "all"}, "first_token is 'all'; choose one of none"),
     ({"data__first_token": "task"}, "num_task_tokens is 0, but 1 are needed"),
+    ({"data__size_exponent": 1.5}, "size_exponent is 1.5"),
+    ({"data__size_exponent": float("nan")}, "size_exponent is nan"),
     ({"data__source": "files"}, r"train\.tsv can't be read"),
     ({"data__tokenizer": "words"}, "tokenizer"),
     ({"model__adapter__vocab_size": 300}, "vocab_size is 300.*has 262"),
@@ -328,7 +331,7 @@ def test_what_cannot_work_is_refused(leaves, message):
 
 def test_the_secret_labels_of_a_test_set_are_not_evaluated_on(benchmark):
   task = tasks.make_task(_mixed(benchmark, data__eval_split="test"))
-  with pytest.raises(UserError, match=r"labels of 'cola'.*glue_submission"):
+  with pytest.raises(UserError, match=r"'cola' has no labels.*glue_submission"):
     task.eval_data(global_batch=2)
 
 
@@ -350,6 +353,29 @@ def test_every_task_of_the_paper_is_a_variant():
     assert outputs.to_dict() == {name: task.num_outputs}
 
 
-def test_special_tokens_are_what_the_tests_take_them_for():
-  assert (byte_tokenizer.CLS, byte_tokenizer.SEP) == (4, 5)
-  assert glue_texts.FIRST_TOKENS == ("none", "cls", "task")
+def test_a_published_average_is_of_all_its_tasks():
+  row = _task("multitask_query", model__decoder__outputs__qqp=0).published
+  assert "glue/average" not in row
+  assert "qqp/accuracy" not in row
+  assert "cola/matthews" in row
+
+
+def test_a_plain_transformer_has_no_queries_for_tasks():
+  with pytest.raises(UserError, match="multitask_shared_token"):
+    config_file.get_config("multitask_query,byte_bert")
+
+
+def test_scores_are_shown_as_numbers(benchmark):
+  task = tasks.make_task(_mixed(benchmark))
+  rows = {
+    name: task.texts.shown(
+      task.texts.batch_of(name, [["a", "b"]])["tokens"][0],
+      np.float32(1),
+      number,
+      np.array([5.7, 0.0, 0.0]),
+    )
+    for number, name in enumerate(task.tasks)
+    if name != "cola"
+  }
+  assert rows["stsb"][1:] == ("1.000", "5.000", None)
+  assert rows["mnli"][1:3] == ("neutral", "entailment")

@@ -1,6 +1,7 @@
 """What the masked language model's task makes of a config, and runs of it."""
 
 import json
+import math
 
 import jax
 import numpy as np
@@ -168,6 +169,9 @@ def test_hidden_bytes_of_a_batch():
   ("leaf", "value", "message"),
   [
     ("model__adapter__vocab_size", 300, "vocab_size is 300.*has 262"),
+    ("data__corpora__embedded__weight", -1.0, r"embedded\.weight is -1.0"),
+    ("data__corpora__embedded__weight", math.nan, r"embedded\.weight is nan"),
+    ("data__corpora__embedded__weight", math.inf, r"embedded\.weight is inf"),
     ("data__mask_rate", 0.0, "mask_rate is 0.0"),
     ("data__mask_rate", 1.0, "mask_rate is 1.0"),
     ("data__most_hidden", 65, "most_hidden is 65.*at most.* 64"),

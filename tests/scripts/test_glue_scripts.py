@@ -1,6 +1,7 @@
 """GLUE's sweep and submission, with runs that cost nothing."""
 
 import json
+import re
 import subprocess
 import zipfile
 from pathlib import Path
@@ -66,10 +67,10 @@ def run(tmp_path, benchmark, monkeypatch):
   monkeypatch.setattr(restore, "restore", fake)
   monkeypatch.setattr(restore, "predictor", predictor)
 
-  def make(name):
+  def make(name, source="files"):
     folder = tmp_path / "runs" / name
     config = config_file.get_config(name)
-    config.data.source = "files"
+    config.data.source = source
     config.data.source_args.files.data_dir = str(benchmark)
     workdir.write(folder, config, tasks.make_task(config).metadata())
     return folder
@@ -117,7 +118,7 @@ def test_a_task_without_a_run_is_named(script, run, refused, tmp_path):
   folder = run("rte")
   refused(
     "glue_submission", f"--out={out}", folder,
-    parts=["no run is about ax, cola, mnli", "--partial"],
+    parts=["no run is about cola, mnli, mrpc", "--partial"],
   )  # fmt: skip
   assert not out.exists()
   done = script("glue_submission", f"--out={out}", "--partial", folder)
@@ -130,7 +131,41 @@ def test_a_submission_that_cannot_be_is_refused(refused, run, tmp_path):
   refused("glue_submission", tmp_path / "none", parts=["none"])
   refused(
     "glue_submission", "--partial", f"--out={tmp_path}/no/out.zip", run("rte"),
-    parts=["no/out.zip can't be written"],
+    parts=["no/out.zip can't be written", "there is no"],
+  )  # fmt: skip
+
+
+def test_test_sets_that_are_not_whole_are_told(
+  script, run, refused, benchmark, tmp_path
+):
+  folder, out = run("rte"), tmp_path / "out.zip"
+  done = script("glue_submission", "--partial", f"--out={out}", folder)
+  assert "RTE.tsv: 2 predictions; the leaderboard wants 3,000" in done.out
+  path = benchmark / "RTE" / "test.tsv"
+  path.write_text(path.read_text().replace("\n1\t", "\n0\t"))
+  refused(
+    "glue_submission", "--partial", f"--out={out}", folder,
+    parts=["RTE.tsv: 2 examples have 1 different numbers"],
+  )  # fmt: skip
+
+
+def test_a_missing_test_set_is_told_before_any_is_predicted(
+  run, refused, benchmark, tmp_path, monkeypatch
+):
+  folder = run("mnli")
+  (benchmark / "AX.tsv").unlink()
+  monkeypatch.setattr(restore, "restore", lambda *_: pytest.fail("restored"))
+  refused(
+    "glue_submission", "--partial", f"--out={tmp_path}/out.zip", folder,
+    parts=["diagnostic.tsv can't be read"],
+  )  # fmt: skip
+
+
+def test_runs_of_no_task_of_the_benchmark_are_refused(run, refused, tmp_path):
+  folder = run("word_order,smoke", source="embedded")
+  refused(
+    "glue_submission", "--partial", f"--out={tmp_path}/out.zip", folder,
+    parts=["no run is about cola"],
   )  # fmt: skip
 
 
@@ -189,7 +224,7 @@ def test_the_sweep_takes_the_best_of_the_papers_grid(script, trains, tmp_path):
   assert (best["step"], best["metrics"]) == (
     10, {"cola/matthews": best["average"]},
   )  # fmt: skip
-  assert best["folder"].endswith("cola/batch64-rate1e-04")
+  assert best["folder"].endswith("cola/batch64-rate1e-4")
   assert found["average"] == pytest.approx(best["average"])
   assert "50.64%     50.19%" in done.out
 
@@ -203,13 +238,57 @@ def test_the_sweep_does_no_run_twice_and_stops_where_one_fails(
   refused("sweep_glue", *arguments, parts=["ended with status 2", "again"])
   assert len(commands) == 1
   process.status = 75
-  (tmp_path / "cola" / "batch16-rate1e-04" / "results.json").unlink()
-  (tmp_path / "cola" / "batch16-rate1e-04" / "metrics.jsonl").unlink()
-  (tmp_path / "cola" / "batch16-rate1e-04").rmdir()
+  (tmp_path / "cola" / "batch16-rate1e-4" / "results.json").unlink()
+  (tmp_path / "cola" / "batch16-rate1e-4" / "metrics.jsonl").unlink()
+  (tmp_path / "cola" / "batch16-rate1e-4").rmdir()
   assert script("sweep_glue", *arguments).status == 75
   process.status = 0
   assert script("sweep_glue", *arguments).status == 0
   assert len(commands) == 1 + 1 + 3
+
+
+@pytest.mark.parametrize(
+  "change", [("--init_from=other",), ("--", "--config.seed=3")]
+)
+def test_the_runs_of_another_sweep_are_not_taken(
+  script, trains, refused, tmp_path, change
+):
+  _, commands = trains
+  arguments = ("--tasks=cola", f"--out={tmp_path}", "--batch_sizes=16")
+  assert script("sweep_glue", *arguments).status == 0
+  refused(
+    "sweep_glue", *arguments, *change, parts=["of another sweep", "--out"]
+  )
+  assert len(commands) == 4
+
+
+def test_rates_that_differ_little_are_runs_of_their_own(
+  script, trains, tmp_path
+):
+  _, commands = trains
+  rates = "--learning_rates=1.5e-5,2e-5"
+  arguments = ("--tasks=cola", f"--out={tmp_path}", "--batch_sizes=16", rates)
+  assert script("sweep_glue", *arguments).status == 0
+  assert len(commands) == 2
+
+
+@pytest.mark.parametrize("flag", ["--batch_sizes=a", "--learning_rates=1e-4,x"])
+def test_a_grid_of_no_numbers_is_refused(trains, refused, tmp_path, flag):
+  refused("sweep_glue", flag, f"--out={tmp_path}", parts=[flag.split("=")[0]])
+  assert not trains[1]
+
+
+def test_published_averages_are_the_papers(script, trains, tmp_path):
+  grid = ("--batch_sizes=16", "--learning_rates=1e-4")
+  done = script("sweep_glue", f"--out={tmp_path / 'a'}", *grid)
+  assert done.status == 0, done.err
+  # IO, Table 14.
+  assert re.search(r"^mnli .* 83.5\d% ", done.out, re.MULTILINE)
+  assert re.search(r"^average .* 80.9\d%$", done.out, re.MULTILINE)
+  done = script(
+    "sweep_glue", f"--out={tmp_path / 'b'}", "--tasks=multitask_query", *grid
+  )
+  assert re.search(r"^multitask_query .* 81.79% ", done.out, re.MULTILINE)
 
 
 def test_a_mistyped_task_is_told_before_all_work(trains, refused, tmp_path):

@@ -176,6 +176,8 @@ def test_num_steps_refuses(steps, epochs):
     ("seed", -1),
     ("eval_every_steps", -1),
     ("eval_every_epochs", -0.5),
+    ("eval_every_epochs", math.inf),
+    ("checkpoint.every_epochs", math.nan),
     ("max_seconds", -1.0),
     ("max_seconds", math.nan),
     ("log.every_steps", 0),
@@ -389,6 +391,20 @@ def test_intervals_by_epochs_are_whole_steps_and_add_to_those_by_steps(
   evaluated = [r["step"] for r in runs.records(tmp_path) if "eval/loss" in r]
   assert evaluated == [5, 6, 10, 12]
   assert runs.checkpoint_steps(tmp_path) == [4, 8, 12]
+
+
+def test_intervals_of_epochs_that_are_no_whole_steps_do_not_drift(tmp_path):
+  # 40 examples are 3.33 batches of 12; three epochs are ten steps.
+  config = runs.tiny_config(
+    batch_size=12,
+    num_steps=0,
+    num_epochs=3.0,
+    eval_every_steps=0,
+    eval_every_epochs=1.0,
+  )
+  runs.train(tmp_path, config)
+  evaluated = [r["step"] for r in runs.records(tmp_path) if "eval/loss" in r]
+  assert evaluated == [4, 7, 10]
 
 
 def test_a_task_adds_scores_to_every_evaluation(tmp_path):

@@ -26,7 +26,6 @@ _TRAIN = {
   ),
   "qnli": "index\tquestion\tsentence\tlabel\n0\tq\ts\tnot_entailment\n",
   "rte": "index\tsentence1\tsentence2\tlabel\n0\tp\th\tentailment\n",
-  "wnli": "index\tsentence1\tsentence2\tlabel\n0\tp\th\t1\n",
 }
 _FIRST = {
   "cola": (("One",), 1.0),
@@ -37,7 +36,6 @@ _FIRST = {
   "mnli": (("p", "h"), 1.0),
   "qnli": (("q", "s"), 1.0),
   "rte": (("p", "h"), 0.0),
-  "wnli": (("p", "h"), 1.0),
 }
 
 
@@ -75,22 +73,27 @@ def test_every_task_of_the_paper_has_files_that_are_tried():
 
 
 @pytest.mark.parametrize(
-  ("task", "split", "file"),
+  ("task", "split", "file", "labelled"),
   [
-    ("rte", "validation", "RTE/dev.tsv"),
-    ("mnli", "validation_mismatched", "MNLI/dev_mismatched.tsv"),
-    ("mnli", "test_matched", "MNLI/test_matched.tsv"),
-    ("ax", "test", "diagnostic/diagnostic.tsv"),
-    ("ax", "test", "AX.tsv"),
+    ("rte", "validation", "RTE/dev.tsv", True),
+    ("mnli", "validation_mismatched", "MNLI/dev_mismatched.tsv", True),
+    ("mnli", "test_matched", "MNLI/test_matched.tsv", False),
+    ("mnli", "test_matched", "MNLI/test_matched.tsv", True),
+    ("ax", "test", "diagnostic/diagnostic.tsv", False),
+    ("ax", "test", "AX.tsv", False),
   ],
 )
-def test_splits_are_files(folder, task, split, file):
-  text = "index\tsentence1\tsentence2\tgold_label\tlabel\n5\ta\tb\t{0}\t{0}\n"
-  source = _read(folder(file, text.format("entailment")), task, split)
-  hidden = split.startswith("test")
+def test_splits_are_files(folder, task, split, file, labelled):
+  names = ["index", "sentence1", "sentence2"]
+  fields = ["5", "a", "b"]
+  if labelled:
+    names.append(glue_tasks.TASKS[task].columns[-1])
+    fields.append("entailment")
+  text = "\t".join(names) + "\n" + "\t".join(fields) + "\n"
+  source = _read(folder(file, text), task, split)
   assert source[0]["texts"] == ("a", "b")
-  assert source[0]["label"] == (glue.UNKNOWN if hidden else 0.0)
-  assert source[0]["number"] == (5 if hidden else 0)
+  assert source[0]["label"] == (0.0 if labelled else glue.UNKNOWN)
+  assert source[0]["number"] == (5 if split.startswith("test") else 0)
 
 
 def test_test_files_have_no_label_column(folder):
@@ -161,6 +164,13 @@ def test_a_few_damaged_lines_are_left_out_and_told(folder, caplog):
   assert "1 lines have too few fields, as line 2" in caplog.text
 
 
+def test_no_line_of_a_test_file_may_be_damaged(folder):
+  lines = [f"{i}\tp\th" for i in range(200)]
+  text = "index\tsentence1\tsentence2\n5\n" + "\n".join(lines)
+  with pytest.raises(UserError, match="1 lines have too few fields"):
+    _read(folder("RTE/test.tsv", text), "rte", "test")
+
+
 # The user's own
 
 
@@ -188,7 +198,10 @@ def test_an_own_task_is_known_by_its_files(folder, header, texts):
 
 
 def test_an_own_task_without_files_says_where_they_go(tmp_path):
-  with pytest.raises(UserError, match=r"train\.tsv can't be read.*data_dir"):
+  with pytest.raises(
+    UserError,
+    match=r"train\.tsv can't.*config\.data\.source_args\.files\.data_d",
+  ):
     glue.own_task(str(tmp_path / "none"))
 
 
@@ -267,6 +280,16 @@ def test_word_order_shuffles_all_words_of_a_passage():
     assert (one, zero) == (1, 0)
     assert whole != mixed
     assert sorted(whole[0].split()) == sorted(mixed[0].split())
+
+
+def test_what_is_next_follows_in_the_text():
+  documents = " ".join(embedded_text.embedded("train")).split()
+  text = " ".join(documents)
+  examples = tiny_glue.examples("next_sentence", "train")
+  follows = [" ".join(texts) in text for texts, _ in examples]
+  labels = [bool(label) for _, label in examples]
+  assert np.mean(np.array(follows) == np.array(labels)) > 0.999
+  assert all(f for f, label in zip(follows, labels, strict=True) if label)
 
 
 def test_embedded_refuses_a_split():
