@@ -19,6 +19,7 @@ def _train(config, folder):
 
 def _short(config):
   config.num_steps, config.num_epochs = 2, 0.0
+  config.ema_decay = 0.5
   return config
 
 
@@ -36,12 +37,11 @@ def first(make_tiny_config, tmp_path_factory, compile_once):
     return folder, _train(_short(make_tiny_config()), folder)
 
 
-def test_a_run_leaves_the_weights_it_evaluates(config, tmp_path):
-  config.ema_decay = 0.5
-  found = _train(config, tmp_path / "run")
+def test_a_run_leaves_the_weights_it_evaluates(config, first):
+  folder, found = first
   assert found.spec == config.model.to_dict()
   task = tasks.make_task(config)
-  state = restore.restore(config, task, tmp_path / "run", "latest").state
+  state = restore.restore(config, task, folder, "latest").state
   for module, leaves in found.params.items():
     for name, leaf in leaves.items():
       np.testing.assert_array_equal(leaf, state.ema_params[module][name])
