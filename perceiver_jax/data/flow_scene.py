@@ -24,8 +24,6 @@ from perceiver_jax.data.flow_shapes import Outline, random_shape
 from perceiver_jax.data.flow_textures import Textures
 from perceiver_jax.errors import UserError
 
-# Times the mean that a translation may be long.
-_LONGEST = 6.0
 # Pixels of texture beyond what is seen in the second frame.
 _MARGIN = 0.15
 
@@ -42,7 +40,9 @@ class Scene(NamedTuple):
     blob_share: of smooth shapes.
     hole_share: of shapes with a hole.
     elongation: of shapes.
-    translation: mean length of an object's, over the frame's height.
+    translation: mean length of an object's, over the frame's height; lengths
+      are distributed exponentially, so that most are short and some long.
+    longest: times the mean that a translation may be long.
     rotation: standard deviation of an object's, in degrees.
     scale: standard deviation of the logarithm of an object's growth.
     shear: standard deviation of an object's.
@@ -75,6 +75,7 @@ class Scene(NamedTuple):
   hole_share: float = 0.1
   elongation: float = 3.0
   translation: float = 0.05
+  longest: float = 6.0
   rotation: float = 8.0
   scale: float = 0.08
   shear: float = 0.03
@@ -206,7 +207,7 @@ def _affine(
 ) -> np.ndarray:
   of = lambda name: getattr(scene, kind + name)
   mean = height * of("translation")
-  length = min(rng.exponential(mean), _LONGEST * mean)
+  length = min(rng.exponential(mean), scene.longest * mean)
   angle = rng.uniform(0, 2 * np.pi)
   return affine(
     np.array([box.left + box.right - 1, box.top + box.bottom - 1]) / 2,
