@@ -112,6 +112,7 @@ def _source_args() -> dict[str, object]:
       "textures": "",  # A folder of pictures; empty: installed photos.
       "noise_share": 0.2,
       "texture_scale": (0.5, 2.0),
+      "texture_detail": 0.0,  # The least; in levels from pixel to pixel.
       "scene": flow_scene.Scene()._asdict(),
     },
   }
@@ -131,7 +132,7 @@ def _small(config: ml_collections.ConfigDict) -> None:
   """The `conv` model at 32 x 48 pixels, for gentler scenes."""
   _rendered(config, (32, 48))
   config.data.source_args.rendered.update(
-    num_train=100_000, texture_scale=(0.7, 2.0)
+    num_train=100_000, texture_scale=(0.7, 2.0), texture_detail=6.0
   )
   config.data.source_args.rendered.scene.update(
     objects=(0, 2),
@@ -152,7 +153,7 @@ def _small(config: ml_collections.ConfigDict) -> None:
     light_share=0.0,
     noise_share=0.0,
   )
-  config.num_epochs, config.num_steps = 0.0, 12_000
+  config.num_epochs, config.num_steps = 0.0, 10_000
   config.batch_size = 16
   config.ema_decay = 0.998
   config.model.adapter.update(num_bands=4, max_resolution=(8, 12))
@@ -163,7 +164,7 @@ def _small(config: ml_collections.ConfigDict) -> None:
     num_self_attend_heads=4,
   )
   config.model.decoder.decoded_channels = 32
-  config.data.curriculum.update(opening_share=0.4, rise_share=0.5)
+  config.data.curriculum.update(opening_share=0.5, rise_share=1.0)
   config.optimizer.name = "adamw"
   config.optimizer.learning_rate = 1.5e-3
   config.optimizer.warmup_steps = 100

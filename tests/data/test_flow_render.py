@@ -11,6 +11,7 @@ from perceiver_jax.data import (
   flow_motion,
   flow_render,
   flow_scene,
+  flow_textures,
   images,
 )
 from perceiver_jax.data.flow_textures import Textures
@@ -245,6 +246,19 @@ def test_textures_of_a_folder(tmp_path):
   assert drawn.shape == (50, 40, 3)
   # A grey photo stays plain.
   assert drawn.std((0, 1)).max() == 0
+
+
+def test_plain_parts_of_photos_are_drawn_again():
+  rng = np.random.default_rng(0)
+  details = []
+  for least in (0.0, 6.0):
+    textures = Textures("train", noise_share=0.0, detail=least)
+    parts = [textures._part(rng, 32, 48) for _ in range(40)]
+    drawn = [textures.draw(rng, 32, 48) for _ in range(40)]
+    details.append([flow_textures._detail(p) for p in drawn])
+    assert min(map(flow_textures._detail, parts)) < 6
+  # Colours are changed afterwards, by less than half.
+  assert min(details[0]) < 3 < min(details[1])
 
 
 @pytest.mark.parametrize("count", [0, 1])
