@@ -231,6 +231,18 @@ def test_motion_blur_smears_along_the_motion():
   assert detail[1] < 0.9 * detail[0]
 
 
+def test_smeared_objects_are_not_cut_off():
+  fast = flow_scene.Scene(
+    objects=(3, 3), translation=0.3, motion_blur_share=1.0, motion_blur=1.0
+  )
+  for seed in range(5):
+    for layer in scene(seed, fast)[0][1:]:
+      assert layer.mask.shape == layer.mask_box.shape
+      edges = [layer.mask[[0, -1]].ravel(), layer.mask[:, [0, -1]].ravel()]
+      assert np.concatenate(edges).max() == 0
+      assert layer.mask.max() > 0
+
+
 def test_textures_of_a_folder(tmp_path):
   for i in range(12):
     grey = np.full((20, 30, 3), 10 * i, np.uint8)
