@@ -22,7 +22,7 @@ Variants:
   conv: convolutions, frames joined; 1.84, 2.52, 4.83.
   conv_separate: convolutions, frames apart; 1.90, 2.53, 6.66.
   conv_light: `conv` with 16 layers and 1,024 latents; 2.06, 2.67, 6.12.
-  small: `conv` for two CPU cores on rendered pairs of 48 x 64 pixels; see
+  small: `conv` for two CPU cores on rendered pairs of 32 x 48 pixels; see
     docs/optical_flow.md for what it reaches.
   smoke: a few steps of a tiny model, in seconds; alone, or with any variant.
 
@@ -112,6 +112,7 @@ def _source_args() -> dict[str, object]:
       "textures": "",  # A folder of pictures; empty: installed photos.
       "noise_share": 0.2,
       "texture_scale": (0.5, 2.0),
+      "texture_detail": 0.0,  # The least; in levels from pixel to pixel.
       "scene": flow_scene.Scene()._asdict(),
     },
   }
@@ -128,21 +129,22 @@ def _rendered(config: ml_collections.ConfigDict, size: tuple[int, int]) -> None:
 
 
 def _small(config: ml_collections.ConfigDict) -> None:
-  """The `conv` model at 48 x 64 pixels, for a gentler scene."""
-  _rendered(config, (48, 64))
+  """The `conv` model at 32 x 48 pixels, for gentler scenes."""
+  _rendered(config, (32, 48))
   config.data.source_args.rendered.update(
-    num_train=100_000, texture_scale=(0.7, 2.0)
+    num_train=100_000, texture_scale=(0.7, 2.0), texture_detail=6.0
   )
   config.data.source_args.rendered.scene.update(
     objects=(0, 2),
     diameter=(0.3, 0.9),
-    translation=0.02,
+    translation=0.03,
+    longest=2.0,
     rotation=2.0,
     scale=0.02,
     shear=0.005,
     follow_share=1.0,
     warp_share=0.3,
-    background_translation=0.04,
+    background_translation=0.05,
     background_rotation=1.0,
     background_scale=0.01,
     background_shear=0.005,
@@ -151,10 +153,10 @@ def _small(config: ml_collections.ConfigDict) -> None:
     light_share=0.0,
     noise_share=0.0,
   )
-  config.num_epochs, config.num_steps = 0.0, 15_000
+  config.num_epochs, config.num_steps = 0.0, 10_000
   config.batch_size = 16
   config.ema_decay = 0.998
-  config.model.adapter.update(num_bands=6, max_resolution=(12, 16))
+  config.model.adapter.update(num_bands=4, max_resolution=(8, 12))
   config.model.encoder.update(
     num_latents=32,
     num_latent_channels=128,
@@ -162,7 +164,7 @@ def _small(config: ml_collections.ConfigDict) -> None:
     num_self_attend_heads=4,
   )
   config.model.decoder.decoded_channels = 32
-  config.data.curriculum.update(opening_share=0.4, rise_share=0.5)
+  config.data.curriculum.update(opening_share=0.5, rise_share=1.0)
   config.optimizer.name = "adamw"
   config.optimizer.learning_rate = 1.5e-3
   config.optimizer.warmup_steps = 100

@@ -43,6 +43,10 @@ _MOTORCYCLE = flags.DEFINE_float(
 _BASELINES = flags.DEFINE_bool("baselines", True, "Score OpenCV's methods too.")
 _ROW = flags.DEFINE_string("row", "", "Variant whose published row is shown.")
 _JSON = flags.DEFINE_string("json", "", "File to write the figures to.")
+_PICTURES = flags.DEFINE_string(
+  "pictures", "", "Folder for a picture of some pairs a data set."
+)
+_SHOWN = 4
 _COLUMNS = (
   "epe", "epe_visible", "epe_occluded", "epe_s0_10", "epe_s10_40", "epe_s40",
   "over_1px", "over_3px", "over_5px", "fl", "epe_by_pair",
@@ -67,6 +71,8 @@ def main(argv: Sequence[str]) -> None:
       figures.setdefault(name, {})[method] = found
       shown = {c: found[c] for c in _COLUMNS if c in found}
       rows.append({"method": method, **shown})
+    if _PICTURES.value:
+      _draw(Path(_PICTURES.value) / f"{name}.png", pairs, methods["model"])
     if name in published:
       rows.append({"method": "published", "epe": published[name]})
     print(f"\n{name}: {len(pairs)} pairs\n{timing.table(rows)}", flush=True)
@@ -74,6 +80,23 @@ def main(argv: Sequence[str]) -> None:
     path = Path(_JSON.value)
     with source.writing(path):
       path.write_text(json.dumps(figures, indent=2), encoding="utf-8")
+
+
+def _draw(path: Path, pairs: Any, estimate: flow_model.Estimate) -> None:
+  """Draws pairs spread evenly over a data set."""
+  from perceiver_jax.data import images
+  from perceiver_jax.viz import flow_pictures
+
+  rows = []
+  count = min(_SHOWN, len(pairs))
+  for i in range(0, count * (len(pairs) // count), len(pairs) // count):
+    frames, truth = pairs[i]["frames"], pairs[i]["flow"]
+    rows.append(flow_pictures.Row(frames, truth, estimate(*frames)))
+  # Rows of a sheet are of one size, which the pairs of KITTI are not.
+  rows = [row for row in rows if row.truth.shape == rows[0].truth.shape]
+  with source.writing(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(images.encode_png(flow_pictures.sheet(rows)))
 
 
 def _sources() -> dict[str, Any]:

@@ -21,6 +21,9 @@ from perceiver_jax.errors import UserError
 
 # Of 40,000 pairs of AutoFlow, how many the held-out split has: every 200th.
 _AUTOFLOW_STRIDE = 200
+# All that is known, and what of it can be seen in the second frame.
+_KITTI_TRUTH = ("flow_occ", "flow_noc")
+# The folder of the frames.
 _KITTI_YEARS = {"2012": "colored_0", "2015": "image_2"}
 
 
@@ -191,9 +194,6 @@ def kitti(
       truth, seen = (folder / kind / first.name for kind in _KITTI_TRUTH)
     files.append(Files(first, second, truth, None, seen, first.stem))
   return _folder(root, f"{folder.name}/{camera}/*_10.png", files)
-
-
-_KITTI_TRUTH = ("flow_occ", "flow_noc")
 
 
 def motorcycle(split: str, scale: float = 0.5) -> "Motorcycle":

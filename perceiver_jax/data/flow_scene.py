@@ -24,8 +24,6 @@ from perceiver_jax.data.flow_shapes import Outline, random_shape
 from perceiver_jax.data.flow_textures import Textures
 from perceiver_jax.errors import UserError
 
-# Times the mean that a translation may be long.
-_LONGEST = 6.0
 # Pixels of texture beyond what is seen in the second frame.
 _MARGIN = 0.15
 
@@ -42,7 +40,9 @@ class Scene(NamedTuple):
     blob_share: of smooth shapes.
     hole_share: of shapes with a hole.
     elongation: of shapes.
-    translation: mean length of an object's, over the frame's height.
+    translation: mean length of an object's, over the frame's height; lengths
+      are distributed exponentially, so that most are short and some long.
+    longest: times the mean that a translation may be long.
     rotation: standard deviation of an object's, in degrees.
     scale: standard deviation of the logarithm of an object's growth.
     shear: standard deviation of an object's.
@@ -75,6 +75,7 @@ class Scene(NamedTuple):
   hole_share: float = 0.1
   elongation: float = 3.0
   translation: float = 0.05
+  longest: float = 6.0
   rotation: float = 8.0
   scale: float = 0.08
   shear: float = 0.03
@@ -195,6 +196,7 @@ def _object(
   matrix = _affine(rng, scene, box, "", height)
   if rng.random() < scene.follow_share:
     matrix = _composed(matrix, camera)
+  mask, box = _smeared(mask, box, smear * _way(matrix, box))
   motion = _bent(rng, scene, Motion(matrix, _before(box, matrix), None))
   reach = 0 if motion.bend is None else int(np.abs(motion.bend).max()) + 1
   first_box = _before(_grown(box, reach), matrix)
@@ -206,7 +208,7 @@ def _affine(
 ) -> np.ndarray:
   of = lambda name: getattr(scene, kind + name)
   mean = height * of("translation")
-  length = min(rng.exponential(mean), _LONGEST * mean)
+  length = min(rng.exponential(mean), scene.longest * mean)
   angle = rng.uniform(0, 2 * np.pi)
   return affine(
     np.array([box.left + box.right - 1, box.top + box.bottom - 1]) / 2,
@@ -240,30 +242,30 @@ def _layer(
   texture = textures.draw(rng, rows, columns)
   corner = np.array([box.left - margin, box.top - margin], float)
   middle = np.array([columns - 1, rows - 1]) / 2
-  turned = affine(middle, -corner, rng.uniform(-180, 180), 1.0, 0.0)
-  # About the middle of the texture, after moving there.
-  turned[:, 2] = middle - turned[:, :2] @ (middle + corner)
-  if smear:
-    texture, mask = _smeared(texture, mask, motion, turned, box, smear)
-  return Layer(texture, turned, motion, mask, box, first_box)
+  turn = affine(middle, 0.0, rng.uniform(-180, 180), 1.0, 0.0)[:, :2]
+  place = np.column_stack([turn, middle - turn @ (corner + middle)])
+  way = smear * _way(motion.matrix, box)
+  return Layer(
+    _blurred(texture, turn @ way), place, motion, mask, box, first_box
+  )
+
+
+def _way(matrix: np.ndarray, box: Box) -> np.ndarray:
+  """How the middle of a box has come there."""
+  middle = np.array([box.left + box.right, box.top + box.bottom, 2]) / 2
+  return middle[:2] - inverted(matrix) @ middle
 
 
 def _smeared(
-  texture: np.ndarray,
-  mask: np.ndarray | None,
-  motion: Motion,
-  place: np.ndarray,
-  box: Box,
-  smear: float,
-) -> tuple[np.ndarray, np.ndarray | None]:
-  """Blurs a layer along its motion, in the same way in both frames."""
-  middle = np.array([box.left + box.right, box.top + box.bottom, 2]) / 2
-  way = smear * (middle[:2] - inverted(motion.matrix) @ middle)
-  texture = _blurred(texture, place[:, :2] @ way)
-  return texture, mask if mask is None else _blurred(mask, way)
+  mask: np.ndarray, box: Box, way: np.ndarray
+) -> tuple[np.ndarray, Box]:
+  """Blurs a mask along its way; it grows by that."""
+  reach = int(np.ceil(np.hypot(*way) / 2))
+  return _blurred(np.pad(mask, reach), way), _grown(box, reach)
 
 
 def _blurred(image: np.ndarray, way: np.ndarray) -> np.ndarray:
+  """Blurs along a line, in the same way in both frames."""
   length = np.hypot(*way)
   if length < 1:
     return image

@@ -79,6 +79,7 @@ def rendered(
   textures: str = "",
   noise_share: float = 0.2,
   texture_scale: tuple[float, float] = (0.5, 2.0),
+  texture_detail: float = 0.0,
   scene: Mapping[str, Any] | None = None,
 ) -> Rendered:
   """Pairs drawn by `flow_render`, as many as are wanted.
@@ -94,6 +95,7 @@ def rendered(
     textures: a folder of pictures; empty for photos that are installed.
     noise_share: share of the textures that are noise.
     texture_scale: least and most pixels of a frame to a pixel of a picture.
+    texture_detail: how plain a texture may be; see `Textures`.
     scene: leaves of `flow_scene.Scene`.
 
   Raises:
@@ -114,7 +116,7 @@ def rendered(
     )
   return Rendered(
     make_scene(scene or {}),
-    Textures(split, textures, noise_share, texture_scale),
+    Textures(split, textures, noise_share, texture_scale, texture_detail),
     tuple(size),
     length=num_test if split == "test" else num_train,
     seed=_SPLITS.index(split),

@@ -14,6 +14,7 @@ from perceiver_jax.errors import UserError
 # Every tenth picture of a folder is for held-out pairs.
 _HELD_OUT_STRIDE = 10
 _OCTAVES = 6
+_TRIES = 20
 # The photo of the real pair that models are scored on.
 _NOT_FOR_TRAINING = ("motorcycle_left",)
 
@@ -27,6 +28,8 @@ class Textures:
       that ship with scikit-learn and scikit-image.
     noise_share: share of the pictures that are procedural noise.
     scale: least and most pixels of a frame to a pixel of a photo.
+    detail: least mean difference of neighbouring pixels, in levels of 255; a
+      part of a photo that is plainer is drawn again, 20 times at most.
 
   Raises:
     UserError: the folder is missing or has too few pictures.
@@ -38,8 +41,10 @@ class Textures:
     directory: str | os.PathLike[str] = "",
     noise_share: float = 0.2,
     scale: tuple[float, float] = (0.5, 2.0),
+    detail: float = 0.0,
   ):
     self._noise_share, self._scale = noise_share, scale
+    self._detail = detail
     self._paths = _folder(directory, split) if directory else ()
     self._split = split
 
@@ -53,6 +58,16 @@ class Textures:
     """
     if rng.random() < self._noise_share:
       return noise(rng, height, width)
+    for _ in range(_TRIES):
+      part = self._part(rng, height, width)
+      if not self._detail or _detail(part) >= self._detail:
+        break
+    return _recoloured(rng, part)
+
+  def _part(
+    self, rng: np.random.Generator, height: int, width: int
+  ) -> np.ndarray:
+    """A part of a photo, resized."""
     photo = self._photo(rng)
     scale = np.exp(rng.uniform(*np.log(self._scale)))
     rows = min(photo.shape[0], max(8, round(height / scale)))
@@ -61,8 +76,7 @@ class Textures:
     left = rng.integers(photo.shape[1] - columns + 1)
     part = photo[top : top + rows, left : left + columns]
     part = part[:: rng.choice((-1, 1)), :: rng.choice((-1, 1))]
-    part = images.resize(np.ascontiguousarray(part), height, width)
-    return _recoloured(rng, part)
+    return images.resize(np.ascontiguousarray(part), height, width)
 
   def _photo(self, rng: np.random.Generator) -> np.ndarray:
     if self._paths:
@@ -90,6 +104,11 @@ def noise(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
   grey = total.mean(axis=2, keepdims=True)
   total = grey + rng.uniform(0, 1) * (total - grey) + rng.uniform(60, 196, 3)
   return total.clip(0, 255).astype(np.uint8)
+
+
+def _detail(image: np.ndarray) -> float:
+  """Mean difference of pixels that are side by side."""
+  return float(cv2.absdiff(image[:, 1:], image[:, :-1]).mean())
 
 
 def _recoloured(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:

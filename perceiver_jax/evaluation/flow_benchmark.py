@@ -13,6 +13,9 @@ from perceiver_jax.data.flow_sources import FlowSource
 from perceiver_jax.evaluation import flow_scores
 from perceiver_jax.training import metrics
 
+# Rows or columns that DIS's pyramid needs.
+_DIS_SMALLEST = 96
+
 Estimate = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -43,7 +46,6 @@ def dis(first: np.ndarray, second: np.ndarray) -> np.ndarray:
   return cv2.resize(flow, (width, height), interpolation=cv2.INTER_AREA) / times
 
 
-_DIS_SMALLEST = 96
 BASELINES: Mapping[str, Estimate] = {
   "no motion": no_motion,
   "Farneback": farneback,

@@ -73,7 +73,7 @@ def evaluate(
   if sums is None:
     raise UserError("empty dataset: nothing to evaluate on")
   # What never came, very fast pixels for example, has no mean.
-  came = {name: pair for name, pair in sums.items() if pair[1] > 0}
+  came = {k: pair for k, pair in sums.items() if np.asarray(pair[1]) > 0}
   return metrics_lib.means(came)
 
 

@@ -8,6 +8,9 @@ import numpy as np
 from perceiver_jax.viz import flow_colours, side_by_side
 
 _GAP = 8
+# Narrower pictures are enlarged, so that their titles can be read.
+_NARROWEST = 160
+_WHEEL = 96  # pixels
 # Errors are drawn from black over red and yellow to white.
 _STOPS = np.linspace(0, 1, 4)
 _HEAT = np.array([[0, 0, 0], [200, 30, 30], [250, 220, 60], [255, 255, 255]])
@@ -28,7 +31,7 @@ class Row(NamedTuple):
 
 
 def sheet(rows: Sequence[Row]) -> np.ndarray:
-  """Frames, truth, prediction and error, a row a pair.
+  """Frames, truth, prediction and error, a row a pair, and the colour wheel.
 
   Truth and prediction of a row share their scale, and the error has the same:
   white is an error as long as the row's longest true motion.
@@ -41,24 +44,42 @@ def sheet(rows: Sequence[Row]) -> np.ndarray:
   """
   lines = []
   for row in rows:
-    longest = _longest(row.truth)
-    error = np.hypot(*np.moveaxis(row.predicted - row.truth, -1, 0))
-    mean = float(np.nanmean(error)) if np.isfinite(error).any() else np.nan
-    lines.append(
-      side_by_side.side_by_side(
-        {
-          "first frame": row.frames[0],
-          "second frame": row.frames[1],
-          f"truth, to {longest:.3g} px": flow_colours.flow_to_rgb(
-            row.truth, longest
-          ),
-          "prediction": flow_colours.flow_to_rgb(row.predicted, longest),
-          f"error, mean {mean:.2f} px": heat(error / longest),
-        }
-      )
-    )
-  gap = np.full((_GAP, lines[0].shape[1], 3), 255, np.uint8)
-  return np.concatenate([x for line in lines for x in (line, gap)][:-1])
+    lines += [_line(row), np.full((_GAP, 1, 3), 255, np.uint8)]
+  width = lines[0].shape[1]
+  lines[1::2] = [line.repeat(width, 1) for line in lines[1::2]]
+  return _with_wheel(np.concatenate(lines[:-1]))
+
+
+def _line(row: Row) -> np.ndarray:
+  longest = _longest(row.truth)
+  error = np.hypot(*np.moveaxis(row.predicted - row.truth, -1, 0))
+  mean = np.mean(error, where=np.isfinite(error)) if longest else np.nan
+  scale = longest or 1.0
+  pictures = {
+    "first frame": row.frames[0],
+    "second frame": row.frames[1],
+    f"truth, up to {longest:.3g} px": flow_colours.flow_to_rgb(
+      row.truth, scale
+    ),
+    "prediction": flow_colours.flow_to_rgb(row.predicted, scale),
+    f"error, mean {mean:.2f} px": heat(error / scale),
+  }
+  times = -(-_NARROWEST // row.frames.shape[2])
+  return side_by_side.side_by_side(
+    {
+      name: picture.repeat(times, 0).repeat(times, 1)
+      for name, picture in pictures.items()
+    },
+    _GAP,
+  )
+
+
+def _with_wheel(sheet: np.ndarray) -> np.ndarray:
+  """The colours' legend, to the right of the first row."""
+  size = min(_WHEEL, sheet.shape[0])
+  column = np.full((sheet.shape[0], size + _GAP, 3), 255, np.uint8)
+  column[:size, _GAP:] = flow_colours.wheel(size)
+  return np.concatenate([sheet, column], 1)
 
 
 def heat(share: np.ndarray) -> np.ndarray:
@@ -71,4 +92,4 @@ def heat(share: np.ndarray) -> np.ndarray:
 
 def _longest(flow: np.ndarray) -> float:
   lengths = np.hypot(*np.moveaxis(flow, -1, 0))
-  return max(float(np.nanmax(lengths, initial=0)), 1e-3)
+  return float(np.nanmax(lengths, initial=0))

@@ -11,6 +11,7 @@ from perceiver_jax.data import (
   flow_motion,
   flow_render,
   flow_scene,
+  flow_textures,
   images,
 )
 from perceiver_jax.data.flow_textures import Textures
@@ -230,6 +231,18 @@ def test_motion_blur_smears_along_the_motion():
   assert detail[1] < 0.9 * detail[0]
 
 
+def test_smeared_objects_are_not_cut_off():
+  fast = flow_scene.Scene(
+    objects=(3, 3), translation=0.3, motion_blur_share=1.0, motion_blur=1.0
+  )
+  for seed in range(5):
+    for layer in scene(seed, fast)[0][1:]:
+      assert layer.mask.shape == layer.mask_box.shape
+      edges = [layer.mask[[0, -1]].ravel(), layer.mask[:, [0, -1]].ravel()]
+      assert np.concatenate(edges).max() == 0
+      assert layer.mask.max() > 0
+
+
 def test_textures_of_a_folder(tmp_path):
   for i in range(12):
     grey = np.full((20, 30, 3), 10 * i, np.uint8)
@@ -245,6 +258,19 @@ def test_textures_of_a_folder(tmp_path):
   assert drawn.shape == (50, 40, 3)
   # A grey photo stays plain.
   assert drawn.std((0, 1)).max() == 0
+
+
+def test_plain_parts_of_photos_are_drawn_again():
+  rng = np.random.default_rng(0)
+  details = []
+  for least in (0.0, 6.0):
+    textures = Textures("train", noise_share=0.0, detail=least)
+    parts = [textures._part(rng, 32, 48) for _ in range(40)]
+    drawn = [textures.draw(rng, 32, 48) for _ in range(40)]
+    details.append([flow_textures._detail(p) for p in drawn])
+    assert min(map(flow_textures._detail, parts)) < 6
+  # Colours are changed afterwards, by less than half.
+  assert min(details[0]) < 3 < min(details[1])
 
 
 @pytest.mark.parametrize("count", [0, 1])

@@ -84,16 +84,21 @@ def test_a_table_a_data_set_with_baselines_and_the_published_row(
   ]  # fmt: skip
 
 
-def test_pairs_that_need_no_folder(script, flag):
+def test_pairs_that_need_no_folder(script, flag, tmp_path):
   config = runs.ROOT / "configs" / "optical_flow.py"
   done = script(
     "evaluate_flow", flag, f"--config={config}:smoke", "--rendered",
-    "--motorcycle=0.06", "--nobaselines",
+    "--motorcycle=0.06", "--nobaselines", f"--pictures={tmp_path}",
   )  # fmt: skip
   assert (done.status, done.err) == (0, "")
   assert "rendered: 16 pairs" in done.out
   assert "motorcycle: 1 pairs" in done.out
   assert "Farneback" not in done.out
+  four, one = (
+    images.read_image(tmp_path / f"{name}.png").shape[0]
+    for name in ("rendered", "motorcycle")
+  )
+  assert four > 2 * one
 
 
 def test_a_submission_to_sintel(script, flag, tmp_path):

@@ -5,11 +5,11 @@ import numpy as np
 from perceiver_jax.viz import flow_colours, flow_pictures
 
 
-def row(seed=0):
+def row(seed=0, size=(100, 200)):
   rng = np.random.default_rng(seed)
-  frames = rng.integers(0, 256, (2, 40, 120, 3), np.uint8)
-  truth = np.zeros((40, 120, 2), np.float32)
-  truth[:, 60:] = (6, -8)
+  frames = rng.integers(0, 256, (2, *size, 3), np.uint8)
+  truth = np.zeros((*size, 2), np.float32)
+  truth[:, size[1] // 2 :] = (6, -8)
   predicted = truth + np.float32([3, 4])
   truth[0, 0] = np.nan
   return flow_pictures.Row(frames, truth, predicted)
@@ -17,15 +17,15 @@ def row(seed=0):
 
 def columns(sheet):
   """The five pictures of the first row."""
-  starts = [i * 128 for i in range(5)]
-  return [sheet[-40:, start : start + 120] for start in starts]
+  starts = [i * 208 for i in range(5)]
+  return [sheet[-100:, start : start + 200] for start in starts]
 
 
 def test_a_row_has_frames_truth_prediction_and_error():
   one = row()
   sheet = flow_pictures.sheet([one])
   assert sheet.dtype == np.uint8
-  assert sheet.shape[1:] == (5 * 120 + 4 * 8, 3)
+  assert sheet.shape[1:] == (5 * 208 + 96, 3)
   first, second, truth, predicted, error = columns(sheet)
   np.testing.assert_array_equal(first, one.frames[0])
   np.testing.assert_array_equal(second, one.frames[1])
@@ -39,6 +39,19 @@ def test_a_row_has_frames_truth_prediction_and_error():
   np.testing.assert_array_equal(
     error[5, 5], flow_pictures.heat(np.float64(0.5))
   )
+
+
+def test_the_wheel_is_beside_it():
+  sheet = flow_pictures.sheet([row()])
+  np.testing.assert_array_equal(sheet[:96, -96:], flow_colours.wheel(96))
+
+
+def test_small_pictures_are_enlarged():
+  one = row(size=(30, 50))
+  sheet = flow_pictures.sheet([one])
+  first = sheet[-120:, :200]
+  np.testing.assert_array_equal(first[::4, ::4], one.frames[0])
+  np.testing.assert_array_equal(first[3::4, 3::4], one.frames[0])
 
 
 def test_rows_are_below_each_other():
