@@ -192,7 +192,10 @@ def _object(
   mask, box = random_shape(rng, outline, centre, diameter)
   softness = rng.uniform(0, scene.edge_blur)
   if softness > 0.2:
-    mask = cv2.GaussianBlur(mask, (0, 0), softness)
+    # Two pixels around the shape are there already.
+    reach = max(0, int(3 * softness) - 2)
+    mask = cv2.GaussianBlur(np.pad(mask, reach), (0, 0), softness)
+    box = _grown(box, reach)
   matrix = _affine(rng, scene, box, "", height)
   if rng.random() < scene.follow_share:
     matrix = _composed(matrix, camera)

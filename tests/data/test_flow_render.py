@@ -233,14 +233,15 @@ def test_motion_blur_smears_along_the_motion():
 
 def test_smeared_objects_are_not_cut_off():
   fast = flow_scene.Scene(
-    objects=(3, 3), translation=0.3, motion_blur_share=1.0, motion_blur=1.0
-  )
+    objects=(3, 3), translation=0.3, motion_blur_share=1.0, motion_blur=1.0,
+    edge_blur=4.0,
+  )  # fmt: skip
   for seed in range(5):
     for layer in scene(seed, fast)[0][1:]:
       assert layer.mask.shape == layer.mask_box.shape
       edges = [layer.mask[[0, -1]].ravel(), layer.mask[:, [0, -1]].ravel()]
-      assert np.concatenate(edges).max() == 0
-      assert layer.mask.max() > 0
+      assert np.concatenate(edges).max() <= 4
+      assert layer.mask.max() > 40
 
 
 def test_textures_of_a_folder(tmp_path):
