@@ -5,12 +5,18 @@ from typing import Any
 
 import ml_collections
 
-from experiments import glue, image_classification, masked_lm
+from experiments import (
+  audioset,
+  glue,
+  image_classification,
+  masked_lm,
+)
 from perceiver_jax.errors import UserError
 from perceiver_jax.training.task import Task
 
 TASKS: dict[str, Callable[..., Task]] = {
   "image_classification": image_classification.ImageClassification,
+  "audioset": audioset.AudioSet,
   "glue": glue.Glue,
   "masked_lm": masked_lm.MaskedLanguageModel,
 }

@@ -12,7 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from perceiver_jax.viz import classification, html, plots, text_samples
+from perceiver_jax.viz import (
+  classification,
+  clip_samples,
+  html,
+  plots,
+  text_samples,
+)
 from perceiver_jax.viz.attention_maps import png_bytes
 
 _LOG_SPREAD = 20  # largest / smallest loss from which a log scale reads better
@@ -40,6 +46,9 @@ class Report:
       truth, prediction, probability of the prediction).
     fillings: of each text, its runs as (truth, guess, whether it was hidden).
     texts: (text, truth, prediction, probability of the prediction).
+    clips: clips to see and hear, with what the model says of them.
+    class_scores: (class, average precision, area under the ROC curve, positive
+      examples) of each class, where an example may have several.
     config: the run's settings, nested.
     versions: package, device and commit names to their versions.
     parameters: (name, shape, count) of each parameter array.
@@ -58,6 +67,8 @@ class Report:
   predictions: Sequence[tuple[np.ndarray, np.ndarray, str, str, float]] = ()
   fillings: Sequence[Sequence[tuple[str, str, bool]]] = ()
   texts: Sequence[tuple[str, str, str, float]] = ()
+  clips: Sequence[clip_samples.Clip] = ()
+  class_scores: Sequence[tuple[str, float, float, int]] = ()
   config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   versions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   parameters: Sequence[tuple[str, tuple[int, ...], int]] = ()
@@ -86,6 +97,8 @@ def _page(report: Report) -> str:
     _predictions(report.predictions),
     text_samples.fillings(report.fillings),
     text_samples.classified(report.texts),
+    clip_samples.clips(report.clips),
+    clip_samples.class_scores(report.class_scores),
     classification.confusion(report.confusion, report.class_names),
     classification.classes(
       report.class_accuracy, report.confusion, report.class_names
