@@ -9,6 +9,7 @@ from experiments import (
   audioset,
   glue,
   image_classification,
+  kinetics,
   masked_lm,
 )
 from perceiver_jax.errors import UserError
@@ -18,6 +19,7 @@ TASKS: dict[str, Callable[..., Task]] = {
   "image_classification": image_classification.ImageClassification,
   "audioset": audioset.AudioSet,
   "glue": glue.Glue,
+  "kinetics": kinetics.Kinetics,
   "masked_lm": masked_lm.MaskedLanguageModel,
 }
 
