@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import grain
 import numpy as np
 
 from perceiver_jax.data import images, resizing
@@ -66,23 +67,25 @@ class ClipShards:
   def read(self, index: int, window: Window, place: float) -> Example:
     """See `clips.Clips`."""
     if window.num_samples and window.sample_rate != self._rates[1]:
-      raise ValueError(
-        f"sound is stored at {self._rates[1]} Hz and not {window.sample_rate}"
+      raise UserError(
+        f"sound is stored at {self._rates[1]} Hz and not {window.sample_rate};"
+        " set config.data.sample_rate, or prepare the clips again"
       )
     try:
-      return decode(self.record(index), window, place, self._rates)
+      return decode(self._opened()[index], window, place, self._rates)
     except UserError as error:
       raise UserError(f"clip {self.names[index]!r}: {error}") from error
 
-  def record(self, index: int) -> bytes:
-    """A clip as it is stored."""
+  def num_records(self) -> int:
+    """Clips in the files, which should be as many as the index says."""
+    return len(self._opened())
+
+  def _opened(self) -> Any:
     with self._lock:
       if self._records is None:
-        # Imported here: Grain opens all files.
-        import grain
-
+        # Opens all files.
         self._records = grain.sources.ArrayRecordDataSource(self._paths)
-    return self._records[index]
+    return self._records
 
 
 def encode(
@@ -131,8 +134,11 @@ def decode(
       frames, ends, audio = (file[k] for k in ("frames", "ends", "audio"))
   except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
     raise UserError(f"damaged ({error}); prepare it again") from error
-  lengths = [len(ends) / fps] * bool(window.num_frames)
-  lengths += [len(audio) / sample_rate] * bool(window.num_samples)
+  lengths = []
+  if window.num_frames:
+    lengths.append(len(ends) / (fps or 1))
+  if window.num_samples:
+    lengths.append(len(audio) / (sample_rate or 1))
   start = place * max(0.0, min(lengths) - window.seconds)
   found = {}
   if window.num_frames:

@@ -92,7 +92,7 @@ def test_prepared_files(directory):
     assert each.read(0, WINDOW, 0.0)["image"].shape == (8, 16, 16, 3)
   with pytest.raises(UserError, match="clip 'two': damaged"):
     source.read(1, WINDOW, 0.0)
-  with pytest.raises(ValueError, match="48000 Hz and not 8000"):
+  with pytest.raises(UserError, match="48000 Hz and not 8000"):
     source.read(0, WINDOW._replace(sample_rate=8000), 0.0)
 
 
