@@ -155,6 +155,10 @@ def _small(config: ml_collections.ConfigDict) -> None:
     num_self_attends_per_block=3,
     num_self_attend_heads=4,
   )
+  # A head of the published model reads one mixture of latents a point, which
+  # takes many steps to be of use.
+  config.model.decoder.num_heads = 8
+  config.model.decoder.use_query_residual = False
   config.model.decoder.num_decoded_channels = 128
   # The published weights leave the label for very long runs.
   config.loss_weights = {"image": 1.0, "audio": 0.3, "label": 0.03}
