@@ -5,13 +5,22 @@ from typing import Any
 
 import ml_collections
 
-from experiments import glue, image_classification, masked_lm, optical_flow
+from experiments import (
+  audioset,
+  glue,
+  image_classification,
+  kinetics,
+  masked_lm,
+  optical_flow,
+)
 from perceiver_jax.errors import UserError
 from perceiver_jax.training.task import Task
 
 TASKS: dict[str, Callable[..., Task]] = {
   "image_classification": image_classification.ImageClassification,
+  "audioset": audioset.AudioSet,
   "glue": glue.Glue,
+  "kinetics": kinetics.Kinetics,
   "masked_lm": masked_lm.MaskedLanguageModel,
   "optical_flow": optical_flow.OpticalFlow,
 }

@@ -2,17 +2,22 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
 from tqdm import tqdm
 
+from experiments import launch
 from experiments.predictions import source
 from perceiver_jax.errors import UserError
 
-_FPS = 25.0
-_SAMPLE_RATE = 48_000
+
+class _Rates(NamedTuple):
+  """Frames and samples per second; the published model's if not given."""
+
+  fps: float = 25.0
+  sample_rate: int = 48_000
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -30,26 +35,38 @@ def run(arguments: Sequence[str]) -> None:
   paths = [Path(p).expanduser() for p in arguments]
   weights = source.load_weights(["multimodal"], "kinetics_784")
   outputs = weights.spec["decoder"]["outputs"]
-  names = source.labels(outputs["label"]["num_outputs"])
-  clips = [_read(path, outputs) for path in paths]
+  rates, names = _of_run() if not flags.FLAGS.weights else (_Rates(), ())
+  if flags.FLAGS.labels or not names:
+    names = source.labels(outputs["label"]["num_outputs"])
+  clips = [_read(path, outputs, rates) for path in paths]
   apply = source.jitted(weights)
   for path, clip in zip(paths, clips, strict=True):
     found = _reconstruct(apply, clip, outputs)
     print(path)
     _show_classes(found["label"][0], names)
-    for file in _save(path, clip, found):
+    for file in _save(path, clip, found, rates):
       print(f"  {file}")
 
 
-def _read(path: Path, outputs: Any) -> dict[str, np.ndarray]:
+def _of_run() -> tuple[_Rates, Sequence[str]]:
+  """Rates and names of the classes of the run in --workdir."""
+  from perceiver_jax.training import workdir
+
+  folder = launch.workdir()
+  data = workdir.read_config(folder).data
+  names = workdir.read_metadata(folder).get("class_names", ())
+  return _Rates(data.fps, data.sample_rate), names
+
+
+def _read(path: Path, outputs: Any, rates: _Rates) -> dict[str, np.ndarray]:
   """Raw data of one clip, with the label masked as at evaluation."""
   from perceiver_jax.data import audio, video
 
   frames, *size = outputs["image"]["shape"]
   samples = outputs["audio"]["shape"][0] * outputs["audio"]["num_outputs"]
   start = flags.FLAGS.start
-  pictures = video.read_video(path, frames, _FPS, start, tuple(size))
-  sound = audio.read_audio(path, _SAMPLE_RATE, start, samples)
+  pictures = video.read_video(path, frames, rates.fps, start, tuple(size))
+  sound = audio.read_audio(path, rates.sample_rate, start, samples)
   return {
     "image": pictures[None].astype(np.float32) / 255,
     "audio": sound.mean(axis=1, keepdims=True)[None],
@@ -84,7 +101,10 @@ def _show_classes(logits: np.ndarray, names: Sequence[str]) -> None:
 
 
 def _save(
-  path: Path, clip: dict[str, np.ndarray], found: dict[str, np.ndarray]
+  path: Path,
+  clip: dict[str, np.ndarray],
+  found: dict[str, np.ndarray],
+  rates: _Rates,
 ) -> list[Path]:
   from perceiver_jax.data import audio, mp4
   from perceiver_jax.viz import side_by_side
@@ -96,7 +116,7 @@ def _save(
   )
   sound = np.clip(found["audio"].reshape(-1, 1), -1, 1)
   film = source.free_path(folder, f"{path.stem}-reconstruction.mp4")
-  mp4.write_video(film, both, _FPS, sound, _SAMPLE_RATE)
+  mp4.write_video(film, both, rates.fps, sound, rates.sample_rate)
   wav = source.free_path(folder, f"{path.stem}-reconstruction.wav")
-  audio.write_wav(wav, sound, _SAMPLE_RATE)
+  audio.write_wav(wav, sound, rates.sample_rate)
   return [film, wav]

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +99,12 @@ class Tolerant:
     source: the examples; fetching an unreadable one raises a UserError.
     most: share of the images read that may be unreadable before it is an
       error, once there are more than ten.
+    what: what an example is, for messages.
   """
 
-  def __init__(self, source: Source, most: float = 0.01):
+  def __init__(self, source: Source, most: float = 0.01, what: str = "image"):
     self.source = source
+    self._what = what
     self.class_names = source.class_names
     self.num_classes = source.num_classes
     self.in_memory = source.in_memory
@@ -112,8 +114,8 @@ class Tolerant:
     self._unreadable: set[int] = set()
     self._reasons: list[str] = []  # Of the first few.
 
-  def __reduce__(self) -> tuple[type, tuple[Source, float]]:
-    return Tolerant, (self.source, self._most)
+  def __reduce__(self) -> tuple[type, tuple[Source, float, str]]:
+    return Tolerant, (self.source, self._most, self._what)
 
   def __len__(self) -> int:
     return len(self.source)
@@ -124,18 +126,29 @@ class Tolerant:
     Raises:
       UserError: too many, or all, cannot be read.
     """
+    return self.first_readable(index, self.source.__getitem__)
+
+  def first_readable(
+    self, index: int, read: Callable[[int], Example]
+  ) -> Example:
+    """The same where examples are fetched in another way.
+
+    Args:
+      index: of the example.
+      read: from an index to an example; raises UserError for a bad one.
+    """
     position = index
     for _ in range(len(self)):
-      example = self._read(position)
+      example = self._read(position, read)
       if example is not None:
         return {**example, "unreadable": np.float32(position != index)}
       position = (position + 1) % len(self)
     raise self._too_many()
 
-  def _read(self, index: int) -> Example | None:
+  def _read(self, index: int, read: Callable[[int], Example]) -> Example | None:
     """The example, or None if it can't be read."""
     try:
-      example = self.source[index]
+      example = read(index)
     except UserError as error:
       self._count(index, str(error))
       return None
@@ -150,7 +163,7 @@ class Tolerant:
       # Each counts once, however often it comes: epochs change no share.
       if index not in self._unreadable and len(self._reasons) < _NAMED:
         self._reasons.append(reason)
-        logging.warning("%s; the next image takes its place", reason)
+        logging.warning("%s; the next %s takes its place", reason, self._what)
       self._unreadable.add(index)
       different = min(self._num_read, len(self))
       if len(self._unreadable) > max(_FEW, self._most * different):
@@ -158,7 +171,7 @@ class Tolerant:
 
   def _too_many(self) -> UserError:
     return UserError(
-      f"{len(self._unreadable)} images cannot be read after"
+      f"{len(self._unreadable)} {self._what}s cannot be read after"
       f" {self._num_read} were tried, which is too many to leave out: "
       + "; ".join(self._reasons)
     )

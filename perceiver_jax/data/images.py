@@ -45,6 +45,7 @@ __all__ = [
 # ImageNet's are those of its training images with white as 1.
 _STATISTICS = {
   "unit": (127.5, (1.0,), (1.0,)),
+  "zero_one": (255.0, (0.0,), (1.0,)),
   "imagenet": (255.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 NORMALIZATIONS = tuple(_STATISTICS)
@@ -96,8 +97,8 @@ def normalize(pixels: np.ndarray, normalization: str) -> np.ndarray:
 
   Args:
     pixels: uint8 or float32 [..., W, C] in 0..255.
-    normalization: "unit": to [-1, 1]; "imagenet": by the mean and standard
-      deviation of ImageNet's red, green and blue.
+    normalization: "unit": to [-1, 1]; "zero_one": to [0, 1]; "imagenet": by
+      the mean and standard deviation of ImageNet's red, green and blue.
 
   Returns:
     float32 [..., W, C].
@@ -227,7 +228,7 @@ def _statistics(
   if len(moments[0]) not in (1, size[1]):
     raise UserError(
       f"normalization {normalization!r} is for {len(moments[0])} channels, got"
-      f" {size[1]}; give 'unit'"
+      f" {size[1]}; give one of the others"
     )
   mean, deviation = (
     np.broadcast_to(np.float32(m), size).ravel() for m in moments

@@ -130,6 +130,18 @@ def frame_rate(track: Any) -> float:
   return float(track.average_rate or track.guessed_rate or 25)
 
 
+def duration(path: str | os.PathLike[str], kind: str) -> float:
+  """Seconds that a track lasts by the header, 0 where it does not say.
+
+  Raises:
+    UserError: as in `opened`.
+  """
+  with opened(path, kind) as track:
+    if track.duration and track.time_base:
+      return float(track.duration * track.time_base)
+    return (track.container.duration or 0) / _SECOND
+
+
 def _track(container: Any, kind: str, path: str | os.PathLike[str]) -> Any:
   cover = import_av().stream.Disposition.attached_pic
   for stream in getattr(container.streams, kind):

@@ -31,6 +31,26 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
   return _cv2_resize(out, height, width, cv2.INTER_CUBIC)
 
 
+def fit(image: np.ndarray, height: int, width: int) -> np.ndarray:
+  """Resizes the largest central part that has the shape.
+
+  Args:
+    image: uint8 [H, W, C].
+    height: rows wanted.
+    width: columns wanted.
+
+  Returns:
+    uint8 [height, width, C].
+  """
+  rows, columns = image.shape[:2]
+  scale = min(rows / height, columns / width)
+  rows_kept = max(1, round(height * scale))
+  columns_kept = max(1, round(width * scale))
+  top, left = (rows - rows_kept) // 2, (columns - columns_kept) // 2
+  part = image[top : top + rows_kept, left : left + columns_kept]
+  return resize(np.ascontiguousarray(part), height, width)
+
+
 def cubic_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
   """Resizes with the cubic convolution kernel of Keys (1981), a = -0.5.
 

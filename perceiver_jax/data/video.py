@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from perceiver_jax.data import images, media
+from perceiver_jax.data import media, resizing
 from perceiver_jax.data.media import Timed
 from perceiver_jax.errors import UserError
 
@@ -109,7 +109,7 @@ def _frames(
     picture = _to_rgb(frame)
     # A stream may change its size; what is made of it does not.
     size = size or picture.shape[:2]
-    yield time, _fit(picture, *size)
+    yield time, resizing.fit(picture, *size)
 
 
 def _until_the_next(shown: Iterator[Timed]) -> Iterator[Timed]:
@@ -135,14 +135,3 @@ def _to_rgb(frame: Any) -> np.ndarray:
   picture = frame.to_ndarray(format="rgb24")
   # Telephones store what they film lying and note how to turn it.
   return np.rot90(picture, round(frame.rotation / 90))
-
-
-def _fit(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-  """Resizes the largest central part of the shape; [height, width, 3]."""
-  rows, columns = picture.shape[:2]
-  scale = min(rows / height, columns / width)
-  rows_kept = max(1, round(height * scale))
-  columns_kept = max(1, round(width * scale))
-  top, left = (rows - rows_kept) // 2, (columns - columns_kept) // 2
-  part = picture[top : top + rows_kept, left : left + columns_kept]
-  return images.resize(np.ascontiguousarray(part), height, width)

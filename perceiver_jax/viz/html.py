@@ -60,6 +60,8 @@ white-space:pre-wrap;overflow-wrap:anywhere}
 .filling del{color:var(--wrong)}
 .pair{display:grid;grid-template-columns:1fr 1fr;gap:2px}
 .pair img{width:100%;aspect-ratio:1;object-fit:contain;display:block}
+figure video,figure audio{width:100%;display:block}
+figure>.quiet{margin:.25rem .75rem}
 .pixels{image-rendering:pixelated}
 figcaption{padding:.5rem .75rem;font-size:.875rem}
 details{border-top:1px solid var(--line);margin-top:1.5rem}

@@ -12,7 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from perceiver_jax.viz import classification, html, plots, text_samples
+from perceiver_jax.viz import (
+  classification,
+  clip_samples,
+  html,
+  plots,
+  text_samples,
+)
 from perceiver_jax.viz.attention_maps import png_bytes
 
 _LOG_SPREAD = 20  # largest / smallest loss from which a log scale reads better
@@ -42,6 +48,9 @@ class Report:
     texts: (text, truth, prediction, probability of the prediction; None if the
       two are scores).
     flows: pairs with their true and predicted flow, uint8 [h, w, 3].
+    clips: clips to see and hear, with what the model says of them.
+    class_scores: (class, average precision, area under the ROC curve, positive
+      examples) of each class, where an example may have several.
     config: the run's settings, nested.
     versions: package, device and commit names to their versions.
     parameters: (name, shape, count) of each parameter array.
@@ -61,6 +70,8 @@ class Report:
   fillings: Sequence[Sequence[tuple[str, str, bool]]] = ()
   texts: Sequence[tuple[str, str, str, float | None]] = ()
   flows: np.ndarray | None = None
+  clips: Sequence[clip_samples.Clip] = ()
+  class_scores: Sequence[tuple[str, float, float, int]] = ()
   config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   versions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   parameters: Sequence[tuple[str, tuple[int, ...], int]] = ()
@@ -90,6 +101,8 @@ def _page(report: Report) -> str:
     text_samples.fillings(report.fillings),
     text_samples.classified(report.texts),
     _flows(report.flows),
+    clip_samples.clips(report.clips),
+    clip_samples.class_scores(report.class_scores),
     classification.confusion(report.confusion, report.class_names),
     classification.classes(
       report.class_accuracy, report.confusion, report.class_names

@@ -83,7 +83,10 @@ def test_the_model_and_the_optimizer_can_be_built(name, variant):
   optimizers.from_config(
     config.optimizer, config_checks.num_steps(config, 10_000), config.batch_size
   )
-  classes = [str(i) for i in range(config.model.get("num_classes", 0))]
+  outputs = config.model.decoder.get("outputs", {})
+  autoencoded = outputs.get("label", {}).get("num_outputs", 0)
+  count = config.model.get("num_classes", autoencoded)
+  classes = [str(i) for i in range(count)]
   task = tasks.make_task(config, {"class_names": classes})
   mesh = step.make_mesh(1)
   state = restore.abstract_state(config, task, mesh)
@@ -181,8 +184,24 @@ def test_imagenet_rows_are_told_apart():
       assert percent in line[0], variant
 
 
-def _note():
-  return module("imagenet").__doc__
+def _note(name="imagenet"):
+  return module(name).__doc__
+
+
+@pytest.mark.parametrize(
+  ("name", "metric", "scale"),
+  [("audioset", "mAP", 100), ("kinetics", "video_psnr", 1)],
+)
+def test_published_scores_are_those_of_the_note(name, metric, scale):
+  listed = [v for v in variants(name) if "smoke" not in v and "small" not in v]
+  for variant in listed:
+    published = module(name).get_config(variant).published
+    shown = f"{scale * published[metric]:.2f}".rstrip("0")
+    line = re.search(
+      rf"^  {variant}: .*(?:\n    .*)*", _note(name), re.MULTILINE
+    )
+    assert shown in line[0], variant
+  assert len(listed) == {"audioset": 10, "kinetics": 4}[name]
 
 
 def test_only_the_io_recipe_mixes_pictures():

@@ -119,9 +119,11 @@ def test_to_pixels_clips_and_rounds():
 
 @pytest.mark.parametrize("function", [images.normalize, images.to_pixels])
 def test_normalizations_are_named(function):
-  assert images.NORMALIZATIONS == ("unit", "imagenet")
+  assert images.NORMALIZATIONS == ("unit", "zero_one", "imagenet")
   x = np.zeros((2, 2, 1), np.float32)
-  with pytest.raises(UserError, match="'zero'; give unit or imagenet"):
+  with pytest.raises(
+    UserError, match="'zero'; give unit or zero_one or imagenet"
+  ):
     function(x, "zero")
   with pytest.raises(UserError, match="'imagenet' is for 3 channels, got 1"):
     function(x, "imagenet")

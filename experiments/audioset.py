@@ -1,0 +1,296 @@
+"""Sounds and pictures to the classes of AudioSet (Perceiver, 4.2; IO, 4.4).
+
+Shapes: b examples, T frames, S samples, P classes; C clips of the held-out set,
+each seen in several windows.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import grain
+import jax
+import ml_collections
+import numpy as np
+import optax
+from jax import numpy as jnp
+
+from experiments import clip_media
+from perceiver_jax.data import (
+  clip_preprocessing,
+  clip_sources,
+  clips,
+  pipeline,
+  sources,
+)
+from perceiver_jax.errors import UserError
+from perceiver_jax.evaluation import tagging
+from perceiver_jax.models import perceiver, zoo
+from perceiver_jax.training import metrics as metrics_lib
+from perceiver_jax.training.metrics import Metrics
+from perceiver_jax.training.task import Batch
+from perceiver_jax.viz import attention_maps, clip_samples
+
+MODALITIES = ("audio", "image")
+_COLUMNS = 4
+# Guesses that are shown of a clip.
+_GUESSES = 3
+
+
+class AudioSet:
+  """See `training.task.Task`.
+
+  What a model is given, sound, pictures or both, are the modalities of
+  `config.model.adapter`.
+
+  Args:
+    config: with the sections `model` (see `models.zoo.build`) and `data` of
+      `configs/audioset.py`.
+    metadata: names of the classes; None asks the source for them.
+
+  Raises:
+    UserError: the modalities or the number of classes do not fit.
+  """
+
+  primary_metric, primary_mode = "eval/mAP", "max"
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    metadata: Mapping[str, Any] | None = None,
+  ):
+    self._config, self._data = config, config.data
+    self._modalities = sorted(config.model.adapter.modalities)
+    if not set(self._modalities) <= set(MODALITIES):
+      raise UserError(
+        "config.model.adapter.modalities has"
+        f" {', '.join(self._modalities)}; choose among {', '.join(MODALITIES)}"
+      )
+    settings = config.data.to_dict()
+    self._preprocessing = clip_preprocessing.ClipPreprocessing(settings)
+    self._window = clips.check_window(settings)
+    if "image" not in self._modalities:
+      self._window = self._window._replace(num_frames=0)
+    if "audio" not in self._modalities:
+      self._window = self._window._replace(num_samples=0)
+    if metadata and "class_names" in metadata:
+      self._class_names = tuple(metadata["class_names"])
+    else:
+      self._class_names = self._clips("eval").class_names
+    if config.model.num_classes != len(self._class_names):
+      raise UserError(
+        f"config.model.num_classes is {config.model.num_classes} but the data"
+        f" has {len(self._class_names)} classes; make them equal"
+      )
+    row = config.get("published", {}).to_dict()
+    self.published = {
+      name if name == "source" else f"eval/{name}": value
+      for name, value in row.items()
+    }
+
+  def example(self) -> Batch:
+    """One silent, grey window."""
+    window, found = self._window, {}
+    if window.num_frames:
+      shape = (window.num_frames, *window.size, 3)
+      found["image"] = np.zeros(shape, np.uint8)
+    if window.num_samples:
+      found["audio"] = np.zeros((window.num_samples, 1), np.float32)
+    found = self._preprocessing.evaluate(found)
+    return {
+      **{name: value[None] for name, value in found.items()},
+      "label": np.zeros((1, len(self._class_names)), np.float32),
+      "unreadable": np.zeros(1, np.float32),
+      "index": np.zeros(1, np.int32),
+      "mask": np.ones(1, np.float32),
+    }
+
+  def metadata(self) -> dict[str, Any]:
+    """The names of the classes."""
+    return {"class_names": self._class_names}
+
+  def forward(
+    self, batch: Batch, *, is_training: bool, return_attention: bool = False
+  ) -> perceiver.Outputs:
+    """Logits [b, P]."""
+    model = zoo.build(self._config.model.to_dict())
+    return model(
+      {name: batch[name] for name in self._modalities},
+      is_training=is_training,
+      return_attention=return_attention,
+    )
+
+  def loss(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
+    """Binary cross-entropy, and the share of clips that were unreadable."""
+    ones = jnp.ones(batch["label"].shape[0], jnp.float32)
+    return {
+      "loss": metrics_lib.weighted(_losses(outputs, batch), ones),
+      "unreadable": metrics_lib.weighted(batch["unreadable"], ones),
+    }
+
+  def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
+    """The mean loss, and sums over the windows of each clip.
+
+    Those are of the classes' probabilities, [C, P], and of the windows that
+    count, [C]; from them `scores` makes what is no mean over examples.
+    """
+    mask = batch["mask"]
+    count = len(self._clips("eval"))
+    clip = batch["index"] % count  # See `clips.EvenWindows`.
+    probabilities = jax.nn.sigmoid(outputs.logits.astype(jnp.float32))
+    add = lambda x: jnp.zeros((count, *x.shape[1:])).at[clip].add(x)
+    return {
+      "loss": metrics_lib.weighted(_losses(outputs, batch), mask),
+      "probabilities": (add(probabilities * mask[:, None]), mask.sum()),
+      "windows": (add(mask), mask.sum()),
+    }
+
+  def scores(
+    self, found: Mapping[str, Mapping[str, np.ndarray]]
+  ) -> dict[str, dict[str, Any]]:
+    """mAP, AUC and d' of probabilities averaged over each clip's windows."""
+    labels = self._labels("eval")
+    scored = {}
+    for name, means in found.items():
+      seen = means["windows"] > 0
+      if not seen.any():
+        raise UserError("no clip of the evaluation split can be read")
+      averages = means["probabilities"][seen] / means["windows"][seen, None]
+      scored[name] = {
+        "loss": means["loss"],
+        **tagging.summary(labels[seen], averages),
+        "unreadable": 1 - seen.mean(),
+      }
+    return scored
+
+  def num_train_examples(self) -> int:
+    """Clips of the training split."""
+    return len(self._clips("train"))
+
+  def train_data(self, *, global_batch: int, **shard: int) -> grain.IterDataset:
+    """Shuffled, endless batches of random windows."""
+    return pipeline.train_dataset(
+      self._train_windows,
+      global_batch=global_batch,
+      seed=self._config.seed,
+      transform=self._augment,
+      num_workers=self._data.num_workers,
+      **shard,
+    )
+
+  def eval_data(
+    self, *, global_batch: int, **shard: int
+  ) -> dict[str, grain.IterDataset]:
+    """Evenly spaced windows of every clip of the evaluation split."""
+    dataset = pipeline.eval_dataset(
+      self._eval_windows,
+      global_batch=global_batch,
+      transform=self._preprocessing.evaluate,
+      num_workers=self._data.num_workers,
+      **shard,
+    )
+    return {"eval": dataset}
+
+  def pictures(
+    self, outputs: perceiver.Outputs, batch: Batch
+  ) -> dict[str, np.ndarray]:
+    """The middle frames of windows, where the model sees any."""
+    if "image" not in batch:
+      return {}
+    middle = self._preprocessing.pixels(
+      batch["image"][:, batch["image"].shape[1] // 2]
+    )
+    titles = [
+      f"{truth} / {guess}" for truth, guess in self._answers(outputs, batch)
+    ]
+    return {
+      "predictions": attention_maps.contact_sheet(
+        list(middle), titles, _COLUMNS
+      )
+    }
+
+  def report(
+    self,
+    outputs: perceiver.Outputs,
+    batch: Batch,
+    metrics: Mapping[str, np.ndarray],
+  ) -> dict[str, Any]:
+    """Held-out windows to see and hear, and the score of each class."""
+    shown = []
+    for index, (truth, guess) in zip(
+      batch["index"], self._answers(outputs, batch), strict=True
+    ):
+      window = self._eval_windows[int(index)]
+      captions = {"truth": truth, "answer": guess}
+      shown.append(clip_samples.Clip(self._media(window), captions))
+    names = ("class_AP", "class_AUC", "class_examples")
+    rows = zip(
+      self._class_names, *(metrics[name] for name in names), strict=True
+    )
+    return {"clips": shown, "class_scores": list(rows)}
+
+  def _media(self, window: sources.Example) -> list[clip_samples.Media]:
+    return clip_media.encode(
+      "",
+      window.get("image"),
+      window.get("audio"),
+      self._window.fps,
+      self._window.sample_rate,
+    )
+
+  def _answers(
+    self, outputs: perceiver.Outputs, batch: Batch
+  ) -> list[tuple[str, str]]:
+    """The classes of each example, and the likeliest by the model."""
+    found = []
+    probabilities = jax.nn.sigmoid(np.asarray(outputs.logits, np.float32))
+    for label, chances in zip(
+      batch["label"], np.asarray(probabilities), strict=True
+    ):
+      truth = [self._class_names[i] for i in np.flatnonzero(label)]
+      best = np.argsort(-chances)[:_GUESSES]
+      guesses = [f"{self._class_names[i]} {chances[i]:.0%}" for i in best]
+      found.append((", ".join(truth) or "none", ", ".join(guesses)))
+    return found
+
+  def _augment(
+    self, example: sources.Example, rng: np.random.Generator
+  ) -> sources.Example:
+    window = self._train_windows.read(example, rng)
+    return self._preprocessing.train(window, rng)
+
+  @functools.cached_property
+  def _train_windows(self) -> clips.RandomWindows:
+    window = self._window
+    if self._preprocessing.crops_at_random:
+      window = window._replace(size=())  # Cut out of the clip's own frames.
+    return clips.RandomWindows(
+      self._clips("train"), window, self._data.balanced
+    )
+
+  @functools.cached_property
+  def _eval_windows(self) -> sources.Source:
+    return clips.even_windows(
+      self._clips("eval"), self._window, self._data.num_windows
+    )
+
+  @functools.cache  # noqa: B019 (a task lives as long as its program)
+  def _clips(self, role: str) -> clips.Clips:
+    data = self._data
+    split = data.train_split if role == "train" else data.eval_split
+    arguments = data.source_args.to_dict().get(data.source, {})
+    return clip_sources.make_clips(data.source, split=split, **arguments)
+
+  def _labels(self, role: str) -> np.ndarray:
+    """Labels [C, P] of a split, 1 at each clip's classes."""
+    labels = self._clips(role).labels
+    found = np.zeros((len(labels), len(self._class_names)), np.int32)
+    for row, classes in zip(found, labels, strict=True):
+      row[list(classes)] = 1
+    return found
+
+
+def _losses(outputs: perceiver.Outputs, batch: Batch) -> jax.Array:
+  """Binary cross-entropy of each example [b], a mean over classes."""
+  logits = outputs.logits.astype(jnp.float32)
+  return optax.sigmoid_binary_cross_entropy(logits, batch["label"]).mean(-1)

@@ -1,0 +1,52 @@
+"""Clips as files that a browser plays, to be put into a report."""
+
+import contextlib
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from perceiver_jax.data import audio, mp4
+from perceiver_jax.errors import UserError
+from perceiver_jax.viz import clip_samples
+
+# Small pictures are enlarged to this many columns, by whole factors.
+_WIDTH = 192
+
+
+def encode(
+  name: str,
+  pictures: np.ndarray | None,
+  sound: np.ndarray | None,
+  fps: float,
+  sample_rate: int,
+) -> list[clip_samples.Media]:
+  """A video with sound, or sound alone.
+
+  Args:
+    name: what is heard or seen, for readers; "" for nothing to say.
+    pictures: uint8 [T, H, W, 3], None without.
+    sound: float32 [S, 1], None without.
+    fps: frames per second.
+    sample_rate: samples per second.
+
+  Returns:
+    One file, or none where PyAV or soundfile is not installed.
+  """
+  with (
+    contextlib.suppress(UserError),
+    tempfile.TemporaryDirectory() as folder,
+  ):
+    if pictures is None:
+      path = Path(folder, "sound.wav")
+      audio.write_wav(path, sound, sample_rate)
+      return [clip_samples.Media(name, "audio/wav", path.read_bytes())]
+    path = Path(folder, "video.mp4")
+    mp4.write_video(path, _enlarged(pictures), fps, sound, sample_rate)
+    return [clip_samples.Media(name, "video/mp4", path.read_bytes())]
+  return []
+
+
+def _enlarged(pictures: np.ndarray) -> np.ndarray:
+  factor = max(1, _WIDTH // pictures.shape[2])
+  return pictures.repeat(factor, axis=1).repeat(factor, axis=2)

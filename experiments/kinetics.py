@@ -1,0 +1,435 @@
+"""Autoencoding of video, sound and label together (Perceiver IO, 4.3, app. I).
+
+Training decodes a few points of each example, evaluation everything, in parts,
+with the label hidden: the label that comes out is a classification. Shapes: b
+examples, T frames, H x W pixels, S samples, P classes, O points.
+"""
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import grain
+import haiku as hk
+import jax
+import ml_collections
+import numpy as np
+import optax
+from jax import numpy as jnp
+
+from experiments import clip_media
+from perceiver_jax.data import (
+  clip_preprocessing,
+  clip_sources,
+  clips,
+  pipeline,
+  sources,
+)
+from perceiver_jax.errors import UserError
+from perceiver_jax.models import perceiver, zoo
+from perceiver_jax.training import metrics as metrics_lib
+from perceiver_jax.training.metrics import Metrics
+from perceiver_jax.training.task import Batch
+from perceiver_jax.viz import attention_maps, clip_samples, side_by_side
+
+_COLUMNS = 6
+# Modalities with a grid of points to choose from.
+_GRIDS = ("audio", "image")
+# Training clips of which the mean frame is made, a baseline.
+_MEAN_OF = 64
+
+
+class Kinetics:
+  """See `training.task.Task`.
+
+  Args:
+    config: with `loss_weights`, `num_queries` and the sections `model` (see
+      `models.zoo.build`) and `data` of `configs/kinetics.py`.
+    metadata: names of the classes; None asks the source for them.
+
+  Raises:
+    UserError: model and data do not fit together.
+  """
+
+  primary_metric, primary_mode = "eval/video_psnr", "max"
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    metadata: Mapping[str, Any] | None = None,
+  ):
+    self._config, self._data = config, config.data
+    settings = config.data.to_dict()
+    self._preprocessing = clip_preprocessing.ClipPreprocessing(settings)
+    self._window = clips.check_window(settings)
+    if metadata and "class_names" in metadata:
+      self._class_names = tuple(metadata["class_names"])
+    else:
+      self._class_names = self._clips("eval").class_names
+    self._check_model()
+    row = config.get("published", {}).to_dict()
+    self.published = {
+      name if name == "source" else f"eval/{name}": value
+      for name, value in row.items()
+    }
+
+  def example(self) -> Batch:
+    """One silent, black window, of which a few points are decoded."""
+    window = self._window
+    shape = (1, window.num_frames, *window.size, 3)
+    return {
+      "image": np.zeros(shape, np.float32),
+      "audio": np.zeros((1, window.num_samples, 1), np.float32),
+      "label": np.zeros((1, len(self._class_names)), np.float32),
+      "label_hidden": np.ones(1, bool),
+      **{
+        f"{name}_queries": np.zeros((1, self._num_queries(name)), np.int32)
+        for name in _GRIDS
+      },
+      "unreadable": np.zeros(1, np.float32),
+      "index": np.zeros(1, np.int32),
+      "mask": np.ones(1, np.float32),
+    }
+
+  def metadata(self) -> dict[str, Any]:
+    """The names of the classes."""
+    return {"class_names": self._class_names}
+
+  def forward(
+    self, batch: Batch, *, is_training: bool, return_attention: bool = False
+  ) -> perceiver.Outputs:
+    """Decodes the points that the batch names, or else everything.
+
+    Returns:
+      Outputs whose `logits` are `image` [b, O, 3] or [b, T, H, W, 3], `audio`
+      [b, O, samples of a patch] or [b, S, 1] and `label` [b, P].
+    """
+    del return_attention  # Of all points it would not fit into memory.
+    model = functools.partial(
+      zoo.build(self._config.model.to_dict()),
+      {
+        **{name: batch[name] for name in (*_GRIDS, "label")},
+        "masked": {"label": batch["label_hidden"]},
+      },
+      is_training=is_training,
+    )
+    if "image_queries" in batch:
+      return model(queries={name: batch[f"{name}_queries"] for name in _GRIDS})
+    shapes = {name: self._grid(name) for name in _GRIDS}
+    found = decode_all(model, shapes, self._config.num_parts)
+    sound = found.logits["audio"].reshape(batch["audio"].shape)
+    return found._replace(logits=found.logits | {"audio": sound})
+
+  def loss(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
+    """The weighted sum of all losses at the points, and each by itself."""
+    targets = {
+      "image": batch["image"].reshape(batch["image"].shape[0], -1, 3),
+      "audio": self._patches(batch["audio"]),
+    }
+    chosen = {
+      name: jnp.take_along_axis(x, batch[f"{name}_queries"][..., None], axis=1)
+      for name, x in targets.items()
+    }
+    ones = jnp.ones(batch["label"].shape[0], jnp.float32)
+    found = self._losses(outputs.logits, {**batch, **chosen}, ones)
+    hidden = batch["label_hidden"]
+    return {
+      **found,
+      "accuracy": metrics_lib.weighted(self._right(outputs, batch, 1), hidden),
+      "unreadable": metrics_lib.weighted(batch["unreadable"], ones),
+    }
+
+  def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
+    """Losses, accuracy, and PSNR of video and sound in decibels.
+
+    Beside them, the PSNR of what says little: the same mean frame for every
+    clip, each clip's own mean frame, and silence.
+    """
+    mask, decoded = batch["mask"], outputs.logits
+    image, sound = batch["image"], batch["audio"]
+    own_mean = jnp.broadcast_to(image.mean(axis=1, keepdims=True), image.shape)
+    ratios = {
+      "video_psnr": psnr(decoded["image"].clip(0, 1), image),
+      "audio_psnr": psnr(decoded["audio"].clip(-1, 1), sound),
+      "video_psnr_of_mean_frame": psnr(
+        jnp.broadcast_to(self._mean_frame, image.shape), image
+      ),
+      "video_psnr_of_own_mean": psnr(own_mean, image),
+      "audio_psnr_of_silence": psnr(jnp.zeros_like(sound), sound),
+      "accuracy": self._right(outputs, batch, 1),
+    }
+    if len(self._class_names) > 5:
+      ratios["top_5_accuracy"] = self._right(outputs, batch, 5)
+    return {
+      **self._losses(decoded, batch, mask),
+      **{name: metrics_lib.weighted(x, mask) for name, x in ratios.items()},
+    }
+
+  def scores(self, found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Nothing more."""
+    return found
+
+  def num_train_examples(self) -> int:
+    """Clips of the training split."""
+    return len(self._clips("train"))
+
+  def train_data(self, *, global_batch: int, **shard: int) -> grain.IterDataset:
+    """Shuffled, endless batches of random windows, with points to decode."""
+    return pipeline.train_dataset(
+      self._train_windows,
+      global_batch=global_batch,
+      seed=self._config.seed,
+      transform=self._prepare_to_train,
+      num_workers=self._data.num_workers,
+      **shard,
+    )
+
+  def eval_data(
+    self, *, global_batch: int, **shard: int
+  ) -> dict[str, grain.IterDataset]:
+    """Evenly spaced windows of every held-out clip, their labels hidden."""
+    dataset = pipeline.eval_dataset(
+      self._eval_windows,
+      global_batch=global_batch,
+      transform=lambda example: {
+        **self._preprocessing.evaluate(example),
+        "label_hidden": np.bool_(True),
+      },
+      num_workers=self._data.num_workers,
+      **shard,
+    )
+    return {"eval": dataset}
+
+  def pictures(
+    self, outputs: perceiver.Outputs, batch: Batch
+  ) -> dict[str, np.ndarray]:
+    """The middle frame of each clip beside the decoded one."""
+    middle = self._window.num_frames // 2
+    tiles, titles = [], []
+    for image, decoded, (truth, guess) in zip(
+      batch["image"],
+      outputs.logits["image"],
+      self._answers(outputs, batch),
+      strict=True,
+    ):
+      tiles += [self._pixels(image[middle]), self._pixels(decoded[middle])]
+      titles += [truth, guess]
+    return {
+      "reconstructions": attention_maps.contact_sheet(tiles, titles, _COLUMNS)
+    }
+
+  def report(
+    self,
+    outputs: perceiver.Outputs,
+    batch: Batch,
+    metrics: Mapping[str, np.ndarray],
+  ) -> dict[str, Any]:
+    """Held-out clips beside what is decoded of them, to see and hear."""
+    del metrics
+    decoded = jax.tree.map(np.asarray, outputs.logits)
+    video = psnr(decoded["image"].clip(0, 1), batch["image"])
+    sound = psnr(decoded["audio"].clip(-1, 1), batch["audio"])
+    shown = []
+    for i, (truth, guess) in enumerate(self._answers(outputs, batch)):
+      captions = {
+        "truth": truth,
+        "answer": guess,
+        "PSNR": f"video {video[i]:.1f} dB, sound {sound[i]:.1f} dB",
+      }
+      both = side_by_side.side_by_side(
+        {
+          "original": self._pixels(batch["image"][i]),
+          "decoded": self._pixels(decoded["image"][i]),
+        }
+      )
+      rates = self._window.fps, self._window.sample_rate
+      media = clip_media.encode(
+        "with the decoded sound", both, decoded["audio"][i], *rates
+      )
+      media += clip_media.encode(
+        "the original sound", None, batch["audio"][i], *rates
+      )
+      shown.append(clip_samples.Clip(media, captions))
+    return {"clips": shown}
+
+  def _check_model(self) -> None:
+    """Raises UserError where the model's sizes are not those of the data."""
+    outputs, window = self._config.model.decoder.outputs, self._window
+    wanted = {
+      "image.shape": (window.num_frames, *window.size),
+      "audio.shape": (window.num_samples // outputs.audio.num_outputs,),
+      "label.num_outputs": len(self._class_names),
+    }
+    for leaf, value in wanted.items():
+      name, field = leaf.split(".")
+      given = outputs[name][field]
+      if (tuple(given) if isinstance(value, tuple) else given) != value:
+        raise UserError(
+          f"config.model.decoder.outputs.{leaf} is {given}, but by config.data"
+          f" it is {value}; make them equal"
+        )
+    for name in _GRIDS:
+      if not 1 <= self._num_queries(name) <= math.prod(self._grid(name)):
+        raise UserError(
+          f"config.num_queries.{name} is {self._num_queries(name)}; give 1 to"
+          f" {math.prod(self._grid(name))}"
+        )
+    if self._config.num_parts < 1:
+      raise UserError(
+        f"config.num_parts is {self._config.num_parts}; give 1 or more"
+      )
+
+  def _num_queries(self, name: str) -> int:
+    return self._config.num_queries[name]
+
+  def _grid(self, name: str) -> tuple[int, ...]:
+    return tuple(self._config.model.decoder.outputs[name].shape)
+
+  def _patches(self, sound: jax.Array) -> jax.Array:
+    """Sound [b, S, 1] in the patches that are decoded."""
+    return sound.reshape(sound.shape[0], *self._grid("audio"), -1)
+
+  def _losses(
+    self, decoded: Mapping[str, jax.Array], batch: Batch, weights: jax.Array
+  ) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """The paper's three losses, means over an example, and their sum."""
+    distance = lambda name: jnp.abs(
+      decoded[name].astype(jnp.float32) - batch[name]
+    ).mean(tuple(range(1, batch[name].ndim)))
+    each = {
+      "image": distance("image"),
+      "audio": distance("audio"),
+      "label": optax.softmax_cross_entropy(decoded["label"], batch["label"]),
+    }
+    total = sum(self._config.loss_weights[name] * x for name, x in each.items())
+    found = {"loss": metrics_lib.weighted(total, weights)}
+    for name, losses in each.items():
+      found[f"{name}_loss"] = metrics_lib.weighted(losses, weights)
+    return found
+
+  def _right(
+    self, outputs: perceiver.Outputs, batch: Batch, k: int
+  ) -> jax.Array:
+    labels = batch["label"].argmax(-1)
+    return metrics_lib.in_top_k(outputs.logits["label"], labels, k)
+
+  def _answers(
+    self, outputs: perceiver.Outputs, batch: Batch
+  ) -> list[tuple[str, str]]:
+    """The class of each example, and the model's with its probability."""
+    chances = np.asarray(jax.nn.softmax(outputs.logits["label"]))
+    names = self._class_names
+    return [
+      (names[truth], f"{names[guess]} {chance:.0%}")
+      for truth, guess, chance in zip(
+        batch["label"].argmax(-1), chances.argmax(-1), chances.max(-1),
+        strict=True,
+      )
+    ]  # fmt: skip
+
+  def _pixels(self, pictures: np.ndarray) -> np.ndarray:
+    return self._preprocessing.pixels(np.asarray(pictures))
+
+  def _prepare_to_train(
+    self, example: sources.Example, rng: np.random.Generator
+  ) -> sources.Example:
+    window = self._train_windows.read(example, rng)
+    prepared = self._preprocessing.train(window, rng)
+    for name in _GRIDS:
+      points = math.prod(self._grid(name))
+      prepared[f"{name}_queries"] = rng.integers(
+        points, size=self._num_queries(name), dtype=np.int32
+      )
+    hidden = rng.random() < self._config.label_mask_rate
+    return {**prepared, "label_hidden": np.bool_(hidden)}
+
+  @functools.cached_property
+  def _train_windows(self) -> clips.RandomWindows:
+    window = self._window
+    if self._preprocessing.crops_at_random:
+      window = window._replace(size=())  # Cut out of the clip's own frames.
+    return clips.RandomWindows(self._clips("train"), window)
+
+  @functools.cached_property
+  def _eval_windows(self) -> sources.Source:
+    return clips.even_windows(
+      self._clips("eval"), self._window, self._data.num_windows
+    )
+
+  @functools.cached_property
+  def _mean_frame(self) -> np.ndarray:
+    """Mean of the frames of some training clips, float32 [H, W, 3]."""
+    source = clips.even_windows(self._clips("train"), self._window, 1)
+    numbers = np.unique(np.linspace(0, len(source) - 1, _MEAN_OF).astype(int))
+    read = lambda i: self._preprocessing.evaluate(source[int(i)])["image"]
+    return np.mean([read(i).mean(axis=0) for i in numbers], axis=0)
+
+  @functools.cache  # noqa: B019 (a task lives as long as its program)
+  def _clips(self, role: str) -> clips.Clips:
+    data = self._data
+    split = data.train_split if role == "train" else data.eval_split
+    arguments = data.source_args.to_dict().get(data.source, {})
+    found = clip_sources.make_clips(data.source, split=split, **arguments)
+    if any(len(labels) != 1 for labels in found.labels):
+      raise UserError(
+        f"clips of source {data.source!r}, split {split!r}, have no class or"
+        " several; the autoencoder takes one each"
+      )
+    return found
+
+
+def decode_all(
+  model: Any, shapes: Mapping[str, tuple[int, ...]], num_parts: int
+) -> perceiver.Outputs:
+  """Decodes every point of several grids, some of each at a time.
+
+  As `evaluation.decoding`, within one compiled function.
+
+  Args:
+    model: `Perceiver.__call__` but for `latents` and `queries`; Haiku code.
+    shapes: sizes of each grid.
+    num_parts: how many parts.
+
+  Returns:
+    Outputs whose `logits` are [b, *shape, channels] by modality, and what is
+    decoded without a grid.
+  """
+  sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+  # One point of each is enough to encode; the latents serve all parts.
+  first = model(queries={name: jnp.zeros(1, jnp.int32) for name in shapes})
+
+  def decode(queries):
+    decoded = model(latents=first.latents, queries=queries).logits
+    return {name: decoded[name] for name in shapes}
+
+  def points(size):
+    each = -(-size // num_parts)
+    # The last parts repeat points rather than have fewer.
+    return jnp.minimum(jnp.arange(num_parts * each), size - 1).reshape(
+      num_parts, each
+    )
+
+  found = hk.map(decode, {name: points(size) for name, size in sizes.items()})
+  whole = {}
+  for name, parts in found.items():
+    joined = jnp.moveaxis(parts, 0, 1)
+    joined = joined.reshape(joined.shape[0], -1, joined.shape[-1])
+    joined = joined[:, : sizes[name]]
+    whole[name] = joined.reshape(joined.shape[0], *shapes[name], -1)
+  return first._replace(logits=first.logits | whole)
+
+
+def psnr(decoded: jax.Array, truth: jax.Array) -> jax.Array:
+  """Peak signal-to-noise ratio of each example, in decibels, of a peak of 1.
+
+  Args:
+    decoded: [b, ...].
+    truth: the same.
+
+  Returns:
+    [b]; at most 100, where both are equal.
+  """
+  error = jnp.square(decoded.astype(jnp.float32) - truth)
+  mean = error.mean(tuple(range(1, error.ndim)))
+  return -10 * jnp.log10(jnp.maximum(mean, 1e-10))

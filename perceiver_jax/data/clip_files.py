@@ -1,0 +1,277 @@
+"""Clips in files: a list of segments and a folder, or a folder a class."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from absl import logging
+
+from perceiver_jax.data import audio, clip_lists, media, video
+from perceiver_jax.data.clip_lists import Row
+from perceiver_jax.data.clips import Window
+from perceiver_jax.data.source_base import Example
+from perceiver_jax.errors import UserError
+
+SUFFIXES = (
+  ".mp4", ".mkv", ".webm", ".avi", ".mov", ".wav", ".flac", ".m4a", ".mp3",
+  ".ogg",
+)  # fmt: skip
+# Pictures may end that much before the sound; the last one stays.
+_MISSING = 0.2  # seconds
+# Missing clips that a warning names.
+_NAMED = 3
+_EXPECTED = (
+  "expected DIRECTORY/SPLIT.csv (AudioSet's, Kinetics' or your own) with the"
+  " clips anywhere below DIRECTORY, or DIRECTORY/SPLIT/CLASS/*.mp4"
+)
+
+
+class Segment(NamedTuple):
+  """A clip.
+
+  Attributes:
+    path: of its file.
+    start: second of the file at which it begins.
+    stop: second at which it ends; 0 for the end of the file.
+  """
+
+  path: str
+  start: float = 0.0
+  stop: float = 0.0
+
+
+class ClipFiles:
+  """Clips decoded when asked for.
+
+  Args:
+    segments: the clips.
+    labels: positions of each clip's classes in `class_names`.
+    class_names: name of each class.
+    missing: names of the clips of the list that have no file.
+  """
+
+  in_memory = False
+
+  def __init__(
+    self,
+    segments: Sequence[Segment],
+    labels: Sequence[Sequence[int]],
+    class_names: Sequence[str],
+    missing: Sequence[str] = (),
+  ):
+    self.segments = tuple(segments)
+    self.labels = tuple(map(tuple, labels))
+    self.class_names = tuple(class_names)
+    self.missing = tuple(missing)
+
+  def __len__(self) -> int:
+    return len(self.segments)
+
+  def read(self, index: int, window: Window, place: float) -> Example:
+    """See `clips.Clips`."""
+    return read_window(self.segments[index], window, place)
+
+
+def read_window(segment: Segment, window: Window, place: float) -> Example:
+  """Decodes a part of a clip; see `clips.Clips.read`.
+
+  Sound of several channels is averaged.
+
+  Raises:
+    UserError: the file is missing, damaged, too short, or lacks a track.
+  """
+  path, start, stop = segment
+  kinds = ["video"] * bool(window.num_frames)
+  kinds += ["audio"] * bool(window.num_samples)
+  length = min(media.duration(path, kind) for kind in kinds) - start
+  if stop > start:
+    length = min(length, stop - start)
+  start += place * max(0.0, length - window.seconds)
+  found = {}
+  if window.num_frames:
+    found["image"] = _pictures(path, window, start)
+  if window.num_samples:
+    samples = audio.read_audio(
+      path, window.sample_rate, start, window.num_samples
+    )
+    found["audio"] = samples.mean(axis=1, keepdims=True)
+  return found
+
+
+def files(
+  directory: str | os.PathLike[str],
+  split: str,
+  classes: str = "",
+  cut: bool = True,
+) -> ClipFiles:
+  """Clips of AudioSet, of Kinetics or of one's own.
+
+  With DIRECTORY/SPLIT.csv (see `clip_lists`), the file of a line may lie
+  anywhere below DIRECTORY. Its name, without what follows the last dot, is
+  the video's, "Y" and the video's, or the video's with the start, or start
+  and stop, in seconds or milliseconds: VIDEO_30, VIDEO_30.000_40.000,
+  VIDEO_30000_40000, VIDEO_000030_000040. Lines without a file are counted in
+  a warning and left out. Without the list, clips are DIRECTORY/SPLIT/CLASS/*.
+
+  Args:
+    directory: holds lists and clips.
+    split: name of the list or of the folder.
+    classes: file of all classes (see `clip_lists.read_classes`). If not given,
+      DIRECTORY/class_labels_indices.csv where there is one; else the classes
+      of all lists or folders, sorted.
+    cut: whether files hold just the segment; else the whole video.
+
+  Raises:
+    UserError: a list is damaged, a class is unknown, or there is no clip.
+  """
+  if not directory:
+    raise UserError(
+      "no directory is given; set config.data.source_args.files.directory,"
+      f" {_EXPECTED}"
+    )
+  root = Path(directory).expanduser()
+  if not root.is_dir():
+    raise UserError(f"no directory {str(root)!r}; {_EXPECTED}")
+  listed = root / f"{split}.csv"
+  if listed.is_file():
+    return _of_list(root, listed, classes, cut)
+  return _of_folders(root, split, classes)
+
+
+def _of_list(root: Path, listed: Path, classes: str, cut: bool) -> ClipFiles:
+  rows = clip_lists.read_rows(listed)
+  names = _classes(root, classes, lambda: _listed_classes(root))
+  numbers = {name: i for i, name in enumerate(names)}
+  found = _by_stem(root)
+  segments, labels, missing = [], [], []
+  for row in rows:
+    segment = _find(row, root, found, cut)
+    if segment is None:
+      missing.append(row.file or row.video)
+      continue
+    unknown = [label for label in row.labels if label not in numbers]
+    if unknown:
+      raise UserError(
+        f"{str(listed)!r} has the class {unknown[0]!r}, which is none of the"
+        f" {len(names)} known; give"
+        " config.data.source_args.files.classes=FILE with all of them"
+      )
+    segments.append(segment)
+    labels.append([numbers[label] for label in row.labels])
+  if missing:
+    logging.warning(
+      "%s: %s of %s clips have no file and are left out, the first of them: %s",
+      listed, f"{len(missing):,}", f"{len(rows):,}",
+      ", ".join(missing[:_NAMED]),
+    )  # fmt: skip
+  if not segments:
+    raise UserError(
+      f"empty dataset: none of the {len(rows):,} clips of {str(listed)!r} has"
+      f" a file below {str(root)!r}; {_EXPECTED}"
+    )
+  return ClipFiles(segments, labels, tuple(names.values()), missing)
+
+
+def _of_folders(root: Path, split: str, classes: str) -> ClipFiles:
+  folder = root / split
+  if not folder.is_dir():
+    raise UserError(
+      f"there is neither {split}.csv nor the folder {split!r} in"
+      f" {str(root)!r}; {_EXPECTED}"
+    )
+  names = _classes(root, classes, lambda: _folder_classes(root))
+  segments, labels = [], []
+  for number, name in enumerate(names):
+    for path in _clip_paths(folder / name):
+      segments.append(Segment(str(path)))
+      labels.append([number])
+  if not segments:
+    raise UserError(f"empty dataset: no clip in {str(folder)!r}; {_EXPECTED}")
+  return ClipFiles(segments, labels, tuple(names.values()))
+
+
+def _classes(
+  root: Path, given: str, seen: Callable[[], set[str]]
+) -> Mapping[str, str]:
+  """Classes as lists call them, with their names for people."""
+  if given:
+    return clip_lists.read_classes(Path(given).expanduser())
+  official = root / clip_lists.AUDIOSET_CLASSES
+  if official.is_file():
+    return clip_lists.read_classes(official)
+  return {name: name for name in sorted(seen())}
+
+
+def _listed_classes(root: Path) -> set[str]:
+  rows = (row for p in root.glob("*.csv") for row in clip_lists.read_rows(p))
+  return {label for row in rows for label in row.labels}
+
+
+def _folder_classes(root: Path) -> set[str]:
+  folders = (path for path in root.glob("*/*") if path.is_dir())
+  return {path.name for path in folders if not path.name.startswith(".")}
+
+
+def _clip_paths(folder: Path) -> list[Path]:
+  if not folder.is_dir():
+    return []
+  return sorted(p for p in folder.iterdir() if _is_clip(p.name))
+
+
+def _is_clip(name: str) -> bool:
+  return not name.startswith(".") and name.lower().endswith(SUFFIXES)
+
+
+def _by_stem(root: Path) -> dict[str, str]:
+  """Paths of all clips below a folder by their names without the suffix."""
+  found: dict[str, str] = {}
+  for folder, _, names in os.walk(root):
+    for name in sorted(filter(_is_clip, names)):
+      found.setdefault(name.rpartition(".")[0], os.path.join(folder, name))
+  return found
+
+
+def _find(
+  row: Row, root: Path, found: Mapping[str, str], cut: bool
+) -> Segment | None:
+  """The clip of a line of a list, or None if it has no file."""
+  if row.file:
+    path = root / row.file
+    return Segment(str(path)) if path.is_file() else None
+  for stem in _stems(row):
+    if stem in found:
+      if cut:
+        return Segment(found[stem])
+      return Segment(found[stem], row.start, row.stop)
+  return None
+
+
+def _stems(row: Row) -> Iterable[str]:
+  """Names under which the clip of a line may be stored."""
+  plain = lambda seconds: f"{seconds:g}"
+  exact = lambda seconds: f"{seconds:.3f}"
+  milliseconds = lambda seconds: str(round(seconds * 1000))
+  padded = lambda seconds: f"{round(seconds):06d}"
+  for shown in (padded, exact, milliseconds, plain):
+    start, stop = shown(row.start), shown(row.stop)
+    yield f"{row.video}_{start}_{stop}"
+    yield f"{row.video}_{start}"
+  yield row.video
+  yield f"Y{row.video}"
+
+
+def _pictures(path: str, window: Window, start: float) -> np.ndarray:
+  """Frames uint8 [T, H, W, 3]; the last stays if they end a little early."""
+  count = window.num_frames
+  shown = video.frames(path, window.fps, start, window.size or None)
+  frames = [picture for _, picture in itertools.islice(shown, count)]
+  missing = count - len(frames)
+  if not frames or missing > _MISSING * window.fps:
+    raise UserError(
+      f"{path!r} has {len(frames)} frames at {window.fps:g} a second from"
+      f" second {start:.2f} on and not {count}; give a longer clip"
+    )
+  return np.stack(frames + frames[-1:] * missing)

@@ -1,0 +1,130 @@
+"""Lists of the segments of AudioSet, Kinetics or data of one's own, as CSV.
+
+Which of them a list is shows in its header:
+
+AudioSet: `# YTID, start_seconds, end_seconds, positive_labels`, where labels
+are joined by commas in quotes.
+Kinetics: `label,youtube_id,time_start,time_end,split`.
+One's own: `file,label`, where several labels are joined by semicolons.
+"""
+
+import csv
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from perceiver_jax.errors import UserError
+
+# AudioSet's names of classes: index,mid,display_name.
+AUDIOSET_CLASSES = "class_labels_indices.csv"
+_EXPECTED = (
+  "expected the columns of AudioSet (# YTID, start_seconds, end_seconds,"
+  " positive_labels), of Kinetics (label,youtube_id,time_start,time_end) or"
+  " your own (file,label)"
+)
+
+
+class Row(NamedTuple):
+  """A line of a list.
+
+  Attributes:
+    file: path of the clip in the data's folder; "" where only `video` is
+      known.
+    video: name of the video that it is a part of; "" where `file` is given.
+    start: second of the video.
+    stop: second of the video.
+    labels: names of its classes.
+  """
+
+  file: str
+  video: str
+  start: float
+  stop: float
+  labels: tuple[str, ...]
+
+
+def read_rows(path: str | os.PathLike[str]) -> list[Row]:
+  """Reads a list.
+
+  Raises:
+    UserError: it can't be read, or has other columns.
+  """
+  try:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+      return list(_rows(file, path))
+  except OSError as error:
+    raise UserError(
+      f"{str(path)!r} can't be read ({error.strerror}); {_EXPECTED}"
+    ) from error
+  except (UnicodeDecodeError, csv.Error) as error:
+    raise UserError(
+      f"{str(path)!r} is no CSV file ({error}); {_EXPECTED}"
+    ) from error
+
+
+def read_classes(path: str | os.PathLike[str]) -> dict[str, str]:
+  """Classes by what a list calls them, with the names that people read.
+
+  Args:
+    path: AudioSet's class_labels_indices.csv, or a file with a name a line.
+
+  Raises:
+    UserError: it can't be read, or names no class or one twice.
+  """
+  try:
+    lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    raise UserError(
+      f"{str(path)!r} can't be read ({error}); give"
+      f" AudioSet's {AUDIOSET_CLASSES} or a file with a class a line"
+    ) from error
+  lines = [line for line in lines if line.strip()]
+  if lines and lines[0].replace(" ", "") == "index,mid,display_name":
+    rows = list(csv.reader(lines[1:], skipinitialspace=True))
+    pairs = [(row[1], row[2]) for row in rows if len(row) == 3]
+  else:
+    rows = lines
+    pairs = [(line.strip(), line.strip()) for line in lines]
+  classes = dict(pairs)
+  if not classes or len(classes) < len(rows):
+    raise UserError(
+      f"{str(path)!r} names {len(classes)} different classes in {len(rows)}"
+      " lines; give each once"
+    )
+  return classes
+
+
+def _rows(lines: Iterator[str], path: str | os.PathLike[str]) -> Iterator[Row]:
+  header: list[str] = []
+  for number, cells in enumerate(csv.reader(lines, skipinitialspace=True), 1):
+    cells = [cell.strip() for cell in cells]
+    if not any(cells):
+      continue
+    if cells[0].startswith("#") or not header:
+      # AudioSet's list begins with two other remarks.
+      header = [cell.lstrip("# ") for cell in cells]
+      continue
+    try:
+      yield _row(dict(zip(header, cells, strict=False)))
+    except (KeyError, ValueError) as error:
+      raise UserError(
+        f"line {number} of {str(path)!r} can't be understood ({error!r});"
+        f" {_EXPECTED}"
+      ) from error
+
+
+def _row(cells: dict[str, str]) -> Row:
+  if "YTID" in cells:
+    return Row(
+      "",
+      cells["YTID"],
+      float(cells["start_seconds"]),
+      float(cells["end_seconds"]),
+      tuple(cells["positive_labels"].split(",")),
+    )
+  if "youtube_id" in cells:
+    start, stop = float(cells["time_start"]), float(cells["time_end"])
+    return Row("", cells["youtube_id"], start, stop, (cells["label"],))
+  labels = tuple(label.strip() for label in cells["label"].split(";"))
+  return Row(cells["file"], "", 0.0, 0.0, labels)

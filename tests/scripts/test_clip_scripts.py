@@ -1,0 +1,158 @@
+"""Preparing clips and timing how fast they are read."""
+
+import json
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+
+from perceiver_jax.data import clip_shards
+from perceiver_jax.data.clips import Window
+
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "data"))
+import clip_making as making
+
+WINDOW = Window(8, 25.0, 8 * 1920, 48_000, (16, 16))
+
+
+@pytest.fixture
+def folder(tmp_path):
+  """Three good clips and two bad ones."""
+  root = tmp_path / "clips"
+  for name in ("a/one", "b/two", "b/three"):
+    making.write_clip(root / "train" / f"{name}.mp4", 1.0)
+  making.cut(making.write_clip(root / "train" / "a" / "truncated.mp4"))
+  making.write_clip(root / "train" / "b" / "silent.mp4", sound=False)
+  return root
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+  """Works without starting processes, which takes seconds."""
+
+  class Pool:
+    def __init__(self, size):
+      pass
+
+    def __enter__(self):
+      return self
+
+    def __exit__(self, *_):
+      pass
+
+    def imap(self, function, jobs):
+      return map(function, jobs)
+
+  class Context:
+    pass
+
+  Context.Pool = Pool
+  monkeypatch.setattr("multiprocessing.get_context", lambda _: Context)
+
+
+def _flags(folder, output, *more):
+  return (
+    "prepare_clips", f"--directory={folder}", f"--output={output}",
+    "--num_files=2", "--size=24", *more,
+  )  # fmt: skip
+
+
+@pytest.mark.usefixtures("in_process")
+def test_prepared_clips_are_the_files_that_can_be_read(
+  script, folder, tmp_path
+):
+  out = tmp_path / "out"
+  done = script(*_flags(folder, out))
+  assert done.status == 1, done  # Two clips are bad.
+  assert "truncated.mp4" in done.out
+  assert "silent.mp4" in done.out
+  assert "3 clips in 2 files; 2 cannot be read" in done.out
+  source = clip_shards.shards(out, "train")
+  found = {
+    name: (source.class_names[label], source.read(i, WINDOW, 1.0))
+    for i, (name, (label,)) in enumerate(
+      zip(source.names, source.labels, strict=True)
+    )
+  }
+  assert {name: label for name, (label, _) in found.items()} == {
+    "one": "a", "two": "b", "three": "b",
+  }  # fmt: skip
+  levels = found["two"][1]["image"].mean((1, 2, 3)) / 4
+  np.testing.assert_allclose(levels, 17 + np.arange(8), atol=0.7)
+  index = json.loads((out / "train.json").read_text())
+  assert len(index["bad"]) == 2
+  # What is complete is not made again.
+  before = {p.name: p.stat().st_mtime_ns for p in out.glob("*.array_record")}
+  again = script(*_flags(folder, out))
+  assert "3 clips in 2 files; 2 cannot be read" in again.out
+  after = {p.name: p.stat().st_mtime_ns for p in out.glob("*.array_record")}
+  assert after == before
+  checked = script(*_flags(folder, out, "--check"))
+  assert checked.status == 0, checked
+  assert "3 clips" in checked.out
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_run_that_was_stopped_goes_on(script, folder, tmp_path, monkeypatch):
+  out = tmp_path / "out"
+  encode, calls = clip_shards.encode, []
+
+  def stops(*args):
+    calls.append(1)
+    if len(calls) == 3:
+      raise KeyboardInterrupt
+    return encode(*args)
+
+  monkeypatch.setattr(clip_shards, "encode", stops)
+  assert script(*_flags(folder, out)).status == 130
+  assert not (out / "train.json").exists()
+  monkeypatch.setattr(clip_shards, "encode", encode)
+  assert script(*_flags(folder, out)).status == 1
+  source = clip_shards.shards(out, "train")
+  assert sorted(source.names) == ["one", "three", "two"]
+  for i in range(3):
+    source.read(i, WINDOW, 0.5)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_damage_is_found(script, refused, folder, tmp_path):
+  out = tmp_path / "out"
+  script(*_flags(folder, out))
+  (path, *_) = sorted(out.glob("*.array_record"))
+  data = bytearray(path.read_bytes())
+  path.unlink()
+  refused(*_flags(folder, out, "--check"), parts=["1 of 2 files", "missing"])
+  path.write_bytes(data)
+  index = out / "train.json"
+  short = json.loads(index.read_text())
+  short["labels"].pop()
+  index.write_text(json.dumps(short))
+  refused(*_flags(folder, out, "--check"), parts=["has 2 clips, its files 3"])
+  refused(*_flags(folder, out, "--size=9"), parts=["other settings"])
+
+
+def test_what_is_missing_is_asked_for(refused, tmp_path):
+  refused("prepare_clips", parts=["--output=OUT"])
+  refused(
+    "prepare_clips", f"--output={tmp_path}", "--fps=0", "--sample_rate=0",
+    parts=["keep one"],
+  )  # fmt: skip
+  refused("prepare_clips", f"--output={tmp_path}", parts=["no directory"])
+  refused(
+    "prepare_clips", f"--output={tmp_path}", "--check", parts=["train.json"]
+  )
+
+
+@pytest.mark.slow
+def test_the_table_has_files_and_prepared_clips(script, tmp_path):
+  figures = tmp_path / "x.json"
+  done = script(
+    "benchmark_clips", "--num_clips=1", "--num_windows=2", "--num_frames=4",
+    f"--json={figures}",
+  )  # fmt: skip
+  assert done.status == 0, done.err
+  rows = json.loads(figures.read_text())
+  assert [row["clips"] for row in rows] == ["files", "prepared"]
+  assert all(row["windows/s"] > 0 and row["MB"] > 0 for row in rows)
+  assert "windows/s" in done.out
