@@ -36,7 +36,8 @@ PWC-Net's), weight decay 0.01, clipping at 10, and the lengths of the phase (5%
 of the run) and of the rise of the severity after it (25%). How many devices
 trained it is not stated; --config.num_microbatches cuts a batch that does not
 fit, and --config.precision=bfloat16 is meant for accelerators. `small`'s sizes,
-scenes and optimizer (AdamW: LAMB did not learn in so few steps) are ours.
+scenes and optimizer (AdamW; LAMB learnt nothing in a few hundred steps) are
+ours.
 """
 
 import ml_collections

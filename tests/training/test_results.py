@@ -48,7 +48,7 @@ class Run:
       ),
       abstract,
     )
-    self.evaluation = {
+    means = {
       "eval": {
         "loss": np.float32(0.25),
         "accuracy": np.float32(0.975),
@@ -56,6 +56,7 @@ class Run:
         "calibration": np.ones((15, 3)),
       }
     }
+    self.evaluation = self.task.scores(means)
 
   def write(self, folder, sinks=None):
     return results.write(
@@ -143,6 +144,8 @@ def test_results_say_what_was_reached_and_how(run, tmp_path):
   stored = json.loads((tmp_path / "results.json").read_text())
   assert stored == json.loads(json.dumps(found))
   scores = {"eval/loss": 0.25, "eval/accuracy": pytest.approx(0.975)}
+  # Of a table with one example, sure of itself and right, in each bin.
+  scores["eval/calibration_error"] = pytest.approx(0)
   assert stored["metrics"] == scores
   assert stored["task"] == "image_classification"
   assert stored["parameters"] == startup.num_parameters(run.state.params)
