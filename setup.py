@@ -79,6 +79,8 @@ setuptools.setup(
       "soundfile>=0.13",
       "zstandard>=0.23",
     ],
+    # To compare mel spectrograms: pytest -m slow tests/data/test_mel.py.
+    "librosa": ["librosa>=0.11"],
     # To compare with Hugging Face's models: make test-huggingface.
     "huggingface": ["torch", "transformers"],
   },

@@ -4,7 +4,6 @@ Shapes: b examples, T frames, S samples, P classes; C clips of the held-out set,
 each seen in several windows.
 """
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,14 +14,8 @@ import numpy as np
 import optax
 from jax import numpy as jnp
 
-from experiments import clip_media
-from perceiver_jax.data import (
-  clip_preprocessing,
-  clip_sources,
-  clips,
-  pipeline,
-  sources,
-)
+from experiments import clip_data, clip_media
+from perceiver_jax.data import pipeline, sources
 from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import tagging
 from perceiver_jax.models import perceiver, zoo
@@ -66,27 +59,16 @@ class AudioSet:
         "config.model.adapter.modalities has"
         f" {', '.join(self._modalities)}; choose among {', '.join(MODALITIES)}"
       )
-    settings = config.data.to_dict()
-    self._preprocessing = clip_preprocessing.ClipPreprocessing(settings)
-    self._window = clips.check_window(settings)
-    if "image" not in self._modalities:
-      self._window = self._window._replace(num_frames=0)
-    if "audio" not in self._modalities:
-      self._window = self._window._replace(num_samples=0)
-    if metadata and "class_names" in metadata:
-      self._class_names = tuple(metadata["class_names"])
-    else:
-      self._class_names = self._clips("eval").class_names
+    self._clips = clip_data.ClipData(config.data, tuple(self._modalities))
+    self._preprocessing = self._clips.preprocessing
+    self._window = self._clips.window
+    self._class_names = self._clips.class_names(metadata)
     if config.model.num_classes != len(self._class_names):
       raise UserError(
         f"config.model.num_classes is {config.model.num_classes} but the data"
         f" has {len(self._class_names)} classes; make them equal"
       )
-    row = config.get("published", {}).to_dict()
-    self.published = {
-      name if name == "source" else f"eval/{name}": value
-      for name, value in row.items()
-    }
+    self.published = clip_data.published(config)
 
   def example(self) -> Batch:
     """One silent, grey window."""
@@ -135,7 +117,7 @@ class AudioSet:
     count, [C]; from them `scores` makes what is no mean over examples.
     """
     mask = batch["mask"]
-    count = len(self._clips("eval"))
+    count = len(self._clips.held_out)
     clip = batch["index"] % count  # See `clips.EvenWindows`.
     probabilities = jax.nn.sigmoid(outputs.logits.astype(jnp.float32))
     add = lambda x: jnp.zeros((count, *x.shape[1:])).at[clip].add(x)
@@ -149,7 +131,7 @@ class AudioSet:
     self, found: Mapping[str, Mapping[str, np.ndarray]]
   ) -> dict[str, dict[str, Any]]:
     """mAP, AUC and d' of probabilities averaged over each clip's windows."""
-    labels = self._labels("eval")
+    labels = self._labels()
     scored = {}
     for name, means in found.items():
       seen = means["windows"] > 0
@@ -165,12 +147,12 @@ class AudioSet:
 
   def num_train_examples(self) -> int:
     """Clips of the training split."""
-    return len(self._clips("train"))
+    return len(self._clips.train)
 
   def train_data(self, *, global_batch: int, **shard: int) -> grain.IterDataset:
     """Shuffled, endless batches of random windows."""
     return pipeline.train_dataset(
-      self._train_windows,
+      self._clips.train_windows,
       global_batch=global_batch,
       seed=self._config.seed,
       transform=self._augment,
@@ -183,7 +165,7 @@ class AudioSet:
   ) -> dict[str, grain.IterDataset]:
     """Evenly spaced windows of every clip of the evaluation split."""
     dataset = pipeline.eval_dataset(
-      self._eval_windows,
+      self._clips.held_out_windows,
       global_batch=global_batch,
       transform=self._preprocessing.evaluate,
       num_workers=self._data.num_workers,
@@ -220,7 +202,7 @@ class AudioSet:
     for index, (truth, guess) in zip(
       batch["index"], self._answers(outputs, batch), strict=True
     ):
-      window = self._eval_windows[int(index)]
+      window = self._clips.held_out_windows[int(index)]
       captions = {"truth": truth, "answer": guess}
       shown.append(clip_samples.Clip(self._media(window), captions))
     names = ("class_AP", "class_AUC", "class_examples")
@@ -256,34 +238,12 @@ class AudioSet:
   def _augment(
     self, example: sources.Example, rng: np.random.Generator
   ) -> sources.Example:
-    window = self._train_windows.read(example, rng)
+    window = self._clips.train_windows.read(example, rng)
     return self._preprocessing.train(window, rng)
 
-  @functools.cached_property
-  def _train_windows(self) -> clips.RandomWindows:
-    window = self._window
-    if self._preprocessing.crops_at_random:
-      window = window._replace(size=())  # Cut out of the clip's own frames.
-    return clips.RandomWindows(
-      self._clips("train"), window, self._data.balanced
-    )
-
-  @functools.cached_property
-  def _eval_windows(self) -> sources.Source:
-    return clips.even_windows(
-      self._clips("eval"), self._window, self._data.num_windows
-    )
-
-  @functools.cache  # noqa: B019 (a task lives as long as its program)
-  def _clips(self, role: str) -> clips.Clips:
-    data = self._data
-    split = data.train_split if role == "train" else data.eval_split
-    arguments = data.source_args.to_dict().get(data.source, {})
-    return clip_sources.make_clips(data.source, split=split, **arguments)
-
-  def _labels(self, role: str) -> np.ndarray:
-    """Labels [C, P] of a split, 1 at each clip's classes."""
-    labels = self._clips(role).labels
+  def _labels(self) -> np.ndarray:
+    """Labels [C, P] of the held-out clips, 1 at each one's classes."""
+    labels = self._clips.held_out.labels
     found = np.zeros((len(labels), len(self._class_names)), np.int32)
     for row, classes in zip(found, labels, strict=True):
       row[list(classes)] = 1

@@ -11,22 +11,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import grain
-import haiku as hk
 import jax
 import ml_collections
 import numpy as np
 import optax
 from jax import numpy as jnp
 
-from experiments import clip_media
-from perceiver_jax.data import (
-  clip_preprocessing,
-  clip_sources,
-  clips,
-  pipeline,
-  sources,
-)
+from experiments import clip_data, clip_media
+from perceiver_jax.data import clips, pipeline, sources
 from perceiver_jax.errors import UserError
+from perceiver_jax.evaluation import decoding
 from perceiver_jax.models import perceiver, zoo
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
@@ -60,19 +54,12 @@ class Kinetics:
     metadata: Mapping[str, Any] | None = None,
   ):
     self._config, self._data = config, config.data
-    settings = config.data.to_dict()
-    self._preprocessing = clip_preprocessing.ClipPreprocessing(settings)
-    self._window = clips.check_window(settings)
-    if metadata and "class_names" in metadata:
-      self._class_names = tuple(metadata["class_names"])
-    else:
-      self._class_names = self._clips("eval").class_names
+    self._clips = clip_data.ClipData(config.data, _GRIDS, one_class=True)
+    self._preprocessing = self._clips.preprocessing
+    self._window = self._clips.window
+    self._class_names = self._clips.class_names(metadata)
     self._check_model()
-    row = config.get("published", {}).to_dict()
-    self.published = {
-      name if name == "source" else f"eval/{name}": value
-      for name, value in row.items()
-    }
+    self.published = clip_data.published(config)
 
   def example(self) -> Batch:
     """One silent, black window, of which a few points are decoded."""
@@ -117,7 +104,7 @@ class Kinetics:
     if "image_queries" in batch:
       return model(queries={name: batch[f"{name}_queries"] for name in _GRIDS})
     shapes = {name: self._grid(name) for name in _GRIDS}
-    found = decode_all(model, shapes, self._config.num_parts)
+    found = decoding.decode_all(model, shapes, self._config.num_parts)
     sound = found.logits["audio"].reshape(batch["audio"].shape)
     return found._replace(logits=found.logits | {"audio": sound})
 
@@ -150,13 +137,13 @@ class Kinetics:
     image, sound = batch["image"], batch["audio"]
     own_mean = jnp.broadcast_to(image.mean(axis=1, keepdims=True), image.shape)
     ratios = {
-      "video_psnr": psnr(decoded["image"].clip(0, 1), image),
-      "audio_psnr": psnr(decoded["audio"].clip(-1, 1), sound),
-      "video_psnr_of_mean_frame": psnr(
+      "video_psnr": metrics_lib.psnr(decoded["image"].clip(0, 1), image),
+      "audio_psnr": metrics_lib.psnr(decoded["audio"].clip(-1, 1), sound),
+      "video_psnr_of_mean_frame": metrics_lib.psnr(
         jnp.broadcast_to(self._mean_frame, image.shape), image
       ),
-      "video_psnr_of_own_mean": psnr(own_mean, image),
-      "audio_psnr_of_silence": psnr(jnp.zeros_like(sound), sound),
+      "video_psnr_of_own_mean": metrics_lib.psnr(own_mean, image),
+      "audio_psnr_of_silence": metrics_lib.psnr(jnp.zeros_like(sound), sound),
       "accuracy": self._right(outputs, batch, 1),
     }
     if len(self._class_names) > 5:
@@ -172,12 +159,12 @@ class Kinetics:
 
   def num_train_examples(self) -> int:
     """Clips of the training split."""
-    return len(self._clips("train"))
+    return len(self._clips.train)
 
   def train_data(self, *, global_batch: int, **shard: int) -> grain.IterDataset:
     """Shuffled, endless batches of random windows, with points to decode."""
     return pipeline.train_dataset(
-      self._train_windows,
+      self._clips.train_windows,
       global_batch=global_batch,
       seed=self._config.seed,
       transform=self._prepare_to_train,
@@ -190,7 +177,7 @@ class Kinetics:
   ) -> dict[str, grain.IterDataset]:
     """Evenly spaced windows of every held-out clip, their labels hidden."""
     dataset = pipeline.eval_dataset(
-      self._eval_windows,
+      self._clips.held_out_windows,
       global_batch=global_batch,
       transform=lambda example: {
         **self._preprocessing.evaluate(example),
@@ -228,8 +215,8 @@ class Kinetics:
     """Held-out clips beside what is decoded of them, to see and hear."""
     del metrics
     decoded = jax.tree.map(np.asarray, outputs.logits)
-    video = psnr(decoded["image"].clip(0, 1), batch["image"])
-    sound = psnr(decoded["audio"].clip(-1, 1), batch["audio"])
+    video = metrics_lib.psnr(decoded["image"].clip(0, 1), batch["image"])
+    sound = metrics_lib.psnr(decoded["audio"].clip(-1, 1), batch["audio"])
     shown = []
     for i, (truth, guess) in enumerate(self._answers(outputs, batch)):
       captions = {
@@ -334,7 +321,7 @@ class Kinetics:
   def _prepare_to_train(
     self, example: sources.Example, rng: np.random.Generator
   ) -> sources.Example:
-    window = self._train_windows.read(example, rng)
+    window = self._clips.train_windows.read(example, rng)
     prepared = self._preprocessing.train(window, rng)
     for name in _GRIDS:
       points = math.prod(self._grid(name))
@@ -345,91 +332,9 @@ class Kinetics:
     return {**prepared, "label_hidden": np.bool_(hidden)}
 
   @functools.cached_property
-  def _train_windows(self) -> clips.RandomWindows:
-    window = self._window
-    if self._preprocessing.crops_at_random:
-      window = window._replace(size=())  # Cut out of the clip's own frames.
-    return clips.RandomWindows(self._clips("train"), window)
-
-  @functools.cached_property
-  def _eval_windows(self) -> sources.Source:
-    return clips.even_windows(
-      self._clips("eval"), self._window, self._data.num_windows
-    )
-
-  @functools.cached_property
   def _mean_frame(self) -> np.ndarray:
     """Mean of the frames of some training clips, float32 [H, W, 3]."""
-    source = clips.even_windows(self._clips("train"), self._window, 1)
+    source = clips.even_windows(self._clips.train, self._window, 1)
     numbers = np.unique(np.linspace(0, len(source) - 1, _MEAN_OF).astype(int))
     read = lambda i: self._preprocessing.evaluate(source[int(i)])["image"]
     return np.mean([read(i).mean(axis=0) for i in numbers], axis=0)
-
-  @functools.cache  # noqa: B019 (a task lives as long as its program)
-  def _clips(self, role: str) -> clips.Clips:
-    data = self._data
-    split = data.train_split if role == "train" else data.eval_split
-    arguments = data.source_args.to_dict().get(data.source, {})
-    found = clip_sources.make_clips(data.source, split=split, **arguments)
-    if any(len(labels) != 1 for labels in found.labels):
-      raise UserError(
-        f"clips of source {data.source!r}, split {split!r}, have no class or"
-        " several; the autoencoder takes one each"
-      )
-    return found
-
-
-def decode_all(
-  model: Any, shapes: Mapping[str, tuple[int, ...]], num_parts: int
-) -> perceiver.Outputs:
-  """Decodes every point of several grids, some of each at a time.
-
-  As `evaluation.decoding`, within one compiled function.
-
-  Args:
-    model: `Perceiver.__call__` but for `latents` and `queries`; Haiku code.
-    shapes: sizes of each grid.
-    num_parts: how many parts.
-
-  Returns:
-    Outputs whose `logits` are [b, *shape, channels] by modality, and what is
-    decoded without a grid.
-  """
-  sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-  # One point of each is enough to encode; the latents serve all parts.
-  first = model(queries={name: jnp.zeros(1, jnp.int32) for name in shapes})
-
-  def decode(queries):
-    decoded = model(latents=first.latents, queries=queries).logits
-    return {name: decoded[name] for name in shapes}
-
-  def points(size):
-    each = -(-size // num_parts)
-    # The last parts repeat points rather than have fewer.
-    return jnp.minimum(jnp.arange(num_parts * each), size - 1).reshape(
-      num_parts, each
-    )
-
-  found = hk.map(decode, {name: points(size) for name, size in sizes.items()})
-  whole = {}
-  for name, parts in found.items():
-    joined = jnp.moveaxis(parts, 0, 1)
-    joined = joined.reshape(joined.shape[0], -1, joined.shape[-1])
-    joined = joined[:, : sizes[name]]
-    whole[name] = joined.reshape(joined.shape[0], *shapes[name], -1)
-  return first._replace(logits=first.logits | whole)
-
-
-def psnr(decoded: jax.Array, truth: jax.Array) -> jax.Array:
-  """Peak signal-to-noise ratio of each example, in decibels, of a peak of 1.
-
-  Args:
-    decoded: [b, ...].
-    truth: the same.
-
-  Returns:
-    [b]; at most 100, where both are equal.
-  """
-  error = jnp.square(decoded.astype(jnp.float32) - truth)
-  mean = error.mean(tuple(range(1, error.ndim)))
-  return -10 * jnp.log10(jnp.maximum(mean, 1e-10))

@@ -4,7 +4,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import haiku as hk
 import numpy as np
+from jax import numpy as jnp
+
+from perceiver_jax.models import perceiver
 
 Decode = Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]
 
@@ -50,3 +54,47 @@ def decode_in_parts(
     points = np.concatenate(parts, axis=1)[:, : sizes[name]]
     whole[name] = points.reshape(len(points), *shapes[name], -1)
   return whole | rest
+
+
+def decode_all(
+  model: Callable[..., perceiver.Outputs],
+  shapes: Mapping[str, tuple[int, ...]],
+  num_parts: int,
+) -> perceiver.Outputs:
+  """Decodes every point of several grids, some of each at a time.
+
+  As `decode_in_parts`, but within a compiled function.
+
+  Args:
+    model: `Perceiver.__call__` but for `latents` and `queries`: Haiku code,
+      whose parameters are there already.
+    shapes: sizes of each grid.
+    num_parts: how many parts.
+
+  Returns:
+    Outputs whose `logits` are [b, *shape, channels] by modality, and what is
+    decoded without a grid.
+  """
+  sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+  # One point of each is enough to encode; the latents serve all parts.
+  first = model(queries={name: jnp.zeros(1, jnp.int32) for name in shapes})
+
+  def decode(queries):
+    decoded = model(latents=first.latents, queries=queries).logits
+    return {name: decoded[name] for name in shapes}
+
+  def points(size):
+    each = -(-size // num_parts)
+    # The last parts repeat points rather than have fewer.
+    return jnp.minimum(jnp.arange(num_parts * each), size - 1).reshape(
+      num_parts, each
+    )
+
+  found = hk.map(decode, {name: points(size) for name, size in sizes.items()})
+  whole = {}
+  for name, parts in found.items():
+    joined = jnp.moveaxis(parts, 0, 1)
+    joined = joined.reshape(joined.shape[0], -1, joined.shape[-1])
+    joined = joined[:, : sizes[name]]
+    whole[name] = joined.reshape(joined.shape[0], *shapes[name], -1)
+  return first._replace(logits=first.logits | whole)

@@ -33,6 +33,21 @@ def in_top_k(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
   return jnp.sum(~(logits < own), axis=1) <= k
 
 
+def psnr(decoded: jax.Array, truth: jax.Array) -> jax.Array:
+  """Peak signal-to-noise ratio of each example, in decibels, of a peak of 1.
+
+  Args:
+    decoded: [b, ...].
+    truth: the same.
+
+  Returns:
+    [b]; at most 100, where both are equal.
+  """
+  error = jnp.square(decoded.astype(jnp.float32) - truth)
+  mean = error.mean(tuple(range(1, error.ndim)))
+  return -10 * jnp.log10(jnp.maximum(mean, 1e-10))
+
+
 def confusion(
   labels: jax.Array, predictions: jax.Array, weights: jax.Array, size: int
 ) -> jax.Array:

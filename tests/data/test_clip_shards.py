@@ -3,9 +3,9 @@
 import json
 import pickle
 
-import clip_making as making
 import numpy as np
 import pytest
+import tiny_clips as making
 from array_record.python import array_record_module
 
 from perceiver_jax.data import clip_shards, clip_sources

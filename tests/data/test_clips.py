@@ -3,9 +3,9 @@
 import logging
 import pickle
 
-import clip_making as making
 import numpy as np
 import pytest
+import tiny_clips as making
 
 from perceiver_jax.data import (
   clip_files,

@@ -57,7 +57,7 @@ def test_it_is_what_librosa_found(limits):
 @pytest.mark.slow
 @pytest.mark.parametrize("limits", LIBROSA)
 def test_it_is_what_librosa_finds(limits):
-  librosa = pytest.importorskip("librosa")
+  librosa = pytest.importorskip("librosa", reason="pip install -e .[librosa]")
   lowest, highest = limits
   given = {**SETTINGS, "lowest": lowest, "highest": highest}
   want = librosa.feature.melspectrogram(

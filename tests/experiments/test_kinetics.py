@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import kinetics as config_file
-from experiments import kinetics, tasks
+from experiments import tasks
 from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import decoding
 from perceiver_jax.models.perceiver import Outputs
@@ -116,13 +116,6 @@ def test_accuracy_in_training_is_of_hidden_labels():
 
 def _eval_batch(task):
   return next(iter(task.eval_data(global_batch=4)["eval"]))
-
-
-def test_psnr_is_in_decibels_of_a_peak_of_one():
-  truth = np.random.default_rng(0).random((3, 4, 5)).astype(np.float32)
-  error = np.float32([0.1, 0.01, 0])[:, None, None]
-  found = kinetics.psnr(truth + error, truth)
-  np.testing.assert_allclose(found, [20, 40, 100], atol=0.01)
 
 
 def test_evaluation_compares_with_what_says_little():

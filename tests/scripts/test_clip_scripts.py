@@ -11,7 +11,7 @@ from perceiver_jax.data import clip_shards
 from perceiver_jax.data.clips import Window
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "data"))
-import clip_making as making
+import tiny_clips as making
 
 WINDOW = Window(8, 25.0, 8 * 1920, 48_000, (16, 16))
 

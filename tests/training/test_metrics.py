@@ -153,3 +153,10 @@ def test_means_keep_arrays_as_sums_and_scalars_leave_them_out():
   np.testing.assert_array_equal(found["confusion"], counts)
   assert metrics.scalars(found) == {"loss": 1.5}
   assert type(metrics.scalars(found)["loss"]) is float
+
+
+def test_psnr_is_in_decibels_of_a_peak_of_one():
+  truth = np.random.default_rng(0).random((3, 4, 5)).astype(np.float32)
+  error = np.float32([0.1, 0.01, 0])[:, None, None]
+  found = metrics.psnr(truth + error, truth)
+  np.testing.assert_allclose(found, [20, 40, 100], atol=0.01)

@@ -1,3 +1,6 @@
+import json
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -99,6 +102,30 @@ def test_parts_do_not_matter(call, weight_file, clip, tmp_path):
     sounds.append(soundfile.read(folder / "clip-reconstruction.wav")[0])
   assert outs[0] == outs[1]
   np.testing.assert_allclose(*sounds, atol=1e-3)
+
+
+def test_a_run_has_rates_and_names_of_its_own(
+  call, weight_file, clip, tmp_path
+):
+  run = tmp_path / "run"
+  (run / "checkpoints").mkdir(parents=True)
+  shutil.copy(weight_file("autoencoder"), run / "model.safetensors")
+  names = [f"sport {i}" for i in range(tiny_weights.CLASSES)]
+  config = {"data": {"fps": 12.5, "sample_rate": 8000}}
+  (run / "config.json").write_text(json.dumps(config))
+  (run / "task.json").write_text(json.dumps({"class_names": names}))
+  path = clip(frames=12)
+  done = call("predict", "autoencode", f"--workdir={run}", "--parts=2", path)
+  assert done.status == 0, done.err
+  found = [line.split("%  ")[1] for line in done.out.splitlines()[1:6]]
+  assert set(found) < set(names)
+  film, sound = (line.strip() for line in done.out.splitlines()[-2:])
+  assert video.frame_rate(film) == 12.5
+  assert soundfile.info(sound).samplerate == 8000
+  # Every other frame of the clip.
+  left = video.read_video(film, FRAMES, 12.5)[:, -HEIGHT:, :WIDTH]
+  want = video.read_video(path, FRAMES, 12.5, size=(HEIGHT, WIDTH))
+  assert np.abs(left.astype(int) - want).mean() < 8
 
 
 def test_labels_and_the_default_number_of_parts(
