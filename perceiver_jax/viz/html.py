@@ -45,6 +45,8 @@ caption{text-align:left;color:var(--quiet);padding:.5rem 0}
 th,td{text-align:left;vertical-align:top;padding:.3rem 0 .3rem .75rem;
 border-bottom:1px solid var(--line);font-weight:400}
 th:first-child{padding-left:0}
+td,thead th{overflow-wrap:break-word}
+.code td{overflow-wrap:anywhere}
 thead th,tfoot th,tfoot td{font-weight:600}
 .number{text-align:right;white-space:nowrap}
 .code tbody{font:.8125rem/1.5 ui-monospace,Menlo,Consolas,monospace}
