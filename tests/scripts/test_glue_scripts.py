@@ -13,7 +13,7 @@ from configs import glue as config_file
 from experiments import tasks
 from perceiver_jax.data import glue_tasks
 from perceiver_jax.models.perceiver import Outputs
-from perceiver_jax.training import restore, workdir
+from perceiver_jax.training import loop, restore, workdir
 
 
 @pytest.fixture
@@ -167,6 +167,31 @@ def test_runs_of_no_task_of_the_benchmark_are_refused(run, refused, tmp_path):
     "glue_submission", "--partial", f"--out={tmp_path}/out.zip", folder,
     parts=["no run is about cola"],
   )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_trained_run_predicts(script, tmp_path):
+  folder = tmp_path / "glue" / "RTE"
+  folder.mkdir(parents=True)
+  rows = [f"{i}\tone {i}\ttwo" for i in range(12)]
+  head = "index\tsentence1\tsentence2"
+  (folder / "test.tsv").write_text("\n".join([head, *rows]))
+  labels = ("entailment", "not_entailment")
+  labelled = [f"{row}\t{labels[i % 2]}" for i, row in enumerate(rows)]
+  for name in ("train", "dev"):
+    text = "\n".join([f"{head}\tlabel", *labelled])
+    (folder / f"{name}.tsv").write_text(text)
+  config = config_file.get_config("own,smoke")
+  config.data.source_args.files.data_dir = str(tmp_path / "glue")
+  config.model.decoder.outputs = {"rte": 2}
+  run = tmp_path / "run"
+  loop.Trainer(config, tasks.make_task(config), run).run()
+  out = tmp_path / "out.zip"
+  done = script("glue_submission", "--partial", f"--out={out}", run)
+  assert done.status == 0, done.err
+  head, *lines = _contents(out)["RTE.tsv"]
+  assert [line.split("\t")[0] for line in lines] == [str(i) for i in range(12)]
+  assert {line.split("\t")[1] for line in lines} <= set(labels)
 
 
 # The sweep
