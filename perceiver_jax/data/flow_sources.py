@@ -11,7 +11,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from perceiver_jax.data import flow_effects, flow_folders, flow_render
+from perceiver_jax.data import (
+  flow_effects,
+  flow_folders,
+  flow_motorcycle,
+  flow_render,
+)
 from perceiver_jax.data.flow_scene import Scene, draw_layers, make_scene
 from perceiver_jax.data.flow_textures import Textures
 from perceiver_jax.data.source_base import Example, check_choice, make_named
@@ -129,7 +134,7 @@ SOURCES: dict[str, Callable[..., FlowSource]] = {
   "flying_chairs": flow_folders.flying_chairs,
   "sintel": flow_folders.sintel,
   "kitti": flow_folders.kitti,
-  "motorcycle": flow_folders.motorcycle,
+  "motorcycle": flow_motorcycle.motorcycle,
 }
 
 
