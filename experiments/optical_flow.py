@@ -185,9 +185,11 @@ class OpticalFlow:
     rows = self._rows(outputs, batch)
     notes = [
       "Errors are in pixels of the model's frames, of the middle of each"
-      " held-out pair; no motion at all would score"
-      f" {float(metrics['zero_epe']):.3g}.",
+      " held-out pair."
     ]
+    if "zero_epe" in metrics:
+      still = float(metrics["zero_epe"])
+      notes.append(f"No motion at all would score {still:.3g}.")
     if self._config.data.eval_source == "rendered":
       notes.append(
         "The held-out pairs are rendered, with textures that are never trained"
@@ -246,7 +248,14 @@ class OpticalFlow:
     name = data.train_source if train else data.eval_source
     arguments = data.source_args.to_dict().get(name, {})
     split = data.train_split if train else data.eval_split
-    return flow_sources.make_flow_source(name, split=split, **arguments)
+    source = flow_sources.make_flow_source(name, split=split, **arguments)
+    if not source.has_truth:
+      raise UserError(
+        f"the {split!r} split of {name!r} has no truth; set"
+        f" config.data.{role}_split=train, or config.data.{role}_source to"
+        " another source"
+      )
+    return source
 
 
 def _in_pixels(outputs: perceiver.Outputs) -> jax.Array:

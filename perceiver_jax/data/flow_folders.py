@@ -56,6 +56,7 @@ class FlowFolder:
 
   def __init__(self, files: Sequence[Files]):
     self.files = tuple(files)
+    self.has_truth = all(pair.flow is not None for pair in self.files)
 
   def __len__(self) -> int:
     return len(self.files)

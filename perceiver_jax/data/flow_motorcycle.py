@@ -34,6 +34,7 @@ class Motorcycle:
   """See `motorcycle`."""
 
   in_memory = True
+  has_truth = True
 
   def __init__(self, scale: float):
     spec = importlib.util.find_spec("skimage")

@@ -30,9 +30,11 @@ class FlowSource(Protocol):
 
   Attributes:
     in_memory: whether fetching a pair costs no reading or decoding.
+    has_truth: whether flow is known; not where a benchmark keeps it.
   """
 
   in_memory: bool
+  has_truth: bool
 
   def __len__(self) -> int: ...
 
@@ -52,6 +54,7 @@ class Rendered:
 
   # Nothing is read, but drawing takes as long: threads help.
   in_memory = False
+  has_truth = True
 
   def __init__(
     self,

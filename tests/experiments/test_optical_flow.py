@@ -80,6 +80,40 @@ def test_no_gradient_is_infinite_or_of_unknown_pixels(loss):
   assert not np.asarray(slope)[:, :5].any()
 
 
+@pytest.mark.parametrize("role", ["train", "eval"])
+@pytest.mark.parametrize(
+  ("name", "frames"),
+  [
+    ("sintel", ["clean/a/frame_0001.png", "clean/a/frame_0002.png"]),
+    ("kitti", ["image_2/000000_10.png", "image_2/000000_11.png"]),
+  ],
+)
+def test_a_split_without_truth_is_refused(tmp_path, role, name, frames):
+  part = {"sintel": "test", "kitti": "testing"}[name]
+  for frame in frames:
+    path = tmp_path / part / frame
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(images.encode_png(np.zeros((16, 24, 3), np.uint8)))
+  leaves = {
+    f"data__{role}_source": name,
+    f"data__{role}_split": "test",
+    f"data__source_args__{name}__directory": str(tmp_path),
+  }
+  task = task_of(**leaves)
+  make = getattr(task, f"{role}_data")
+  message = rf"no truth; set config\.data\.{role}_split=train"
+  with pytest.raises(UserError, match=message):
+    make(global_batch=1)
+
+
+def test_a_report_of_pairs_without_known_flow_can_be_written():
+  predicted, batch = pair_batch((3, 4))
+  batch["frames"] = np.zeros((3, 2, *SIZE, 3), np.uint8)
+  batch["valid"][:] = 0
+  notes = task_of().report(predicted, batch, {})["notes"]
+  assert not any("No motion" in note for note in notes)
+
+
 def test_copies_at_the_end_are_not_scored():
   predicted, batch = pair_batch((3, 4))
   batch["mask"][1:] = 0
@@ -183,7 +217,7 @@ def test_a_run_leaves_results_and_report(flow_run):
   assert "eval/epe_s40" not in found
   page = (folder / "report.html").read_text()
   assert "Optical flow" in page
-  assert "no motion at all would score" in page
+  assert "No motion at all would score" in page
   assert list((folder / "pictures").iterdir())
 
 
