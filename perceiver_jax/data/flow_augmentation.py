@@ -140,11 +140,10 @@ def resized_crop(
     # What the part was really resized by, after rounding.
     ratio = np.float32([columns / part[1], rows / part[0]])
     frames = np.stack([_resize(f, size, cv2.INTER_LINEAR) for f in frames])
-    sparse = not np.isfinite(flow).all()
-    way = cv2.INTER_NEAREST if sparse else cv2.INTER_LINEAR
-    flow = _resize(flow, size, way) * ratio
-    hidden = _resize(occluded.astype(np.uint8), size, cv2.INTER_NEAREST)
-    occluded = hidden > 0
+    flow = _resized_flow(flow, size) * ratio
+    # INTER_NEAREST would displace it: it is not about the pixels' centres.
+    way = cv2.INTER_NEAREST_EXACT
+    occluded = _resize(occluded.astype(np.uint8), size, way) > 0
   return {**example, "frames": frames, "flow": flow, "occluded": occluded}
 
 
@@ -224,6 +223,22 @@ def _erased(
     rows, columns = rng.integers(sides[0], sides[1] + 1, 2)
     frames[1, top : top + rows, left : left + columns] = np.rint(mean)
   return frames
+
+
+def _resized_flow(flow: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """Flow at [h, w]; of sparse flow each value comes once, or not at all.
+
+  A value goes to the pixel that the middle of its own falls into; to fill the
+  ones around would put it where it was not measured.
+  """
+  known = np.isfinite(flow).all(-1)
+  if known.all():
+    return _resize(flow, size, cv2.INTER_LINEAR)
+  ratios = np.divide(size, known.shape)
+  places = np.floor((np.argwhere(known) + 0.5) * ratios).astype(int)
+  found = np.full((*size, 2), np.nan, np.float32)
+  found[tuple(places.T)] = flow[known]
+  return found
 
 
 def _resize(image: np.ndarray, size: tuple[int, int], way: int) -> np.ndarray:

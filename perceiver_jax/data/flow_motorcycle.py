@@ -50,9 +50,10 @@ class Motorcycle:
     with np.load(folder / "motorcycle_disp.npz") as stored:
       disparity = stored["arr_0"].astype(np.float32)
     rows, columns = (round(n * scale) for n in disparity.shape)
-    # Not averaged: values of two depths, or unknown ones, would mix.
+    # Not averaged: values of two depths, or unknown ones, would mix. Exact:
+    # about the pixels' centres, as the frames are resized.
     small = cv2.resize(
-      disparity, (columns, rows), interpolation=cv2.INTER_NEAREST
+      disparity, (columns, rows), interpolation=cv2.INTER_NEAREST_EXACT
     )
     small = np.where(np.isfinite(small), small, np.nan)
     ratio = columns / disparity.shape[1]

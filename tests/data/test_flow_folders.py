@@ -156,6 +156,29 @@ def test_the_motorcycle_moves_to_the_left_by_its_disparity():
   assert longest == pytest.approx(0.5, abs=0.02)
 
 
+def warped_error(pair, displaced):
+  """How far the right picture looked up by displaced flow is from the left."""
+  flow, (left, right) = pair["flow"][..., 0], pair["frames"].astype(np.float32)
+  flow = np.roll(np.where(np.isfinite(flow), flow, np.nan), displaced, 1)
+  flow[:, :1] = flow[:, -1:] = np.nan  # What has come from the other side.
+  y, x = np.indices(flow.shape, dtype=np.float32)
+  known = x + flow >= 0
+  places = np.where(known, x + flow, 0)
+  error = np.abs(cv2.remap(right, places, y, cv2.INTER_LINEAR) - left)
+  return error.mean(-1)[known].mean()
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.25])
+def test_the_motorcycles_truth_is_not_displaced_when_it_is_resized(scale):
+  (pair,) = flow_sources.make_flow_source(
+    "motorcycle", split="test", scale=scale
+  )
+  before, here, after = (warped_error(pair, by) for by in (-1, 0, 1))
+  assert here < min(before, after) - 0.4
+  # Half a pixel of displacement made them differ by 1.
+  assert abs(before - after) < 0.4
+
+
 @pytest.mark.parametrize(
   ("name", "arguments", "message"),
   [
