@@ -124,7 +124,7 @@ class OpticalFlow:
       error = (distance + _ROBUST_SHIFT) ** _ROBUST_POWER
     known = jnp.maximum(jnp.sum(valid, (1, 2)), 1)
     losses = jnp.sum(error * valid, (1, 2)) / known
-    found = flow_scores.scores(predicted, flow, valid, batch["occluded"])
+    found = flow_scores.scores(predicted, flow, valid, None)
     return {
       "loss": metrics_lib.weighted(losses, jnp.ones_like(losses)),
       "epe": found["epe"],
@@ -134,7 +134,7 @@ class OpticalFlow:
     """See `flow_scores.scores`; means over pixels, not pairs."""
     valid = batch["valid"] * batch["mask"][:, None, None]
     return flow_scores.scores(
-      _in_pixels(outputs), batch["flow"], valid, batch["occluded"]
+      _in_pixels(outputs), batch["flow"], valid, batch.get("occluded")
     )
 
   def num_train_examples(self) -> int:
@@ -157,12 +157,18 @@ class OpticalFlow:
     self, *, global_batch: int, **shard: int
   ) -> dict[str, grain.IterDataset]:
     """One pass over the held-out pairs, of each the middle."""
+    source = self._source("eval")
+
+    def transform(example: Example) -> Example:
+      example = flow_augmentation.resized_crop(example, None, self._size)
+      if not source.knows_occlusion:
+        del example["occluded"]
+      return _known(example)
+
     dataset = pipeline.eval_dataset(
-      self._source("eval"),
+      source,
       global_batch=global_batch,
-      transform=lambda example: _known(
-        flow_augmentation.resized_crop(example, None, self._size)
-      ),
+      transform=transform,
       num_workers=self._config.data.num_workers,
       **shard,
     )

@@ -32,7 +32,7 @@ class Files(NamedTuple):
     first: an image.
     second: an image.
     flow: see `flow_files`; None where the truth is not published.
-    occlusion: an image whose white pixels are occluded, or None.
+    occlusion: an image, black where nothing is occluded, or None.
     visible_flow: flow that is known only where it is not occluded, or None.
     name: of the pair, as benchmarks call it: "alley_1/frame_0001".
   """
@@ -57,6 +57,9 @@ class FlowFolder:
   def __init__(self, files: Sequence[Files]):
     self.files = tuple(files)
     self.has_truth = all(pair.flow is not None for pair in self.files)
+    self.knows_occlusion = all(
+      pair.occlusion or pair.visible_flow for pair in self.files
+    )
 
   def __len__(self) -> int:
     return len(self.files)
@@ -252,7 +255,7 @@ def _occlusion(
 ) -> np.ndarray:
   if files.occlusion is not None:
     mask = images.read_image(files.occlusion, channels=1)
-    return _of_size(mask, size, files.occlusion)[..., 0] > 127
+    return _of_size(mask, size, files.occlusion)[..., 0] > 0
   if files.visible_flow is not None:
     path = files.visible_flow
     seen = _of_size(flow_files.read_flow(path), size, path)

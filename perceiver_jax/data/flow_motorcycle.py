@@ -35,6 +35,7 @@ class Motorcycle:
 
   in_memory = True
   has_truth = True
+  knows_occlusion = False
 
   def __init__(self, scale: float):
     spec = importlib.util.find_spec("skimage")

@@ -43,7 +43,7 @@ def sintel(root):
           name = f"{scene}/frame_{frame:04}"
           write(root / part / f"flow/{name}.flo", flow_of(frame))
           mask = np.zeros(SIZE, np.uint8)
-          mask[0, :frame] = 255
+          mask[0, :frame] = 100
           write(root / part / f"occlusions/{name}.png", mask)
 
 
@@ -92,6 +92,7 @@ def test_sintel_pairs_frames_that_follow_each_other(tmp_path):
   np.testing.assert_array_equal(found["flow"], flow_of(2))
   assert found["occluded"].sum() == 2
   assert found["occluded"][0, :2].all()
+  assert source.knows_occlusion
   submitted = make("sintel", tmp_path, split="test")
   assert len(submitted) == 4
   assert np.isnan(submitted[0]["flow"]).all()
@@ -115,6 +116,7 @@ def test_kitti_is_sparse_and_says_what_is_hidden(tmp_path, year, camera):
   hidden = np.zeros(SIZE, bool)
   hidden[0, 1] = True
   np.testing.assert_array_equal(found["occluded"], hidden)
+  assert source.knows_occlusion
   assert len(make("kitti", tmp_path, split="test", year=year)) == 2
 
 
@@ -166,6 +168,18 @@ def warped_error(pair, displaced):
   places = np.where(known, x + flow, 0)
   error = np.abs(cv2.remap(right, places, y, cv2.INTER_LINEAR) - left)
   return error.mean(-1)[known].mean()
+
+
+def test_a_source_says_where_occlusion_is_not_known(tmp_path):
+  chairs(tmp_path)
+  autoflow(tmp_path)
+  sintel(tmp_path)
+  for mask in (tmp_path / "training/occlusions").rglob("*.png"):
+    mask.unlink()
+  for name in ("flying_chairs", "autoflow", "sintel"):
+    source = make(name, tmp_path, split="train")
+    assert not source.knows_occlusion
+    assert not source[0]["occluded"].any()
 
 
 @pytest.mark.parametrize("scale", [0.1, 0.25])

@@ -106,6 +106,15 @@ def test_a_split_without_truth_is_refused(tmp_path, role, name, frames):
     make(global_batch=1)
 
 
+@pytest.mark.parametrize("source", ["rendered", "motorcycle"])
+def test_visible_pixels_are_scored_where_occlusion_is_known(source):
+  task = task_of(data__eval_source=source)
+  (batch,) = task.eval_data(global_batch=16)["eval"]
+  found = task.metrics(outputs(batch["flow"]), batch)
+  assert ("epe_visible" in found) == (source == "rendered")
+  assert "epe" in task.loss(outputs(batch["flow"]), batch)
+
+
 def test_a_report_of_pairs_without_known_flow_can_be_written():
   predicted, batch = pair_batch((3, 4))
   batch["frames"] = np.zeros((3, 2, *SIZE, 3), np.uint8)
