@@ -84,7 +84,8 @@ def get_config(variant: str = "main") -> ml_collections.ConfigDict:
     # Shares of the run: of the phase with every pair played forward and
     # backward and nothing changed, and of the rise of the severity after it.
     "curriculum": {"opening_share": 0.05, "rise_share": 0.25},
-    "num_workers": 16,  # Processes that prepare batches; 0: threads.
+    # Processes that prepare batches; 0: threads. Each holds a few batches.
+    "num_workers": 4,
   }
   config.optimizer.learning_rate = 4e-4
   config.optimizer.schedule = "cosine"

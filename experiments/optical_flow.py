@@ -82,7 +82,7 @@ class OpticalFlow:
     return {
       "frames": np.zeros((1, 2, *self._size, 3), np.uint8),
       "flow": np.zeros((*grid, 2), np.float32),
-      "valid": np.ones(grid, np.float32),
+      "valid": np.ones(grid, bool),
       "occluded": np.zeros(grid, bool),
       "index": np.zeros(1, np.int32),
       "mask": np.ones(1, np.float32),
@@ -112,10 +112,10 @@ class OpticalFlow:
     `robust` PWC-Net's for fine-tuning, (|x| + |y| + 0.01)^0.4.
     """
     predicted = _in_pixels(outputs)
-    valid = batch["valid"]
+    valid = batch["valid"]  # bool, to move fewer bytes.
     # Unknown flow may be anything: its error must not reach the gradient.
-    flow = jnp.where(valid[..., None] > 0, batch["flow"], 0)
-    difference = jnp.where(valid[..., None] > 0, predicted - flow, 0)
+    flow = jnp.where(valid[..., None], batch["flow"], 0)
+    difference = jnp.where(valid[..., None], predicted - flow, 0)
     if self._config.loss == "epe":
       squares = jnp.sum(difference**2, -1)
       error = jnp.sqrt(squares + _SQUARE_SHIFT)
@@ -207,7 +207,7 @@ class OpticalFlow:
     self, outputs: perceiver.Outputs, batch: Batch
   ) -> list[flow_pictures.Row]:
     predicted = np.asarray(_in_pixels(outputs), np.float32)
-    known = np.asarray(batch["valid"])[..., None] > 0
+    known = np.asarray(batch["valid"])[..., None]
     truth = np.where(known, batch["flow"], np.nan)
     return list(
       map(flow_pictures.Row, np.asarray(batch["frames"]), truth, predicted)
@@ -272,8 +272,4 @@ def _known(example: Example) -> Example:
   """Says where flow is known instead of leaving NaN there."""
   valid = np.isfinite(example["flow"]).all(-1)
   flow = np.where(valid[..., None], example["flow"], 0)
-  return {
-    **example,
-    "flow": flow.astype(np.float32),
-    "valid": valid.astype(np.float32),
-  }
+  return {**example, "flow": flow.astype(np.float32), "valid": valid}
