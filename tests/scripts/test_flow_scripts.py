@@ -35,7 +35,10 @@ def predicted(first, second):
     return np.asarray(flow_adapter.in_pixels(jnp.asarray(outputs.logits)))
 
   frames = np.stack([first, second])
-  return tiling.tiled_flow(frames, predict, tile=tiny_weights.TILE)
+  overlap = tiling.overlap(tiny_weights.TILE)
+  return tiling.tiled_flow(
+    frames, predict, tile=tiny_weights.TILE, min_overlap=overlap
+  )
 
 
 def picture(seed):

@@ -47,7 +47,7 @@ def expected(file, frames, spacing="even"):
     frames,
     predictor(file),
     tile=(HEIGHT, WIDTH),
-    min_overlap=20,
+    min_overlap=tiling.overlap((HEIGHT, WIDTH)),
     spacing=spacing,
   )
 
@@ -56,8 +56,8 @@ def expected(file, frames, spacing="even"):
   ("height", "width", "spacing"),
   [
     (HEIGHT, WIDTH, "even"),
-    (HEIGHT + 3, WIDTH + 13, "even"),
-    (HEIGHT - 5, WIDTH + 13, "released"),
+    (HEIGHT + 3, WIDTH + 40, "even"),
+    (HEIGHT - 5, WIDTH + 40, "released"),
     (5, 3, "even"),
   ],
 )
@@ -86,7 +86,7 @@ def test_the_files_hold_the_models_flow(
 
 
 def test_the_two_ways_to_lay_tiles_differ(weight_file, pair):
-  file, (_, frames) = weight_file("flow"), pair(HEIGHT, WIDTH + 13)
+  file, (_, frames) = weight_file("flow"), pair(HEIGHT, WIDTH + 40)
   even, released = (expected(file, frames, way) for way in tiling.SPACINGS)
   assert np.abs(even - released).max() > 0.1
 
