@@ -1,7 +1,10 @@
 """Changes of a training pair: colours, erased parts, size and place.
 
 What the authors of AutoFlow released for RAFT, which the paper uses with a
-curriculum on its severity (IO, app. H). Shapes: H, W of the pair; h, w of what
+curriculum on its severity (IO, app. H). For the change of size their code has
+two ranges, log2: -0.2 to 0.5 where none is given, as RAFT has it, and 0.2 to 1
+in its file of settings, which it shares with another model. The paper does not
+say which it used; ours is the former. Shapes: H, W of the pair; h, w of what
 the model takes.
 """
 

@@ -227,8 +227,8 @@ def _chairs_marks(root: Path, count: int) -> list[str]:
   path = root / "FlyingChairs_train_val.txt"
   if not path.is_file():
     raise UserError(
-      f"{path} is missing; it comes with FlyingChairs and says which pairs are"
-      " held out"
+      f"{path} is missing; download it from FlyingChairs' page, apart from the"
+      " pairs: it says which are held out"
     )
   marks = re.findall(r"\S+", path.read_text(encoding="utf-8"))
   if len(marks) != count:

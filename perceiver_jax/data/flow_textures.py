@@ -92,7 +92,7 @@ class Textures:
 
 
 def noise(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-  """Coloured noise with as much in each octave, as pictures have.
+  """Coloured noise of several octaves, less of the finer ones.
 
   Returns:
     uint8 [height, width, 3].
