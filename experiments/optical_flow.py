@@ -82,7 +82,7 @@ class OpticalFlow:
     return {
       "frames": np.zeros((1, 2, *self._size, 3), np.uint8),
       "flow": np.zeros((*grid, 2), np.float32),
-      "valid": np.ones(grid, np.float32),
+      "valid": np.ones(grid, bool),
       "occluded": np.zeros(grid, bool),
       "index": np.zeros(1, np.int32),
       "mask": np.ones(1, np.float32),
@@ -112,10 +112,10 @@ class OpticalFlow:
     `robust` PWC-Net's for fine-tuning, (|x| + |y| + 0.01)^0.4.
     """
     predicted = _in_pixels(outputs)
-    valid = batch["valid"]
+    valid = batch["valid"]  # bool, to move fewer bytes.
     # Unknown flow may be anything: its error must not reach the gradient.
-    flow = jnp.where(valid[..., None] > 0, batch["flow"], 0)
-    difference = jnp.where(valid[..., None] > 0, predicted - flow, 0)
+    flow = jnp.where(valid[..., None], batch["flow"], 0)
+    difference = jnp.where(valid[..., None], predicted - flow, 0)
     if self._config.loss == "epe":
       squares = jnp.sum(difference**2, -1)
       error = jnp.sqrt(squares + _SQUARE_SHIFT)
@@ -124,7 +124,7 @@ class OpticalFlow:
       error = (distance + _ROBUST_SHIFT) ** _ROBUST_POWER
     known = jnp.maximum(jnp.sum(valid, (1, 2)), 1)
     losses = jnp.sum(error * valid, (1, 2)) / known
-    found = flow_scores.scores(predicted, flow, valid, batch["occluded"])
+    found = flow_scores.scores(predicted, flow, valid, None)
     return {
       "loss": metrics_lib.weighted(losses, jnp.ones_like(losses)),
       "epe": found["epe"],
@@ -134,7 +134,7 @@ class OpticalFlow:
     """See `flow_scores.scores`; means over pixels, not pairs."""
     valid = batch["valid"] * batch["mask"][:, None, None]
     return flow_scores.scores(
-      _in_pixels(outputs), batch["flow"], valid, batch["occluded"]
+      _in_pixels(outputs), batch["flow"], valid, batch.get("occluded")
     )
 
   def scores(
@@ -163,12 +163,18 @@ class OpticalFlow:
     self, *, global_batch: int, **shard: int
   ) -> dict[str, grain.IterDataset]:
     """One pass over the held-out pairs, of each the middle."""
+    source = self._source("eval")
+
+    def transform(example: Example) -> Example:
+      example = flow_augmentation.resized_crop(example, None, self._size)
+      if not source.knows_occlusion:
+        del example["occluded"]
+      return _known(example)
+
     dataset = pipeline.eval_dataset(
-      self._source("eval"),
+      source,
       global_batch=global_batch,
-      transform=lambda example: _known(
-        flow_augmentation.resized_crop(example, None, self._size)
-      ),
+      transform=transform,
       num_workers=self._config.data.num_workers,
       **shard,
     )
@@ -191,9 +197,11 @@ class OpticalFlow:
     rows = self._rows(outputs, batch)
     notes = [
       "Errors are in pixels of the model's frames, of the middle of each"
-      " held-out pair; no motion at all would score"
-      f" {float(metrics['zero_epe']):.3g}.",
+      " held-out pair."
     ]
+    if "zero_epe" in metrics:
+      still = float(metrics["zero_epe"])
+      notes.append(f"No motion at all would score {still:.3g}.")
     if self._config.data.eval_source == "rendered":
       notes.append(
         "The held-out pairs are rendered, with textures that are never trained"
@@ -205,7 +213,7 @@ class OpticalFlow:
     self, outputs: perceiver.Outputs, batch: Batch
   ) -> list[flow_pictures.Row]:
     predicted = np.asarray(_in_pixels(outputs), np.float32)
-    known = np.asarray(batch["valid"])[..., None] > 0
+    known = np.asarray(batch["valid"])[..., None]
     truth = np.where(known, batch["flow"], np.nan)
     return list(
       map(flow_pictures.Row, np.asarray(batch["frames"]), truth, predicted)
@@ -252,7 +260,14 @@ class OpticalFlow:
     name = data.train_source if train else data.eval_source
     arguments = data.source_args.to_dict().get(name, {})
     split = data.train_split if train else data.eval_split
-    return flow_sources.make_flow_source(name, split=split, **arguments)
+    source = flow_sources.make_flow_source(name, split=split, **arguments)
+    if not source.has_truth:
+      raise UserError(
+        f"the {split!r} split of {name!r} has no truth; set"
+        f" config.data.{role}_split=train, or config.data.{role}_source to"
+        " another source"
+      )
+    return source
 
 
 def _in_pixels(outputs: perceiver.Outputs) -> jax.Array:
@@ -263,8 +278,4 @@ def _known(example: Example) -> Example:
   """Says where flow is known instead of leaving NaN there."""
   valid = np.isfinite(example["flow"]).all(-1)
   flow = np.where(valid[..., None], example["flow"], 0)
-  return {
-    **example,
-    "flow": flow.astype(np.float32),
-    "valid": valid.astype(np.float32),
-  }
+  return {**example, "flow": flow.astype(np.float32), "valid": valid}

@@ -60,6 +60,7 @@ def main(argv: Sequence[str]) -> None:
 
   sets = _sources()
   published = _published()
+  _prepare_output()
   methods = {"model": flow_model.estimator()}
   if _BASELINES.value:
     methods |= flow_benchmark.BASELINES
@@ -76,10 +77,23 @@ def main(argv: Sequence[str]) -> None:
     if name in published:
       rows.append({"method": "published", "epe": published[name]})
     print(f"\n{name}: {len(pairs)} pairs\n{timing.table(rows)}", flush=True)
+    if _JSON.value:
+      path = Path(_JSON.value)
+      with source.writing(path, "another --json"):
+        path.write_text(json.dumps(figures, indent=2), encoding="utf-8")
+
+
+def _prepare_output() -> None:
+  """Finds out before the hours of scoring whether there is room for it."""
   if _JSON.value:
     path = Path(_JSON.value)
-    with source.writing(path):
-      path.write_text(json.dumps(figures, indent=2), encoding="utf-8")
+    with source.writing(path, "another --json"):
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.open("a").close()
+  if _PICTURES.value:
+    path = Path(_PICTURES.value)
+    with source.writing(path, "another --pictures"):
+      path.mkdir(parents=True, exist_ok=True)
 
 
 def _draw(path: Path, pairs: Any, estimate: flow_model.Estimate) -> None:
@@ -94,8 +108,7 @@ def _draw(path: Path, pairs: Any, estimate: flow_model.Estimate) -> None:
     rows.append(flow_pictures.Row(frames, truth, estimate(*frames)))
   # Rows of a sheet are of one size, which the pairs of KITTI are not.
   rows = [row for row in rows if row.truth.shape == rows[0].truth.shape]
-  with source.writing(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
+  with source.writing(path, "another --pictures"):
     path.write_bytes(images.encode_png(flow_pictures.sheet(rows)))
 
 

@@ -1,7 +1,7 @@
 """Writes flow as benchmarks want it: python -m scripts.submit_flow OUTPUT.
 
-  --sintel=DIR      OUTPUT/clean/SCENE/frame_0001.flo, and OUTPUT/final, for
-                    Sintel's own `bundler`
+  --sintel=DIR      OUTPUT/clean/SCENE/frame0001.flo, and OUTPUT/final, for
+                    Sintel's own program: bundler OUTPUT/clean OUTPUT/final FILE
   --kitti_2015=DIR  OUTPUT/flow/000000_10.png, to be zipped
   --kitti_2012=DIR  OUTPUT/000000_10.png, to be zipped
 
@@ -41,12 +41,14 @@ def main(argv: Sequence[str]) -> None:
   ((name, directory),) = given.items()
   output = Path(argv[1]).expanduser()
   parts = _sintel(directory) if name == "sintel" else _kitti(name, directory)
+  with source.writing(output, "another folder"):
+    output.mkdir(parents=True, exist_ok=True)
   estimate = flow_model.estimator()
   count = 0
   for folder, pairs, ending in parts:
     for i in tqdm(range(len(pairs)), folder, leave=False, disable=None):
       flow = estimate(*pairs[i]["frames"])
-      _write(output / folder / f"{pairs.files[i].name}{ending}", flow)
+      _write(output / folder / _file_name(pairs.files[i].name, ending), flow)
       count += 1
   print(f"{count} files in {output}")
 
@@ -69,12 +71,17 @@ def _kitti(name: str, directory: str) -> list[tuple]:
   return [(folder, flow_folders.kitti(directory, "test", year), ".png")]
 
 
+def _file_name(pair: str, ending: str) -> str:
+  # Sintel's frames are frame_0001.png and its submissions frame0001.flo.
+  return pair.replace("/frame_", "/frame") + ending
+
+
 def _write(path: Path, flow: np.ndarray) -> None:
   from perceiver_jax.data import flow_files
 
   if path.suffix == ".png":
     flow = flow.clip(-_KITTI_MOST, _KITTI_MOST)
-  with source.writing(path):
+  with source.writing(path, "another folder"):
     path.parent.mkdir(parents=True, exist_ok=True)
     flow_files.write_flow(path, flow)
 

@@ -1,7 +1,10 @@
 """predict flow FIRST SECOND, or VIDEO: where each pixel moves to."""
 
+import itertools
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from tqdm import tqdm
@@ -15,7 +18,7 @@ def run(arguments: Sequence[str]) -> None:
   """Writes flow of two images, or of each pair of frames of a video.
 
   For images: NAME.flo, NAME-kitti.png and NAME-flow.png (in colour); for a
-  video: NAME-flow.mp4, frame and flow side by side.
+  video: NAME-flow.mp4, frame and flow side by side, in colours of one scale.
 
   Raises:
     UserError: the files are not two images of one size or one video.
@@ -74,18 +77,36 @@ def _save_video(folder: Path, path: Path, estimate: Estimate) -> Path:
 
 
 def _coloured(path: Path, estimate: Estimate) -> Iterator[np.ndarray]:
-  """Each frame beside the flow to the next one."""
+  """Each frame beside the flow to the next one, drawn to one scale."""
   from perceiver_jax.data import video
   from perceiver_jax.viz import flow_colours, side_by_side
 
-  before, pairs = None, 0
+  # The scale is known at the end, and a film's flow may not fit in memory.
+  with tempfile.TemporaryFile() as stored:
+    pairs, longest = _store_flow(stored, path, estimate)
+    stored.seek(0)
+    for _, (_, frame) in zip(range(pairs), video.frames(path), strict=False):
+      flow = np.load(stored).astype(np.float32)
+      colours = flow_colours.flow_to_rgb(flow, longest or None)
+      yield side_by_side.side_by_side({"frame": frame, "flow": colours})
+
+
+def _store_flow(
+  file: IO[bytes], path: Path, estimate: Estimate
+) -> tuple[int, float]:
+  """Writes a film's flow as float16; returns pairs and longest motion."""
+  from perceiver_jax.data import video
+
+  pairs, longest = 0, 0.0
   # disable=None: no bar where nobody watches it.
   bar = {"unit": "frame", "leave": False, "disable": None}
-  for _, frame in tqdm(video.frames(path), "flow", **bar):
-    if before is not None:
-      pairs += 1
-      colours = flow_colours.flow_to_rgb(estimate(before, frame))
-      yield side_by_side.side_by_side({"frame": before, "flow": colours})
-    before = frame
+  frames = (frame for _, frame in tqdm(video.frames(path), "flow", **bar))
+  for before, after in itertools.pairwise(frames):
+    flow = estimate(before, after).astype(np.float16)
+    lengths = np.hypot(*np.moveaxis(flow.astype(np.float32), -1, 0))
+    longest = max(longest, float(lengths.max()))
+    np.save(file, flow)
+    pairs += 1
   if not pairs:
     raise UserError(f"{path} has a single frame; flow is between two")
+  return pairs, longest

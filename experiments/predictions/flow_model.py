@@ -53,8 +53,9 @@ def estimator() -> Estimate:
     np.stack([first, second]),
     predict,
     tile=tile,
-    min_overlap=min(tiling.MIN_OVERLAP, min(tile) - 1),
+    min_overlap=tiling.overlap(tile),
     spacing=flags.FLAGS.tiles,
+    batch_size=tiling.tiles_at_once(tile),
   )
 
 

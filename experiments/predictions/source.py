@@ -104,8 +104,12 @@ def output_folder() -> Path:
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path, instead: str = "another --output") -> Iterator[None]:
   """Inside, `path` is written.
+
+  Args:
+    path: a file or folder.
+    instead: what the user may give if it can't be.
 
   Raises:
     UserError: it could not be.
@@ -114,7 +118,7 @@ def writing(path: Path) -> Iterator[None]:
     yield
   except OSError as error:
     raise UserError(
-      f"{path} can't be written to ({error.strerror}); give another --output"
+      f"{path} can't be written to ({error.strerror}); give {instead}"
     ) from error
 
 

@@ -1,7 +1,10 @@
 """Changes of a training pair: colours, erased parts, size and place.
 
 What the authors of AutoFlow released for RAFT, which the paper uses with a
-curriculum on its severity (IO, app. H). Shapes: H, W of the pair; h, w of what
+curriculum on its severity (IO, app. H). For the change of size their code has
+two ranges, log2: -0.2 to 0.5 where none is given, as RAFT has it, and 0.2 to 1
+in its file of settings, which it shares with another model. The paper does not
+say which it used; ours is the former. Shapes: H, W of the pair; h, w of what
 the model takes.
 """
 
@@ -140,11 +143,10 @@ def resized_crop(
     # What the part was really resized by, after rounding.
     ratio = np.float32([columns / part[1], rows / part[0]])
     frames = np.stack([_resize(f, size, cv2.INTER_LINEAR) for f in frames])
-    sparse = not np.isfinite(flow).all()
-    way = cv2.INTER_NEAREST if sparse else cv2.INTER_LINEAR
-    flow = _resize(flow, size, way) * ratio
-    hidden = _resize(occluded.astype(np.uint8), size, cv2.INTER_NEAREST)
-    occluded = hidden > 0
+    flow = _resized_flow(flow, size) * ratio
+    # INTER_NEAREST would displace it: it is not about the pixels' centres.
+    way = cv2.INTER_NEAREST_EXACT
+    occluded = _resize(occluded.astype(np.uint8), size, way) > 0
   return {**example, "frames": frames, "flow": flow, "occluded": occluded}
 
 
@@ -224,6 +226,22 @@ def _erased(
     rows, columns = rng.integers(sides[0], sides[1] + 1, 2)
     frames[1, top : top + rows, left : left + columns] = np.rint(mean)
   return frames
+
+
+def _resized_flow(flow: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """Flow at [h, w]; of sparse flow each value comes once, or not at all.
+
+  A value goes to the pixel that the middle of its own falls into; to fill the
+  ones around would put it where it was not measured.
+  """
+  known = np.isfinite(flow).all(-1)
+  if known.all():
+    return _resize(flow, size, cv2.INTER_LINEAR)
+  ratios = np.divide(size, known.shape)
+  places = np.floor((np.argwhere(known) + 0.5) * ratios).astype(int)
+  found = np.full((*size, 2), np.nan, np.float32)
+  found[tuple(places.T)] = flow[known]
+  return found
 
 
 def _resize(image: np.ndarray, size: tuple[int, int], way: int) -> np.ndarray:

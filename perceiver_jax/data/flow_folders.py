@@ -4,7 +4,6 @@ Nothing is downloaded. Every source holds paths and reads a pair when it is
 asked for; see `flow_sources` for what a pair is.
 """
 
-import importlib.util
 import itertools
 import os
 import re
@@ -12,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from perceiver_jax.data import flow_files, images
@@ -34,7 +32,7 @@ class Files(NamedTuple):
     first: an image.
     second: an image.
     flow: see `flow_files`; None where the truth is not published.
-    occlusion: an image whose white pixels are occluded, or None.
+    occlusion: an image, black where nothing is occluded, or None.
     visible_flow: flow that is known only where it is not occluded, or None.
     name: of the pair, as benchmarks call it: "alley_1/frame_0001".
   """
@@ -58,6 +56,10 @@ class FlowFolder:
 
   def __init__(self, files: Sequence[Files]):
     self.files = tuple(files)
+    self.has_truth = all(pair.flow is not None for pair in self.files)
+    self.knows_occlusion = all(
+      pair.occlusion or pair.visible_flow for pair in self.files
+    )
 
   def __len__(self) -> int:
     return len(self.files)
@@ -196,65 +198,6 @@ def kitti(
   return _folder(root, f"{folder.name}/{camera}/*_10.png", files)
 
 
-def motorcycle(split: str, scale: float = 0.5) -> "Motorcycle":
-  """The real Middlebury pair that ships with scikit-image, once.
-
-  A stereo pair: flow is minus the disparity, along x. Where that is not known
-  (7% of the pixels), neither is the flow.
-
-  Args:
-    split: only "test": it is never trained on.
-    scale: it is resized by; 1 is 500 x 741 pixels.
-
-  Raises:
-    UserError: the split or the scale is another, or scikit-image is missing.
-  """
-  check_choice(split, ("test",), "split", "motorcycle")
-  if not 0.05 <= scale <= 1:
-    raise UserError(f"motorcycle got scale {scale}; give 0.05 to 1")
-  return Motorcycle(scale)
-
-
-class Motorcycle:
-  """See `motorcycle`."""
-
-  in_memory = True
-
-  def __init__(self, scale: float):
-    spec = importlib.util.find_spec("skimage")
-    if spec is None:
-      raise UserError(
-        "the Middlebury pair comes with scikit-image; pip install scikit-image"
-      )
-    folder = Path(spec.submodule_search_locations[0]) / "data"
-    frames = [
-      images.read_image(folder / f"motorcycle_{side}.png")
-      for side in ("left", "right")
-    ]
-    with np.load(folder / "motorcycle_disp.npz") as stored:
-      disparity = stored["arr_0"].astype(np.float32)
-    rows, columns = (round(n * scale) for n in disparity.shape)
-    # Not averaged: values of two depths, or unknown ones, would mix.
-    small = cv2.resize(
-      disparity, (columns, rows), interpolation=cv2.INTER_NEAREST
-    )
-    small = np.where(np.isfinite(small), small, np.nan)
-    ratio = columns / disparity.shape[1]
-    flow = np.stack([-small * np.float32(ratio), small * 0], -1)
-    self._example = {
-      "frames": np.stack([images.resize(f, rows, columns) for f in frames]),
-      "flow": flow,
-      "occluded": np.zeros(flow.shape[:2], bool),
-    }
-
-  def __len__(self) -> int:
-    return 1
-
-  def __getitem__(self, index: int) -> Example:
-    range(1)[index]
-    return {name: value.copy() for name, value in self._example.items()}
-
-
 def _root(directory: str | os.PathLike[str], source: str) -> Path:
   leaf = f"the directory of source {source!r}"
   if not directory:
@@ -284,8 +227,8 @@ def _chairs_marks(root: Path, count: int) -> list[str]:
   path = root / "FlyingChairs_train_val.txt"
   if not path.is_file():
     raise UserError(
-      f"{path} is missing; it comes with FlyingChairs and says which pairs are"
-      " held out"
+      f"{path} is missing; download it from FlyingChairs' page, apart from the"
+      " pairs: it says which are held out"
     )
   marks = re.findall(r"\S+", path.read_text(encoding="utf-8"))
   if len(marks) != count:
@@ -312,7 +255,7 @@ def _occlusion(
 ) -> np.ndarray:
   if files.occlusion is not None:
     mask = images.read_image(files.occlusion, channels=1)
-    return _of_size(mask, size, files.occlusion)[..., 0] > 127
+    return _of_size(mask, size, files.occlusion)[..., 0] > 0
   if files.visible_flow is not None:
     path = files.visible_flow
     seen = _of_size(flow_files.read_flow(path), size, path)

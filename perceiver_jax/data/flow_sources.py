@@ -11,7 +11,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from perceiver_jax.data import flow_effects, flow_folders, flow_render
+from perceiver_jax.data import (
+  flow_effects,
+  flow_folders,
+  flow_motorcycle,
+  flow_render,
+)
 from perceiver_jax.data.flow_scene import Scene, draw_layers, make_scene
 from perceiver_jax.data.flow_textures import Textures
 from perceiver_jax.data.source_base import Example, check_choice, make_named
@@ -25,9 +30,13 @@ class FlowSource(Protocol):
 
   Attributes:
     in_memory: whether fetching a pair costs no reading or decoding.
+    has_truth: whether flow is known; not where a benchmark keeps it.
+    knows_occlusion: whether `occluded` says which pixels are hidden.
   """
 
   in_memory: bool
+  has_truth: bool
+  knows_occlusion: bool
 
   def __len__(self) -> int: ...
 
@@ -47,6 +56,8 @@ class Rendered:
 
   # Nothing is read, but drawing takes as long: threads help.
   in_memory = False
+  has_truth = True
+  knows_occlusion = True
 
   def __init__(
     self,
@@ -129,7 +140,7 @@ SOURCES: dict[str, Callable[..., FlowSource]] = {
   "flying_chairs": flow_folders.flying_chairs,
   "sintel": flow_folders.sintel,
   "kitti": flow_folders.kitti,
-  "motorcycle": flow_folders.motorcycle,
+  "motorcycle": flow_motorcycle.motorcycle,
 }
 
 

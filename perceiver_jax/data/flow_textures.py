@@ -27,7 +27,8 @@ class Textures:
     directory: a folder of pictures, subfolders included; empty for the photos
       that ship with scikit-learn and scikit-image.
     noise_share: share of the pictures that are procedural noise.
-    scale: least and most pixels of a frame to a pixel of a photo.
+    scale: least and most pixels of a frame to a pixel of a photo, the same
+      along both axes.
     detail: least mean difference of neighbouring pixels, in levels of 255; a
       part of a photo that is plainer is drawn again, 20 times at most.
 
@@ -67,14 +68,19 @@ class Textures:
   def _part(
     self, rng: np.random.Generator, height: int, width: int
   ) -> np.ndarray:
-    """A part of a photo, resized."""
+    """A part of a photo, resized; one that is too small is mirrored on."""
     photo = self._photo(rng)
     scale = np.exp(rng.uniform(*np.log(self._scale)))
-    rows = min(photo.shape[0], max(8, round(height / scale)))
-    columns = min(photo.shape[1], max(8, round(width / scale)))
-    top = rng.integers(photo.shape[0] - rows + 1)
-    left = rng.integers(photo.shape[1] - columns + 1)
+    # Tiny layers would be one blurred colour with fewer pixels of the photo.
+    rows, columns = (max(8, round(n / scale)) for n in (height, width))
+    top = rng.integers(max(0, photo.shape[0] - rows) + 1)
+    left = rng.integers(max(0, photo.shape[1] - columns) + 1)
     part = photo[top : top + rows, left : left + columns]
+    missing = rows - part.shape[0], columns - part.shape[1]
+    if any(missing):
+      below, right = missing
+      way = cv2.BORDER_REFLECT
+      part = cv2.copyMakeBorder(part, 0, below, 0, right, way)
     part = part[:: rng.choice((-1, 1)), :: rng.choice((-1, 1))]
     return images.resize(np.ascontiguousarray(part), height, width)
 
@@ -86,7 +92,7 @@ class Textures:
 
 
 def noise(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-  """Coloured noise with as much in each octave, as pictures have.
+  """Coloured noise of several octaves, less of the finer ones.
 
   Returns:
     uint8 [height, width, 3].

@@ -79,7 +79,7 @@ def score(
       estimate(*example["frames"])[None],
       np.where(valid[..., None], flow, 0)[None],
       valid[None],
-      example["occluded"][None],
+      example["occluded"][None] if source.knows_occlusion else None,
     )
     for name, pair in found.items():
       # Pairs differ in size: back from frames to pixels.

@@ -27,7 +27,7 @@ def scores(
   predicted: jax.Array,
   flow: jax.Array,
   valid: jax.Array,
-  occluded: jax.Array,
+  occluded: jax.Array | None,
 ) -> Scores:
   """All scores of a batch.
 
@@ -35,13 +35,15 @@ def scores(
     predicted: float32 [b, H, W, 2] in pixels.
     flow: the truth, float32 [b, H, W, 2]; where it is not valid, any number.
     valid: [b, H, W], 1 where the truth is known.
-    occluded: [b, H, W], 1 where a pixel is hidden in the second frame.
+    occluded: [b, H, W], 1 where a pixel is hidden in the second frame; None
+      where nothing is known about it.
 
   Returns:
     Sums and counts of `epe`, of it among `epe_visible` and `epe_occluded`
-    pixels and by true speed (`epe_s0_10`, `epe_s10_40`, `epe_s40`, as Sintel
-    has it); shares `over_1px`, `over_3px`, `over_5px` and KITTI's `fl`; and
-    `zero_epe`, what no motion at all would score.
+    pixels (if occlusion is known) and by true speed (`epe_s0_10`,
+    `epe_s10_40`, `epe_s40`, as Sintel has it); shares `over_1px`, `over_3px`,
+    `over_5px` and KITTI's `fl`; and `zero_epe`, what no motion at all would
+    score.
   """
   flow = jnp.where(valid[..., None] > 0, flow, 0)
   error = end_point_error(predicted.astype(jnp.float32), flow)
@@ -52,14 +54,15 @@ def scores(
     among = weights * chosen
     return jnp.sum(values * among), jnp.sum(among)
 
-  hidden = occluded.astype(jnp.float32)
   found = {
     "epe": mean(error),
-    "epe_visible": mean(error, 1 - hidden),
-    "epe_occluded": mean(error, hidden),
     "zero_epe": mean(speed),
     "fl": mean((error > _FL_PIXELS) & (error > _FL_SHARE * speed)),
   }
+  if occluded is not None:
+    hidden = occluded.astype(jnp.float32)
+    found["epe_visible"] = mean(error, 1 - hidden)
+    found["epe_occluded"] = mean(error, hidden)
   for name, (low, high) in SPEEDS.items():
     found[f"epe_{name}"] = mean(error, (speed >= low) & (speed < high))
   for pixels in OUTLIERS:

@@ -17,6 +17,9 @@ MIN_OVERLAP = 20
 
 SPACINGS = ("even", "released")
 
+# Of small tiles; with many latents, more would not fit.
+_MOST_AT_ONCE = 16
+
 Predict = Callable[[np.ndarray], np.ndarray]
 
 
@@ -70,6 +73,18 @@ def tiled_flow(
     total[rows, columns] += weights * flow
     weight[rows, columns] += weights
   return (total / weight)[:height, :width].astype(np.float32)
+
+
+def overlap(tile: tuple[int, int]) -> int:
+  """Least overlap of tiles (h, w): that of the published model to scale."""
+  share = min(tile) / min(TRAINING_SIZE)
+  return min(max(1, round(MIN_OVERLAP * share)), min(tile) - 1)
+
+
+def tiles_at_once(tile: tuple[int, int]) -> int:
+  """Tiles (h, w) of no more pixels than the published model's, 16 at most."""
+  fitting = math.prod(TRAINING_SIZE) // math.prod(tile)
+  return max(1, min(fitting, _MOST_AT_ONCE))
 
 
 def tile_starts(

@@ -53,7 +53,8 @@ def sheet(rows: Sequence[Row]) -> np.ndarray:
 def _line(row: Row) -> np.ndarray:
   longest = _longest(row.truth)
   error = np.hypot(*np.moveaxis(row.predicted - row.truth, -1, 0))
-  mean = np.mean(error, where=np.isfinite(error)) if longest else np.nan
+  known = np.isfinite(error)
+  mean = f"mean {np.mean(error[known]):.2f} px" if known.any() else "not known"
   scale = longest or 1.0
   pictures = {
     "first frame": row.frames[0],
@@ -62,7 +63,7 @@ def _line(row: Row) -> np.ndarray:
       row.truth, scale
     ),
     "prediction": flow_colours.flow_to_rgb(row.predicted, scale),
-    f"error, mean {mean:.2f} px": heat(error / scale),
+    f"error, {mean}": heat(error / scale),
   }
   times = -(-_NARROWEST // row.frames.shape[2])
   return side_by_side.side_by_side(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from configs import optical_flow
+from perceiver_jax.data import flow_sources
 from perceiver_jax.training import config_checks, optimizers
 
 ROWS = tuple(optical_flow._ROWS)
@@ -27,8 +28,15 @@ def test_rows_are_different_models():
 
 def test_the_recipe_is_the_papers():
   config = optical_flow.get_config("main")
-  steps = config_checks.num_steps(config, 400_000)
-  assert steps == 375_000
+  rendered = flow_sources.make_flow_source(
+    "rendered", split="train", **config.data.source_args.rendered.to_dict()
+  )
+  assert len(rendered) == 400_000
+  # AutoFlow as released is 40,000 pairs, of which every 200th is held out.
+  for pairs in (len(rendered), 40_000 - 200):
+    assert config_checks.num_steps(config, pairs) == 375_000
+  steps = 375_000
+  assert 512 * steps / len(rendered) == 480
   assert (config.optimizer.name, config.batch_size) == ("lamb", 512)
   _, schedule = optimizers.from_config(config.optimizer, steps, 512)
   at = [float(schedule(share * steps)) for share in (0, 0.5, 1)]

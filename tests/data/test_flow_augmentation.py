@@ -161,9 +161,42 @@ def test_sparse_flow_stays_sparse_and_exact():
   pair["flow"][::3] = np.nan
   found = flow_augmentation.resized_crop(pair, None, SIZE, (1.3, 1.3))
   known = np.isfinite(found["flow"]).all(-1)
-  assert 0.5 < known.mean() < 0.8
+  # Two of three rows, each value once.
+  rows = np.isfinite(pair["flow"][7:56, 11:85]).all(-1).sum()
+  assert known.sum() == rows
   across = found["flow"][known][:, 0]
   np.testing.assert_allclose(across, 1.5 * 96 / 74, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.77, 1.3, 2.6])
+def test_what_is_resized_stays_where_it_is_in_the_frames(scale):
+  size = (60, 90)
+  pair = smooth_pair(size=size)
+  x = np.tile(np.arange(90, dtype=np.float32), (60, 1))
+  pair["flow"] = np.stack([x, x], -1)
+  pair["flow"][::2, ::3] = np.nan
+  wanted = tuple(round(n * scale) for n in size)
+  found = flow_augmentation.resized_crop(pair, None, wanted, (scale, scale))
+  ratio = wanted[1] / 90
+  known = np.isfinite(found["flow"]).all(-1)
+  places = (found["flow"][..., 0] / ratio + 0.5) * ratio - 0.5
+  off = (places - np.arange(wanted[1]))[known]
+  assert np.abs(off).max() <= 0.5 + 1e-3
+  assert abs(off.mean()) < 0.1
+
+
+@pytest.mark.parametrize("scale", [0.4, 0.77, 1.3])
+def test_occlusion_stays_where_it_is_in_the_frames(scale):
+  size = (60, 90)
+  wanted = tuple(round(n * scale) for n in size)
+  moved = []
+  for start in range(10, 60):
+    pair = smooth_pair(size=size)
+    pair["occluded"][:, start : start + 13] = True
+    found = flow_augmentation.resized_crop(pair, None, wanted, (scale, scale))
+    middle = np.argwhere(found["occluded"])[:, 1].mean()
+    moved.append((middle + 0.5) * size[1] / wanted[1] - 0.5 - (start + 6))
+  assert abs(np.mean(moved)) < 0.1
 
 
 @pytest.mark.parametrize(

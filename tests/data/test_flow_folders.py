@@ -43,7 +43,7 @@ def sintel(root):
           name = f"{scene}/frame_{frame:04}"
           write(root / part / f"flow/{name}.flo", flow_of(frame))
           mask = np.zeros(SIZE, np.uint8)
-          mask[0, :frame] = 255
+          mask[0, :frame] = 100
           write(root / part / f"occlusions/{name}.png", mask)
 
 
@@ -92,6 +92,7 @@ def test_sintel_pairs_frames_that_follow_each_other(tmp_path):
   np.testing.assert_array_equal(found["flow"], flow_of(2))
   assert found["occluded"].sum() == 2
   assert found["occluded"][0, :2].all()
+  assert source.knows_occlusion
   submitted = make("sintel", tmp_path, split="test")
   assert len(submitted) == 4
   assert np.isnan(submitted[0]["flow"]).all()
@@ -115,6 +116,7 @@ def test_kitti_is_sparse_and_says_what_is_hidden(tmp_path, year, camera):
   hidden = np.zeros(SIZE, bool)
   hidden[0, 1] = True
   np.testing.assert_array_equal(found["occluded"], hidden)
+  assert source.knows_occlusion
   assert len(make("kitti", tmp_path, split="test", year=year)) == 2
 
 
@@ -154,6 +156,41 @@ def test_the_motorcycle_moves_to_the_left_by_its_disparity():
   half = flow_sources.make_flow_source("motorcycle", split="test", scale=0.5)
   longest = np.nanmin(half[0]["flow"]) / np.nanmin(flow)
   assert longest == pytest.approx(0.5, abs=0.02)
+
+
+def warped_error(pair, displaced):
+  """How far the right picture looked up by displaced flow is from the left."""
+  flow, (left, right) = pair["flow"][..., 0], pair["frames"].astype(np.float32)
+  flow = np.roll(np.where(np.isfinite(flow), flow, np.nan), displaced, 1)
+  flow[:, :1] = flow[:, -1:] = np.nan  # What has come from the other side.
+  y, x = np.indices(flow.shape, dtype=np.float32)
+  known = x + flow >= 0
+  places = np.where(known, x + flow, 0)
+  error = np.abs(cv2.remap(right, places, y, cv2.INTER_LINEAR) - left)
+  return error.mean(-1)[known].mean()
+
+
+def test_a_source_says_where_occlusion_is_not_known(tmp_path):
+  chairs(tmp_path)
+  autoflow(tmp_path)
+  sintel(tmp_path)
+  for mask in (tmp_path / "training/occlusions").rglob("*.png"):
+    mask.unlink()
+  for name in ("flying_chairs", "autoflow", "sintel"):
+    source = make(name, tmp_path, split="train")
+    assert not source.knows_occlusion
+    assert not source[0]["occluded"].any()
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.25])
+def test_the_motorcycles_truth_is_not_displaced_when_it_is_resized(scale):
+  (pair,) = flow_sources.make_flow_source(
+    "motorcycle", split="test", scale=scale
+  )
+  before, here, after = (warped_error(pair, by) for by in (-1, 0, 1))
+  assert here < min(before, after) - 0.4
+  # Half a pixel of displacement made them differ by 1.
+  assert abs(before - after) < 0.4
 
 
 @pytest.mark.parametrize(

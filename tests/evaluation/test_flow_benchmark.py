@@ -10,10 +10,11 @@ from perceiver_jax.evaluation import flow_benchmark
 class Pairs:
   """Pairs of the sizes given, whose flow is (number + 1, 0)."""
 
-  in_memory = True
+  in_memory = has_truth = True
 
-  def __init__(self, sizes, unknown=()):
+  def __init__(self, sizes, unknown=(), knows_occlusion=True):
     self._sizes, self._unknown = sizes, unknown
+    self.knows_occlusion = knows_occlusion
 
   def __len__(self):
     return len(self._sizes)
@@ -47,6 +48,13 @@ def test_a_pair_without_truth_counts_for_nothing():
     Pairs([(10, 10)], unknown=[0]), flow_benchmark.no_motion
   )
   assert nothing == {}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_visible_pixels_are_scored_where_they_are_known(known):
+  pairs = Pairs([(10, 10)], knows_occlusion=known)
+  found = flow_benchmark.score(pairs, flow_benchmark.no_motion)
+  assert ("epe_visible" in found) == known
 
 
 @pytest.mark.parametrize("method", ["Farneback", "DIS"])

@@ -51,6 +51,13 @@ def test_every_score_is_its_definition(seed):
     assert found[name] == pytest.approx(value, rel=1e-4), name
 
 
+def test_visible_and_hidden_pixels_need_to_be_known():
+  flow = np.zeros((1, 4, 4, 2), np.float32)
+  found = flow_scores.scores(flow, flow, np.ones((1, 4, 4)), None)
+  assert "epe" in found
+  assert not {"epe_visible", "epe_occluded"} & found.keys()
+
+
 def test_what_is_not_known_counts_for_nothing():
   flow = np.zeros((1, 4, 4, 2), np.float32)
   valid = np.ones((1, 4, 4), np.float32)

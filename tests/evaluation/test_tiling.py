@@ -194,3 +194,20 @@ def test_other_shapes_are_refused():
     _tiled(frames, lambda tiles: tiles)
   with pytest.raises(ValueError, match="batch_size must be at least 1"):
     _tiled(frames, lambda tiles: tiles, batch_size=0)
+
+
+def test_small_tiles_overlap_less_and_come_together():
+  published, small = tiling.TRAINING_SIZE, (32, 48)
+  assert tiling.overlap(published) == tiling.MIN_OVERLAP
+  assert tiling.tiles_at_once(published) == 1
+  assert tiling.overlap(small) == 2
+  assert tiling.tiles_at_once(small) == 16
+  assert tiling.tiles_at_once((184, 248)) == 4
+  assert tiling.tiles_at_once((736, 992)) == 1
+  assert tiling.overlap((1, 1)) == 0
+  # A frame of Sintel: 1,260 tiles with the overlap of the published model.
+  starts = [
+    tiling.tile_starts(size, tile, tiling.overlap(small))
+    for size, tile in zip((436, 1024), small, strict=True)
+  ]
+  assert len(starts[0]) * len(starts[1]) == 15 * 23

@@ -40,9 +40,9 @@ def outputs(pixels):
 
 def pair_batch(error, valid=None):
   flow = np.random.default_rng(0).normal(size=(3, *SIZE, 2)).astype(np.float32)
-  valid = np.ones((3, *SIZE), np.float32) if valid is None else valid
+  valid = np.ones((3, *SIZE), bool) if valid is None else valid
   batch = {
-    "flow": np.where(valid[..., None] > 0, flow, np.nan),
+    "flow": np.where(valid[..., None], flow, np.nan),
     "valid": valid,
     "occluded": np.zeros((3, *SIZE), bool),
     "mask": np.ones(3, np.float32),
@@ -51,8 +51,8 @@ def pair_batch(error, valid=None):
 
 
 def test_the_loss_is_the_end_point_error_of_known_pixels():
-  valid = np.ones((3, *SIZE), np.float32)
-  valid[0, 3:], valid[1] = 0, 0
+  valid = np.ones((3, *SIZE), bool)
+  valid[0, 3:], valid[1] = False, False
   predicted, batch = pair_batch((3, 4), valid)
   total, count = task_of().loss(predicted, batch)["loss"]
   # Of three pairs one has no known pixel and no loss.
@@ -68,16 +68,59 @@ def test_the_robust_loss_is_that_of_pwc_net():
 
 @pytest.mark.parametrize("loss", ["epe", "robust"])
 def test_no_gradient_is_infinite_or_of_unknown_pixels(loss):
-  task, valid = task_of(loss=loss), np.ones((3, *SIZE), np.float32)
-  valid[:, :5] = 0
+  task, valid = task_of(loss=loss), np.ones((3, *SIZE), bool)
+  valid[:, :5] = False
   predicted, batch = pair_batch((0, 0), valid)
-  flow = np.where(valid[..., None] > 0, batch["flow"], 0)
+  flow = np.where(valid[..., None], batch["flow"], 0)
   logits = jnp.asarray(flow / flow_adapter.PIXELS_PER_UNIT)
   slope = jax.grad(
     lambda x: task.loss(predicted._replace(logits=x), batch)["loss"][0]
   )(logits)
   assert np.isfinite(slope).all()
   assert not np.asarray(slope)[:, :5].any()
+
+
+@pytest.mark.parametrize("role", ["train", "eval"])
+@pytest.mark.parametrize(
+  ("name", "frames"),
+  [
+    ("sintel", ["clean/a/frame_0001.png", "clean/a/frame_0002.png"]),
+    ("kitti", ["image_2/000000_10.png", "image_2/000000_11.png"]),
+  ],
+)
+def test_a_split_without_truth_is_refused(tmp_path, role, name, frames):
+  part = {"sintel": "test", "kitti": "testing"}[name]
+  for frame in frames:
+    path = tmp_path / part / frame
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(images.encode_png(np.zeros((16, 24, 3), np.uint8)))
+  leaves = {
+    f"data__{role}_source": name,
+    f"data__{role}_split": "test",
+    f"data__source_args__{name}__directory": str(tmp_path),
+  }
+  task = task_of(**leaves)
+  make = getattr(task, f"{role}_data")
+  message = rf"no truth; set config\.data\.{role}_split=train"
+  with pytest.raises(UserError, match=message):
+    make(global_batch=1)
+
+
+@pytest.mark.parametrize("source", ["rendered", "motorcycle"])
+def test_visible_pixels_are_scored_where_occlusion_is_known(source):
+  task = task_of(data__eval_source=source)
+  (batch,) = task.eval_data(global_batch=16)["eval"]
+  found = task.metrics(outputs(batch["flow"]), batch)
+  assert ("epe_visible" in found) == (source == "rendered")
+  assert "epe" in task.loss(outputs(batch["flow"]), batch)
+
+
+def test_a_report_of_pairs_without_known_flow_can_be_written():
+  predicted, batch = pair_batch((3, 4))
+  batch["frames"] = np.zeros((3, 2, *SIZE, 3), np.uint8)
+  batch["valid"][:] = False
+  notes = task_of().report(predicted, batch, {})["notes"]
+  assert not any("No motion" in note for note in notes)
 
 
 def test_copies_at_the_end_are_not_scored():
@@ -118,6 +161,17 @@ def test_the_opening_plays_every_pair_both_ways_and_changes_nothing():
     for frames, i in zip(later["frames"], later["index"], strict=True)
   ]
   assert np.mean(changed) > 0.7
+
+
+def test_a_pixel_of_a_batch_is_sixteen_bytes():
+  # Two frames, flow, and whether it is known and hidden: 1.5 GB at full size.
+  (batch,) = batches(task_of(), 1)
+  pixels = 8 * SIZE[0] * SIZE[1]
+  assert sum(v.nbytes for v in batch.values() if v.ndim > 1) == 16 * pixels
+  example = task_of().example()
+  assert {k: v.dtype for k, v in batch.items() if k != "mask"} == {
+    k: v.dtype for k, v in example.items() if k != "mask"
+  }
 
 
 def test_severity_rises_after_the_opening():
@@ -183,7 +237,7 @@ def test_a_run_leaves_results_and_report(flow_run):
   assert "eval/epe_s40" not in found
   page = (folder / "report.html").read_text()
   assert "Optical flow" in page
-  assert "no motion at all would score" in page
+  assert "No motion at all would score" in page
   assert list((folder / "pictures").iterdir())
 
 

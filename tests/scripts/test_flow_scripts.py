@@ -10,7 +10,7 @@ from jax import numpy as jnp
 
 from perceiver_jax import weights
 from perceiver_jax.data import flow_files, images
-from perceiver_jax.evaluation import tiling
+from perceiver_jax.evaluation import flow_benchmark, tiling
 from perceiver_jax.models.adapters import flow as flow_adapter
 
 pytestmark = pytest.mark.usefixtures("compile_once")
@@ -35,7 +35,10 @@ def predicted(first, second):
     return np.asarray(flow_adapter.in_pixels(jnp.asarray(outputs.logits)))
 
   frames = np.stack([first, second])
-  return tiling.tiled_flow(frames, predict, tile=tiny_weights.TILE)
+  overlap = tiling.overlap(tiny_weights.TILE)
+  return tiling.tiled_flow(
+    frames, predict, tile=tiny_weights.TILE, min_overlap=overlap
+  )
 
 
 def picture(seed):
@@ -64,7 +67,7 @@ def test_a_table_a_data_set_with_baselines_and_the_published_row(
     path = root / f"training/flow/cave_2/frame_{frame:04}.flo"
     path.parent.mkdir(parents=True, exist_ok=True)
     flow_files.write_flow(path, truth)
-  file = tmp_path / "figures.json"
+  file = tmp_path / "new" / "figures.json"
   done = script(
     "evaluate_flow", flag, f"--sintel={root}", "--row=main", f"--json={file}"
   )
@@ -111,11 +114,11 @@ def test_a_submission_to_sintel(script, flag, tmp_path):
     for p in (tmp_path / "out").rglob("*.*")
   )
   assert found == [
-    f"{render}/cave_2/frame_000{i}.flo"
+    f"{render}/cave_2/frame000{i}.flo"
     for render in ("clean", "final")
     for i in (1, 2)
   ]
-  flow = flow_files.read_flow(tmp_path / "out/final/cave_2/frame_0002.flo")
+  flow = flow_files.read_flow(tmp_path / "out/final/cave_2/frame0002.flo")
   want = predicted(picture(2), picture(3))
   np.testing.assert_allclose(flow, want, rtol=1e-3, atol=1e-3)
 
@@ -154,6 +157,49 @@ def test_a_submission_to_kitti(script, flag, tmp_path, year, camera, folder):
 )
 def test_bad_input_is_one_line(refused, flag, name, arguments, parts):
   refused(name, flag, *arguments, parts=parts)
+
+
+def test_figures_are_kept_data_set_by_data_set(
+  script, flag, tmp_path, monkeypatch
+):
+  file = tmp_path / "figures.json"
+  scored = []
+
+  def score(pairs, estimate, progress):
+    scored.append(progress)
+    if len(scored) == 2:
+      raise KeyboardInterrupt
+    return {"epe": 1.0}
+
+  monkeypatch.setattr(flow_benchmark, "score", score)
+  config = runs.ROOT / "configs" / "optical_flow.py"
+  done = script(
+    "evaluate_flow", flag, f"--config={config}:smoke", "--rendered",
+    "--motorcycle=0.06", "--nobaselines", f"--json={file}",
+  )  # fmt: skip
+  assert done.status
+  assert len(scored) == 2
+  assert json.loads(file.read_text()) == {"rendered": {"model": {"epe": 1.0}}}
+
+
+@pytest.mark.parametrize(
+  ("name", "arguments", "parts"),
+  [
+    ("evaluate_flow", ["--json={}/a.json"], ["a.json", "another --json"]),
+    ("evaluate_flow", ["--pictures={}"], ["another --pictures"]),
+    ("submit_flow", ["{}/out"], ["another folder"]),
+  ],
+)
+def test_nothing_is_scored_that_cannot_be_written(
+  refused, flag, tmp_path, monkeypatch, name, arguments, parts
+):
+  (tmp_path / "taken").write_text("")
+  monkeypatch.setattr(tiling, "tiled_flow", None)
+  given = ["--motorcycle=0.06"]
+  if name == "submit_flow":
+    given = [f"--sintel={sintel(tmp_path / 'sintel', 'test')}"]
+  arguments = [a.format(tmp_path / "taken") for a in arguments]
+  refused(name, flag, *given, *arguments, parts=parts)
 
 
 def test_without_weights(refused):

@@ -68,6 +68,27 @@ def test_errors_go_from_black_to_white():
   assert (np.diff(levels.astype(int)) >= 0).all()
 
 
+def titles(monkeypatch, one):
+  """Of the pictures of a row."""
+  found = []
+  monkeypatch.setattr(
+    flow_pictures.side_by_side, "side_by_side",
+    lambda pictures, gap: found.extend(pictures) or one.frames[0],
+  )  # fmt: skip
+  flow_pictures.sheet([one])
+  return found
+
+
+def test_a_pair_that_stands_still_has_an_error(monkeypatch):
+  one = row()
+  still = one._replace(
+    truth=np.zeros_like(one.truth), predicted=one.predicted * 0 + (3, 4)
+  )
+  assert "error, mean 5.00 px" in titles(monkeypatch, still)
+  unknown = one._replace(truth=np.full_like(one.truth, np.nan))
+  assert "error, not known" in titles(monkeypatch, unknown)
+
+
 def test_flow_of_which_nothing_is_known_can_be_drawn():
   one = row()
   flow_pictures.sheet([one._replace(truth=np.full_like(one.truth, np.nan))])

@@ -4,6 +4,7 @@ import pytest
 import tiny_weights
 from jax import numpy as jnp
 
+from experiments.predictions import flow as flow_command
 from perceiver_jax import weights
 from perceiver_jax.data import flow_files, images, mp4, video
 from perceiver_jax.evaluation import tiling
@@ -47,7 +48,7 @@ def expected(file, frames, spacing="even"):
     frames,
     predictor(file),
     tile=(HEIGHT, WIDTH),
-    min_overlap=20,
+    min_overlap=tiling.overlap((HEIGHT, WIDTH)),
     spacing=spacing,
   )
 
@@ -56,8 +57,8 @@ def expected(file, frames, spacing="even"):
   ("height", "width", "spacing"),
   [
     (HEIGHT, WIDTH, "even"),
-    (HEIGHT + 3, WIDTH + 13, "even"),
-    (HEIGHT - 5, WIDTH + 13, "released"),
+    (HEIGHT + 3, WIDTH + 40, "even"),
+    (HEIGHT - 5, WIDTH + 40, "released"),
     (5, 3, "even"),
   ],
 )
@@ -86,7 +87,7 @@ def test_the_files_hold_the_models_flow(
 
 
 def test_the_two_ways_to_lay_tiles_differ(weight_file, pair):
-  file, (_, frames) = weight_file("flow"), pair(HEIGHT, WIDTH + 13)
+  file, (_, frames) = weight_file("flow"), pair(HEIGHT, WIDTH + 40)
   even, released = (expected(file, frames, way) for way in tiling.SPACINGS)
   assert np.abs(even - released).max() > 0.1
 
@@ -119,14 +120,34 @@ def test_a_video_gives_a_frame_less(call, weight_file, tmp_path):
   made = [frame for _, frame in video.frames(path)]
   assert len(made) == 3
   read = [frame for _, frame in video.frames(tmp_path / "film.mp4")]
-  flow = expected(file, np.stack(read[1:3]))
-  colours = flow_colours.flow_to_rgb(flow).astype(int)
+  flows = [expected(file, np.stack(read[i : i + 2])) for i in range(3)]
+  longest = max(np.hypot(*np.moveaxis(flow, 2, 0)).max() for flow in flows)
+  colours = flow_colours.flow_to_rgb(flows[1], longest).astype(int)
   # H.264 loses a little; the second pair is far from the others by as much.
   label = made[0].shape[0] - HEIGHT
   left, right = made[1][label:, :40], made[1][label:, -40:]
   assert np.abs(left.astype(int) - read[1]).mean() < 6
   smooth = lambda a: cv2.blur(a.astype(np.float32), (4, 4))
   assert np.abs(smooth(right) - smooth(colours)).mean() < 12
+
+
+def test_the_colours_of_a_film_have_one_scale(tmp_path):
+  frames = [np.full((16, 16, 3), 60 * i, np.uint8) for i in range(3)]
+  mp4.write_video(tmp_path / "film.mp4", frames, 10.0)
+  flows = [np.full((16, 16, 2), x, np.float32) for x in (1.0, -10.0)]
+  left = iter(flows)
+  made = list(
+    flow_command._coloured(tmp_path / "film.mp4", lambda a, b: next(left))
+  )
+  longest = np.hypot(10, 10)
+  for picture, flow in zip(made, flows, strict=True):
+    want = flow_colours.flow_to_rgb(flow, longest)
+    found = picture[-16:, -16:].astype(int)
+    np.testing.assert_allclose(found, want, atol=1)
+  still = flow_command._coloured(
+    tmp_path / "film.mp4", lambda a, b: np.zeros((16, 16, 2), np.float32)
+  )
+  assert [(p[-16:, -16:] == 255).all() for p in still] == [True, True]
 
 
 @pytest.mark.parametrize(
