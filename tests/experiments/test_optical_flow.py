@@ -231,7 +231,7 @@ def test_the_small_model_begins_to_see_motion(tmp_path):
   config.data.source_args.rendered.num_test = 128
   outcome = loop.Trainer(config, tasks.make_task(config), tmp_path, 1).run()
   found = outcome.results["metrics"]
-  # 0.6 of it when this was written; 1 is what no motion at all scores.
+  # No motion at all would score the same as zero_epe.
   assert found["eval/epe"] < 0.75 * found["eval/zero_epe"]
 
 
