@@ -6,13 +6,14 @@ import pytest
 import tiny_runs as runs
 from jax import numpy as jnp
 
+from configs import digits
 from configs import optical_flow as config_file
 from experiments import tasks
 from perceiver_jax.data import flow_files, flow_sources, images, mp4, video
 from perceiver_jax.errors import UserError
 from perceiver_jax.models.adapters import flow as flow_adapter
 from perceiver_jax.models.perceiver import Outputs
-from perceiver_jax.training import loop
+from perceiver_jax.training import loop, workdir
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
@@ -268,14 +269,15 @@ def test_a_runs_checkpoint_predicts_flow_of_images_and_videos(
   assert len(made) == 2
 
 
-def test_a_run_of_another_task_does_not_predict_flow(
-  refuses, trained_once, tmp_path
-):
-  parts = ["image_classification", "optical flow"]
-  flag = f"--workdir={trained_once[0]}"
+def test_a_run_of_another_task_does_not_predict_flow(refuses, tmp_path):
+  config = digits.get_config("smoke")
+  workdir.write(tmp_path, config, tasks.make_task(config).metadata())
   picture = tmp_path / "a.png"
   picture.write_bytes(images.encode_png(np.zeros((8, 8, 3), np.uint8)))
-  refuses("predict", "flow", flag, picture, picture, parts=parts)
+  parts = ["image_classification", "optical flow"]
+  refuses(
+    "predict", "flow", f"--workdir={tmp_path}", picture, picture, parts=parts
+  )
 
 
 @pytest.mark.slow
@@ -285,7 +287,7 @@ def test_the_small_model_begins_to_see_motion(tmp_path):
   config.data.source_args.rendered.num_test = 128
   outcome = loop.Trainer(config, tasks.make_task(config), tmp_path, 1).run()
   found = outcome.results["metrics"]
-  # 0.6 of it when this was written; 1 is what no motion at all scores.
+  # No motion at all would score the same as zero_epe.
   assert found["eval/epe"] < 0.75 * found["eval/zero_epe"]
 
 
