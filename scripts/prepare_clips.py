@@ -22,21 +22,12 @@ import multiprocessing
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from absl import flags
 from tqdm import tqdm
 
 from experiments import launch
-from perceiver_jax.data import (
-  audio,
-  clip_files,
-  clip_shards,
-  media,
-  resizing,
-  video,
-)
+from perceiver_jax.data import clip_files, clip_shards, clip_writing
 from perceiver_jax.data.clips import Window
 from perceiver_jax.errors import UserError
 
@@ -66,18 +57,6 @@ _QUALITY = flags.DEFINE_integer(
 
 # Bad clips that are named.
 _SHOWN = 10
-# Most seconds of a clip.
-_LONGEST = 60.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """How clips are stored; see the flags."""
-
-  fps: float
-  sample_rate: int
-  size: int
-  quality: int
 
 
 def main(argv: Sequence[str]) -> int:
@@ -96,7 +75,9 @@ def main(argv: Sequence[str]) -> int:
         _DIRECTORY.value, _SPLIT.value, _CLASSES.value, _CUT.value
       ),
       index,
-      Settings(_FPS.value, _RATE.value, _SIZE.value, _QUALITY.value),
+      clip_writing.Settings(
+        _FPS.value, _RATE.value, _SIZE.value, _QUALITY.value
+      ),
       _FILES.value,
       _WORKERS.value,
     )
@@ -107,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
 def prepare(
   source: clip_files.ClipFiles,
   index: Path,
-  settings: Settings,
+  settings: clip_writing.Settings,
   num_files: int,
   num_workers: int,
 ) -> list[str]:
@@ -138,7 +119,7 @@ def prepare(
     for number in range(num_files)
   ]
   _check_same(index, settings, source)
-  write = functools.partial(_write_file, settings)
+  write = functools.partial(clip_writing.write_file, settings)
   # Not forked: threads of the libraries that decode would be lost.
   context = multiprocessing.get_context("spawn")
   with context.Pool(num_workers) as pool:
@@ -168,7 +149,7 @@ def prepare(
     "missing": source.missing,
     **dataclasses.asdict(settings),
   }
-  _write_json(index, found)
+  clip_writing.write_json(index, found)
   return bad
 
 
@@ -213,108 +194,29 @@ def check(index: Path) -> list[str]:
   return bad
 
 
-def _write_file(
-  settings: Settings, job: tuple[Path, Sequence[tuple[int, clip_files.Segment]]]
-) -> dict[str, Any]:
-  """Writes a file with its note, or finds both there.
-
-  Args:
-    settings: how clips are stored.
-    job: path of the file without its ending, and its clips by number.
-
-  Returns:
-    The note: `kept`, the numbers of the clips in the file, and `bad`, what is
-    wrong with others.
-  """
-  from array_record.python import array_record_module
-
-  path, segments = job
-  note_path = path.with_name(f"{path.name}.note.json")
-  # Written last: where it is, the file is complete.
-  if note_path.is_file():
-    return json.loads(note_path.read_text(encoding="utf-8"))
-  partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  note: dict[str, list] = {"kept": [], "bad": []}
-  writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
-  for number, segment in segments:
-    try:
-      record = read_whole(segment, settings)
-    except UserError as error:
-      note["bad"].append(str(error))
-      continue
-    writer.write(record)
-    note["kept"].append(number)
-  writer.close()
-  if note["kept"]:
-    os.replace(partial, path.with_name(f"{path.name}.array_record"))
-  else:
-    partial.unlink()
-  _write_json(note_path, note)
-  return note
-
-
-def read_whole(segment: clip_files.Segment, settings: Settings) -> bytes:
-  """Decodes a clip and stores it; see `clip_shards.encode`.
-
-  Raises:
-    UserError: it can't be read.
-  """
-  path, start, stop = segment
-  kinds = ["video"] * bool(settings.fps) + ["audio"] * bool(
-    settings.sample_rate
-  )
-  length = min(media.duration(path, kind) for kind in kinds) - start
-  if stop > start:
-    length = min(length, stop - start)
-  length = min(length, _LONGEST)
-  pictures: list[np.ndarray] = []
-  if settings.fps:
-    count = max(1, round(length * settings.fps))
-    for _, picture in video.frames(path, settings.fps, start):
-      pictures.append(_smaller(picture, settings.size))
-      if len(pictures) == count:
-        break
-  sound = np.zeros((0, 1), np.float32)
-  if settings.sample_rate:
-    count = max(1, int(length * settings.sample_rate))
-    sound = audio.read_audio(path, settings.sample_rate, start, count)
-  return clip_shards.encode(
-    pictures, sound.mean(axis=1, keepdims=True), settings.quality
-  )
-
-
-def _smaller(picture: np.ndarray, size: int) -> np.ndarray:
-  """Shrinks a picture so that its short side has `size` pixels."""
-  height, width = picture.shape[:2]
-  scale = size / min(height, width)
-  if scale >= 1:
-    return picture
-  return resizing.resize(picture, round(height * scale), round(width * scale))
-
-
 def _check_same(
-  index: Path, settings: Settings, source: clip_files.ClipFiles
+  index: Path, settings: clip_writing.Settings, source: clip_files.ClipFiles
 ) -> None:
   """Refuses to go on with files of other clips or settings."""
   path = index.with_name(f"{index.stem}.settings.json")
-  wanted = {**dataclasses.asdict(settings), "clips": len(source)}
+  wanted = {
+    **dataclasses.asdict(settings),
+    "clips": len(source),
+    # Files hold clips by their numbers in the list.
+    "list": clip_writing.fingerprint(source.segments),
+  }
   if not path.is_file():
-    _write_json(path, wanted)
+    clip_writing.write_json(path, wanted)
   elif json.loads(path.read_text(encoding="utf-8")) != wanted:
     raise UserError(
-      f"{str(index.parent)!r} has files made with other settings or clips, see"
-      f" {path.name}; give another --output, or remove them"
+      f"{str(index.parent)!r} has files made with other settings, or of other"
+      f" clips or in another order, see {path.name}; give another --output, or"
+      f" remove {index.stem}-*-of-* and {path.name} there"
     )
 
 
 def _name(source: clip_files.ClipFiles, number: int) -> str:
   return Path(source.segments[number].path).stem
-
-
-def _write_json(path: Path, value: Any) -> None:
-  partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  partial.write_text(json.dumps(value), encoding="utf-8")
-  os.replace(partial, path)
 
 
 if __name__ == "__main__":

@@ -132,6 +132,36 @@ def test_damage_is_found(script, refused, folder, tmp_path):
   refused(*_flags(folder, out, "--size=9"), parts=["other settings"])
 
 
+@pytest.mark.usefixtures("in_process")
+def test_the_same_number_of_other_clips_is_refused(
+  script, refused, folder, tmp_path
+):
+  lines = ["file,label", "train/a/one.mp4,x", "train/b/two.mp4,y"]
+  (folder / "mine.csv").write_text("\n".join(lines))
+  out = tmp_path / "out"
+  flags = _flags(folder, out, "--split=mine")
+  assert script(*flags).status == 0
+  # Elsewhere, the same clips are the same.
+  moved = folder.rename(tmp_path / "moved")
+  flags = _flags(moved, out, "--split=mine")
+  assert script(*flags).status == 0
+  for changed in (
+    [lines[0], lines[2], lines[1]],
+    [lines[0], lines[1], "train/b/three.mp4,y"],
+  ):
+    (moved / "mine.csv").write_text("\n".join(changed))
+    refused(*flags, parts=["other clips or in another order", "mine-*-of-*"])
+  # Labels are those of the list as it is now.
+  (moved / "mine.csv").write_text("\n".join(lines).replace(",y", ",z"))
+  assert script(*flags).status == 0
+  source = clip_shards.shards(out, "mine")
+  labels = {
+    name: source.class_names[label]
+    for name, (label,) in zip(source.names, source.labels, strict=True)
+  }
+  assert labels == {"one": "x", "two": "z"}
+
+
 def test_what_is_missing_is_asked_for(refused, tmp_path):
   refused("prepare_clips", parts=["--output=OUT"])
   refused(

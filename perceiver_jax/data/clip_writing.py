@@ -1,0 +1,138 @@
+"""Writes clips into ArrayRecord files, which `clip_shards` reads.
+
+A file is complete or not there, and a note beside it says what it holds.
+`scripts.prepare_clips` makes all files of a split.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perceiver_jax.data import audio, clip_shards, media, resizing, video
+from perceiver_jax.data.clip_files import Segment
+from perceiver_jax.errors import UserError
+
+# Most seconds of a clip.
+_LONGEST = 60.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How clips are stored.
+
+  Attributes:
+    fps: frames per second; 0 for no pictures.
+    sample_rate: samples per second; 0 for no sound.
+    size: pixels of the short side, for larger pictures.
+    quality: of the JPEGs, up to 100.
+  """
+
+  fps: float
+  sample_rate: int
+  size: int
+  quality: int
+
+
+def fingerprint(segments: Sequence[Segment]) -> str:
+  """A hash that changes with any clip, or with the order of the clips.
+
+  The folder that holds them all may be another.
+  """
+  root = os.path.commonpath([os.path.dirname(s.path) for s in segments])
+  digest = hashlib.sha256()
+  for path, start, stop in segments:
+    clip = [os.path.relpath(path, root), start, stop]
+    digest.update(json.dumps(clip).encode() + b"\n")
+  return digest.hexdigest()
+
+
+def write_file(
+  settings: Settings, job: tuple[Path, Sequence[tuple[int, Segment]]]
+) -> dict[str, Any]:
+  """Writes a file with its note, or finds both there.
+
+  Args:
+    settings: how clips are stored.
+    job: path of the file without its ending, and its clips by number.
+
+  Returns:
+    The note: `kept`, the numbers of the clips in the file, and `bad`, what is
+    wrong with others.
+  """
+  from array_record.python import array_record_module
+
+  path, segments = job
+  note_path = path.with_name(f"{path.name}.note.json")
+  # Written last: where it is, the file is complete.
+  if note_path.is_file():
+    return json.loads(note_path.read_text(encoding="utf-8"))
+  partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  note: dict[str, list] = {"kept": [], "bad": []}
+  writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
+  for number, segment in segments:
+    try:
+      record = read_whole(segment, settings)
+    except UserError as error:
+      note["bad"].append(str(error))
+      continue
+    writer.write(record)
+    note["kept"].append(number)
+  writer.close()
+  if note["kept"]:
+    os.replace(partial, path.with_name(f"{path.name}.array_record"))
+  else:
+    partial.unlink()
+  write_json(note_path, note)
+  return note
+
+
+def read_whole(segment: Segment, settings: Settings) -> bytes:
+  """Decodes a clip and stores it; see `clip_shards.encode`.
+
+  Raises:
+    UserError: it can't be read.
+  """
+  path, start, stop = segment
+  kinds = ["video"] * bool(settings.fps) + ["audio"] * bool(
+    settings.sample_rate
+  )
+  length = min(media.duration(path, kind) for kind in kinds) - start
+  if stop > start:
+    length = min(length, stop - start)
+  length = min(length, _LONGEST)
+  pictures: list[np.ndarray] = []
+  if settings.fps:
+    count = max(1, round(length * settings.fps))
+    for _, picture in video.frames(path, settings.fps, start):
+      pictures.append(_smaller(picture, settings.size))
+      if len(pictures) == count:
+        break
+  sound = np.zeros((0, 1), np.float32)
+  if settings.sample_rate:
+    count = max(1, int(length * settings.sample_rate))
+    sound = audio.read_audio(path, settings.sample_rate, start, count)
+  return clip_shards.encode(
+    pictures, sound.mean(axis=1, keepdims=True), settings.quality
+  )
+
+
+def _smaller(picture: np.ndarray, size: int) -> np.ndarray:
+  """Shrinks a picture so that its short side has `size` pixels."""
+  height, width = picture.shape[:2]
+  scale = size / min(height, width)
+  if scale >= 1:
+    return picture
+  return resizing.resize(picture, round(height * scale), round(width * scale))
+
+
+def write_json(path: Path, value: Any) -> None:
+  """Writes a file completely or not at all."""
+  partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  partial.write_text(json.dumps(value), encoding="utf-8")
+  os.replace(partial, path)
