@@ -1,5 +1,6 @@
 """Windows of clips, generated and of files, good and bad."""
 
+import itertools
 import logging
 import pickle
 
@@ -90,17 +91,50 @@ def test_too_many_bad_clips_are_an_error():
     source.read({"clip": 0}, np.random.default_rng(0))
 
 
-def test_balanced_classes_come_equally_often():
-  labels = [(0,)] * 90 + [(1,)] * 8 + [(1, 2), ()]
-  order = clips.balanced_order(labels, 4)
-  assert len(order) == 100
-  first = order[np.arange(100) % 3 == 2]
-  assert set(first) == {98}
-  counts = [sum(c in labels[i] for i in order) for c in range(3)]
-  assert min(counts) >= 33
-  assert max(np.bincount(order[order < 90])) == 1
+class Uneven(Few):
+  """A hundred clips that say which they are: 90, 9 and 1 of a class."""
+
+  class_names = ("a", "b", "c", "none")
+  labels = ((0,),) * 89 + ((1,),) * 8 + ((0, 1), (2,), ())
+
+  def __len__(self):
+    return 100
+
+  def read(self, index, window, place):
+    return {"image": np.float32([index, place])}
+
+
+def _epochs(count, seed=0):
+  """Numbers and labels of the clips of epochs that are balanced."""
+  source = clips.RandomWindows(Uneven(), WINDOW, balanced=True)
+  dataset = pipeline.train_dataset(
+    source, global_batch=100, seed=seed, transform=source.read
+  )
+  batches = list(itertools.islice(dataset, count))
+  return (
+    np.concatenate([batch["image"][:, 0].astype(int) for batch in batches]),
+    np.concatenate([batch["label"] for batch in batches]),
+  )
+
+
+def test_balanced_classes_come_equally_often_and_all_clips_come():
+  numbers, labels = _epochs(15)
+  # By turns: of a class, or of another whose clip is of both.
+  assert labels.sum(0)[2] == 15 * 33
+  assert min(labels.sum(0)[:2]) >= 15 * 33
+  assert set(numbers) == set(range(99))
+  # Epochs differ, and the same run is the same.
+  assert np.any(np.sort(numbers[:100]) != np.sort(numbers[100:200]))
+  np.testing.assert_array_equal(_epochs(2)[0], numbers[:200])
+  assert np.any(_epochs(2, seed=1)[0] != numbers[:200])
+
+
+def test_classes_cannot_be_balanced_without_any():
+  class Unlabelled(Few):
+    labels = ((), (), ())
+
   with pytest.raises(UserError, match="no clip has a class"):
-    clips.balanced_order([(), ()], 2)
+    clips.RandomWindows(Unlabelled(), WINDOW, balanced=True)
 
 
 def test_a_window_is_checked():
