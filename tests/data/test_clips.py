@@ -394,6 +394,23 @@ def test_kinetics_list(tmp_path, name):
   assert source.labels == ((2,),)
 
 
+def test_lists_without_labels_say_no_classes(tmp_path, caplog):
+  (tmp_path / "train.csv").write_text(
+    "label,youtube_id,time_start,time_end,split\nzumba,v,15,25,train\n"
+  )
+  (tmp_path / "test.csv").write_text(
+    "youtube_id,time_start,time_end,split\nw,0,10,test\n"
+  )
+  (tmp_path / "v.mp4").touch()
+  (tmp_path / "w.mp4").touch()
+  with caplog.at_level(logging.WARNING):
+    source = clip_files.files(tmp_path, "train")
+  assert source.class_names == ("zumba",)
+  assert "test.csv' has no column 'label'" in caplog.text
+  with pytest.raises(UserError, match=r"test.csv' has no column 'label'"):
+    clip_files.files(tmp_path, "test")
+
+
 def test_a_list_of_ones_own(tmp_path):
   (tmp_path / "mine.csv").write_text(
     "file,label\na/x.mp4,bird;wind\nb.mp4,wind"
@@ -411,7 +428,8 @@ def test_a_list_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
   ("content", "why"),
   [
-    ("file,tag\na.mp4,x", "line 2 of .*expected the columns"),
+    ("file,tag\na.mp4,x", "x.csv' has no column 'label'; expected the columns"),
+    ("file,label\na.mp4", "line 2 of .*KeyError"),
     ("# YTID, start_seconds, end_seconds, positive_labels\na, b, c, d",
      "line 2 of .*could not convert"),
     ("file,label\nnone.mp4,x", "none of the 1 clips"),
