@@ -10,9 +10,10 @@ pixels on the short side at --fps a second, sound as one channel of 16 bits at
 --config.data.source=shards --config.data.source_args.shards.directory=OUT.
 
 Files are made by --num_workers processes, each complete or not at all: a run
-that was stopped goes on with the same command. Clips that cannot be read are
-named and left out. In the end every record is read again; --check does only
-that. The exit status is 0 if all is well, else 1.
+that was stopped goes on with the same command, and a file that is lost or
+damaged is made again. Clips that cannot be read are named and left out. In the
+end every record is read again; --check does only that, and names the files to
+remove. The exit status is 0 if all is well, else 1.
 """
 
 import dataclasses
@@ -111,14 +112,13 @@ def prepare(
   index.parent.mkdir(parents=True, exist_ok=True)
   num_files = min(num_files, len(source))
   stem = f"{index.stem}-{{:05d}}-of-{num_files:05d}"
+  numbered = list(enumerate(source.segments))
   jobs = [
-    (
-      index.with_name(stem.format(number)),
-      list(enumerate(source.segments))[number::num_files],
-    )
+    (index.with_name(stem.format(number)), numbered[number::num_files])
     for number in range(num_files)
   ]
   _check_same(index, settings, source)
+  clip_writing.remove_stale(index)
   write = functools.partial(clip_writing.write_file, settings)
   # Not forked: threads of the libraries that decode would be lost.
   context = multiprocessing.get_context("spawn")
@@ -137,11 +137,11 @@ def prepare(
   if not kept:
     raise UserError(f"none of the {len(source):,} clips can be read")
   found = {
-    "files": [
-      f"{path.name}.array_record"
+    "files": {
+      f"{path.name}.array_record": len(note["kept"])
       for (path, _), note in zip(jobs, notes, strict=True)
       if note["kept"]
-    ],
+    },
     "names": [_name(source, number) for number in kept],
     "labels": [source.labels[number] for number in kept],
     "class_names": source.class_names,
@@ -163,29 +163,27 @@ def check(index: Path) -> list[str]:
     What is wrong with records.
 
   Raises:
-    UserError: files are missing or have another number of records.
+    UserError: files are missing, or damaged as a whole.
   """
   source = clip_shards.shards(index.parent, index.stem)
+  source.check_files()
   found = clip_shards.read_index(index)
-  records = source.num_records()
-  if records != len(source):
-    raise UserError(
-      f"{str(index)!r} has {len(source):,} clips, its files {records:,}; remove"
-      " both and prepare the split again"
-    )
   frames, samples = int(found["fps"] > 0), int(found["sample_rate"] > 0)
   window = Window(
     frames, found["fps"] or 1.0, samples, found["sample_rate"] or 1
   )
-  bad = []
+  bad, damaged = [], set()
   for number in tqdm(range(len(source)), "check", leave=False, disable=None):
     try:
       for place in (0.0, 0.5, 1.0):
         source.read(number, window, place)
     except UserError as error:
       bad.append(str(error))
+      damaged.add(source.file_of(number))
   for reason in bad[:_SHOWN]:
     print(reason)
+  if damaged:
+    print("remove and prepare the split again:", *sorted(damaged))
   size = sum((index.parent / name).stat().st_size for name in found["files"])
   print(
     f"{index.stem}: {len(source):,} clips, {size / 1e6 / len(source):.3g} MB"

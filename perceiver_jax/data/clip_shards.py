@@ -26,13 +26,14 @@ from perceiver_jax.errors import UserError
 _FULL_SCALE = 2**15 - 1
 # Sound may end that much before the clip; the rest is silence.
 _MISSING = 0.2  # seconds
+_AGAIN = "remove what is damaged and prepare the split again"
 
 
 class ClipShards:
   """Clips of prepared files; see `shards`.
 
   Args:
-    paths: of the files.
+    files: how many clips each file holds, by its path.
     labels: positions of each clip's classes in `class_names`.
     class_names: name of each class.
     rates: frames and samples per second of what is stored.
@@ -43,7 +44,7 @@ class ClipShards:
 
   def __init__(
     self,
-    paths: Sequence[str],
+    files: Mapping[str, int],
     labels: Sequence[Sequence[int]],
     class_names: Sequence[str],
     rates: tuple[float, int],
@@ -52,13 +53,13 @@ class ClipShards:
     self.names = tuple(names)
     self.labels = tuple(map(tuple, labels))
     self.class_names = tuple(class_names)
-    self._paths, self._rates = paths, rates
+    self._files, self._rates = dict(files), rates
     self._records: Any = None
     self._lock = threading.Lock()
 
   def __reduce__(self) -> tuple:
     return ClipShards, (
-      self._paths, self.labels, self.class_names, self._rates, self.names
+      self._files, self.labels, self.class_names, self._rates, self.names
     )  # fmt: skip
 
   def __len__(self) -> int:
@@ -72,20 +73,47 @@ class ClipShards:
         " set config.data.sample_rate, or prepare the clips again"
       )
     try:
-      return decode(self._opened()[index], window, place, self._rates)
+      return decode(self._record(index), window, place, self._rates)
     except UserError as error:
       raise UserError(f"clip {self.names[index]!r}: {error}") from error
 
-  def num_records(self) -> int:
-    """Clips in the files, which should be as many as the index says."""
-    return len(self._opened())
+  def check_files(self) -> None:
+    """Raises UserError for files that can't be opened or are others."""
+    self._opened()
+
+  def file_of(self, index: int) -> str:
+    """Path of the file that holds a clip."""
+    ends = np.cumsum(list(self._files.values()))
+    return list(self._files)[np.searchsorted(ends, index, side="right")]
+
+  def _record(self, index: int) -> bytes:
+    try:
+      return self._opened()[index]
+    except RuntimeError as error:
+      raise UserError(
+        f"{self.file_of(index)!r} is damaged ({error}); {_AGAIN}"
+      ) from error
 
   def _opened(self) -> Any:
     with self._lock:
       if self._records is None:
-        # Opens all files.
-        self._records = grain.sources.ArrayRecordDataSource(self._paths)
+        self._records = _open(self._files)
     return self._records
+
+
+def _open(files: Mapping[str, int]) -> Any:
+  """Records of all files, one after the other."""
+  try:
+    records = grain.sources.ArrayRecordDataSource(list(files))
+    if len(records) == sum(files.values()):
+      return records
+  except RuntimeError:
+    pass  # Does not say of which file.
+  damaged = [path for path in files if _num_records(path) != files[path]]
+  raise UserError(
+    f"{len(damaged)} of {len(files)} files of clips are damaged:"
+    f" {', '.join(map(repr, damaged))}; {_AGAIN}"
+  )
 
 
 def encode(
@@ -177,16 +205,21 @@ def shards(directory: str | os.PathLike[str], split: str) -> ClipShards:
       " scripts.prepare_clips has written the split"
     )
   found = read_index(index)
-  paths = [str(index.parent / name) for name in found["files"]]
-  lost = [path for path in paths if not os.path.isfile(path)]
+  files = {str(index.parent / k): n for k, n in found["files"].items()}
+  lost = [path for path in files if not os.path.isfile(path)]
   if lost:
     raise UserError(
-      f"{len(lost)} of {len(paths)} files of {str(index)!r} are missing, the"
+      f"{len(lost)} of {len(files)} files of {str(index)!r} are missing, the"
       f" first of them {lost[0]!r}; copy them or prepare the split again"
+    )
+  if sum(files.values()) != len(found["labels"]):
+    raise UserError(
+      f"{str(index)!r} has labels of {len(found['labels']):,} clips and files"
+      f" of {sum(files.values()):,}; prepare the split again"
     )
   rates = (found["fps"], found["sample_rate"])
   return ClipShards(
-    paths, found["labels"], found["class_names"], rates, found["names"]
+    files, found["labels"], found["class_names"], rates, found["names"]
   )
 
 
@@ -202,6 +235,14 @@ def read_index(path: Path) -> Mapping[str, Any]:
     raise UserError(
       f"{str(path)!r} can't be read ({error}); prepare the split again"
     ) from error
+
+
+def _num_records(path: str) -> int:
+  """How many there are in a file; -1 if it is damaged."""
+  try:
+    return len(grain.sources.ArrayRecordDataSource([path]))
+  except RuntimeError:
+    return -1
 
 
 def _pictures(

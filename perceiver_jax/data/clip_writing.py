@@ -5,6 +5,7 @@ A file is complete or not there, and a note beside it says what it holds.
 """
 
 import dataclasses
+import glob
 import hashlib
 import json
 import os
@@ -68,28 +69,60 @@ def write_file(
   from array_record.python import array_record_module
 
   path, segments = job
+  target = path.with_name(f"{path.name}.array_record")
+  # Written last: where it is, the file was complete.
   note_path = path.with_name(f"{path.name}.note.json")
-  # Written last: where it is, the file is complete.
-  if note_path.is_file():
-    return json.loads(note_path.read_text(encoding="utf-8"))
+  note = _read_note(note_path, target)
+  if note is not None:
+    return note
   partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  note: dict[str, list] = {"kept": [], "bad": []}
+  kept, bad = [], []
   writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
   for number, segment in segments:
     try:
       record = read_whole(segment, settings)
     except UserError as error:
-      note["bad"].append(str(error))
+      bad.append(str(error))
       continue
     writer.write(record)
-    note["kept"].append(number)
+    kept.append(number)
   writer.close()
-  if note["kept"]:
-    os.replace(partial, path.with_name(f"{path.name}.array_record"))
+  if kept:
+    os.replace(partial, target)
   else:
     partial.unlink()
+  note = {"kept": kept, "bad": bad, "checksum": _checksum(target)}
   write_json(note_path, note)
   return note
+
+
+def remove_stale(index: Path) -> None:
+  """Removes what processes that were killed left half written of a split.
+
+  Args:
+    index: SPLIT.json.
+  """
+  name = glob.escape(index.stem)
+  for pattern in ("-[0-9]*-of-[0-9]*", ".*json*"):
+    for path in index.parent.glob(f".{name}{pattern}.tmp"):
+      path.unlink()
+
+
+def _read_note(note_path: Path, target: Path) -> dict[str, Any] | None:
+  """The note of a file that is as it was written, or None."""
+  try:
+    note = json.loads(note_path.read_text(encoding="utf-8"))
+  except (OSError, ValueError):
+    return None
+  return note if note["checksum"] == _checksum(target) else None
+
+
+def _checksum(path: Path) -> str:
+  """Of a file's content; "" if there is no file."""
+  if not path.is_file():
+    return ""
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_whole(segment: Segment, settings: Settings) -> bytes:

@@ -115,21 +115,52 @@ def test_a_run_that_was_stopped_goes_on(script, folder, tmp_path, monkeypatch):
     source.read(i, WINDOW, 0.5)
 
 
+def _flip(path):
+  data = bytearray(path.read_bytes())
+  data[1000] ^= 1
+  path.write_bytes(data)
+
+
 @pytest.mark.usefixtures("in_process")
-def test_damage_is_found(script, refused, folder, tmp_path):
+def test_damage_is_found_and_mended(script, refused, folder, tmp_path):
   out = tmp_path / "out"
   script(*_flags(folder, out))
-  (path, *_) = sorted(out.glob("*.array_record"))
-  data = bytearray(path.read_bytes())
-  path.unlink()
+  first, second = sorted(out.glob("*.array_record"))
+  whole = first.read_bytes(), second.read_bytes()
+  first.unlink()
   refused(*_flags(folder, out, "--check"), parts=["1 of 2 files", "missing"])
-  path.write_bytes(data)
-  index = out / "train.json"
-  short = json.loads(index.read_text())
-  short["labels"].pop()
-  index.write_text(json.dumps(short))
-  refused(*_flags(folder, out, "--check"), parts=["has 2 clips, its files 3"])
+  first.write_bytes(whole[0][: len(whole[0]) // 2])
+  refused(*_flags(folder, out, "--check"), parts=["damaged", first.name])
+  first.write_bytes(whole[0])
+  _flip(second)
+  checked = script(*_flags(folder, out, "--check"))
+  assert checked.status == 1
+  (line,) = [x for x in checked.out.splitlines() if x.startswith("remove")]
+  assert second.name in line
+  assert first.name not in line
+  # One lost, one damaged: both are made again.
+  first.unlink()
+  again = script(*_flags(folder, out))
+  assert "3 clips in 2 files; 2 cannot be read" in again.out
+  assert ", 0 of them damaged" in again.out
+  assert (first.read_bytes(), second.read_bytes()) == whole
   refused(*_flags(folder, out, "--size=9"), parts=["other settings"])
+
+
+@pytest.mark.usefixtures("in_process")
+def test_what_was_left_half_written_is_removed(script, folder, tmp_path):
+  out = tmp_path / "out"
+  out.mkdir()
+  stale = (
+    ".train-00001-of-00002.77.tmp",
+    ".train-00001-of-00002.note.json.77.tmp",
+    ".train.json.77.tmp",
+  )
+  others = (".trainer-00001-of-00002.77.tmp", ".train-old.tmp")
+  for name in (*stale, *others):
+    (out / name).touch()
+  script(*_flags(folder, out))
+  assert {path.name for path in out.glob(".*")} == {*others}
 
 
 @pytest.mark.usefixtures("in_process")
