@@ -22,6 +22,8 @@ import json
 import multiprocessing
 import os
 from collections.abc import Sequence
+from concurrent import futures
+from concurrent.futures import process
 from pathlib import Path
 
 from absl import flags
@@ -106,8 +108,8 @@ def prepare(
     What is wrong with clips that were left out.
 
   Raises:
-    UserError: no clip can be read, or the files that are there were made with
-      other settings.
+    UserError: no clip can be read, the files that are there were made with
+      other settings or of other clips, or a process was killed.
   """
   index.parent.mkdir(parents=True, exist_ok=True)
   num_files = min(num_files, len(source))
@@ -122,10 +124,16 @@ def prepare(
   write = functools.partial(clip_writing.write_file, settings)
   # Not forked: threads of the libraries that decode would be lost.
   context = multiprocessing.get_context("spawn")
-  with context.Pool(num_workers) as pool:
-    done = pool.imap(write, jobs)
-    bar = tqdm(done, "files", num_files, leave=False, disable=None)
-    notes = list(bar)
+  try:
+    with futures.ProcessPoolExecutor(num_workers, context) as pool:
+      done = pool.map(write, jobs)
+      notes = list(tqdm(done, "files", num_files, leave=False, disable=None))
+  except process.BrokenProcessPool as error:
+    raise UserError(
+      "a process that prepares clips was killed (by the system, if memory ran"
+      " out); give the same command to go on, with a smaller --num_workers than"
+      f" {num_workers} if it happens again"
+    ) from error
   kept = [number for note in notes for number in note["kept"]]
   bad = [reason for note in notes for reason in note["bad"]]
   for reason in bad[:_SHOWN]:

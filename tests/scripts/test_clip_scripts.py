@@ -1,8 +1,11 @@
 """Preparing clips and timing how fast they are read."""
 
 import json
+import multiprocessing
 import pathlib
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -32,7 +35,7 @@ def in_process(monkeypatch):
   """Works without starting processes, which takes seconds."""
 
   class Pool:
-    def __init__(self, size):
+    def __init__(self, size, context):
       pass
 
     def __enter__(self):
@@ -41,14 +44,10 @@ def in_process(monkeypatch):
     def __exit__(self, *_):
       pass
 
-    def imap(self, function, jobs):
+    def map(self, function, jobs):
       return map(function, jobs)
 
-  class Context:
-    pass
-
-  Context.Pool = Pool
-  monkeypatch.setattr("multiprocessing.get_context", lambda _: Context)
+  monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor", Pool)
 
 
 def _flags(folder, output, *more):
@@ -203,6 +202,27 @@ def test_what_is_missing_is_asked_for(refused, tmp_path):
   refused(
     "prepare_clips", f"--output={tmp_path}", "--check", parts=["train.json"]
   )
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_ends_the_run_which_goes_on(
+  script, refused, folder, tmp_path
+):
+  out = tmp_path / "out"
+  flags = (*_flags(folder, out), "--num_workers=2")
+  killer = threading.Thread(target=_kill_a_child)
+  killer.start()
+  refused(*flags, parts=["was killed", "same command", "--num_workers"])
+  killer.join()
+  done = script(*flags)
+  assert "3 clips in 2 files; 2 cannot be read" in done.out, done
+
+
+def _kill_a_child():
+  """Kills the first process that this one starts."""
+  while not (children := multiprocessing.active_children()):
+    time.sleep(0.01)
+  children[0].kill()
 
 
 @pytest.mark.slow
