@@ -54,6 +54,27 @@ def write_variable(path, milliseconds):
   return path
 
 
+def write_live(path, count=50):
+  """A silent mkv at 25 frames a second whose header says no duration."""
+  with open(path, "wb") as raw:
+    stream = _Pipe(raw)
+    with av.open(stream, "w", "matroska") as file:
+      track = file.add_stream("libx264", rate=FPS)
+      track.width, track.height, track.pix_fmt = 48, 32, "yuv420p"
+      for picture in pictures(count):
+        frame = av.VideoFrame.from_ndarray(picture, "rgb24")
+        file.mux(track.encode(frame))
+      file.mux(track.encode())
+  return path
+
+
+class _Pipe:
+  """What can't be gone back in, to complete a header."""
+
+  def __init__(self, file):
+    self.write = file.write
+
+
 def cut(path, share=0.6):
   """Leaves the beginning of a file."""
   data = path.read_bytes()

@@ -1,5 +1,6 @@
 """Clips in files: a list of segments and a folder, or a folder a class."""
 
+import functools
 import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,7 +12,7 @@ from absl import logging
 
 from perceiver_jax.data import audio, clip_lists, media, video
 from perceiver_jax.data.clip_lists import Row
-from perceiver_jax.data.clips import Window
+from perceiver_jax.data.clips import MISSING, Window
 from perceiver_jax.data.source_base import Example
 from perceiver_jax.errors import UserError
 
@@ -19,9 +20,11 @@ SUFFIXES = (
   ".mp4", ".mkv", ".webm", ".avi", ".mov", ".wav", ".flac", ".m4a", ".mp3",
   ".ogg",
 )  # fmt: skip
-# Pictures may end that much before the sound; the last one stays.
-_MISSING = 0.2  # seconds
-# Missing clips that a warning names.
+# A clip that lacks more of what its list says is reported.
+_SHORTER = 1.0  # seconds
+# Clips whose lengths are kept: each is a file that need not be opened again.
+_KEPT = 1 << 16
+# Missing clips that a warning names, and short ones.
 _NAMED = 3
 _EXPECTED = (
   "expected DIRECTORY/SPLIT.csv (AudioSet's, Kinetics' or your own) with the"
@@ -36,11 +39,13 @@ class Segment(NamedTuple):
     path: of its file.
     start: second of the file at which it begins.
     stop: second at which it ends; 0 for the end of the file.
+    listed: seconds that it should last; 0 if no list says so.
   """
 
   path: str
   start: float = 0.0
   stop: float = 0.0
+  listed: float = 0.0
 
 
 class ClipFiles:
@@ -83,13 +88,10 @@ def read_window(segment: Segment, window: Window, place: float) -> Example:
   Raises:
     UserError: the file is missing, damaged, too short, or lacks a track.
   """
-  path, start, stop = segment
+  path, start = segment.path, segment.start
   kinds = ["video"] * bool(window.num_frames)
   kinds += ["audio"] * bool(window.num_samples)
-  length = min(media.duration(path, kind) for kind in kinds) - start
-  if stop > start:
-    length = min(length, stop - start)
-  start += place * max(0.0, length - window.seconds)
+  start += place * max(0.0, seconds(segment, *kinds) - window.seconds)
   found = {}
   if window.num_frames:
     found["image"] = _pictures(path, window, start)
@@ -98,6 +100,33 @@ def read_window(segment: Segment, window: Window, place: float) -> Example:
       path, window.sample_rate, start, window.num_samples
     )
     found["audio"] = samples.mean(axis=1, keepdims=True)
+  return found
+
+
+@functools.lru_cache(_KEPT)
+def seconds(segment: Segment, *kinds: str) -> float:
+  """How long a clip lasts; a warning says if that is less than it should.
+
+  Args:
+    segment: the clip.
+    *kinds: "video", "audio" or both: the shorter one counts.
+
+  Raises:
+    UserError: the file can't be read, or ends before the clip starts.
+  """
+  path, start, stop, listed = segment
+  end = min(media.duration(path, kind) for kind in kinds)
+  if end <= start:
+    raise UserError(
+      f"{path!r} ends after {end:.2f} seconds, before its clip starts at"
+      f" {start:.2f}; correct the list, or get the whole video"
+    )
+  found = min(end, stop) - start if stop > start else end - start
+  if found < listed - _SHORTER:
+    logging.log_first_n(
+      logging.WARNING, "%r has %.2f of the %.2f seconds of its list", _NAMED,
+      path, found, listed,
+    )  # fmt: skip
   return found
 
 
@@ -251,9 +280,10 @@ def _find(
     return Segment(str(path)) if path.is_file() else None
   for stem in _stems(row):
     if stem in found:
+      listed = row.stop - row.start
       if cut:
-        return Segment(found[stem])
-      return Segment(found[stem], row.start, row.stop)
+        return Segment(found[stem], listed=listed)
+      return Segment(found[stem], row.start, row.stop, listed)
   return None
 
 
@@ -277,7 +307,7 @@ def _pictures(path: str, window: Window, start: float) -> np.ndarray:
   shown = video.frames(path, window.fps, start, window.size or None)
   frames = [picture for _, picture in itertools.islice(shown, count)]
   missing = count - len(frames)
-  if not frames or missing > _MISSING * window.fps:
+  if not frames or missing > MISSING * window.fps:
     raise UserError(
       f"{path!r} has {len(frames)} frames at {window.fps:g} a second from"
       f" second {start:.2f} on and not {count}; give a longer clip"

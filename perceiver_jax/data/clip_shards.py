@@ -19,13 +19,11 @@ import grain
 import numpy as np
 
 from perceiver_jax.data import images, resizing
-from perceiver_jax.data.clips import Window
+from perceiver_jax.data.clips import MISSING, Window
 from perceiver_jax.data.source_base import Example
 from perceiver_jax.errors import UserError
 
 _FULL_SCALE = 2**15 - 1
-# Sound may end that much before the clip; the rest is silence.
-_MISSING = 0.2  # seconds
 _AGAIN = "remove what is damaged and prepare the split again"
 
 
@@ -173,14 +171,14 @@ def decode(
     # The one on screen at each time; those beyond the end are the last.
     times = start + np.arange(window.num_frames) / window.fps
     numbers = np.floor(times * fps + 1e-6).astype(int)
-    if numbers[-1] >= len(ends) + _MISSING * fps:
+    if numbers[-1] >= len(ends) + MISSING * fps:
       raise _too_short(len(ends) / fps, window)
     found["image"] = _pictures(frames, ends, numbers.clip(max=len(ends) - 1),
                                window.size)  # fmt: skip
   if window.num_samples:
     part = audio[round(start * sample_rate) :][: window.num_samples]
     missing = window.num_samples - len(part)
-    if missing > _MISSING * sample_rate:
+    if missing > MISSING * sample_rate:
       raise _too_short(len(audio) / sample_rate, window)
     part = np.pad(part, (0, missing)).astype(np.float32) / _FULL_SCALE
     found["audio"] = part[:, None]

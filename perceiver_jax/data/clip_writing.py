@@ -7,6 +7,7 @@ A file is complete or not there, and a note beside it says what it holds.
 import dataclasses
 import glob
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -15,7 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from perceiver_jax.data import audio, clip_shards, media, resizing, video
+from perceiver_jax.data import (
+  audio,
+  clip_files,
+  clip_shards,
+  resizing,
+  video,
+)
 from perceiver_jax.data.clip_files import Segment
 from perceiver_jax.errors import UserError
 
@@ -47,7 +54,7 @@ def fingerprint(segments: Sequence[Segment]) -> str:
   """
   root = os.path.commonpath([os.path.dirname(s.path) for s in segments])
   digest = hashlib.sha256()
-  for path, start, stop in segments:
+  for path, start, stop, _ in segments:
     clip = [os.path.relpath(path, root), start, stop]
     digest.update(json.dumps(clip).encode() + b"\n")
   return digest.hexdigest()
@@ -131,21 +138,22 @@ def read_whole(segment: Segment, settings: Settings) -> bytes:
   Raises:
     UserError: it can't be read.
   """
-  path, start, stop = segment
-  kinds = ["video"] * bool(settings.fps) + ["audio"] * bool(
-    settings.sample_rate
-  )
-  length = min(media.duration(path, kind) for kind in kinds) - start
-  if stop > start:
-    length = min(length, stop - start)
-  length = min(length, _LONGEST)
+  path, start = segment.path, segment.start
+  kinds = ["video"] * bool(settings.fps)
+  kinds += ["audio"] * bool(settings.sample_rate)
+  length = min(clip_files.seconds(segment, *kinds), _LONGEST)
   pictures: list[np.ndarray] = []
   if settings.fps:
     count = max(1, round(length * settings.fps))
-    for _, picture in video.frames(path, settings.fps, start):
-      pictures.append(_smaller(picture, settings.size))
-      if len(pictures) == count:
-        break
+    shown = video.frames(path, settings.fps, start)
+    pictures = [
+      _smaller(picture, settings.size)
+      for _, picture in itertools.islice(shown, count)
+    ]
+    if not pictures:
+      raise UserError(
+        f"{path!r} has no frame from second {start:.2f} on; give another file"
+      )
   sound = np.zeros((0, 1), np.float32)
   if settings.sample_rate:
     count = max(1, int(length * settings.sample_rate))

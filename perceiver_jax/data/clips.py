@@ -14,6 +14,10 @@ from perceiver_jax.data.image_sources import Tolerant
 from perceiver_jax.data.source_base import Example
 from perceiver_jax.errors import UserError
 
+# Pictures or sound may end that much before the clip does. The last picture
+# stays, and there is silence.
+MISSING = 0.2  # seconds
+
 
 class Window(NamedTuple):
   """The part of a clip that a model sees.

@@ -11,8 +11,10 @@ import tiny_clips as making
 from perceiver_jax.data import (
   clip_files,
   clip_sources,
+  clip_writing,
   clips,
   generated_clips,
+  media,
   pipeline,
 )
 from perceiver_jax.data.clips import Window
@@ -365,7 +367,7 @@ def test_audiosets_list(audioset, caplog):
 
 def test_parts_of_whole_videos(audioset):
   source = clip_files.files(audioset, "balanced", cut=False)
-  assert source.segments[0][1:] == (30, 40)
+  assert source.segments[0][1:] == (30, 40, 10)
 
 
 def test_a_part_ends_where_the_list_says(tmp_path):
@@ -374,6 +376,56 @@ def test_a_part_ends_where_the_list_says(tmp_path):
   found = clip_files.read_window(segment, SILENT, 1.0)["image"]
   levels = found.mean((1, 2, 3)) / 4
   np.testing.assert_allclose(levels, 42 + np.arange(8), atol=0.7)
+
+
+@pytest.mark.parametrize(("place", "first"), [(0.0, 0), (0.5, 21), (1.0, 42)])
+def test_a_file_that_does_not_say_how_long_it_is_is_measured(
+  tmp_path, place, first
+):
+  path = making.write_live(tmp_path / "live.mkv")
+  with media.opened(path, "video") as track:
+    assert not track.duration
+    assert not track.container.duration
+  segment = clip_files.Segment(str(path))
+  assert clip_files.seconds(segment, "video") == pytest.approx(2, abs=0.05)
+  found = clip_files.read_window(segment, SILENT, place)["image"]
+  levels = found.mean((1, 2, 3)) / 4
+  np.testing.assert_allclose(levels, first + np.arange(8), atol=0.7)
+
+
+def test_a_part_after_the_end_is_refused(tmp_path):
+  path = str(making.write_clip(tmp_path / "x.mp4", 1.0))
+  late = clip_files.Segment(path, 3.0, 13.0)
+  settings = clip_writing.Settings(25.0, 48_000, 16, 90)
+  for read in (
+    lambda: clip_files.read_window(late, WINDOW, 0.5),
+    lambda: clip_writing.read_whole(late, settings),
+  ):
+    with pytest.raises(UserError, match=r"x.mp4' ends after 1.* at 3.00"):
+      read()
+
+
+def test_a_clip_without_frames_is_not_prepared(tmp_path, monkeypatch):
+  path = str(making.write_clip(tmp_path / "x.mp4", 1.0))
+  monkeypatch.setattr("perceiver_jax.data.video.frames", lambda *_: iter(()))
+  settings = clip_writing.Settings(25.0, 48_000, 16, 90)
+  with pytest.raises(UserError, match=r"x.mp4' has no frame from second 0"):
+    clip_writing.read_whole(clip_files.Segment(path), settings)
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_clips_shorter_than_listed_are_reported(tmp_path, cut, caplog):
+  header = "label,youtube_id,time_start,time_end"
+  (tmp_path / "train.csv").write_text(f"{header}\na,v,0,5\nb,w,0,2.5\n")
+  making.write_clip(tmp_path / "v.mp4", 2.0)
+  making.write_clip(tmp_path / "w.mp4", 2.0)
+  source = clip_files.files(tmp_path, "train", cut=cut)
+  with caplog.at_level(logging.WARNING):
+    for _ in range(3):
+      source.read(0, WINDOW, 1.0)
+      source.read(1, WINDOW, 1.0)
+  assert caplog.text.count("v.mp4' has 2.00 of the 5.00 seconds") == 1
+  assert "w.mp4" not in caplog.text
 
 
 @pytest.mark.parametrize(
