@@ -6,7 +6,13 @@ from typing import Any
 
 import ml_collections
 
-from perceiver_jax.data import clip_preprocessing, clip_sources, clips, sources
+from perceiver_jax.data import (
+  clip_preprocessing,
+  clip_shards,
+  clip_sources,
+  clips,
+  sources,
+)
 from perceiver_jax.errors import UserError
 
 
@@ -82,6 +88,8 @@ class ClipData:
   def _clips(self, split: str) -> clips.Clips:
     arguments = self._data.source_args.to_dict().get(self._data.source, {})
     found = clip_sources.make_clips(self._data.source, split=split, **arguments)
+    if isinstance(found, clip_shards.ClipShards):
+      found.check_window(self.window)
     if self._one_class and any(len(labels) != 1 for labels in found.labels):
       raise UserError(
         f"clips of source {self._data.source!r}, split {split!r}, have no class"

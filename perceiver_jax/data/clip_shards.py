@@ -65,15 +65,30 @@ class ClipShards:
 
   def read(self, index: int, window: Window, place: float) -> Example:
     """See `clips.Clips`."""
-    if window.num_samples and window.sample_rate != self._rates[1]:
-      raise UserError(
-        f"sound is stored at {self._rates[1]} Hz and not {window.sample_rate};"
-        " set config.data.sample_rate, or prepare the clips again"
-      )
+    self.check_window(window)
     try:
       return decode(self._record(index), window, place, self._rates)
     except UserError as error:
       raise UserError(f"clip {self.names[index]!r}: {error}") from error
+
+  def check_window(self, window: Window) -> None:
+    """Raises UserError where what is stored is none of what is wanted."""
+    fps, sample_rate = self._rates
+    if window.num_frames and not fps:
+      raise UserError(
+        "the clips were prepared with --fps=0: without pictures, which the"
+        " model takes; prepare them again, or choose a model of sound"
+      )
+    if window.num_samples and not sample_rate:
+      raise UserError(
+        "the clips were prepared with --sample_rate=0: without sound, which the"
+        " model takes; prepare them again, or choose a model of pictures"
+      )
+    if window.num_samples and window.sample_rate != sample_rate:
+      raise UserError(
+        f"sound is stored at {sample_rate} Hz and not {window.sample_rate};"
+        " set config.data.sample_rate, or prepare the clips again"
+      )
 
   def check_files(self) -> None:
     """Raises UserError for files that can't be opened or are others."""
@@ -147,7 +162,8 @@ def decode(
 
   Args:
     record: of `encode`.
-    window: what is wanted; its sampling rate is that of the record.
+    window: what is wanted, of what the record has; its sampling rate is that
+      of the record.
     place: where it lies, from 0 to 1.
     rates: frames and samples per second of the record.
 
@@ -162,23 +178,23 @@ def decode(
     raise UserError(f"damaged ({error}); prepare it again") from error
   lengths = []
   if window.num_frames:
-    lengths.append(len(ends) / (fps or 1))
+    lengths.append(len(ends) / fps)
   if window.num_samples:
-    lengths.append(len(audio) / (sample_rate or 1))
+    lengths.append(len(audio) / sample_rate)
   start = place * max(0.0, min(lengths) - window.seconds)
   found = {}
   if window.num_frames:
     # The one on screen at each time; those beyond the end are the last.
     times = start + np.arange(window.num_frames) / window.fps
     numbers = np.floor(times * fps + 1e-6).astype(int)
-    if numbers[-1] >= len(ends) + MISSING * fps:
+    if not len(ends) or numbers[-1] >= len(ends) + MISSING * fps:
       raise _too_short(len(ends) / fps, window)
     found["image"] = _pictures(frames, ends, numbers.clip(max=len(ends) - 1),
                                window.size)  # fmt: skip
   if window.num_samples:
     part = audio[round(start * sample_rate) :][: window.num_samples]
     missing = window.num_samples - len(part)
-    if missing > MISSING * sample_rate:
+    if not len(part) or missing > MISSING * sample_rate:
       raise _too_short(len(audio) / sample_rate, window)
     part = np.pad(part, (0, missing)).astype(np.float32) / _FULL_SCALE
     found["audio"] = part[:, None]

@@ -62,8 +62,16 @@ def test_what_is_not_stored_is_not_returned():
   silent = clip_shards.encode(list(making.pictures(9)), np.zeros((0, 1)))
   window = WINDOW._replace(num_samples=0)
   assert clip_shards.decode(silent, window, 0, RATES).keys() == {"image"}
-  with pytest.raises(UserError, match=r"0.00 seconds and not 0.32"):
-    clip_shards.decode(silent, WINDOW, 0, RATES)
+  # Shorter than what may be missing: there must be something all the same.
+  short = Window(2, 25.0, 1920, 48_000, (16, 16))
+  nothing = clip_shards.encode([], making.tone(1.0))
+  for record_, window in (
+    (silent, WINDOW),
+    (silent, short),
+    (nothing, short),
+  ):
+    with pytest.raises(UserError, match=r"0.00 seconds and not 0"):
+      clip_shards.decode(record_, window, 0, RATES)
 
 
 def test_a_little_may_be_missing_at_the_end():
@@ -94,6 +102,29 @@ def test_prepared_files(directory):
     source.read(1, WINDOW, 0.0)
   with pytest.raises(UserError, match="48000 Hz and not 8000"):
     source.read(0, WINDOW._replace(sample_rate=8000), 0.0)
+
+
+@pytest.mark.parametrize(
+  ("rates", "window", "why"),
+  [
+    ({"fps": 0.0}, WINDOW._replace(num_samples=0), "--fps=0: without pictures"),
+    (
+      {"sample_rate": 0},
+      WINDOW._replace(num_frames=0),
+      "=0: without sound",
+    ),
+    ({"sample_rate": 8000}, WINDOW, "8000 Hz and not 48000"),
+  ],
+)
+def test_a_track_that_was_not_prepared_is_an_error(
+  directory, rates, window, why
+):
+  index = directory / "train.json"
+  index.write_text(json.dumps({**json.loads(index.read_text()), **rates}))
+  with pytest.raises(UserError, match=why):
+    _source(directory).check_window(window)
+  with pytest.raises(UserError, match=why):
+    _source(directory).read(0, window, 0.0)
 
 
 def _source(directory):
