@@ -165,6 +165,8 @@ def _data(sound: str) -> dict[str, Any]:
     },
     # Share of the examples without pictures or sound.
     "dropout": {"image": 0.3, "audio": 0.0},
+    # More clips than this share (and than ten) that can't be read are an error.
+    "most_unreadable": 0.01,
     "num_workers": 16,  # Processes that prepare batches; 0: threads.
   }
 

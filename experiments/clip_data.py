@@ -42,6 +42,11 @@ class ClipData:
     settings = data.to_dict()
     self.preprocessing = clip_preprocessing.ClipPreprocessing(settings)
     self.window = clips.check_window(settings)
+    if not 0 <= data.most_unreadable <= 1:
+      raise UserError(
+        f"config.data.most_unreadable is {data.most_unreadable}; give a share"
+        " from 0 to 1"
+      )
     if "image" not in modalities:
       self.window = self.window._replace(num_frames=0)
     if "audio" not in modalities:
@@ -69,14 +74,20 @@ class ClipData:
     if self.preprocessing.crops_at_random:
       window = window._replace(size=())  # Cut out of the clip's own frames.
     return clips.RandomWindows(
-      self.train, window, self._data.get("balanced", False)
+      self.train,
+      window,
+      self._data.get("balanced", False),
+      self._data.most_unreadable,
     )
 
   @functools.cached_property
   def held_out_windows(self) -> sources.Source:
     """Evenly spaced windows, for `ClipPreprocessing.evaluate`."""
     return clips.even_windows(
-      self.held_out, self.window, self._data.num_windows
+      self.held_out,
+      self.window,
+      self._data.num_windows,
+      self._data.most_unreadable,
     )
 
   def class_names(self, metadata: Mapping[str, Any] | None) -> tuple[str, ...]:

@@ -17,6 +17,8 @@ from perceiver_jax.errors import UserError
 # Pictures or sound may end that much before the clip does. The last picture
 # stays, and there is silence.
 MISSING = 0.2  # seconds
+# Share of the clips.
+_MOST_UNREADABLE = 0.01
 
 
 class Window(NamedTuple):
@@ -121,18 +123,25 @@ class RandomWindows:
     window: what each is.
     balanced: whether all classes come equally often. Examples are then classes
       in turn, and `read` draws one of the clips of a class.
+    most_unreadable: see `Tolerant`.
 
   Raises:
     UserError: classes shall come equally often and no clip has one.
   """
 
-  def __init__(self, clips: Clips, window: Window, balanced: bool = False):
+  def __init__(
+    self,
+    clips: Clips,
+    window: Window,
+    balanced: bool = False,
+    most_unreadable: float = _MOST_UNREADABLE,
+  ):
     self._window = window
     self._members = _by_class(clips.labels) if balanced else []
     self.class_names = clips.class_names
     self.num_classes = len(clips.class_names)
     self.in_memory = clips.in_memory
-    self._tolerant = Tolerant(_Clips(clips), what="clip")
+    self._tolerant = Tolerant(_Clips(clips), most_unreadable, "clip")
 
   def __len__(self) -> int:
     return len(self._tolerant)
@@ -163,9 +172,18 @@ class RandomWindows:
     )
 
 
-def even_windows(clips: Clips, window: Window, count: int) -> Tolerant:
-  """`EvenWindows` in which the next one stands for one that can't be read."""
-  return Tolerant(EvenWindows(clips, window, count), what="clip")
+def even_windows(
+  clips: Clips,
+  window: Window,
+  count: int,
+  most_unreadable: float = _MOST_UNREADABLE,
+) -> Tolerant:
+  """`EvenWindows` in which the next one stands for one that can't be read.
+
+  A clip counts as unreadable if one of its windows is.
+  """
+  source = EvenWindows(clips, window, count)
+  return Tolerant(source, most_unreadable, "clip", len(clips))
 
 
 def check_window(settings: Mapping[str, Any]) -> Window:

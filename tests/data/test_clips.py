@@ -41,6 +41,15 @@ class Few:
     return {"image": np.float32([index, place])}
 
 
+class Fifty(Few):
+  """The same, and 47 good ones."""
+
+  labels = ((0,),) * 50
+
+  def __len__(self):
+    return 50
+
+
 # Windows
 
 
@@ -64,6 +73,40 @@ def test_a_bad_clip_does_not_count_in_evaluation(caplog):
     (batch,) = pipeline.eval_dataset(source, global_batch=6)
   np.testing.assert_array_equal(batch["mask"], [1, 0, 1, 1, 0, 1])
   assert "'one.mp4' is damaged; the next clip takes its place" in caplog.text
+
+
+def test_windows_of_a_bad_clip_count_and_are_named_once(caplog):
+  source = clips.even_windows(Fifty(), WINDOW, 16)
+  copy = pickle.loads(pickle.dumps(source))
+  for each in (source, copy):
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+      found = [each[i]["unreadable"] for i in range(len(each))]
+    assert sum(found) == 16
+    assert caplog.text.count("'one.mp4' is damaged") == 1
+
+
+@pytest.mark.parametrize(("share", "good"), [(0.3, True), (0.2, False)])
+def test_the_share_of_bad_clips_can_be_set(share, good):
+  class Half(Uneven):
+    def read(self, index, window, place):
+      if index % 4 == 3:
+        raise UserError(f"{index} is bad")
+      return super().read(index, window, place)
+
+  windows = clips.RandomWindows(Half(), WINDOW, most_unreadable=share)
+  rng = np.random.default_rng(0)
+  source = clips.even_windows(Half(), WINDOW, 2, share)
+  read_all = (
+    lambda: [source[i] for i in range(200)],
+    lambda: [windows.read(windows[i], rng) for i in range(100)],
+  )
+  for read in read_all:
+    if good:
+      assert np.mean([each["unreadable"] for each in read()]) == 0.25
+    else:
+      with pytest.raises(UserError, match="clips cannot be read"):
+        read()
 
 
 def test_training_sees_random_windows_and_counts_bad_clips():

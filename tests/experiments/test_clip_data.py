@@ -1,5 +1,6 @@
 """What the tasks on clips make of the `data` section of a config."""
 
+import numpy as np
 import pytest
 import tiny_clips
 
@@ -44,3 +45,42 @@ def test_a_track_that_was_not_prepared_is_said_at_once(
   for modalities in ((modality,), BOTH):
     with pytest.raises(UserError, match=why):
       _ = clip_data.ClipData(data, modalities).held_out
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_a_share_out_of_range_is_refused(share):
+  with pytest.raises(UserError, match=r"most_unreadable is .* from 0 to 1"):
+    clip_data.ClipData(_data(most_unreadable=share), BOTH)
+
+
+class Halves:
+  """Forty clips, half of which cannot be read."""
+
+  class_names, labels, in_memory = ("a",), ((0,),) * 40, True
+
+  def __len__(self):
+    return 40
+
+  def read(self, index, window, place):
+    if index % 2:
+      raise UserError(f"{index} is bad")
+    return {}
+
+
+@pytest.mark.parametrize(("share", "good"), [(0.5, True), (0.4, False)])
+def test_the_config_says_how_many_clips_may_be_bad(monkeypatch, share, good):
+  monkeypatch.setattr(
+    "perceiver_jax.data.clip_sources.make_clips", lambda *_, **__: Halves()
+  )
+  found = clip_data.ClipData(_data(most_unreadable=share), BOTH)
+  rng = np.random.default_rng(0)
+  windows = found.train_windows
+  for read in (
+    lambda: [found.held_out_windows[i] for i in range(80)],
+    lambda: [windows.read(windows[i], rng) for i in range(40)],
+  ):
+    if good:
+      assert sum(each["unreadable"] for each in read()) >= 20
+    else:
+      with pytest.raises(UserError, match="clips cannot be read"):
+        read()
