@@ -98,6 +98,8 @@ class ClipData:
 
   def _clips(self, split: str) -> clips.Clips:
     arguments = self._data.source_args.to_dict().get(self._data.source, {})
+    if self._data.source == "files":
+      arguments["pictures"] = self.window.num_frames > 0
     found = clip_sources.make_clips(self._data.source, split=split, **arguments)
     if isinstance(found, clip_shards.ClipShards):
       found.check_window(self.window)

@@ -75,7 +75,11 @@ def main(argv: Sequence[str]) -> int:
       raise UserError("--fps and --sample_rate are 0; keep one of them")
     bad = prepare(
       clip_files.files(
-        _DIRECTORY.value, _SPLIT.value, _CLASSES.value, _CUT.value
+        _DIRECTORY.value,
+        _SPLIT.value,
+        _CLASSES.value,
+        _CUT.value,
+        pictures=_FPS.value > 0,
       ),
       index,
       clip_writing.Settings(

@@ -3,23 +3,19 @@
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from absl import logging
 
-from perceiver_jax.data import audio, clip_lists, media, video
+from perceiver_jax.data import audio, clip_lists, clip_lookup, media, video
 from perceiver_jax.data.clip_lists import Row
 from perceiver_jax.data.clips import MISSING, Window
 from perceiver_jax.data.source_base import Example
 from perceiver_jax.errors import UserError
 
-SUFFIXES = (
-  ".mp4", ".mkv", ".webm", ".avi", ".mov", ".wav", ".flac", ".m4a", ".mp3",
-  ".ogg",
-)  # fmt: skip
 # A clip that lacks more of what its list says is reported.
 _SHORTER = 1.0  # seconds
 # Clips whose lengths are kept: each is a file that need not be opened again.
@@ -135,15 +131,17 @@ def files(
   split: str,
   classes: str = "",
   cut: bool = True,
+  pictures: bool = True,
 ) -> ClipFiles:
   """Clips of AudioSet, of Kinetics or of one's own.
 
   With DIRECTORY/SPLIT.csv (see `clip_lists`), the file of a line may lie
   anywhere below DIRECTORY. Its name, without what follows the last dot, is
-  the video's, "Y" and the video's, or the video's with the start, or start
-  and stop, in seconds or milliseconds: VIDEO_30, VIDEO_30.000_40.000,
-  VIDEO_30000_40000, VIDEO_000030_000040. Lines without a file are counted in
-  a warning and left out. Without the list, clips are DIRECTORY/SPLIT/CLASS/*.
+  the video's, or that with the start, or start and stop, in seconds or
+  milliseconds: VIDEO_30, VIDEO_30.000_40.000, VIDEO_30000_40000,
+  VIDEO_000030_000040; "Y" may stand before any of them. Lines without a file
+  are counted in a warning and left out. Without the list, clips are
+  DIRECTORY/SPLIT/CLASS/*.
 
   Args:
     directory: holds lists and clips.
@@ -152,6 +150,8 @@ def files(
       DIRECTORY/class_labels_indices.csv where there is one; else the classes
       of all lists or folders, sorted.
     cut: whether files hold just the segment; else the whole video.
+    pictures: whether pictures are wanted: where ID.mp4 and ID.wav are there,
+      the former is taken, else the latter.
 
   Raises:
     UserError: a list is damaged, a class is unknown, or there is no clip.
@@ -166,15 +166,17 @@ def files(
     raise UserError(f"no directory {str(root)!r}; {_EXPECTED}")
   listed = root / f"{split}.csv"
   if listed.is_file():
-    return _of_list(root, listed, classes, cut)
+    return _of_list(root, listed, classes, cut, pictures)
   return _of_folders(root, split, classes)
 
 
-def _of_list(root: Path, listed: Path, classes: str, cut: bool) -> ClipFiles:
+def _of_list(
+  root: Path, listed: Path, classes: str, cut: bool, pictures: bool
+) -> ClipFiles:
   rows = clip_lists.read_rows(listed)
   names = _classes(root, classes, lambda: _listed_classes(root))
   numbers = {name: i for i, name in enumerate(names)}
-  found = _by_stem(root)
+  found = clip_lookup.by_stem(root, pictures)
   segments, labels, missing = [], [], []
   for row in rows:
     segment = _find(row, root, found, cut)
@@ -248,27 +250,19 @@ def _listed_classes(root: Path) -> set[str]:
 
 
 def _folder_classes(root: Path) -> set[str]:
-  folders = (path for path in root.glob("*/*") if path.is_dir())
-  return {path.name for path in folders if not path.name.startswith(".")}
+  return {path.name for path in root.glob("*/*") if _holds_clips(path)}
+
+
+def _holds_clips(folder: Path) -> bool:
+  if folder.name.startswith(".") or not folder.is_dir():
+    return False
+  return any(clip_lookup.is_clip(path.name) for path in folder.iterdir())
 
 
 def _clip_paths(folder: Path) -> list[Path]:
   if not folder.is_dir():
     return []
-  return sorted(p for p in folder.iterdir() if _is_clip(p.name))
-
-
-def _is_clip(name: str) -> bool:
-  return not name.startswith(".") and name.lower().endswith(SUFFIXES)
-
-
-def _by_stem(root: Path) -> dict[str, str]:
-  """Paths of all clips below a folder by their names without the suffix."""
-  found: dict[str, str] = {}
-  for folder, _, names in os.walk(root):
-    for name in sorted(filter(_is_clip, names)):
-      found.setdefault(name.rpartition(".")[0], os.path.join(folder, name))
-  return found
+  return sorted(p for p in folder.iterdir() if clip_lookup.is_clip(p.name))
 
 
 def _find(
@@ -278,27 +272,13 @@ def _find(
   if row.file:
     path = root / row.file
     return Segment(str(path)) if path.is_file() else None
-  for stem in _stems(row):
-    if stem in found:
-      listed = row.stop - row.start
-      if cut:
-        return Segment(found[stem], listed=listed)
-      return Segment(found[stem], row.start, row.stop, listed)
-  return None
-
-
-def _stems(row: Row) -> Iterable[str]:
-  """Names under which the clip of a line may be stored."""
-  plain = lambda seconds: f"{seconds:g}"
-  exact = lambda seconds: f"{seconds:.3f}"
-  milliseconds = lambda seconds: str(round(seconds * 1000))
-  padded = lambda seconds: f"{round(seconds):06d}"
-  for shown in (padded, exact, milliseconds, plain):
-    start, stop = shown(row.start), shown(row.stop)
-    yield f"{row.video}_{start}_{stop}"
-    yield f"{row.video}_{start}"
-  yield row.video
-  yield f"Y{row.video}"
+  path = clip_lookup.find(row, found)
+  if path is None:
+    return None
+  listed = row.stop - row.start
+  if cut:
+    return Segment(path, listed=listed)
+  return Segment(path, row.start, row.stop, listed)
 
 
 def _pictures(path: str, window: Window, start: float) -> np.ndarray:

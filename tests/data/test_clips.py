@@ -472,7 +472,16 @@ def test_clips_shorter_than_listed_are_reported(tmp_path, cut, caplog):
 
 
 @pytest.mark.parametrize(
-  "name", ["v-1_000015_000025", "v-1_15.000_25.000", "v-1_15", "v-1", "Yv-1"]
+  "name",
+  [
+    "v-1_000015_000025",
+    "v-1_15.000_25.000",
+    "v-1_15",
+    "v-1",
+    "Yv-1",
+    "Yv-1_15.000_25.000",
+    "Yv-1_15000_25000",
+  ],
 )
 def test_kinetics_list(tmp_path, name):
   lines = ["label,youtube_id,time_start,time_end,split"]
@@ -504,6 +513,51 @@ def test_lists_without_labels_say_no_classes(tmp_path, caplog):
   assert "test.csv' has no column 'label'" in caplog.text
   with pytest.raises(UserError, match=r"test.csv' has no column 'label'"):
     clip_files.files(tmp_path, "test")
+
+
+def _one(root, **given):
+  (root / "mine.csv").write_text(
+    "label,youtube_id,time_start,time_end\na,v,0,1"
+  )
+  (segment,) = clip_files.files(root, "mine", **given).segments
+  return segment.path.removeprefix(f"{root}/")
+
+
+@pytest.mark.parametrize("names", [("a/v.wav", "b/v.MP4"), ("v.mkv", "v.flac")])
+def test_the_file_with_what_is_wanted_is_taken(tmp_path, names):
+  for name in names:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+  sound, video = sorted(names, key=lambda x: x.endswith(("MP4", "mkv")))
+  assert _one(tmp_path) == video
+  assert _one(tmp_path, pictures=False) == sound
+  (tmp_path / video).unlink()
+  assert _one(tmp_path) == sound
+
+
+def test_folders_are_looked_into_by_name_and_through_links(tmp_path):
+  root = tmp_path / "root"
+  for name in ("z", "c", "x", "a"):
+    (root / name).mkdir(parents=True)
+  (root / "up").symlink_to(root)
+  far = tmp_path / "far" / "away"
+  far.mkdir(parents=True)
+  (far / "v.mp4").touch()
+  (root / "b").symlink_to(far.parent)
+  assert _one(root) == "b/away/v.mp4"
+  for name in ("z", "c", "x"):
+    (root / name / "v.mp4").touch()
+  assert _one(root) == "b/away/v.mp4"
+  (root / "a" / "v.mp4").touch()
+  assert _one(root) == "a/v.mp4"
+
+
+def test_folders_without_clips_are_no_classes(tmp_path):
+  for name in ("train/a/x.mp4", "train/notes/x.txt", "test/b/y.mp4", ".g/c/z"):
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).touch()
+  source = clip_files.files(tmp_path, "train")
+  assert source.class_names == ("a", "b")
 
 
 def test_a_list_of_ones_own(tmp_path):

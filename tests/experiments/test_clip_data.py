@@ -47,6 +47,20 @@ def test_a_track_that_was_not_prepared_is_said_at_once(
       _ = clip_data.ClipData(data, modalities).held_out
 
 
+def test_files_are_those_of_what_the_model_takes(tmp_path):
+  (tmp_path / "test.csv").write_text(
+    "label,youtube_id,time_start,time_end\na,v,0,2"
+  )
+  tiny_clips.write_clip(tmp_path / "z" / "v.mp4")
+  tiny_clips.write_sound(tmp_path / "a" / "v.wav", 2, 48_000, 1)
+  data = _data(source="files")
+  data.source_args.files.directory = str(tmp_path)
+  for modalities, suffix in ((BOTH, "mp4"), (("audio",), "wav")):
+    found = clip_data.ClipData(data, modalities)
+    assert found.held_out.segments[0].path.endswith(suffix)
+    assert found.held_out_windows[0].keys() >= {*modalities}
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.1])
 def test_a_share_out_of_range_is_refused(share):
   with pytest.raises(UserError, match=r"most_unreadable is .* from 0 to 1"):
