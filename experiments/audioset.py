@@ -59,10 +59,12 @@ class AudioSet:
         "config.model.adapter.modalities has"
         f" {', '.join(self._modalities)}; choose among {', '.join(MODALITIES)}"
       )
-    self._clips = clip_data.ClipData(config.data, tuple(self._modalities))
+    self._clips = clip_data.ClipData(
+      config.data, tuple(self._modalities), metadata=metadata
+    )
     self._preprocessing = self._clips.preprocessing
     self._window = self._clips.window
-    self._class_names = self._clips.class_names(metadata)
+    self._class_names = self._clips.class_names
     if config.model.num_classes != len(self._class_names):
       raise UserError(
         f"config.model.num_classes is {config.model.num_classes} but the data"

@@ -13,6 +13,7 @@ from perceiver_jax.data import (
   clips,
   sources,
 )
+from perceiver_jax.data.source_base import check_class_names
 from perceiver_jax.errors import UserError
 
 
@@ -23,6 +24,7 @@ class ClipData:
     data: the section; see `configs/audioset.py`.
     modalities: "audio", "image" or both: what windows have.
     one_class: whether a clip must have exactly one class.
+    metadata: of a run, whose `class_names` those of the clips must be.
 
   Attributes:
     window: what a model takes.
@@ -37,7 +39,9 @@ class ClipData:
     data: ml_collections.ConfigDict,
     modalities: tuple[str, ...],
     one_class: bool = False,
+    metadata: Mapping[str, Any] | None = None,
   ):
+    self._known = tuple((metadata or {}).get("class_names", ()))
     self._data, self._one_class = data, one_class
     settings = data.to_dict()
     self.preprocessing = clip_preprocessing.ClipPreprocessing(settings)
@@ -57,8 +61,9 @@ class ClipData:
     """The clips of the training split.
 
     Raises:
-      UserError: there are none, or one has no class or several where it must
-        have one.
+      UserError: there are none, the classes are others than those of the run
+        or of the other split, a track is not there, or a clip has no class or
+        several where it must have one.
     """
     return self._clips(self._data.train_split)
 
@@ -90,10 +95,11 @@ class ClipData:
       self._data.most_unreadable,
     )
 
-  def class_names(self, metadata: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """Those of a run's metadata, or else of the data."""
-    if metadata and "class_names" in metadata:
-      return tuple(metadata["class_names"])
+  @functools.cached_property
+  def class_names(self) -> tuple[str, ...]:
+    """Those of a run, or else of the evaluation split."""
+    if self._known:
+      return self._known
     return self.held_out.class_names
 
   def _clips(self, split: str) -> clips.Clips:
@@ -103,6 +109,9 @@ class ClipData:
     found = clip_sources.make_clips(self._data.source, split=split, **arguments)
     if isinstance(found, clip_shards.ClipShards):
       found.check_window(self.window)
+    # The first split that is opened says what a run's classes are.
+    self._known = self._known or found.class_names
+    check_class_names(self._known, found.class_names, f"split {split!r}")
     if self._one_class and any(len(labels) != 1 for labels in found.labels):
       raise UserError(
         f"clips of source {self._data.source!r}, split {split!r}, have no class"

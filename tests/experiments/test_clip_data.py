@@ -98,3 +98,32 @@ def test_the_config_says_how_many_clips_may_be_bad(monkeypatch, share, good):
     else:
       with pytest.raises(UserError, match="clips cannot be read"):
         read()
+
+
+@pytest.mark.parametrize(
+  ("names", "why"),
+  [
+    (("a", "c"), "'test' has 2 .* the run 2: .* 1, 'b' instead of 'c'"),
+    (("b", "a"), "number 0, 'a' instead of 'b'"),
+    (("a",), "the run 1: .* number 1, 'b' instead of none"),
+    (("a", "b", "c"), "the run 3: .* number 2, none instead of 'c'"),
+  ],
+)
+def test_clips_of_other_classes_than_the_runs_are_refused(tmp_path, names, why):
+  data = _prepared(tmp_path)
+  found = clip_data.ClipData(data, BOTH, metadata={"class_names": names})
+  # Predictions need no clips.
+  assert found.class_names == names
+  with pytest.raises(UserError, match=why):
+    _ = found.held_out
+  with pytest.raises(UserError, match="split 'train' has 2"):
+    _ = found.train
+
+
+def test_splits_of_different_classes_are_refused(tmp_path):
+  data = _prepared(tmp_path)
+  tiny_clips.write_shards(tmp_path, "train", [[0]], ("a", "z"))
+  found = clip_data.ClipData(data, BOTH)
+  assert found.class_names == ("a", "b")
+  with pytest.raises(UserError, match=r"'train' .* 1, 'z' instead of 'b'"):
+    _ = found.train
