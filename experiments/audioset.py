@@ -136,9 +136,12 @@ class AudioSet:
     labels = self._labels()
     scored = {}
     for name, means in found.items():
-      seen = means["windows"] > 0
+      # Where nothing counted, there is no mean of anything.
+      seen = means.get("windows", np.zeros(len(labels))) > 0
       if not seen.any():
-        raise UserError("no clip of the evaluation split can be read")
+        raise UserError(
+          "no clip of the evaluation split can be read; see the warnings"
+        )
       averages = means["probabilities"][seen] / means["windows"][seen, None]
       scored[name] = {
         "loss": means["loss"],
