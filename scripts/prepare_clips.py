@@ -118,11 +118,12 @@ def prepare(
   index.parent.mkdir(parents=True, exist_ok=True)
   num_files = min(num_files, len(source))
   stem = f"{index.stem}-{{:05d}}-of-{num_files:05d}"
-  numbered = list(enumerate(source.segments))
-  jobs = [
-    (index.with_name(stem.format(number)), numbered[number::num_files])
-    for number in range(num_files)
-  ]
+  numbered, jobs = list(enumerate(source.segments)), []
+  for number in range(num_files):
+    clips = numbered[number::num_files]
+    mark = clip_writing.fingerprint((clip for _, clip in clips), source.root)
+    path = index.with_name(stem.format(number))
+    jobs.append(clip_writing.Job(path, clips, mark))
   _check_same(index, settings, source)
   clip_writing.remove_stale(index)
   write = functools.partial(clip_writing.write_file, settings)
@@ -150,8 +151,8 @@ def prepare(
     raise UserError(f"none of the {len(source):,} clips can be read")
   found = {
     "files": {
-      f"{path.name}.array_record": len(note["kept"])
-      for (path, _), note in zip(jobs, notes, strict=True)
+      f"{job.path.name}.array_record": len(note["kept"])
+      for job, note in zip(jobs, notes, strict=True)
       if note["kept"]
     },
     "names": [_name(source, number) for number in kept],
@@ -213,7 +214,7 @@ def _check_same(
     **dataclasses.asdict(settings),
     "clips": len(source),
     # Files hold clips by their numbers in the list.
-    "list": clip_writing.fingerprint(source.segments),
+    "list": clip_writing.fingerprint(source.segments, source.root),
   }
   if not path.is_file():
     clip_writing.write_json(path, wanted)

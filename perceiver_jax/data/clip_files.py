@@ -52,6 +52,7 @@ class ClipFiles:
     labels: positions of each clip's classes in `class_names`.
     class_names: name of each class.
     missing: names of the clips of the list that have no file.
+    root: the folder of all data.
   """
 
   in_memory = False
@@ -62,11 +63,13 @@ class ClipFiles:
     labels: Sequence[Sequence[int]],
     class_names: Sequence[str],
     missing: Sequence[str] = (),
+    root: str = "",
   ):
     self.segments = tuple(segments)
     self.labels = tuple(map(tuple, labels))
     self.class_names = tuple(class_names)
     self.missing = tuple(missing)
+    self.root = root
 
   def __len__(self) -> int:
     return len(self.segments)
@@ -203,7 +206,7 @@ def _of_list(
       f"empty dataset: none of the {len(rows):,} clips of {str(listed)!r} has"
       f" a file below {str(root)!r}; {_EXPECTED}"
     )
-  return ClipFiles(segments, labels, tuple(names.values()), missing)
+  return ClipFiles(segments, labels, tuple(names.values()), missing, str(root))
 
 
 def _of_folders(root: Path, split: str, classes: str) -> ClipFiles:
@@ -221,7 +224,7 @@ def _of_folders(root: Path, split: str, classes: str) -> ClipFiles:
       labels.append([number])
   if not segments:
     raise UserError(f"empty dataset: no clip in {str(folder)!r}; {_EXPECTED}")
-  return ClipFiles(segments, labels, tuple(names.values()))
+  return ClipFiles(segments, labels, tuple(names.values()), root=str(root))
 
 
 def _classes(

@@ -10,9 +10,9 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -47,12 +47,27 @@ class Settings:
   quality: int
 
 
-def fingerprint(segments: Sequence[Segment]) -> str:
+class Job(NamedTuple):
+  """A file to be written.
+
+  Attributes:
+    path: without its ending.
+    clips: by their numbers in the split.
+    fingerprint: of the clips.
+  """
+
+  path: Path
+  clips: Sequence[tuple[int, Segment]]
+  fingerprint: str
+
+
+def fingerprint(segments: Iterable[Segment], root: str) -> str:
   """A hash that changes with any clip, or with the order of the clips.
 
-  The folder that holds them all may be another.
+  Args:
+    segments: the clips.
+    root: the folder of all data, which may be moved.
   """
-  root = os.path.commonpath([os.path.dirname(s.path) for s in segments])
   digest = hashlib.sha256()
   for path, start, stop, _ in segments:
     clip = [os.path.relpath(path, root), start, stop]
@@ -60,32 +75,30 @@ def fingerprint(segments: Sequence[Segment]) -> str:
   return digest.hexdigest()
 
 
-def write_file(
-  settings: Settings, job: tuple[Path, Sequence[tuple[int, Segment]]]
-) -> dict[str, Any]:
+def write_file(settings: Settings, job: Job) -> dict[str, Any]:
   """Writes a file with its note, or finds both there.
 
   Args:
     settings: how clips are stored.
-    job: path of the file without its ending, and its clips by number.
+    job: the file.
 
   Returns:
-    The note: `kept`, the numbers of the clips in the file, and `bad`, what is
-    wrong with others.
+    The note: `kept`, the numbers of the clips in the file, `bad`, what is wrong
+    with others, and what else says that the file need not be made again.
   """
   from array_record.python import array_record_module
 
-  path, segments = job
-  target = path.with_name(f"{path.name}.array_record")
+  target = job.path.with_name(f"{job.path.name}.array_record")
   # Written last: where it is, the file was complete.
-  note_path = path.with_name(f"{path.name}.note.json")
+  note_path = job.path.with_name(f"{job.path.name}.note.json")
+  made_of = {**dataclasses.asdict(settings), "list": job.fingerprint}
   note = _read_note(note_path, target)
-  if note is not None:
+  if note.get("made_of") == made_of:
     return note
-  partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  partial = job.path.with_name(f".{job.path.name}.{os.getpid()}.tmp")
   kept, bad = [], []
   writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
-  for number, segment in segments:
+  for number, segment in job.clips:
     try:
       record = read_whole(segment, settings)
     except UserError as error:
@@ -98,7 +111,12 @@ def write_file(
     os.replace(partial, target)
   else:
     partial.unlink()
-  note = {"kept": kept, "bad": bad, "checksum": _checksum(target)}
+  note = {
+    "made_of": made_of,
+    "kept": kept,
+    "bad": bad,
+    "checksum": _checksum(target),
+  }
   write_json(note_path, note)
   return note
 
@@ -115,13 +133,13 @@ def remove_stale(index: Path) -> None:
       path.unlink()
 
 
-def _read_note(note_path: Path, target: Path) -> dict[str, Any] | None:
-  """The note of a file that is as it was written, or None."""
+def _read_note(note_path: Path, target: Path) -> dict[str, Any]:
+  """The note of a file that is as it was written, else {}."""
   try:
     note = json.loads(note_path.read_text(encoding="utf-8"))
   except (OSError, ValueError):
-    return None
-  return note if note["checksum"] == _checksum(target) else None
+    return {}
+  return note if note.get("checksum") == _checksum(target) else {}
 
 
 def _checksum(path: Path) -> str:

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import pathlib
+import shutil
 import sys
 import threading
 import time
@@ -173,14 +174,24 @@ def test_the_same_number_of_other_clips_is_refused(
   assert script(*flags).status == 0
   # Elsewhere, the same clips are the same.
   moved = folder.rename(tmp_path / "moved")
+  shutil.copytree(moved / "train", moved / "other")
+  shutil.copy(moved / "train/a/one.mp4", moved / "train/b/one.mp4")
   flags = _flags(moved, out, "--split=mine")
   assert script(*flags).status == 0
   for changed in (
     [lines[0], lines[2], lines[1]],
+    [lines[0], lines[1], "train/b/one.mp4,y"],
+    ["file,label", "other/a/one.mp4,x", "other/b/two.mp4,y"],
     [lines[0], lines[1], "train/b/three.mp4,y"],
   ):
     (moved / "mine.csv").write_text("\n".join(changed))
     refused(*flags, parts=["other clips or in another order", "mine-*-of-*"])
+  # Nor is a file taken for one of other clips where nobody says what it is of.
+  (out / "mine.settings.json").unlink()
+  assert script(*flags).status == 0
+  source = clip_shards.shards(out, "mine")
+  assert sorted(source.names) == ["one", "three"]
+  (out / "mine.settings.json").unlink()
   # Labels are those of the list as it is now.
   (moved / "mine.csv").write_text("\n".join(lines).replace(",y", ",z"))
   assert script(*flags).status == 0
