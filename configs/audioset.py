@@ -43,7 +43,9 @@ in IO); the mel spectrogram (80 bands of 60 frames are the 4,800 values: a hop
 of 1,024 samples, a window of twice that, all frequencies, the natural logarithm
 of power, scaled to about -1 to 1 for everyday sounds); the stripes of
 SpecAugment (two each way, of up to 12% of the bands and 6% of the frames, as
-CNN-14 has them); colour changes by up to 0.4, hue by 0.1, in 80% of the clips;
+CNN-14 has them); colour changes in 80% of the clips: brightness by up to 0.125
+of white, contrast and saturation by up to 0.4, hue by up to 0.1 of a turn; time
+jitter as the random window, which moves pictures and sound together;
 pictures in [-1, 1], so that a left out one is grey; that probabilities are
 averaged, not logits; no class balancing (`data.balanced`).
 """
@@ -165,6 +167,8 @@ def _data(sound: str) -> dict[str, Any]:
     },
     # Share of the examples without pictures or sound.
     "dropout": {"image": 0.3, "audio": 0.0},
+    # More clips than this share (and than ten) that can't be read are an error.
+    "most_unreadable": 0.01,
     "num_workers": 16,  # Processes that prepare batches; 0: threads.
   }
 

@@ -121,6 +121,8 @@ def _data() -> dict[str, Any]:
       "hue": 0.1,
     },
     "dropout": {"image": 0.0, "audio": 0.0},
+    # More clips than this share (and than ten) that can't be read are an error.
+    "most_unreadable": 0.01,
     "num_workers": 16,  # Processes that prepare batches; 0: threads.
   }
 

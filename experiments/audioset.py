@@ -59,10 +59,12 @@ class AudioSet:
         "config.model.adapter.modalities has"
         f" {', '.join(self._modalities)}; choose among {', '.join(MODALITIES)}"
       )
-    self._clips = clip_data.ClipData(config.data, tuple(self._modalities))
+    self._clips = clip_data.ClipData(
+      config.data, tuple(self._modalities), metadata=metadata
+    )
     self._preprocessing = self._clips.preprocessing
     self._window = self._clips.window
-    self._class_names = self._clips.class_names(metadata)
+    self._class_names = self._clips.class_names
     if config.model.num_classes != len(self._class_names):
       raise UserError(
         f"config.model.num_classes is {config.model.num_classes} but the data"
@@ -134,9 +136,12 @@ class AudioSet:
     labels = self._labels()
     scored = {}
     for name, means in found.items():
-      seen = means["windows"] > 0
+      # Where nothing counted, there is no mean of anything.
+      seen = means.get("windows", np.zeros(len(labels))) > 0
       if not seen.any():
-        raise UserError("no clip of the evaluation split can be read")
+        raise UserError(
+          "no clip of the evaluation split can be read; see the warnings"
+        )
       averages = means["probabilities"][seen] / means["windows"][seen, None]
       scored[name] = {
         "loss": means["loss"],

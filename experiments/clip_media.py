@@ -1,10 +1,10 @@
 """Clips as files that a browser plays, to be put into a report."""
 
-import contextlib
 import tempfile
 from pathlib import Path
 
 import numpy as np
+from absl import logging
 
 from perceiver_jax.data import audio, mp4
 from perceiver_jax.errors import UserError
@@ -31,20 +31,35 @@ def encode(
     sample_rate: samples per second.
 
   Returns:
-    One file, or none where PyAV or soundfile is not installed.
+    One file, or none where it can't be written, without PyAV for example; a
+    warning says why. A report is not worth losing a run for.
   """
-  with (
-    contextlib.suppress(UserError),
-    tempfile.TemporaryDirectory() as folder,
-  ):
-    if pictures is None:
-      path = Path(folder, "sound.wav")
-      audio.write_wav(path, sound, sample_rate)
-      return [clip_samples.Media(name, "audio/wav", path.read_bytes())]
-    path = Path(folder, "video.mp4")
-    mp4.write_video(path, _enlarged(pictures), fps, sound, sample_rate)
-    return [clip_samples.Media(name, "video/mp4", path.read_bytes())]
+  try:
+    with tempfile.TemporaryDirectory() as folder:
+      return [_written(name, Path(folder), pictures, sound, fps, sample_rate)]
+  except UserError as error:
+    # Once: it will be the same for all clips.
+    logging.log_first_n(
+      logging.WARNING, "the report has no clips to see or hear: %s", 1, error
+    )
   return []
+
+
+def _written(
+  name: str,
+  folder: Path,
+  pictures: np.ndarray | None,
+  sound: np.ndarray | None,
+  fps: float,
+  sample_rate: int,
+) -> clip_samples.Media:
+  if pictures is None:
+    path = folder / "sound.wav"
+    audio.write_wav(path, sound, sample_rate)
+    return clip_samples.Media(name, "audio/wav", path.read_bytes())
+  path = folder / "video.mp4"
+  mp4.write_video(path, _enlarged(pictures), fps, sound, sample_rate)
+  return clip_samples.Media(name, "video/mp4", path.read_bytes())
 
 
 def _enlarged(pictures: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ import jax
 import ml_collections
 import numpy as np
 import optax
+from absl import logging
 from jax import numpy as jnp
 
 from experiments import clip_data, clip_media
@@ -54,10 +55,12 @@ class Kinetics:
     metadata: Mapping[str, Any] | None = None,
   ):
     self._config, self._data = config, config.data
-    self._clips = clip_data.ClipData(config.data, _GRIDS, one_class=True)
+    self._clips = clip_data.ClipData(
+      config.data, _GRIDS, one_class=True, metadata=metadata
+    )
     self._preprocessing = self._clips.preprocessing
     self._window = self._clips.window
-    self._class_names = self._clips.class_names(metadata)
+    self._class_names = self._clips.class_names
     self._check_model()
     self.published = clip_data.published(config)
 
@@ -131,7 +134,8 @@ class Kinetics:
     """Losses, accuracy, and PSNR of video and sound in decibels.
 
     Beside them, the PSNR of what says little: the same mean frame for every
-    clip, each clip's own mean frame, and silence.
+    clip (where there are training clips to make it of), each clip's own mean
+    frame, and silence.
     """
     mask, decoded = batch["mask"], outputs.logits
     image, sound = batch["image"], batch["audio"]
@@ -139,13 +143,14 @@ class Kinetics:
     ratios = {
       "video_psnr": metrics_lib.psnr(decoded["image"].clip(0, 1), image),
       "audio_psnr": metrics_lib.psnr(decoded["audio"].clip(-1, 1), sound),
-      "video_psnr_of_mean_frame": metrics_lib.psnr(
-        jnp.broadcast_to(self._mean_frame, image.shape), image
-      ),
       "video_psnr_of_own_mean": metrics_lib.psnr(own_mean, image),
       "audio_psnr_of_silence": metrics_lib.psnr(jnp.zeros_like(sound), sound),
       "accuracy": self._right(outputs, batch, 1),
     }
+    if self._mean_frame is not None:
+      ratios["video_psnr_of_mean_frame"] = metrics_lib.psnr(
+        jnp.broadcast_to(self._mean_frame, image.shape), image
+      )
     if len(self._class_names) > 5:
       ratios["top_5_accuracy"] = self._right(outputs, batch, 5)
     return {
@@ -332,9 +337,19 @@ class Kinetics:
     return {**prepared, "label_hidden": np.bool_(hidden)}
 
   @functools.cached_property
-  def _mean_frame(self) -> np.ndarray:
-    """Mean of the frames of some training clips, float32 [H, W, 3]."""
-    source = clips.even_windows(self._clips.train, self._window, 1)
+  def _mean_frame(self) -> np.ndarray | None:
+    """Mean of the frames of some training clips, float32 [H, W, 3].
+
+    None where the training split is not there, as in evaluation elsewhere.
+    """
+    try:
+      train = self._clips.train
+    except UserError as error:
+      logging.warning("no mean frame to compare with: %s", error)
+      return None
+    source = clips.even_windows(
+      train, self._window, 1, self._data.most_unreadable
+    )
     numbers = np.unique(np.linspace(0, len(source) - 1, _MEAN_OF).astype(int))
     read = lambda i: self._preprocessing.evaluate(source[int(i)])["image"]
     return np.mean([read(i).mean(axis=0) for i in numbers], axis=0)

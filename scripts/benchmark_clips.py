@@ -23,7 +23,15 @@ import numpy as np
 from absl import flags
 
 from experiments import launch
-from perceiver_jax.data import audio, clip_files, clip_shards, clips, mp4, video
+from perceiver_jax.data import (
+  audio,
+  clip_files,
+  clip_shards,
+  clip_writing,
+  clips,
+  mp4,
+  video,
+)
 from perceiver_jax.errors import UserError
 from scripts import benchmark_timing as timing
 from scripts import prepare_clips
@@ -60,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
     given = Path(_CLIPS.value).expanduser() if _CLIPS.value else None
     source = clip_files.files(given or _examples(Path(folder)), "train")
     index = Path(folder) / "prepared" / "train.json"
-    settings = prepare_clips.Settings(_FPS, _SAMPLE_RATE, 256, 90)
+    settings = clip_writing.Settings(_FPS, _SAMPLE_RATE, 256, 90)
     start = time.perf_counter()
     prepare_clips.prepare(source, index, settings, 2, os.cpu_count() or 1)
     print(f"prepared in {time.perf_counter() - start:.1f} s")

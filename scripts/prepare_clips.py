@@ -10,9 +10,10 @@ pixels on the short side at --fps a second, sound as one channel of 16 bits at
 --config.data.source=shards --config.data.source_args.shards.directory=OUT.
 
 Files are made by --num_workers processes, each complete or not at all: a run
-that was stopped goes on with the same command. Clips that cannot be read are
-named and left out. In the end every record is read again; --check does only
-that. The exit status is 0 if all is well, else 1.
+that was stopped goes on with the same command, and a file that is lost or
+damaged is made again. Clips that cannot be read are named and left out. In the
+end every record is read again; --check does only that, and names the files to
+remove. The exit status is 0 if all is well, else 1.
 """
 
 import dataclasses
@@ -21,22 +22,15 @@ import json
 import multiprocessing
 import os
 from collections.abc import Sequence
+from concurrent import futures
+from concurrent.futures import process
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from absl import flags
 from tqdm import tqdm
 
 from experiments import launch
-from perceiver_jax.data import (
-  audio,
-  clip_files,
-  clip_shards,
-  media,
-  resizing,
-  video,
-)
+from perceiver_jax.data import clip_files, clip_shards, clip_writing
 from perceiver_jax.data.clips import Window
 from perceiver_jax.errors import UserError
 
@@ -66,18 +60,6 @@ _QUALITY = flags.DEFINE_integer(
 
 # Bad clips that are named.
 _SHOWN = 10
-# Most seconds of a clip.
-_LONGEST = 60.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """How clips are stored; see the flags."""
-
-  fps: float
-  sample_rate: int
-  size: int
-  quality: int
 
 
 def main(argv: Sequence[str]) -> int:
@@ -93,10 +75,16 @@ def main(argv: Sequence[str]) -> int:
       raise UserError("--fps and --sample_rate are 0; keep one of them")
     bad = prepare(
       clip_files.files(
-        _DIRECTORY.value, _SPLIT.value, _CLASSES.value, _CUT.value
+        _DIRECTORY.value,
+        _SPLIT.value,
+        _CLASSES.value,
+        _CUT.value,
+        pictures=_FPS.value > 0,
       ),
       index,
-      Settings(_FPS.value, _RATE.value, _SIZE.value, _QUALITY.value),
+      clip_writing.Settings(
+        _FPS.value, _RATE.value, _SIZE.value, _QUALITY.value
+      ),
       _FILES.value,
       _WORKERS.value,
     )
@@ -107,7 +95,7 @@ def main(argv: Sequence[str]) -> int:
 def prepare(
   source: clip_files.ClipFiles,
   index: Path,
-  settings: Settings,
+  settings: clip_writing.Settings,
   num_files: int,
   num_workers: int,
 ) -> list[str]:
@@ -124,27 +112,33 @@ def prepare(
     What is wrong with clips that were left out.
 
   Raises:
-    UserError: no clip can be read, or the files that are there were made with
-      other settings.
+    UserError: no clip can be read, the files that are there were made with
+      other settings or of other clips, or a process was killed.
   """
   index.parent.mkdir(parents=True, exist_ok=True)
   num_files = min(num_files, len(source))
   stem = f"{index.stem}-{{:05d}}-of-{num_files:05d}"
-  jobs = [
-    (
-      index.with_name(stem.format(number)),
-      list(enumerate(source.segments))[number::num_files],
-    )
-    for number in range(num_files)
-  ]
+  numbered, jobs = list(enumerate(source.segments)), []
+  for number in range(num_files):
+    clips = numbered[number::num_files]
+    mark = clip_writing.fingerprint((clip for _, clip in clips), source.root)
+    path = index.with_name(stem.format(number))
+    jobs.append(clip_writing.Job(path, clips, mark))
   _check_same(index, settings, source)
-  write = functools.partial(_write_file, settings)
+  clip_writing.remove_stale(index)
+  write = functools.partial(clip_writing.write_file, settings)
   # Not forked: threads of the libraries that decode would be lost.
   context = multiprocessing.get_context("spawn")
-  with context.Pool(num_workers) as pool:
-    done = pool.imap(write, jobs)
-    bar = tqdm(done, "files", num_files, leave=False, disable=None)
-    notes = list(bar)
+  try:
+    with futures.ProcessPoolExecutor(num_workers, context) as pool:
+      done = pool.map(write, jobs)
+      notes = list(tqdm(done, "files", num_files, leave=False, disable=None))
+  except process.BrokenProcessPool as error:
+    raise UserError(
+      "a process that prepares clips was killed (by the system, if memory ran"
+      " out); give the same command to go on, with a smaller --num_workers than"
+      f" {num_workers} if it happens again"
+    ) from error
   kept = [number for note in notes for number in note["kept"]]
   bad = [reason for note in notes for reason in note["bad"]]
   for reason in bad[:_SHOWN]:
@@ -156,11 +150,11 @@ def prepare(
   if not kept:
     raise UserError(f"none of the {len(source):,} clips can be read")
   found = {
-    "files": [
-      f"{path.name}.array_record"
-      for (path, _), note in zip(jobs, notes, strict=True)
+    "files": {
+      f"{job.path.name}.array_record": len(note["kept"])
+      for job, note in zip(jobs, notes, strict=True)
       if note["kept"]
-    ],
+    },
     "names": [_name(source, number) for number in kept],
     "labels": [source.labels[number] for number in kept],
     "class_names": source.class_names,
@@ -168,7 +162,7 @@ def prepare(
     "missing": source.missing,
     **dataclasses.asdict(settings),
   }
-  _write_json(index, found)
+  clip_writing.write_json(index, found)
   return bad
 
 
@@ -182,29 +176,27 @@ def check(index: Path) -> list[str]:
     What is wrong with records.
 
   Raises:
-    UserError: files are missing or have another number of records.
+    UserError: files are missing, or damaged as a whole.
   """
   source = clip_shards.shards(index.parent, index.stem)
+  source.check_files()
   found = clip_shards.read_index(index)
-  records = source.num_records()
-  if records != len(source):
-    raise UserError(
-      f"{str(index)!r} has {len(source):,} clips, its files {records:,}; remove"
-      " both and prepare the split again"
-    )
   frames, samples = int(found["fps"] > 0), int(found["sample_rate"] > 0)
   window = Window(
     frames, found["fps"] or 1.0, samples, found["sample_rate"] or 1
   )
-  bad = []
+  bad, damaged = [], set()
   for number in tqdm(range(len(source)), "check", leave=False, disable=None):
     try:
       for place in (0.0, 0.5, 1.0):
         source.read(number, window, place)
     except UserError as error:
       bad.append(str(error))
+      damaged.add(source.file_of(number))
   for reason in bad[:_SHOWN]:
     print(reason)
+  if damaged:
+    print("remove and prepare the split again:", *sorted(damaged))
   size = sum((index.parent / name).stat().st_size for name in found["files"])
   print(
     f"{index.stem}: {len(source):,} clips, {size / 1e6 / len(source):.3g} MB"
@@ -213,108 +205,29 @@ def check(index: Path) -> list[str]:
   return bad
 
 
-def _write_file(
-  settings: Settings, job: tuple[Path, Sequence[tuple[int, clip_files.Segment]]]
-) -> dict[str, Any]:
-  """Writes a file with its note, or finds both there.
-
-  Args:
-    settings: how clips are stored.
-    job: path of the file without its ending, and its clips by number.
-
-  Returns:
-    The note: `kept`, the numbers of the clips in the file, and `bad`, what is
-    wrong with others.
-  """
-  from array_record.python import array_record_module
-
-  path, segments = job
-  note_path = path.with_name(f"{path.name}.note.json")
-  # Written last: where it is, the file is complete.
-  if note_path.is_file():
-    return json.loads(note_path.read_text(encoding="utf-8"))
-  partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  note: dict[str, list] = {"kept": [], "bad": []}
-  writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
-  for number, segment in segments:
-    try:
-      record = read_whole(segment, settings)
-    except UserError as error:
-      note["bad"].append(str(error))
-      continue
-    writer.write(record)
-    note["kept"].append(number)
-  writer.close()
-  if note["kept"]:
-    os.replace(partial, path.with_name(f"{path.name}.array_record"))
-  else:
-    partial.unlink()
-  _write_json(note_path, note)
-  return note
-
-
-def read_whole(segment: clip_files.Segment, settings: Settings) -> bytes:
-  """Decodes a clip and stores it; see `clip_shards.encode`.
-
-  Raises:
-    UserError: it can't be read.
-  """
-  path, start, stop = segment
-  kinds = ["video"] * bool(settings.fps) + ["audio"] * bool(
-    settings.sample_rate
-  )
-  length = min(media.duration(path, kind) for kind in kinds) - start
-  if stop > start:
-    length = min(length, stop - start)
-  length = min(length, _LONGEST)
-  pictures: list[np.ndarray] = []
-  if settings.fps:
-    count = max(1, round(length * settings.fps))
-    for _, picture in video.frames(path, settings.fps, start):
-      pictures.append(_smaller(picture, settings.size))
-      if len(pictures) == count:
-        break
-  sound = np.zeros((0, 1), np.float32)
-  if settings.sample_rate:
-    count = max(1, int(length * settings.sample_rate))
-    sound = audio.read_audio(path, settings.sample_rate, start, count)
-  return clip_shards.encode(
-    pictures, sound.mean(axis=1, keepdims=True), settings.quality
-  )
-
-
-def _smaller(picture: np.ndarray, size: int) -> np.ndarray:
-  """Shrinks a picture so that its short side has `size` pixels."""
-  height, width = picture.shape[:2]
-  scale = size / min(height, width)
-  if scale >= 1:
-    return picture
-  return resizing.resize(picture, round(height * scale), round(width * scale))
-
-
 def _check_same(
-  index: Path, settings: Settings, source: clip_files.ClipFiles
+  index: Path, settings: clip_writing.Settings, source: clip_files.ClipFiles
 ) -> None:
   """Refuses to go on with files of other clips or settings."""
   path = index.with_name(f"{index.stem}.settings.json")
-  wanted = {**dataclasses.asdict(settings), "clips": len(source)}
+  wanted = {
+    **dataclasses.asdict(settings),
+    "clips": len(source),
+    # Files hold clips by their numbers in the list.
+    "list": clip_writing.fingerprint(source.segments, source.root),
+  }
   if not path.is_file():
-    _write_json(path, wanted)
+    clip_writing.write_json(path, wanted)
   elif json.loads(path.read_text(encoding="utf-8")) != wanted:
     raise UserError(
-      f"{str(index.parent)!r} has files made with other settings or clips, see"
-      f" {path.name}; give another --output, or remove them"
+      f"{str(index.parent)!r} has files made with other settings, or of other"
+      f" clips or in another order, see {path.name}; give another --output, or"
+      f" remove {index.stem}-*-of-* and {path.name} there"
     )
 
 
 def _name(source: clip_files.ClipFiles, number: int) -> str:
   return Path(source.segments[number].path).stem
-
-
-def _write_json(path: Path, value: Any) -> None:
-  partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  partial.write_text(json.dumps(value), encoding="utf-8")
-  os.replace(partial, path)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """Small clips to test with, whole and broken."""
 
+import json
 from fractions import Fraction
 
 import av
 import numpy as np
 import soundfile
+from array_record.python import array_record_module
 
-from perceiver_jax.data import mp4
+from perceiver_jax.data import clip_shards, mp4
 
 FPS, RATE = 25, 48_000
 _MILLISECOND = Fraction(1, 1000)
@@ -52,6 +54,53 @@ def write_variable(path, milliseconds):
       file.mux(track.encode(frame))
     file.mux(track.encode())
   return path
+
+
+def write_shards(
+  folder, split, labels, class_names=("a", "b"), fps=25.0, rate=RATE
+):
+  """Prepared clips of two seconds, in one file."""
+  folder.mkdir(parents=True, exist_ok=True)
+  name = f"{split}.array_record"
+  writer = array_record_module.ArrayRecordWriter(
+    str(folder / name), "group_size:1"
+  )
+  frames = pictures(round(2 * fps))
+  record = clip_shards.encode(list(frames), tone(2 if rate else 0, rate or 1))
+  for _ in labels:
+    writer.write(record)
+  writer.close()
+  index = {
+    "files": {name: len(labels)},
+    "names": [f"{split}-{i}" for i in range(len(labels))],
+    "labels": labels,
+    "class_names": class_names,
+    "fps": fps,
+    "sample_rate": rate,
+  }
+  (folder / f"{split}.json").write_text(json.dumps(index))
+  return folder
+
+
+def write_live(path, count=50):
+  """A silent mkv at 25 frames a second whose header says no duration."""
+  with open(path, "wb") as raw:
+    stream = _Pipe(raw)
+    with av.open(stream, "w", "matroska") as file:
+      track = file.add_stream("libx264", rate=FPS)
+      track.width, track.height, track.pix_fmt = 48, 32, "yuv420p"
+      for picture in pictures(count):
+        frame = av.VideoFrame.from_ndarray(picture, "rgb24")
+        file.mux(track.encode(frame))
+      file.mux(track.encode())
+  return path
+
+
+class _Pipe:
+  """What can't be gone back in, to complete a header."""
+
+  def __init__(self, file):
+    self.write = file.write
 
 
 def cut(path, share=0.6):

@@ -174,13 +174,18 @@ def _read_av(
   pieces: list[tuple[int, np.ndarray]] = []
   rate, position = 1, 0
   for timed in media.decode(path, "audio", max(0.0, start - _BEFORE)):
-    if timed.start >= stop + _MARGIN:
-      break
     rate = timed.frame.sample_rate
+    ended = timed.start >= stop + _MARGIN
+    if ended and pieces:
+      break
     place = round(timed.start * rate)
     if not pieces or abs(place - position) > _JITTER * rate:
       position = place
     piece = _to_array(to_float, timed.frame, path)
+    if ended:
+      # The sound starts after the clip, which is silent.
+      pieces.append((math.ceil((stop + _MARGIN) * rate), piece[:0]))
+      break
     pieces.append((position, piece))
     position += len(piece)
   first = _first(start, rate, sample_rate)

@@ -1,27 +1,26 @@
 """Clips in files: a list of segments and a folder, or a folder a class."""
 
+import functools
 import itertools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from absl import logging
 
-from perceiver_jax.data import audio, clip_lists, media, video
+from perceiver_jax.data import audio, clip_lists, clip_lookup, media, video
 from perceiver_jax.data.clip_lists import Row
-from perceiver_jax.data.clips import Window
+from perceiver_jax.data.clips import MISSING, Window
 from perceiver_jax.data.source_base import Example
 from perceiver_jax.errors import UserError
 
-SUFFIXES = (
-  ".mp4", ".mkv", ".webm", ".avi", ".mov", ".wav", ".flac", ".m4a", ".mp3",
-  ".ogg",
-)  # fmt: skip
-# Pictures may end that much before the sound; the last one stays.
-_MISSING = 0.2  # seconds
-# Missing clips that a warning names.
+# A clip that lacks more of what its list says is reported.
+_SHORTER = 1.0  # seconds
+# Clips whose lengths are kept: each is a file that need not be opened again.
+_KEPT = 1 << 16
+# Missing clips that a warning names, and short ones.
 _NAMED = 3
 _EXPECTED = (
   "expected DIRECTORY/SPLIT.csv (AudioSet's, Kinetics' or your own) with the"
@@ -36,11 +35,13 @@ class Segment(NamedTuple):
     path: of its file.
     start: second of the file at which it begins.
     stop: second at which it ends; 0 for the end of the file.
+    listed: seconds that it should last; 0 if no list says so.
   """
 
   path: str
   start: float = 0.0
   stop: float = 0.0
+  listed: float = 0.0
 
 
 class ClipFiles:
@@ -51,6 +52,7 @@ class ClipFiles:
     labels: positions of each clip's classes in `class_names`.
     class_names: name of each class.
     missing: names of the clips of the list that have no file.
+    root: the folder of all data.
   """
 
   in_memory = False
@@ -61,11 +63,13 @@ class ClipFiles:
     labels: Sequence[Sequence[int]],
     class_names: Sequence[str],
     missing: Sequence[str] = (),
+    root: str = "",
   ):
     self.segments = tuple(segments)
     self.labels = tuple(map(tuple, labels))
     self.class_names = tuple(class_names)
     self.missing = tuple(missing)
+    self.root = root
 
   def __len__(self) -> int:
     return len(self.segments)
@@ -83,13 +87,10 @@ def read_window(segment: Segment, window: Window, place: float) -> Example:
   Raises:
     UserError: the file is missing, damaged, too short, or lacks a track.
   """
-  path, start, stop = segment
+  path, start = segment.path, segment.start
   kinds = ["video"] * bool(window.num_frames)
   kinds += ["audio"] * bool(window.num_samples)
-  length = min(media.duration(path, kind) for kind in kinds) - start
-  if stop > start:
-    length = min(length, stop - start)
-  start += place * max(0.0, length - window.seconds)
+  start += place * max(0.0, seconds(segment, *kinds) - window.seconds)
   found = {}
   if window.num_frames:
     found["image"] = _pictures(path, window, start)
@@ -101,20 +102,49 @@ def read_window(segment: Segment, window: Window, place: float) -> Example:
   return found
 
 
+@functools.lru_cache(_KEPT)
+def seconds(segment: Segment, *kinds: str) -> float:
+  """How long a clip lasts; a warning says if that is less than it should.
+
+  Args:
+    segment: the clip.
+    *kinds: "video", "audio" or both: the shorter one counts.
+
+  Raises:
+    UserError: the file can't be read, or ends before the clip starts.
+  """
+  path, start, stop, listed = segment
+  end = min(media.duration(path, kind) for kind in kinds)
+  if end <= start:
+    raise UserError(
+      f"{path!r} ends after {end:.2f} seconds, before its clip starts at"
+      f" {start:.2f}; correct the list, or get the whole video"
+    )
+  found = min(end, stop) - start if stop > start else end - start
+  if found < listed - _SHORTER:
+    logging.log_first_n(
+      logging.WARNING, "%r has %.2f of the %.2f seconds of its list", _NAMED,
+      path, found, listed,
+    )  # fmt: skip
+  return found
+
+
 def files(
   directory: str | os.PathLike[str],
   split: str,
   classes: str = "",
   cut: bool = True,
+  pictures: bool = True,
 ) -> ClipFiles:
   """Clips of AudioSet, of Kinetics or of one's own.
 
   With DIRECTORY/SPLIT.csv (see `clip_lists`), the file of a line may lie
   anywhere below DIRECTORY. Its name, without what follows the last dot, is
-  the video's, "Y" and the video's, or the video's with the start, or start
-  and stop, in seconds or milliseconds: VIDEO_30, VIDEO_30.000_40.000,
-  VIDEO_30000_40000, VIDEO_000030_000040. Lines without a file are counted in
-  a warning and left out. Without the list, clips are DIRECTORY/SPLIT/CLASS/*.
+  the video's, or that with the start, or start and stop, in seconds or
+  milliseconds: VIDEO_30, VIDEO_30.000_40.000, VIDEO_30000_40000,
+  VIDEO_000030_000040; "Y" may stand before any of them. Lines without a file
+  are counted in a warning and left out. Without the list, clips are
+  DIRECTORY/SPLIT/CLASS/*.
 
   Args:
     directory: holds lists and clips.
@@ -123,6 +153,8 @@ def files(
       DIRECTORY/class_labels_indices.csv where there is one; else the classes
       of all lists or folders, sorted.
     cut: whether files hold just the segment; else the whole video.
+    pictures: whether pictures are wanted: where ID.mp4 and ID.wav are there,
+      the former is taken, else the latter.
 
   Raises:
     UserError: a list is damaged, a class is unknown, or there is no clip.
@@ -137,15 +169,17 @@ def files(
     raise UserError(f"no directory {str(root)!r}; {_EXPECTED}")
   listed = root / f"{split}.csv"
   if listed.is_file():
-    return _of_list(root, listed, classes, cut)
+    return _of_list(root, listed, classes, cut, pictures)
   return _of_folders(root, split, classes)
 
 
-def _of_list(root: Path, listed: Path, classes: str, cut: bool) -> ClipFiles:
+def _of_list(
+  root: Path, listed: Path, classes: str, cut: bool, pictures: bool
+) -> ClipFiles:
   rows = clip_lists.read_rows(listed)
   names = _classes(root, classes, lambda: _listed_classes(root))
   numbers = {name: i for i, name in enumerate(names)}
-  found = _by_stem(root)
+  found = clip_lookup.by_stem(root, pictures)
   segments, labels, missing = [], [], []
   for row in rows:
     segment = _find(row, root, found, cut)
@@ -172,7 +206,7 @@ def _of_list(root: Path, listed: Path, classes: str, cut: bool) -> ClipFiles:
       f"empty dataset: none of the {len(rows):,} clips of {str(listed)!r} has"
       f" a file below {str(root)!r}; {_EXPECTED}"
     )
-  return ClipFiles(segments, labels, tuple(names.values()), missing)
+  return ClipFiles(segments, labels, tuple(names.values()), missing, str(root))
 
 
 def _of_folders(root: Path, split: str, classes: str) -> ClipFiles:
@@ -190,7 +224,7 @@ def _of_folders(root: Path, split: str, classes: str) -> ClipFiles:
       labels.append([number])
   if not segments:
     raise UserError(f"empty dataset: no clip in {str(folder)!r}; {_EXPECTED}")
-  return ClipFiles(segments, labels, tuple(names.values()))
+  return ClipFiles(segments, labels, tuple(names.values()), root=str(root))
 
 
 def _classes(
@@ -206,32 +240,32 @@ def _classes(
 
 
 def _listed_classes(root: Path) -> set[str]:
-  rows = (row for p in root.glob("*.csv") for row in clip_lists.read_rows(p))
-  return {label for row in rows for label in row.labels}
+  """Classes of all lists that have labels; Kinetics' test.csv has none."""
+  found: set[str] = set()
+  for path in sorted(root.glob("*.csv")):
+    try:
+      rows = clip_lists.read_rows(path)
+    except clip_lists.NoColumnError as error:
+      logging.warning("not looked into for classes: %s", error)
+      continue
+    found.update(label for row in rows for label in row.labels)
+  return found
 
 
 def _folder_classes(root: Path) -> set[str]:
-  folders = (path for path in root.glob("*/*") if path.is_dir())
-  return {path.name for path in folders if not path.name.startswith(".")}
+  return {path.name for path in root.glob("*/*") if _holds_clips(path)}
+
+
+def _holds_clips(folder: Path) -> bool:
+  if folder.name.startswith(".") or not folder.is_dir():
+    return False
+  return any(clip_lookup.is_clip(path.name) for path in folder.iterdir())
 
 
 def _clip_paths(folder: Path) -> list[Path]:
   if not folder.is_dir():
     return []
-  return sorted(p for p in folder.iterdir() if _is_clip(p.name))
-
-
-def _is_clip(name: str) -> bool:
-  return not name.startswith(".") and name.lower().endswith(SUFFIXES)
-
-
-def _by_stem(root: Path) -> dict[str, str]:
-  """Paths of all clips below a folder by their names without the suffix."""
-  found: dict[str, str] = {}
-  for folder, _, names in os.walk(root):
-    for name in sorted(filter(_is_clip, names)):
-      found.setdefault(name.rpartition(".")[0], os.path.join(folder, name))
-  return found
+  return sorted(p for p in folder.iterdir() if clip_lookup.is_clip(p.name))
 
 
 def _find(
@@ -241,26 +275,13 @@ def _find(
   if row.file:
     path = root / row.file
     return Segment(str(path)) if path.is_file() else None
-  for stem in _stems(row):
-    if stem in found:
-      if cut:
-        return Segment(found[stem])
-      return Segment(found[stem], row.start, row.stop)
-  return None
-
-
-def _stems(row: Row) -> Iterable[str]:
-  """Names under which the clip of a line may be stored."""
-  plain = lambda seconds: f"{seconds:g}"
-  exact = lambda seconds: f"{seconds:.3f}"
-  milliseconds = lambda seconds: str(round(seconds * 1000))
-  padded = lambda seconds: f"{round(seconds):06d}"
-  for shown in (padded, exact, milliseconds, plain):
-    start, stop = shown(row.start), shown(row.stop)
-    yield f"{row.video}_{start}_{stop}"
-    yield f"{row.video}_{start}"
-  yield row.video
-  yield f"Y{row.video}"
+  path = clip_lookup.find(row, found)
+  if path is None:
+    return None
+  listed = row.stop - row.start
+  if cut:
+    return Segment(path, listed=listed)
+  return Segment(path, row.start, row.stop, listed)
 
 
 def _pictures(path: str, window: Window, start: float) -> np.ndarray:
@@ -269,7 +290,7 @@ def _pictures(path: str, window: Window, start: float) -> np.ndarray:
   shown = video.frames(path, window.fps, start, window.size or None)
   frames = [picture for _, picture in itertools.islice(shown, count)]
   missing = count - len(frames)
-  if not frames or missing > _MISSING * window.fps:
+  if not frames or missing > MISSING * window.fps:
     raise UserError(
       f"{path!r} has {len(frames)} frames at {window.fps:g} a second from"
       f" second {start:.2f} on and not {count}; give a longer clip"

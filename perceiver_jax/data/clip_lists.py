@@ -25,6 +25,10 @@ _EXPECTED = (
 )
 
 
+class NoColumnError(UserError):
+  """A file lacks a column that a list of clips with labels has."""
+
+
 class Row(NamedTuple):
   """A line of a list.
 
@@ -48,7 +52,8 @@ def read_rows(path: str | os.PathLike[str]) -> list[Row]:
   """Reads a list.
 
   Raises:
-    UserError: it can't be read, or has other columns.
+    NoColumnError: it has other columns, none for the labels for example.
+    UserError: it can't be read.
   """
   try:
     with open(path, newline="", encoding="utf-8-sig") as file:
@@ -108,6 +113,10 @@ def _rows(lines: Iterator[str], path: str | os.PathLike[str]) -> Iterator[Row]:
     try:
       yield _row(dict(zip(header, cells, strict=False)))
     except (KeyError, ValueError) as error:
+      if isinstance(error, KeyError) and error.args[0] not in header:
+        raise NoColumnError(
+          f"{str(path)!r} has no column {error}; {_EXPECTED}"
+        ) from error
       raise UserError(
         f"line {number} of {str(path)!r} can't be understood ({error!r});"
         f" {_EXPECTED}"

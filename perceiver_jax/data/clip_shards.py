@@ -19,20 +19,19 @@ import grain
 import numpy as np
 
 from perceiver_jax.data import images, resizing
-from perceiver_jax.data.clips import Window
+from perceiver_jax.data.clips import MISSING, Window
 from perceiver_jax.data.source_base import Example
 from perceiver_jax.errors import UserError
 
 _FULL_SCALE = 2**15 - 1
-# Sound may end that much before the clip; the rest is silence.
-_MISSING = 0.2  # seconds
+_AGAIN = "remove what is damaged and prepare the split again"
 
 
 class ClipShards:
   """Clips of prepared files; see `shards`.
 
   Args:
-    paths: of the files.
+    files: how many clips each file holds, by its path.
     labels: positions of each clip's classes in `class_names`.
     class_names: name of each class.
     rates: frames and samples per second of what is stored.
@@ -43,7 +42,7 @@ class ClipShards:
 
   def __init__(
     self,
-    paths: Sequence[str],
+    files: Mapping[str, int],
     labels: Sequence[Sequence[int]],
     class_names: Sequence[str],
     rates: tuple[float, int],
@@ -52,13 +51,13 @@ class ClipShards:
     self.names = tuple(names)
     self.labels = tuple(map(tuple, labels))
     self.class_names = tuple(class_names)
-    self._paths, self._rates = paths, rates
+    self._files, self._rates = dict(files), rates
     self._records: Any = None
     self._lock = threading.Lock()
 
   def __reduce__(self) -> tuple:
     return ClipShards, (
-      self._paths, self.labels, self.class_names, self._rates, self.names
+      self._files, self.labels, self.class_names, self._rates, self.names
     )  # fmt: skip
 
   def __len__(self) -> int:
@@ -66,26 +65,68 @@ class ClipShards:
 
   def read(self, index: int, window: Window, place: float) -> Example:
     """See `clips.Clips`."""
-    if window.num_samples and window.sample_rate != self._rates[1]:
-      raise UserError(
-        f"sound is stored at {self._rates[1]} Hz and not {window.sample_rate};"
-        " set config.data.sample_rate, or prepare the clips again"
-      )
+    self.check_window(window)
     try:
-      return decode(self._opened()[index], window, place, self._rates)
+      return decode(self._record(index), window, place, self._rates)
     except UserError as error:
       raise UserError(f"clip {self.names[index]!r}: {error}") from error
 
-  def num_records(self) -> int:
-    """Clips in the files, which should be as many as the index says."""
-    return len(self._opened())
+  def check_window(self, window: Window) -> None:
+    """Raises UserError where what is stored is none of what is wanted."""
+    fps, sample_rate = self._rates
+    if window.num_frames and not fps:
+      raise UserError(
+        "the clips were prepared with --fps=0: without pictures, which the"
+        " model takes; prepare them again, or choose a model of sound"
+      )
+    if window.num_samples and not sample_rate:
+      raise UserError(
+        "the clips were prepared with --sample_rate=0: without sound, which the"
+        " model takes; prepare them again, or choose a model of pictures"
+      )
+    if window.num_samples and window.sample_rate != sample_rate:
+      raise UserError(
+        f"sound is stored at {sample_rate} Hz and not {window.sample_rate};"
+        " set config.data.sample_rate, or prepare the clips again"
+      )
+
+  def check_files(self) -> None:
+    """Raises UserError for files that can't be opened or are others."""
+    self._opened()
+
+  def file_of(self, index: int) -> str:
+    """Path of the file that holds a clip."""
+    ends = np.cumsum(list(self._files.values()))
+    return list(self._files)[np.searchsorted(ends, index, side="right")]
+
+  def _record(self, index: int) -> bytes:
+    try:
+      return self._opened()[index]
+    except RuntimeError as error:
+      raise UserError(
+        f"{self.file_of(index)!r} is damaged ({error}); {_AGAIN}"
+      ) from error
 
   def _opened(self) -> Any:
     with self._lock:
       if self._records is None:
-        # Opens all files.
-        self._records = grain.sources.ArrayRecordDataSource(self._paths)
+        self._records = _open(self._files)
     return self._records
+
+
+def _open(files: Mapping[str, int]) -> Any:
+  """Records of all files, one after the other."""
+  try:
+    records = grain.sources.ArrayRecordDataSource(list(files))
+    if len(records) == sum(files.values()):
+      return records
+  except RuntimeError:
+    pass  # Does not say of which file.
+  damaged = [path for path in files if _num_records(path) != files[path]]
+  raise UserError(
+    f"{len(damaged)} of {len(files)} files of clips are damaged:"
+    f" {', '.join(map(repr, damaged))}; {_AGAIN}"
+  )
 
 
 def encode(
@@ -121,7 +162,8 @@ def decode(
 
   Args:
     record: of `encode`.
-    window: what is wanted; its sampling rate is that of the record.
+    window: what is wanted, of what the record has; its sampling rate is that
+      of the record.
     place: where it lies, from 0 to 1.
     rates: frames and samples per second of the record.
 
@@ -136,23 +178,23 @@ def decode(
     raise UserError(f"damaged ({error}); prepare it again") from error
   lengths = []
   if window.num_frames:
-    lengths.append(len(ends) / (fps or 1))
+    lengths.append(len(ends) / fps)
   if window.num_samples:
-    lengths.append(len(audio) / (sample_rate or 1))
+    lengths.append(len(audio) / sample_rate)
   start = place * max(0.0, min(lengths) - window.seconds)
   found = {}
   if window.num_frames:
     # The one on screen at each time; those beyond the end are the last.
     times = start + np.arange(window.num_frames) / window.fps
     numbers = np.floor(times * fps + 1e-6).astype(int)
-    if numbers[-1] >= len(ends) + _MISSING * fps:
+    if not len(ends) or numbers[-1] >= len(ends) + MISSING * fps:
       raise _too_short(len(ends) / fps, window)
     found["image"] = _pictures(frames, ends, numbers.clip(max=len(ends) - 1),
                                window.size)  # fmt: skip
   if window.num_samples:
     part = audio[round(start * sample_rate) :][: window.num_samples]
     missing = window.num_samples - len(part)
-    if missing > _MISSING * sample_rate:
+    if not len(part) or missing > MISSING * sample_rate:
       raise _too_short(len(audio) / sample_rate, window)
     part = np.pad(part, (0, missing)).astype(np.float32) / _FULL_SCALE
     found["audio"] = part[:, None]
@@ -177,16 +219,21 @@ def shards(directory: str | os.PathLike[str], split: str) -> ClipShards:
       " scripts.prepare_clips has written the split"
     )
   found = read_index(index)
-  paths = [str(index.parent / name) for name in found["files"]]
-  lost = [path for path in paths if not os.path.isfile(path)]
+  files = {str(index.parent / k): n for k, n in found["files"].items()}
+  lost = [path for path in files if not os.path.isfile(path)]
   if lost:
     raise UserError(
-      f"{len(lost)} of {len(paths)} files of {str(index)!r} are missing, the"
+      f"{len(lost)} of {len(files)} files of {str(index)!r} are missing, the"
       f" first of them {lost[0]!r}; copy them or prepare the split again"
+    )
+  if sum(files.values()) != len(found["labels"]):
+    raise UserError(
+      f"{str(index)!r} has labels of {len(found['labels']):,} clips and files"
+      f" of {sum(files.values()):,}; prepare the split again"
     )
   rates = (found["fps"], found["sample_rate"])
   return ClipShards(
-    paths, found["labels"], found["class_names"], rates, found["names"]
+    files, found["labels"], found["class_names"], rates, found["names"]
   )
 
 
@@ -202,6 +249,14 @@ def read_index(path: Path) -> Mapping[str, Any]:
     raise UserError(
       f"{str(path)!r} can't be read ({error}); prepare the split again"
     ) from error
+
+
+def _num_records(path: str) -> int:
+  """How many there are in a file; -1 if it is damaged."""
+  try:
+    return len(grain.sources.ArrayRecordDataSource([path]))
+  except RuntimeError:
+    return -1
 
 
 def _pictures(

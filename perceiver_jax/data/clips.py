@@ -14,6 +14,12 @@ from perceiver_jax.data.image_sources import Tolerant
 from perceiver_jax.data.source_base import Example
 from perceiver_jax.errors import UserError
 
+# Pictures or sound may end that much before the clip does. The last picture
+# stays, and there is silence.
+MISSING = 0.2  # seconds
+# Share of the clips.
+_MOST_UNREADABLE = 0.01
+
 
 class Window(NamedTuple):
   """The part of a clip that a model sees.
@@ -107,7 +113,7 @@ class EvenWindows:
 
 
 class RandomWindows:
-  """A source of numbers of clips, of which `read` makes random windows.
+  """A source of what `read` makes random windows of: clips, or classes.
 
   What a window is depends on the generator of an example, which the source of
   a pipeline does not get; so `read` is the pipeline's transform.
@@ -115,24 +121,35 @@ class RandomWindows:
   Args:
     clips: what they are cut out of.
     window: what each is.
-    balanced: whether all classes come equally often, rare ones repeatedly.
+    balanced: whether all classes come equally often. Examples are then classes
+      in turn, and `read` draws one of the clips of a class.
+    most_unreadable: see `Tolerant`.
+
+  Raises:
+    UserError: classes shall come equally often and no clip has one.
   """
 
-  def __init__(self, clips: Clips, window: Window, balanced: bool = False):
+  def __init__(
+    self,
+    clips: Clips,
+    window: Window,
+    balanced: bool = False,
+    most_unreadable: float = _MOST_UNREADABLE,
+  ):
     self._window = window
-    self._numbers = np.arange(len(clips))
-    if balanced:
-      self._numbers = balanced_order(clips.labels, len(clips.class_names))
+    self._members = _by_class(clips.labels) if balanced else []
     self.class_names = clips.class_names
     self.num_classes = len(clips.class_names)
     self.in_memory = clips.in_memory
-    self._tolerant = Tolerant(_Clips(clips), what="clip")
+    self._tolerant = Tolerant(_Clips(clips), most_unreadable, "clip")
 
   def __len__(self) -> int:
-    return len(self._numbers)
+    return len(self._tolerant)
 
   def __getitem__(self, index: int) -> Example:
-    return {"clip": self._numbers[index]}
+    if self._members:
+      return {"class": np.int64(index % len(self._members))}
+    return {"clip": np.int64(index)}
 
   def read(self, example: Example, rng: np.random.Generator) -> Example:
     """A random window of a clip of this source, or of the next readable one.
@@ -145,49 +162,28 @@ class RandomWindows:
       UserError: too many clips cannot be read.
     """
     place = float(rng.random())
+    if "class" in example:
+      clip = rng.choice(self._members[example["class"]])
+    else:
+      clip = example["clip"]
     clips = self._tolerant.source.clips
     return self._tolerant.first_readable(
-      int(example["clip"]), lambda i: _read(clips, i, self._window, place)
+      int(clip), lambda i: _read(clips, i, self._window, place)
     )
 
 
-def even_windows(clips: Clips, window: Window, count: int) -> Tolerant:
-  """`EvenWindows` in which the next one stands for one that can't be read."""
-  return Tolerant(EvenWindows(clips, window, count), what="clip")
+def even_windows(
+  clips: Clips,
+  window: Window,
+  count: int,
+  most_unreadable: float = _MOST_UNREADABLE,
+) -> Tolerant:
+  """`EvenWindows` in which the next one stands for one that can't be read.
 
-
-def balanced_order(
-  labels: Sequence[Sequence[int]], num_classes: int
-) -> np.ndarray:
-  """Numbers of clips in which every class is drawn equally often.
-
-  Each class in turn gives its next clip, and begins again at its end. A clip
-  of several classes comes by each of them.
-
-  Args:
-    labels: classes of each clip.
-    num_classes: P.
-
-  Returns:
-    int64 [clips], as many as there are clips.
-
-  Raises:
-    UserError: no clip has a class.
+  A clip counts as unreadable if one of its windows is.
   """
-  counts = [len(each) for each in labels]
-  clips = np.repeat(np.arange(len(labels)), counts)
-  classes = np.fromiter((c for each in labels for c in each), np.int64)
-  members = [clips[classes == k] for k in range(num_classes)]
-  members = [each for each in members if len(each)]
-  if not members:
-    raise UserError(
-      "no clip has a class; set config.data.balanced=False or give labels"
-    )
-  turns = np.arange(len(labels))
-  rounds, of_class = turns // len(members), turns % len(members)
-  lengths = np.array([len(each) for each in members])[of_class]
-  starts = np.cumsum([0, *(len(each) for each in members)])[of_class]
-  return np.concatenate(members)[starts + rounds % lengths]
+  source = EvenWindows(clips, window, count)
+  return Tolerant(source, most_unreadable, "clip", len(clips))
 
 
 def check_window(settings: Mapping[str, Any]) -> Window:
@@ -216,6 +212,19 @@ def check_window(settings: Mapping[str, Any]) -> Window:
     settings["sample_rate"],
     size,
   )
+
+
+def _by_class(labels: Sequence[Sequence[int]]) -> list[np.ndarray]:
+  """The clips of each class that has any, in the order of the classes."""
+  clips = np.repeat(np.arange(len(labels)), [len(each) for each in labels])
+  if not len(clips):
+    raise UserError(
+      "no clip has a class; set config.data.balanced=False or give labels"
+    )
+  classes = np.fromiter((c for each in labels for c in each), np.int64)
+  order = np.argsort(classes, kind="stable")
+  first = np.flatnonzero(np.diff(classes[order])) + 1
+  return np.split(clips[order], first)
 
 
 class _Clips:

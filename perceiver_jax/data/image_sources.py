@@ -100,22 +100,30 @@ class Tolerant:
     most: share of the images read that may be unreadable before it is an
       error, once there are more than ten.
     what: what an example is, for messages.
+    count: how many of that there are, if examples are parts of them: example i
+      is then of number i % count, which counts once.
   """
 
-  def __init__(self, source: Source, most: float = 0.01, what: str = "image"):
+  def __init__(
+    self,
+    source: Source,
+    most: float = 0.01,
+    what: str = "image",
+    count: int = 0,
+  ):
     self.source = source
     self._what = what
     self.class_names = source.class_names
     self.num_classes = source.num_classes
     self.in_memory = source.in_memory
-    self._most = most
+    self._most, self._count = most, count or len(source)
     self._lock = threading.Lock()
     self._num_read = 0
     self._unreadable: set[int] = set()
     self._reasons: list[str] = []  # Of the first few.
 
-  def __reduce__(self) -> tuple[type, tuple[Source, float, str]]:
-    return Tolerant, (self.source, self._most, self._what)
+  def __reduce__(self) -> tuple[type, tuple[Source, float, str, int]]:
+    return Tolerant, (self.source, self._most, self._what, self._count)
 
   def __len__(self) -> int:
     return len(self.source)
@@ -150,22 +158,22 @@ class Tolerant:
     try:
       example = read(index)
     except UserError as error:
-      self._count(index, str(error))
+      self._note(index % self._count, str(error))
       return None
     with self._lock:
       self._num_read += 1
     return example
 
-  def _count(self, index: int, reason: str) -> None:
+  def _note(self, number: int, reason: str) -> None:
     """Notes an unreadable image; raises UserError if there are too many."""
     with self._lock:
       self._num_read += 1
       # Each counts once, however often it comes: epochs change no share.
-      if index not in self._unreadable and len(self._reasons) < _NAMED:
+      if number not in self._unreadable and len(self._reasons) < _NAMED:
         self._reasons.append(reason)
         logging.warning("%s; the next %s takes its place", reason, self._what)
-      self._unreadable.add(index)
-      different = min(self._num_read, len(self))
+      self._unreadable.add(number)
+      different = min(self._num_read, self._count)
       if len(self._unreadable) > max(_FEW, self._most * different):
         raise self._too_many()
 

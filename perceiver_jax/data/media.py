@@ -131,15 +131,25 @@ def frame_rate(track: Any) -> float:
 
 
 def duration(path: str | os.PathLike[str], kind: str) -> float:
-  """Seconds that a track lasts by the header, 0 where it does not say.
+  """Seconds that a track lasts, by the header where it says so.
+
+  Else (what was recorded live, for example) the whole file is read.
 
   Raises:
-    UserError: as in `opened`.
+    UserError: as in `opened`; also if the track holds no frame.
   """
   with opened(path, kind) as track:
     if track.duration and track.time_base:
       return float(track.duration * track.time_base)
-    return (track.container.duration or 0) / _SECOND
+    if track.container.duration:
+      return track.container.duration / _SECOND
+    ends = [
+      float((packet.pts + (packet.duration or 0)) * packet.time_base)
+      for packet in track.container.demux(track)
+      if packet.pts is not None
+    ]
+    found = max(ends, default=0.0) - _origin(track)
+  return found if found > 0 else max(t.stop for t in decode(path, kind))
 
 
 def _track(container: Any, kind: str, path: str | os.PathLike[str]) -> Any:

@@ -5,7 +5,8 @@ A source has a length and returns example i as a dict of numpy arrays, here
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -52,6 +53,30 @@ def check_choice(
       f"unknown {what} {given!r} for {owner}; choose one of: "
       + ", ".join(allowed)
     )
+
+
+def check_class_names(
+  known: Sequence[str], found: Sequence[str], owner: str
+) -> None:
+  """Refuses data whose labels mean something else than a run has learned.
+
+  Args:
+    known: names of the classes of the run.
+    found: those of the data.
+    owner: what has them, "split 'test'" for example.
+
+  Raises:
+    UserError: they differ; it names the first that does.
+  """
+  pairs = itertools.zip_longest(known, found)
+  for number, (old, new) in enumerate(pairs):
+    if old != new:
+      shown = ["none" if x is None else repr(x) for x in (new, old)]
+      raise UserError(
+        f"{owner} has {len(found)} classes, and the run {len(known)}: the first"
+        f" that differs is number {number}, {shown[0]} instead of {shown[1]};"
+        " give the same classes in the same order"
+      )
 
 
 def make_named(

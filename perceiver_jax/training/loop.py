@@ -122,6 +122,7 @@ class Trainer:
       DivergedError: the loss or the gradient is not finite.
     """
     stop = interrupts.Interrupts(self._config.max_seconds)
+    workdir.check_metadata(self._folder, self._task.metadata())
     if self._is_first:
       workdir.write(self._folder, self._config, self._task.metadata())
     settings = self._config.checkpoint

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from perceiver_jax.data.source_base import check_class_names
 from perceiver_jax.errors import UserError
 from perceiver_jax.training.writers import write_json
 
@@ -62,6 +63,21 @@ def check_config(workdir: Path, config: Mapping[str, Any]) -> None:
       f"--workdir={workdir} holds a run of another config: {shown}. Give"
       " another --workdir, or the config of that run to go on with it"
     )
+
+
+def check_metadata(workdir: Path, metadata: Mapping[str, Any]) -> None:
+  """Checks that a run goes on with the classes that it has begun with.
+
+  Args:
+    workdir: of the run, or a new one.
+    metadata: `Task.metadata()` of the data as it is now.
+
+  Raises:
+    UserError: names of classes differ.
+  """
+  known = read_metadata(workdir).get("class_names")
+  if known is not None and "class_names" in metadata:
+    check_class_names(known, metadata["class_names"], "the data")
 
 
 def write(

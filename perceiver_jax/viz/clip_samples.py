@@ -43,8 +43,9 @@ def clips(samples: Sequence[Clip]) -> str:
   cards = "".join(map(_card, samples))
   silent = not any(sample.media for sample in samples)
   hint = (
-    "To see and hear them, install the extra: pip install"
-    " 'perceiver_jax[media]'."
+    "They could not be made into files that a browser plays. Where PyAV and"
+    " soundfile are missing: pip install 'perceiver_jax[media]'; else the"
+    " run's log says why."
     if silent
     else "Held-out clips, as the model takes them."
   )

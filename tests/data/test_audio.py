@@ -166,6 +166,32 @@ def test_a_gap_is_silence_and_what_follows_is_in_its_place(tmp_path):
   np.testing.assert_allclose(back[12192:], sound[8192:], atol=1e-4)
 
 
+def test_a_clip_before_the_sound_starts_is_silent(tmp_path):
+  path = tmp_path / "x.mkv"
+  with av.open(str(path), "w") as file:
+    video = file.add_stream("libx264", rate=25)
+    video.width, video.height, video.pix_fmt = 16, 16, "yuv420p"
+    sound = file.add_stream("pcm_s16le", rate=8000, layout="stereo")
+    picture = np.zeros((16, 16, 3), np.uint8)
+    for number in range(150):
+      frame = av.VideoFrame.from_ndarray(picture, "rgb24")
+      frame.pts = number
+      file.mux(video.encode(frame))
+    file.mux(video.encode())
+    loud = np.full((1, 16_000), 16_384, np.int16)
+    frame = av.AudioFrame.from_ndarray(loud, "s16", "stereo")
+    frame.sample_rate, frame.pts = 8000, 5 * 8000
+    file.mux(sound.encode(frame))
+    file.mux(sound.encode())
+  for rate in (8000, 48_000):
+    found = read_audio(path, rate, 1.0, rate)
+    assert found.shape == (rate, 2)
+    assert not found.any()
+  found = read_audio(path, 8000, 4.5, 8000)
+  assert not found[:3990].any()
+  np.testing.assert_allclose(found[4010:], 0.5, atol=0.01)
+
+
 def test_time_stamps_of_milliseconds_make_no_clicks(tmp_path):
   # 1024 samples at 44.1 kHz are 23.2 ms, which Matroska rounds.
   _write(tmp_path / "x.mkv", _tone(44100, 3), 44100)

@@ -24,7 +24,7 @@ def record(frames=50, seconds=2.0):
 def directory(tmp_path):
   """Two clips in two files."""
   index = {
-    "files": ["train-0.array_record", "train-1.array_record"],
+    "files": {"train-0.array_record": 1, "train-1.array_record": 1},
     "names": ["one", "two"],
     "labels": [[0], [0, 1]],
     "class_names": ["a", "b"],
@@ -62,8 +62,16 @@ def test_what_is_not_stored_is_not_returned():
   silent = clip_shards.encode(list(making.pictures(9)), np.zeros((0, 1)))
   window = WINDOW._replace(num_samples=0)
   assert clip_shards.decode(silent, window, 0, RATES).keys() == {"image"}
-  with pytest.raises(UserError, match=r"0.00 seconds and not 0.32"):
-    clip_shards.decode(silent, WINDOW, 0, RATES)
+  # Shorter than what may be missing: there must be something all the same.
+  short = Window(2, 25.0, 1920, 48_000, (16, 16))
+  nothing = clip_shards.encode([], making.tone(1.0))
+  for record_, window in (
+    (silent, WINDOW),
+    (silent, short),
+    (nothing, short),
+  ):
+    with pytest.raises(UserError, match=r"0.00 seconds and not 0"):
+      clip_shards.decode(record_, window, 0, RATES)
 
 
 def test_a_little_may_be_missing_at_the_end():
@@ -84,7 +92,7 @@ def test_a_flipped_bit_is_seen():
 
 
 def test_prepared_files(directory):
-  source = clip_sources.make_clips("shards", directory=directory, split="train")
+  source = _source(directory)
   assert source.labels == ((0,), (0, 1))
   assert source.class_names == ("a", "b")
   copy = pickle.loads(pickle.dumps(source))
@@ -94,6 +102,71 @@ def test_prepared_files(directory):
     source.read(1, WINDOW, 0.0)
   with pytest.raises(UserError, match="48000 Hz and not 8000"):
     source.read(0, WINDOW._replace(sample_rate=8000), 0.0)
+
+
+@pytest.mark.parametrize(
+  ("rates", "window", "why"),
+  [
+    ({"fps": 0.0}, WINDOW._replace(num_samples=0), "--fps=0: without pictures"),
+    (
+      {"sample_rate": 0},
+      WINDOW._replace(num_frames=0),
+      "=0: without sound",
+    ),
+    ({"sample_rate": 8000}, WINDOW, "8000 Hz and not 48000"),
+  ],
+)
+def test_a_track_that_was_not_prepared_is_an_error(
+  directory, rates, window, why
+):
+  index = directory / "train.json"
+  index.write_text(json.dumps({**json.loads(index.read_text()), **rates}))
+  with pytest.raises(UserError, match=why):
+    _source(directory).check_window(window)
+  with pytest.raises(UserError, match=why):
+    _source(directory).read(0, window, 0.0)
+
+
+def _source(directory):
+  return clip_sources.make_clips("shards", directory=directory, split="train")
+
+
+def test_a_damaged_record_is_an_error_that_names_its_file(directory):
+  path = directory / "train-0.array_record"
+  data = bytearray(path.read_bytes())
+  data[1000] ^= 1
+  path.write_bytes(data)
+  with pytest.raises(UserError, match=r"'one'.*train-0.*' is damaged \(Corr"):
+    _source(directory).read(0, WINDOW, 0.0)
+  # The other is as it was.
+  with pytest.raises(UserError, match="clip 'two': damaged"):
+    _source(directory).read(1, WINDOW, 0.0)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_file_that_was_cut_is_named(directory, share):
+  path = directory / "train-1.array_record"
+  data = path.read_bytes()
+  path.write_bytes(data[: int(share * len(data))])
+  for read in (
+    lambda: _source(directory).read(0, WINDOW, 0.0),
+    lambda: _source(directory).check_files(),
+  ):
+    with pytest.raises(UserError, match=r"1 of 2 files .*train-1") as error:
+      read()
+    assert "train-0" not in str(error.value)
+
+
+def test_an_index_of_other_files_is_refused(directory):
+  index = directory / "train.json"
+  found = json.loads(index.read_text())
+  index.write_text(json.dumps({**found, "labels": [[0]]}))
+  with pytest.raises(UserError, match="labels of 1 clips and files of 2"):
+    _source(directory)
+  found["files"]["train-0.array_record"] = 2
+  index.write_text(json.dumps({**found, "labels": [[0]] * 3}))
+  with pytest.raises(UserError, match=r"1 of 2 files .*train-0"):
+    _source(directory).check_files()
 
 
 def test_missing_files_are_refused(directory):

@@ -1,5 +1,6 @@
 """Windows of clips, generated and of files, good and bad."""
 
+import itertools
 import logging
 import pickle
 
@@ -10,8 +11,10 @@ import tiny_clips as making
 from perceiver_jax.data import (
   clip_files,
   clip_sources,
+  clip_writing,
   clips,
   generated_clips,
+  media,
   pipeline,
 )
 from perceiver_jax.data.clips import Window
@@ -38,6 +41,15 @@ class Few:
     return {"image": np.float32([index, place])}
 
 
+class Fifty(Few):
+  """The same, and 47 good ones."""
+
+  labels = ((0,),) * 50
+
+  def __len__(self):
+    return 50
+
+
 # Windows
 
 
@@ -61,6 +73,40 @@ def test_a_bad_clip_does_not_count_in_evaluation(caplog):
     (batch,) = pipeline.eval_dataset(source, global_batch=6)
   np.testing.assert_array_equal(batch["mask"], [1, 0, 1, 1, 0, 1])
   assert "'one.mp4' is damaged; the next clip takes its place" in caplog.text
+
+
+def test_windows_of_a_bad_clip_count_and_are_named_once(caplog):
+  source = clips.even_windows(Fifty(), WINDOW, 16)
+  copy = pickle.loads(pickle.dumps(source))
+  for each in (source, copy):
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+      found = [each[i]["unreadable"] for i in range(len(each))]
+    assert sum(found) == 16
+    assert caplog.text.count("'one.mp4' is damaged") == 1
+
+
+@pytest.mark.parametrize(("share", "good"), [(0.3, True), (0.2, False)])
+def test_the_share_of_bad_clips_can_be_set(share, good):
+  class Half(Uneven):
+    def read(self, index, window, place):
+      if index % 4 == 3:
+        raise UserError(f"{index} is bad")
+      return super().read(index, window, place)
+
+  windows = clips.RandomWindows(Half(), WINDOW, most_unreadable=share)
+  rng = np.random.default_rng(0)
+  source = clips.even_windows(Half(), WINDOW, 2, share)
+  read_all = (
+    lambda: [source[i] for i in range(200)],
+    lambda: [windows.read(windows[i], rng) for i in range(100)],
+  )
+  for read in read_all:
+    if good:
+      assert np.mean([each["unreadable"] for each in read()]) == 0.25
+    else:
+      with pytest.raises(UserError, match="clips cannot be read"):
+        read()
 
 
 def test_training_sees_random_windows_and_counts_bad_clips():
@@ -90,17 +136,50 @@ def test_too_many_bad_clips_are_an_error():
     source.read({"clip": 0}, np.random.default_rng(0))
 
 
-def test_balanced_classes_come_equally_often():
-  labels = [(0,)] * 90 + [(1,)] * 8 + [(1, 2), ()]
-  order = clips.balanced_order(labels, 4)
-  assert len(order) == 100
-  first = order[np.arange(100) % 3 == 2]
-  assert set(first) == {98}
-  counts = [sum(c in labels[i] for i in order) for c in range(3)]
-  assert min(counts) >= 33
-  assert max(np.bincount(order[order < 90])) == 1
+class Uneven(Few):
+  """A hundred clips that say which they are: 90, 9 and 1 of a class."""
+
+  class_names = ("a", "b", "c", "none")
+  labels = ((0,),) * 89 + ((1,),) * 8 + ((0, 1), (2,), ())
+
+  def __len__(self):
+    return 100
+
+  def read(self, index, window, place):
+    return {"image": np.float32([index, place])}
+
+
+def _epochs(count, seed=0):
+  """Numbers and labels of the clips of epochs that are balanced."""
+  source = clips.RandomWindows(Uneven(), WINDOW, balanced=True)
+  dataset = pipeline.train_dataset(
+    source, global_batch=100, seed=seed, transform=source.read
+  )
+  batches = list(itertools.islice(dataset, count))
+  return (
+    np.concatenate([batch["image"][:, 0].astype(int) for batch in batches]),
+    np.concatenate([batch["label"] for batch in batches]),
+  )
+
+
+def test_balanced_classes_come_equally_often_and_all_clips_come():
+  numbers, labels = _epochs(15)
+  # By turns: of a class, or of another whose clip is of both.
+  assert labels.sum(0)[2] == 15 * 33
+  assert min(labels.sum(0)[:2]) >= 15 * 33
+  assert set(numbers) == set(range(99))
+  # Epochs differ, and the same run is the same.
+  assert np.any(np.sort(numbers[:100]) != np.sort(numbers[100:200]))
+  np.testing.assert_array_equal(_epochs(2)[0], numbers[:200])
+  assert np.any(_epochs(2, seed=1)[0] != numbers[:200])
+
+
+def test_classes_cannot_be_balanced_without_any():
+  class Unlabelled(Few):
+    labels = ((), (), ())
+
   with pytest.raises(UserError, match="no clip has a class"):
-    clips.balanced_order([(), ()], 2)
+    clips.RandomWindows(Unlabelled(), WINDOW, balanced=True)
 
 
 def test_a_window_is_checked():
@@ -331,7 +410,7 @@ def test_audiosets_list(audioset, caplog):
 
 def test_parts_of_whole_videos(audioset):
   source = clip_files.files(audioset, "balanced", cut=False)
-  assert source.segments[0][1:] == (30, 40)
+  assert source.segments[0][1:] == (30, 40, 10)
 
 
 def test_a_part_ends_where_the_list_says(tmp_path):
@@ -342,8 +421,67 @@ def test_a_part_ends_where_the_list_says(tmp_path):
   np.testing.assert_allclose(levels, 42 + np.arange(8), atol=0.7)
 
 
+@pytest.mark.parametrize(("place", "first"), [(0.0, 0), (0.5, 21), (1.0, 42)])
+def test_a_file_that_does_not_say_how_long_it_is_is_measured(
+  tmp_path, place, first
+):
+  path = making.write_live(tmp_path / "live.mkv")
+  with media.opened(path, "video") as track:
+    assert not track.duration
+    assert not track.container.duration
+  segment = clip_files.Segment(str(path))
+  assert clip_files.seconds(segment, "video") == pytest.approx(2, abs=0.05)
+  found = clip_files.read_window(segment, SILENT, place)["image"]
+  levels = found.mean((1, 2, 3)) / 4
+  np.testing.assert_allclose(levels, first + np.arange(8), atol=0.7)
+
+
+def test_a_part_after_the_end_is_refused(tmp_path):
+  path = str(making.write_clip(tmp_path / "x.mp4", 1.0))
+  late = clip_files.Segment(path, 3.0, 13.0)
+  settings = clip_writing.Settings(25.0, 48_000, 16, 90)
+  for read in (
+    lambda: clip_files.read_window(late, WINDOW, 0.5),
+    lambda: clip_writing.read_whole(late, settings),
+  ):
+    with pytest.raises(UserError, match=r"x.mp4' ends after 1.* at 3.00"):
+      read()
+
+
+def test_a_clip_without_frames_is_not_prepared(tmp_path, monkeypatch):
+  path = str(making.write_clip(tmp_path / "x.mp4", 1.0))
+  monkeypatch.setattr("perceiver_jax.data.video.frames", lambda *_: iter(()))
+  settings = clip_writing.Settings(25.0, 48_000, 16, 90)
+  with pytest.raises(UserError, match=r"x.mp4' has no frame from second 0"):
+    clip_writing.read_whole(clip_files.Segment(path), settings)
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_clips_shorter_than_listed_are_reported(tmp_path, cut, caplog):
+  header = "label,youtube_id,time_start,time_end"
+  (tmp_path / "train.csv").write_text(f"{header}\na,v,0,5\nb,w,0,2.5\n")
+  making.write_clip(tmp_path / "v.mp4", 2.0)
+  making.write_clip(tmp_path / "w.mp4", 2.0)
+  source = clip_files.files(tmp_path, "train", cut=cut)
+  with caplog.at_level(logging.WARNING):
+    for _ in range(3):
+      source.read(0, WINDOW, 1.0)
+      source.read(1, WINDOW, 1.0)
+  assert caplog.text.count("v.mp4' has 2.00 of the 5.00 seconds") == 1
+  assert "w.mp4" not in caplog.text
+
+
 @pytest.mark.parametrize(
-  "name", ["v-1_000015_000025", "v-1_15.000_25.000", "v-1_15", "v-1", "Yv-1"]
+  "name",
+  [
+    "v-1_000015_000025",
+    "v-1_15.000_25.000",
+    "v-1_15",
+    "v-1",
+    "Yv-1",
+    "Yv-1_15.000_25.000",
+    "Yv-1_15000_25000",
+  ],
 )
 def test_kinetics_list(tmp_path, name):
   lines = ["label,youtube_id,time_start,time_end,split"]
@@ -358,6 +496,68 @@ def test_kinetics_list(tmp_path, name):
   # Of all lists, so that a label means the same in each.
   assert source.class_names == ("abseiling", "making tea", "zumba")
   assert source.labels == ((2,),)
+
+
+def test_lists_without_labels_say_no_classes(tmp_path, caplog):
+  (tmp_path / "train.csv").write_text(
+    "label,youtube_id,time_start,time_end,split\nzumba,v,15,25,train\n"
+  )
+  (tmp_path / "test.csv").write_text(
+    "youtube_id,time_start,time_end,split\nw,0,10,test\n"
+  )
+  (tmp_path / "v.mp4").touch()
+  (tmp_path / "w.mp4").touch()
+  with caplog.at_level(logging.WARNING):
+    source = clip_files.files(tmp_path, "train")
+  assert source.class_names == ("zumba",)
+  assert "test.csv' has no column 'label'" in caplog.text
+  with pytest.raises(UserError, match=r"test.csv' has no column 'label'"):
+    clip_files.files(tmp_path, "test")
+
+
+def _one(root, **given):
+  (root / "mine.csv").write_text(
+    "label,youtube_id,time_start,time_end\na,v,0,1"
+  )
+  (segment,) = clip_files.files(root, "mine", **given).segments
+  return segment.path.removeprefix(f"{root}/")
+
+
+@pytest.mark.parametrize("names", [("a/v.wav", "b/v.MP4"), ("v.mkv", "v.flac")])
+def test_the_file_with_what_is_wanted_is_taken(tmp_path, names):
+  for name in names:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+  sound, video = sorted(names, key=lambda x: x.endswith(("MP4", "mkv")))
+  assert _one(tmp_path) == video
+  assert _one(tmp_path, pictures=False) == sound
+  (tmp_path / video).unlink()
+  assert _one(tmp_path) == sound
+
+
+def test_folders_are_looked_into_by_name_and_through_links(tmp_path):
+  root = tmp_path / "root"
+  for name in ("z", "c", "x", "a"):
+    (root / name).mkdir(parents=True)
+  (root / "up").symlink_to(root)
+  far = tmp_path / "far" / "away"
+  far.mkdir(parents=True)
+  (far / "v.mp4").touch()
+  (root / "b").symlink_to(far.parent)
+  assert _one(root) == "b/away/v.mp4"
+  for name in ("z", "c", "x"):
+    (root / name / "v.mp4").touch()
+  assert _one(root) == "b/away/v.mp4"
+  (root / "a" / "v.mp4").touch()
+  assert _one(root) == "a/v.mp4"
+
+
+def test_folders_without_clips_are_no_classes(tmp_path):
+  for name in ("train/a/x.mp4", "train/notes/x.txt", "test/b/y.mp4", ".g/c/z"):
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).touch()
+  source = clip_files.files(tmp_path, "train")
+  assert source.class_names == ("a", "b")
 
 
 def test_a_list_of_ones_own(tmp_path):
@@ -377,7 +577,8 @@ def test_a_list_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
   ("content", "why"),
   [
-    ("file,tag\na.mp4,x", "line 2 of .*expected the columns"),
+    ("file,tag\na.mp4,x", "x.csv' has no column 'label'; expected the columns"),
+    ("file,label\na.mp4", "line 2 of .*KeyError"),
     ("# YTID, start_seconds, end_seconds, positive_labels\na, b, c, d",
      "line 2 of .*could not convert"),
     ("file,label\nnone.mp4,x", "none of the 1 clips"),

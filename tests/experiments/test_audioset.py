@@ -1,6 +1,7 @@
 """What AudioSet's task makes of a config, and a run of it."""
 
 import json
+import types
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ from configs import audioset as config_file
 from experiments import tasks
 from perceiver_jax.errors import UserError
 from perceiver_jax.models.perceiver import Outputs
-from perceiver_jax.training import loop
+from perceiver_jax.training import evaluation, loop, step
 from perceiver_jax.training import metrics as metrics_lib
 
 pytestmark = pytest.mark.usefixtures("compile_once")
@@ -115,9 +116,21 @@ def test_clips_that_cannot_be_read_do_not_count():
   scored = task.scores({"eval": metrics_lib.means(sums)})["eval"]
   assert scored["mAP"] == 1
   assert scored["unreadable"] == pytest.approx(13 / 16)
-  nothing = task.metrics(_outputs(logits), {**batch, "mask": 0 * batch["mask"]})
-  with pytest.raises(UserError, match="no clip"):
-    task.scores({"eval": {**nothing, "loss": 0.0, "windows": np.zeros(16)}})
+
+
+def test_it_is_an_error_if_no_clip_can_be_read():
+  task = _task(data__num_windows=1)
+  (batch,) = task.eval_data(global_batch=16)["eval"]
+  mesh = step.make_mesh(1)
+  found = evaluation.evaluate(
+    lambda params, state, batch: task.metrics(_outputs(batch["label"]), batch),
+    types.SimpleNamespace(eval_params={}, net_state={}),
+    [{**batch, "mask": 0 * batch["mask"]}],
+    mesh,
+  )
+  for means in (found, {}):
+    with pytest.raises(UserError, match="no clip of the evaluation split"):
+      task.scores({"eval": means})
 
 
 def test_a_model_for_other_classes_or_modalities_is_refused():

@@ -150,6 +150,16 @@ def test_evaluation_compares_with_what_says_little():
   assert found["accuracy"] == found["top_5_accuracy"] == 1
 
 
+def test_evaluation_needs_no_training_clips():
+  task = _task(data__train_split="lost")
+  batch = _eval_batch(task)
+  outputs = _outputs(**{name: batch[name] for name in ("image", "audio")},
+                     label=batch["label"])  # fmt: skip
+  found = metrics_lib.means(task.metrics(outputs, batch))
+  assert "video_psnr_of_own_mean" in found
+  assert "video_psnr_of_mean_frame" not in found
+
+
 def test_everything_is_decoded_in_parts_as_by_single_calls():
   # Seven parts do not divide the grids.
   task = _task(num_parts=7)

@@ -1,8 +1,12 @@
 """Preparing clips and timing how fast they are read."""
 
 import json
+import multiprocessing
 import pathlib
+import shutil
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -32,7 +36,7 @@ def in_process(monkeypatch):
   """Works without starting processes, which takes seconds."""
 
   class Pool:
-    def __init__(self, size):
+    def __init__(self, size, context):
       pass
 
     def __enter__(self):
@@ -41,14 +45,10 @@ def in_process(monkeypatch):
     def __exit__(self, *_):
       pass
 
-    def imap(self, function, jobs):
+    def map(self, function, jobs):
       return map(function, jobs)
 
-  class Context:
-    pass
-
-  Context.Pool = Pool
-  monkeypatch.setattr("multiprocessing.get_context", lambda _: Context)
+  monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor", Pool)
 
 
 def _flags(folder, output, *more):
@@ -115,21 +115,92 @@ def test_a_run_that_was_stopped_goes_on(script, folder, tmp_path, monkeypatch):
     source.read(i, WINDOW, 0.5)
 
 
+def _flip(path):
+  data = bytearray(path.read_bytes())
+  data[1000] ^= 1
+  path.write_bytes(data)
+
+
 @pytest.mark.usefixtures("in_process")
-def test_damage_is_found(script, refused, folder, tmp_path):
+def test_damage_is_found_and_mended(script, refused, folder, tmp_path):
   out = tmp_path / "out"
   script(*_flags(folder, out))
-  (path, *_) = sorted(out.glob("*.array_record"))
-  data = bytearray(path.read_bytes())
-  path.unlink()
+  first, second = sorted(out.glob("*.array_record"))
+  whole = first.read_bytes(), second.read_bytes()
+  first.unlink()
   refused(*_flags(folder, out, "--check"), parts=["1 of 2 files", "missing"])
-  path.write_bytes(data)
-  index = out / "train.json"
-  short = json.loads(index.read_text())
-  short["labels"].pop()
-  index.write_text(json.dumps(short))
-  refused(*_flags(folder, out, "--check"), parts=["has 2 clips, its files 3"])
+  first.write_bytes(whole[0][: len(whole[0]) // 2])
+  refused(*_flags(folder, out, "--check"), parts=["damaged", first.name])
+  first.write_bytes(whole[0])
+  _flip(second)
+  checked = script(*_flags(folder, out, "--check"))
+  assert checked.status == 1
+  (line,) = [x for x in checked.out.splitlines() if x.startswith("remove")]
+  assert second.name in line
+  assert first.name not in line
+  # One lost, one damaged: both are made again.
+  first.unlink()
+  again = script(*_flags(folder, out))
+  assert "3 clips in 2 files; 2 cannot be read" in again.out
+  assert ", 0 of them damaged" in again.out
+  assert (first.read_bytes(), second.read_bytes()) == whole
   refused(*_flags(folder, out, "--size=9"), parts=["other settings"])
+
+
+@pytest.mark.usefixtures("in_process")
+def test_what_was_left_half_written_is_removed(script, folder, tmp_path):
+  out = tmp_path / "out"
+  out.mkdir()
+  stale = (
+    ".train-00001-of-00002.77.tmp",
+    ".train-00001-of-00002.note.json.77.tmp",
+    ".train.json.77.tmp",
+  )
+  others = (".trainer-00001-of-00002.77.tmp", ".train-old.tmp")
+  for name in (*stale, *others):
+    (out / name).touch()
+  script(*_flags(folder, out))
+  assert {path.name for path in out.glob(".*")} == {*others}
+
+
+@pytest.mark.usefixtures("in_process")
+def test_the_same_number_of_other_clips_is_refused(
+  script, refused, folder, tmp_path
+):
+  lines = ["file,label", "train/a/one.mp4,x", "train/b/two.mp4,y"]
+  (folder / "mine.csv").write_text("\n".join(lines))
+  out = tmp_path / "out"
+  flags = _flags(folder, out, "--split=mine")
+  assert script(*flags).status == 0
+  # Elsewhere, the same clips are the same.
+  moved = folder.rename(tmp_path / "moved")
+  shutil.copytree(moved / "train", moved / "other")
+  shutil.copy(moved / "train/a/one.mp4", moved / "train/b/one.mp4")
+  flags = _flags(moved, out, "--split=mine")
+  assert script(*flags).status == 0
+  for changed in (
+    [lines[0], lines[2], lines[1]],
+    [lines[0], lines[1], "train/b/one.mp4,y"],
+    ["file,label", "other/a/one.mp4,x", "other/b/two.mp4,y"],
+    [lines[0], lines[1], "train/b/three.mp4,y"],
+  ):
+    (moved / "mine.csv").write_text("\n".join(changed))
+    refused(*flags, parts=["other clips or in another order", "mine-*-of-*"])
+  # Nor is a file taken for one of other clips where nobody says what it is of.
+  (out / "mine.settings.json").unlink()
+  assert script(*flags).status == 0
+  source = clip_shards.shards(out, "mine")
+  assert sorted(source.names) == ["one", "three"]
+  (out / "mine.settings.json").unlink()
+  # Labels are those of the list as it is now.
+  (moved / "mine.csv").write_text("\n".join(lines).replace(",y", ",z"))
+  assert script(*flags).status == 0
+  source = clip_shards.shards(out, "mine")
+  labels = {
+    name: source.class_names[label]
+    for name, (label,) in zip(source.names, source.labels, strict=True)
+  }
+  assert labels == {"one": "x", "two": "z"}
 
 
 def test_what_is_missing_is_asked_for(refused, tmp_path):
@@ -142,6 +213,27 @@ def test_what_is_missing_is_asked_for(refused, tmp_path):
   refused(
     "prepare_clips", f"--output={tmp_path}", "--check", parts=["train.json"]
   )
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_ends_the_run_which_goes_on(
+  script, refused, folder, tmp_path
+):
+  out = tmp_path / "out"
+  flags = (*_flags(folder, out), "--num_workers=2")
+  killer = threading.Thread(target=_kill_a_child)
+  killer.start()
+  refused(*flags, parts=["was killed", "same command", "--num_workers"])
+  killer.join()
+  done = script(*flags)
+  assert "3 clips in 2 files; 2 cannot be read" in done.out, done
+
+
+def _kill_a_child():
+  """Kills the first process that this one starts."""
+  while not (children := multiprocessing.active_children()):
+    time.sleep(0.01)
+  children[0].kill()
 
 
 @pytest.mark.slow

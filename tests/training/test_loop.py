@@ -246,6 +246,17 @@ def test_a_folder_of_another_config(tmp_path):
   assert runs.contents(tmp_path) == before
 
 
+def test_a_folder_of_other_classes(tmp_path):
+  config = runs.tiny_config(num_steps=1)
+  runs.train(tmp_path, config)
+  task = runs.TinyTask()
+  task.metadata = lambda: {"class_names": ["a", "c", "b"]}
+  before = runs.contents(tmp_path)
+  with pytest.raises(UserError, match="number 1, 'c' instead of 'b'"):
+    runs.train(tmp_path, config, task)
+  assert runs.contents(tmp_path) == before
+
+
 def test_leaves_that_change_no_result_may_change(tmp_path):
   runs.train(tmp_path, runs.tiny_config(num_steps=2))
   config = runs.tiny_config(num_steps=2, log__every_steps=1, max_seconds=9.0)

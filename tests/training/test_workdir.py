@@ -149,6 +149,14 @@ def test_a_config_reads_back_as_it_was_tuples_included(folder):
   workdir.check_config(folder, config)
 
 
+def test_a_run_goes_on_with_its_own_classes(folder, tmp_path):
+  for where, names in ((folder, ("cat", "dog")), (tmp_path, ("x",))):
+    workdir.check_metadata(where, {"class_names": names})
+  workdir.check_metadata(folder, {})
+  with pytest.raises(UserError, match=r"number 1, 'cow' instead of 'dog'"):
+    workdir.check_metadata(folder, {"class_names": ("cat", "cow")})
+
+
 def test_metadata_read_back(folder, tmp_path):
   assert workdir.read_metadata(folder) == {"class_names": ["cat", "dog"]}
   assert workdir.read_metadata(tmp_path) == {}
