@@ -98,6 +98,7 @@ def _data() -> dict[str, Any]:
         "num_test": 256,
         "seconds": 3.0,
         "pairs_only": True,
+        "scale": 1.5,
       },
     },
     "train_split": "train",
@@ -152,21 +153,20 @@ def _generated(config: ml_collections.ConfigDict) -> None:
 def _small(config: ml_collections.ConfigDict) -> None:
   _generated(config)
   config.model.encoder.update(
-    num_latents=48,
+    num_latents=32,
     num_latent_channels=96,
-    num_self_attends_per_block=3,
+    num_self_attends_per_block=2,
     num_self_attend_heads=4,
   )
-  # A head of the published model reads one mixture of latents a point, which
-  # takes many steps to be of use.
-  config.model.decoder.num_heads = 8
-  config.model.decoder.use_query_residual = False
-  config.model.decoder.num_decoded_channels = 128
+  config.model.decoder.num_decoded_channels = 96
+  config.num_queries = {"image": 128, "audio": 32}
   # The published weights leave the label for very long runs.
-  config.loss_weights = {"image": 1.0, "audio": 0.3, "label": 0.03}
+  config.loss_weights = {"image": 1.0, "audio": 0.03, "label": 0.03}
   config.num_epochs, config.num_steps = 0.0, 3000
   config.batch_size = 32
+  config.optimizer.learning_rate = 3e-3
   config.optimizer.warmup_steps = 100
+  config.optimizer.weight_decay = 0.01
   config.checkpoint.every_steps = 500
   config.eval_every_epochs = 0.0
   config.eval_every_steps = 500

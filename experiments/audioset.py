@@ -187,9 +187,9 @@ class AudioSet:
     middle = self._preprocessing.pixels(
       batch["image"][:, batch["image"].shape[1] // 2]
     )
-    titles = [
-      f"{truth} / {guess}" for truth, guess in self._answers(outputs, batch)
-    ]
+    # For more than the likeliest there is no room.
+    likeliest = np.asarray(outputs.logits).argmax(-1)
+    titles = [self._class_names[i] for i in likeliest]
     return {
       "predictions": attention_maps.contact_sheet(
         list(middle), titles, _COLUMNS
@@ -237,7 +237,7 @@ class AudioSet:
       truth = [self._class_names[i] for i in np.flatnonzero(label)]
       best = np.argsort(-chances)[:_GUESSES]
       guesses = [f"{self._class_names[i]} {chances[i]:.0%}" for i in best]
-      found.append((", ".join(truth) or "none", ", ".join(guesses)))
+      found.append(("; ".join(truth) or "none", "; ".join(guesses)))
     return found
 
   def _augment(

@@ -26,6 +26,7 @@ _PITCHES = {"low tone": (150, 300), "high tone": (1000, 2000)}
 _BEEPS = (450, 650)
 # Half the height and width of a shape, as a share of the frame's side.
 _HALVES = {"disc": (0.2, 0.2), "tall bar": (0.3, 0.08), "wide bar": (0.08, 0.3)}
+_LARGEST = 1.5  # Larger ones would not fit into the frame.
 
 
 class GeneratedClips:
@@ -35,13 +36,16 @@ class GeneratedClips:
     length: number of clips.
     seconds: that each lasts.
     pairs_only: whether the classes are just the pairs, one a clip.
+    scale: of the shapes.
     seed: of all clips.
   """
 
   in_memory = True
 
-  def __init__(self, length: int, seconds: float, pairs_only: bool, seed: int):
-    self._seconds, self._seed = seconds, seed
+  def __init__(
+    self, length: int, seconds: float, pairs_only: bool, scale: float, seed: int
+  ):
+    self._seconds, self._scale, self._seed = seconds, scale, seed
     count = len(SHAPES) * len(SOUNDS)
     numbers = np.random.default_rng(seed).permutation(length) % count
     self._kinds = [divmod(int(number), len(SOUNDS)) for number in numbers]
@@ -69,7 +73,8 @@ class GeneratedClips:
     if window.num_frames:
       times = start + np.arange(window.num_frames) / window.fps
       size = window.size or _SIZE
-      found["image"] = _pictures(SHAPES[shape], times, size, rngs[0])
+      half = self._scale * np.array(_HALVES[SHAPES[shape]])
+      found["image"] = _pictures(SHAPES[shape], half, times, size, rngs[0])
     if window.num_samples:
       times = start + np.arange(window.num_samples) / window.sample_rate
       found["audio"] = _sound(SOUNDS[sound], times, rngs[1])
@@ -82,6 +87,7 @@ def generated(
   num_test: int = 512,
   seconds: float = 3.0,
   pairs_only: bool = False,
+  scale: float = 1.0,
 ) -> GeneratedClips:
   """Clips in which a shape moves while a sound is heard.
 
@@ -95,6 +101,7 @@ def generated(
     seconds: that each clip lasts.
     pairs_only: whether the classes are just the nine pairs of a shape and a
       sound; else also the three shapes and the three sounds.
+    scale: of the shapes, up to 1.5.
 
   Raises:
     UserError: there is no such split, or a number is out of range.
@@ -106,20 +113,27 @@ def generated(
       f"the generated clips got {length} clips of {seconds} seconds; give more"
       " than 0 of each"
     )
-  return GeneratedClips(length, seconds, pairs_only, _SPLITS.index(split))
+  if not 0 < scale <= _LARGEST:
+    raise UserError(
+      f"the generated clips got scale {scale}; give more than 0 and at most"
+      f" {_LARGEST}"
+    )
+  return GeneratedClips(
+    length, seconds, pairs_only, scale, _SPLITS.index(split)
+  )
 
 
 def _pictures(
   shape: str,
+  half: np.ndarray,
   times: np.ndarray,
   size: tuple[int, ...],
   rng: np.random.Generator,
 ) -> np.ndarray:
   """A shape that moves and bounces off the edges, uint8 [T, H, W, 3]."""
   ground, ink = rng.uniform(0, 0.35, 3), rng.uniform(0.55, 1.0, 3)
-  scale = rng.uniform(0.8, 1.1)
+  half = half * rng.uniform(0.8, 1.1)
   first, speed = rng.uniform(0, 1, 2), rng.uniform(0.15, 0.5, 2)
-  half = scale * np.array(_HALVES[shape])
   # From 0 to 1 and back, then from one edge of the frame to the other.
   path = np.abs((first + speed * times[:, None]) % 2 - 1)
   centre = half + path * (1 - 2 * half)

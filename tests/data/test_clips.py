@@ -253,6 +253,8 @@ def test_generated_clips_can_be_just_pairs():
     generated_clips.generated("validation")
   with pytest.raises(UserError, match="more than 0"):
     generated_clips.generated("train", num_train=0)
+  with pytest.raises(UserError, match=r"at most 1\.5"):
+    generated_clips.generated("train", scale=2.0)
 
 
 # Files

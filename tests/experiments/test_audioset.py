@@ -155,5 +155,22 @@ def test_a_run_leaves_clips_to_see_and_hear(tmp_path):
   assert {"eval/AUC", "eval/d_prime", "eval/unreadable"} <= scores.keys()
   page = (tmp_path / "report.html").read_text()
   assert page.count('src="data:video/mp4;base64,') == 8
-  assert "truth: disc, " in page
+  assert "truth: disc; " in page
   assert "average precision" in page
+
+
+@pytest.mark.slow
+def test_both_modalities_together_tell_what_neither_does_alone(
+  tmp_path, no_report
+):
+  found = {}
+  for variant in ("small", "small_audio", "small_video"):
+    config = _config(variant, num_steps=400, eval_every_steps=0)
+    config.data.source_args.generated.num_test = 128
+    outcome = loop.Trainer(
+      config, tasks.make_task(config), tmp_path / variant, num_devices=1
+    ).run()
+    found[variant] = outcome.results["metrics"]["eval/mAP"]
+  assert found["small"] > 0.9
+  assert found["small_audio"] < 0.6
+  assert found["small_video"] < 0.6
