@@ -1,4 +1,4 @@
-r"""AudioSet classification (Perceiver, section 4.2, Table 3; IO, section 4.4).
+r"""AudioSet classification (Perceiver, Table 3; IO, AudioSet).
 
   python -m experiments.train --config=configs/audioset.py:mel_video \
     --workdir=runs/audioset --config.data.source_args.files.directory=DIR
@@ -23,7 +23,7 @@ The Perceiver (Perceiver, Table 3), with the published mAP:
   raw_video: raw sound and pictures, 43.5.
   mel_video: spectrogram and pictures, 43.2.
   mel_video_tuned: no SpecAugment, spectrogram left out of 10%, 44.2.
-Perceiver IO (IO, AudioSet table):
+Perceiver IO (IO, AudioSet):
   io_raw_video: raw sound and pictures, 43.3.
   io_mel_video: spectrogram and pictures, twice as wide, 44.9.
   average_raw_video: averaged latents instead of a query, 42.4.
@@ -41,7 +41,8 @@ SpecAugment, colour changes, flips, Inception crops. Not stated, and chosen: the
 optimizer, its schedule, weight decay, clipping and the batch (as for ImageNet
 in IO); the mel spectrogram (80 bands of 60 frames are the 4,800 values: a hop
 of 1,024 samples, a window of twice that, all frequencies, the natural logarithm
-of power, scaled to about -1 to 1 for everyday sounds); the stripes of
+of power plus 7, over 5, which brings the quiet sound of a film, with a peak of
+0.05, to -1.1 +- 0.8); the stripes of
 SpecAugment (two each way, of up to 12% of the bands and 6% of the frames, as
 CNN-14 has them); colour changes in 80% of the clips: brightness by up to 0.125
 of white, contrast and saturation by up to 0.4, hue by up to 0.1 of a turn; time

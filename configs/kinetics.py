@@ -1,4 +1,4 @@
-r"""Multimodal autoencoding of Kinetics-700-2020 (IO, section 4.3, app. I).
+r"""Multimodal autoencoding of Kinetics-700-2020 (IO, app. I).
 
   python -m experiments.train --config=configs/kinetics.py:latents_784 \
     --workdir=runs/kinetics --config.data.source_args.files.directory=DIR
@@ -14,7 +14,7 @@ accelerators.
 
 Variants:
 
-Perceiver IO (IO, Table 4), with the published PSNR of sound and video in
+Perceiver IO, with the published PSNR of sound and video in
 decibels and top-1 accuracy:
   latents_784: 26.97, 24.37, 10.2.
   latents_392: 25.33, 24.27, 8.6.
@@ -77,10 +77,9 @@ def get_config(variant: str = "latents_784") -> ml_collections.ConfigDict:
   config.checkpoint.every_steps = 2500
   config.eval_every_epochs = 10.0
   config.data = _data()
-  config.published = {**_PUBLISHED[name], "source": "IO, Table 4"}
+  config.published = {**_PUBLISHED[name], "source": "IO, autoencoding"}
   if name == "label_weight_1":
     config.loss_weights.label = 1.0
-    config.published.source = "IO, section 4.3"
   if name == "small":
     _small(config)
   return _smoke(config) if smoke else config

@@ -1,4 +1,4 @@
-"""Sounds and pictures to the classes of AudioSet (Perceiver, 4.2; IO, 4.4).
+"""Sounds and pictures to AudioSet's classes (Perceiver, Table 3; IO, AudioSet).
 
 Shapes: b examples, T frames, S samples, P classes; C clips of the held-out set,
 each seen in several windows.

@@ -10,7 +10,7 @@ from perceiver_jax.data import audio, mp4
 from perceiver_jax.errors import UserError
 from perceiver_jax.viz import clip_samples
 
-# Small pictures are enlarged to this many columns, by whole factors.
+# Small pictures are enlarged by whole factors, to this many columns at most.
 _WIDTH = 192
 
 
@@ -58,10 +58,11 @@ def _written(
     audio.write_wav(path, sound, sample_rate)
     return clip_samples.Media(name, "audio/wav", path.read_bytes())
   path = folder / "video.mp4"
-  mp4.write_video(path, _enlarged(pictures), fps, sound, sample_rate)
+  mp4.write_video(path, enlarged(pictures), fps, sound, sample_rate)
   return clip_samples.Media(name, "video/mp4", path.read_bytes())
 
 
-def _enlarged(pictures: np.ndarray) -> np.ndarray:
+def enlarged(pictures: np.ndarray) -> np.ndarray:
+  """Pictures [T, H, W, 3] at least so large that they can be seen."""
   factor = max(1, _WIDTH // pictures.shape[2])
   return pictures.repeat(factor, axis=1).repeat(factor, axis=2)

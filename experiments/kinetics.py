@@ -1,4 +1,4 @@
-"""Autoencoding of video, sound and label together (Perceiver IO, 4.3, app. I).
+"""Autoencoding of video, sound and label together (Perceiver IO, app. I).
 
 Training decodes a few points of each example, evaluation everything, in parts,
 with the label hidden: the label that comes out is a classification. Shapes: b
@@ -231,8 +231,8 @@ class Kinetics:
       }
       both = side_by_side.side_by_side(
         {
-          "original": self._pixels(batch["image"][i]),
-          "decoded": self._pixels(decoded["image"][i]),
+          name: clip_media.enlarged(self._pixels(found["image"][i]))
+          for name, found in (("original", batch), ("decoded", decoded))
         }
       )
       rates = self._window.fps, self._window.sample_rate
