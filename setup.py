@@ -58,7 +58,7 @@ setuptools.setup(
     "cuda13": ["jax[cuda13]"],
     "tpu": ["jax[tpu]"],
     # Video and sound in predictions. PyAV 19 opens files with other arguments.
-    "media": ["av>=14,<19", "soundfile>=0.13"],
+    "media": ["av>=14,<19", "soundfile>=0.13", "soxr>=1.0"],
     # SentencePiece models, and text compressed with zstd.
     "text": ["sentencepiece>=0.2", "zstandard>=0.23"],
     "wandb": ["wandb"],
@@ -77,6 +77,7 @@ setuptools.setup(
       "scikit-video",
       "sentencepiece>=0.2",
       "soundfile>=0.13",
+      "soxr>=1.0",
       "zstandard>=0.23",
     ],
     # To compare mel spectrograms: pytest -m slow tests/data/test_mel.py.

@@ -143,11 +143,13 @@ def test_many_channels_are_kept(tmp_path):
   np.testing.assert_allclose(back[2000:6000], sound[:4000], atol=1e-3)
 
 
-def test_sound_without_pyav_needs_no_pyav_at_its_own_rate(
+def test_sound_in_plain_files_needs_no_pyav_and_at_its_own_rate_no_soxr(
   tmp_path, monkeypatch
 ):
   soundfile.write(tmp_path / "x.wav", _tone(8000), 8000)
   monkeypatch.setitem(sys.modules, "av", None)
+  assert read_audio(tmp_path / "x.wav", 16000).shape == (16000, 1)
+  monkeypatch.setitem(sys.modules, "soxr", None)
   assert read_audio(tmp_path / "x.wav", 8000).shape == (8000, 1)
   with pytest.raises(UserError, match=r"pip install 'perceiver_jax\[media\]'"):
     read_audio(tmp_path / "x.wav", 16000)
