@@ -145,8 +145,8 @@ def duration(path: str | os.PathLike[str], kind: str) -> float:
       return track.container.duration / _SECOND
     ends = [
       float((packet.pts + (packet.duration or 0)) * packet.time_base)
-      for packet in track.container.demux(track)
-      if packet.pts is not None
+      for packet in _packets(track, path)
+      if packet.pts is not None and packet.stream.index == track.index
     ]
     found = max(ends, default=0.0) - _origin(track)
   return found if found > 0 else max(t.stop for t in decode(path, kind))
@@ -177,12 +177,22 @@ def _seek(track: Any, start: float) -> bool:
   return True
 
 
+def _packets(track: Any, path: str | os.PathLike[str]) -> Iterator[Any]:
+  """Packets of all tracks from wherever the file is at."""
+  try:
+    yield from track.container.demux()
+  except IndexError as error:  # Damage can begin a track that PyAV has not.
+    raise UserError(
+      f"{str(path)!r} is damaged or incomplete; get the whole file"
+    ) from error
+
+
 def _decode(track: Any, path: str | os.PathLike[str]) -> Iterator[Timed]:
   """Decodes from wherever the file is at."""
   invalid = import_av().error.InvalidDataError
   reached, timed = 0.0, None
   # All tracks: any of them may be shorter than the file.
-  for packet in track.container.demux():
+  for packet in _packets(track, path):
     if packet.pts is not None:
       ticks = packet.pts + (packet.duration or 0)
       reached = max(reached, float(ticks * packet.time_base) - _origin(track))

@@ -182,6 +182,8 @@ def test_the_end_of_a_whole_file_is_no_truncation(clips):
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "avi"])
+# In the transport stream, this begins a track that the header does not name.
+@example(places=[0.642180846156023], start=1.0)
 @settings(deadline=None, max_examples=40)
 @given(
   places=st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=30),
