@@ -222,29 +222,6 @@ def _card(
   )
 
 
-def _fillings(texts: Sequence[Sequence[tuple[str, str, bool]]]) -> str:
-  """Each text with the guesses in place of what was hidden."""
-  if not texts:
-    return ""
-  body = "".join(
-    f'<p class="filling">{"".join(_run(*run) for run in text)}</p>\n'
-    for text in texts
-  )
-  return (
-    '<h2>Hidden words</h2>\n<p class="quiet">What the model puts for the words'
-    " it was not shown, each token by itself; where that is wrong, the truth"
-    f" follows in brackets.</p>\n{body}"
-  )
-
-
-def _run(truth: str, guess: str, hidden: bool) -> str:
-  if not hidden:
-    return html.text(truth)
-  if guess == truth:
-    return f"<ins>{html.text(guess)}</ins>"
-  return f"<del>{html.text(guess)}</del> [{html.text(truth.strip())}]"
-
-
 def _flows(sheet: np.ndarray | None) -> str:
   if sheet is None:
     return ""
