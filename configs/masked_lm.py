@@ -25,7 +25,7 @@ Variants:
   byte_bert: a plain Transformer on bytes for the same operations, 20M;
     GLUE 71.5 (Tables 1 and 11).
   small: a model for two CPU cores on text that ships with Python: 28.3% of
-    the hidden bytes in 14 minutes, when a byte 5-gram fills in 21.5%. Its
+    the hidden bytes in 5 minutes, when a byte 5-gram fills in 21.5%. Its
     attention starts nearby, unlike the paper's; see docs/language.md.
   smoke: a few steps of a tiny model, in seconds; alone, or with any variant.
 
