@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from concurrent import futures
 from concurrent.futures import process
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from tqdm import tqdm
@@ -116,35 +117,16 @@ def prepare(
       other settings or of other clips, or a process was killed.
   """
   index.parent.mkdir(parents=True, exist_ok=True)
-  num_files = min(num_files, len(source))
-  stem = f"{index.stem}-{{:05d}}-of-{num_files:05d}"
-  numbered, jobs = list(enumerate(source.segments)), []
-  for number in range(num_files):
-    clips = numbered[number::num_files]
-    mark = clip_writing.fingerprint((clip for _, clip in clips), source.root)
-    path = index.with_name(stem.format(number))
-    jobs.append(clip_writing.Job(path, clips, mark))
+  jobs = _jobs(source, index, min(num_files, len(source)))
   _check_same(index, settings, source)
   clip_writing.remove_stale(index)
-  write = functools.partial(clip_writing.write_file, settings)
-  # Not forked: threads of the libraries that decode would be lost.
-  context = multiprocessing.get_context("spawn")
-  try:
-    with futures.ProcessPoolExecutor(num_workers, context) as pool:
-      done = pool.map(write, jobs)
-      notes = list(tqdm(done, "files", num_files, leave=False, disable=None))
-  except process.BrokenProcessPool as error:
-    raise UserError(
-      "a process that prepares clips was killed (by the system, if memory ran"
-      " out); give the same command to go on, with a smaller --num_workers than"
-      f" {num_workers} if it happens again"
-    ) from error
+  notes = _written(jobs, settings, num_workers)
   kept = [number for note in notes for number in note["kept"]]
   bad = [reason for note in notes for reason in note["bad"]]
   for reason in bad[:_SHOWN]:
     print(reason)
   print(
-    f"{index.stem}: {len(kept):,} clips in {num_files} files;"
+    f"{index.stem}: {len(kept):,} clips in {len(jobs)} files;"
     f" {len(bad):,} cannot be read, {len(source.missing):,} have no file"
   )
   if not kept:
@@ -164,6 +146,40 @@ def prepare(
   }
   clip_writing.write_json(index, found)
   return bad
+
+
+def _jobs(
+  source: clip_files.ClipFiles, index: Path, num_files: int
+) -> list[clip_writing.Job]:
+  """What each file is to hold: every so-many-th clip."""
+  numbered, jobs = list(enumerate(source.segments)), []
+  for number in range(num_files):
+    clips = numbered[number::num_files]
+    mark = clip_writing.fingerprint((clip for _, clip in clips), source.root)
+    name = f"{index.stem}-{number:05d}-of-{num_files:05d}"
+    jobs.append(clip_writing.Job(index.with_name(name), clips, mark))
+  return jobs
+
+
+def _written(
+  jobs: Sequence[clip_writing.Job],
+  settings: clip_writing.Settings,
+  num_workers: int,
+) -> list[Any]:
+  """Writes the files that are not there; the note of each."""
+  write = functools.partial(clip_writing.write_file, settings)
+  # Not forked: threads of the libraries that decode would be lost.
+  context = multiprocessing.get_context("spawn")
+  try:
+    with futures.ProcessPoolExecutor(num_workers, context) as pool:
+      done = pool.map(write, jobs)
+      return list(tqdm(done, "files", len(jobs), leave=False, disable=None))
+  except process.BrokenProcessPool as error:
+    raise UserError(
+      "a process that prepares clips was killed (by the system, if memory ran"
+      " out); give the same command to go on, with a smaller --num_workers than"
+      f" {num_workers} if it happens again"
+    ) from error
 
 
 def check(index: Path) -> list[str]:
