@@ -1,17 +1,18 @@
 """Pre-norm Transformer blocks: MLP, self-attend, cross-attend, latent stack.
 
-Shapes as in the package glossary. Every linear layer has a bias and starts
-from variance scaling 1.0 over fan-in, truncated normal; LayerNorm has eps 1e-5
+Shapes as in the package glossary. Linear layers and norms are those of `layers`
 (Perceiver IO, app. E.1, and the authors' code).
 """
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import haiku as hk
 import jax
 from jax import numpy as jnp
 
-from perceiver_jax.models import execution
+from perceiver_jax.models import execution, layers, multi_head
 from perceiver_jax.models.inputs import InputArray, as_input_array
 from perceiver_jax.models.multi_head import Attention, Memory
 from perceiver_jax.models.typing import Array, Bool, Float
@@ -22,31 +23,6 @@ _STACK = "layers"
 def is_stacked(module_name: str) -> bool:
   """Whether a module's parameters hold all layers of a scan on axis 0."""
   return _STACK in module_name.split("/")
-
-
-def linear(size: int, name: str | None = None) -> hk.Linear:
-  """A biased linear layer with the papers' initialisation."""
-  init = hk.initializers.VarianceScaling(1.0, "fan_in", "truncated_normal")
-  return hk.Linear(size, w_init=init, name=name)
-
-
-def layer_norm(name: str | None = None) -> hk.LayerNorm:
-  """LayerNorm over channels with learned scale and offset, eps 1e-5."""
-  return hk.LayerNorm(axis=-1, create_scale=True, create_offset=True, name=name)
-
-
-class NormParameters(hk.LayerNorm):
-  """Scale and offset of a LayerNorm that is taken elsewhere."""
-
-  def __init__(self, name: str | None = None):
-    super().__init__(-1, create_scale=True, create_offset=True, name=name)
-
-  def __call__(
-    self, channels: int
-  ) -> tuple[Float[Array, "C"], Float[Array, "C"]]:
-    """Returns both, named and initialised as LayerNorm does."""
-    scale = hk.get_parameter("scale", (channels,), init=jnp.ones)
-    return scale, hk.get_parameter("offset", (channels,), init=jnp.zeros)
 
 
 class Mlp(hk.Module):
@@ -72,9 +48,9 @@ class Mlp(hk.Module):
   def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
     """Applies the MLP to each element."""
     channels = x.shape[-1]
-    hidden = linear(self._widening_factor * channels, "hidden")(x)
+    hidden = layers.Linear(self._widening_factor * channels, "hidden")(x)
     hidden = jax.nn.gelu(hidden, approximate=self._approximate)
-    return linear(channels, "output")(hidden)
+    return layers.Linear(channels, "output")(hidden)
 
 
 class SelfAttention(hk.Module):
@@ -119,10 +95,10 @@ class SelfAttention(hk.Module):
       channels,
       name="attention",
     )
-    normed = layer_norm("attention_norm")(x)
+    normed = layers.LayerNorm("attention_norm")(x)
     x = x + attn(normed, normed, mask)
     mlp = Mlp(self._widening_factor, self._gelu, name="mlp")
-    return x + mlp(layer_norm("mlp_norm")(x))
+    return x + mlp(layers.LayerNorm("mlp_norm")(x))
 
 
 class CrossAttention(hk.Module):
@@ -193,16 +169,16 @@ class CrossAttention(hk.Module):
       folding != "inputs" or execution.current().share_positions == "never"
     ):
       query = jnp.broadcast_to(query, (batch, *query.shape[1:]))
-    normed_q = layer_norm("query_norm")(query)
+    normed_q = layers.LayerNorm("query_norm")(query)
     mask = cross_attention_mask(query_mask, input_mask)
     weights = None
     if folding == "inputs" and memory is None and not return_weights:
-      norm = NormParameters(name="input_norm")(channels)
+      norm = layers.LayerNorm("input_norm").parameters(channels)
       x = attn.read(normed_q, inputs, norm, query_mask, input_mask)
     else:
       normed_q = jnp.broadcast_to(normed_q, (batch, *query.shape[1:]))
       if memory is None or return_weights:
-        normed_kv = layer_norm("input_norm")(inputs.whole())
+        normed_kv = layers.LayerNorm("input_norm")(inputs.whole())
       if memory is None:
         memory = attn.memory(
           normed_kv, query.shape[-1], fold=folding == "latents"
@@ -213,7 +189,7 @@ class CrossAttention(hk.Module):
     if self._use_query_residual:
       x = x + query
     mlp = Mlp(self._widening_factor, self._gelu, name="mlp")
-    return x + mlp(layer_norm("mlp_norm")(x)), weights
+    return x + mlp(layers.LayerNorm("mlp_norm")(x)), weights
 
   @hk.name_like("__call__")
   def memory(
@@ -228,7 +204,7 @@ class CrossAttention(hk.Module):
     folding = attn.folding(
       num_queries, query_channels, inputs.shape[1], channels
     )
-    normed = layer_norm("input_norm")(inputs)
+    normed = layers.LayerNorm("input_norm")(inputs)
     return attn.memory(normed, query_channels, fold=folding == "latents")
 
   @hk.transparent
@@ -244,8 +220,8 @@ class CrossAttention(hk.Module):
 class LatentTransformer(hk.Module):
   """A block of L self-attends with their own weights, scanned over depth.
 
-  Calling one instance several times shares its weights, as the ImageNet models
-  do with their 8 blocks of 6 (Perceiver, Table 7).
+  The ImageNet models apply one block 8 times, with the same weights
+  (Perceiver, Table 7).
 
   Args:
     num_self_attends: L; 0 makes the block the identity.
@@ -270,40 +246,65 @@ class LatentTransformer(hk.Module):
     self,
     x: Float[Array, "B N D"],
     mask: Bool[Array, "#B #N N"] | None = None,
+    repeats: int = 1,
   ) -> Float[Array, "B N D"]:
-    """Applies the L layers in turn; `mask` is that of `SelfAttention`."""
+    """Applies the L layers in turn, and all of them `repeats` times.
+
+    `mask` is that of `SelfAttention`.
+    """
     if not self._num_self_attends:
       return x
 
     def layer(x):
       return self._make_layer()(x, mask)
 
-    layer = _recomputed(layer, self._remat)
+    depth = self._num_self_attends
+    if hk.running_init():
+      return hk.experimental.layer_stack(depth, name=_STACK)(layer)(x)
+
+    pure = hk.transform(layer)
+    stacked = hk.lift(pure.init, allow_reuse=True, name=_STACK)(None, x)
+
+    def apply(stacked, i, x):
+      take = functools.partial(jax.lax.dynamic_index_in_dim, index=i)
+      own = jax.tree.map(functools.partial(take, keepdims=False), stacked)
+      return pure.apply(own, None, x)
+
     # Scanning is what keeps compile time flat in depth and, on CPU, keeps XLA
-    # from recomputing the residual chain of every earlier layer.
-    stack = hk.experimental.layer_stack(
-      self._num_self_attends,
-      unroll=_unroll(self._num_self_attends),
-      name=_STACK,
+    # from recomputing the residual chain of every earlier layer. With layers
+    # picked by number, the gradients of all repeats are added in place.
+    apply = _recomputed(apply, self._remat)
+    x, _ = jax.lax.scan(
+      lambda x, i: (apply(stacked, i, x), None),
+      x,
+      jnp.tile(jnp.arange(depth), repeats),
+      unroll=execution.current().depth == "unroll",
     )
-    return stack(layer)(x)
+    return x
 
 
-def _unroll(depth: int) -> int:
-  return depth if execution.current().depth == "unroll" else 1
-
-
-def _recomputed(
-  layer: Callable[[jax.Array], jax.Array], remat: bool
-) -> Callable[[jax.Array], jax.Array]:
+def _recomputed(layer: Callable, remat: bool) -> Callable:
   """The layer, with what the backward pass recomputes as chosen."""
-  choice = execution.current().remat
+  how = execution.current()
+  choice = how.remat
   if choice == "auto":
-    choice = "layers" if remat else "dots"
-  if choice == "dots":
-    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    return hk.remat(layer, policy=policy)
-  return hk.remat(layer) if choice == "layers" else layer
+    choice = "layers" if remat else "mlp"
+  if choice == "nothing" and how.depth == "unroll":
+    return layer
+  policies = {
+    "nothing": _all_but_weights,
+    "mlp": jax.checkpoint_policies.save_only_these_names(
+      *multi_head.PROJECTIONS
+    ),
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "layers": None,
+  }
+  return jax.checkpoint(layer, policy=policies[choice])
+
+
+def _all_but_weights(primitive: Any, *_: Any, **__: Any) -> bool:
+  """Saves everything but a layer's slice of the stacked weights."""
+  return primitive not in (jax.lax.dynamic_slice_p, jax.lax.squeeze_p)
 
 
 def cross_attention_mask(

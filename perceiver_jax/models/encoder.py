@@ -122,7 +122,7 @@ class PerceiverEncoder(hk.Module):
           return_weights=return_attention,
         )
         attention.extend([weights] if return_attention else [])
-      return stage.block(latents)
+      return stage.block(latents, repeats=stage.repeats)
 
     shape = (inputs.shape[0], *table.shape)
     for stage, repeated in itertools.groupby(self._stages()):
@@ -143,17 +143,21 @@ class PerceiverEncoder(hk.Module):
 
   @hk.transparent
   def _stages(self) -> list["_Stage"]:
-    """Each block with the cross-attends that come before it."""
+    """Cross-attends, and the blocks that come after them, in order."""
     cfg, cross_attends = self._config, self._cross_attends()
     reads = [[] for _ in range(cfg.num_blocks)]
     for i, cross_attend in enumerate(cross_attends):
       start = cfg.cross_attend_placement == "start"
       at = 0 if start else i * cfg.num_blocks // cfg.num_cross_attends
       reads[at].append(cross_attend)
-    return [
-      _Stage(tuple(before), block)
-      for before, block in zip(reads, self._blocks(), strict=True)
-    ]
+    stages = []
+    for before, block in zip(reads, self._blocks(), strict=True):
+      if not before and stages and stages[-1].block is block:
+        last = stages.pop()
+        stages.append(last._replace(repeats=last.repeats + 1))
+      else:
+        stages.append(_Stage(tuple(before), block))
+    return stages
 
   @hk.transparent
   def _cross_attends(self) -> list[blocks.CrossAttention]:
@@ -199,10 +203,11 @@ class PerceiverEncoder(hk.Module):
 
 
 class _Stage(NamedTuple):
-  """A block and what comes before it; equal if the modules are the same."""
+  """Cross-attends, then a block; equal if the modules are the same."""
 
   cross_attends: tuple[blocks.CrossAttention, ...]
   block: blocks.LatentTransformer
+  repeats: int = 1
 
 
 def _scans() -> bool:

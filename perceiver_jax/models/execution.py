@@ -18,8 +18,9 @@ CHOICES = {
   "absorb": ("auto", "never", "inputs", "latents"),
   "share_positions": ("auto", "never"),
   "fuse_qkv": ("auto", "never", "always"),
+  "backward": ("auto", "derived", "written"),
   "depth": ("scan", "unroll"),
-  "remat": ("auto", "nothing", "layers", "dots"),
+  "remat": ("auto", "nothing", "dots", "mlp", "layers"),
   "cut_queries": ("auto", "never"),
 }
 
@@ -38,11 +39,14 @@ class Execution(NamedTuple):
       queries once a batch.
     fuse_qkv: Whether a self-attend projects to queries, keys and values in one
       product.
+    backward: Whether the backward passes of linear layers and norms are those
+      that autodiff derives or those written in `layers`; "auto" takes the
+      written ones on CPUs.
     depth: Whether the self-attends of a block are scanned or unrolled.
-    remat: What the backward pass recomputes: "nothing"; "layers", whole
-      self-attends; "dots", all of them but their products with weights; "auto"
-      is "layers" where `EncoderConfig.remat` says so, else "dots", which took
-      less time and memory than "nothing" (docs/performance.md).
+    remat: What the backward pass recomputes of a self-attend: "nothing";
+      "dots", all but its products with weights; "mlp", the MLP's product too;
+      "layers", everything; "auto" is "layers" where `EncoderConfig.remat` says
+      so, else "mlp" (docs/performance.md has time and memory of each).
     cut_queries: Whether a decoder with many output queries decodes them part
       by part, each recomputed in the backward pass.
   """
@@ -51,6 +55,7 @@ class Execution(NamedTuple):
   absorb: str = "auto"
   share_positions: str = "auto"
   fuse_qkv: str = "auto"
+  backward: str = "auto"
   depth: str = "scan"
   remat: str = "auto"
   cut_queries: str = "auto"
@@ -62,6 +67,7 @@ PLAIN = Execution(
   absorb="never",
   share_positions="never",
   fuse_qkv="never",
+  backward="derived",
   depth="unroll",
   remat="nothing",
   cut_queries="never",

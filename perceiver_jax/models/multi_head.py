@@ -9,32 +9,14 @@ from typing import NamedTuple
 import haiku as hk
 import jax
 import numpy as np
+from jax import ad_checkpoint
 from jax import numpy as jnp
 
-from perceiver_jax.models import attention, execution, reading
+from perceiver_jax.models import attention, execution, layers, reading
 from perceiver_jax.models.inputs import InputArray
 from perceiver_jax.models.typing import Array, Bool, Float
 
-
-class Projection(hk.Module):
-  """A biased linear layer whose parameters can be had by themselves."""
-
-  def __init__(self, size: int, name: str | None = None):
-    super().__init__(name=name)
-    self._size = size
-
-  def __call__(self, x: Float[Array, "*B C"]) -> Float[Array, "*B D"]:
-    """Applies the layer."""
-    w, b = self.parameters(x.shape[-1])
-    return x @ w + b
-
-  def parameters(
-    self, input_channels: int
-  ) -> tuple[Float[Array, "C D"], Float[Array, "D"]]:
-    """Weights and bias."""
-    init = hk.initializers.VarianceScaling(1.0, "fan_in", "truncated_normal")
-    w = hk.get_parameter("w", (input_channels, self._size), init=init)
-    return w, hk.get_parameter("b", (self._size,), init=jnp.zeros)
+PROJECTIONS = ("query", "key", "value", "output")  # Of `Attention`.
 
 
 class Memory(NamedTuple):
@@ -52,7 +34,7 @@ class Memory(NamedTuple):
 
 
 class Attention(hk.Module):
-  """Projections around `attention.attend`.
+  """layers.Linears around `attention.attend`.
 
   Args:
     num_heads: Number of heads; divides both widths.
@@ -222,25 +204,22 @@ class Attention(hk.Module):
     return min(costs, key=costs.get)
 
   @hk.transparent
-  def _projections(self) -> dict[str, Projection]:
-    sizes = {
-      "query": self._qk_channels,
-      "key": self._qk_channels,
-      "value": self._v_channels,
-      "output": self._output_channels,
-    }
-    return {name: Projection(size, name) for name, size in sizes.items()}
+  def _projections(self) -> dict[str, layers.Linear]:
+    qk, v = self._qk_channels, self._v_channels
+    sizes = zip(PROJECTIONS, (qk, qk, v, self._output_channels), strict=True)
+    return {name: layers.Linear(size, name) for name, size in sizes}
 
   def _heads(self, x: jax.Array) -> jax.Array:
     return x.reshape(*x.shape[:-1], self._num_heads, -1)
 
 
-def _fused(projections: list[Projection], x: jax.Array) -> list[jax.Array]:
+def _fused(projections: list[layers.Linear], x: jax.Array) -> list[jax.Array]:
   """What each projection makes of `x`, from one product."""
   pairs = [project.parameters(x.shape[-1]) for project in projections]
   ends = np.cumsum([b.shape[0] for _, b in pairs])
   w, b = (jnp.concatenate(parts, -1) for parts in zip(*pairs, strict=True))
-  return jnp.split(x @ w + b, ends[:-1], -1)
+  found = jnp.split(layers.linear(x, w, b), ends[:-1], -1)
+  return list(map(ad_checkpoint.checkpoint_name, found, PROJECTIONS))
 
 
 def _fuses() -> bool:

@@ -21,9 +21,7 @@ from typing import NamedTuple
 import jax
 from jax import numpy as jnp
 
-from perceiver_jax.models import chunked
-
-_EPS = 1e-5  # Of LayerNorm, as in `blocks.layer_norm`.
+from perceiver_jax.models import chunked, layers
 
 
 def read(
@@ -89,7 +87,7 @@ def _chunk(data, positions, mask, start, size) -> _Chunk:
     center = wide_p.mean(-1)
     deviation += ((wide_p - center[:, None]) ** 2).sum(-1)
     deviation += p.shape[-1] * (mean - center) ** 2
-  scale = jax.lax.rsqrt(deviation / width + _EPS)
+  scale = jax.lax.rsqrt(deviation / width + layers.EPS)
   if mask is not None:
     mask = chunked.take(mask, start, size)[:, None]
   return _Chunk(x, p, mean, scale, mask)

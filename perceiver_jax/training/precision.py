@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import jmp
 
 from perceiver_jax.errors import UserError
-from perceiver_jax.models import blocks, encoder, zoo
+from perceiver_jax.models import encoder, layers, zoo
 from perceiver_jax.models.adapters import points
 
 PRECISIONS = ("float32", "bfloat16")
 
-_NORMS = (hk.LayerNorm, hk.BatchNorm, blocks.NormParameters)
+_NORMS = (layers.LayerNorm, hk.BatchNorm)
 # Coordinates in half precision would lose the high Fourier bands; the adapter
 # does little else, and the encoder takes its result in half precision.
 _EXACT = (points.PointsAdapter,)

@@ -268,9 +268,9 @@ def test_remat_recomputes_and_changes_nothing():
     plain,
     remat,
   )
-  # Whole layers, their six products with weights too.
+  # Whole layers: the attention's four products with weights too.
   count = lambda jaxpr: str(jaxpr).count("dot_general")
-  assert count(jaxpr_remat) >= count(jaxpr) + 6 - 1  # The last isn't needed.
+  assert count(jaxpr_remat) == count(jaxpr) + 4
 
 
 def test_calling_a_block_twice_shares_its_weights():
@@ -514,8 +514,15 @@ _WAYS = {
   "fused": {"fuse_qkv": "always"},
   "unrolled": {"depth": "unroll"},
   "layers": {"remat": "layers"},
+  "mlp": {"remat": "mlp"},
   "dots": {"remat": "dots"},
-  "all": {"fuse_qkv": "always", "remat": "dots", "attention": "chunked"},
+  "written": {"backward": "written"},
+  "all": {
+    "fuse_qkv": "always",
+    "backward": "written",
+    "remat": "mlp",
+    "attention": "chunked",
+  },
 }
 
 
@@ -540,19 +547,41 @@ def test_latent_transformer_is_the_same_however_computed(way):
 
 def test_remat_and_fusing_are_obeyed():
   model, args, _ = _block_of_two()
+  plain_way = execution.PLAIN._replace(depth="scan")
 
-  def trace(**choices):
-    with execution.use(execution.PLAIN, **choices):
-      return str(jax.make_jaxpr(with_gradients(model.apply))(*args))
+  def products(**choices):
+    with execution.use(plain_way, **choices):
+      trace = jax.make_jaxpr(with_gradients(model.apply))(*args)
+    return str(trace).count("dot_general")
 
-  plain_way = trace()
-  assert "checkpoint" not in plain_way
-  assert "remat" not in plain_way
-  for choice in ("layers", "dots"):
-    recomputed = trace(remat=choice)
-    assert "checkpoint" in recomputed or "remat" in recomputed
-  count = lambda text: text.count("dot_general")
+  # Logits and values are recomputed with the rest, the projections are not.
+  nothing, dots = products(), products(remat="dots")
+  assert dots == nothing + 2
+  assert products(remat="mlp") == dots + 1
+  assert products(remat="layers") == dots + 5  # The last isn't needed.
+  fused = {"fuse_qkv": "always"}
   # One product for three: forward, and twice backward.
-  assert count(trace(fuse_qkv="always")) == count(plain_way) - 6
-  assert "unroll=2" in trace(depth="unroll")
-  assert "unroll=1" in trace(depth="scan")
+  assert products(**fused) == nothing - 6
+  assert products(**fused, remat="mlp") == nothing - 6 + 3
+
+
+def test_gradients_of_repeated_layers_are_added_in_place():
+  layer = lambda: blocks.SelfAttention(2, name="self_attend")
+
+  def found(repeats):
+    """Bytes of temporary memory and of parameters."""
+
+    def run(x):
+      block = blocks.LatentTransformer(3, layer, remat=True, name="block")
+      return block(x, repeats=repeats)
+
+    model = hk.without_apply_rng(hk.transform(run))
+    x = _normal(1, 4, 128)
+    params = _random_params(model, x)
+    loss = lambda params, x: model.apply(params, x).sum()
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    return temporary_bytes(jax.grad(loss), params, x), size
+
+  (few, size), (many, same_size) = found(2), found(16)
+  assert size == same_size
+  assert many < few + 0.5 * size

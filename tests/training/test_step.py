@@ -137,7 +137,8 @@ def assert_devices_agree(task, make_batch, numbers=DEVICES, optimizer=None):
     ends[devices] = jax.device_get(run.state)
   for devices in numbers[1:]:
     for found, want in zip(records[devices], records[1], strict=True):
-      assert found["loss"] == pytest.approx(want["loss"], abs=1e-5)
+      # Other sums round otherwise, which grows over the steps.
+      assert found["loss"] == pytest.approx(want["loss"], abs=5e-5)
       assert found == pytest.approx(want, rel=1e-3)
     assert_close(ends[devices].params, ends[1].params, 1e-4)
     assert_close(ends[devices].net_state, ends[1].net_state, 1e-4)

@@ -11,7 +11,7 @@ import haiku as hk
 import jax
 import numpy as np
 
-from perceiver_jax.models import blocks, convolutions, patches, positions
+from perceiver_jax.models import convolutions, layers, patches, positions
 from perceiver_jax.models.inputs import InputArray
 from perceiver_jax.models.typing import Array, Float
 
@@ -169,7 +169,7 @@ class ImageAdapter(hk.Module):
       )()
     added = channels if self._concat_or_add == "add" else 0
     if width := self._project_positions or added:
-      x = blocks.linear(width, "project_positions")(x)
+      x = layers.Linear(width, "project_positions")(x)
     for i in range(self._num_position_mlp):
       x = x + hk.Linear(x.shape[-1], name=f"position_mlp_{i}")(x)
       if i < self._num_position_mlp - 1:

@@ -8,7 +8,7 @@ from typing import Any
 import haiku as hk
 from jax import numpy as jnp
 
-from perceiver_jax.models import blocks, decoders, positions
+from perceiver_jax.models import decoders, layers, positions
 from perceiver_jax.models.inputs import InputArray
 from perceiver_jax.models.typing import Array, Bool, Float, Int
 
@@ -173,7 +173,7 @@ class TokenDecoder(hk.Module):
     if queries is not None:
       wanted = jnp.atleast_2d(queries)[..., None]
       latents = jnp.take_along_axis(latents, wanted, 1)
-    out = blocks.layer_norm("norm")(latents)
+    out = layers.LayerNorm("norm")(latents)
     return _tied_logits(out, self._adapter), None
 
 

@@ -10,7 +10,7 @@ import haiku as hk
 import jax
 from jax import numpy as jnp
 
-from perceiver_jax.models import blocks, decoders, positions
+from perceiver_jax.models import decoders, layers, positions
 from perceiver_jax.models.inputs import InputArray
 from perceiver_jax.models.typing import Array, Bool, Float, Int
 
@@ -90,7 +90,7 @@ class TextClassesDecoder(decoders.QueryDecoder):
     else:
       tasks = queries[:, None]
     if self._query == "first_latent":
-      read, weights = blocks.layer_norm("norm")(latents[:, :1]), None
+      read, weights = layers.LayerNorm("norm")(latents[:, :1]), None
     else:
       read, weights = super().__call__(
         self._rows(tasks), latents, return_attention=return_attention

@@ -10,7 +10,7 @@ import haiku as hk
 import jax
 from jax import numpy as jnp
 
-from perceiver_jax.models import blocks, decoders
+from perceiver_jax.models import decoders, layers
 from perceiver_jax.models.inputs import InputArray, as_input_array
 from perceiver_jax.models.typing import Array, Bool, Float
 
@@ -31,7 +31,7 @@ class UnitsAdapter(hk.Module):
   ) -> Float[Array, "B M C"]:
     """Returns the input array."""
     del is_training
-    return blocks.linear(self._num_channels, "embed")(units)
+    return layers.Linear(self._num_channels, "embed")(units)
 
 
 class UnitsDecoder(decoders.QueryDecoder):
