@@ -4,7 +4,6 @@ Shapes as in the package glossary. Linear layers and norms are those of `layers`
 (Perceiver IO, app. E.1, and the authors' code).
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -264,23 +263,24 @@ class LatentTransformer(hk.Module):
 
     pure = hk.transform(layer)
     stacked = hk.lift(pure.init, allow_reuse=True, name=_STACK)(None, x)
-
-    def apply(stacked, i, x):
-      take = functools.partial(jax.lax.dynamic_index_in_dim, index=i)
-      own = jax.tree.map(functools.partial(take, keepdims=False), stacked)
-      return pure.apply(own, None, x)
+    if execution.current().depth == "unroll":
+      apply = _recomputed(lambda own, x: pure.apply(own, None, x), self._remat)
+      leaves, structure = jax.tree.flatten(stacked)
+      every = list(zip(*map(jnp.unstack, leaves), strict=True))
+      for own in every * repeats:
+        x = apply(structure.unflatten(own), x)
+      return x
 
     # Scanning is what keeps compile time flat in depth and, on CPU, keeps XLA
     # from recomputing the residual chain of every earlier layer. With layers
     # picked by number, the gradients of all repeats are added in place.
-    apply = _recomputed(apply, self._remat)
-    x, _ = jax.lax.scan(
-      lambda x, i: (apply(stacked, i, x), None),
-      x,
-      jnp.tile(jnp.arange(depth), repeats),
-      unroll=execution.current().depth == "unroll",
-    )
-    return x
+    def pick_and_apply(stacked, i, x):
+      pick = lambda w: jax.lax.dynamic_index_in_dim(w, i, keepdims=False)
+      return pure.apply(jax.tree.map(pick, stacked), None, x)
+
+    apply = _recomputed(pick_and_apply, self._remat)
+    order = jnp.tile(jnp.arange(depth), repeats)
+    return jax.lax.scan(lambda x, i: (apply(stacked, i, x), None), x, order)[0]
 
 
 def _recomputed(layer: Callable, remat: bool) -> Callable:
