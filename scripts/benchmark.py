@@ -13,11 +13,13 @@ The train step is loss, gradients and an update of the parameters: plain
 gradient descent, or --optimizer=lamb as in the papers. It needs only jax and
 dm-haiku (and optax for lamb).
 
---peer=transformers adds Hugging Face's model of the same sizes, eager and
-compiled, and how many times as fast the first way is (needs torch and
-transformers). --scaling times one cross-attend over 2,048 to 1,048,576 inputs
-instead. --norun compiles only: memory and operations, for what is too large or
-too slow to run here.
+--peer adds a PyTorch model of the same sizes, eager and compiled, and how many
+times as fast the first way is. --peer=transformers is Hugging Face's (pip
+install torch transformers); --peer=perceiver_pytorch, lucidrains', for
+imagenet_icml, with its gated MLP replaced by the paper's, a sixth of it (pip
+install torch perceiver-pytorch). --scaling times one cross-attend over 2,048 to
+1,048,576 inputs instead. --norun compiles only: memory and operations, for what
+is too large or too slow to run here.
 """
 
 import json
@@ -35,6 +37,7 @@ from perceiver_jax.models import execution, flops, zoo
 from scripts import benchmark_scaling
 from scripts import benchmark_timing as timing
 
+_PEERS = ("transformers", "perceiver_pytorch")
 _MODELS = flags.DEFINE_list(
   "models", ["imagenet_fourier"], "Names from perceiver_jax.models.zoo."
 )
@@ -42,7 +45,7 @@ _WAYS = flags.DEFINE_list(
   "ways", ["auto"], "Ways to compute them: auto, plain, or choices."
 )
 _PEER = flags.DEFINE_enum(
-  "peer", "none", ["none", "transformers"], "Whose model to time as well."
+  "peer", "none", ["none", *_PEERS], "Whose model to time as well."
 )
 _SCALING = flags.DEFINE_bool(
   "scaling", False, "Time one cross-attend over more and more inputs instead."
@@ -98,10 +101,8 @@ def _model_rows(
     print(f"{name}, {way}: compiling and running ...", flush=True)
     rows.append({"model": name, "way": way, **measure(name, how, peak)})
   if _PEER.value != "none":
-    for way, is_compiled in (
-      ("transformers", False),
-      ("transformers compiled", True),
-    ):
+    peer = _PEER.value
+    for way, is_compiled in ((peer, False), (f"{peer} compiled", True)):
       print(f"{name}, {way}: running ...", flush=True)
       rows.append({"model": name, "way": way, **_peer(name, is_compiled)})
   return rows
@@ -223,16 +224,20 @@ def _median_step(compiled: Any, carry: Any, state: Any, raw: Any) -> float:
 
 
 def _peer(name: str, is_compiled: bool) -> dict[str, float]:
-  """Figures of Hugging Face's model of the same sizes; see its module."""
-  # Here, since it needs more than jax and dm-haiku.
-  from perceiver_jax.weights import huggingface_configs
-
+  """Figures of the peer's model of the same sizes; see `benchmark_peer`."""
   entry, raw = zoo.MODELS[name], zoo.MODELS[name].example(_BATCH.value)
   if not isinstance(raw, jax.ShapeDtypeStruct):
     _refuse(f"--peer: {name} takes several inputs, which is not supported")
-  rows = _POSITIONS if name == "imagenet_learned" else 0
-  architecture, config = huggingface_configs.config_of(zoo.spec(name), rows)
+  if _PEER.value == "transformers":
+    # Here, since it needs more than jax and dm-haiku.
+    from perceiver_jax.weights import huggingface_configs
+
+    rows = _POSITIONS if name == "imagenet_learned" else 0
+    architecture, config = huggingface_configs.config_of(zoo.spec(name), rows)
+  else:
+    architecture, config = "Perceiver", _perceiver_pytorch(name, raw.shape)
   request = {
+    "library": _PEER.value,
     "architecture": architecture,
     "config": config,
     "shape": raw.shape,
@@ -251,6 +256,30 @@ def _peer(name: str, is_compiled: bool) -> dict[str, float]:
   if done.returncode:
     _refuse(f"--peer={_PEER.value}: its process failed; its error is above")
   return json.loads(done.stdout.splitlines()[-1])
+
+
+def _perceiver_pytorch(name: str, shape: Sequence[int]) -> dict[str, Any]:
+  """Arguments of perceiver_pytorch's Perceiver for images of `shape`."""
+  if name != "imagenet_icml":
+    _refuse(f"--peer=perceiver_pytorch: has no {name}; use imagenet_icml")
+  spec = zoo.spec(name)
+  adapter, encoder = spec["adapter"], spec["encoder"]
+  bands, heads = adapter["num_bands"], encoder["num_self_attend_heads"]
+  width = encoder["num_latent_channels"]
+  return {
+    "num_freq_bands": bands,
+    "max_freq": shape[1],
+    "depth": encoder["num_blocks"],
+    "num_latents": encoder["num_latents"],
+    "latent_dim": width,
+    "cross_heads": encoder["num_cross_attend_heads"],
+    "cross_dim_head": shape[-1] + 2 * (2 * bands + 1),
+    "latent_heads": heads,
+    "latent_dim_head": width // heads,
+    "num_classes": spec["num_classes"],
+    "weight_tie_layers": True,
+    "self_per_cross_attn": encoder["num_self_attends_per_block"],
+  }
 
 
 def _made_up(leaf: jax.ShapeDtypeStruct) -> jax.Array:

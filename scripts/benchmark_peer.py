@@ -1,11 +1,14 @@
-"""Times Hugging Face's Perceiver, in a process of its own, for `benchmark`.
+"""Times a Perceiver in PyTorch, in a process of its own, for `benchmark`.
 
 Reads a request (see `Request`) as JSON from standard input and writes the
-figures as JSON to standard output. It imports torch and transformers only:
-torch.compile trips over Haiku in the same process. Weights are random; only
-time is compared. Get both with: pip install -e '.[huggingface]'.
+figures as JSON to standard output. It imports torch and the library asked for
+only: torch.compile trips over Haiku in the same process. Weights are random;
+only time and memory are compared. `benchmark` says how to install them.
 """
 
+import ctypes
+import gc
+import importlib
 import json
 import pathlib
 import re
@@ -16,7 +19,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-import transformers
+from torch import nn
 
 _PROCESS = pathlib.Path("/proc/self")
 _KIB_A_MIB = 1024
@@ -26,8 +29,9 @@ class Request(NamedTuple):
   """What to time.
 
   Attributes:
-    architecture: Name of the class in transformers.
-    config: Leaves of its PerceiverConfig.
+    library: "transformers" or "perceiver_pytorch".
+    architecture: Name of its class.
+    config: Leaves of its PerceiverConfig, or arguments of the class.
     shape: Of the raw input as perceiver_jax takes it, batch first.
     is_text: Whether that is tokens [B, M], all of them real.
     is_compiled: Whether to use torch.compile.
@@ -35,6 +39,7 @@ class Request(NamedTuple):
     repeats: Timed calls of each.
   """
 
+  library: str
   architecture: str
   config: dict[str, Any]
   shape: list[int]
@@ -57,7 +62,8 @@ def main() -> None:
       run(**inputs)
 
   def step():
-    (run(**inputs).logits ** 2).mean().backward()
+    out = run(**inputs)
+    (getattr(out, "logits", out) ** 2).mean().backward()
     with torch.no_grad():
       for parameter in model.parameters():
         if parameter.grad is not None:
@@ -94,10 +100,13 @@ def _time(fn: Callable[[], None], repeats: int, what: str) -> dict[str, float]:
 
 def _restart_peak() -> int:
   """Forgets the most memory held so far; KiB held now, 0 where unknown."""
+  gc.collect()
   try:
+    # What is free goes back to the system, or it would count as held.
+    ctypes.CDLL(None).malloc_trim(0)
     (_PROCESS / "clear_refs").write_text("5")
     return _kib("VmRSS")
-  except OSError:  # Not on Linux.
+  except (AttributeError, OSError):  # Not on Linux.
     return 0
 
 
@@ -106,11 +115,22 @@ def _kib(name: str) -> int:
   return int(re.search(rf"^{name}:\s+(\d+)", status, re.MULTILINE)[1])
 
 
-def _model(request: Request) -> Any:
-  config = transformers.PerceiverConfig(
+def _model(request: Request) -> nn.Module:
+  library = importlib.import_module(request.library)
+  if request.library == "perceiver_pytorch":
+    # Its MLP is gated and always four times as wide.
+    library.perceiver_pytorch.FeedForward = _mlp
+    return getattr(library, request.architecture)(**request.config).eval()
+  config = library.PerceiverConfig(
     **request.config, attention_probs_dropout_prob=0.0
   )
-  return getattr(transformers, request.architecture)(config).eval()
+  return getattr(library, request.architecture)(config).eval()
+
+
+def _mlp(dim: int, dropout: float = 0.0) -> nn.Module:
+  """The papers': Linear, GELU, Linear, no wider than its input."""
+  del dropout
+  return nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
 
 
 def _inputs(request: Request) -> dict[str, torch.Tensor]:
@@ -118,6 +138,8 @@ def _inputs(request: Request) -> dict[str, torch.Tensor]:
     tokens = torch.randint(6, 262, request.shape)
     return {"inputs": tokens, "attention_mask": torch.ones_like(tokens)}
   x = torch.rand(request.shape) * 2 - 1
+  if request.library == "perceiver_pytorch":
+    return {"data": x}
   if x.ndim == 4:
     return {"inputs": x.permute(0, 3, 1, 2)}
   return {"inputs": _flow_patches(x)}

@@ -45,6 +45,11 @@ def tiny(monkeypatch):
   size = tiny_weights.IMAGE_SIZE
   for name, found, raw in (
     ("imagenet_fourier", tiny_weights.classifier(), (size, size, 3)),
+    (
+      "imagenet_icml",
+      tiny_weights.classifier("imagenet_icml"),
+      (size, size, 3),
+    ),
     ("language_bytes", tiny_weights.language(), (tiny_weights.LENGTH,)),
   ):
     dtype = "int32" if name == "language_bytes" else "float32"
@@ -121,6 +126,7 @@ def test_a_peer_is_timed_in_a_process_of_its_own(
   assert [request["is_compiled"] for _, request in asked] == [False, True]
   command, request = asked[0]
   assert command == ["-m", "scripts.benchmark_peer"]
+  assert request["library"] == "transformers"
   assert request["architecture"] == "PerceiverForMaskedLM"
   assert request["is_text"]
   assert request["shape"] == [1, tiny_weights.LENGTH]
@@ -130,6 +136,34 @@ def test_a_peer_is_timed_in_a_process_of_its_own(
   ratio = f"forward {2.0 / ours['forward']:.3g} x"
   lines = done.out.splitlines()[-2:]
   assert lines[0] == f"language_bytes: transformers over auto: {ratio}"
+
+
+def test_perceiver_pytorch_is_asked_for_the_papers_model(script, monkeypatch):
+  asked = []
+
+  def answer(command, *, input, **_):
+    asked.append(json.loads(input))
+    return subprocess.CompletedProcess(command, 0, '{"forward": 2.0}\n')
+
+  monkeypatch.setattr(subprocess, "run", answer)
+  flags = ["--models=imagenet_icml", "--notrain", "--repeats=1"]
+  done = script("benchmark", *flags, "--peer=perceiver_pytorch")
+  assert (done.status, done.err) == (0, "")
+  request = asked[0]
+  assert request["library"] == "perceiver_pytorch"
+  assert request["architecture"] == "Perceiver"
+  config, encoder = request["config"], zoo.spec("imagenet_icml")["encoder"]
+  assert config["depth"] == encoder["num_blocks"]
+  assert config["self_per_cross_attn"] == encoder["num_self_attends_per_block"]
+  width = config["latent_heads"] * config["latent_dim_head"]
+  assert width == encoder["num_latent_channels"]
+  # Three colours; of each axis the position, and 2 sines and cosines.
+  assert config["cross_dim_head"] == 3 + 2 * (1 + 2 * 2)
+
+
+def test_perceiver_pytorch_has_only_the_first_paper(refused):
+  flags = ["--notrain", "--repeats=1", "--peer=perceiver_pytorch"]
+  refused("benchmark", *flags, parts=["no imagenet_fourier", "imagenet_icml"])
 
 
 def test_a_peer_that_fails_is_one_line(refused, monkeypatch, with_peer):
@@ -188,7 +222,7 @@ def test_the_forward_pass_of_a_batch_alone(script, tmp_path):
     (["--ways=depth"], ["--ways=depth", "scan, unroll"]),
     (["models=flow"], ["'models=flow'", "--"]),
     (["--batch_size=0"], ["--batch_size=0"]),
-    (["--peer=keras"], ["--peer=keras", "none|transformers"]),
+    (["--peer=keras"], ["--peer=keras", "none|transformers|perceiver_pytorch"]),
   ],
 )
 def test_bad_flags_are_one_line(refused, arguments, parts):
