@@ -45,11 +45,7 @@ def tiny(monkeypatch):
   size = tiny_weights.IMAGE_SIZE
   for name, found, raw in (
     ("imagenet_fourier", tiny_weights.classifier(), (size, size, 3)),
-    (
-      "imagenet_icml",
-      tiny_weights.classifier("imagenet_icml"),
-      (size, size, 3),
-    ),
+    ("imagenet_icml", tiny_weights.classifier(), (size, size, 3)),
     ("language_bytes", tiny_weights.language(), (tiny_weights.LENGTH,)),
   ):
     dtype = "int32" if name == "language_bytes" else "float32"
