@@ -259,7 +259,10 @@ def _peer(name: str, is_compiled: bool) -> dict[str, float]:
 
 
 def _perceiver_pytorch(name: str, shape: Sequence[int]) -> dict[str, Any]:
-  """Arguments of perceiver_pytorch's Perceiver for images of `shape`."""
+  """Arguments of perceiver_pytorch's Perceiver for images of `shape`.
+
+  Its first block has weights of its own, beside those that the others share.
+  """
   if name != "imagenet_icml":
     _refuse(f"--peer=perceiver_pytorch: has no {name}; use imagenet_icml")
   spec = zoo.spec(name)

@@ -224,7 +224,8 @@ class LatentTransformer(hk.Module):
 
   Args:
     num_self_attends: L; 0 makes the block the identity.
-    make_layer: Builds one self-attend; called inside the scan.
+    make_layer: Builds one self-attend, without randomness; called inside the
+      scan.
     remat: Whether the backward pass recomputes whole layers, not only what
       is cheap of them; see `execution.Execution.remat`.
   """
@@ -261,10 +262,11 @@ class LatentTransformer(hk.Module):
     if hk.running_init():
       return hk.experimental.layer_stack(depth, name=_STACK)(layer)(x)
 
-    pure = hk.transform(layer)
-    stacked = hk.lift(pure.init, allow_reuse=True, name=_STACK)(None, x)
+    # The parameters are there: lifting only fetches them.
+    pure = hk.without_apply_rng(hk.transform(layer))
+    stacked = hk.lift(pure.init, name=_STACK)(None, x)
     if execution.current().depth == "unroll":
-      apply = _recomputed(lambda own, x: pure.apply(own, None, x), self._remat)
+      apply = _recomputed(pure.apply, self._remat)
       leaves, structure = jax.tree.flatten(stacked)
       every = list(zip(*map(jnp.unstack, leaves), strict=True))
       for own in every * repeats:
@@ -276,7 +278,7 @@ class LatentTransformer(hk.Module):
     # picked by number, the gradients of all repeats are added in place.
     def pick_and_apply(stacked, i, x):
       pick = lambda w: jax.lax.dynamic_index_in_dim(w, i, keepdims=False)
-      return pure.apply(jax.tree.map(pick, stacked), None, x)
+      return pure.apply(jax.tree.map(pick, stacked), x)
 
     apply = _recomputed(pick_and_apply, self._remat)
     order = jnp.tile(jnp.arange(depth), repeats)
@@ -303,7 +305,10 @@ def _recomputed(layer: Callable, remat: bool) -> Callable:
 
 
 def _all_but_weights(primitive: Any, *_: Any, **__: Any) -> bool:
-  """Saves everything but a layer's slice of the stacked weights."""
+  """Saves everything but slices: a layer's weights are one of the stack.
+
+  Other slices of a layer are recomputed too, which costs next to nothing.
+  """
   return primitive not in (jax.lax.dynamic_slice_p, jax.lax.squeeze_p)
 
 

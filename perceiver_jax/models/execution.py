@@ -44,7 +44,8 @@ class Execution(NamedTuple):
       written ones on CPUs.
     depth: Whether the self-attends of a block are scanned or unrolled.
     remat: What the backward pass recomputes of a self-attend: "nothing";
-      "dots", all but its products with weights; "mlp", the MLP's product too;
+      "dots", all but its products with weights; "mlp", the MLP's first product
+      too;
       "layers", everything; "auto" is "layers" where `EncoderConfig.remat` says
       so, else "mlp" (docs/performance.md has time and memory of each).
     cut_queries: Whether a decoder with many output queries decodes them part

@@ -52,36 +52,50 @@ class LayerNorm(hk.Module):
 
   def __call__(self, x: Float[Array, "*B C"]) -> Float[Array, "*B C"]:
     """Normalises each element."""
-    return layer_norm(x, *self.parameters(x.shape[-1]))
+    # Not by the method below, whose results precision policies would round.
+    return layer_norm(x, *_norm_parameters(x.shape[-1]))
 
   def parameters(
     self, channels: int
   ) -> tuple[Float[Array, "C"], Float[Array, "C"]]:
     """Scale and offset, for a norm that is taken elsewhere."""
-    scale = hk.get_parameter("scale", (channels,), init=jnp.ones)
-    return scale, hk.get_parameter("offset", (channels,), init=jnp.zeros)
+    return _norm_parameters(channels)
+
+
+def _norm_parameters(channels: int) -> tuple[jax.Array, jax.Array]:
+  scale = hk.get_parameter("scale", (channels,), init=jnp.ones)
+  return scale, hk.get_parameter("offset", (channels,), init=jnp.zeros)
 
 
 def linear(
   x: Float[Array, "*B C"], w: Float[Array, "C D"], b: Float[Array, "D"]
 ) -> Float[Array, "*B D"]:
   """`x @ w + b`."""
-  return (_linear_written if _is_written() else _linear)(x, w, b)
+  if not _is_written():
+    return _linear(x, w, b)
+  return _linear_written(*_of_one_type(x, w, b))
 
 
 def layer_norm(
   x: Float[Array, "*B C"], scale: Float[Array, "C"], offset: Float[Array, "C"]
 ) -> Float[Array, "*B C"]:
   """`x` with mean 0 and variance 1 over channels, scaled and offset."""
-  norm = _layer_norm_written if _is_written() else _layer_norm
-  return norm(x, scale, offset)
+  if not _is_written():
+    return _layer_norm(x, scale, offset)
+  return _layer_norm_written(*_of_one_type(x, scale, offset))
 
 
 def _is_written() -> bool:
   choice = execution.current().backward
-  if choice == "auto":  # Elsewhere, what autodiff makes was not found slow.
+  if choice == "auto":  # Elsewhere, neither was measured.
     return jax.default_backend() == "cpu"
   return choice == "written"
+
+
+def _of_one_type(*args: jax.Array) -> list[jax.Array]:
+  """So that each gradient has the type of what it is of."""
+  dtype = jnp.result_type(*args)
+  return [x.astype(dtype) for x in args]
 
 
 def _linear(x, w, b):
@@ -130,7 +144,7 @@ def _layer_norm_backward(saved, grad):
   normalised, inverse, scale = saved
   dnorm = grad * scale * inverse
   ones = jnp.ones((dnorm.shape[-1], 1), dnorm.dtype)
-  mean = lambda x: x @ ones / len(ones)
+  mean = lambda x: jnp.matmul(x, ones, precision="highest") / len(ones)
   dx = dnorm - mean(dnorm) - normalised * mean(dnorm * normalised)
   return dx, _column_sums(grad * normalised), _column_sums(grad)
 
@@ -140,7 +154,8 @@ _layer_norm_written.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 def _column_sums(x: jax.Array) -> jax.Array:
   rows = _rows(x)
-  return jnp.ones(len(rows), x.dtype) @ rows
+  ones = jnp.ones(len(rows), x.dtype)
+  return jnp.matmul(ones, rows, precision="highest")
 
 
 def _rows(x: jax.Array) -> jax.Array:

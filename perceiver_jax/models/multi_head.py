@@ -16,7 +16,9 @@ from perceiver_jax.models import attention, execution, layers, reading
 from perceiver_jax.models.inputs import InputArray
 from perceiver_jax.models.typing import Array, Bool, Float
 
-PROJECTIONS = ("query", "key", "value", "output")  # Of `Attention`.
+# Of `Attention`, by which checkpoint policies know them. The second layer of an
+# MLP is an "output" too, but nothing on the way back asks for its result.
+PROJECTIONS = ("query", "key", "value", "output")
 
 
 class Memory(NamedTuple):
@@ -34,7 +36,7 @@ class Memory(NamedTuple):
 
 
 class Attention(hk.Module):
-  """layers.Linears around `attention.attend`.
+  """Projections around `attention.attend`.
 
   Args:
     num_heads: Number of heads; divides both widths.

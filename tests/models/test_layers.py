@@ -74,6 +74,16 @@ def test_half_precision_gets_gradients_in_half(name):
 
 
 @pytest.mark.parametrize("name", sorted(_FUNCTIONS))
+@pytest.mark.parametrize("half", [0, 1, 2])
+def test_each_gradient_has_the_type_of_what_it_is_of(name, half):
+  fn, others = _FUNCTIONS[name]
+  args = [_normal(3, 4), *others(4)]
+  args[half] = args[half].astype(jnp.bfloat16)
+  _, found = run(fn, *args, how=_WRITTEN)
+  assert [x.dtype for x in found] == [x.dtype for x in args]
+
+
+@pytest.mark.parametrize("name", sorted(_FUNCTIONS))
 def test_only_derived_passes_differentiate_forward(name):
   fn, others = _FUNCTIONS[name]
   args = (_normal(3, 4), *others(4))

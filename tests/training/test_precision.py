@@ -7,7 +7,7 @@ from jax import numpy as jnp
 
 from experiments import tasks
 from perceiver_jax.errors import UserError
-from perceiver_jax.models import perceiver
+from perceiver_jax.models import execution, layers, perceiver
 from perceiver_jax.training import step
 from perceiver_jax.training.precision import PRECISIONS, precision
 
@@ -120,6 +120,18 @@ def test_float32_has_no_half_anywhere(tiny_conv_config):
   assert not found & {"bfloat16", "float16", "float64"}
 
 
+@pytest.mark.parametrize("backward", ["derived", "written"])
+def test_bfloat16_scales_norms_in_float32(backward):
+  norm = hk.without_apply_rng(hk.transform(lambda x: layers.LayerNorm("n")(x)))
+  x = jnp.asarray([[1.0, -1.0]])
+  params = {"n": {"scale": jnp.ones(2), "offset": jnp.zeros(2)}}
+  with precision("bfloat16"), execution.use(backward=backward):
+    trace = jax.make_jaxpr(norm.apply)(params, x)
+  # Only the result is rounded.
+  assert str(trace).count("new_dtype=bfloat16") == 1
+  assert trace.out_avals[0].dtype == jnp.bfloat16
+
+
 @pytest.mark.parametrize("name", ["float16", "", "bf16"])
 def test_unknown_precision_names_the_leaf_and_the_choices(tiny_config, name):
   message = rf"config\.precision is '{name}'; choose one of float32, bfloat16"
@@ -130,7 +142,7 @@ def test_unknown_precision_names_the_leaf_and_the_choices(tiny_config, name):
 
 
 def policies():
-  kinds = (perceiver.Perceiver, hk.LayerNorm, hk.BatchNorm)
+  kinds = (perceiver.Perceiver, layers.LayerNorm, hk.BatchNorm)
   return [hk.mixed_precision.get_policy(kind) for kind in kinds]
 
 
