@@ -122,6 +122,10 @@ class PerceiverEncoder(hk.Module):
           return_weights=return_attention,
         )
         attention.extend([weights] if return_attention else [])
+      if hk.running_init():  # Each call takes a key: seeds stay what they were.
+        for _ in range(stage.repeats):
+          latents = stage.block(latents)
+        return latents
       return stage.block(latents, repeats=stage.repeats)
 
     shape = (inputs.shape[0], *table.shape)

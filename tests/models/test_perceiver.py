@@ -325,8 +325,7 @@ def _order_of_use(**changes):
   def note(next_f, args, kwargs, context):
     if context.method_name == "__call__":
       _, *part = context.module.module_name.split("/")
-      repeats = kwargs.get("repeats", 1)
-      used.extend(part * repeats if len(part) == 1 else [])
+      used.extend(part if len(part) == 1 else [])
     return next_f(*args, **kwargs)
 
   def make(x):
