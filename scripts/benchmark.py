@@ -237,7 +237,7 @@ def _peer(name: str, is_compiled: bool) -> dict[str, float]:
   else:
     architecture, config = "Perceiver", _perceiver_pytorch(name, raw.shape)
   request = {
-    "library": _PEER.value,
+    "package": _PEER.value,
     "architecture": architecture,
     "config": config,
     "shape": raw.shape,

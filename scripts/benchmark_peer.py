@@ -1,7 +1,7 @@
 """Times a Perceiver in PyTorch, in a process of its own, for `benchmark`.
 
 Reads a request (see `Request`) as JSON from standard input and writes the
-figures as JSON to standard output. It imports torch and the library asked for
+figures as JSON to standard output. It imports torch and the package asked for
 only: torch.compile trips over Haiku in the same process. Weights are random;
 only time and memory are compared. `benchmark` says how to install them.
 """
@@ -29,7 +29,7 @@ class Request(NamedTuple):
   """What to time.
 
   Attributes:
-    library: "transformers" or "perceiver_pytorch".
+    package: "transformers" or "perceiver_pytorch".
     architecture: Name of its class.
     config: Leaves of its PerceiverConfig, or arguments of the class.
     shape: Of the raw input as perceiver_jax takes it, batch first.
@@ -39,7 +39,7 @@ class Request(NamedTuple):
     repeats: Timed calls of each.
   """
 
-  library: str
+  package: str
   architecture: str
   config: dict[str, Any]
   shape: list[int]
@@ -116,15 +116,15 @@ def _kib(name: str) -> int:
 
 
 def _model(request: Request) -> nn.Module:
-  library = importlib.import_module(request.library)
-  if request.library == "perceiver_pytorch":
+  package = importlib.import_module(request.package)
+  if request.package == "perceiver_pytorch":
     # Its MLP is gated and always four times as wide.
-    library.perceiver_pytorch.FeedForward = _mlp
-    return getattr(library, request.architecture)(**request.config).eval()
-  config = library.PerceiverConfig(
+    package.perceiver_pytorch.FeedForward = _mlp
+    return getattr(package, request.architecture)(**request.config).eval()
+  config = package.PerceiverConfig(
     **request.config, attention_probs_dropout_prob=0.0
   )
-  return getattr(library, request.architecture)(config).eval()
+  return getattr(package, request.architecture)(config).eval()
 
 
 def _mlp(dim: int, dropout: float = 0.0) -> nn.Module:
@@ -138,7 +138,7 @@ def _inputs(request: Request) -> dict[str, torch.Tensor]:
     tokens = torch.randint(6, 262, request.shape)
     return {"inputs": tokens, "attention_mask": torch.ones_like(tokens)}
   x = torch.rand(request.shape) * 2 - 1
-  if request.library == "perceiver_pytorch":
+  if request.package == "perceiver_pytorch":
     return {"data": x}
   if x.ndim == 4:
     return {"inputs": x.permute(0, 3, 1, 2)}

@@ -122,7 +122,7 @@ def test_a_peer_is_timed_in_a_process_of_its_own(
   assert [request["is_compiled"] for _, request in asked] == [False, True]
   command, request = asked[0]
   assert command == ["-m", "scripts.benchmark_peer"]
-  assert request["library"] == "transformers"
+  assert request["package"] == "transformers"
   assert request["architecture"] == "PerceiverForMaskedLM"
   assert request["is_text"]
   assert request["shape"] == [1, tiny_weights.LENGTH]
@@ -146,7 +146,7 @@ def test_perceiver_pytorch_is_asked_for_the_papers_model(script, monkeypatch):
   done = script("benchmark", *flags, "--peer=perceiver_pytorch")
   assert (done.status, done.err) == (0, "")
   request = asked[0]
-  assert request["library"] == "perceiver_pytorch"
+  assert request["package"] == "perceiver_pytorch"
   assert request["architecture"] == "Perceiver"
   config, encoder = request["config"], zoo.spec("imagenet_icml")["encoder"]
   assert config["depth"] == encoder["num_blocks"]
