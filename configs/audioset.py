@@ -51,7 +51,10 @@ pictures in [-1, 1], so that a left out one is grey; that probabilities are
 averaged, not logits; no class balancing (`data.balanced`).
 """
 
-from typing import Any, NamedTuple
+from typing import (
+  Any,
+  NamedTuple,
+)
 
 import ml_collections
 
@@ -122,7 +125,7 @@ def get_config(variant: str = "mel_video") -> ml_collections.ConfigDict:
 
 def _data(sound: str) -> dict[str, Any]:
   return {
-    "source": "files",  # See `perceiver_jax.data.clip_sources.SOURCES`.
+    "source": "files",  # See `perceiver_jax.data.clips.sources.SOURCES`.
     # The other arguments of each source.
     "source_args": {
       "files": {"directory": "", "classes": "", "cut": True},

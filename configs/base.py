@@ -101,7 +101,7 @@ def image_classification() -> ml_collections.ConfigDict:
   config.task = "image_classification"
   config.label_smoothing = 0.0
   config.data = {
-    "source": "",  # See `perceiver_jax.data.sources.SOURCES`.
+    "source": "",  # See `perceiver_jax.data.images.sources.SOURCES`.
     # The other arguments of each source.
     "source_args": {
       "tfds": {"name": "", "data_dir": ""},

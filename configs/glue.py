@@ -57,8 +57,11 @@ from typing import Any
 
 import ml_collections
 
-from configs import base, masked_lm
-from perceiver_jax.data import glue_tasks
+from configs import (
+  base,
+  masked_lm,
+)
+from perceiver_jax.data.text import glue_tasks
 from perceiver_jax.errors import UserError
 
 # Variants of configs/masked_lm.py.

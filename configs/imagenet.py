@@ -55,12 +55,15 @@ Label smoothing is in the authors' code and not in the paper. IO gives CutMix a
 half by CutMix with 1, as here.
 """
 
-from typing import Any, NamedTuple
+from typing import (
+  Any,
+  NamedTuple,
+)
 
 import ml_collections
 
 from configs import base
-from perceiver_jax.data import photos
+from perceiver_jax.data.images import photos
 from perceiver_jax.models import zoo
 
 _IO_8 = "IO, Table 8"

@@ -87,7 +87,7 @@ def get_config(variant: str = "latents_784") -> ml_collections.ConfigDict:
 
 def _data() -> dict[str, Any]:
   return {
-    "source": "files",  # See `perceiver_jax.data.clip_sources.SOURCES`.
+    "source": "files",  # See `perceiver_jax.data.clips.sources.SOURCES`.
     # The other arguments of each source.
     "source_args": {
       "files": {"directory": "", "classes": "", "cut": True},

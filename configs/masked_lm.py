@@ -78,7 +78,7 @@ def get_config(variant: str = "bytes") -> ml_collections.ConfigDict:
     },
     "num_workers": 16,  # Processes that prepare batches; 0: threads.
   }
-  # Not in the paper; 0: off. See `perceiver_jax.models.nearby_start`.
+  # Not in the paper; 0: off. See `perceiver_jax.models.local_attention_init`.
   config.nearby_start_bands = 0
   config.optimizer.learning_rate = 1.25e-3
   config.optimizer.schedule = "cosine"
@@ -108,7 +108,7 @@ def _tfds(
 def _corpus(source: str, name: str = "") -> dict[str, object]:
   """A corpus with the arguments of each source that has any."""
   return {
-    "source": source,  # See `perceiver_jax.data.text_sources.SOURCES`.
+    "source": source,  # See `perceiver_jax.data.text.text_sources.SOURCES`.
     "weight": 1.0,
     "train_split": "train",
     "eval_split": "test",

@@ -49,7 +49,8 @@ ours.
 import ml_collections
 
 from configs import base
-from perceiver_jax.data import flow_augmentation, flow_scene
+from perceiver_jax.data.flow import augmentation as flow_augmentation
+from perceiver_jax.data.flow import scene as flow_scene
 from perceiver_jax.models import zoo
 
 # Model, and the errors on Sintel (clean, final) and KITTI-2015.

@@ -22,7 +22,7 @@ Variants:
 import ml_collections
 
 from configs import base
-from perceiver_jax.data import photos
+from perceiver_jax.data.images import photos
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

@@ -28,10 +28,9 @@ def main(argv: Sequence[str]) -> int:
   from perceiver_jax.training import (
     evaluation,
     restore,
-    results,
     workdir,
-    writers,
   )
+  from perceiver_jax.training.logs import results, writers
 
   launch.initialize_distributed()
   config, task, folder = launch.saved_run()

@@ -3,7 +3,10 @@
 import difflib
 import re
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import (
+  Iterator,
+  Sequence,
+)
 from pathlib import Path
 from typing import Any
 

@@ -7,16 +7,25 @@ early with everything saved (run it again to go on); 130 Ctrl-C.
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import (
+  Callable,
+  Sequence,
+)
 from pathlib import Path
 from typing import Any
 
 import ml_collections
-from absl import app, flags
+from absl import (
+  app,
+  flags,
+)
 from ml_collections import config_flags
 
 from experiments import flag_errors
-from perceiver_jax.errors import DivergedError, UserError
+from perceiver_jax.errors import (
+  DivergedError,
+  UserError,
+)
 
 # The flags belong to the entry point that defines them, whose --help shows
 # them.
@@ -111,7 +120,7 @@ def saved_run() -> tuple[Any, Any, Path]:
   Raises:
     UserError: the workdir holds no run, or --config is of another one.
   """
-  from experiments import tasks
+  from perceiver_jax.tasks import registry as tasks
   from perceiver_jax.training import workdir as workdir_lib
 
   folder = workdir()

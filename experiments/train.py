@@ -23,8 +23,11 @@ def main(argv: Sequence[str]) -> int:
   launch.no_arguments(argv)
   config, folder = launch.config(), launch.workdir()
   # Imported late: --help and a mistyped flag should not wait for JAX.
-  from experiments import tasks
-  from perceiver_jax.training import interrupts, loop
+  from perceiver_jax.tasks import registry as tasks
+  from perceiver_jax.training import (
+    interrupts,
+    loop,
+  )
 
   launch.initialize_distributed()
   task = tasks.make_task(config)

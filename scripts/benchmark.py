@@ -26,14 +26,24 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import (
+  Any,
+  NoReturn,
+)
 
 import haiku as hk
 import jax
-from absl import app, flags
+from absl import (
+  app,
+  flags,
+)
 from jax import numpy as jnp
 
-from perceiver_jax.models import execution, flops, zoo
+from perceiver_jax.models import (
+  execution,
+  flops,
+  zoo,
+)
 from scripts import benchmark_scaling
 from scripts import benchmark_timing as timing
 

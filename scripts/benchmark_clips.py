@@ -23,15 +23,10 @@ import numpy as np
 from absl import flags
 
 from experiments import launch
-from perceiver_jax.data import (
-  audio,
-  clip_files,
-  clip_shards,
-  clip_writing,
-  clips,
-  mp4,
-  video,
-)
+from perceiver_jax.data.clips import audio, clips, mp4, video
+from perceiver_jax.data.clips import files as clip_files
+from perceiver_jax.data.clips import shards as clip_shards
+from perceiver_jax.data.clips import writing as clip_writing
 from perceiver_jax.errors import UserError
 from scripts import benchmark_timing as timing
 from scripts import prepare_clips

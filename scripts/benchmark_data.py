@@ -23,7 +23,11 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import (
+  Callable,
+  Iterable,
+  Sequence,
+)
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +36,11 @@ import numpy as np
 from absl import flags
 
 from experiments import launch
-from perceiver_jax.data import (
-  flow_sources,
+from perceiver_jax.data.core import pipeline
+from perceiver_jax.data.flow import sources as flow_sources
+from perceiver_jax.data.images import (
   image_sources,
   images,
-  pipeline,
   preprocessing,
   rand_augment,
   sources,

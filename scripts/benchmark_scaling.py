@@ -10,7 +10,10 @@ import haiku as hk
 import jax
 from jax import numpy as jnp
 
-from perceiver_jax.models import blocks, execution
+from perceiver_jax.models import (
+  blocks,
+  execution,
+)
 from scripts import benchmark_timing as timing
 
 SIZES = (2_048, 16_384, 65_536, 262_144, 1_048_576)

@@ -2,7 +2,10 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import (
+  Callable,
+  Sequence,
+)
 from typing import Any
 
 import jax

@@ -24,7 +24,10 @@ from typing import Any
 from absl import flags
 
 from experiments import launch
-from experiments.predictions import flow_model, source
+from experiments.predictions import (
+  flow_model,
+  source,
+)
 from perceiver_jax.errors import UserError
 from scripts import benchmark_timing as timing
 
@@ -98,7 +101,7 @@ def _prepare_output() -> None:
 
 def _draw(path: Path, pairs: Any, estimate: flow_model.Estimate) -> None:
   """Draws pairs spread evenly over a data set."""
-  from perceiver_jax.data import images
+  from perceiver_jax.data.images import images
   from perceiver_jax.viz import flow_pictures
 
   rows = []
@@ -114,7 +117,7 @@ def _draw(path: Path, pairs: Any, estimate: flow_model.Estimate) -> None:
 
 def _sources() -> dict[str, Any]:
   """The data sets that are asked for, by name."""
-  from perceiver_jax.data.flow_sources import make_flow_source
+  from perceiver_jax.data.flow.sources import make_flow_source
 
   found: dict[str, Any] = {}
   for name, flag in _FOLDERS.items():
@@ -138,7 +141,7 @@ def _sources() -> dict[str, Any]:
 
 def _of_folder(name: str, directory: str) -> dict[str, Any]:
   """What of a data set is scored."""
-  from perceiver_jax.data import flow_sources
+  from perceiver_jax.data.flow import sources as flow_sources
 
   if name == "sintel":
     return {

@@ -10,7 +10,11 @@ from collections.abc import Sequence
 import jax
 from absl import app
 
-from perceiver_jax.models import execution, flops, zoo
+from perceiver_jax.models import (
+  execution,
+  flops,
+  zoo,
+)
 from perceiver_jax.weights import model as weights_model
 
 _HEAD = """\

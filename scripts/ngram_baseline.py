@@ -12,9 +12,10 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from experiments import launch, masked_lm
+from experiments import launch
 from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import ngram
+from perceiver_jax.tasks import masked_lm
 
 launch.define_flags(config_required=False)
 _ORDER = flags.DEFINE_integer(

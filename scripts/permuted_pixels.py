@@ -12,7 +12,10 @@ Writes DIR/permuted_pixels.md (a table) and DIR/permuted_pixels.png (curves).
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import (
+  Mapping,
+  Sequence,
+)
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +27,12 @@ from absl import flags
 from jax import numpy as jnp
 
 from configs import photos
-from experiments import image_classification, launch
+from experiments import launch
 from perceiver_jax.models import perceiver
-from perceiver_jax.models.adapters import image as image_adapter
+from perceiver_jax.models.modalities import image as image_adapter
+from perceiver_jax.tasks import image_classification
+from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import loop
-from perceiver_jax.training.task import Batch
 
 _OUT = flags.DEFINE_string("out", "runs/permuted_pixels", "Folder to write to.")
 _STEPS = flags.DEFINE_integer(

@@ -31,8 +31,10 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import launch
-from perceiver_jax.data import clip_files, clip_shards, clip_writing
-from perceiver_jax.data.clips import Window
+from perceiver_jax.data.clips import files as clip_files
+from perceiver_jax.data.clips import shards as clip_shards
+from perceiver_jax.data.clips import writing as clip_writing
+from perceiver_jax.data.clips.clips import Window
 from perceiver_jax.errors import UserError
 
 _DIRECTORY = flags.DEFINE_string("directory", "", "Where lists and clips are.")

@@ -39,8 +39,10 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import launch
-from perceiver_jax.data import glue, image_sources, tfds_sources
-from perceiver_jax.data.source_base import Example
+from perceiver_jax.data.core import tfds as tfds_sources
+from perceiver_jax.data.core.source import Example
+from perceiver_jax.data.images import image_sources
+from perceiver_jax.data.text import glue
 from perceiver_jax.errors import UserError
 from perceiver_jax.viz.text import shorten
 

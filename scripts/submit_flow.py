@@ -17,7 +17,10 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import launch
-from experiments.predictions import flow_model, source
+from experiments.predictions import (
+  flow_model,
+  source,
+)
 from perceiver_jax.errors import UserError
 
 flow_model.define_flags()
@@ -55,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _sintel(directory: str) -> list[tuple]:
   """(folder, pairs, ending) of each rendering."""
-  from perceiver_jax.data import flow_folders
+  from perceiver_jax.data.flow import folders as flow_folders
 
   return [
     (render, flow_folders.sintel(directory, "test", render), ".flo")
@@ -64,7 +67,7 @@ def _sintel(directory: str) -> list[tuple]:
 
 
 def _kitti(name: str, directory: str) -> list[tuple]:
-  from perceiver_jax.data import flow_folders
+  from perceiver_jax.data.flow import folders as flow_folders
 
   year = name.removeprefix("kitti_")
   folder = "flow" if year == "2015" else ""
@@ -77,7 +80,7 @@ def _file_name(pair: str, ending: str) -> str:
 
 
 def _write(path: Path, flow: np.ndarray) -> None:
-  from perceiver_jax.data import flow_files
+  from perceiver_jax.data.flow import files as flow_files
 
   if path.suffix == ".png":
     flow = flow.clip(-_KITTI_MOST, _KITTI_MOST)

@@ -22,7 +22,11 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import (
+  Callable,
+  Mapping,
+  Sequence,
+)
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +34,10 @@ from absl import flags
 
 from configs import glue as config_file
 from experiments import launch
-from perceiver_jax.data import glue_tasks
+from perceiver_jax.data.text import glue_tasks
 from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import scores
-from perceiver_jax.training import writers
+from perceiver_jax.training.logs import writers
 
 _TASKS = flags.DEFINE_list(
   "tasks", list(glue_tasks.GLUE), "Variants of configs/glue.py."

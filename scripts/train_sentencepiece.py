@@ -16,13 +16,16 @@ piece has no white space but spaces, and those only before a word or alone.
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import (
+  Iterator,
+  Sequence,
+)
 from pathlib import Path
 
 from absl import flags
 
 from experiments import launch
-from perceiver_jax.data import byte_tokenizer, text_sources
+from perceiver_jax.data.text import byte_tokenizer, text_sources
 from perceiver_jax.errors import UserError
 
 _INPUT = flags.DEFINE_string(

@@ -13,6 +13,9 @@ import pytest
 from absl import flags
 from jax.experimental.compilation_cache import compilation_cache
 
+# Fixtures that run the entry points, for tests of tasks, experiments, scripts.
+pytest_plugins = ["entry_points"]
+
 jaxtyping.install_import_hook("perceiver_jax.models", "beartype.beartype")
 
 # Programs of tests run for a moment, and XLA takes seconds to optimise them.

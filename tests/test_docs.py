@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from experiments import tasks
+from perceiver_jax.tasks import registry as tasks
 from perceiver_jax.training import loop
 
 _ROOT = pathlib.Path(__file__).parent.parent
@@ -24,7 +24,7 @@ def tutorial(tmp_path, monkeypatch):
     path = tmp_path / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(code)
-  for package in ("perceiver_jax.data", "experiments"):
+  for package in ("perceiver_jax.data", "perceiver_jax.tasks"):
     folder = str(tmp_path / package.replace(".", "/"))
     monkeypatch.setattr(
       sys.modules[package], "__path__", [*sys.modules[package].__path__, folder]
@@ -38,10 +38,10 @@ def test_following_the_tutorial_trains_a_new_task(
   folder, files, text = tutorial
   assert list(files) == [
     "perceiver_jax/data/solids.py",
-    "experiments/solid_classification.py",
+    "perceiver_jax/tasks/solid_classification.py",
     "configs/solids.py",
   ]
-  from experiments import solid_classification  # of the tutorial
+  from perceiver_jax.tasks import solid_classification  # of the tutorial
 
   line = re.search(r"^TASKS\[.*$", text, re.M)[0]
   monkeypatch.setattr(tasks, "TASKS", dict(tasks.TASKS))

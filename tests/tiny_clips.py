@@ -8,7 +8,8 @@ import numpy as np
 import soundfile
 from array_record.python import array_record_module
 
-from perceiver_jax.data import clip_shards, mp4
+from perceiver_jax.data.clips import mp4
+from perceiver_jax.data.clips import shards as clip_shards
 
 FPS, RATE = 25, 48_000
 _MILLISECOND = Fraction(1, 1000)

@@ -17,8 +17,13 @@ import orbax.checkpoint as ocp
 from jax import numpy as jnp
 
 from configs import base
-from perceiver_jax.data import pipeline, sources
-from perceiver_jax.training import loop, metrics, step
+from perceiver_jax.data.core import pipeline
+from perceiver_jax.data.images import sources
+from perceiver_jax.training import (
+  loop,
+  metrics,
+  step,
+)
 
 FEATURES, CLASSES = 5, 3
 

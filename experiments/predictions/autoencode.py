@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import (
+  Any,
+  NamedTuple,
+)
 
 import numpy as np
 from absl import flags
@@ -60,7 +63,7 @@ def _of_run() -> tuple[_Rates, Sequence[str]]:
 
 def _read(path: Path, outputs: Any, rates: _Rates) -> dict[str, np.ndarray]:
   """Raw data of one clip, with the label masked as at evaluation."""
-  from perceiver_jax.data import audio, video
+  from perceiver_jax.data.clips import audio, video
 
   frames, *size = outputs["image"]["shape"]
   samples = outputs["audio"]["shape"][0] * outputs["audio"]["num_outputs"]
@@ -106,7 +109,7 @@ def _save(
   found: dict[str, np.ndarray],
   rates: _Rates,
 ) -> list[Path]:
-  from perceiver_jax.data import audio, mp4
+  from perceiver_jax.data.clips import audio, mp4
   from perceiver_jax.viz import side_by_side
 
   folder = source.output_folder()

@@ -1,16 +1,20 @@
 """predict classify PICTURE ...: the likeliest classes, and where it looked."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import (
+  Callable,
+  Sequence,
+)
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from absl import flags
 
-from experiments import image_classification, launch
-from experiments.image_classification import Prediction
+from experiments import launch
 from experiments.predictions import source
 from perceiver_jax.errors import UserError
+from perceiver_jax.tasks import image_classification
+from perceiver_jax.tasks.image_classification import Prediction
 
 # The released models' input in evaluation (IO, app. A.1, and authors' code).
 _CROP_FRACTION = 224 / 256
@@ -89,7 +93,7 @@ def _from_weights() -> _Classifier:
   """Weights of an ImageNet model, with the authors' preparation."""
   import jax
 
-  from perceiver_jax.data import images
+  from perceiver_jax.data.images import images
 
   weights = source.load_weights(
     ["query", "average"],

@@ -20,8 +20,8 @@ def run(arguments: Sequence[str]) -> None:
   if not arguments:
     raise UserError("no text is given; put each in quotes, after the flags")
   # Imported late: --help should not wait for JAX.
-  from experiments import glue
   from experiments.predictions import classify
+  from perceiver_jax.tasks import glue
   from perceiver_jax.training import restore
 
   config, task, folder = launch.saved_run()

@@ -1,6 +1,9 @@
 """predict fill-mask TEXT: what a language model puts for masked tokens."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import (
+  Callable,
+  Sequence,
+)
 from typing import Any
 
 import numpy as np
@@ -26,7 +29,7 @@ def run(arguments: Sequence[str]) -> None:
   Raises:
     UserError: there is no text, nothing is masked, or it is too long.
   """
-  from perceiver_jax.data import byte_tokenizer
+  from perceiver_jax.data.text import byte_tokenizer
 
   if not arguments:
     raise UserError(
@@ -48,7 +51,7 @@ def run(arguments: Sequence[str]) -> None:
 
 def _check(text: str) -> None:
   """Refuses a text with nothing to fill before any weights are read."""
-  from perceiver_jax.data import byte_tokenizer
+  from perceiver_jax.data.text import byte_tokenizer
 
   if flags.FLAGS.mask:
     byte_tokenizer.mask_words(text, flags.FLAGS.mask)
@@ -63,7 +66,7 @@ def _check(text: str) -> None:
 
 def _tokenizer(weights: Any) -> Any:
   """That of the run, or of --tokenizer."""
-  from perceiver_jax.data import tokenizers
+  from perceiver_jax.data.text import tokenizers
   from perceiver_jax.training import workdir
 
   name = flags.FLAGS.tokenizer
@@ -81,7 +84,7 @@ def _tokenizer(weights: Any) -> Any:
 
 
 def _tokens(text: str, tokenizer: Any) -> np.ndarray:
-  from perceiver_jax.data import byte_tokenizer
+  from perceiver_jax.data.text import byte_tokenizer
 
   if flags.FLAGS.mask:
     return tokenizer.mask_words(text, flags.FLAGS.mask)
@@ -94,7 +97,7 @@ def _tokens(text: str, tokenizer: Any) -> np.ndarray:
 def _predictor(weights: Any, length: int) -> _Predict:
   import jax
 
-  from perceiver_jax.data import byte_tokenizer
+  from perceiver_jax.data.text import byte_tokenizer
 
   apply = source.jitted(weights)
 
@@ -113,7 +116,7 @@ def _report(ids: np.ndarray, probabilities: np.ndarray, tokenizer: Any) -> str:
   the likeliest text. Filling one mask at a time, for the next to see, makes it
   worse: words were hidden whole in training, and half a word never seen.
   """
-  from perceiver_jax.data import byte_tokenizer
+  from perceiver_jax.data.text import byte_tokenizer
 
   holes = np.flatnonzero(ids == byte_tokenizer.MASK)
   filled = ids.copy()

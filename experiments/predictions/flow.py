@@ -2,14 +2,20 @@
 
 import itertools
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import (
+  Iterator,
+  Sequence,
+)
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 from tqdm import tqdm
 
-from experiments.predictions import flow_model, source
+from experiments.predictions import (
+  flow_model,
+  source,
+)
 from experiments.predictions.flow_model import Estimate
 from perceiver_jax.errors import UserError
 
@@ -38,7 +44,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _read_pair(first: Path, second: Path) -> tuple[np.ndarray, np.ndarray]:
-  from perceiver_jax.data import images
+  from perceiver_jax.data.images import images
 
   pair = images.read_image(first), images.read_image(second)
   if pair[0].shape != pair[1].shape:
@@ -50,13 +56,14 @@ def _read_pair(first: Path, second: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _save_images(folder: Path, name: Path, flow: np.ndarray) -> None:
-  from perceiver_jax.data import flow_files, images
-  from perceiver_jax.viz import flow_colours
+  from perceiver_jax.data.flow import files as flow_files
+  from perceiver_jax.data.images import images
+  from perceiver_jax.viz import flow_colors
 
   longest = float(np.hypot(flow[..., 0], flow[..., 1]).max())
   print(f"longest displacement: {longest:.1f} pixels")
   picture = source.free_path(folder, f"{name.stem}-flow.png")
-  colours = flow_colours.flow_to_rgb(flow)
+  colours = flow_colors.flow_to_rgb(flow)
   with source.writing(picture):
     picture.write_bytes(images.encode_png(colours))
   print(picture)
@@ -68,7 +75,7 @@ def _save_images(folder: Path, name: Path, flow: np.ndarray) -> None:
 
 
 def _save_video(folder: Path, path: Path, estimate: Estimate) -> Path:
-  from perceiver_jax.data import mp4, video
+  from perceiver_jax.data.clips import mp4, video
 
   rate = video.frame_rate(path)
   target = source.free_path(folder, f"{path.stem}-flow.mp4")
@@ -78,8 +85,8 @@ def _save_video(folder: Path, path: Path, estimate: Estimate) -> Path:
 
 def _coloured(path: Path, estimate: Estimate) -> Iterator[np.ndarray]:
   """Each frame beside the flow to the next one, drawn to one scale."""
-  from perceiver_jax.data import video
-  from perceiver_jax.viz import flow_colours, side_by_side
+  from perceiver_jax.data.clips import video
+  from perceiver_jax.viz import flow_colors, side_by_side
 
   # The scale is known at the end, and a film's flow may not fit in memory.
   with tempfile.TemporaryFile() as stored:
@@ -87,7 +94,7 @@ def _coloured(path: Path, estimate: Estimate) -> Iterator[np.ndarray]:
     stored.seek(0)
     for _, (_, frame) in zip(range(pairs), video.frames(path), strict=False):
       flow = np.load(stored).astype(np.float32)
-      colours = flow_colours.flow_to_rgb(flow, longest or None)
+      colours = flow_colors.flow_to_rgb(flow, longest or None)
       yield side_by_side.side_by_side({"frame": frame, "flow": colours})
 
 
@@ -95,7 +102,7 @@ def _store_flow(
   file: IO[bytes], path: Path, estimate: Estimate
 ) -> tuple[int, float]:
   """Writes a film's flow as float16; returns pairs and longest motion."""
-  from perceiver_jax.data import video
+  from perceiver_jax.data.clips import video
 
   pairs, longest = 0, 0.0
   # disable=None: no bar where nobody watches it.

@@ -60,8 +60,8 @@ def estimator() -> Estimate:
 
 
 def _from_weights() -> tuple[_Predict, tuple[int, int]]:
-  from perceiver_jax.data import images
-  from perceiver_jax.models.adapters import flow
+  from perceiver_jax.data.images import images
+  from perceiver_jax.models.modalities import flow
 
   weights = source.load_weights(["flow"], "flow")
   apply = source.jitted(weights)
@@ -76,8 +76,8 @@ def _from_weights() -> tuple[_Predict, tuple[int, int]]:
 def _from_run() -> tuple[_Predict, tuple[int, int]]:
   import jax
 
-  from experiments import optical_flow
-  from perceiver_jax.models.adapters import flow
+  from perceiver_jax.models.modalities import flow
+  from perceiver_jax.tasks import optical_flow
   from perceiver_jax.training import restore
 
   config, task, folder = launch.saved_run()

@@ -1,7 +1,11 @@
 """The weights a prediction is made with, and where its files go."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import (
+  Callable,
+  Iterator,
+  Sequence,
+)
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,11 @@
 """Decoding a large output in parts: the input is encoded only once."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import (
+  Callable,
+  Iterable,
+  Mapping,
+)
 from typing import Any
 
 import haiku as hk

@@ -3,13 +3,16 @@
 Shapes: H, W of a pair.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import (
+  Callable,
+  Mapping,
+)
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
-from perceiver_jax.data.flow_sources import FlowSource
+from perceiver_jax.data.flow.sources import FlowSource
 from perceiver_jax.evaluation import flow_scores
 from perceiver_jax.training import metrics
 

@@ -12,7 +12,10 @@ language model gains over it, it gains from more than its neighbours.
 
 import collections
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import (
+  Iterable,
+  Iterator,
+)
 
 import numpy as np
 

@@ -1,7 +1,10 @@
 """Scores of whole sets of predictions, which are no means over examples."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import (
+  Callable,
+  Mapping,
+)
 
 import numpy as np
 from scipy import stats

@@ -7,8 +7,16 @@ width per head. F and V may differ, and any width works (261 and 322 occur).
 import jax
 from jax import numpy as jnp
 
-from perceiver_jax.models import chunked, execution, fused
-from perceiver_jax.models.typing import Array, Bool, Float
+from perceiver_jax.models import (
+  chunked,
+  execution,
+  fused,
+)
+from perceiver_jax.models.typing import (
+  Array,
+  Bool,
+  Float,
+)
 
 # Above so many logits, "auto" never holds them all.
 _MOST_LOGITS = 2**24

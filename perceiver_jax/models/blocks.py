@@ -11,10 +11,24 @@ import haiku as hk
 import jax
 from jax import numpy as jnp
 
-from perceiver_jax.models import execution, layers, multi_head
-from perceiver_jax.models.inputs import InputArray, as_input_array
-from perceiver_jax.models.multi_head import Attention, Memory
-from perceiver_jax.models.typing import Array, Bool, Float
+from perceiver_jax.models import (
+  execution,
+  layers,
+  multi_head,
+)
+from perceiver_jax.models.inputs import (
+  InputArray,
+  as_input_array,
+)
+from perceiver_jax.models.multi_head import (
+  Attention,
+  Memory,
+)
+from perceiver_jax.models.typing import (
+  Array,
+  Bool,
+  Float,
+)
 
 _STACK = "layers"
 

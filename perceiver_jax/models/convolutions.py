@@ -9,7 +9,10 @@ import jax
 from jax import numpy as jnp
 
 from perceiver_jax.models import patches
-from perceiver_jax.models.typing import Array, Float
+from perceiver_jax.models.typing import (
+  Array,
+  Float,
+)
 
 PADDINGS = ("same", "torch")
 

@@ -13,9 +13,21 @@ import haiku as hk
 import jax
 from jax import numpy as jnp
 
-from perceiver_jax.models import blocks, execution, multi_head, positions
-from perceiver_jax.models.inputs import InputArray, as_input_array
-from perceiver_jax.models.typing import Array, Bool, Float
+from perceiver_jax.models import (
+  blocks,
+  execution,
+  multi_head,
+  position_encoding,
+)
+from perceiver_jax.models.inputs import (
+  InputArray,
+  as_input_array,
+)
+from perceiver_jax.models.typing import (
+  Array,
+  Bool,
+  Float,
+)
 
 # Queries decoded at once, over the batch. With 2,048 latents that is 64 MiB of
 # logits in float32.
@@ -185,7 +197,7 @@ class ClassQueryDecoder(QueryDecoder):
   ) -> tuple[Float[Array, "B P"], Float[Array, "B H 1 N"] | None]:
     """Returns logits and the decoder's weights (or None)."""
     del inputs, input_mask, queries  # There is one query, the same for all.
-    table = positions.TrainablePositions(
+    table = position_encoding.TrainablePositions(
       1, self._num_query_channels, name="query"
     )()
     out, weights = super().__call__(

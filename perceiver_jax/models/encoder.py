@@ -12,9 +12,20 @@ from typing import NamedTuple
 import haiku as hk
 from jax import numpy as jnp
 
-from perceiver_jax.models import blocks, execution, positions
-from perceiver_jax.models.inputs import InputArray, as_input_array
-from perceiver_jax.models.typing import Array, Bool, Float
+from perceiver_jax.models import (
+  blocks,
+  execution,
+  position_encoding,
+)
+from perceiver_jax.models.inputs import (
+  InputArray,
+  as_input_array,
+)
+from perceiver_jax.models.typing import (
+  Array,
+  Bool,
+  Float,
+)
 
 PLACEMENTS = ("interleaved", "start")
 SHARING = ("after_first", "all", "none")
@@ -104,7 +115,7 @@ class PerceiverEncoder(hk.Module):
     """
     cfg = self._config
     inputs = as_input_array(inputs).masked(input_mask)
-    table = positions.TrainablePositions(
+    table = position_encoding.TrainablePositions(
       cfg.num_latents,
       cfg.num_latent_channels,
       cfg.latent_init_scale,

@@ -1,12 +1,15 @@
 """The input array in its parts: what examples have and what they share."""
 
-from typing import Any, NamedTuple
+from typing import (
+  Any,
+  NamedTuple,
+)
 
 import jax
 import numpy as np
 from jax import numpy as jnp
 
-from perceiver_jax.models import positions as positions_lib
+from perceiver_jax.models import position_encoding as positions_lib
 
 
 class InputArray(NamedTuple):

@@ -14,7 +14,10 @@ from jax import ad_checkpoint
 from jax import numpy as jnp
 
 from perceiver_jax.models import execution
-from perceiver_jax.models.typing import Array, Float
+from perceiver_jax.models.typing import (
+  Array,
+  Float,
+)
 
 EPS = 1e-5  # Of every LayerNorm.
 

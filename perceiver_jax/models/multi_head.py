@@ -12,9 +12,18 @@ import numpy as np
 from jax import ad_checkpoint
 from jax import numpy as jnp
 
-from perceiver_jax.models import attention, execution, layers, reading
+from perceiver_jax.models import (
+  attention,
+  execution,
+  layers,
+  reading,
+)
 from perceiver_jax.models.inputs import InputArray
-from perceiver_jax.models.typing import Array, Bool, Float
+from perceiver_jax.models.typing import (
+  Array,
+  Bool,
+  Float,
+)
 
 # Of `Attention`, by which checkpoint policies know them. The second layer of an
 # MLP is an "output" too, but nothing on the way back asks for its result.

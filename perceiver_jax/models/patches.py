@@ -2,7 +2,10 @@
 
 import jax
 
-from perceiver_jax.models.typing import Array, Float
+from perceiver_jax.models.typing import (
+  Array,
+  Float,
+)
 
 
 def space_to_depth(

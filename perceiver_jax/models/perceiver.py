@@ -7,13 +7,20 @@ Perceiver IO (arXiv 2107.14795). Shapes as in the package glossary.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import (
+  Any,
+  NamedTuple,
+)
 
 import haiku as hk
 import jax
 
 from perceiver_jax.models import inputs as inputs_lib
-from perceiver_jax.models.typing import Array, Bool, Float
+from perceiver_jax.models.typing import (
+  Array,
+  Bool,
+  Float,
+)
 
 
 class Outputs(NamedTuple):

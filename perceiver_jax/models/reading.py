@@ -21,7 +21,10 @@ from typing import NamedTuple
 import jax
 from jax import numpy as jnp
 
-from perceiver_jax.models import chunked, layers
+from perceiver_jax.models import (
+  chunked,
+  layers,
+)
 
 
 def read(

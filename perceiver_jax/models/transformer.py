@@ -7,8 +7,15 @@ Shapes as in the package glossary.
 import haiku as hk
 
 from perceiver_jax.models import blocks
-from perceiver_jax.models.inputs import InputArray, as_input_array
-from perceiver_jax.models.typing import Array, Bool, Float
+from perceiver_jax.models.inputs import (
+  InputArray,
+  as_input_array,
+)
+from perceiver_jax.models.typing import (
+  Array,
+  Bool,
+  Float,
+)
 
 
 class TransformerEncoder(hk.Module):

@@ -6,20 +6,27 @@ papers' models are in `published`.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import (
+  Callable,
+  Mapping,
+)
 from typing import Any
 
-from perceiver_jax.models import decoders, perceiver, transformer
+from perceiver_jax.models import (
+  decoders,
+  perceiver,
+  transformer,
+)
 from perceiver_jax.models import encoder as encoder_lib
-from perceiver_jax.models.adapters import (
+from perceiver_jax.models.modalities import (
   audio,
+  entities,
   flow,
   image,
   multimodal,
+  multitask_classification,
   points,
   text,
-  text_classes,
-  units,
 )
 from perceiver_jax.models.published import MODELS
 
@@ -29,7 +36,7 @@ ADAPTERS: dict[str, Callable[..., Any]] = {
   "text": text.TextAdapter,
   "flow": flow.FlowAdapter,
   "points": points.PointsAdapter,
-  "units": units.UnitsAdapter,
+  "units": entities.UnitsAdapter,
   "label": multimodal.LabelAdapter,
   "multimodal": multimodal.MultimodalAdapter,
 }
@@ -44,10 +51,10 @@ DECODERS: dict[str, Callable[..., Any]] = {
   "average": decoders.AverageDecoder,
   "masked_lm": text.MaskedLmDecoder,
   "token": text.TokenDecoder,
-  "text_classes": text_classes.TextClassesDecoder,
+  "text_classes": multitask_classification.TextClassesDecoder,
   "flow": flow.FlowDecoder,
   "multimodal": multimodal.MultimodalDecoder,
-  "units": units.UnitsDecoder,
+  "units": entities.UnitsDecoder,
 }
 
 

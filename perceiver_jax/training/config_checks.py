@@ -1,7 +1,10 @@
 """Checks of the numbers in a config, and the length of the run they give."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import (
+  Iterator,
+  Mapping,
+)
 from typing import Any
 
 import ml_collections

@@ -1,6 +1,10 @@
 """Exact evaluation: every example counts once, on any number of devices."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import (
+  Callable,
+  Iterable,
+  Mapping,
+)
 from typing import Any
 
 import haiku as hk
@@ -12,9 +16,9 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from perceiver_jax.errors import UserError
+from perceiver_jax.tasks.base import Batch, Task
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training import step as step_lib
-from perceiver_jax.training.task import Batch, Task
 
 EvalStep = Callable[[Any, Any, Batch], metrics_lib.Metrics]
 

@@ -8,30 +8,31 @@ its newest checkpoint to the bitwise same end as one that never was.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import (
+  Any,
+  NamedTuple,
+)
 
 import jax
 import ml_collections
 
 from perceiver_jax.errors import UserError
+from perceiver_jax.tasks.base import Task
 from perceiver_jax.training import (
   config_checks,
   evaluation,
   interrupts,
   optimizers,
-  results,
-  startup,
   transfer,
   workdir,
-  writers,
 )
 from perceiver_jax.training import step as step_lib
-from perceiver_jax.training.checkpoints import Checkpointer
-from perceiver_jax.training.chrono import Chrono, format_seconds
-from perceiver_jax.training.console import Console
-from perceiver_jax.training.meter import Meter
+from perceiver_jax.training.checkpoints.checkpointer import Checkpointer
+from perceiver_jax.training.logs import results, run_summary, writers
+from perceiver_jax.training.logs.chrono import Chrono, format_seconds
+from perceiver_jax.training.logs.console import Console
+from perceiver_jax.training.logs.meter import Meter
 from perceiver_jax.training.step import TrainState
-from perceiver_jax.training.task import Task
 
 # Steps given to the device before the oldest is done: while it takes one, the
 # next batch is on its way to it. More would only fill its memory with batches.
@@ -147,7 +148,7 @@ class Trainer:
     self._evaluation = None
     self._writers = self._make_writers(start)
     compiled = self._compile(state) if start < self._num_steps else None
-    facts = startup.facts(
+    facts = run_summary.facts(
       self._config, self._task, self._model, self._abstract, self._mesh
     )
     self._meter = Meter(
@@ -160,7 +161,7 @@ class Trainer:
     )
     self._console = Console(self._num_steps, start, enabled=self._is_first)
     self._console.say(
-      startup.text(
+      run_summary.text(
         facts,
         self._num_steps,
         start,

@@ -5,7 +5,11 @@ A config's `optimizer` section holds the arguments of `make_optimizer` and
 config, never stored in it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import (
+  Callable,
+  Mapping,
+  Sequence,
+)
 from typing import Any
 
 import jax

@@ -2,7 +2,10 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import (
+  Any,
+  NamedTuple,
+)
 
 import haiku as hk
 import jax
@@ -11,10 +14,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from perceiver_jax.errors import UserError
-from perceiver_jax.training import optimizers, workdir
+from perceiver_jax.tasks.base import Task
+from perceiver_jax.training import (
+  optimizers,
+  workdir,
+)
 from perceiver_jax.training import step as step_lib
-from perceiver_jax.training.checkpoints import Checkpointer
-from perceiver_jax.training.task import Task
+from perceiver_jax.training.checkpoints.checkpointer import Checkpointer
 
 
 class Restored(NamedTuple):

@@ -5,21 +5,31 @@ gradients are summed over examples, not averaged over shards, randomness is
 keyed by example, and batch statistics span all devices.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import (
+  Callable,
+  Mapping,
+)
+from typing import (
+  Any,
+  NamedTuple,
+)
 
 import haiku as hk
 import jax
 import numpy as np
 import optax
 from jax import numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+  Mesh,
+  NamedSharding,
+  PartitionSpec,
+)
 
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import execution
+from perceiver_jax.tasks.base import Batch, Task
 from perceiver_jax.training.metrics import Metrics
 from perceiver_jax.training.precision import precision as use_precision
-from perceiver_jax.training.task import Batch, Task
 
 # The mapped axis; models with batch statistics average over it.
 AXIS = "data"

@@ -5,16 +5,19 @@ import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import (
+  Iterator,
+  Mapping,
+)
 from pathlib import Path
 from typing import Any
 
 import jax
 import ml_collections
 
-from perceiver_jax.data.source_base import check_class_names
+from perceiver_jax.data.core.source import check_class_names
 from perceiver_jax.errors import UserError
-from perceiver_jax.training.writers import write_json
+from perceiver_jax.training.logs.writers import write_json
 
 CONFIG_FILE = "config.json"
 TASK_FILE = "task.json"

@@ -3,11 +3,17 @@
 Each function makes HTML, or '' where there is nothing to show.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import (
+  Mapping,
+  Sequence,
+)
 
 import numpy as np
 
-from perceiver_jax.viz import html, plots
+from perceiver_jax.viz import (
+  html,
+  plots,
+)
 from perceiver_jax.viz.text import shorten
 
 _MISTAKES = 10

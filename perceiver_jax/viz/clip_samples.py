@@ -1,7 +1,10 @@
 """The report's parts about clips: to see and hear, and scores of classes."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import (
+  Mapping,
+  Sequence,
+)
 from typing import NamedTuple
 
 from perceiver_jax.viz import html

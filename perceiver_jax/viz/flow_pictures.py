@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from perceiver_jax.viz import flow_colours, side_by_side
+from perceiver_jax.viz import flow_colors, side_by_side
 
 _GAP = 8
 # Narrower pictures are enlarged, so that their titles can be read.
@@ -59,10 +59,8 @@ def _line(row: Row) -> np.ndarray:
   pictures = {
     "first frame": row.frames[0],
     "second frame": row.frames[1],
-    f"truth, up to {longest:.3g} px": flow_colours.flow_to_rgb(
-      row.truth, scale
-    ),
-    "prediction": flow_colours.flow_to_rgb(row.predicted, scale),
+    f"truth, up to {longest:.3g} px": flow_colors.flow_to_rgb(row.truth, scale),
+    "prediction": flow_colors.flow_to_rgb(row.predicted, scale),
     f"error, {mean}": heat(error / scale),
   }
   times = -(-_NARROWEST // row.frames.shape[2])
@@ -79,7 +77,7 @@ def _with_wheel(sheet: np.ndarray) -> np.ndarray:
   """The colours' legend, to the right of the first row."""
   size = min(_WHEEL, sheet.shape[0])
   column = np.full((sheet.shape[0], size + _GAP, 3), 255, np.uint8)
-  column[:size, _GAP:] = flow_colours.wheel(size)
+  column[:size, _GAP:] = flow_colors.wheel(size)
   return np.concatenate([sheet, column], 1)
 
 

@@ -4,7 +4,10 @@ Arguments named `body` are HTML already; every other one is escaped here.
 """
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import (
+  Iterable,
+  Sequence,
+)
 from html import escape
 from typing import Any
 

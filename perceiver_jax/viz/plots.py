@@ -8,12 +8,18 @@ out on both. Nothing here touches pyplot's global state.
 import io
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import (
+  Mapping,
+  Sequence,
+)
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, to_rgba
+from matplotlib.colors import (
+  LinearSegmentedColormap,
+  to_rgba,
+)
 from matplotlib.figure import Figure
 from matplotlib.ticker import (
   EngFormatter,
@@ -23,7 +29,10 @@ from matplotlib.ticker import (
   PercentFormatter,
 )
 
-from perceiver_jax.viz.text import printable, shorten
+from perceiver_jax.viz.text import (
+  printable,
+  shorten,
+)
 
 MAX_LABELS = 50  # names that can still be read along a side
 _INK = "#010203"  # stands for the reader's ink until the SVG is finished

@@ -6,7 +6,10 @@ JavaScript, and it follows the reader's light or dark colour scheme.
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import (
+  Mapping,
+  Sequence,
+)
 from pathlib import Path
 from typing import Any
 

@@ -8,7 +8,11 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import (
+  Image,
+  ImageDraw,
+  ImageFont,
+)
 
 from perceiver_jax.viz.text import shorten
 

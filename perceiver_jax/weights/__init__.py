@@ -10,9 +10,16 @@ import os
 from pathlib import Path
 
 from perceiver_jax.errors import UserError
-from perceiver_jax.weights import files, huggingface, released
+from perceiver_jax.weights import (
+  files,
+  huggingface,
+  released,
+)
 from perceiver_jax.weights.files import save
-from perceiver_jax.weights.model import Weights, transformed
+from perceiver_jax.weights.model import (
+  Weights,
+  transformed,
+)
 
 __all__ = ["EXPORT", "Weights", "load", "save", "save_huggingface",
            "transformed"]  # fmt: skip

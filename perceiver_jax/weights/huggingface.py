@@ -19,7 +19,10 @@ and outputs differ in this:
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import (
+  Iterable,
+  Mapping,
+)
 from typing import Any
 
 import haiku as hk

@@ -3,16 +3,28 @@
 import inspect
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import (
+  Iterator,
+  Mapping,
+)
 from typing import Any
 
 from perceiver_jax.errors import UserError
-from perceiver_jax.models import decoders, zoo
-from perceiver_jax.models.adapters import flow, multimodal, text
+from perceiver_jax.models import (
+  decoders,
+  zoo,
+)
 from perceiver_jax.models.encoder import EncoderConfig
+from perceiver_jax.models.modalities import flow, multimodal, text
 from perceiver_jax.weights import huggingface_encoders as encoders
-from perceiver_jax.weights.huggingface_encoders import Config, Spec
-from perceiver_jax.weights.huggingface_families import FAMILIES, architecture_of
+from perceiver_jax.weights.huggingface_encoders import (
+  Config,
+  Spec,
+)
+from perceiver_jax.weights.huggingface_families import (
+  FAMILIES,
+  architecture_of,
+)
 
 _DECODERS = {
   "query": decoders.ClassQueryDecoder,

@@ -9,7 +9,10 @@ in training, has no counterpart.
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import (
+  Any,
+  NamedTuple,
+)
 
 from jax import numpy as jnp
 

@@ -1,7 +1,10 @@
 """A model with its weights, and how they are named and checked."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import (
+  Any,
+  NamedTuple,
+)
 
 import haiku as hk
 import jax

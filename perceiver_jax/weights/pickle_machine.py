@@ -17,7 +17,11 @@ import pickletools
 from typing import Any
 
 from perceiver_jax.weights import pickle_values
-from perceiver_jax.weights.pickle_values import described, refuse, shown
+from perceiver_jax.weights.pickle_values import (
+  described,
+  refuse,
+  shown,
+)
 
 _MAX_INSTRUCTIONS = 200_000  # a released file has at most 20,000
 _MAX_KEY = 1000  # characters; it may be looked at many times

@@ -9,7 +9,10 @@
 import dataclasses
 import math
 import re
-from typing import Any, NoReturn
+from typing import (
+  Any,
+  NoReturn,
+)
 
 import ml_dtypes
 import numpy as np

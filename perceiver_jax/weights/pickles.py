@@ -15,8 +15,15 @@ from typing import Any
 import numpy as np
 
 from perceiver_jax.errors import UserError
-from perceiver_jax.weights import pickle_machine, pickle_values
-from perceiver_jax.weights.pickle_values import described, refuse, shown
+from perceiver_jax.weights import (
+  pickle_machine,
+  pickle_values,
+)
+from perceiver_jax.weights.pickle_values import (
+  described,
+  refuse,
+  shown,
+)
 
 Tree = dict[str, "Tree | np.ndarray"]
 Variables = Mapping[str, Mapping[str, np.ndarray]]

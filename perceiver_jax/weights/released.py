@@ -9,7 +9,11 @@ from typing import NamedTuple
 
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import zoo
-from perceiver_jax.weights import authors, model, pickles
+from perceiver_jax.weights import (
+  authors,
+  model,
+  pickles,
+)
 
 _BASE = "https://storage.googleapis.com/perceiver_io/"
 

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from configs import optical_flow
-from perceiver_jax.data import flow_sources
-from perceiver_jax.training import config_checks, optimizers
+from perceiver_jax.data.flow import sources as flow_sources
+from perceiver_jax.training import (
+  config_checks,
+  optimizers,
+)
 
 ROWS = tuple(optical_flow._ROWS)
 

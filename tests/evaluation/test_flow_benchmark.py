@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from perceiver_jax.data import flow_sources
+from perceiver_jax.data.flow import sources as flow_sources
 from perceiver_jax.evaluation import flow_benchmark
 
 

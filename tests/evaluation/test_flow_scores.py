@@ -2,7 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import (
+  given,
+  settings,
+)
 from hypothesis import strategies as st
 
 from perceiver_jax.evaluation import flow_scores

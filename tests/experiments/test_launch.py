@@ -8,7 +8,10 @@ import tiny_runs as runs
 from absl import flags
 
 from experiments import launch
-from perceiver_jax.errors import DivergedError, UserError
+from perceiver_jax.errors import (
+  DivergedError,
+  UserError,
+)
 
 PROGRAMS = ("train", "evaluate", "predict")
 
@@ -63,7 +66,10 @@ def test_a_program_names_an_unknown_leaf():
 def test_help_and_mistakes_do_not_wait_for_jax():
   code = """
 import sys
-from experiments import evaluate, train
+from experiments import (
+  evaluate,
+  train,
+)
 sys.exit("jax" in sys.modules)
 """
   done = subprocess.run(

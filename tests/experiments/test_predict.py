@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import tiny_runs as runs
 
-from experiments import tasks
-from perceiver_jax.data import images, sources
-from perceiver_jax.training import restore, workdir
+from perceiver_jax.data.images import images, sources
+from perceiver_jax.tasks import registry as tasks
+from perceiver_jax.training import (
+  restore,
+  workdir,
+)
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 

@@ -8,7 +8,11 @@ import plain
 import pytest
 from jax import numpy as jnp
 
-from perceiver_jax.models import chunked, decoders, execution
+from perceiver_jax.models import (
+  chunked,
+  decoders,
+  execution,
+)
 
 
 @contextlib.contextmanager

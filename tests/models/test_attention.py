@@ -3,12 +3,22 @@
 import jax
 import numpy as np
 import pytest
-from computing import assert_close, in_chunks, run
-from hypothesis import given, settings
+from computing import (
+  assert_close,
+  in_chunks,
+  run,
+)
+from hypothesis import (
+  given,
+  settings,
+)
 from hypothesis import strategies as st
 from jax import numpy as jnp
 
-from perceiver_jax.models import attention, execution
+from perceiver_jax.models import (
+  attention,
+  execution,
+)
 
 _few = settings(max_examples=10, deadline=None)
 _fewer = settings(max_examples=6, deadline=None)  # Each shape compiles anew.

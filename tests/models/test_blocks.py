@@ -14,11 +14,19 @@ from computing import (
   temporary_bytes,
   with_gradients,
 )
-from hypothesis import given, settings
+from hypothesis import (
+  given,
+  settings,
+)
 from hypothesis import strategies as st
 from jax import numpy as jnp
 
-from perceiver_jax.models import blocks, execution, flops, multi_head
+from perceiver_jax.models import (
+  blocks,
+  execution,
+  flops,
+  multi_head,
+)
 from perceiver_jax.models.inputs import InputArray
 
 

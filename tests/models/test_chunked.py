@@ -6,13 +6,25 @@ import jax
 import numpy as np
 import plain
 import pytest
-from computing import assert_close, in_chunks, run, shapes, temporary_bytes
+from computing import (
+  assert_close,
+  in_chunks,
+  run,
+  shapes,
+  temporary_bytes,
+)
 from computing import with_gradients as _with_gradients
-from hypothesis import given, settings
+from hypothesis import (
+  given,
+  settings,
+)
 from hypothesis import strategies as st
 from jax import numpy as jnp
 
-from perceiver_jax.models import attention, chunked
+from perceiver_jax.models import (
+  attention,
+  chunked,
+)
 
 _HUGE = 3e38  # Close to the largest float32.
 

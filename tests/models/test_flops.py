@@ -7,7 +7,12 @@ import jax
 import pytest
 from jax import numpy as jnp
 
-from perceiver_jax.models import attention, execution, flops, zoo
+from perceiver_jax.models import (
+  attention,
+  execution,
+  flops,
+  zoo,
+)
 from perceiver_jax.models import encoder as encoder_lib
 
 _PUBLISHED = {  # Perceiver, table 6 and Perceiver IO, table 8.

@@ -8,12 +8,22 @@ import jax
 import numpy as np
 import plain
 import pytest
-from computing import assert_close, with_gradients
-from hypothesis import given, settings
+from computing import (
+  assert_close,
+  with_gradients,
+)
+from hypothesis import (
+  given,
+  settings,
+)
 from hypothesis import strategies as st
 from jax import numpy as jnp
 
-from perceiver_jax.models import attention, execution, fused
+from perceiver_jax.models import (
+  attention,
+  execution,
+  fused,
+)
 
 _CUDNN = "jax._src.cudnn.fused_attention_stablehlo"
 

@@ -17,10 +17,10 @@ from perceiver_jax.models import (
   decoders,
   execution,
   patches,
-  positions,
+  position_encoding,
   zoo,
 )
-from perceiver_jax.models.adapters import image
+from perceiver_jax.models.modalities import image
 from perceiver_jax.weights import authors
 
 _GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
@@ -225,19 +225,19 @@ def test_fourier_features(case):
   flat = _load("primitives")
   args = json.loads(str(flat[f"fourier/{case}/args_json"]))
   batch = args.pop("batch")
-  table = positions.fourier_grid(**args)
-  out = positions.repeat_batch(table, batch)
+  table = position_encoding.fourier_grid(**args)
+  out = position_encoding.repeat_batch(table, batch)
   np.testing.assert_allclose(out, flat[f"fourier/{case}/out"], atol=1e-5)
 
 
 def test_positions():
   flat = _load("primitives")
-  grid = positions.linear_positions((5, 7))
+  grid = position_encoding.linear_positions((5, 7))
   np.testing.assert_allclose(grid, flat["linear_positions/5x7"], atol=1e-6)
-  points = positions.subsampled_positions(
+  points = position_encoding.subsampled_positions(
     jax.numpy.asarray(flat["subsampled_query/points"]), (5, 7)
   )
-  features = positions.fourier_features(points, 4, (5, 7))
+  features = position_encoding.fourier_features(points, 4, (5, 7))
   for out in flat["subsampled_query/out"]:
     np.testing.assert_allclose(features, out, atol=1e-5)
 

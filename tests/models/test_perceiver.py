@@ -6,11 +6,18 @@ import haiku as hk
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import (
+  given,
+  settings,
+)
 from hypothesis import strategies as st
 from jax import numpy as jnp
 
-from perceiver_jax.models import decoders, execution, perceiver
+from perceiver_jax.models import (
+  decoders,
+  execution,
+  perceiver,
+)
 from perceiver_jax.models import encoder as encoder_lib
 
 _few = settings(max_examples=10, deadline=None)

@@ -14,7 +14,11 @@ import pytest
 from jax import numpy as jnp
 
 import perceiver_jax.models
-from perceiver_jax.models import execution, flops, zoo
+from perceiver_jax.models import (
+  execution,
+  flops,
+  zoo,
+)
 
 # Counts derived by hand from the papers and the authors' code.
 _KNOWN = {
@@ -232,7 +236,10 @@ for module in pkgutil.walk_packages(models.__path__, models.__name__ + "."):
   importlib.import_module(module.name)
   print(module.name)
 
-from perceiver_jax.models import typing, zoo
+from perceiver_jax.models import (
+  typing,
+  zoo,
+)
 
 assert not hasattr(sys.modules.get("jaxtyping"), "Float")
 spec = zoo.spec("imagenet_fourier")
@@ -263,5 +270,5 @@ def test_models_run_where_nothing_else_is_installed():
   )
   assert done.returncode == 0, done.stderr
   lines = done.stdout.splitlines()
-  assert "perceiver_jax.models.adapters.image" in lines
+  assert "perceiver_jax.models.modalities.image" in lines
   assert lines[-1] == "(2, 7) True"

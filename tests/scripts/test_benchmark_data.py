@@ -4,7 +4,7 @@ import grain  # noqa: F401  (here, or its flags are gone after the first script)
 import numpy as np
 import pytest
 
-from perceiver_jax.data import images
+from perceiver_jax.data.images import images
 
 _STAGES = ["decode", "crop", "RandAugment", "resize", "normalise"]
 _COLUMNS = ["stage", "ms", "images/s", "so far", "so far without RandAugment"]

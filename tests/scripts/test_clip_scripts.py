@@ -11,8 +11,8 @@ import time
 import numpy as np
 import pytest
 
-from perceiver_jax.data import clip_shards
-from perceiver_jax.data.clips import Window
+from perceiver_jax.data.clips import shards as clip_shards
+from perceiver_jax.data.clips.clips import Window
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "data"))
 import tiny_clips as making

@@ -9,9 +9,13 @@ import tiny_weights
 from jax import numpy as jnp
 
 from perceiver_jax import weights
-from perceiver_jax.data import flow_files, images
-from perceiver_jax.evaluation import flow_benchmark, tiling
-from perceiver_jax.models.adapters import flow as flow_adapter
+from perceiver_jax.data.flow import files as flow_files
+from perceiver_jax.data.images import images
+from perceiver_jax.evaluation import (
+  flow_benchmark,
+  tiling,
+)
+from perceiver_jax.models.modalities import flow as flow_adapter
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 

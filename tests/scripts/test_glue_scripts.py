@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 
 from configs import glue as config_file
-from experiments import tasks
-from perceiver_jax.data import glue_tasks
+from perceiver_jax.data.text import glue_tasks
 from perceiver_jax.models.perceiver import Outputs
-from perceiver_jax.training import loop, restore, workdir
+from perceiver_jax.tasks import registry as tasks
+from perceiver_jax.training import (
+  loop,
+  restore,
+  workdir,
+)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from configs import masked_lm
-from experiments import tasks
+from perceiver_jax.tasks import registry as tasks
 from perceiver_jax.training import workdir
 
 

@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from perceiver_jax.data import text_sources, tokenizers
+from perceiver_jax.data.text import text_sources, tokenizers
 from perceiver_jax.errors import UserError
 
 # Everything that has been lost or glued together before.

@@ -5,9 +5,14 @@ import optax
 import pytest
 from jax import numpy as jnp
 
-from perceiver_jax.data import pipeline, sources
+from perceiver_jax.data.core import pipeline
+from perceiver_jax.data.images import sources
 from perceiver_jax.errors import UserError
-from perceiver_jax.training import evaluation, metrics, step
+from perceiver_jax.training import (
+  evaluation,
+  metrics,
+  step,
+)
 
 # A prime, and no batch below divides it.
 EXAMPLES, FEATURES, CLASSES = 37, 4, 3

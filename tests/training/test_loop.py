@@ -6,15 +6,20 @@ import pytest
 import tiny_runs as runs
 
 from configs import digits
-from experiments import tasks
-from perceiver_jax.errors import DivergedError, UserError
+from perceiver_jax.errors import (
+  DivergedError,
+  UserError,
+)
+from perceiver_jax.tasks import registry as tasks
 from perceiver_jax.training import (
-  checkpoint_integrity,
   config_checks,
   interrupts,
   loop,
 )
-from perceiver_jax.training.checkpoints import Checkpointer
+from perceiver_jax.training.checkpoints import (
+  integrity as checkpoint_integrity,
+)
+from perceiver_jax.training.checkpoints.checkpointer import Checkpointer
 
 pytestmark = pytest.mark.usefixtures("compile_once", "no_report")
 

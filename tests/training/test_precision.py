@@ -5,11 +5,18 @@ import optax
 import pytest
 from jax import numpy as jnp
 
-from experiments import tasks
 from perceiver_jax.errors import UserError
-from perceiver_jax.models import execution, layers, perceiver
+from perceiver_jax.models import (
+  execution,
+  layers,
+  perceiver,
+)
+from perceiver_jax.tasks import registry as tasks
 from perceiver_jax.training import step
-from perceiver_jax.training.precision import PRECISIONS, precision
+from perceiver_jax.training.precision import (
+  PRECISIONS,
+  precision,
+)
 
 CONTRACTIONS = ("dot_general", "conv_general_dilated")
 

@@ -7,11 +7,15 @@ import ml_collections
 import numpy as np
 import pytest
 
-from experiments import tasks
 from perceiver_jax.errors import UserError
-from perceiver_jax.training import restore, step, workdir
-from perceiver_jax.training.checkpoints import Checkpointer
-from perceiver_jax.training.task import Task
+from perceiver_jax.tasks import registry as tasks
+from perceiver_jax.tasks.base import Task
+from perceiver_jax.training import (
+  restore,
+  step,
+  workdir,
+)
+from perceiver_jax.training.checkpoints.checkpointer import Checkpointer
 
 ACCURACIES = {2: 0.5, 4: 0.9, 6: 0.7}
 

@@ -4,10 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import tasks
 from perceiver_jax import weights
 from perceiver_jax.errors import UserError
-from perceiver_jax.training import loop, restore
+from perceiver_jax.tasks import registry as tasks
+from perceiver_jax.training import (
+  loop,
+  restore,
+)
 
 pytestmark = pytest.mark.usefixtures("compile_once", "no_report")
 

@@ -4,7 +4,10 @@ import re
 import numpy as np
 import pytest
 
-from perceiver_jax.viz import classification, plots
+from perceiver_jax.viz import (
+  classification,
+  plots,
+)
 
 
 def rows(page):

@@ -3,7 +3,10 @@ import math
 import re
 
 from perceiver_jax.viz import clip_samples
-from perceiver_jax.viz.clip_samples import Clip, Media
+from perceiver_jax.viz.clip_samples import (
+  Clip,
+  Media,
+)
 
 
 def test_a_clip_can_be_played():

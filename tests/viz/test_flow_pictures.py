@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from perceiver_jax.viz import flow_colours, flow_pictures
+from perceiver_jax.viz import flow_colors, flow_pictures
 
 
 def row(seed=0, size=(100, 200)):
@@ -29,9 +29,9 @@ def test_a_row_has_frames_truth_prediction_and_error():
   first, second, truth, predicted, error = columns(sheet)
   np.testing.assert_array_equal(first, one.frames[0])
   np.testing.assert_array_equal(second, one.frames[1])
-  np.testing.assert_array_equal(truth, flow_colours.flow_to_rgb(one.truth, 10))
+  np.testing.assert_array_equal(truth, flow_colors.flow_to_rgb(one.truth, 10))
   np.testing.assert_array_equal(
-    predicted, flow_colours.flow_to_rgb(one.predicted, 10)
+    predicted, flow_colors.flow_to_rgb(one.predicted, 10)
   )
   # Half of the longest motion everywhere; unknown is grey.
   assert len(np.unique(error.reshape(-1, 3), axis=0)) == 2
@@ -43,7 +43,7 @@ def test_a_row_has_frames_truth_prediction_and_error():
 
 def test_the_wheel_is_beside_it():
   sheet = flow_pictures.sheet([row()])
-  np.testing.assert_array_equal(sheet[:96, -96:], flow_colours.wheel(96))
+  np.testing.assert_array_equal(sheet[:96, -96:], flow_colors.wheel(96))
 
 
 def test_small_pictures_are_enlarged():

@@ -14,11 +14,21 @@ import ml_dtypes
 import numpy as np
 import pytest
 from jax import numpy as jnp
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import (
+  load_file,
+  save_file,
+)
 
 from perceiver_jax.errors import UserError
-from perceiver_jax.models import convolutions, flops, zoo
-from perceiver_jax.weights import huggingface, huggingface_configs
+from perceiver_jax.models import (
+  convolutions,
+  flops,
+  zoo,
+)
+from perceiver_jax.weights import (
+  huggingface,
+  huggingface_configs,
+)
 from perceiver_jax.weights.huggingface_families import FAMILIES
 
 _GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "huggingface"

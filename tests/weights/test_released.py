@@ -9,7 +9,12 @@ import pytest
 from perceiver_jax import weights
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import zoo
-from perceiver_jax.weights import authors, model, pickles, released
+from perceiver_jax.weights import (
+  authors,
+  model,
+  pickles,
+  released,
+)
 
 _TREES = pathlib.Path(__file__).parent.parent / "golden" / "parameter_trees"
 _COUNTS = {

@@ -1,7 +1,10 @@
 """What a published model is described by."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import (
+  Any,
+  NamedTuple,
+)
 
 import jax
 from jax import numpy as jnp

@@ -4,7 +4,11 @@ Bands and resolutions are the released model's, quirks included: pixel queries
 are encoded at a resolution of 56 and patches of sound at one of 30,720.
 """
 
-from perceiver_jax.models.published.entry import Entry, array, deep
+from perceiver_jax.models.published.entry import (
+  Entry,
+  array,
+  deep,
+)
 
 _FRAMES, _SIDE, _SAMPLES, _CLASSES = 16, 224, 30_720, 700
 _PATCH, _SAMPLES_PER_PATCH = 4, 16

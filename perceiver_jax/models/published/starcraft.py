@@ -6,7 +6,11 @@ because the published 0.93B operations fit them (with 32 latents, 3 layers and
 paper's Table 5 has inputs of 512 x 256.
 """
 
-from perceiver_jax.models.published.entry import Entry, array, deep
+from perceiver_jax.models.published.entry import (
+  Entry,
+  array,
+  deep,
+)
 
 MODELS = {
   "starcraft": Entry(

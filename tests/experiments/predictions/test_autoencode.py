@@ -8,7 +8,7 @@ import soundfile
 import tiny_weights
 
 from perceiver_jax import weights
-from perceiver_jax.data import audio, mp4, video
+from perceiver_jax.data.clips import audio, mp4, video
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 

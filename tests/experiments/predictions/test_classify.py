@@ -7,7 +7,7 @@ import pytest
 import tiny_weights
 
 from perceiver_jax import weights
-from perceiver_jax.data import images
+from perceiver_jax.data.images import images
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 

@@ -7,7 +7,7 @@ import tiny_weights
 from jax import numpy as jnp
 
 from perceiver_jax import weights
-from perceiver_jax.data import byte_tokenizer, tokenizers
+from perceiver_jax.data.text import byte_tokenizer, tokenizers
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 

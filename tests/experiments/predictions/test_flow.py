@@ -6,10 +6,12 @@ from jax import numpy as jnp
 
 from experiments.predictions import flow as flow_command
 from perceiver_jax import weights
-from perceiver_jax.data import flow_files, images, mp4, video
+from perceiver_jax.data.clips import mp4, video
+from perceiver_jax.data.flow import files as flow_files
+from perceiver_jax.data.images import images
 from perceiver_jax.evaluation import tiling
-from perceiver_jax.models.adapters import flow as flow_adapter
-from perceiver_jax.viz import flow_colours
+from perceiver_jax.models.modalities import flow as flow_adapter
+from perceiver_jax.viz import flow_colors
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
@@ -76,7 +78,7 @@ def test_the_files_hold_the_models_flow(
   kitti = flow_files.read_flow(tmp_path / "o" / "first-kitti.png")
   np.testing.assert_allclose(kitti, exact, atol=0.5 / 64 + 1e-6)
   picture = images.read_image(tmp_path / "o" / "first-flow.png")
-  np.testing.assert_array_equal(picture, flow_colours.flow_to_rgb(exact))
+  np.testing.assert_array_equal(picture, flow_colors.flow_to_rgb(exact))
   longest = np.hypot(*np.moveaxis(exact, 2, 0)).max()
   assert done.out.splitlines() == [
     f"longest displacement: {longest:.1f} pixels",
@@ -122,7 +124,7 @@ def test_a_video_gives_a_frame_less(call, weight_file, tmp_path):
   read = [frame for _, frame in video.frames(tmp_path / "film.mp4")]
   flows = [expected(file, np.stack(read[i : i + 2])) for i in range(3)]
   longest = max(np.hypot(*np.moveaxis(flow, 2, 0)).max() for flow in flows)
-  colours = flow_colours.flow_to_rgb(flows[1], longest).astype(int)
+  colours = flow_colors.flow_to_rgb(flows[1], longest).astype(int)
   # H.264 loses a little; the second pair is far from the others by as much.
   label = made[0].shape[0] - HEIGHT
   left, right = made[1][label:, :40], made[1][label:, -40:]
@@ -141,7 +143,7 @@ def test_the_colours_of_a_film_have_one_scale(tmp_path):
   )
   longest = np.hypot(10, 10)
   for picture, flow in zip(made, flows, strict=True):
-    want = flow_colours.flow_to_rgb(flow, longest)
+    want = flow_colors.flow_to_rgb(flow, longest)
     found = picture[-16:, -16:].astype(int)
     np.testing.assert_allclose(found, want, atol=1)
   still = flow_command._coloured(

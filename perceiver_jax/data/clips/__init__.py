@@ -1,0 +1,1 @@
+"""Clips of video and audio: files, shards, decoding and preprocessing."""

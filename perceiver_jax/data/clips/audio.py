@@ -1,0 +1,240 @@
+"""Sound as numpy arrays, from sound files and from the tracks of video.
+
+Shapes: S samples, in [-1, 1] but for what a file holds beyond. Times are
+seconds from the beginning of the file, the same as those of `video`.
+"""
+
+import contextlib
+import math
+import os
+from pathlib import Path
+from typing import (
+  Any,
+  NamedTuple,
+)
+
+import numpy as np
+
+from perceiver_jax.data.clips import media
+from perceiver_jax.errors import UserError
+
+# Decoders and the resampler start from silence; what is read before the clip
+# lets them settle. A second more aligns it with whole samples at both rates.
+_BEFORE = 2.0
+# How much of the sound around the clip the resampler needs.
+_MARGIN = 0.1
+# Sound often ends a little before the pictures do; that much is silence.
+_MISSING = 0.1
+# Matroska rounds times to milliseconds. Gaps and overlaps up to this are not
+# meant, and closing them keeps clicks out.
+_JITTER = 0.01
+_RIFF_SLACK = 1024  # bytes by which headers of .wav files are wrong
+
+
+class _Part(NamedTuple):
+  """Sound [S, channels] at its own rate, from the file's sample `first` on."""
+
+  samples: np.ndarray
+  rate: int
+  first: int
+
+
+def read_audio(
+  path: str | os.PathLike[str],
+  sample_rate: int = 48_000,
+  start: float = 0.0,
+  num_samples: int | None = None,
+) -> np.ndarray:
+  """Reads sound at any sampling rate.
+
+  Sample k is at `start + k / sample_rate`, to the nearest sample (in Matroska
+  and WebM, whose times are coarse, to about a millisecond).
+
+  Args:
+    path: a sound or video file that FFmpeg decodes: wav, flac, mp3, mp4, mkv,
+      webm and others.
+    sample_rate: per second; the papers' sound is at 48,000.
+    start: seconds.
+    num_samples: S; to the end if not given. Up to 0.1 seconds that are
+      missing at the end are silence.
+
+  Returns:
+    float32 [S, channels], all the channels of the file.
+
+  Raises:
+    UserError: the file is missing, damaged, has no sound or too little, or an
+      argument is out of range.
+  """
+  if sample_rate < 1 or (num_samples is not None and num_samples < 1):
+    raise UserError(
+      f"sample_rate and num_samples must be at least 1, got {sample_rate} and "
+      f"{num_samples}"
+    )
+  if not 0 <= start < math.inf:
+    raise UserError(f"start must be 0 or more seconds, got {start}")
+  length = math.inf if num_samples is None else num_samples / sample_rate
+  part = _read(path, start, start + length, sample_rate)
+  sound = _resample(part, sample_rate)
+  skipped = round(start * sample_rate) - part.first * sample_rate // part.rate
+  clip = sound[skipped:][:num_samples]
+  missing = 0 if num_samples is None else num_samples - len(clip)
+  if not len(clip) or missing > _MISSING * sample_rate:
+    needed = "" if num_samples is None else f" and not {length:.2f}"
+    raise UserError(
+      f"{str(path)!r} has {len(clip) / sample_rate:.2f} seconds of sound from "
+      f"second {start:g} on{needed}; start earlier or give longer sound"
+    )
+  return np.pad(clip, ((0, missing), (0, 0)))
+
+
+def write_wav(
+  path: str | os.PathLike[str], audio: np.ndarray, sample_rate: int = 48_000
+) -> None:
+  """Writes a .wav file of 16 bits.
+
+  Args:
+    path: ends in .wav.
+    audio: [S] or [S, channels] floats; what is beyond [-1, 1] is clipped.
+    sample_rate: of `audio`, per second.
+
+  Raises:
+    UserError: the name is another, soundfile is not installed, or the file
+      cannot be written.
+    ValueError: `audio` is no sound.
+  """
+  if Path(path).suffix.lower() != ".wav":
+    raise UserError(f"sound is written to .wav files, not {Path(path).name!r}")
+  if audio.ndim not in (1, 2) or not np.issubdtype(audio.dtype, np.floating):
+    raise ValueError(f"audio is floats [S, channels], got {audio.shape}")
+  try:
+    import soundfile
+  except ImportError as error:
+    raise UserError(
+      "writing sound needs soundfile: pip install 'perceiver_jax[media]'"
+    ) from error
+  try:
+    soundfile.write(path, np.clip(audio, -1, 1), sample_rate, "PCM_16")
+  except soundfile.SoundFileError as error:
+    raise UserError(f"cannot write the sound {str(path)!r}: {error}") from error
+
+
+def _read(
+  path: str | os.PathLike[str], start: float, stop: float, sample_rate: int
+) -> _Part:
+  """Reads sound from a little before `start` to a little after `stop`."""
+  if Path(path).suffix.lower() in (".wav", ".flac"):
+    _check_riff(path)
+    with contextlib.suppress(ImportError):
+      part = _read_soundfile(path, start, stop, sample_rate)
+      if part:
+        return part
+  return _read_av(path, start, stop, sample_rate)
+
+
+def _check_riff(path: str | os.PathLike[str]) -> None:
+  """Raises UserError for a .wav file that was cut; decoders do not mind."""
+  try:
+    with open(path, "rb") as file:
+      head = file.read(12)
+    missing = int.from_bytes(head[4:8], "little") + 8 - os.path.getsize(path)
+  except OSError:
+    return  # the decoders say why
+  # Programs that cannot know the size yet write one near 2^31 or 2^32.
+  if head[:4] == b"RIFF" and _RIFF_SLACK < missing < 2**31 - 2**16:
+    raise UserError(
+      f"{str(path)!r} is incomplete: {missing:,} bytes are missing at its end; "
+      "get the whole file"
+    )
+
+
+def _read_soundfile(
+  path: str | os.PathLike[str], start: float, stop: float, sample_rate: int
+) -> _Part | None:
+  """None for what soundfile does not know; PyAV may, or says what is wrong."""
+  import soundfile
+
+  try:
+    file = soundfile.SoundFile(path)
+  except soundfile.SoundFileError:
+    return None
+  with file:
+    first = min(_first(start, file.samplerate, sample_rate), file.frames)
+    last = min((stop + _MARGIN) * file.samplerate, file.frames)
+    try:
+      file.seek(first)
+      samples = file.read(math.ceil(last) - first, "float32", always_2d=True)
+    except soundfile.SoundFileError as error:
+      raise UserError(
+        f"{str(path)!r} is damaged or incomplete; get the whole file"
+      ) from error
+    return _Part(samples, file.samplerate, first)
+
+
+def _read_av(
+  path: str | os.PathLike[str], start: float, stop: float, sample_rate: int
+) -> _Part:
+  to_float = media.import_av().AudioResampler("fltp")
+  pieces: list[tuple[int, np.ndarray]] = []
+  rate, position = 1, 0
+  for timed in media.decode(path, "audio", max(0.0, start - _BEFORE)):
+    rate = timed.frame.sample_rate
+    ended = timed.start >= stop + _MARGIN
+    if ended and pieces:
+      break
+    place = round(timed.start * rate)
+    if not pieces or abs(place - position) > _JITTER * rate:
+      position = place
+    piece = _to_array(to_float, timed.frame, path)
+    if ended:
+      # The sound starts after the clip, which is silent.
+      pieces.append((math.ceil((stop + _MARGIN) * rate), piece[:0]))
+      break
+    pieces.append((position, piece))
+    position += len(piece)
+  first = _first(start, rate, sample_rate)
+  return _Part(_join(pieces, first), rate, first)
+
+
+def _first(start: float, rate: int, sample_rate: int) -> int:
+  """A sample before `start` that is also one at the other rate."""
+  step = rate // math.gcd(rate, sample_rate)
+  return max(0, math.floor((start - _MARGIN) * rate)) // step * step
+
+
+def _to_array(
+  to_float: Any, frame: Any, path: str | os.PathLike[str]
+) -> np.ndarray:
+  """PyAV's frame as float32 [S, channels]."""
+  try:
+    parts = [part.to_ndarray() for part in to_float.resample(frame)]
+  except ValueError as error:
+    raise UserError(
+      f"{str(path)!r} changes its sampling rate or channels midway; convert it "
+      "first"
+    ) from error
+  return np.concatenate(parts, axis=1).T
+
+
+def _join(pieces: list[tuple[int, np.ndarray]], first: int) -> np.ndarray:
+  """Pieces put where they belong, with silence between; [S, channels]."""
+  stop = max(place + len(piece) for place, piece in pieces)
+  out = np.zeros((max(0, stop - first), pieces[0][1].shape[1]), np.float32)
+  for place, piece in pieces:
+    piece = piece[max(0, first - place) :]
+    place = max(place, first) - first
+    out[place : place + len(piece)] = piece
+  return out
+
+
+def _resample(part: _Part, sample_rate: int) -> np.ndarray:
+  """The part at another rate, by soxr at its "HQ" quality; [S, channels]."""
+  if part.rate == sample_rate or not len(part.samples):
+    return part.samples
+  try:
+    import soxr
+  except ImportError as error:
+    raise UserError(
+      "sound at another rate needs the package soxr: pip install"
+      " 'perceiver_jax[media]'"
+    ) from error
+  return soxr.resample(part.samples, part.rate, sample_rate)

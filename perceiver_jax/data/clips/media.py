@@ -1,0 +1,242 @@
+"""Files of pictures and sound, decoded by PyAV (FFmpeg's libraries).
+
+`video` and `audio` build on this: a local file of a known kind is opened,
+times are seconds from its beginning, and what is wrong with it is a UserError.
+"""
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator
+from types import ModuleType
+from typing import (
+  Any,
+  NamedTuple,
+)
+
+from perceiver_jax.errors import UserError
+
+# FFmpeg's other formats read further files, URLs, or any text at all.
+_FORMATS = (
+  "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,gif,"
+  "wav,w64,aiff,flac,mp3,aac,ogg"
+)
+# Formats whose header says how long the file is (others let FFmpeg guess), and
+# how many seconds may be missing: tracks end at different times.
+_SAY_DURATION = {
+  "mov,mp4,m4a,3gp,3g2,mj2": 1.0,
+  "matroska,webm": 1.0,
+  "flac": 0.1,
+}
+# Where the frame rate varies, many writers say that every frame lasts a tick.
+_SHORTEST = 0.002  # seconds
+_SECOND = 1_000_000  # FFmpeg counts a file's time in microseconds
+
+
+class Timed(NamedTuple):
+  """A decoded frame, and from when to when it lasts, in seconds."""
+
+  start: float
+  stop: float
+  frame: Any  # av.VideoFrame or av.AudioFrame
+
+
+def import_av() -> ModuleType:
+  """Imports PyAV; raises UserError if it is not installed."""
+  try:
+    import av
+  except ImportError as error:
+    raise UserError(
+      "video and compressed sound need PyAV: pip install 'perceiver_jax[media]'"
+    ) from error
+  return av
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike[str], kind: str) -> Iterator[Any]:
+  """Opens a file; what FFmpeg finds wrong inside the block is a UserError.
+
+  Args:
+    path: a local file; its content says what it is, not its name.
+    kind: 'video' or 'audio'. Cover pictures of sound files are no video.
+
+  Yields:
+    The first track of that kind: PyAV's stream, with its `container`.
+
+  Raises:
+    UserError: the file is missing, empty, damaged, of another type, or has no
+      such track.
+  """
+  av = import_av()
+  # Opening a pipe would wait for whoever writes to it.
+  if not os.path.isfile(path):
+    why = "is not a file" if os.path.exists(path) else "does not exist"
+    raise UserError(f"{str(path)!r} {why}; give a video or sound file")
+  if not os.path.getsize(path):
+    raise UserError(f"{str(path)!r} is empty (0 bytes); give another file")
+  options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+  try:
+    # Without the prefix, "a:b.mp4" would be a URL.
+    with av.open(
+      f"file:{os.fspath(path)}", options=options, metadata_errors="replace"
+    ) as container:
+      yield _track(container, kind, path)
+  except av.error.FFmpegError as error:
+    raise UserError(
+      f"{str(path)!r} cannot be read as video or sound: it is damaged, "
+      f"incomplete or of another type ({error.strerror}); give another file"
+    ) from error
+
+
+def decode(
+  path: str | os.PathLike[str], kind: str, start: float = 0.0
+) -> Iterator[Timed]:
+  """Decodes a track.
+
+  Args:
+    path: as in `opened`.
+    kind: as in `opened`.
+    start: seconds from the beginning of the file.
+
+  Yields:
+    Frames by time: from one that has begun by `start`, if there is one.
+
+  Raises:
+    UserError: as in `opened`; also if the file holds no frame, or ends long
+      before the time that its header says.
+  """
+  if start > 0:
+    with opened(path, kind) as track, contextlib.suppress(StopIteration):
+      if _seek(track, start):
+        frames = _decode(track, path)
+        first = next(frames)
+        # Without a time stamp, nothing says where the seek has led.
+        if first.frame.pts is not None and first.start <= start:
+          yield first
+          yield from frames
+          return
+  # From the beginning, too, if the format has no index and the seek landed
+  # after the place that was sought.
+  with opened(path, kind) as track:
+    empty = True
+    for timed in _decode(track, path):
+      empty = False
+      yield timed
+    if empty:
+      raise UserError(
+        f"the {kind} of {str(path)!r} is empty; give another file"
+      )
+
+
+def frame_rate(track: Any) -> float:
+  """Average frames per second of a video track."""
+  return float(track.average_rate or track.guessed_rate or 25)
+
+
+def duration(path: str | os.PathLike[str], kind: str) -> float:
+  """Seconds that a track lasts, by the header where it says so.
+
+  Else (what was recorded live, for example) the whole file is read.
+
+  Raises:
+    UserError: as in `opened`; also if the track holds no frame.
+  """
+  with opened(path, kind) as track:
+    if track.duration and track.time_base:
+      return float(track.duration * track.time_base)
+    if track.container.duration:
+      return track.container.duration / _SECOND
+    ends = [
+      float((packet.pts + (packet.duration or 0)) * packet.time_base)
+      for packet in _packets(track, path)
+      if packet.pts is not None and packet.stream.index == track.index
+    ]
+    found = max(ends, default=0.0) - _origin(track)
+  return found if found > 0 else max(t.stop for t in decode(path, kind))
+
+
+def _track(container: Any, kind: str, path: str | os.PathLike[str]) -> Any:
+  cover = import_av().stream.Disposition.attached_pic
+  for stream in getattr(container.streams, kind):
+    if stream.codec_context and not stream.disposition & cover:
+      stream.thread_type = "AUTO"
+      return stream
+  raise UserError(
+    f"{str(path)!r} has no {kind} track that can be decoded; give another file"
+  )
+
+
+def _origin(track: Any) -> float:
+  """The time stamp of the beginning of the file, in seconds."""
+  return (track.container.start_time or 0) / _SECOND
+
+
+def _seek(track: Any, start: float) -> bool:
+  """Goes to the last key frame by `start`; says whether that worked."""
+  try:
+    track.container.seek(round((start + _origin(track)) * _SECOND))
+  except import_av().error.FFmpegError:
+    return False
+  return True
+
+
+def _packets(track: Any, path: str | os.PathLike[str]) -> Iterator[Any]:
+  """Packets of all tracks from wherever the file is at."""
+  try:
+    yield from track.container.demux()
+  except IndexError as error:  # Damage can begin a track that PyAV has not.
+    raise UserError(
+      f"{str(path)!r} is damaged or incomplete; get the whole file"
+    ) from error
+
+
+def _decode(track: Any, path: str | os.PathLike[str]) -> Iterator[Timed]:
+  """Decodes from wherever the file is at."""
+  invalid = import_av().error.InvalidDataError
+  reached, timed = 0.0, None
+  # All tracks: any of them may be shorter than the file.
+  for packet in _packets(track, path):
+    if packet.pts is not None:
+      ticks = packet.pts + (packet.duration or 0)
+      reached = max(reached, float(ticks * packet.time_base) - _origin(track))
+    if packet.stream.index != track.index:
+      continue
+    try:
+      frames = packet.decode()
+    except invalid:
+      # After a seek, what comes before a key frame cannot be decoded.
+      if timed:
+        raise
+      continue
+    for frame in frames:
+      timed = _timed(frame, track, timed)
+      yield timed
+  _check_end(track, reached, path)
+
+
+def _timed(frame: Any, track: Any, last: Timed | None) -> Timed:
+  """Says when a frame is, given the one before it."""
+  start = last.stop if last else 0.0
+  if frame.pts is not None:
+    start = float(frame.pts * frame.time_base) - _origin(track)
+  if track.type == "audio":
+    return Timed(start, start + frame.samples / frame.sample_rate, frame)
+  length = float((frame.duration or 0) * frame.time_base)
+  if length < _SHORTEST:
+    length = start - last.start if last else 1 / frame_rate(track)
+  return Timed(start, start + length, frame)
+
+
+def _check_end(
+  track: Any, reached: float, path: str | os.PathLike[str]
+) -> None:
+  """Raises UserError if the header promises much more than there was."""
+  slack = _SAY_DURATION.get(track.container.format.name, math.inf)
+  promised = (track.container.duration or 0) / _SECOND
+  if track.type == "video":
+    slack += 2 / frame_rate(track)
+  if reached + slack < promised:
+    raise UserError(
+      f"{str(path)!r} is incomplete: it ends after {reached:.2f} of "
+      f"{promised:.2f} seconds; get the whole file"
+    )

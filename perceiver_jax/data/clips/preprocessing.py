@@ -1,0 +1,164 @@
+"""What happens to a clip between its source and a model.
+
+The same crop, flip and colours for all frames of a clip. Shapes: T frames, H
+height, W width, S samples.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from perceiver_jax.data.clips import mel
+from perceiver_jax.data.core.source import Example
+from perceiver_jax.data.images import images, resizing
+from perceiver_jax.data.images.preprocessing import CROPS
+from perceiver_jax.errors import UserError
+
+SOUNDS = ("raw", "mel")
+# Red, green and blue in brightness (ITU-R BT.601).
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+class ClipPreprocessing:
+  """Windows of a source to what a model takes.
+
+  Args:
+    settings: `data` section of a config, with `image_size`, `sample_rate`,
+      `normalization`, `crop`, `flip`, `colour`, `sound`, `mel`, `spec_augment`
+      and `dropout`.
+
+  Raises:
+    UserError: a setting is unknown or out of range.
+  """
+
+  def __init__(self, settings: Mapping[str, Any]):
+    self._settings = settings
+    for leaf, choices in (("crop", CROPS), ("sound", SOUNDS)):
+      if settings[leaf] not in choices:
+        raise UserError(
+          f"config.data.{leaf} is {settings[leaf]!r}; choose one of"
+          f" {', '.join(choices)}"
+        )
+    for name, share in settings["dropout"].items():
+      if not 0 <= share < 1:
+        raise UserError(
+          f"config.data.dropout.{name} is {share}; give 0 to less than 1"
+        )
+
+  @property
+  def crops_at_random(self) -> bool:
+    """Whether `train` needs frames of the clip's own size."""
+    return self._settings["crop"] == "inception"
+
+  def evaluate(self, example: Example) -> Example:
+    """Scales pictures, and makes the spectrogram where one is wanted.
+
+    Args:
+      example: of `clips.Clips.read`; `image` uint8 [T, H, W, 3] of the model's
+        size and `audio` float32 [S, 1], or one of them.
+
+    Returns:
+      The same with `image` float32 [T, H, W, 3], and `audio` float32 [S, 1] or
+      the flattened spectrogram [frames x bands, 1].
+    """
+    found = dict(example)
+    if "image" in found:
+      found["image"] = self._normalized(found["image"])
+    if "audio" in found and self._settings["sound"] == "mel":
+      found["audio"] = self._spectrogram(found["audio"]).reshape(-1, 1)
+    return found
+
+  def train(self, example: Example, rng: np.random.Generator) -> Example:
+    """A random view of a window; arguments and value as in `evaluate`."""
+    settings, found = self._settings, dict(example)
+    if "image" in found:
+      pictures = self._cropped(found["image"], rng)
+      if settings["flip"] and rng.random() < 0.5:
+        pictures = pictures[:, :, ::-1]
+      if rng.random() < settings["colour"]["probability"]:
+        pictures = change_colours(pictures, rng, settings["colour"])
+      found["image"] = self._normalized(pictures)
+    if "audio" in found and settings["sound"] == "mel":
+      heard = self._spectrogram(found["audio"])
+      heard = mel.spec_augment(heard, rng, settings["spec_augment"])
+      found["audio"] = heard.reshape(-1, 1)
+    for name, share in settings["dropout"].items():
+      # The whole modality of the example (Perceiver, AudioSet).
+      if rng.random() < share and name in found:
+        found[name] = np.zeros_like(found[name])
+    return found
+
+  def pixels(self, pictures: np.ndarray) -> np.ndarray:
+    """Normalised pictures [..., C] as uint8, to look at."""
+    return images.to_pixels(pictures, self._settings["normalization"])
+
+  def _cropped(
+    self, pictures: np.ndarray, rng: np.random.Generator
+  ) -> np.ndarray:
+    if not self.crops_at_random:
+      return pictures
+    top, left, height, width = images.inception_crop(*pictures.shape[1:3], rng)
+    part = pictures[:, top : top + height, left : left + width]
+    size = self._settings["image_size"]
+    return np.stack([resizing.resize(p, *size) for p in part])
+
+  def _normalized(self, pictures: np.ndarray) -> np.ndarray:
+    return images.normalize(
+      pictures.astype(np.float32), self._settings["normalization"]
+    )
+
+  def _spectrogram(self, sound: np.ndarray) -> np.ndarray:
+    return mel.log_mel(
+      sound, self._settings["sample_rate"], self._settings["mel"]
+    )
+
+
+def change_colours(
+  pictures: np.ndarray,
+  rng: np.random.Generator,
+  settings: Mapping[str, float],
+) -> np.ndarray:
+  """Changes brightness, contrast, saturation and hue of a clip.
+
+  All four are one matrix and one shift of red, green and blue.
+
+  Args:
+    pictures: uint8 [T, H, W, 3].
+    rng: draws each change evenly between its bounds.
+    settings: the most that each changes: `brightness` (share of white),
+      `contrast` and `saturation` (0.4: by 0.6 to 1.4), `hue` (share of a full
+      turn).
+
+  Returns:
+    float32 [T, H, W, 3] in 0..255.
+  """
+  amounts = ("brightness", "contrast", "saturation", "hue")
+  shift, contrast, saturation, turn = (
+    rng.uniform(-1, 1) * settings[name] for name in amounts
+  )
+  x = pictures.astype(np.float32)
+  mean = x.mean((0, 1, 2)) @ _LUMA
+  grey = np.outer(np.ones(3), _LUMA)
+  matrix = _hue(2 * np.pi * turn) @ (
+    grey + (1 + saturation) * (np.eye(3) - grey)
+  )
+  matrix = ((1 + contrast) * matrix).astype(np.float32)
+  x = x @ matrix.T.astype(np.float32) + np.float32(
+    255 * shift - contrast * mean
+  )
+  return x.clip(0, 255)
+
+
+def _hue(angle: float) -> np.ndarray:
+  """Turns colours around grey, keeping brightness; [3, 3]."""
+  to_yiq = np.array(
+    [
+      _LUMA,
+      [0.595716, -0.274453, -0.321263],
+      [0.211456, -0.522591, 0.311135],
+    ]
+  )
+  sine, cosine = np.sin(angle), np.cos(angle)
+  turn = np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
+  return np.linalg.inv(to_yiq) @ turn @ to_yiq

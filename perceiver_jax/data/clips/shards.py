@@ -1,0 +1,285 @@
+"""Clips in ArrayRecord files: frames as JPEG, sound as 16-bit samples.
+
+Any frame of any clip can be had without decoding those before it. A split is
+SPLIT.json and SPLIT-00000-of-00016.array_record and so on, which
+`scripts.prepare_clips` writes.
+"""
+
+import io
+import json
+import os
+import threading
+import zipfile
+from collections.abc import (
+  Mapping,
+  Sequence,
+)
+from pathlib import Path
+from typing import Any
+
+import cv2
+import grain
+import numpy as np
+
+from perceiver_jax.data.clips.clips import MISSING, Window
+from perceiver_jax.data.core.source import Example
+from perceiver_jax.data.images import images, resizing
+from perceiver_jax.errors import UserError
+
+_FULL_SCALE = 2**15 - 1
+_AGAIN = "remove what is damaged and prepare the split again"
+
+
+class ClipShards:
+  """Clips of prepared files; see `shards`.
+
+  Args:
+    files: how many clips each file holds, by its path.
+    labels: positions of each clip's classes in `class_names`.
+    class_names: name of each class.
+    rates: frames and samples per second of what is stored.
+    names: of the clips.
+  """
+
+  in_memory = False
+
+  def __init__(
+    self,
+    files: Mapping[str, int],
+    labels: Sequence[Sequence[int]],
+    class_names: Sequence[str],
+    rates: tuple[float, int],
+    names: Sequence[str],
+  ):
+    self.names = tuple(names)
+    self.labels = tuple(map(tuple, labels))
+    self.class_names = tuple(class_names)
+    self._files, self._rates = dict(files), rates
+    self._records: Any = None
+    self._lock = threading.Lock()
+
+  def __reduce__(self) -> tuple:
+    return ClipShards, (
+      self._files, self.labels, self.class_names, self._rates, self.names
+    )  # fmt: skip
+
+  def __len__(self) -> int:
+    return len(self.labels)
+
+  def read(self, index: int, window: Window, place: float) -> Example:
+    """See `clips.Clips`."""
+    self.check_window(window)
+    try:
+      return decode(self._record(index), window, place, self._rates)
+    except UserError as error:
+      raise UserError(f"clip {self.names[index]!r}: {error}") from error
+
+  def check_window(self, window: Window) -> None:
+    """Raises UserError where what is stored is none of what is wanted."""
+    fps, sample_rate = self._rates
+    if window.num_frames and not fps:
+      raise UserError(
+        "the clips were prepared with --fps=0: without pictures, which the"
+        " model takes; prepare them again, or choose a model of sound"
+      )
+    if window.num_samples and not sample_rate:
+      raise UserError(
+        "the clips were prepared with --sample_rate=0: without sound, which the"
+        " model takes; prepare them again, or choose a model of pictures"
+      )
+    if window.num_samples and window.sample_rate != sample_rate:
+      raise UserError(
+        f"sound is stored at {sample_rate} Hz and not {window.sample_rate};"
+        " set config.data.sample_rate, or prepare the clips again"
+      )
+
+  def check_files(self) -> None:
+    """Raises UserError for files that can't be opened or are others."""
+    self._opened()
+
+  def file_of(self, index: int) -> str:
+    """Path of the file that holds a clip."""
+    ends = np.cumsum(list(self._files.values()))
+    return list(self._files)[np.searchsorted(ends, index, side="right")]
+
+  def _record(self, index: int) -> bytes:
+    try:
+      return self._opened()[index]
+    except RuntimeError as error:
+      raise UserError(
+        f"{self.file_of(index)!r} is damaged ({error}); {_AGAIN}"
+      ) from error
+
+  def _opened(self) -> Any:
+    with self._lock:
+      if self._records is None:
+        self._records = _open(self._files)
+    return self._records
+
+
+def _open(files: Mapping[str, int]) -> Any:
+  """Records of all files, one after the other."""
+  try:
+    records = grain.sources.ArrayRecordDataSource(list(files))
+    if len(records) == sum(files.values()):
+      return records
+  except RuntimeError:
+    pass  # Does not say of which file.
+  damaged = [path for path in files if _num_records(path) != files[path]]
+  raise UserError(
+    f"{len(damaged)} of {len(files)} files of clips are damaged:"
+    f" {', '.join(map(repr, damaged))}; {_AGAIN}"
+  )
+
+
+def encode(
+  frames: list[np.ndarray], audio: np.ndarray, quality: int = 90
+) -> bytes:
+  """A clip as it is stored.
+
+  Args:
+    frames: uint8 [H, W, 3] each; none for a clip without pictures.
+    audio: float32 [S, 1] in [-1, 1]; empty for one without sound.
+    quality: of the JPEGs, up to 100.
+  """
+  options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+  files = [
+    cv2.imencode(".jpg", frame[..., ::-1], options)[1] for frame in frames
+  ]
+  samples = np.rint(np.clip(audio[:, 0], -1, 1) * _FULL_SCALE).astype(np.int16)
+  file = io.BytesIO()
+  # A zip file, which has checksums of its parts.
+  np.savez(
+    file,
+    frames=np.concatenate(files) if files else np.zeros(0, np.uint8),
+    ends=np.cumsum([len(each) for each in files], dtype=np.int64),
+    audio=samples,
+  )
+  return file.getvalue()
+
+
+def decode(
+  record: bytes, window: Window, place: float, rates: tuple[float, int]
+) -> Example:
+  """A part of a stored clip; see `clips.Clips.read`.
+
+  Args:
+    record: of `encode`.
+    window: what is wanted, of what the record has; its sampling rate is that
+      of the record.
+    place: where it lies, from 0 to 1.
+    rates: frames and samples per second of the record.
+
+  Raises:
+    UserError: the record is damaged, or the clip too short.
+  """
+  fps, sample_rate = rates
+  try:
+    with np.load(io.BytesIO(record), allow_pickle=False) as file:
+      frames, ends, audio = (file[k] for k in ("frames", "ends", "audio"))
+  except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    raise UserError(f"damaged ({error}); prepare it again") from error
+  lengths = []
+  if window.num_frames:
+    lengths.append(len(ends) / fps)
+  if window.num_samples:
+    lengths.append(len(audio) / sample_rate)
+  start = place * max(0.0, min(lengths) - window.seconds)
+  found = {}
+  if window.num_frames:
+    # The one on screen at each time; those beyond the end are the last.
+    times = start + np.arange(window.num_frames) / window.fps
+    numbers = np.floor(times * fps + 1e-6).astype(int)
+    if not len(ends) or numbers[-1] >= len(ends) + MISSING * fps:
+      raise _too_short(len(ends) / fps, window)
+    found["image"] = _pictures(frames, ends, numbers.clip(max=len(ends) - 1),
+                               window.size)  # fmt: skip
+  if window.num_samples:
+    part = audio[round(start * sample_rate) :][: window.num_samples]
+    missing = window.num_samples - len(part)
+    if not len(part) or missing > MISSING * sample_rate:
+      raise _too_short(len(audio) / sample_rate, window)
+    part = np.pad(part, (0, missing)).astype(np.float32) / _FULL_SCALE
+    found["audio"] = part[:, None]
+  return found
+
+
+def shards(directory: str | os.PathLike[str], split: str) -> ClipShards:
+  """Clips that `scripts.prepare_clips` has prepared.
+
+  Args:
+    directory: where they are.
+    split: name of the list or folder they were made from.
+
+  Raises:
+    UserError: they are not there, or not complete.
+  """
+  index = Path(directory).expanduser() / f"{split}.json"
+  if not directory or not index.is_file():
+    raise UserError(
+      f"there is no {str(index)!r}; set"
+      " config.data.source_args.shards.directory to where"
+      " scripts.prepare_clips has written the split"
+    )
+  found = read_index(index)
+  files = {str(index.parent / k): n for k, n in found["files"].items()}
+  lost = [path for path in files if not os.path.isfile(path)]
+  if lost:
+    raise UserError(
+      f"{len(lost)} of {len(files)} files of {str(index)!r} are missing, the"
+      f" first of them {lost[0]!r}; copy them or prepare the split again"
+    )
+  if sum(files.values()) != len(found["labels"]):
+    raise UserError(
+      f"{str(index)!r} has labels of {len(found['labels']):,} clips and files"
+      f" of {sum(files.values()):,}; prepare the split again"
+    )
+  rates = (found["fps"], found["sample_rate"])
+  return ClipShards(
+    files, found["labels"], found["class_names"], rates, found["names"]
+  )
+
+
+def read_index(path: Path) -> Mapping[str, Any]:
+  """What SPLIT.json says: files, labels, names, class_names and rates.
+
+  Raises:
+    UserError: it is damaged.
+  """
+  try:
+    return json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError) as error:
+    raise UserError(
+      f"{str(path)!r} can't be read ({error}); prepare the split again"
+    ) from error
+
+
+def _num_records(path: str) -> int:
+  """How many there are in a file; -1 if it is damaged."""
+  try:
+    return len(grain.sources.ArrayRecordDataSource([path]))
+  except RuntimeError:
+    return -1
+
+
+def _pictures(
+  frames: np.ndarray,
+  ends: np.ndarray,
+  numbers: np.ndarray,
+  size: tuple[int, ...],
+) -> np.ndarray:
+  """Frames by number, uint8 [T, H, W, 3]; each is decoded once."""
+  starts = np.concatenate([[0], ends[:-1]])
+  found = {}
+  for number in np.unique(numbers):
+    data = frames[starts[number] : ends[number]].tobytes()
+    picture = images.decode_image(data, name="a frame")
+    found[number] = resizing.fit(picture, *size) if size else picture
+  return np.stack([found[number] for number in numbers])
+
+
+def _too_short(seconds: float, window: Window) -> UserError:
+  return UserError(
+    f"{seconds:.2f} seconds and not {window.seconds:.2f}; leave it out or take"
+    " fewer frames"
+  )

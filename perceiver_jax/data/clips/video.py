@@ -1,0 +1,138 @@
+"""Video files as numpy arrays, by the time stamps of their frames.
+
+Shapes: T frames, H height, W width; pixels are uint8 RGB. Times are seconds
+from the beginning of the file, the same for pictures and sound (`audio`).
+"""
+
+import itertools
+import math
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from perceiver_jax.data.clips import media
+from perceiver_jax.data.clips.media import Timed
+from perceiver_jax.data.images import resizing
+from perceiver_jax.errors import UserError
+
+# Matroska rounds times to milliseconds: a frame may seem that much late.
+_ROUNDING = 0.001
+
+
+def read_video(
+  path: str | os.PathLike[str],
+  num_frames: int,
+  fps: float = 25.0,
+  start: float = 0.0,
+  size: tuple[int, int] | None = None,
+) -> np.ndarray:
+  """Reads a clip at a constant frame rate.
+
+  Frame k is the one on screen at `start + k / fps`, whatever the file's own
+  frame rate is and whether or not it varies.
+
+  Args:
+    path: a file that FFmpeg decodes: mp4, mkv, webm, avi and others.
+    num_frames: T.
+    fps: frames per second wanted; the papers' video is at 25.
+    start: seconds.
+    size: (H, W); the largest central part of that shape is resized. The
+      video's own if not given.
+
+  Returns:
+    uint8 [T, H, W, 3].
+
+  Raises:
+    UserError: the file is missing, damaged, has no pictures or too few, or an
+      argument is out of range.
+  """
+  if num_frames < 1:
+    raise UserError(f"num_frames must be at least 1, got {num_frames}")
+  clip = itertools.islice(frames(path, fps, start, size), num_frames)
+  pictures = [picture for _, picture in clip]
+  if len(pictures) < num_frames:
+    raise UserError(
+      f"{str(path)!r} has {len(pictures)} frames at {fps:g} a second from "
+      f"second {start:g} on and not {num_frames}; start earlier or give a "
+      "longer video"
+    )
+  return np.stack(pictures)
+
+
+def frames(
+  path: str | os.PathLike[str],
+  fps: float | None = None,
+  start: float = 0.0,
+  size: tuple[int, int] | None = None,
+) -> Iterator[tuple[float, np.ndarray]]:
+  """Reads a video frame by frame, holding one in memory.
+
+  Args:
+    path: as in `read_video`.
+    fps: frames per second wanted; the file's own frames if not given.
+    start: seconds; the first frame is the one on screen then.
+    size: as in `read_video`.
+
+  Returns:
+    An iterator over seconds and uint8 [H, W, 3].
+
+  Raises:
+    UserError: as in `read_video`, also while iterating.
+  """
+  if fps is not None and not 0 < fps < math.inf:
+    raise UserError(f"fps must be a positive number, got {fps}")
+  if not 0 <= start < math.inf:
+    raise UserError(f"start must be 0 or more seconds, got {start}")
+  return _frames(path, fps, start, size)
+
+
+def frame_rate(path: str | os.PathLike[str]) -> float:
+  """A video's average frames per second; raises UserError as `frames`."""
+  with media.opened(path, "video") as track:
+    return media.frame_rate(track)
+
+
+def _frames(
+  path: str | os.PathLike[str],
+  fps: float | None,
+  start: float,
+  size: tuple[int, int] | None,
+) -> Iterator[tuple[float, np.ndarray]]:
+  shown = _until_the_next(media.decode(path, "video", start))
+  if fps is None:
+    early = start + _ROUNDING
+    shown = itertools.dropwhile(lambda timed: timed.stop <= early, shown)
+  else:
+    shown = _constant(shown, fps, start)
+  for time, _, frame in shown:
+    picture = _to_rgb(frame)
+    # A stream may change its size; what is made of it does not.
+    size = size or picture.shape[:2]
+    yield time, resizing.fit(picture, *size)
+
+
+def _until_the_next(shown: Iterator[Timed]) -> Iterator[Timed]:
+  """Lets every frame last until the next begins."""
+  for timed, after in itertools.pairwise(itertools.chain(shown, [None])):
+    yield timed._replace(stop=after.start) if after else timed
+
+
+def _constant(
+  shown: Iterator[Timed], fps: float, start: float
+) -> Iterator[Timed]:
+  """Repeats and drops frames: the k-th is the one at `start + k / fps`."""
+  number = 0
+  # The first frame also stands for what comes before it.
+  for _, stop, frame in shown:
+    while (time := start + number / fps) < stop - _ROUNDING:
+      number += 1
+      yield Timed(time, start + number / fps, frame)
+
+
+def _to_rgb(frame: Any) -> np.ndarray:
+  """Converts PyAV's frame to uint8 [H, W, 3], upright."""
+  picture = frame.to_ndarray(format="rgb24")
+  # Telephones store what they film lying and note how to turn it.
+  return np.rot90(picture, round(frame.rotation / 90))

@@ -1,0 +1,1 @@
+"""Sources, mixtures and the Grain pipeline that every modality shares."""

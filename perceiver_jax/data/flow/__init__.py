@@ -1,0 +1,1 @@
+"""Pairs of frames with optical flow: folders, rendering and augmentation."""

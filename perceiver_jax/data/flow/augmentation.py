@@ -1,0 +1,251 @@
+"""Changes of a training pair: colours, erased parts, size and place.
+
+What the authors of AutoFlow released for RAFT, which the paper uses with a
+curriculum on its severity (IO, app. H). For the change of size their code has
+two ranges, log2: -0.2 to 0.5 where none is given, as RAFT has it, and 0.2 to 1
+in its file of settings, which it shares with another model. The paper does not
+say which it used; ours is the former. Shapes: H, W of the pair; h, w of what
+the model takes.
+"""
+
+from collections.abc import Mapping
+from typing import (
+  Any,
+  NamedTuple,
+)
+
+import cv2
+import numpy as np
+
+from perceiver_jax.data.core.source import Example
+from perceiver_jax.errors import UserError
+
+
+class Augmentation(NamedTuple):
+  """How much is changed at severity 1; everything is off at 0.
+
+  Attributes:
+    brightness: most that pixels are multiplied by, above or below 1.
+    contrast: the same of their distance from the mean colour.
+    saturation: the same of their distance from grey.
+    hue: most that hues turn, as a share of the circle.
+    asymmetric_share: of pairs whose frames are changed differently.
+    erase_share: of pairs with one or two boxes of the second frame erased.
+    erase_size: least and most pixels of a box's sides.
+    spatial_share: of pairs that change in size.
+    min_scale: least change, log2.
+    max_scale: most change, log2.
+    stretch_share: of pairs whose axes change in size differently.
+    stretch: most that they do, log2.
+    left_right_share: of pairs that are mirrored.
+    up_down_share: of pairs that are turned upside down.
+  """
+
+  brightness: float = 0.4
+  contrast: float = 0.4
+  saturation: float = 0.4
+  hue: float = 0.5 / 3.14
+  asymmetric_share: float = 0.2
+  erase_share: float = 0.5
+  erase_size: tuple[int, int] = (50, 100)
+  spatial_share: float = 0.8
+  min_scale: float = -0.2
+  max_scale: float = 0.5
+  stretch_share: float = 0.8
+  stretch: float = 0.2
+  left_right_share: float = 0.5
+  up_down_share: float = 0.1
+
+
+def make_augmentation(settings: Mapping[str, Any]) -> Augmentation:
+  """An `Augmentation` from the leaves of a config.
+
+  Raises:
+    UserError: there is no such leaf, or a range is the wrong way round.
+  """
+  unknown = sorted(set(settings) - set(Augmentation._fields))
+  if unknown:
+    raise UserError(
+      f"config.data.augmentation has no {', '.join(unknown)}; choose from"
+      f" {', '.join(Augmentation._fields)}"
+    )
+  how = Augmentation(**settings)
+  ranges = {
+    "erase_size": how.erase_size,
+    "min_scale to max_scale": (how.min_scale, how.max_scale),
+  }
+  for name, (low, high) in ranges.items():
+    if low > high:
+      raise UserError(
+        f"config.data.augmentation has {name} from {low} to {high}; give the"
+        " least and the most"
+      )
+  return how
+
+
+def augment(
+  example: Example,
+  rng: np.random.Generator,
+  how: Augmentation,
+  size: tuple[int, int],
+  severity: float,
+) -> Example:
+  """Changes a pair and cuts out what the model takes.
+
+  Args:
+    example: see `flow_sources`.
+    rng: draws what is random.
+    how: at severity 1.
+    size: (h, w).
+    severity: 0 to 1; shares and strengths are multiplied by it.
+
+  Returns:
+    The example at [h, w].
+  """
+  frames = example["frames"]
+  if severity:
+    frames = _colours(frames, rng, how, severity)
+    if rng.random() < severity * how.erase_share:
+      frames = _erased(frames, rng, how.erase_size)
+  scales = _scales(rng, how, severity)
+  example = resized_crop({**example, "frames": frames}, rng, size, scales)
+  for axis, share in ((1, how.left_right_share), (0, how.up_down_share)):
+    if rng.random() < severity * share:
+      example = flip(example, axis)
+  return example
+
+
+def resized_crop(
+  example: Example,
+  rng: np.random.Generator | None,
+  size: tuple[int, int],
+  scales: tuple[float, float] = (1.0, 1.0),
+) -> Example:
+  """Cuts a part out and resizes it; a part that is too large is made smaller.
+
+  Where a pair is smaller than the part wanted, it is resized to fit.
+
+  Args:
+    example: see `flow_sources`.
+    rng: draws the place; None takes the middle.
+    size: (h, w) wanted.
+    scales: down and across: pixels that one pixel becomes.
+  """
+  shape = example["flow"].shape[:2]
+  part, start = [], []
+  for have, want, scale in zip(shape, size, scales, strict=True):
+    length = int(np.clip(round(want / scale), 1, have))
+    room = have - length
+    part.append(length)
+    start.append(int(rng.integers(room + 1)) if rng is not None else room // 2)
+  where = tuple(slice(s, s + n) for s, n in zip(start, part, strict=True))
+  frames, flow = example["frames"][:, *where], example["flow"][where]
+  occluded = example["occluded"][where]
+  if tuple(part) != tuple(size):
+    rows, columns = size
+    # What the part was really resized by, after rounding.
+    ratio = np.float32([columns / part[1], rows / part[0]])
+    frames = np.stack([_resize(f, size, cv2.INTER_LINEAR) for f in frames])
+    flow = _resized_flow(flow, size) * ratio
+    # INTER_NEAREST would displace it: it is not about the pixels' centres.
+    way = cv2.INTER_NEAREST_EXACT
+    occluded = _resize(occluded.astype(np.uint8), size, way) > 0
+  return {**example, "frames": frames, "flow": flow, "occluded": occluded}
+
+
+def flip(example: Example, axis: int) -> Example:
+  """Mirrors a pair along axis 0 (down) or 1 (across)."""
+  signs = np.float32([1, -1] if axis == 0 else [-1, 1])
+  return {
+    **example,
+    "frames": np.flip(example["frames"], axis + 1),
+    "flow": np.flip(example["flow"], axis) * signs,
+    "occluded": np.flip(example["occluded"], axis),
+  }
+
+
+def _scales(
+  rng: np.random.Generator, how: Augmentation, severity: float
+) -> tuple[float, float]:
+  """Changes of size down and across."""
+  both, along = 0.0, np.zeros(2)
+  if rng.random() < severity * how.spatial_share:
+    both = severity * rng.uniform(how.min_scale, how.max_scale)
+    if rng.random() < severity * how.stretch_share:
+      along = severity * rng.uniform(-how.stretch, how.stretch, 2)
+  down, across = 2.0 ** (both + along)
+  return float(down), float(across)
+
+
+def _colours(
+  frames: np.ndarray,
+  rng: np.random.Generator,
+  how: Augmentation,
+  severity: float,
+) -> np.ndarray:
+  """Both frames in the same way, or each in its own."""
+  if rng.random() < severity * how.asymmetric_share:
+    return np.stack([_jittered(f[None], rng, how, severity)[0] for f in frames])
+  return _jittered(frames, rng, how, severity)
+
+
+def _jittered(
+  frames: np.ndarray,
+  rng: np.random.Generator,
+  how: Augmentation,
+  severity: float,
+) -> np.ndarray:
+  """Brightness, contrast, saturation, hue; uint8 [n, H, W, 3]."""
+  most = np.array([how.brightness, how.contrast, how.saturation, how.hue])
+  light, contrast, saturation, hue = severity * most * rng.uniform(-1, 1, 4)
+  pixels = frames.reshape(-1, frames.shape[2], 3)
+  mean = np.array(cv2.mean(pixels)[:3])
+  grey = np.tile([0.299, 0.587, 0.114], (3, 1))
+  matrix = (1 + saturation) * np.eye(3) - saturation * grey
+  matrix *= (1 + light) * (1 + contrast)
+  offset = (
+    -contrast
+    * (1 + light)
+    * (((1 + saturation) * np.eye(3) - saturation * grey) @ mean)
+  )
+  pixels = cv2.transform(pixels, np.column_stack([matrix, offset]))
+  turn = round(256 * hue)
+  if turn:
+    hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV_FULL)
+    hsv[..., 0] += np.uint8(turn % 256)
+    pixels = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
+  return pixels.reshape(frames.shape)
+
+
+def _erased(
+  frames: np.ndarray, rng: np.random.Generator, sides: tuple[int, int]
+) -> np.ndarray:
+  """Fills boxes of the second frame with its mean colour."""
+  frames = frames.copy()
+  height, width = frames.shape[1:3]
+  mean = np.array(cv2.mean(frames[1])[:3])
+  for _ in range(rng.integers(1, 3)):
+    top, left = rng.integers(height), rng.integers(width)
+    rows, columns = rng.integers(sides[0], sides[1] + 1, 2)
+    frames[1, top : top + rows, left : left + columns] = np.rint(mean)
+  return frames
+
+
+def _resized_flow(flow: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """Flow at [h, w]; of sparse flow each value comes once, or not at all.
+
+  A value goes to the pixel that the middle of its own falls into; to fill the
+  ones around would put it where it was not measured.
+  """
+  known = np.isfinite(flow).all(-1)
+  if known.all():
+    return _resize(flow, size, cv2.INTER_LINEAR)
+  ratios = np.divide(size, known.shape)
+  places = np.floor((np.argwhere(known) + 0.5) * ratios).astype(int)
+  found = np.full((*size, 2), np.nan, np.float32)
+  found[tuple(places.T)] = flow[known]
+  return found
+
+
+def _resize(image: np.ndarray, size: tuple[int, int], way: int) -> np.ndarray:
+  return cv2.resize(image, size[::-1], interpolation=way)

@@ -1,0 +1,61 @@
+"""What a camera and the air do to rendered frames; flow stays as it is.
+
+Shapes: H, W of the frames. Motion blur is part of the layers (`flow_scene`).
+"""
+
+import cv2
+import numpy as np
+
+from perceiver_jax.data.flow.scene import Scene
+
+# Cells of the smooth random fields of fog and light along each axis.
+_CELLS = 4
+
+
+def apply_effects(
+  rng: np.random.Generator, scene: Scene, frames: np.ndarray
+) -> np.ndarray:
+  """Fog, light that changes between the frames, and noise.
+
+  Args:
+    rng: draws which, and how strong.
+    scene: how often and how strong at most.
+    frames: uint8 [2, H, W, 3].
+
+  Returns:
+    uint8 [2, H, W, 3].
+  """
+  chosen = rng.random(3) < (scene.fog_share, scene.light_share,
+                            scene.noise_share)  # fmt: skip
+  if not chosen.any():
+    return frames
+  x = frames.astype(np.float32)
+  if chosen[0]:
+    x = _fog(rng, scene, x)
+  if chosen[1]:
+    x[1] = _light(rng, scene, x[1])
+  if chosen[2]:
+    deviation = np.float32(rng.uniform(0, scene.noise))
+    x += deviation * rng.standard_normal(x.shape, np.float32)
+  return x.clip(0, 255).astype(np.uint8)
+
+
+def _fog(rng: np.random.Generator, scene: Scene, x: np.ndarray) -> np.ndarray:
+  """Grey that lies before everything and stays where it is."""
+  field = _smooth(rng, x.shape[1:3])
+  density = (scene.fog_density * rng.random()) * field[..., None]
+  return x + density * (np.float32(rng.uniform(120, 255)) - x)
+
+
+def _light(rng: np.random.Generator, scene: Scene, x: np.ndarray) -> np.ndarray:
+  """Brightens or darkens a frame, its colours and its parts unevenly."""
+  gains = 1 + scene.light * rng.uniform(-1, 1, 3) / 2
+  field = 1 + scene.light * (_smooth(rng, x.shape[:2]) - 0.5)
+  return x * field[..., None] * gains.astype(np.float32)
+
+
+def _smooth(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+  """A smooth random field float32 [H, W] in [0, 1]."""
+  cells = rng.random((_CELLS, _CELLS), np.float32)
+  field = cv2.resize(cells, shape[::-1], interpolation=cv2.INTER_CUBIC)
+  return field.clip(0, 1)

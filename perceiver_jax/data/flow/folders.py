@@ -1,0 +1,264 @@
+"""Optical flow data sets in the folders people download.
+
+Nothing is downloaded. Every source holds paths and reads a pair when it is
+asked for; see `flow_sources` for what a pair is.
+"""
+
+import itertools
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from perceiver_jax.data.core.source import Example, check_choice
+from perceiver_jax.data.flow import files as flow_files
+from perceiver_jax.data.images import images
+from perceiver_jax.errors import UserError
+
+# Of 40,000 pairs of AutoFlow, how many the held-out split has: every 200th.
+_AUTOFLOW_STRIDE = 200
+# All that is known, and what of it can be seen in the second frame.
+_KITTI_TRUTH = ("flow_occ", "flow_noc")
+# The folder of the frames.
+_KITTI_YEARS = {"2012": "colored_0", "2015": "image_2"}
+
+
+class Files(NamedTuple):
+  """Paths of one pair.
+
+  Attributes:
+    first: an image.
+    second: an image.
+    flow: see `flow_files`; None where the truth is not published.
+    occlusion: an image, black where nothing is occluded, or None.
+    visible_flow: flow that is known only where it is not occluded, or None.
+    name: of the pair, as benchmarks call it: "alley_1/frame_0001".
+  """
+
+  first: Path
+  second: Path
+  flow: Path | None
+  occlusion: Path | None = None
+  visible_flow: Path | None = None
+  name: str = ""
+
+
+class FlowFolder:
+  """Pairs read from files.
+
+  Args:
+    files: of each pair.
+  """
+
+  in_memory = False
+
+  def __init__(self, files: Sequence[Files]):
+    self.files = tuple(files)
+    self.has_truth = all(pair.flow is not None for pair in self.files)
+    self.knows_occlusion = all(
+      pair.occlusion or pair.visible_flow for pair in self.files
+    )
+
+  def __len__(self) -> int:
+    return len(self.files)
+
+  def __getitem__(self, index: int) -> Example:
+    """Reads a pair.
+
+    Raises:
+      UserError: a file is missing or damaged, or the sizes differ.
+    """
+    files = self.files[index]
+    frames = [images.read_image(path) for path in files[:2]]
+    if frames[0].shape != frames[1].shape:
+      raise UserError(
+        f"{files.first} and {files.second} differ in size; replace them"
+      )
+    size = frames[0].shape[:2]
+    flow = np.full((*size, 2), np.nan, np.float32)
+    if files.flow is not None:
+      flow = _of_size(flow_files.read_flow(files.flow), size, files.flow)
+    return {
+      "frames": np.stack(frames),
+      "flow": flow,
+      "occluded": _occlusion(files, flow, size),
+    }
+
+
+def autoflow(directory: str | os.PathLike[str], split: str) -> FlowFolder:
+  """The public AutoFlow release (40,000 pairs).
+
+  Args:
+    directory: holds `static_40k_png_1_of_4` to `_4_of_4`, with a folder a pair
+      of im0.png, im1.png and forward.flo; or one of them.
+    split: "train", or "test": every 200th pair, by our choice.
+
+  Raises:
+    UserError: there is no such split, or no pair.
+  """
+  check_choice(split, ("train", "test"), "split", "autoflow")
+  root = _root(directory, "autoflow")
+  found = sorted(path.parent for path in root.rglob("forward.flo"))
+  held_out = set(found[::_AUTOFLOW_STRIDE])
+  return _folder(
+    root,
+    "*/NAME/{im0.png,im1.png,forward.flo}",
+    [
+      Files(p / "im0.png", p / "im1.png", p / "forward.flo", name=p.name)
+      for p in found
+      if (p in held_out) == (split == "test")
+    ],
+  )
+
+
+def flying_chairs(directory: str | os.PathLike[str], split: str) -> FlowFolder:
+  """FlyingChairs (22,872 pairs), with its own split.
+
+  Args:
+    directory: holds `data/` and `FlyingChairs_train_val.txt`, in which 1 is
+      training and 2 is validation.
+    split: "train" or "test".
+
+  Raises:
+    UserError: there is no such split, no pair, or no such list.
+  """
+  check_choice(split, ("train", "test"), "split", "flying_chairs")
+  root = _root(directory, "flying_chairs")
+  flows = sorted(root.glob("data/*_flow.flo"))
+  marks = _chairs_marks(root, len(flows))
+  number = {"train": "1", "test": "2"}[split]
+  files = []
+  for path, mark in zip(flows, marks, strict=True):
+    if mark == number:
+      stem = path.name.removesuffix("_flow.flo")
+      frames = (path.with_name(f"{stem}_img{i}.ppm") for i in (1, 2))
+      files.append(Files(*frames, path, name=stem))
+  return _folder(root, "data/*_{img1.ppm,img2.ppm,flow.flo}", files)
+
+
+def sintel(
+  directory: str | os.PathLike[str], split: str, render: str = "clean"
+) -> FlowFolder:
+  """MPI Sintel: 1,041 pairs to train on, 552 to submit.
+
+  Args:
+    directory: holds `training/` and `test/`.
+    split: "train" (with truth and occlusion) or "test" (without).
+    render: "clean" or "final".
+
+  Raises:
+    UserError: there is no such split or rendering, or no pair.
+  """
+  check_choice(split, ("train", "test"), "split", "sintel")
+  check_choice(render, ("clean", "final"), "render", "sintel")
+  root = _root(directory, "sintel")
+  folder = root / {"train": "training", "test": "test"}[split]
+  files = []
+  for scene in sorted(p for p in folder.glob(f"{render}/*") if p.is_dir()):
+    frames = sorted(scene.glob("frame_*.png"))
+    for first, second in itertools.pairwise(frames):
+      name = f"{scene.name}/{first.stem}"
+      truth = folder / "flow" / f"{name}.flo" if split == "train" else None
+      hidden = folder / "occlusions" / f"{name}.png"
+      hidden = hidden if truth and hidden.exists() else None
+      files.append(Files(first, second, truth, hidden, name=name))
+  return _folder(root, f"{folder.name}/{render}/SCENE/frame_*.png", files)
+
+
+def kitti(
+  directory: str | os.PathLike[str], split: str, year: str = "2015"
+) -> FlowFolder:
+  """KITTI-2012 (194 pairs) and KITTI-2015 (200), and as many to submit.
+
+  Flow is known at some of the pixels; those that only `flow_occ` has are
+  occluded.
+
+  Args:
+    directory: holds `training/` and `testing/`.
+    split: "train" (with truth) or "test" (without).
+    year: "2012" or "2015", whose folders have other names.
+
+  Raises:
+    UserError: there is no such split or year, or no pair.
+  """
+  check_choice(split, ("train", "test"), "split", "kitti")
+  check_choice(year, tuple(_KITTI_YEARS), "year", "kitti")
+  root = _root(directory, "kitti")
+  folder = root / {"train": "training", "test": "testing"}[split]
+  camera = _KITTI_YEARS[year]
+  files = []
+  for first in sorted(folder.glob(f"{camera}/*_10.png")):
+    second = first.with_name(first.name.replace("_10.png", "_11.png"))
+    truth, seen = None, None
+    if split == "train":
+      truth, seen = (folder / kind / first.name for kind in _KITTI_TRUTH)
+    files.append(Files(first, second, truth, None, seen, first.stem))
+  return _folder(root, f"{folder.name}/{camera}/*_10.png", files)
+
+
+def _root(directory: str | os.PathLike[str], source: str) -> Path:
+  leaf = f"the directory of source {source!r}"
+  if not directory:
+    raise UserError(
+      f"{leaf} is not given; set config.data.source_args.{source}.directory"
+    )
+  root = Path(directory).expanduser()
+  if not root.is_dir():
+    raise UserError(f"{leaf} is {str(root)!r}, which is no folder; change it")
+  return root
+
+
+def _folder(root: Path, expected: str, files: list[Files]) -> FlowFolder:
+  """Checks that there are pairs, and that all of their files are there."""
+  if not files:
+    raise UserError(
+      f"empty dataset: no pair in {str(root)!r}; expected {expected}"
+    )
+  for pair in files:
+    for path in filter(None, pair[:5]):
+      if not path.is_file():
+        raise UserError(f"{path} is missing; expected {expected} in {root}")
+  return FlowFolder(files)
+
+
+def _chairs_marks(root: Path, count: int) -> list[str]:
+  path = root / "FlyingChairs_train_val.txt"
+  if not path.is_file():
+    raise UserError(
+      f"{path} is missing; download it from FlyingChairs' page, apart from the"
+      " pairs: it says which are held out"
+    )
+  marks = re.findall(r"\S+", path.read_text(encoding="utf-8"))
+  if len(marks) != count:
+    raise UserError(
+      f"{path} has {len(marks)} lines and {root / 'data'} {count} pairs; unpack"
+      " all of the data set there"
+    )
+  return marks
+
+
+def _of_size(
+  values: np.ndarray, size: tuple[int, int], path: Path
+) -> np.ndarray:
+  if values.shape[:2] != size:
+    raise UserError(
+      f"{path} is {values.shape[1]} x {values.shape[0]} and its frames"
+      f" {size[1]} x {size[0]} pixels; replace it"
+    )
+  return values
+
+
+def _occlusion(
+  files: Files, flow: np.ndarray, size: tuple[int, int]
+) -> np.ndarray:
+  if files.occlusion is not None:
+    mask = images.read_image(files.occlusion, channels=1)
+    return _of_size(mask, size, files.occlusion)[..., 0] > 0
+  if files.visible_flow is not None:
+    path = files.visible_flow
+    seen = _of_size(flow_files.read_flow(path), size, path)
+    return np.isnan(seen).any(-1) & ~np.isnan(flow).any(-1)
+  return np.zeros(size, bool)

@@ -1,0 +1,73 @@
+"""A real pair that needs no download: Middlebury's Motorcycle."""
+
+import importlib.util
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from perceiver_jax.data.core.source import Example, check_choice
+from perceiver_jax.data.images import images
+from perceiver_jax.errors import UserError
+
+
+def motorcycle(split: str, scale: float = 0.5) -> "Motorcycle":
+  """The real Middlebury pair that ships with scikit-image, once.
+
+  A stereo pair: flow is minus the disparity, along x. Where that is not known
+  (7% of the pixels), neither is the flow.
+
+  Args:
+    split: only "test": it is never trained on.
+    scale: it is resized by; 1 is 500 x 741 pixels.
+
+  Raises:
+    UserError: the split or the scale is another, or scikit-image is missing.
+  """
+  check_choice(split, ("test",), "split", "motorcycle")
+  if not 0.05 <= scale <= 1:
+    raise UserError(f"motorcycle got scale {scale}; give 0.05 to 1")
+  return Motorcycle(scale)
+
+
+class Motorcycle:
+  """See `motorcycle`."""
+
+  in_memory = True
+  has_truth = True
+  knows_occlusion = False
+
+  def __init__(self, scale: float):
+    spec = importlib.util.find_spec("skimage")
+    if spec is None:
+      raise UserError(
+        "the Middlebury pair comes with scikit-image; pip install scikit-image"
+      )
+    folder = Path(spec.submodule_search_locations[0]) / "data"
+    frames = [
+      images.read_image(folder / f"motorcycle_{side}.png")
+      for side in ("left", "right")
+    ]
+    with np.load(folder / "motorcycle_disp.npz") as stored:
+      disparity = stored["arr_0"].astype(np.float32)
+    rows, columns = (round(n * scale) for n in disparity.shape)
+    # Not averaged: values of two depths, or unknown ones, would mix. Exact:
+    # about the pixels' centres, as the frames are resized.
+    small = cv2.resize(
+      disparity, (columns, rows), interpolation=cv2.INTER_NEAREST_EXACT
+    )
+    small = np.where(np.isfinite(small), small, np.nan)
+    ratio = columns / disparity.shape[1]
+    flow = np.stack([-small * np.float32(ratio), small * 0], -1)
+    self._example = {
+      "frames": np.stack([images.resize(f, rows, columns) for f in frames]),
+      "flow": flow,
+      "occluded": np.zeros(flow.shape[:2], bool),
+    }
+
+  def __len__(self) -> int:
+    return 1
+
+  def __getitem__(self, index: int) -> Example:
+    range(1)[index]
+    return {name: value.copy() for name, value in self._example.items()}

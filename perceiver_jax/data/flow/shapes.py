@@ -1,0 +1,107 @@
+"""Masks of random polygons and smooth blobs.
+
+Shapes: h, w of a mask that just holds its shape.
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from perceiver_jax.data.flow.motion import Box
+
+# Vertices are given to OpenCV in 1/16 of a pixel.
+_SHIFT = 4
+_BLOB_POINTS = 48
+_BLOB_WAVES = 4
+# Of the radius, of the hole in a shape that has one.
+_HOLE = (0.3, 0.6)
+
+
+class Outline(NamedTuple):
+  """How shapes are drawn; the names are AutoFlow's where it has them.
+
+  Attributes:
+    vertices: least and most corners of a polygon.
+    irregularity: how uneven their angles are, 0 to 1.
+    spikiness: standard deviation of a corner's distance over the mean one.
+    blob_share: share of shapes that are smooth.
+    hole_share: share of shapes with a hole.
+    elongation: most that a shape is longer one way than the other.
+  """
+
+  vertices: tuple[int, int]
+  irregularity: float
+  spikiness: float
+  blob_share: float
+  hole_share: float
+  elongation: float
+
+
+def random_shape(
+  rng: np.random.Generator,
+  outline: Outline,
+  centre: np.ndarray,
+  diameter: float,
+) -> tuple[np.ndarray, Box]:
+  """Draws a shape.
+
+  Args:
+    rng: draws what is random.
+    outline: how.
+    centre: (x, y) in pixels.
+    diameter: in pixels, about.
+
+  Returns:
+    Coverage uint8 [h, w], smooth at the edge, and the box it stands for.
+  """
+  blob = rng.random() < outline.blob_share
+  unit = _blob(rng, outline) if blob else _polygon(rng, outline)
+  points = centre + unit @ _stretch(rng, outline.elongation) * diameter / 2
+  # Two pixels of nothing around, so that interpolation ends at zero.
+  low = np.floor(points.min(0)).astype(int) - 2
+  high = np.ceil(points.max(0)).astype(int) + 3
+  box = Box(int(low[0]), int(low[1]), int(high[0]), int(high[1]))
+  mask = np.zeros(box.shape, np.uint8)
+  _fill(mask, points - low, 255)
+  if rng.random() < outline.hole_share:
+    hole = centre + (points - centre) * rng.uniform(*_HOLE)
+    _fill(mask, hole - low, 0)
+  return mask, box
+
+
+def _polygon(rng: np.random.Generator, outline: Outline) -> np.ndarray:
+  low, high = outline.vertices
+  count = int(rng.integers(low, high + 1))
+  gaps = 1 + outline.irregularity * rng.uniform(-0.9, 0.9, count)
+  angles = np.cumsum(gaps) * 2 * np.pi / gaps.sum()
+  radii = np.clip(rng.normal(1, outline.spikiness, count), 0.3, 1.7)
+  return _around(angles, radii)
+
+
+def _blob(rng: np.random.Generator, outline: Outline) -> np.ndarray:
+  angles = np.linspace(0, 2 * np.pi, _BLOB_POINTS, endpoint=False)
+  waves = np.arange(1, _BLOB_WAVES + 1)[:, None]
+  sizes = rng.normal(0, outline.spikiness, (_BLOB_WAVES, 1)) / waves
+  phases = rng.uniform(0, 2 * np.pi, (_BLOB_WAVES, 1))
+  radii = 1 + (sizes * np.sin(waves * angles + phases)).sum(0)
+  return _around(angles, np.clip(radii, 0.3, 1.7))
+
+
+def _around(angles: np.ndarray, radii: np.ndarray) -> np.ndarray:
+  return np.stack([np.cos(angles), np.sin(angles)], 1) * radii[:, None]
+
+
+def _stretch(rng: np.random.Generator, elongation: float) -> np.ndarray:
+  """A matrix that stretches along a random direction, keeping the area."""
+  ratio = np.sqrt(np.exp(rng.uniform(0, np.log(elongation))))
+  angle = rng.uniform(0, np.pi)
+  turn = np.array(
+    [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]
+  )
+  return turn.T @ np.diag([ratio, 1 / ratio]) @ turn
+
+
+def _fill(mask: np.ndarray, points: np.ndarray, value: int) -> None:
+  fixed = np.rint(points * 2**_SHIFT).astype(np.int32)
+  cv2.fillPoly(mask, [fixed], value, cv2.LINE_AA, _SHIFT)

@@ -1,0 +1,161 @@
+"""Pairs of frames with optical flow, by name.
+
+A source has a length and returns pair i as a dict: `frames` uint8
+[2, H, W, 3]; `flow` float32 [H, W, 2], NaN where it is not known; `occluded`
+bool [H, W], all False where a data set does not say. Sizes may differ from
+pair to pair. Data sets on a disk are in `flow_folders`.
+"""
+
+from collections.abc import (
+  Callable,
+  Mapping,
+)
+from typing import (
+  Any,
+  Protocol,
+)
+
+import numpy as np
+
+from perceiver_jax.data.core.source import Example, check_choice, make_named
+from perceiver_jax.data.flow import effects as flow_effects
+from perceiver_jax.data.flow import folders as flow_folders
+from perceiver_jax.data.flow import motorcycle as flow_motorcycle
+from perceiver_jax.data.flow import render as flow_render
+from perceiver_jax.data.flow.scene import Scene, draw_layers, make_scene
+from perceiver_jax.data.flow.textures import Textures
+from perceiver_jax.errors import UserError
+
+_SPLITS = ("train", "test")
+
+
+class FlowSource(Protocol):
+  """What a pipeline needs of a data set.
+
+  Attributes:
+    in_memory: whether fetching a pair costs no reading or decoding.
+    has_truth: whether flow is known; not where a benchmark keeps it.
+    knows_occlusion: whether `occluded` says which pixels are hidden.
+  """
+
+  in_memory: bool
+  has_truth: bool
+  knows_occlusion: bool
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int) -> Example: ...
+
+
+class Rendered:
+  """Rendered pairs; pair i is always the same.
+
+  Args:
+    scene: how they are drawn.
+    textures: what they look like.
+    size: (H, W).
+    length: number of pairs.
+    seed: of all that is random.
+  """
+
+  # Nothing is read, but drawing takes as long: threads help.
+  in_memory = False
+  has_truth = True
+  knows_occlusion = True
+
+  def __init__(
+    self,
+    scene: Scene,
+    textures: Textures,
+    size: tuple[int, int],
+    length: int,
+    seed: int,
+  ):
+    self._scene, self._textures, self._size = scene, textures, size
+    self._length, self._seed = length, seed
+
+  def __len__(self) -> int:
+    return self._length
+
+  def __getitem__(self, index: int) -> Example:
+    index = range(self._length)[index]
+    rng = np.random.default_rng((self._seed, index))
+    layers = draw_layers(rng, self._scene, self._textures, *self._size)
+    pair = flow_render.render(layers, *self._size)
+    frames = flow_effects.apply_effects(rng, self._scene, pair.frames)
+    return {"frames": frames, "flow": pair.flow, "occluded": pair.occluded}
+
+
+def rendered(
+  split: str,
+  size: tuple[int, int] = (448, 576),
+  num_train: int = 400_000,
+  num_test: int = 256,
+  textures: str = "",
+  noise_share: float = 0.2,
+  texture_scale: tuple[float, float] = (0.5, 2.0),
+  texture_detail: float = 0.0,
+  scene: Mapping[str, Any] | None = None,
+) -> Rendered:
+  """Pairs drawn by `flow_render`, as many as are wanted.
+
+  "test" has other textures than "train": the right third of each installed
+  photo, or every tenth picture of a folder.
+
+  Args:
+    split: "train" or "test".
+    size: (H, W) in pixels.
+    num_train: pairs of "train"; 400,000 is what the paper says of AutoFlow.
+    num_test: pairs of "test".
+    textures: a folder of pictures; empty for photos that are installed.
+    noise_share: share of the textures that are noise.
+    texture_scale: least and most pixels of a frame to a pixel of a picture.
+    texture_detail: how plain a texture may be; see `Textures`.
+    scene: leaves of `flow_scene.Scene`.
+
+  Raises:
+    UserError: there is no such split, a number is out of range, or the folder
+      has no pictures.
+  """
+  check_choice(split, _SPLITS, "split", "rendered")
+  if len(size) != 2 or min(size) < 16:
+    raise UserError(
+      f"rendered pairs are to be {tuple(size)} pixels; give height and width"
+      " of 16 or more"
+    )
+  low, high = texture_scale
+  if not 0 < low <= high:
+    raise UserError(
+      f"rendered pairs have texture_scale {texture_scale}; give the least and"
+      " the most, above 0"
+    )
+  return Rendered(
+    make_scene(scene or {}),
+    Textures(split, textures, noise_share, texture_scale, texture_detail),
+    tuple(size),
+    length=num_test if split == "test" else num_train,
+    seed=_SPLITS.index(split),
+  )
+
+
+SOURCES: dict[str, Callable[..., FlowSource]] = {
+  "rendered": rendered,
+  "autoflow": flow_folders.autoflow,
+  "flying_chairs": flow_folders.flying_chairs,
+  "sintel": flow_folders.sintel,
+  "kitti": flow_folders.kitti,
+  "motorcycle": flow_motorcycle.motorcycle,
+}
+
+
+def make_flow_source(name: str, /, **kwargs: Any) -> FlowSource:
+  """Makes the source called `name`.
+
+  Args:
+    name: a key of `SOURCES`.
+    **kwargs: its arguments.
+
+  Raises:
+    UserError: the name or an argument is unknown, or the data is missing.
+  """
+  return make_named(SOURCES, name, "optical flow", kwargs)

@@ -1,0 +1,154 @@
+"""What the layers of rendered pairs look like: photos, noise, own pictures."""
+
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from perceiver_jax.data.images import image_sources, images, photos
+from perceiver_jax.errors import UserError
+
+# Every tenth picture of a folder is for held-out pairs.
+_HELD_OUT_STRIDE = 10
+_OCTAVES = 6
+_TRIES = 20
+# The photo of the real pair that models are scored on.
+_NOT_FOR_TRAINING = ("motorcycle_left",)
+
+
+class Textures:
+  """Random pictures of any size.
+
+  Args:
+    split: "train" or "test", which share no pixel of a photo.
+    directory: a folder of pictures, subfolders included; empty for the photos
+      that ship with scikit-learn and scikit-image.
+    noise_share: share of the pictures that are procedural noise.
+    scale: least and most pixels of a frame to a pixel of a photo, the same
+      along both axes.
+    detail: least mean difference of neighbouring pixels, in levels of 255; a
+      part of a photo that is plainer is drawn again, 20 times at most.
+
+  Raises:
+    UserError: the folder is missing or has too few pictures.
+  """
+
+  def __init__(
+    self,
+    split: str,
+    directory: str | os.PathLike[str] = "",
+    noise_share: float = 0.2,
+    scale: tuple[float, float] = (0.5, 2.0),
+    detail: float = 0.0,
+  ):
+    self._noise_share, self._scale = noise_share, scale
+    self._detail = detail
+    self._paths = _folder(directory, split) if directory else ()
+    self._split = split
+
+  def draw(
+    self, rng: np.random.Generator, height: int, width: int
+  ) -> np.ndarray:
+    """A picture, with other colours than the photo's.
+
+    Returns:
+      uint8 [height, width, 3].
+    """
+    if rng.random() < self._noise_share:
+      return noise(rng, height, width)
+    for _ in range(_TRIES):
+      part = self._part(rng, height, width)
+      if not self._detail or _detail(part) >= self._detail:
+        break
+    return _recoloured(rng, part)
+
+  def _part(
+    self, rng: np.random.Generator, height: int, width: int
+  ) -> np.ndarray:
+    """A part of a photo, resized; one that is too small is mirrored on."""
+    photo = self._photo(rng)
+    scale = np.exp(rng.uniform(*np.log(self._scale)))
+    # Tiny layers would be one blurred colour with fewer pixels of the photo.
+    rows, columns = (max(8, round(n / scale)) for n in (height, width))
+    top = rng.integers(max(0, photo.shape[0] - rows) + 1)
+    left = rng.integers(max(0, photo.shape[1] - columns) + 1)
+    part = photo[top : top + rows, left : left + columns]
+    missing = rows - part.shape[0], columns - part.shape[1]
+    if any(missing):
+      below, right = missing
+      way = cv2.BORDER_REFLECT
+      part = cv2.copyMakeBorder(part, 0, below, 0, right, way)
+    part = part[:: rng.choice((-1, 1)), :: rng.choice((-1, 1))]
+    return images.resize(np.ascontiguousarray(part), height, width)
+
+  def _photo(self, rng: np.random.Generator) -> np.ndarray:
+    if self._paths:
+      return images.read_image(self._paths[rng.integers(len(self._paths))])
+    found = _photos(self._split)
+    return found[rng.integers(len(found))]
+
+
+def noise(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+  """Coloured noise of several octaves, less of the finer ones.
+
+  Returns:
+    uint8 [height, width, 3].
+  """
+  total = np.zeros((height, width, 3), np.float32)
+  for octave in range(_OCTAVES):
+    cells = 2 ** (octave + 1)
+    if cells > min(height, width):
+      break
+    grid = rng.normal(size=(cells, cells, 3)).astype(np.float32)
+    weight = 60 * rng.uniform(0.3, 1) / (octave + 1) ** 0.5
+    size = (width, height)
+    total += weight * cv2.resize(grid, size, interpolation=cv2.INTER_CUBIC)
+  # Colours that vary together, so that not all noise is a rainbow.
+  grey = total.mean(axis=2, keepdims=True)
+  total = grey + rng.uniform(0, 1) * (total - grey) + rng.uniform(60, 196, 3)
+  return total.clip(0, 255).astype(np.uint8)
+
+
+def _detail(image: np.ndarray) -> float:
+  """Mean difference of pixels that are side by side."""
+  return float(cv2.absdiff(image[:, 1:], image[:, :-1]).mean())
+
+
+def _recoloured(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+  """Channels in another order, each with another gain."""
+  gains, offsets = rng.uniform(0.6, 1.3, 3), rng.uniform(-20, 20, 3)
+  matrix = np.diag(gains)[:, rng.permutation(3)]
+  return cv2.transform(image, np.column_stack([matrix, offsets]))
+
+
+@functools.cache
+def _photos(split: str) -> Sequence[np.ndarray]:
+  return [
+    photo
+    for name, photo in photos.parts(split).items()
+    if name not in _NOT_FOR_TRAINING
+  ]
+
+
+def _folder(directory: str | os.PathLike[str], split: str) -> Sequence[Path]:
+  root = Path(directory).expanduser()
+  if not root.is_dir():
+    raise UserError(
+      f"no directory {str(root)!r} of pictures for textures; change it or"
+      " leave it empty to use photos that are installed"
+    )
+  paths = sorted(
+    path
+    for path in root.rglob("*")
+    if path.suffix.lower() in image_sources.IMAGE_SUFFIXES
+  )
+  if len(paths) < 2:
+    raise UserError(
+      f"{str(root)!r} has {len(paths)} pictures; textures need two or more,"
+      " since some are held out"
+    )
+  held_out = set(paths[::_HELD_OUT_STRIDE])
+  return [path for path in paths if (path in held_out) == (split == "test")]

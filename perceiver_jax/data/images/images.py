@@ -1,0 +1,248 @@
+"""Images as numpy arrays: read, cut out, resize, normalise and encode.
+
+Shapes: H height, W width, C channels (1 grey, 3 RGB). Pixels are uint8 in
+0..255 until `normalize` brings them to what a model takes.
+"""
+
+import math
+
+import cv2
+import numpy as np
+
+from perceiver_jax.data.images.image_files import (
+  decode_image,
+  encode_png,
+  read_image,
+  to_channels,
+)
+from perceiver_jax.data.images.resizing import (
+  RESIZES,
+  cubic_resize,
+  resize,
+  resize_by,
+)
+from perceiver_jax.errors import UserError
+
+__all__ = [
+  "NORMALIZATIONS",
+  "RESIZES",
+  "cubic_resize",
+  "decode_image",
+  "encode_png",
+  "has_bright_border",
+  "inception_crop",
+  "normalize",
+  "prepare_image",
+  "random_affine",
+  "read_image",
+  "resize",
+  "resize_by",
+  "to_channels",
+  "to_pixels",
+]
+
+# White, mean and standard deviation: x = (pixel / white - mean) / deviation.
+# ImageNet's are those of its training images with white as 1.
+_STATISTICS = {
+  "unit": (127.5, (1.0,), (1.0,)),
+  "zero_one": (255.0, (0.0,), (1.0,)),
+  "imagenet": (255.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+NORMALIZATIONS = tuple(_STATISTICS)
+# Mean level of the outermost pixels above which a picture has a light ground.
+_BRIGHT = 127.5
+_CROP_TRIES = 10
+
+
+def inception_crop(
+  height: int,
+  width: int,
+  rng: np.random.Generator,
+  *,
+  area: tuple[float, float] = (0.08, 1.0),
+  aspect: tuple[float, float] = (3 / 4, 4 / 3),
+) -> tuple[int, int, int, int]:
+  """Draws a part of an image to train on (Szegedy et al., 2015, section 6).
+
+  A part that does not fit is drawn again, ten times at most; then it is the
+  largest central one with an allowed aspect ratio.
+
+  Args:
+    height: of the image.
+    width: of the image.
+    rng: draws the area, the logarithm of the aspect ratio and the place, each
+      evenly.
+    area: least and most part of the image's area.
+    aspect: least and most width over height.
+
+  Returns:
+    (top, left, height, width) of the part, in pixels.
+  """
+  for _ in range(_CROP_TRIES):
+    pixels = rng.uniform(*area) * height * width
+    ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
+    rows = round(math.sqrt(pixels / ratio))
+    columns = round(math.sqrt(pixels * ratio))
+    if 0 < rows <= height and 0 < columns <= width:
+      top = int(rng.integers(height - rows + 1))
+      left = int(rng.integers(width - columns + 1))
+      return top, left, rows, columns
+  rows = max(1, min(height, round(width / aspect[0])))
+  columns = max(1, min(width, round(height * aspect[1])))
+  return (height - rows) // 2, (width - columns) // 2, rows, columns
+
+
+def normalize(pixels: np.ndarray, normalization: str) -> np.ndarray:
+  """Scales pixels for a model; values beyond black and white are kept.
+
+  Args:
+    pixels: uint8 or float32 [..., W, C] in 0..255.
+    normalization: "unit": to [-1, 1]; "zero_one": to [0, 1]; "imagenet": by
+      the mean and standard deviation of ImageNet's red, green and blue.
+
+  Returns:
+    float32 [..., W, C].
+
+  Raises:
+    UserError: there is no such normalisation, or not for these channels.
+  """
+  white, mean, deviation = _statistics(normalization, pixels.shape[-2:])
+  # In rows: NumPy is slow where the last axis is as short as the channels.
+  x = pixels.reshape(*pixels.shape[:-2], -1) / white
+  x -= mean
+  x /= deviation
+  return x.reshape(pixels.shape)
+
+
+def to_pixels(x: np.ndarray, normalization: str) -> np.ndarray:
+  """Undoes `normalize`, to look at what a model was given.
+
+  Args:
+    x: float32 [..., W, C].
+    normalization: what it was normalised by.
+
+  Returns:
+    uint8 [..., W, C], clipped to 0..255.
+
+  Raises:
+    UserError: there is no such normalisation, or not for these channels.
+  """
+  white, mean, deviation = _statistics(normalization, x.shape[-2:])
+  pixels = (x.reshape(*x.shape[:-2], -1) * deviation + mean) * white
+  return np.rint(pixels.clip(0, 255)).astype(np.uint8).reshape(x.shape)
+
+
+def prepare_image(
+  image: np.ndarray,
+  shape: tuple[int, int, int],
+  *,
+  invert: bool = False,
+  crop_fraction: float = 1.0,
+  resize: str = "area",
+  normalization: str = "unit",
+) -> np.ndarray:
+  """Brings any picture to a model's input.
+
+  A central part with the model's aspect ratio is kept (a square when the
+  model's input is square) and resized.
+
+  Args:
+    image: uint8 [H, W] or [H, W, 1 | 3 | 4].
+    shape: (height, width, channels) of the model's input.
+    invert: swaps black and white, for a model of light ink on a dark ground.
+    crop_fraction: size of the part over the largest that fits, in (0, 1].
+    resize: see `resize_by`.
+    normalization: see `normalize`.
+
+  Returns:
+    float32 `shape`.
+
+  Raises:
+    ValueError: `crop_fraction` is out of range.
+    UserError: there is no such way to resize or normalise.
+  """
+  _check_fraction(crop_fraction)
+  height, width, channels = shape
+  image = to_channels(image, channels)
+  scale = min(image.shape[0] / height, image.shape[1] / width) * crop_fraction
+  crop = (max(1, round(height * scale)), max(1, round(width * scale)))
+  pixels = resize_by(_centre_crop(image, *crop), height, width, resize)
+  return normalize(255 - pixels if invert else pixels, normalization)
+
+
+def random_affine(
+  image: np.ndarray,
+  rng: np.random.Generator,
+  *,
+  degrees: float = 0.0,
+  scale: float = 0.0,
+  shift: float = 0.0,
+) -> np.ndarray:
+  """Turns, scales and moves a picture; its edges fill what comes into view.
+
+  Args:
+    image: float32 [H, W, C].
+    rng: draws each of the changes evenly between its bounds.
+    degrees: the most it is turned, either way.
+    scale: the most its size changes: 0.1 is from 0.9 to 1.1 times.
+    shift: the most it is moved along each axis, in pixels.
+
+  Returns:
+    float32 [H, W, C].
+  """
+  angle, size, x, y = rng.uniform(-1, 1, 4) * (degrees, scale, shift, shift)
+  height, width = image.shape[:2]
+  centre = ((width - 1) / 2, (height - 1) / 2)
+  matrix = cv2.getRotationMatrix2D(centre, angle, 1 + size)
+  matrix[:, 2] += (x, y)
+  out = cv2.warpAffine(
+    image,
+    matrix,
+    (width, height),
+    flags=cv2.INTER_LINEAR,
+    borderMode=cv2.BORDER_REPLICATE,
+  )
+  return out.reshape(image.shape)
+
+
+def has_bright_border(image: np.ndarray) -> bool:
+  """Whether the outermost pixels are light: dark ink on paper, for example.
+
+  Args:
+    image: uint8 [H, W] or [H, W, 1 | 3 | 4].
+  """
+  grey = to_channels(image, 1)[..., 0]
+  edges = [grey[0], grey[-1], grey[:, 0], grey[:, -1]]
+  return bool(np.mean(np.concatenate(edges)) > _BRIGHT)
+
+
+def _statistics(
+  normalization: str, size: tuple[int, int]
+) -> tuple[np.float32, np.ndarray, np.ndarray]:
+  """White, and mean and deviation of each value in a row of W pixels of C."""
+  if normalization not in _STATISTICS:
+    raise UserError(
+      f"normalization is {normalization!r}; give {' or '.join(NORMALIZATIONS)}"
+    )
+  white, *moments = _STATISTICS[normalization]
+  if len(moments[0]) not in (1, size[1]):
+    raise UserError(
+      f"normalization {normalization!r} is for {len(moments[0])} channels, got"
+      f" {size[1]}; give one of the others"
+    )
+  mean, deviation = (
+    np.broadcast_to(np.float32(m), size).ravel() for m in moments
+  )
+  return np.float32(white), mean, deviation
+
+
+def _check_fraction(crop_fraction: float) -> None:
+  if not 0 < crop_fraction <= 1:
+    raise ValueError(f"crop_fraction must be in (0, 1], got {crop_fraction}")
+
+
+def _centre_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
+  """Cuts the central [height, width] out, or less where there is less."""
+  top = max(0, (image.shape[0] - height) // 2)
+  left = max(0, (image.shape[1] - width) // 2)
+  return image[top : top + height, left : left + width]

@@ -1,0 +1,108 @@
+"""What happens to a picture between its source and the model.
+
+In training (IO, app. A.1): random crop, flip, RandAugment, resize,
+normalisation. In evaluation: central crop, resize, normalisation.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+
+from perceiver_jax.data.images import images, rand_augment
+from perceiver_jax.errors import UserError
+
+CROPS = ("centre", "inception")
+
+
+class Preprocessing:
+  """Pictures of a source to what a model takes.
+
+  Args:
+    shape: height, width and channels of the model's input.
+    settings: `data` section of a config, with `normalization`, `resize`,
+      `crop_fraction`, `crop`, `flip`, `rand_augment` and `affine`.
+
+  Raises:
+    UserError: a setting is unknown or out of range.
+  """
+
+  def __init__(self, shape: tuple[int, int, int], settings: Mapping[str, Any]):
+    self._shape = shape
+    self._settings = settings
+    for leaf, choices in (
+      ("crop", CROPS),
+      ("resize", images.RESIZES),
+      ("normalization", images.NORMALIZATIONS),
+    ):
+      if settings[leaf] not in choices:
+        raise UserError(
+          f"config.data.{leaf} is {settings[leaf]!r}; choose one of"
+          f" {', '.join(choices)}"
+        )
+    if not 0 < settings["crop_fraction"] <= 1:
+      raise UserError(
+        f"config.data.crop_fraction is {settings['crop_fraction']}; give more"
+        " than 0 and at most 1"
+      )
+
+  def evaluate(self, image: np.ndarray, *, invert: bool = False) -> np.ndarray:
+    """The central part of a picture.
+
+    Args:
+      image: uint8 [H, W, c], or float32 that is prepared already.
+      invert: swaps black and white.
+
+    Returns:
+      float32 of the model's shape.
+    """
+    if image.dtype != np.uint8:
+      return image
+    return images.prepare_image(
+      image,
+      self._shape,
+      invert=invert,
+      crop_fraction=self._settings["crop_fraction"],
+      resize=self._settings["resize"],
+      normalization=self._settings["normalization"],
+    )
+
+  def train(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random view of a picture; arguments as in `evaluate`."""
+    settings = self._settings
+    if image.dtype == np.uint8 and settings["crop"] == "inception":
+      top, left, height, width = images.inception_crop(*image.shape[:2], rng)
+      image = image[top : top + height, left : left + width]
+    if settings["flip"] and rng.random() < 0.5:
+      image = cv2.flip(image, 1).reshape(image.shape)
+    if image.dtype == np.uint8:
+      image = self._augmented(image, rng)
+    if any(settings["affine"].values()):
+      image = images.random_affine(image, rng, **settings["affine"])
+    return image
+
+  def pixels(self, x: np.ndarray) -> np.ndarray:
+    """Normalised pictures [..., C] as uint8, to look at."""
+    return images.to_pixels(x, self._settings["normalization"])
+
+  def _augmented(
+    self, image: np.ndarray, rng: np.random.Generator
+  ) -> np.ndarray:
+    """RandAugment, then what evaluation does but for its crop."""
+    if self._settings["rand_augment"]["num_layers"]:
+      image = rand_augment.rand_augment(
+        images.to_channels(image, 3), rng, **self._settings["rand_augment"]
+      )
+    if self._settings["crop"] == "centre":
+      return self.evaluate(image)
+    height, width, channels = self._shape
+    return images.normalize(
+      images.resize_by(
+        images.to_channels(image, channels),
+        height,
+        width,
+        self._settings["resize"],
+      ),
+      self._settings["normalization"],
+    )

@@ -1,0 +1,1 @@
+"""Text: sources, tokenizers, masking and GLUE."""

@@ -1,0 +1,300 @@
+"""Examples of GLUE tasks: from TFDS, from TSV files, or the embedded ones.
+
+An example has its `texts`, one or two strings; its `label`, a position in the
+classes or a score, UNKNOWN where the benchmark keeps it secret; and its
+`number`, by which the leaderboard wants predictions. Splits are called train,
+validation and test, with the ending of one of `glue_tasks.Task.parts`.
+"""
+
+import os
+from collections.abc import (
+  Callable,
+  Iterator,
+  Sequence,
+)
+from pathlib import Path
+from typing import (
+  Any,
+  NamedTuple,
+)
+
+from absl import logging
+
+from perceiver_jax.data.core import tfds as tfds_sources
+from perceiver_jax.data.core.source import (
+  Example,
+  Source,
+  check_choice,
+  make_named,
+)
+from perceiver_jax.data.text import tiny_glue
+from perceiver_jax.data.text.glue_tasks import TASKS, TINY, Task
+from perceiver_jax.errors import UserError
+
+UNKNOWN = -1.0
+# The task whose files are the user's: train.tsv and dev.tsv with the columns
+# label and sentence, or sentence1 and sentence2.
+OWN = "own"
+# Share of damaged lines of a file, of which QQP's has a few.
+_MOST_DAMAGED = 0.01
+# CoLA's files have no header, but for the test set's.
+_COLA_COLUMNS = ("source", "label", "judgement", "sentence")
+_NUMBER_COLUMNS = ("index", "id")
+_AX_FILES = ("diagnostic/diagnostic.tsv", "AX.tsv", "AX/AX.tsv")
+
+
+class Row(NamedTuple):
+  """See the module's docstring."""
+
+  texts: tuple[str, ...]
+  label: float
+  number: int
+
+
+class InMemory:
+  """Rows in a list."""
+
+  in_memory = True
+
+  def __init__(self, rows: Sequence[Row], class_names: Sequence[str] = ()):
+    self._rows = rows
+    self.class_names = tuple(class_names)
+    self.num_classes = len(self.class_names)
+
+  def __len__(self) -> int:
+    return len(self._rows)
+
+  def __getitem__(self, index: int) -> Example:
+    return self._rows[index]._asdict()
+
+
+class Prepared:
+  """Examples of a TFDS random-access source."""
+
+  in_memory = False
+
+  def __init__(self, data_source: Any, task: Task):
+    self._data_source = data_source
+    self._texts = task.texts
+    self.class_names = task.classes
+    self.num_classes = len(self.class_names)
+
+  def __len__(self) -> int:
+    return len(self._data_source)
+
+  def __getitem__(self, index: int) -> Example:
+    found = tfds_sources.fetch(self._data_source, index)
+    texts = (found[name] for name in self._texts)
+    row = Row(tuple(map(_decoded, texts)), found["label"], found["idx"])
+    return {**row._asdict(), "label": float(row.label)}
+
+
+class OfTask:
+  """A source whose examples say the number of their task, `task`."""
+
+  def __init__(self, source: Source, number: int):
+    self._source, self._number = source, number
+    self.in_memory = source.in_memory
+    self.class_names, self.num_classes = source.class_names, source.num_classes
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> Example:
+    return {**self._source[index], "task": self._number}
+
+
+def tfds(task: str, split: str, data_dir: str = "") -> Prepared:
+  """A task as TensorFlow Datasets has prepared it (`glue/*`).
+
+  Args:
+    task: a key of `glue_tasks.TASKS`, not one of the tiny ones.
+    split: see the module's docstring.
+    data_dir: where it was prepared; empty for TFDS's own default.
+
+  Raises:
+    UserError: it is not one of GLUE's, or not prepared.
+  """
+  known = tuple(name for name in TASKS if name not in TINY)
+  check_choice(task, known, "task", "TensorFlow Datasets")
+  found = tfds_sources.open_prepared(f"glue/{task}", split, data_dir)
+  return Prepared(found, TASKS[task])
+
+
+def files(task: str, split: str, data_dir: str = "") -> InMemory:
+  """A task from tab-separated files, laid out as GLUE is given out.
+
+  Of a training or validation file, lines with too few fields are left out and
+  counted, and more than 1% are an error; of a test file, any is. Labels of a
+  test file are read if it has any.
+
+  Args:
+    task: a key of `glue_tasks.TASKS`, or `OWN`.
+    split: see the module's docstring.
+    data_dir: holds CoLA/train.tsv, CoLA/dev.tsv, MNLI/dev_matched.tsv and so
+      on; of the user's own task, train.tsv, dev.tsv and test.tsv themselves.
+
+  Raises:
+    UserError: a folder, file or column is missing, or a label is unknown.
+  """
+  check_choice(task, (*TASKS, OWN), "task", "TSV files")
+  root = Path(data_dir).expanduser()
+  kind = own_task(data_dir) if task == OWN else TASKS[task]
+  if task == "ax":
+    found = [root / name for name in _AX_FILES if (root / name).exists()]
+    path = found[0] if found else root / _AX_FILES[0]
+  else:
+    path = root / kind.folder / f"{split.replace('validation', 'dev')}.tsv"
+  rows = list(_rows(path, kind, is_test=split.startswith("test")))
+  return InMemory(rows, kind.classes)
+
+
+def own_task(data_dir: str) -> Task:
+  """The user's own task, by the columns and labels of its train.tsv.
+
+  Args:
+    data_dir: see `files`.
+
+  Raises:
+    UserError: the file is missing or has other columns.
+  """
+  path = Path(data_dir).expanduser() / "train.tsv"
+  lines = _lines(path)
+  header = next(lines, (1, []))[1]
+  pair = "sentence1" in header
+  texts = ("sentence1", "sentence2") if pair else ("sentence",)
+  places = _places(path, header, (*texts, "label"))
+  labels = {
+    fields[places[-1]] for _, fields in lines if len(fields) > max(places)
+  }
+  return Task("", texts, (*texts, "label"), tuple(sorted(labels)))
+
+
+def embedded(task: str, split: str) -> InMemory:
+  """A tiny task made of the embedded text, in the form of GLUE's.
+
+  Args:
+    task: "word_order" or "next_sentence".
+    split: "train", "validation" or "test", whose labels are kept too.
+
+  Raises:
+    UserError: there is no such task or split.
+  """
+  check_choice(task, tuple(TINY), "task", "the embedded text")
+  check_choice(split, tiny_glue.SPLITS, "split", "the embedded text")
+  made = tiny_glue.examples(task, split)
+  rows = [Row(texts, float(label), i) for i, (texts, label) in enumerate(made)]
+  return InMemory(rows, TASKS[task].classes)
+
+
+SOURCES: dict[str, Callable[..., Source]] = {
+  "embedded": embedded,
+  "files": files,
+  "tfds": tfds,
+}
+
+
+def make_examples(name: str, /, **kwargs: Any) -> Source:
+  """Makes the examples of the source called `name`.
+
+  Args:
+    name: a key of `SOURCES`.
+    **kwargs: its arguments.
+
+  Raises:
+    UserError: the name or an argument is unknown, or there is no example.
+  """
+  return make_named(SOURCES, name, "GLUE", kwargs)
+
+
+def _decoded(text: Any) -> str:
+  return text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+  """Number and fields of each line that is not empty."""
+  try:
+    # Quotes mean nothing in these files, and a field may hold a NUL or ten
+    # megabytes, which the csv module refuses.
+    with open(
+      path, encoding="utf-8-sig", errors="replace", newline="\n"
+    ) as file:
+      for number, line in enumerate(file, 1):
+        if line.strip("\r\n"):
+          yield number, line.rstrip("\r\n").split("\t")
+  except OSError as error:
+    where = path.parent if path.parent.is_dir() else path.parent.parent
+    there = sorted(os.listdir(where))[:12] if where.is_dir() else []
+    raise UserError(
+      f"{path} can't be read ({error.strerror}); {where} has:"
+      f" {', '.join(there) or 'nothing'}. Give the folder of GLUE's files in"
+      " config.data.source_args.files.data_dir"
+    ) from error
+
+
+def _places(
+  path: Path, header: Sequence[str], wanted: Sequence[str]
+) -> list[int]:
+  missing = [name for name in wanted if name not in header]
+  if missing:
+    raise UserError(
+      f"{path} has no column {missing[0]!r}; its first line names:"
+      f" {', '.join(map(repr, header[:12])) or 'nothing'}"
+    )
+  return [list(header).index(name) for name in wanted]
+
+
+def _rows(path: Path, task: Task, is_test: bool) -> Iterator[Row]:
+  lines = _lines(path)
+  if task.folder == "CoLA" and not is_test:
+    header: Sequence[str] = _COLA_COLUMNS
+  else:
+    header = next(lines, (1, []))[1]
+  *texts, label_column = task.columns
+  has_labels = not is_test or label_column in header
+  places = _places(path, header, task.columns if has_labels else texts)
+  numbers = [i for i, name in enumerate(header) if name in _NUMBER_COLUMNS]
+  damaged, count = [], 0
+  for line, fields in lines:
+    if len(fields) <= max(places):
+      damaged.append(line)
+      continue
+    values = [fields[place] for place in places]
+    label = _label(values.pop(), task, path, line) if has_labels else UNKNOWN
+    number = count
+    if numbers and is_test:
+      number = _whole(fields[numbers[0]], path, line)
+    yield Row(tuple(values), label, number)
+    count += 1
+  if damaged:
+    _report_damage(path, damaged, 0.0 if is_test else _MOST_DAMAGED, count)
+
+
+def _label(text: str, task: Task, path: Path, line: int) -> float:
+  if task.classes:
+    if text in task.labels:
+      return float(task.labels.index(text))
+    known = ", ".join(task.labels)
+    raise UserError(f"{path} line {line}: label {text!r} is none of {known}")
+  try:
+    return float(text)
+  except ValueError as error:
+    raise UserError(f"{path} line {line}: {text!r} is no score") from error
+
+
+def _whole(text: str, path: Path, line: int) -> int:
+  if not text.isdecimal():
+    raise UserError(f"{path} line {line}: {text!r} is no number of an example")
+  return int(text)
+
+
+def _report_damage(
+  path: Path, damaged: Sequence[int], most: float, good: int
+) -> None:
+  share = len(damaged) / (len(damaged) + good)
+  what = (
+    f"{path}: {len(damaged)} lines have too few fields, as line {damaged[0]}"
+  )
+  if share > most:
+    raise UserError(f"{what}; mend them, or get the file anew")
+  logging.warning("%s; they are left out", what)

@@ -1,0 +1,117 @@
+"""The tasks of the GLUE benchmark (arXiv 1804.07461), and two tiny ones."""
+
+from collections.abc import Mapping
+from typing import (
+  Any,
+  NamedTuple,
+)
+
+
+class Task(NamedTuple):
+  """What a task is about.
+
+  Attributes:
+    folder: of its files, and the name of its part of a submission.
+    texts: names of its one or two texts in TensorFlow Datasets.
+    columns: of its files: those of the texts, and last that of the label.
+    classes: names by label; none if the label is a score.
+    written: the classes in the benchmark's files; empty: as they are called.
+    metrics: keys of `evaluation.scores.METRICS`; the first is the one that
+      the Perceiver IO paper reports (Table 14).
+    parts: endings of the names of the held-out splits.
+  """
+
+  folder: str
+  texts: tuple[str, ...]
+  columns: tuple[str, ...]
+  classes: tuple[str, ...]
+  written: tuple[str, ...] = ()
+  metrics: tuple[str, ...] = ("accuracy",)
+  parts: tuple[str, ...] = ("",)
+
+  @property
+  def num_outputs(self) -> int:
+    """Numbers a model predicts: a logit a class, or the score."""
+    return max(1, len(self.classes))
+
+  @property
+  def labels(self) -> tuple[str, ...]:
+    """The classes as the benchmark's files write them."""
+    return self.written or self.classes
+
+
+_NUMBERS = ("0", "1")
+_PAIR = ("sentence1", "sentence2")
+_QUESTIONS = ("question1", "question2")
+_ANSWER = ("question", "sentence")
+_PREMISE = ("premise", "hypothesis")
+_ENTAILMENT = ("entailment", "not_entailment")
+_THREE = ("entailment", "neutral", "contradiction")
+
+# The eight that the paper averages; WNLI, as in most papers, is not among them.
+GLUE: dict[str, Task] = {
+  "cola": Task(
+    "CoLA",
+    ("sentence",),
+    ("sentence", "label"),
+    ("unacceptable", "acceptable"),
+    _NUMBERS,
+    ("matthews", "accuracy"),
+  ),
+  "sst2": Task(
+    "SST-2",
+    ("sentence",),
+    ("sentence", "label"),
+    ("negative", "positive"),
+    _NUMBERS,
+  ),
+  "mrpc": Task(
+    "MRPC",
+    _PAIR,
+    ("#1 String", "#2 String", "Quality"),
+    ("not_equivalent", "equivalent"),
+    _NUMBERS,
+    ("accuracy", "f1"),
+  ),
+  "stsb": Task(
+    "STS-B", _PAIR, (*_PAIR, "score"), (), (), ("pearson", "spearman")
+  ),
+  "qqp": Task(
+    "QQP",
+    _QUESTIONS,
+    (*_QUESTIONS, "is_duplicate"),
+    ("not_duplicate", "duplicate"),
+    _NUMBERS,
+    ("accuracy", "f1"),
+  ),
+  "mnli": Task(
+    "MNLI",
+    _PREMISE,
+    (*_PAIR, "gold_label"),
+    _THREE,
+    parts=("_matched", "_mismatched"),
+  ),
+  "qnli": Task("QNLI", _ANSWER, (*_ANSWER, "label"), _ENTAILMENT),
+  "rte": Task("RTE", _PAIR, (*_PAIR, "label"), _ENTAILMENT),
+}
+# Made from the embedded text; see `tiny_glue`.
+TINY: dict[str, Task] = {
+  "word_order": Task(
+    "word_order", ("sentence",), ("sentence", "label"), ("shuffled", "in_order")
+  ),
+  "next_sentence": Task(
+    "next_sentence", _PAIR, (*_PAIR, "label"), ("elsewhere", "next")
+  ),
+}
+TASKS: dict[str, Task] = {
+  **GLUE,
+  # Diagnostic sentences without labels, for a model of MNLI.
+  "ax": Task("AX", _PREMISE, (*_PAIR, "label"), _THREE),
+  **TINY,
+}
+
+
+def restored(fields: Mapping[str, Any]) -> Task:
+  """A task from its `_asdict`, as it comes back from JSON: with lists."""
+  whole = lambda value: tuple(value) if isinstance(value, list) else value
+  return Task(**{name: whole(value) for name, value in fields.items()})

@@ -1,0 +1,303 @@
+"""Documents, strings in any order: embedded text, files, TFDS data sets."""
+
+import glob
+import gzip
+import hashlib
+import itertools
+import json
+import os
+import uuid
+import zlib
+from collections.abc import (
+  Callable,
+  Iterator,
+  Sequence,
+)
+from pathlib import Path
+from typing import (
+  Any,
+  BinaryIO,
+  Protocol,
+)
+
+import numpy as np
+
+from perceiver_jax.data.core import tfds as tfds_sources
+from perceiver_jax.data.core.source import check_choice, make_named
+from perceiver_jax.data.text.embedded_text import SPLITS, embedded
+from perceiver_jax.errors import UserError
+
+KINDS = ("line", "paragraph", "file")
+_SUFFIXES = (".txt", ".jsonl")
+_COMPRESSED = (".gz", ".zst")
+# One of so many documents is held out.
+_STRIDE = 100
+# What some editors put before a text to say that it is UTF-8.
+_MARK = "\ufeff"
+# Bytes read at a time of a compressed file.
+_BLOCK = 1 << 18
+
+
+class Documents(Protocol):
+  """Texts by number.
+
+  Attributes:
+    in_memory: whether fetching one costs no reading.
+  """
+
+  in_memory: bool
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int) -> str: ...
+
+
+class Files:
+  """Documents of text or JSONL files, found by their place in bytes.
+
+  Opens the file for every document, so that threads and copies in other
+  processes share nothing.
+
+  Args:
+    paths: of the files, which may be compressed.
+    kind: what a document of a text file is, one of `KINDS`.
+    field: name of the text in each object of a JSONL file.
+
+  Raises:
+    UserError: a file is damaged or can't be read.
+  """
+
+  in_memory = False
+
+  def __init__(self, paths: Sequence[str], kind: str, field: str):
+    self._names = tuple(paths)
+    self._paths = tuple(map(_plain, paths))
+    self._kind = kind
+    self._field = field
+    # File, first byte and end of each document, int64 [N, 3].
+    numbers = itertools.chain.from_iterable(self._all_places())
+    self._places = np.fromiter(numbers, np.int64).reshape(-1, 3)
+
+  def __len__(self) -> int:
+    return len(self._places)
+
+  def __getitem__(self, index: int) -> str:
+    number, start, stop = map(int, self._places[index])
+    try:
+      with open(self._paths[number], "rb") as file:
+        file.seek(start)
+        text = file.read(stop - start).decode("utf-8", errors="replace")
+        text = text.removeprefix(_MARK) if start == 0 else text
+    except OSError as error:
+      raise _unreadable(self._paths[number], error) from error
+    if self._paths[number].lower().endswith(".jsonl"):
+      return self._text_of_json(text, number, start)
+    return text if self._kind == "file" else text.strip("\r\n")
+
+  def only(self, chosen: np.ndarray) -> "Files":
+    """The same files with some of the documents, by a mask bool [len]."""
+    part = object.__new__(Files)
+    part.__dict__ = {**self.__dict__, "_places": self._places[chosen]}
+    return part
+
+  def _all_places(self) -> Iterator[tuple[int, int, int]]:
+    for number, path in enumerate(self._paths):
+      kind = "line" if path.lower().endswith(".jsonl") else self._kind
+      try:
+        for start, stop in _places(path, kind):
+          yield number, start, stop
+      except OSError as error:
+        raise _unreadable(path, error) from error
+
+  def _text_of_json(self, line: str, number: int, start: int) -> str:
+    try:
+      found = json.loads(line)[self._field]
+      if not isinstance(found, str):
+        raise TypeError("not a string")
+    # Deep nesting is a RecursionError.
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+      where = _line_number(self._paths[number], start)
+      raise UserError(
+        f"{self._names[number]} line {where} is no JSON object whose field"
+        f" {self._field!r} is a string; mend the line, or name the field with"
+        " config.data.corpora.NAME.arguments.field"
+      ) from error
+    # JSON can escape half a surrogate pair, which no UTF-8 can hold.
+    return found.encode("utf-8", errors="replace").decode("utf-8")
+
+
+def files(
+  train: str,
+  split: str,
+  eval: str = "",
+  documents: str = "line",
+  field: str = "text",
+) -> Files:
+  """Documents of .txt or .jsonl files, also .gz or .zst.
+
+  Compressed files are decompressed once, to $XDG_CACHE_HOME (else ~/.cache)
+  /perceiver_jax/text.
+
+  Args:
+    train: a folder, with all in it, or a pattern such as 'books/*.txt.gz'.
+    split: "train" or "test".
+    eval: the same for the held-out files; if empty, every hundredth document
+      of `train` (of fewer, the last) is held out.
+    documents: what a document of a .txt file is: "line", "paragraph" (empty
+      lines stand between) or "file". Empty ones are left out.
+    field: name of the text in each object of a .jsonl file, one a line.
+
+  Raises:
+    UserError: there is no file, one is damaged, or an argument is unknown.
+  """
+  check_choice(split, SPLITS, "split", "text files")
+  check_choice(documents, KINDS, "documents", "text files")
+  if split == "test" and eval:
+    return Files(_matches(eval, "eval"), documents, field)
+  found = Files(_matches(train, "train"), documents, field)
+  if eval:
+    return found
+  held_out = np.zeros(len(found), bool)
+  held_out[_STRIDE - 1 :: _STRIDE] = True
+  held_out[-1:] |= not held_out.any()
+  return found.only(held_out if split == "test" else ~held_out)
+
+
+SOURCES: dict[str, Callable[..., Documents]] = {
+  "embedded": embedded,
+  "files": files,
+  "tfds": tfds_sources.texts,
+}
+
+
+def make_documents(name: str, /, **kwargs: Any) -> Documents:
+  """Makes the documents of the source called `name`.
+
+  Args:
+    name: a key of `SOURCES`.
+    **kwargs: its arguments.
+
+  Raises:
+    UserError: the name or an argument is unknown, or there is no document.
+  """
+  return make_named(SOURCES, name, "texts", kwargs)
+
+
+def _matches(pattern: str, which: str) -> list[str]:
+  """Files of a folder or a pattern, sorted; `which` names the argument."""
+  where = os.path.expanduser(pattern)
+  if os.path.isdir(where):
+    where = os.path.join(glob.escape(where), "**")
+  known = [p for p in glob.glob(where, recursive=True) if _is_known(p)]
+  if not known:
+    raise UserError(
+      f"no file {pattern!r}; give a folder or a pattern of .txt or .jsonl"
+      f" files, also .gz or .zst, in config.data.corpora.NAME.arguments.{which}"
+    )
+  return sorted(known)
+
+
+def _is_known(path: str) -> bool:
+  stem, suffix = os.path.splitext(path.lower())
+  inner = stem if suffix in _COMPRESSED else path.lower()
+  return inner.endswith(_SUFFIXES) and os.path.isfile(path)
+
+
+def _unreadable(path: str, error: OSError) -> UserError:
+  return UserError(
+    f"{path} cannot be read: {error.strerror}; mend it, or leave it out"
+  )
+
+
+def _line_number(path: str, start: int) -> int:
+  """The number, from 1, of the line that starts at a byte."""
+  with open(path, "rb") as file:
+    blocks = iter(lambda: file.read(min(_BLOCK, start - file.tell())), b"")
+    return 1 + sum(block.count(b"\n") for block in blocks)
+
+
+def _runs(path: str, joined: bool) -> Iterator[tuple[int, int]]:
+  """Places of the lines that are not blank; neighbours as one if `joined`."""
+  position = start = 0
+  with open(path, "rb") as file:
+    for line in file:
+      blank = not line.strip()
+      if start < position and (blank or not joined):
+        yield start, position
+        start = position
+      position += len(line)
+      if blank:
+        start = position
+  if start < position:
+    yield start, position
+
+
+def _places(path: str, kind: str) -> Iterator[tuple[int, int]]:
+  """First byte and end of every document that is not blank."""
+  runs = _runs(path, joined=kind == "paragraph")
+  if kind != "file":
+    return runs
+  return iter([(0, os.path.getsize(path))] if any(runs) else [])
+
+
+def _plain(path: str) -> str:
+  """The path of a file's text, decompressed if it has to be."""
+  stem, suffix = os.path.splitext(path)
+  if suffix.lower() not in _COMPRESSED:
+    return path
+  status = os.stat(path)
+  key = f"{os.path.abspath(path)} {status.st_size} {status.st_mtime_ns}"
+  name = hashlib.sha256(key.encode()).hexdigest()[:16]
+  home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+  folder = Path(home).expanduser() / "perceiver_jax" / "text"
+  target = folder / f"{name}-{os.path.basename(stem)}"
+  if not target.exists():
+    _decompress(path, target)
+  return str(target)
+
+
+def _decompress(path: str, target: Path) -> None:
+  """Writes the whole text or nothing."""
+  blocks = _gzip_blocks if path.lower().endswith(".gz") else _zstd_blocks
+  partial = target.with_name(f".{uuid.uuid4().hex}-{target.name}")
+  try:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "rb") as source, open(partial, "wb") as sink:
+      sink.writelines(blocks(source))
+    os.replace(partial, target)
+  except (OSError, EOFError, zlib.error) as error:
+    raise UserError(
+      f"{path} cannot be decompressed to {target.parent}: {error}; get the file"
+      " anew or mend the folder"
+    ) from error
+  finally:
+    partial.unlink(missing_ok=True)
+
+
+def _gzip_blocks(source: BinaryIO) -> Iterator[bytes]:
+  with gzip.open(source) as file:
+    yield from iter(lambda: file.read(_BLOCK), b"")
+
+
+def _zstd_blocks(source: BinaryIO) -> Iterator[bytes]:
+  """Text of all frames; zstandard's own files take a cut one as it is."""
+  try:
+    import zstandard
+  except ImportError as error:
+    raise UserError(
+      f"{source.name} needs the package zstandard: pip install"
+      " 'perceiver_jax[text]'"
+    ) from error
+  # As `zstd --long=31` writes; by default it stops at 128 MiB.
+  decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
+  frame, rest = decompressor.decompressobj(), source.read(_BLOCK)
+  try:
+    while rest:
+      yield frame.decompress(rest)
+      rest = frame.unused_data or source.read(_BLOCK)
+      if frame.eof and rest:
+        frame = decompressor.decompressobj()
+  except zstandard.ZstdError as error:
+    raise EOFError(str(error)) from error
+  if not frame.eof:
+    raise EOFError("it ends too early")

@@ -1,0 +1,92 @@
+"""Units of a game to an input array, and their encodings from latents.
+
+Perceiver IO in the place of AlphaStar's entity encoder (IO, StarCraft II,
+app. B). Shapes: units [B, M, F] of which `input_mask` marks the real ones.
+"""
+
+from typing import Any
+
+import haiku as hk
+import jax
+from jax import numpy as jnp
+
+from perceiver_jax.models import (
+  decoders,
+  layers,
+)
+from perceiver_jax.models.inputs import (
+  InputArray,
+  as_input_array,
+)
+from perceiver_jax.models.typing import (
+  Array,
+  Bool,
+  Float,
+)
+
+
+class UnitsAdapter(hk.Module):
+  """One linear layer on the features of each unit; they have no positions.
+
+  Args:
+    num_channels: C (IO, Table 6).
+  """
+
+  def __init__(self, num_channels: int = 128, name: str | None = None):
+    super().__init__(name=name)
+    self._num_channels = num_channels
+
+  def __call__(
+    self, units: Float[Array, "B M F"], *, is_training: bool
+  ) -> Float[Array, "B M C"]:
+    """Returns the input array."""
+    del is_training
+    return layers.Linear(self._num_channels, "embed")(units)
+
+
+class UnitsDecoder(decoders.QueryDecoder):
+  """An encoding of each unit and one of them all, as AlphaStar uses them.
+
+  Queries are the input elements, so that unit i reads what concerns unit i.
+
+  Args:
+    num_embedding_channels: G, of both encodings (256).
+    **decoder: Arguments of `QueryDecoder`.
+  """
+
+  def __init__(
+    self,
+    num_embedding_channels: int = 256,
+    name: str | None = None,
+    **decoder: Any,
+  ):
+    super().__init__(0, name=name, **decoder)
+    self._num_embedding_channels = num_embedding_channels
+
+  def __call__(
+    self,
+    latents: Float[Array, "B N D"],
+    inputs: InputArray | Float[Array, "B M C"],
+    input_mask: Bool[Array, "B M"] | None = None,
+    queries: Any = None,
+    return_attention: bool = False,
+  ) -> tuple[dict[str, jax.Array], Float[Array, "B H M N"] | None]:
+    """`entity_embeddings` [B, M, G] and `embedded_entity` [B, G]."""
+    del queries
+    if input_mask is None:
+      input_mask = jnp.ones(inputs.shape[:2], bool)
+    # What padding holds, or overflowed to, would pass its zero weight below.
+    inputs = as_input_array(inputs).masked(input_mask)
+    out, weights = super().__call__(
+      inputs, latents, input_mask, return_attention
+    )
+    real = input_mask[..., None].astype(out.dtype)
+    size = self._num_embedding_channels
+    # A convolution of width 1 is a linear layer on each unit.
+    each = hk.Linear(size, name="entity_embeddings")(jax.nn.relu(out))
+    mean = jnp.sum(out * real, 1) / jnp.maximum(jnp.sum(real, 1), 1)
+    everything = jax.nn.relu(hk.Linear(size, name="embedded_entity")(mean))
+    return {
+      "entity_embeddings": each * real,
+      "embedded_entity": everything,
+    }, weights

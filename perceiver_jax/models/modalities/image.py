@@ -1,0 +1,196 @@
+"""Images and video to an input array [B, M, C].
+
+Shapes: images [B, Y, X, c], video [B, T, Y, X, c]. M runs over the grid that
+is left after downsampling, in row-major order.
+"""
+
+import math
+from collections.abc import Sequence
+
+import haiku as hk
+import jax
+import numpy as np
+
+from perceiver_jax.models import (
+  convolutions,
+  layers,
+  patches,
+  position_encoding,
+)
+from perceiver_jax.models.inputs import InputArray
+from perceiver_jax.models.typing import (
+  Array,
+  Float,
+)
+
+PREPARATIONS = ("pixels", "conv1x1", "conv", "patches")
+POSITIONS = ("fourier", "trainable")
+
+
+class ImageAdapter(hk.Module):
+  """Images or video to the input array (IO, app. A.1; Perceiver, 4.1).
+
+  Args:
+    preparation: "pixels": each pixel an element; "conv1x1": pixels through a
+      1x1 convolution; "conv": `ConvDownsample`; "patches": space to depth.
+    num_channels: Output channels of the convolution or of the linear layer on
+      patches; 0 leaves patches unprojected.
+    spatial_downsample: Pixels per side of an element (4 per "conv" layer).
+    temporal_downsample: Frames per element, for video patches.
+    use_batchnorm: Whether the "conv" stem normalises.
+    position_encoding: "fourier" or "trainable".
+    num_bands: Fourier bands per dimension.
+    max_resolution: See `position_encoding.fourier_features`; empty means that
+      of the grid.
+    num_position_channels: Width of a trainable table.
+    position_init_scale: Standard deviation from which such a table starts.
+    project_positions: Width of a linear layer on the positions; 0 for none.
+    concat_or_add: Whether positions are appended to the channels or added.
+    num_position_mlp: Residual linear layers on the positions.
+    cross_replica_axis: See `ConvDownsample`.
+    padding: Of the "conv" stem; see `ConvDownsample`.
+    permutation_seed: Of the one order in which all inputs come, with their
+      positions (Perceiver, Table 2, "permuted"); 0 leaves them in place.
+
+  Raises:
+    ValueError: An unknown `preparation`, `position_encoding` or
+      `concat_or_add`.
+  """
+
+  def __init__(
+    self,
+    preparation: str = "pixels",
+    num_channels: int = 0,
+    spatial_downsample: int = 1,
+    temporal_downsample: int = 1,
+    use_batchnorm: bool = True,
+    position_encoding: str = "fourier",
+    num_bands: int = 64,
+    max_resolution: Sequence[int] = (),
+    num_position_channels: int = 256,
+    position_init_scale: float = 0.02,
+    project_positions: int = 0,
+    concat_or_add: str = "concat",
+    num_position_mlp: int = 0,
+    cross_replica_axis: str = "",
+    padding: str = "same",
+    permutation_seed: int = 0,
+    name: str | None = None,
+  ):
+    super().__init__(name=name)
+    _check("preparation", preparation, PREPARATIONS)
+    _check("position_encoding", position_encoding, POSITIONS)
+    _check("concat_or_add", concat_or_add, ("concat", "add"))
+    self._preparation = preparation
+    self._num_channels = num_channels
+    self._spatial = spatial_downsample
+    self._temporal = temporal_downsample
+    self._use_batchnorm = use_batchnorm
+    self._position_encoding = position_encoding
+    self._num_bands = num_bands
+    self._max_resolution = max_resolution
+    self._num_position_channels = num_position_channels
+    self._position_init_scale = position_init_scale
+    self._project_positions = project_positions
+    self._concat_or_add = concat_or_add
+    self._num_position_mlp = num_position_mlp
+    self._cross_replica_axis = cross_replica_axis
+    self._padding = padding
+    self._permutation_seed = permutation_seed
+
+  def __call__(
+    self, images: Float[Array, "B ..."], *, is_training: bool
+  ) -> Float[Array, "B M C"]:
+    """Returns the input array."""
+    return self.parts(images, is_training=is_training).whole()
+
+  @hk.name_like("__call__")
+  def parts(
+    self, images: Float[Array, "B ..."], *, is_training: bool
+  ) -> InputArray:
+    """The same, with positions apart where they are appended."""
+    x = self._prepare(images, is_training)
+    index_dims = x.shape[1:-1]
+    x = x.reshape(x.shape[0], -1, x.shape[-1])
+    table = self._positions(index_dims, x.shape[-1]).astype(x.dtype)
+    appended = self._concat_or_add == "concat"
+    found = InputArray(x, table) if appended else InputArray(x + table)
+    if not self._permutation_seed:
+      return found
+    return found.reordered(permutation(self._permutation_seed, x.shape[1]))
+
+  @hk.transparent
+  def _prepare(self, images: jax.Array, is_training: bool) -> jax.Array:
+    if self._preparation == "pixels":
+      stride = self._spatial
+      if images.ndim == 5:
+        return images[:, :: self._temporal, ::stride, ::stride]
+      return images[:, ::stride, ::stride]
+    if self._preparation == "conv1x1":
+      conv = hk.Conv2D(
+        self._num_channels, 1, stride=self._spatial, name="conv1x1"
+      )
+      return hk.BatchApply(conv)(images) if images.ndim == 5 else conv(images)
+    if self._preparation == "conv":
+      return self._conv(images, is_training)
+    x = patches.space_to_depth(images, self._temporal, self._spatial)
+    if images.ndim == 5 and x.shape[1] == 1:
+      x = x[:, 0]  # One frame is left: positions are two-dimensional.
+    if self._num_channels:
+      x = hk.Linear(self._num_channels, name="patches")(x)
+    return x
+
+  @hk.transparent
+  def _conv(self, images: jax.Array, is_training: bool) -> jax.Array:
+    num_layers = 0
+    while 4**num_layers < self._spatial:
+      num_layers += 1
+    if not num_layers or 4**num_layers != self._spatial:
+      raise ValueError(
+        f"spatial_downsample {self._spatial}: the 'conv' stem divides by a"
+        " power of 4"
+      )
+    stem = convolutions.ConvDownsample(
+      num_layers,
+      self._num_channels,
+      self._use_batchnorm,
+      self._cross_replica_axis,
+      self._padding,
+      name="stem",
+    )
+    if images.ndim == 5:
+      return hk.BatchApply(stem)(images, is_training=is_training)
+    return stem(images, is_training=is_training)
+
+  @hk.transparent
+  def _positions(self, index_dims: tuple[int, ...], channels: int) -> jax.Array:
+    """The position table [M, P], after its projections."""
+    if self._position_encoding == "fourier":
+      x = position_encoding.fourier_grid(
+        index_dims, self._num_bands, self._max_resolution
+      )
+    else:
+      x = position_encoding.TrainablePositions(
+        math.prod(index_dims),
+        self._num_position_channels,
+        self._position_init_scale,
+        name="positions",
+      )()
+    added = channels if self._concat_or_add == "add" else 0
+    if width := self._project_positions or added:
+      x = layers.Linear(width, "project_positions")(x)
+    for i in range(self._num_position_mlp):
+      x = x + hk.Linear(x.shape[-1], name=f"position_mlp_{i}")(x)
+      if i < self._num_position_mlp - 1:
+        x = jax.nn.relu(x)
+    return x
+
+
+def permutation(seed: int, size: int) -> np.ndarray:
+  """The order [M] of `ImageAdapter.permutation_seed`."""
+  return np.random.default_rng(seed).permutation(size)
+
+
+def _check(what: str, given: str, choices: tuple[str, ...]) -> None:
+  if given not in choices:
+    raise ValueError(f"{what} {given!r}: choose one of {', '.join(choices)}")

@@ -1,0 +1,157 @@
+"""Position encodings: Fourier features and trainable tables.
+
+Shapes: d spatial dimensions of sizes `index_dims`, M their product, K bands.
+Fourier features have d (2 K + 1) channels (Perceiver, section 3.2).
+"""
+
+from collections.abc import Sequence
+
+import haiku as hk
+import numpy as np
+from jax import numpy as jnp
+
+from perceiver_jax.models.typing import (
+  Array,
+  Float,
+  Int,
+  Shaped,
+)
+
+
+def linear_positions(
+  index_dims: Sequence[int], low: float = -1.0, high: float = 1.0
+) -> Float[Array, "..."]:
+  """A grid of coordinates from `low` to `high`, both ends included.
+
+  Args:
+    index_dims: Sizes of the d dimensions.
+    low: Coordinate of the first element of each dimension.
+    high: Coordinate of the last.
+
+  Returns:
+    Coordinates of shape [*index_dims, d].
+  """
+  axes = [jnp.linspace(low, high, n, dtype=jnp.float32) for n in index_dims]
+  return jnp.stack(jnp.meshgrid(*axes, indexing="ij"), axis=-1)
+
+
+def subsampled_positions(
+  indices: Int[Array, "O"], index_dims: Sequence[int]
+) -> Float[Array, "O d"]:
+  """Coordinates of flat indices, as the authors' subsampled queries have them.
+
+  They lie at -1 + 2 i / n and so never reach +1, unlike `linear_positions`; the
+  published video autoencoder depends on the difference.
+
+  Args:
+    indices: Row-major positions in a grid of sizes `index_dims`.
+    index_dims: Sizes of the d dimensions.
+  """
+  coordinates = jnp.stack(jnp.unravel_index(indices, tuple(index_dims)), -1)
+  sizes = jnp.asarray(index_dims, jnp.float32)
+  return -1.0 + 2.0 * coordinates.astype(jnp.float32) / sizes
+
+
+def fourier_features(
+  positions: Float[Array, "M d"],
+  num_bands: int,
+  max_resolution: Sequence[int],
+  concat_pos: bool = True,
+  sine_only: bool = False,
+) -> Float[Array, "M P"]:
+  """Sines and cosines of positions at linearly spaced frequencies.
+
+  The bands of dimension i run from 1 to max_resolution[i] / 2 (its Nyquist
+  frequency), both included. Channels: the positions, then all sines (dimension
+  by dimension), then all cosines.
+
+  Args:
+    positions: Coordinates in [-1, 1].
+    num_bands: K.
+    max_resolution: For each dimension, the sampling rate whose Nyquist
+      frequency is the highest band.
+    concat_pos: Whether the raw positions come first.
+    sine_only: Whether to leave the cosines out.
+
+  Raises:
+    ValueError: `max_resolution` has another number of dimensions.
+  """
+  if len(max_resolution) != positions.shape[-1]:
+    raise ValueError(
+      f"max_resolution {tuple(max_resolution)} has {len(max_resolution)}"
+      f" dimensions, the positions have {positions.shape[-1]}"
+    )
+  bands = np.stack(
+    [np.linspace(1.0, r / 2, num_bands) for r in max_resolution]
+  ).astype(np.float32)
+  angles = positions[:, :, None] * bands  # [M, d, K]
+  angles = jnp.pi * angles.reshape(positions.shape[0], bands.size)
+  features = [positions] if concat_pos else []
+  features += [jnp.sin(angles)]
+  features += [] if sine_only else [jnp.cos(angles)]
+  return jnp.concatenate(features, axis=-1)
+
+
+def fourier_grid(
+  index_dims: Sequence[int],
+  num_bands: int,
+  max_resolution: Sequence[int] = (),
+  **kwargs: bool,
+) -> Float[Array, "M P"]:
+  """Fourier features of every element of a grid, in row-major order.
+
+  Args:
+    index_dims: Sizes of the grid.
+    num_bands: K.
+    max_resolution: See `fourier_features`; empty means `index_dims`.
+    **kwargs: `concat_pos` and `sine_only` of `fourier_features`.
+  """
+  positions = linear_positions(index_dims).reshape(-1, len(index_dims))
+  return fourier_features(
+    positions, num_bands, tuple(max_resolution) or tuple(index_dims), **kwargs
+  )
+
+
+class TrainablePositions(hk.Module):
+  """A learned table of `num_positions` vectors.
+
+  Also the latent array and the learned output queries: all start from a
+  truncated normal of standard deviation 0.02 (Perceiver, app. C).
+  """
+
+  def __init__(
+    self,
+    num_positions: int,
+    num_channels: int,
+    init_scale: float = 0.02,
+    name: str | None = None,
+  ):
+    super().__init__(name=name)
+    self._shape = (num_positions, num_channels)
+    self._init_scale = init_scale
+
+  def __call__(self) -> Shaped[Array, "M P"]:
+    """Returns the table."""
+    init = hk.initializers.TruncatedNormal(self._init_scale)
+    return hk.get_parameter("embeddings", self._shape, init=init)
+
+
+def repeat_batch(
+  table: Shaped[Array, "M P"], batch_size: int
+) -> Shaped[Array, "B M P"]:
+  """The same rows for every example of a batch."""
+  return jnp.broadcast_to(table, (batch_size, *table.shape))
+
+
+def first_rows(table: Shaped[Array, "M P"], count: int) -> Shaped[Array, "m P"]:
+  """The first rows of a table, for inputs shorter than it.
+
+  Raises:
+    ValueError: The table is too short.
+  """
+  if count > len(table):
+    raise ValueError(
+      f"{count} elements need as many positions, and there are {len(table)}:"
+      " raise max_length, or shorten the input"
+    )
+  return table[:count]

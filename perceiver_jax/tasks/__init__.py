@@ -1,0 +1,1 @@
+"""Tasks: what a run learns, one file each."""

@@ -1,0 +1,269 @@
+"""Sounds and pictures to AudioSet's classes (Perceiver, Table 3; IO, AudioSet).
+
+Shapes: b examples, T frames, S samples, P classes; C clips of the held-out set,
+each seen in several windows.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import grain
+import jax
+import ml_collections
+import numpy as np
+import optax
+from jax import numpy as jnp
+
+from perceiver_jax.data.core import pipeline
+from perceiver_jax.data.images import sources
+from perceiver_jax.errors import UserError
+from perceiver_jax.evaluation import tagging
+from perceiver_jax.models import (
+  perceiver,
+  zoo,
+)
+from perceiver_jax.tasks import clip_data
+from perceiver_jax.tasks.base import Batch
+from perceiver_jax.training import metrics as metrics_lib
+from perceiver_jax.training.metrics import Metrics
+from perceiver_jax.viz import (
+  attention_maps,
+  clip_media,
+  clip_samples,
+)
+
+MODALITIES = ("audio", "image")
+_COLUMNS = 4
+# Guesses that are shown of a clip.
+_GUESSES = 3
+
+
+class AudioSet:
+  """See `training.task.Task`.
+
+  What a model is given, sound, pictures or both, are the modalities of
+  `config.model.adapter`.
+
+  Args:
+    config: with the sections `model` (see `models.zoo.build`) and `data` of
+      `configs/audioset.py`.
+    metadata: names of the classes; None asks the source for them.
+
+  Raises:
+    UserError: the modalities or the number of classes do not fit.
+  """
+
+  primary_metric, primary_mode = "eval/mAP", "max"
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    metadata: Mapping[str, Any] | None = None,
+  ):
+    self._config, self._data = config, config.data
+    self._modalities = sorted(config.model.adapter.modalities)
+    if not set(self._modalities) <= set(MODALITIES):
+      raise UserError(
+        "config.model.adapter.modalities has"
+        f" {', '.join(self._modalities)}; choose among {', '.join(MODALITIES)}"
+      )
+    self._clips = clip_data.ClipData(
+      config.data, tuple(self._modalities), metadata=metadata
+    )
+    self._preprocessing = self._clips.preprocessing
+    self._window = self._clips.window
+    self._class_names = self._clips.class_names
+    if config.model.num_classes != len(self._class_names):
+      raise UserError(
+        f"config.model.num_classes is {config.model.num_classes} but the data"
+        f" has {len(self._class_names)} classes; make them equal"
+      )
+    self.published = clip_data.published(config)
+
+  def example(self) -> Batch:
+    """One silent, grey window."""
+    window, found = self._window, {}
+    if window.num_frames:
+      shape = (window.num_frames, *window.size, 3)
+      found["image"] = np.zeros(shape, np.uint8)
+    if window.num_samples:
+      found["audio"] = np.zeros((window.num_samples, 1), np.float32)
+    found = self._preprocessing.evaluate(found)
+    return {
+      **{name: value[None] for name, value in found.items()},
+      "label": np.zeros((1, len(self._class_names)), np.float32),
+      "unreadable": np.zeros(1, np.float32),
+      "index": np.zeros(1, np.int32),
+      "mask": np.ones(1, np.float32),
+    }
+
+  def metadata(self) -> dict[str, Any]:
+    """The names of the classes."""
+    return {"class_names": self._class_names}
+
+  def forward(
+    self, batch: Batch, *, is_training: bool, return_attention: bool = False
+  ) -> perceiver.Outputs:
+    """Logits [b, P]."""
+    model = zoo.build(self._config.model.to_dict())
+    return model(
+      {name: batch[name] for name in self._modalities},
+      is_training=is_training,
+      return_attention=return_attention,
+    )
+
+  def loss(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
+    """Binary cross-entropy, and the share of clips that were unreadable."""
+    ones = jnp.ones(batch["label"].shape[0], jnp.float32)
+    return {
+      "loss": metrics_lib.weighted(_losses(outputs, batch), ones),
+      "unreadable": metrics_lib.weighted(batch["unreadable"], ones),
+    }
+
+  def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
+    """The mean loss, and sums over the windows of each clip.
+
+    Those are of the classes' probabilities, [C, P], and of the windows that
+    count, [C]; from them `scores` makes what is no mean over examples.
+    """
+    mask = batch["mask"]
+    count = len(self._clips.held_out)
+    clip = batch["index"] % count  # See `clips.EvenWindows`.
+    probabilities = jax.nn.sigmoid(outputs.logits.astype(jnp.float32))
+    add = lambda x: jnp.zeros((count, *x.shape[1:])).at[clip].add(x)
+    return {
+      "loss": metrics_lib.weighted(_losses(outputs, batch), mask),
+      "probabilities": (add(probabilities * mask[:, None]), mask.sum()),
+      "windows": (add(mask), mask.sum()),
+    }
+
+  def scores(
+    self, found: Mapping[str, Mapping[str, np.ndarray]]
+  ) -> dict[str, dict[str, Any]]:
+    """mAP, AUC and d' of probabilities averaged over each clip's windows."""
+    labels = self._labels()
+    scored = {}
+    for name, means in found.items():
+      # Where nothing counted, there is no mean of anything.
+      seen = means.get("windows", np.zeros(len(labels))) > 0
+      if not seen.any():
+        raise UserError(
+          "no clip of the evaluation split can be read; see the warnings"
+        )
+      averages = means["probabilities"][seen] / means["windows"][seen, None]
+      scored[name] = {
+        "loss": means["loss"],
+        **tagging.summary(labels[seen], averages),
+        "unreadable": 1 - seen.mean(),
+      }
+    return scored
+
+  def num_train_examples(self) -> int:
+    """Clips of the training split."""
+    return len(self._clips.train)
+
+  def train_data(self, *, global_batch: int, **shard: int) -> grain.IterDataset:
+    """Shuffled, endless batches of random windows."""
+    return pipeline.train_dataset(
+      self._clips.train_windows,
+      global_batch=global_batch,
+      seed=self._config.seed,
+      transform=self._augment,
+      num_workers=self._data.num_workers,
+      **shard,
+    )
+
+  def eval_data(
+    self, *, global_batch: int, **shard: int
+  ) -> dict[str, grain.IterDataset]:
+    """Evenly spaced windows of every clip of the evaluation split."""
+    dataset = pipeline.eval_dataset(
+      self._clips.held_out_windows,
+      global_batch=global_batch,
+      transform=self._preprocessing.evaluate,
+      num_workers=self._data.num_workers,
+      **shard,
+    )
+    return {"eval": dataset}
+
+  def pictures(
+    self, outputs: perceiver.Outputs, batch: Batch
+  ) -> dict[str, np.ndarray]:
+    """The middle frames of windows, where the model sees any."""
+    if "image" not in batch:
+      return {}
+    middle = self._preprocessing.pixels(
+      batch["image"][:, batch["image"].shape[1] // 2]
+    )
+    # For more than the likeliest there is no room.
+    likeliest = np.asarray(outputs.logits).argmax(-1)
+    titles = [self._class_names[i] for i in likeliest]
+    return {
+      "predictions": attention_maps.contact_sheet(
+        list(middle), titles, _COLUMNS
+      )
+    }
+
+  def report(
+    self,
+    outputs: perceiver.Outputs,
+    batch: Batch,
+    metrics: Mapping[str, np.ndarray],
+  ) -> dict[str, Any]:
+    """Held-out windows to see and hear, and the score of each class."""
+    shown = []
+    for index, (truth, guess) in zip(
+      batch["index"], self._answers(outputs, batch), strict=True
+    ):
+      window = self._clips.held_out_windows[int(index)]
+      captions = {"truth": truth, "answer": guess}
+      shown.append(clip_samples.Clip(self._media(window), captions))
+    names = ("class_AP", "class_AUC", "class_examples")
+    rows = zip(
+      self._class_names, *(metrics[name] for name in names), strict=True
+    )
+    return {"clips": shown, "class_scores": list(rows)}
+
+  def _media(self, window: sources.Example) -> list[clip_samples.Media]:
+    return clip_media.encode(
+      "",
+      window.get("image"),
+      window.get("audio"),
+      self._window.fps,
+      self._window.sample_rate,
+    )
+
+  def _answers(
+    self, outputs: perceiver.Outputs, batch: Batch
+  ) -> list[tuple[str, str]]:
+    """The classes of each example, and the likeliest by the model."""
+    found = []
+    probabilities = jax.nn.sigmoid(np.asarray(outputs.logits, np.float32))
+    for label, chances in zip(
+      batch["label"], np.asarray(probabilities), strict=True
+    ):
+      truth = [self._class_names[i] for i in np.flatnonzero(label)]
+      best = np.argsort(-chances)[:_GUESSES]
+      guesses = [f"{self._class_names[i]} {chances[i]:.0%}" for i in best]
+      found.append(("; ".join(truth) or "none", "; ".join(guesses)))
+    return found
+
+  def _augment(
+    self, example: sources.Example, rng: np.random.Generator
+  ) -> sources.Example:
+    window = self._clips.train_windows.read(example, rng)
+    return self._preprocessing.train(window, rng)
+
+  def _labels(self) -> np.ndarray:
+    """Labels [C, P] of the held-out clips, 1 at each one's classes."""
+    labels = self._clips.held_out.labels
+    found = np.zeros((len(labels), len(self._class_names)), np.int32)
+    for row, classes in zip(found, labels, strict=True):
+      row[list(classes)] = 1
+    return found
+
+
+def _losses(outputs: perceiver.Outputs, batch: Batch) -> jax.Array:
+  """Binary cross-entropy of each example [b], a mean over classes."""
+  logits = outputs.logits.astype(jnp.float32)
+  return optax.sigmoid_binary_cross_entropy(logits, batch["label"]).mean(-1)

@@ -1,0 +1,127 @@
+"""What the tasks on clips share: the clips of a config, and their windows."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from perceiver_jax.data.clips import clips
+from perceiver_jax.data.clips import preprocessing as clip_preprocessing
+from perceiver_jax.data.clips import shards as clip_shards
+from perceiver_jax.data.clips import sources as clip_sources
+from perceiver_jax.data.core.source import check_class_names
+from perceiver_jax.data.images import sources
+from perceiver_jax.errors import UserError
+
+
+class ClipData:
+  """Clips and windows by the `data` section of a config.
+
+  Args:
+    data: the section; see `configs/audioset.py`.
+    modalities: "audio", "image" or both: what windows have.
+    one_class: whether a clip must have exactly one class.
+    metadata: of a run, whose `class_names` those of the clips must be.
+
+  Attributes:
+    window: what a model takes.
+    preprocessing: how a window is made ready for it.
+
+  Raises:
+    UserError: a leaf is out of range.
+  """
+
+  def __init__(
+    self,
+    data: ml_collections.ConfigDict,
+    modalities: tuple[str, ...],
+    one_class: bool = False,
+    metadata: Mapping[str, Any] | None = None,
+  ):
+    self._known = tuple((metadata or {}).get("class_names", ()))
+    self._data, self._one_class = data, one_class
+    settings = data.to_dict()
+    self.preprocessing = clip_preprocessing.ClipPreprocessing(settings)
+    self.window = clips.check_window(settings)
+    if not 0 <= data.most_unreadable <= 1:
+      raise UserError(
+        f"config.data.most_unreadable is {data.most_unreadable}; give a share"
+        " from 0 to 1"
+      )
+    if "image" not in modalities:
+      self.window = self.window._replace(num_frames=0)
+    if "audio" not in modalities:
+      self.window = self.window._replace(num_samples=0)
+
+  @functools.cached_property
+  def train(self) -> clips.Clips:
+    """The clips of the training split.
+
+    Raises:
+      UserError: there are none, the classes are others than those of the run
+        or of the other split, a track is not there, or a clip has no class or
+        several where it must have one.
+    """
+    return self._clips(self._data.train_split)
+
+  @functools.cached_property
+  def held_out(self) -> clips.Clips:
+    """The clips of the evaluation split; raises UserError as `train`."""
+    return self._clips(self._data.eval_split)
+
+  @functools.cached_property
+  def train_windows(self) -> clips.RandomWindows:
+    """Random windows, for `ClipPreprocessing.train`."""
+    window = self.window
+    if self.preprocessing.crops_at_random:
+      window = window._replace(size=())  # Cut out of the clip's own frames.
+    return clips.RandomWindows(
+      self.train,
+      window,
+      self._data.get("balanced", False),
+      self._data.most_unreadable,
+    )
+
+  @functools.cached_property
+  def held_out_windows(self) -> sources.Source:
+    """Evenly spaced windows, for `ClipPreprocessing.evaluate`."""
+    return clips.even_windows(
+      self.held_out,
+      self.window,
+      self._data.num_windows,
+      self._data.most_unreadable,
+    )
+
+  @functools.cached_property
+  def class_names(self) -> tuple[str, ...]:
+    """Those of a run, or else of the evaluation split."""
+    if self._known:
+      return self._known
+    return self.held_out.class_names
+
+  def _clips(self, split: str) -> clips.Clips:
+    arguments = self._data.source_args.to_dict().get(self._data.source, {})
+    if self._data.source == "files":
+      arguments["pictures"] = self.window.num_frames > 0
+    found = clip_sources.make_clips(self._data.source, split=split, **arguments)
+    if isinstance(found, clip_shards.ClipShards):
+      found.check_window(self.window)
+    # The first split that is opened says what a run's classes are.
+    self._known = self._known or found.class_names
+    check_class_names(self._known, found.class_names, f"split {split!r}")
+    if self._one_class and any(len(labels) != 1 for labels in found.labels):
+      raise UserError(
+        f"clips of source {self._data.source!r}, split {split!r}, have no class"
+        " or several; here each must have one"
+      )
+    return found
+
+
+def published(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The paper's row of a config under the names of the evaluation's metrics."""
+  row = config.get("published", {}).to_dict()
+  return {
+    name if name == "source" else f"eval/{name}": value
+    for name, value in row.items()
+  }

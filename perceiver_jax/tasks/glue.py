@@ -1,0 +1,371 @@
+"""GLUE: classes and scores of texts, one task or several (IO, section 4.1).
+
+Shapes: b examples, M tokens, P the most outputs of a task, S the examples of
+the largest held-out set.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import grain
+import jax
+import ml_collections
+import numpy as np
+import optax
+from jax import numpy as jnp
+
+from perceiver_jax.data.core import mixture, pipeline
+from perceiver_jax.data.core.source import check_choice
+from perceiver_jax.data.images import sources
+from perceiver_jax.data.text import byte_tokenizer, glue, glue_tasks, tokenizers
+from perceiver_jax.errors import UserError
+from perceiver_jax.evaluation import scores as scores_lib
+from perceiver_jax.models import (
+  perceiver,
+  zoo,
+)
+from perceiver_jax.tasks import glue_texts
+from perceiver_jax.tasks.base import Batch
+from perceiver_jax.training import metrics as metrics_lib
+from perceiver_jax.training.metrics import Metrics
+
+
+class Glue:
+  """See `training.task.Task`.
+
+  The tasks are those with an output in `config.model.decoder.outputs`.
+
+  Args:
+    config: with the sections `model` (see `models.zoo.build`) and `data` of
+      `configs/glue.py`.
+    metadata: of a run, which says what the user's own task is about; None
+      looks at its data.
+
+  Raises:
+    UserError: there is no task, or the token before a text does not fit.
+  """
+
+  primary_metric, primary_mode = "glue/average", "max"
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    metadata: Mapping[str, Any] | None = None,
+  ):
+    self._config, self._data = config, config.data
+    self._length = config.model.adapter.max_length
+    if self._data.first_token not in glue_texts.FIRST_TOKENS:
+      raise UserError(
+        f"config.data.first_token is {self._data.first_token!r}; choose one of"
+        f" {', '.join(glue_texts.FIRST_TOKENS)}"
+      )
+    self._own = (metadata or {}).get("own", {})
+    outputs = config.model.decoder.outputs.to_dict()
+    # In the order in which the decoder numbers them.
+    self._outputs = {name: n for name, n in sorted(outputs.items()) if n}
+    if not 0 <= self._data.size_exponent <= 1:
+      raise UserError(
+        f"config.data.size_exponent is {self._data.size_exponent}; give a"
+        " number from 0, the same share for each task, to 1, shares by size"
+      )
+    if not self._outputs:
+      raise UserError(
+        "no task of config.model.decoder.outputs has an output; give one some"
+      )
+    self._check_task_tokens()
+    self.published = self._published()
+
+  @functools.cached_property
+  def tasks(self) -> dict[str, glue_tasks.Task]:
+    """The tasks by name, in the order in which the decoder numbers them.
+
+    Raises:
+      UserError: one is unknown, or has another number of outputs.
+    """
+    found = {name: self._task(name) for name in self._outputs}
+    for name, task in found.items():
+      if task.num_outputs != self._outputs[name]:
+        raise UserError(
+          f"config.model.decoder.outputs.{name} is {self._outputs[name]}, but"
+          f" the task has {task.num_outputs}; make them equal"
+        )
+    return found
+
+  def _task(self, name: str) -> glue_tasks.Task:
+    if name != glue.OWN:
+      check_choice(name, (*glue_tasks.TASKS, glue.OWN), "task", "GLUE")
+      return glue_tasks.TASKS[name]
+    if self._own:
+      return glue_tasks.restored(self._own)
+    return glue.own_task(self._data.source_args.files.data_dir)
+
+  @functools.cached_property
+  def texts(self) -> glue_texts.GlueTexts:
+    """What turns texts into tokens and outputs into answers.
+
+    Raises:
+      UserError: the tokenizer can't be read, or is not the model's.
+    """
+    size = self._config.model.adapter.vocab_size
+    tokenizer = tokenizers.of_model(self._data.tokenizer, size)
+    first_token = self._data.first_token
+    return glue_texts.GlueTexts(
+      self.tasks, tokenizer, self._length, first_token
+    )
+
+  def example(self) -> Batch:
+    """One empty text."""
+    return {
+      "tokens": np.full((1, self._length), byte_tokenizer.PAD, np.int32),
+      "label": np.zeros(1, np.float32),
+      "task": np.zeros(1, np.int32),
+      "index": np.zeros(1, np.int32),
+      "mask": np.ones(1, np.float32),
+    }
+
+  def metadata(self) -> dict[str, Any]:
+    """The tokenizer, and what a task of the user's own is about."""
+    found: dict[str, Any] = {"tokenizer": self._data.tokenizer}
+    if glue.OWN in self._outputs:
+      found["own"] = self.tasks[glue.OWN]._asdict()
+    return found
+
+  def forward(
+    self, batch: Batch, *, is_training: bool, return_attention: bool = False
+  ) -> perceiver.Outputs:
+    """Logits, or the score first, [b, P] of the task of each example."""
+    model = zoo.build(self._config.model.to_dict())
+    return model(
+      batch["tokens"],
+      is_training=is_training,
+      input_mask=jnp.asarray(batch["tokens"] != byte_tokenizer.PAD),
+      queries=batch["task"],
+      return_attention=return_attention,
+    )
+
+  def loss(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
+    """Cross-entropy, or the squared error of scores; accuracy of classes."""
+    ones = jnp.ones(batch["label"].shape, jnp.float32)
+    found = {"loss": metrics_lib.weighted(self._losses(outputs, batch), ones)}
+    if any(task.classes for task in self.tasks.values()):
+      right = _answers(outputs.logits) == batch["label"]
+      classified = 1 - self._is_score(batch)
+      found["accuracy"] = metrics_lib.weighted(right, classified)
+    return found
+
+  def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
+    """The mean loss; predictions, labels and what counts of them, each [S].
+
+    From these `scores` makes what is no mean over examples.
+    """
+    mask = batch["mask"]
+    guesses = jnp.where(
+      self._is_score(batch) > 0, outputs.logits[:, 0], _answers(outputs.logits)
+    )
+    columns = {
+      "predictions": guesses * mask,
+      "labels": batch["label"] * mask,
+      "counts": mask,
+    }
+    # Each example has its own place, so sums over batches only fill them.
+    fill = lambda x: jnp.zeros(self._most_held_out).at[batch["index"]].add(x)
+    losses = self._losses(outputs, batch)
+    return {
+      "loss": metrics_lib.weighted(losses, mask),
+      **{name: (fill(x), mask.sum()) for name, x in columns.items()},
+    }
+
+  def scores(
+    self, found: Mapping[str, Mapping[str, np.ndarray]]
+  ) -> dict[str, dict[str, Any]]:
+    """The tasks' metrics on each held-out set, and their average."""
+    scores, main = {}, {}
+    for name, means in found.items():
+      counts = means["counts"] > 0
+      labels, guesses = means["labels"][counts], means["predictions"][counts]
+      wanted = self.tasks[_task_of(name)].metrics
+      values = {
+        metric: scores_lib.METRICS[metric](labels, guesses) for metric in wanted
+      }
+      scores[name] = {"loss": means["loss"], **values}
+      main[name] = values[wanted[0]]
+    return {**scores, "glue": {"average": scores_lib.glue_average(main)}}
+
+  def num_train_examples(self) -> int:
+    """Length of an epoch, in which every example comes at least once."""
+    return len(self._train_source)
+
+  def train_data(self, *, global_batch: int, **shard: int) -> grain.IterDataset:
+    """Shuffled, endless batches; with several tasks, of all of them."""
+    return pipeline.train_dataset(
+      self._train_source,
+      global_batch=global_batch,
+      seed=self._config.seed,
+      transform=self._prepare_to_train,
+      num_workers=self._data.num_workers,
+      **shard,
+    )
+
+  def eval_data(
+    self, *, global_batch: int, **shard: int
+  ) -> dict[str, grain.IterDataset]:
+    """One pass over each held-out set: "cola", "mnli_matched" and so on."""
+    return {
+      name: self._once(source, global_batch=global_batch, **shard)
+      for name, source in self._held_out.items()
+    }
+
+  def test_data(
+    self, name: str, examples: sources.Source, *, global_batch: int
+  ) -> grain.IterDataset:
+    """One pass over examples of a task, with their `number`.
+
+    Args:
+      name: of a task of this run.
+      examples: see `data.glue`.
+      global_batch: examples in a batch.
+    """
+    tagged = glue.OfTask(examples, self._number(name))
+    return self._once(tagged, global_batch=global_batch)
+
+  def pictures(
+    self, outputs: perceiver.Outputs, batch: Batch
+  ) -> dict[str, np.ndarray]:
+    """None: texts are shown in the report."""
+    del outputs, batch
+    return {}
+
+  def report(
+    self,
+    outputs: perceiver.Outputs,
+    batch: Batch,
+    metrics: Mapping[str, np.ndarray],
+  ) -> dict[str, Any]:
+    """Held-out texts with what the model says of them."""
+    del metrics
+    rows = zip(
+      batch["tokens"], batch["label"], batch["task"],
+      np.asarray(outputs.logits), strict=True,
+    )  # fmt: skip
+    return {"texts": [self.texts.shown(*row) for row in rows]}
+
+  def _number(self, name: str) -> int:
+    return list(self._outputs).index(name)
+
+  def _losses(self, outputs: perceiver.Outputs, batch: Batch) -> jax.Array:
+    logits, is_score = outputs.logits, self._is_score(batch)
+    # A score is no class: any will do, since its loss is not used.
+    classes = jnp.where(is_score > 0, 0, batch["label"]).astype(jnp.int32)
+    return jnp.where(
+      is_score > 0,
+      jnp.square(logits[:, 0] - batch["label"]),
+      optax.softmax_cross_entropy_with_integer_labels(logits, classes),
+    )
+
+  def _is_score(self, batch: Batch) -> jax.Array:
+    """1 where the label is a score, [b]."""
+    scored = [float(not task.classes) for task in self.tasks.values()]
+    return jnp.asarray(scored)[batch["task"]]
+
+  def _check_task_tokens(self) -> None:
+    has = self._config.model.adapter.get("num_task_tokens", 0)
+    needs = len(self._outputs) if self._data.first_token == "task" else 0
+    if has != needs:
+      raise UserError(
+        f"config.model.adapter.num_task_tokens is {has}, but {needs} are needed"
+        f" for config.data.first_token={self._data.first_token} and"
+        f" {len(self._outputs)} tasks; make them equal"
+      )
+
+  def _published(self) -> dict[str, Any]:
+    row = self._config.get("published", {}).to_dict()
+    found: dict[str, Any] = {}
+    # The average is of all tasks of the row, so none may be left out.
+    tasks = {_task_of(name) for name in row} - {"source", "average"}
+    for name, value in row.items():
+      if name == "source":
+        found[name] = value
+      elif name == "average" and tasks == self._outputs.keys():
+        found["glue/average"] = value
+      elif _task_of(name) in self._outputs:
+        metric = glue_tasks.TASKS[_task_of(name)].metrics[0]
+        found[f"{name}/{metric}"] = value
+    return found
+
+  def _examples(self, name: str, split: str) -> glue.OfTask:
+    data = self._data
+    arguments = data.source_args.to_dict().get(data.source, {})
+    source = glue.make_examples(
+      data.source, task=name, split=split, **arguments
+    )
+    return glue.OfTask(source, self._number(name))
+
+  @functools.cached_property
+  def _train_source(self) -> sources.Source:
+    parts = {
+      name: self._examples(name, self._data.train_split) for name in self.tasks
+    }
+    exponent = self._data.size_exponent
+    weights = {name: len(part) ** exponent for name, part in parts.items()}
+    return mixture.Mixture(parts, weights)
+
+  @functools.cached_property
+  def _held_out(self) -> dict[str, glue.OfTask]:
+    found = {
+      name + part: self._examples(name, self._data.eval_split + part)
+      for name, task in self.tasks.items()
+      for part in task.parts
+    }
+    for name, source in found.items():
+      if source[0]["label"] == glue.UNKNOWN:
+        raise UserError(
+          f"{name!r} has no labels in split {self._data.eval_split!r}, as those"
+          " of GLUE's test sets are not given out; set"
+          " config.data.eval_split=validation, and predict with python -m"
+          " scripts.glue_submission, or python -m experiments.predict"
+          " classify-text"
+        )
+    return found
+
+  @functools.cached_property
+  def _most_held_out(self) -> int:
+    return max(map(len, self._held_out.values()))
+
+  def _once(
+    self, source: sources.Source, *, global_batch: int, **shard: int
+  ) -> grain.IterDataset:
+    return pipeline.eval_dataset(
+      source,
+      global_batch=global_batch,
+      transform=self._prepare,
+      num_workers=self._data.num_workers,
+      **shard,
+    )
+
+  def _prepare(self, example: sources.Example) -> sources.Example:
+    return {
+      "tokens": self.texts.tokens(example["task"], example["texts"]),
+      "label": np.float32(example["label"]),
+      "task": np.int32(example["task"]),
+      "number": np.int32(example["number"]),
+    }
+
+  def _prepare_to_train(
+    self, example: sources.Example, rng: np.random.Generator
+  ) -> sources.Example:
+    del rng  # Nothing is drawn.
+    prepared = self._prepare(example)
+    del prepared["number"]
+    return prepared
+
+
+def _answers(logits: jax.Array) -> jax.Array:
+  return logits.argmax(-1).astype(jnp.float32)
+
+
+def _task_of(held_out: str) -> str:
+  """The task of a held-out set."""
+  for part in ("_matched", "_mismatched"):
+    held_out = held_out.removesuffix(part)
+  return held_out

@@ -1,0 +1,98 @@
+"""Texts as a GLUE model reads them, and its outputs as people read them.
+
+Shapes: M tokens of a text, P the most outputs of a task.
+"""
+
+from collections.abc import (
+  Mapping,
+  Sequence,
+)
+from typing import NamedTuple
+
+import numpy as np
+from scipy import special
+
+from perceiver_jax.data.text import byte_tokenizer, sentence_tokens
+from perceiver_jax.data.text.glue_tasks import Task
+from perceiver_jax.data.text.tokenizers import Tokenizer
+from perceiver_jax.tasks.base import Batch
+
+FIRST_TOKENS = ("none", "cls", "task")
+# Of STS-B.
+_LOWEST_SCORE, _HIGHEST_SCORE = 0.0, 5.0
+
+
+class GlueTexts(NamedTuple):
+  """What turns texts into tokens and outputs into answers.
+
+  Attributes:
+    tasks: by name, in the order in which the model numbers them.
+    tokenizer: of the model.
+    length: M.
+    first_token: one of `FIRST_TOKENS`.
+  """
+
+  tasks: Mapping[str, Task]
+  tokenizer: Tokenizer
+  length: int
+  first_token: str
+
+  def tokens(self, number: int, texts: Sequence[str]) -> np.ndarray:
+    """What the model reads of one or two texts for a task, int32 [M]."""
+    first = {
+      "none": None,
+      "cls": byte_tokenizer.CLS,
+      "task": self.tokenizer.vocab_size + number,
+    }[self.first_token]
+    return sentence_tokens.join(texts, self.tokenizer, self.length, first)
+
+  def batch_of(self, name: str, texts: Sequence[Sequence[str]]) -> Batch:
+    """Texts of a user's as a batch of a task, without labels.
+
+    Args:
+      name: of the task.
+      texts: one or two for each example, as many as the task takes.
+    """
+    number = list(self.tasks).index(name)
+    return {
+      "tokens": np.stack([self.tokens(number, each) for each in texts]),
+      "task": np.full(len(texts), number, np.int32),
+    }
+
+  def probabilities(self, name: str, outputs: np.ndarray) -> np.ndarray:
+    """Of each class of a task, from the outputs [P] for one text."""
+    count = len(self.tasks[name].classes)
+    return special.softmax(outputs[:count])
+
+  def answer(self, name: str, outputs: np.ndarray) -> tuple[str, float | None]:
+    """The class and its probability, or the score and None.
+
+    Args:
+      name: of the task.
+      outputs: of the model for one text, [P].
+    """
+    task = self.tasks[name]
+    if not task.classes:
+      score = float(np.clip(outputs[0], _LOWEST_SCORE, _HIGHEST_SCORE))
+      return f"{score:.3f}", None
+    probabilities = self.probabilities(name, outputs)
+    best = int(probabilities.argmax())
+    return task.classes[best], float(probabilities[best])
+
+  def shown(
+    self, tokens: np.ndarray, label: float, number: int, outputs: np.ndarray
+  ) -> tuple[str, str, str, float | None]:
+    """Text, truth, answer and probability of an example, for the report.
+
+    Args:
+      tokens: [M].
+      label: the position of a class, or a score.
+      number: of the task.
+      outputs: [P].
+    """
+    name = list(self.tasks)[number]
+    classes = self.tasks[name].classes
+    truth = classes[int(label)] if classes else f"{label:.3f}"
+    own = tokens[tokens < self.tokenizer.vocab_size]
+    text = self.tokenizer.display(own[own != byte_tokenizer.PAD])
+    return text, truth, *self.answer(name, outputs)

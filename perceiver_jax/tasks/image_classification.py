@@ -1,0 +1,384 @@
+"""Image classification, one label an image (Perceiver, 4.1; IO, 4.5).
+
+Shapes: b examples, H x W x C pixels, P classes, M inputs, N latents.
+"""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import (
+  Any,
+  NamedTuple,
+)
+
+import grain
+import jax
+import ml_collections
+import numpy as np
+import optax
+from jax import numpy as jnp
+
+from perceiver_jax.data.core import pipeline
+from perceiver_jax.data.images import images, preprocessing, sources
+from perceiver_jax.errors import UserError
+from perceiver_jax.models import (
+  perceiver,
+  zoo,
+)
+from perceiver_jax.models.modalities import image as image_adapter
+from perceiver_jax.tasks.base import Batch
+from perceiver_jax.training import metrics as metrics_lib
+from perceiver_jax.training import (
+  mixing,
+  step,
+)
+from perceiver_jax.training.metrics import Metrics
+from perceiver_jax.viz import attention_maps
+
+_COLUMNS = 4
+
+
+class Prediction(NamedTuple):
+  """What a model says of one picture.
+
+  Attributes:
+    probabilities: [P].
+    overlay: attention over the picture, uint8 [h, w, 3].
+  """
+
+  probabilities: np.ndarray
+  overlay: np.ndarray
+
+
+class ImageClassification:
+  """See `training.task.Task`.
+
+  Args:
+    config: with `label_smoothing` and the sections `model` (see
+      `models.zoo.build`), `data` and `mixing` of `configs.base`.
+    metadata: names of the classes; None asks the source for them.
+
+  Raises:
+    UserError: the number of classes is not that of the data.
+  """
+
+  primary_mode = "max"
+  primary_metric = "eval/accuracy"
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    metadata: Mapping[str, Any] | None = None,
+  ):
+    self._config = config
+    self._shape = _checked_shape(config.data.image_shape)
+    self._preprocessing = preprocessing.Preprocessing(
+      self._shape, config.data.to_dict()
+    )
+    row = config.get("published", {}).to_dict()
+    self.published = {
+      name if name == "source" else f"eval/{name}": value
+      for name, value in row.items()
+    }
+    if metadata and "class_names" in metadata:
+      self._class_names = tuple(metadata["class_names"])
+    else:
+      self._class_names = self._source("eval").class_names
+    if config.model.num_classes != len(self._class_names):
+      raise UserError(
+        f"config.model.num_classes is {config.model.num_classes} but the data"
+        f" has {len(self._class_names)} classes; make them equal"
+      )
+
+  def example(self) -> Batch:
+    """One black image."""
+    return {
+      "image": np.zeros((1, *self._shape), np.float32),
+      "label": np.zeros(1, np.int32),
+      "unreadable": np.zeros(1, np.float32),
+      "index": np.zeros(1, np.int32),
+      "mask": np.ones(1, np.float32),
+    }
+
+  def metadata(self) -> dict[str, Any]:
+    """The names of the classes."""
+    return {"class_names": self._class_names}
+
+  def forward(
+    self, batch: Batch, *, is_training: bool, return_attention: bool = False
+  ) -> perceiver.Outputs:
+    """Logits [b, P] and, if asked for, attention."""
+    spec = self._config.model.to_dict()
+    # Batch statistics must not depend on the number of devices.
+    spec["adapter"].setdefault("cross_replica_axis", step.AXIS)
+    model = zoo.build(spec)
+    pictures = self._mixed(batch).images if is_training else batch["image"]
+    outputs = model(
+      pictures, is_training=is_training, return_attention=return_attention
+    )
+    reads = tuple(map(self._in_place, outputs.encoder_attention))
+    return outputs._replace(encoder_attention=reads)
+
+  def loss(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
+    """Cross-entropy with mixed and smoothed labels, and accuracy.
+
+    A mixed picture counts as right if its larger part is recognised.
+    """
+    mixed = self._mixed(batch)
+    targets = mixing.targets(
+      batch["label"],
+      mixed,
+      len(self._class_names),
+      self._config.label_smoothing,
+    )
+    losses = optax.softmax_cross_entropy(outputs.logits, targets)
+    main = jnp.where(mixed.weights < 0.5, mixed.partner_labels, batch["label"])
+    found = self._scores(outputs.logits, {**batch, "label": main}, losses)
+    # Pictures in whose place another one was taken; see `Tolerant`.
+    unreadable = batch.get("unreadable", jnp.zeros_like(losses))
+    ones = jnp.ones_like(losses)
+    return {**found, "unreadable": metrics_lib.weighted(unreadable, ones)}
+
+  def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
+    """Cross-entropy, accuracies, confusion counts and calibration."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(
+      outputs.logits, batch["label"]
+    )
+    found = self._scores(outputs.logits, batch, losses)
+    count = found["loss"][1]
+    guesses = outputs.logits.argmax(-1)
+    found["confusion"] = (
+      metrics_lib.confusion(
+        batch["label"], guesses, batch["mask"], len(self._class_names)
+      ),
+      count,
+    )
+    found["calibration"] = (
+      metrics_lib.calibration(outputs.logits, batch["label"], batch["mask"]),
+      count,
+    )
+    return found
+
+  def _scores(
+    self, logits: jax.Array, batch: Batch, losses: jax.Array
+  ) -> dict[str, tuple[jax.Array, jax.Array]]:
+    weights = batch.get("mask", np.ones(logits.shape[0], np.float32))
+    right = lambda k: metrics_lib.in_top_k(logits, batch["label"], k)
+    found = {
+      "loss": metrics_lib.weighted(losses, weights),
+      "accuracy": metrics_lib.weighted(right(1), weights),
+    }
+    if len(self._class_names) > 5:
+      found["top_5_accuracy"] = metrics_lib.weighted(right(5), weights)
+    return found
+
+  def scores(
+    self, found: Mapping[str, Mapping[str, np.ndarray]]
+  ) -> dict[str, dict[str, np.ndarray]]:
+    """Adds the expected calibration error."""
+    error = metrics_lib.expected_calibration_error
+    return {
+      name: {**means, "calibration_error": error(means["calibration"])}
+      for name, means in found.items()
+    }
+
+  def num_train_examples(self) -> int:
+    """Size of the training split."""
+    return len(self._source("train"))
+
+  def train_data(self, *, global_batch: int, **shard: int) -> grain.IterDataset:
+    """Shuffled, endless batches."""
+    return pipeline.train_dataset(
+      self._source("train"),
+      global_batch=global_batch,
+      seed=self._config.seed,
+      transform=self._augment,
+      num_workers=self._config.data.num_workers,
+      **shard,
+    )
+
+  def eval_data(
+    self, *, global_batch: int, **shard: int
+  ) -> dict[str, grain.IterDataset]:
+    """One pass over the evaluation split."""
+    dataset = pipeline.eval_dataset(
+      self._source("eval"),
+      global_batch=global_batch,
+      transform=self._prepare,
+      num_workers=self._config.data.num_workers,
+      **shard,
+    )
+    return {"eval": dataset}
+
+  def pictures(
+    self, outputs: perceiver.Outputs, batch: Batch
+  ) -> dict[str, np.ndarray]:
+    """Each image beside where the model looked, and with each cross-attend."""
+    cards = self._cards(outputs, batch)
+    tiles, titles = [], []
+    for image, overlay, truth, guess, probability in cards:
+      tiles += [image, overlay]
+      titles += [f"truth: {truth}", f"{guess} {probability:.0%}"]
+    return {
+      "predictions": attention_maps.contact_sheet(tiles, titles, 2 * _COLUMNS),
+      "cross_attends": attention_maps.cross_attend_sheet(
+        self.pixels(batch["image"])[:_COLUMNS],
+        [self._class_names[i] for i in batch["label"][:_COLUMNS]],
+        [weights[:_COLUMNS] for weights in outputs.encoder_attention],
+      ),
+    }
+
+  def report(
+    self,
+    outputs: perceiver.Outputs,
+    batch: Batch,
+    metrics: Mapping[str, np.ndarray],
+  ) -> dict[str, Any]:
+    """Sample predictions, confusion matrix, classes and calibration."""
+    confusion = metrics["confusion"]
+    return {
+      "predictions": self._cards(outputs, batch),
+      "confusion": confusion.astype(np.int64),
+      "class_names": self._class_names,
+      "class_accuracy": metrics_lib.per_class_accuracy(confusion),
+      "calibration": metrics["calibration"],
+      "calibration_error": metrics["calibration_error"],
+    }
+
+  def read(self, path: Path) -> np.ndarray:
+    """A picture of the user's as the model takes it.
+
+    Args:
+      path: an image file.
+
+    Returns:
+      float32 [H, W, C], normalised as in evaluation.
+
+    Raises:
+      UserError: it is not a readable image.
+    """
+    image = images.read_image(path, self._shape[-1])
+    invert = self._config.data.invert_bright and images.has_bright_border(image)
+    return self._preprocessing.evaluate(image, invert=invert)
+
+  def batch_of(self, pixels: list[np.ndarray]) -> Batch:
+    """Pictures from `read` as a batch without labels."""
+    return {
+      "image": np.stack(pixels),
+      "index": np.arange(len(pixels), dtype=np.int32),
+    }
+
+  def predictions(
+    self, outputs: perceiver.Outputs, batch: Batch
+  ) -> list[Prediction]:
+    """What the model says of each image of a batch."""
+    probabilities = np.asarray(jax.nn.softmax(outputs.logits))
+    overlays = attention_overlays(outputs, self.pixels(batch["image"]))
+    return list(map(Prediction, probabilities, overlays))
+
+  def pixels(self, pictures: np.ndarray) -> np.ndarray:
+    """Pictures [..., H, W, C] as the model takes them, as people see them.
+
+    Returns:
+      uint8 of the same shape.
+    """
+    return self._preprocessing.pixels(pictures)
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """Names of the classes, by label."""
+    return self._class_names
+
+  def _cards(self, outputs: perceiver.Outputs, batch: Batch) -> list[tuple]:
+    """(image, overlay, truth, guess, probability) of each example."""
+    cards = []
+    found = self.predictions(outputs, batch)
+    for image, label, (probabilities, overlay) in zip(
+      self.pixels(batch["image"]), batch["label"], found, strict=True
+    ):
+      guess = int(probabilities.argmax())
+      cards.append(
+        (
+          image,
+          overlay,
+          self._class_names[label],
+          self._class_names[guess],
+          float(probabilities[guess]),
+        )
+      )
+    return cards
+
+  def _in_place(self, weights: jax.Array) -> jax.Array:
+    """Weights [..., M] of permuted inputs in the order of the pixels."""
+    seed = self._config.model.adapter.get("permutation_seed", 0)
+    if not seed:
+      return weights
+    order = image_adapter.permutation(seed, weights.shape[-1])
+    return weights[..., np.argsort(order)]
+
+  def _mixed(self, batch: Batch) -> mixing.Mixed:
+    # Made for the model and for the loss; the compiler makes it once.
+    return mixing.mix(
+      batch["image"],
+      batch["label"],
+      batch.get("rng"),  # Not needed where nothing is mixed.
+      **self._config.mixing.to_dict(),
+    )
+
+  def _prepare(self, example: sources.Example) -> sources.Example:
+    image = self._preprocessing.evaluate(example["image"])
+    return {"unreadable": np.float32(0), **example, "image": image}
+
+  def _augment(
+    self, example: sources.Example, rng: np.random.Generator
+  ) -> sources.Example:
+    image = self._preprocessing.train(example["image"], rng)
+    return {"unreadable": np.float32(0), **example, "image": image}
+
+  @functools.cache  # noqa: B019 (a task lives as long as its program)
+  def _source(self, role: str) -> sources.Source:
+    data = self._config.data
+    split = data.train_split if role == "train" else data.eval_split
+    arguments = data.source_args.to_dict().get(data.source, {})
+    source = sources.make_source(data.source, split=split, **arguments)
+    shape = self._prepare(source[0])["image"].shape
+    if shape != self._shape:
+      raise UserError(
+        f"config.data.image_shape is {self._shape}, but the images of source"
+        f" {data.source!r} are {shape}; make them equal"
+      )
+    return source
+
+
+def attention_overlays(
+  outputs: perceiver.Outputs, pictures: np.ndarray
+) -> list[np.ndarray]:
+  """Where a classifier looked, over each picture.
+
+  Args:
+    outputs: of a call with `return_attention=True`, on the host.
+    pictures: [b, H, W, C], uint8 or float in [-1, 1].
+
+  Returns:
+    uint8 [h, w, 3] of each.
+  """
+  decoder = np.asarray(outputs.decoder_attention, np.float32).mean(axis=1)
+  # With repeated cross-attends, the last is what the decoder reads.
+  encoder = np.asarray(outputs.encoder_attention[-1], np.float32).mean(axis=1)
+  grid = attention_maps.input_grid(pictures.shape[1:3], encoder.shape[-1])
+  return [
+    attention_maps.overlay(picture, attention_maps.grid_weights(weights, grid))
+    for picture, weights in zip(
+      pictures, attention_maps.rollout(decoder, encoder), strict=True
+    )
+  ]
+
+
+def _checked_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+  sizes = [n for n in shape if isinstance(n, int) and n > 0]
+  if len(sizes) != 3 or len(shape) != 3 or shape[-1] not in (1, 3):
+    raise UserError(
+      f"config.data.image_shape is {tuple(shape)}; give height, width and"
+      " channels, which are 1 or 3"
+    )
+  return tuple(shape)

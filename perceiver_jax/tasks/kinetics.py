@@ -1,0 +1,365 @@
+"""Autoencoding of video, sound and label together (Perceiver IO, app. I).
+
+Training decodes a few points of each example, evaluation everything, in parts,
+with the label hidden: the label that comes out is a classification. Shapes: b
+examples, T frames, H x W pixels, S samples, P classes, O points.
+"""
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import grain
+import jax
+import ml_collections
+import numpy as np
+import optax
+from absl import logging
+from jax import numpy as jnp
+
+from perceiver_jax.data.clips import clips
+from perceiver_jax.data.core import pipeline
+from perceiver_jax.data.images import sources
+from perceiver_jax.errors import UserError
+from perceiver_jax.evaluation import decoding
+from perceiver_jax.models import (
+  perceiver,
+  zoo,
+)
+from perceiver_jax.tasks import clip_data
+from perceiver_jax.tasks.base import Batch
+from perceiver_jax.training import metrics as metrics_lib
+from perceiver_jax.training.metrics import Metrics
+from perceiver_jax.viz import (
+  attention_maps,
+  clip_media,
+  clip_samples,
+  side_by_side,
+)
+
+_COLUMNS = 6
+# Modalities with a grid of points to choose from.
+_GRIDS = ("audio", "image")
+# Training clips of which the mean frame is made, a baseline.
+_MEAN_OF = 64
+
+
+class Kinetics:
+  """See `training.task.Task`.
+
+  Args:
+    config: with `loss_weights`, `num_queries` and the sections `model` (see
+      `models.zoo.build`) and `data` of `configs/kinetics.py`.
+    metadata: names of the classes; None asks the source for them.
+
+  Raises:
+    UserError: model and data do not fit together.
+  """
+
+  primary_metric, primary_mode = "eval/video_psnr", "max"
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    metadata: Mapping[str, Any] | None = None,
+  ):
+    self._config, self._data = config, config.data
+    self._clips = clip_data.ClipData(
+      config.data, _GRIDS, one_class=True, metadata=metadata
+    )
+    self._preprocessing = self._clips.preprocessing
+    self._window = self._clips.window
+    self._class_names = self._clips.class_names
+    self._check_model()
+    self.published = clip_data.published(config)
+
+  def example(self) -> Batch:
+    """One silent, black window, of which a few points are decoded."""
+    window = self._window
+    shape = (1, window.num_frames, *window.size, 3)
+    return {
+      "image": np.zeros(shape, np.float32),
+      "audio": np.zeros((1, window.num_samples, 1), np.float32),
+      "label": np.zeros((1, len(self._class_names)), np.float32),
+      "label_hidden": np.ones(1, bool),
+      **{
+        f"{name}_queries": np.zeros((1, self._num_queries(name)), np.int32)
+        for name in _GRIDS
+      },
+      "unreadable": np.zeros(1, np.float32),
+      "index": np.zeros(1, np.int32),
+      "mask": np.ones(1, np.float32),
+    }
+
+  def metadata(self) -> dict[str, Any]:
+    """The names of the classes."""
+    return {"class_names": self._class_names}
+
+  def forward(
+    self, batch: Batch, *, is_training: bool, return_attention: bool = False
+  ) -> perceiver.Outputs:
+    """Decodes the points that the batch names, or else everything.
+
+    Returns:
+      Outputs whose `logits` are `image` [b, O, 3] or [b, T, H, W, 3], `audio`
+      [b, O, samples of a patch] or [b, S, 1] and `label` [b, P].
+    """
+    del return_attention  # Of all points it would not fit into memory.
+    model = functools.partial(
+      zoo.build(self._config.model.to_dict()),
+      {
+        **{name: batch[name] for name in (*_GRIDS, "label")},
+        "masked": {"label": batch["label_hidden"]},
+      },
+      is_training=is_training,
+    )
+    if "image_queries" in batch:
+      return model(queries={name: batch[f"{name}_queries"] for name in _GRIDS})
+    shapes = {name: self._grid(name) for name in _GRIDS}
+    found = decoding.decode_all(model, shapes, self._config.num_parts)
+    sound = found.logits["audio"].reshape(batch["audio"].shape)
+    return found._replace(logits=found.logits | {"audio": sound})
+
+  def loss(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
+    """The weighted sum of all losses at the points, and each by itself."""
+    targets = {
+      "image": batch["image"].reshape(batch["image"].shape[0], -1, 3),
+      "audio": self._patches(batch["audio"]),
+    }
+    chosen = {
+      name: jnp.take_along_axis(x, batch[f"{name}_queries"][..., None], axis=1)
+      for name, x in targets.items()
+    }
+    ones = jnp.ones(batch["label"].shape[0], jnp.float32)
+    found = self._losses(outputs.logits, {**batch, **chosen}, ones)
+    hidden = batch["label_hidden"]
+    return {
+      **found,
+      "accuracy": metrics_lib.weighted(self._right(outputs, batch, 1), hidden),
+      "unreadable": metrics_lib.weighted(batch["unreadable"], ones),
+    }
+
+  def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
+    """Losses, accuracy, and PSNR of video and sound in decibels.
+
+    Beside them, the PSNR of what says little: the same mean frame for every
+    clip (where there are training clips to make it of), each clip's own mean
+    frame, and silence.
+    """
+    mask, decoded = batch["mask"], outputs.logits
+    image, sound = batch["image"], batch["audio"]
+    own_mean = jnp.broadcast_to(image.mean(axis=1, keepdims=True), image.shape)
+    ratios = {
+      "video_psnr": metrics_lib.psnr(decoded["image"].clip(0, 1), image),
+      "audio_psnr": metrics_lib.psnr(decoded["audio"].clip(-1, 1), sound),
+      "video_psnr_of_own_mean": metrics_lib.psnr(own_mean, image),
+      "audio_psnr_of_silence": metrics_lib.psnr(jnp.zeros_like(sound), sound),
+      "accuracy": self._right(outputs, batch, 1),
+    }
+    if self._mean_frame is not None:
+      ratios["video_psnr_of_mean_frame"] = metrics_lib.psnr(
+        jnp.broadcast_to(self._mean_frame, image.shape), image
+      )
+    if len(self._class_names) > 5:
+      ratios["top_5_accuracy"] = self._right(outputs, batch, 5)
+    return {
+      **self._losses(decoded, batch, mask),
+      **{name: metrics_lib.weighted(x, mask) for name, x in ratios.items()},
+    }
+
+  def scores(self, found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Nothing more."""
+    return found
+
+  def num_train_examples(self) -> int:
+    """Clips of the training split."""
+    return len(self._clips.train)
+
+  def train_data(self, *, global_batch: int, **shard: int) -> grain.IterDataset:
+    """Shuffled, endless batches of random windows, with points to decode."""
+    return pipeline.train_dataset(
+      self._clips.train_windows,
+      global_batch=global_batch,
+      seed=self._config.seed,
+      transform=self._prepare_to_train,
+      num_workers=self._data.num_workers,
+      **shard,
+    )
+
+  def eval_data(
+    self, *, global_batch: int, **shard: int
+  ) -> dict[str, grain.IterDataset]:
+    """Evenly spaced windows of every held-out clip, their labels hidden."""
+    dataset = pipeline.eval_dataset(
+      self._clips.held_out_windows,
+      global_batch=global_batch,
+      transform=lambda example: {
+        **self._preprocessing.evaluate(example),
+        "label_hidden": np.bool_(True),
+      },
+      num_workers=self._data.num_workers,
+      **shard,
+    )
+    return {"eval": dataset}
+
+  def pictures(
+    self, outputs: perceiver.Outputs, batch: Batch
+  ) -> dict[str, np.ndarray]:
+    """The middle frame of each clip beside the decoded one."""
+    middle = self._window.num_frames // 2
+    tiles, titles = [], []
+    for image, decoded, (truth, guess) in zip(
+      batch["image"],
+      outputs.logits["image"],
+      self._answers(outputs, batch),
+      strict=True,
+    ):
+      tiles += [self._pixels(image[middle]), self._pixels(decoded[middle])]
+      titles += [truth, guess]
+    return {
+      "reconstructions": attention_maps.contact_sheet(tiles, titles, _COLUMNS)
+    }
+
+  def report(
+    self,
+    outputs: perceiver.Outputs,
+    batch: Batch,
+    metrics: Mapping[str, np.ndarray],
+  ) -> dict[str, Any]:
+    """Held-out clips beside what is decoded of them, to see and hear."""
+    del metrics
+    decoded = jax.tree.map(np.asarray, outputs.logits)
+    video = metrics_lib.psnr(decoded["image"].clip(0, 1), batch["image"])
+    sound = metrics_lib.psnr(decoded["audio"].clip(-1, 1), batch["audio"])
+    shown = []
+    for i, (truth, guess) in enumerate(self._answers(outputs, batch)):
+      captions = {
+        "truth": truth,
+        "answer": guess,
+        "PSNR": f"video {video[i]:.1f} dB, sound {sound[i]:.1f} dB",
+      }
+      both = side_by_side.side_by_side(
+        {
+          name: clip_media.enlarged(self._pixels(found["image"][i]))
+          for name, found in (("original", batch), ("decoded", decoded))
+        }
+      )
+      rates = self._window.fps, self._window.sample_rate
+      media = clip_media.encode(
+        "with the decoded sound", both, decoded["audio"][i], *rates
+      )
+      media += clip_media.encode(
+        "the original sound", None, batch["audio"][i], *rates
+      )
+      shown.append(clip_samples.Clip(media, captions))
+    return {"clips": shown}
+
+  def _check_model(self) -> None:
+    """Raises UserError where the model's sizes are not those of the data."""
+    outputs, window = self._config.model.decoder.outputs, self._window
+    wanted = {
+      "image.shape": (window.num_frames, *window.size),
+      "audio.shape": (window.num_samples // outputs.audio.num_outputs,),
+      "label.num_outputs": len(self._class_names),
+    }
+    for leaf, value in wanted.items():
+      name, field = leaf.split(".")
+      given = outputs[name][field]
+      if (tuple(given) if isinstance(value, tuple) else given) != value:
+        raise UserError(
+          f"config.model.decoder.outputs.{leaf} is {given}, but by config.data"
+          f" it is {value}; make them equal"
+        )
+    for name in _GRIDS:
+      if not 1 <= self._num_queries(name) <= math.prod(self._grid(name)):
+        raise UserError(
+          f"config.num_queries.{name} is {self._num_queries(name)}; give 1 to"
+          f" {math.prod(self._grid(name))}"
+        )
+    if self._config.num_parts < 1:
+      raise UserError(
+        f"config.num_parts is {self._config.num_parts}; give 1 or more"
+      )
+
+  def _num_queries(self, name: str) -> int:
+    return self._config.num_queries[name]
+
+  def _grid(self, name: str) -> tuple[int, ...]:
+    return tuple(self._config.model.decoder.outputs[name].shape)
+
+  def _patches(self, sound: jax.Array) -> jax.Array:
+    """Sound [b, S, 1] in the patches that are decoded."""
+    return sound.reshape(sound.shape[0], *self._grid("audio"), -1)
+
+  def _losses(
+    self, decoded: Mapping[str, jax.Array], batch: Batch, weights: jax.Array
+  ) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """The paper's three losses, means over an example, and their sum."""
+    distance = lambda name: jnp.abs(
+      decoded[name].astype(jnp.float32) - batch[name]
+    ).mean(tuple(range(1, batch[name].ndim)))
+    each = {
+      "image": distance("image"),
+      "audio": distance("audio"),
+      "label": optax.softmax_cross_entropy(decoded["label"], batch["label"]),
+    }
+    total = sum(self._config.loss_weights[name] * x for name, x in each.items())
+    found = {"loss": metrics_lib.weighted(total, weights)}
+    for name, losses in each.items():
+      found[f"{name}_loss"] = metrics_lib.weighted(losses, weights)
+    return found
+
+  def _right(
+    self, outputs: perceiver.Outputs, batch: Batch, k: int
+  ) -> jax.Array:
+    labels = batch["label"].argmax(-1)
+    return metrics_lib.in_top_k(outputs.logits["label"], labels, k)
+
+  def _answers(
+    self, outputs: perceiver.Outputs, batch: Batch
+  ) -> list[tuple[str, str]]:
+    """The class of each example, and the model's with its probability."""
+    chances = np.asarray(jax.nn.softmax(outputs.logits["label"]))
+    names = self._class_names
+    return [
+      (names[truth], f"{names[guess]} {chance:.0%}")
+      for truth, guess, chance in zip(
+        batch["label"].argmax(-1), chances.argmax(-1), chances.max(-1),
+        strict=True,
+      )
+    ]  # fmt: skip
+
+  def _pixels(self, pictures: np.ndarray) -> np.ndarray:
+    return self._preprocessing.pixels(np.asarray(pictures))
+
+  def _prepare_to_train(
+    self, example: sources.Example, rng: np.random.Generator
+  ) -> sources.Example:
+    window = self._clips.train_windows.read(example, rng)
+    prepared = self._preprocessing.train(window, rng)
+    for name in _GRIDS:
+      points = math.prod(self._grid(name))
+      prepared[f"{name}_queries"] = rng.integers(
+        points, size=self._num_queries(name), dtype=np.int32
+      )
+    hidden = rng.random() < self._config.label_mask_rate
+    return {**prepared, "label_hidden": np.bool_(hidden)}
+
+  @functools.cached_property
+  def _mean_frame(self) -> np.ndarray | None:
+    """Mean of the frames of some training clips, float32 [H, W, 3].
+
+    None where the training split is not there, as in evaluation elsewhere.
+    """
+    try:
+      train = self._clips.train
+    except UserError as error:
+      logging.warning("no mean frame to compare with: %s", error)
+      return None
+    source = clips.even_windows(
+      train, self._window, 1, self._data.most_unreadable
+    )
+    numbers = np.unique(np.linspace(0, len(source) - 1, _MEAN_OF).astype(int))
+    read = lambda i: self._preprocessing.evaluate(source[int(i)])["image"]
+    return np.mean([read(i).mean(axis=0) for i in numbers], axis=0)

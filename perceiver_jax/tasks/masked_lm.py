@@ -1,0 +1,305 @@
+"""Masked language modelling from bytes or pieces (Perceiver IO, 4.1).
+
+Shapes: b examples, M tokens of an example, V vocabulary.
+"""
+
+import functools
+import math
+from collections.abc import (
+  Iterator,
+  Mapping,
+)
+from typing import Any
+
+import grain
+import jax
+import ml_collections
+import numpy as np
+import optax
+from jax import numpy as jnp
+
+from perceiver_jax.data.core import mixture, pipeline
+from perceiver_jax.data.images import sources
+from perceiver_jax.data.text import (
+  byte_tokenizer,
+  masked_text,
+  text_sources,
+  tokenizers,
+)
+from perceiver_jax.errors import UserError
+from perceiver_jax.models import (
+  local_attention_init,
+  perceiver,
+  zoo,
+)
+from perceiver_jax.tasks.base import Batch
+from perceiver_jax.training import metrics as metrics_lib
+from perceiver_jax.training.metrics import Metrics
+
+# Tokens shown before a hidden word in the report, and in all.
+_SHOWN_BEFORE, _SHOWN = 40, 160
+
+
+class MaskedLanguageModel:
+  """See `training.task.Task`. Metrics count hidden tokens, not examples.
+
+  Args:
+    config: with the sections `model` (see `models.zoo.build`) and `data` of
+      `configs/masked_lm.py`.
+    metadata: not needed.
+
+  Raises:
+    UserError: the share of hidden words is none.
+  """
+
+  primary_metric, primary_mode = "eval/accuracy", "max"
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    metadata: Mapping[str, Any] | None = None,
+  ):
+    del metadata
+    self._config = config
+    self.published: dict[str, Any] = {}
+    self._length = config.model.adapter.max_length
+    if not 0 < config.data.mask_rate < 1:
+      raise UserError(
+        f"config.data.mask_rate is {config.data.mask_rate}; give a share of"
+        " the words between 0 and 1"
+      )
+    if not 0 <= config.data.most_hidden <= self._length:
+      raise UserError(
+        f"config.data.most_hidden is {config.data.most_hidden}; give 0, which"
+        f" decodes all, or at most the model's {self._length} tokens"
+      )
+
+  def example(self) -> Batch:
+    """One empty text."""
+    return {
+      "tokens": np.full((1, self._length), byte_tokenizer.PAD, np.int32),
+      "hidden": np.zeros((1, self._length), bool),
+      "index": np.zeros(1, np.int32),
+      "mask": np.ones(1, np.float32),
+    }
+
+  def metadata(self) -> dict[str, Any]:
+    """Which tokenizer the model reads with."""
+    return {"tokenizer": self._config.data.tokenizer}
+
+  def forward(
+    self, batch: Batch, *, is_training: bool, return_attention: bool = False
+  ) -> perceiver.Outputs:
+    """Logits [b, M, V] of every position; hidden tokens are not seen.
+
+    In training, those of `config.data.most_hidden` positions, if that isn't 0.
+    """
+    tokens = batch["tokens"]
+    seen = jnp.where(batch["hidden"], byte_tokenizer.MASK, tokens)
+    spec = self._config.model.to_dict()
+    with local_attention_init.nearby_start(
+      spec, self._config.nearby_start_bands
+    ):
+      return zoo.build(spec)(
+        seen,
+        is_training=is_training,
+        input_mask=jnp.asarray(tokens != byte_tokenizer.PAD),
+        queries=self._decoded(batch) if is_training else None,
+        return_attention=return_attention,
+      )
+
+  def loss(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
+    """Cross-entropy and accuracy of hidden tokens; real tokens an example."""
+    real = (batch["tokens"] != byte_tokenizer.PAD).sum(-1)
+    ones = jnp.ones(real.shape, jnp.float32)
+    trained = {name: batch[name] for name in ("tokens", "hidden")}
+    if (places := self._decoded(batch)) is not None:
+      trained = {
+        name: jnp.take_along_axis(value, places, 1)
+        for name, value in trained.items()
+      }
+    return {
+      **self.metrics(outputs, {**trained, "mask": ones}),
+      "tokens": metrics_lib.weighted(real, ones),
+    }
+
+  def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
+    """Cross-entropy (nats) and accuracy, means over hidden tokens."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(
+      outputs.logits, batch["tokens"]
+    )
+    right = outputs.logits.argmax(-1) == batch["tokens"]
+    weights = batch["hidden"] * batch["mask"][:, None]
+    return {
+      "loss": metrics_lib.weighted(losses, weights),
+      "accuracy": metrics_lib.weighted(right, weights),
+    }
+
+  def scores(self, found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Nothing more."""
+    return found
+
+  def _decoded(self, batch: Batch) -> jax.Array | None:
+    """The positions int [b, O] that training decodes; None: all.
+
+    The hidden ones come first, each in its order; what is not hidden fills up.
+    """
+    most = self._config.data.most_hidden
+    if not most:
+      return None
+    return jax.lax.top_k(batch["hidden"].astype(jnp.int32), most)[1]
+
+  def num_train_examples(self) -> int:
+    """Length of an epoch, in which every document comes at least once."""
+    return len(self._source("train"))
+
+  def train_data(self, *, global_batch: int, **shard: int) -> grain.IterDataset:
+    """Shuffled, endless batches; crops and hidden words change by epoch."""
+    return pipeline.train_dataset(
+      self._source("train"),
+      global_batch=global_batch,
+      seed=self._config.seed,
+      transform=self._hide,
+      num_workers=self._config.data.num_workers,
+      **shard,
+    )
+
+  def eval_data(
+    self, *, global_batch: int, **shard: int
+  ) -> dict[str, grain.IterDataset]:
+    """One crop from each held-out document on, the same every time."""
+    dataset = pipeline.eval_dataset(
+      self._source("eval"),
+      global_batch=global_batch,
+      transform=lambda example: self._hide(
+        example, np.random.default_rng(example["position"])
+      ),
+      num_workers=self._config.data.num_workers,
+      **shard,
+    )
+    return {"eval": dataset}
+
+  def pictures(
+    self, outputs: perceiver.Outputs, batch: Batch
+  ) -> dict[str, np.ndarray]:
+    """None: text is shown in the report."""
+    del outputs, batch
+    return {}
+
+  def report(
+    self,
+    outputs: perceiver.Outputs,
+    batch: Batch,
+    metrics: Mapping[str, np.ndarray],
+  ) -> dict[str, Any]:
+    """Held-out texts with what the model puts for the hidden words."""
+    del metrics
+    guesses = np.asarray(outputs.logits).argmax(-1)
+    return {
+      "fillings": [
+        self._filling(*row)
+        for row in zip(batch["tokens"], batch["hidden"], guesses, strict=True)
+      ]
+    }
+
+  @functools.cached_property
+  def tokenizer(self) -> tokenizers.Tokenizer:
+    """What texts are read with.
+
+    Raises:
+      UserError: it can't be, or has another vocabulary than the model.
+    """
+    size = self._config.model.adapter.vocab_size
+    return tokenizers.of_model(self._config.data.tokenizer, size)
+
+  def _hide(
+    self, example: sources.Example, rng: np.random.Generator
+  ) -> sources.Example:
+    return masked_text.masked_example(
+      example,
+      self.tokenizer,
+      self._length,
+      self._config.data.mask_rate,
+      rng,
+    )
+
+  def _filling(
+    self, tokens: np.ndarray, hidden: np.ndarray, guesses: np.ndarray
+  ) -> list[tuple[str, str, bool]]:
+    """(truth, guess or "", whether it is hidden) of each run of tokens."""
+    start = max(0, int(hidden.argmax()) - _SHOWN_BEFORE)
+    part = slice(start, start + _SHOWN)
+    tokens, hidden, guesses = tokens[part], hidden[part], guesses[part]
+    real = int((tokens != byte_tokenizer.PAD).sum())
+    edges = np.flatnonzero(np.diff(hidden[:real])) + 1
+    display = self.tokenizer.display
+    return [
+      (display(tokens[run]), display(guesses[run]), bool(hidden[run[0]]))
+      for run in np.split(np.arange(real), edges)
+      if len(run)
+    ]
+
+  def train_texts(self) -> Iterator[str]:
+    """Every training document of every corpus once."""
+    for name in self._corpora():
+      documents = self._documents(name, "train")
+      yield from (documents[i] for i in range(len(documents)))
+
+  @functools.cache  # noqa: B019 (a task lives as long as its program)
+  def _source(self, role: str) -> mixture.Mixture:
+    self.tokenizer  # noqa: B018 (a wrong one is an error before any text)
+    weights = self._corpora()
+    count = self._config.data.documents_per_example
+    joined = {
+      name: masked_text.Joined(self._documents(name, role), count)
+      for name in weights
+    }
+    return mixture.Mixture(joined, weights)
+
+  def _corpora(self) -> dict[str, float]:
+    """Weights of the corpora that are used."""
+    given = {name: c.weight for name, c in self._config.data.corpora.items()}
+    for name, weight in given.items():
+      if not 0 <= weight < math.inf:
+        raise UserError(
+          f"config.data.corpora.{name}.weight is {weight}; give a positive"
+          " number, or 0 to leave the corpus out"
+        )
+    found = {name: weight for name, weight in given.items() if weight}
+    if not found:
+      raise UserError(
+        "no corpus of config.data.corpora has a weight; give one a positive one"
+      )
+    return found
+
+  def _documents(self, name: str, role: str) -> text_sources.Documents:
+    corpus = self._config.data.corpora[name]
+    return text_sources.make_documents(
+      corpus.source,
+      split=corpus.train_split if role == "train" else corpus.eval_split,
+      **corpus.arguments.to_dict().get(corpus.source, {}),
+    )
+
+
+def hidden_bytes(
+  batch: Mapping[str, Any],
+) -> list[tuple[bytes, np.ndarray]]:
+  """The texts of a batch of bytes with what is hidden.
+
+  Args:
+    batch: of `eval_data`, with the byte tokenizer.
+
+  Returns:
+    The bytes of each example that counts, without padding, and a mask bool of
+    the same length.
+  """
+  first = len(byte_tokenizer.SPECIAL)
+  found = []
+  for tokens, hidden, counts in zip(
+    batch["tokens"], batch["hidden"], batch["mask"], strict=True
+  ):
+    real = tokens >= first
+    if counts:
+      text = (tokens[real] - first).astype(np.uint8).tobytes()
+      found.append((text, hidden[real]))
+  return found

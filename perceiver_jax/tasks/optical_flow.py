@@ -1,0 +1,285 @@
+"""Optical flow from two frames (Perceiver IO, section 4.2 and app. H).
+
+Shapes: b pairs, H x W pixels of the model's frames.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import grain
+import jax
+import ml_collections
+import numpy as np
+from jax import numpy as jnp
+
+from perceiver_jax.data.core import pipeline
+from perceiver_jax.data.core.source import Example
+from perceiver_jax.data.flow import augmentation as flow_augmentation
+from perceiver_jax.data.flow import reverse as flow_reverse
+from perceiver_jax.data.flow import sources as flow_sources
+from perceiver_jax.errors import UserError
+from perceiver_jax.evaluation import flow_scores
+from perceiver_jax.models import (
+  perceiver,
+  zoo,
+)
+from perceiver_jax.models.modalities import flow as flow_adapter
+from perceiver_jax.tasks.base import Batch
+from perceiver_jax.training import (
+  config_checks,
+  step,
+)
+from perceiver_jax.training import metrics as metrics_lib
+from perceiver_jax.training.metrics import Metrics
+from perceiver_jax.viz import flow_pictures
+
+LOSSES = ("epe", "robust")
+# Of the robust loss, as PWC-Net has it: (|x| + |y| + e)^q.
+_ROBUST_SHIFT, _ROBUST_POWER = 0.01, 0.4
+# Under the root of the end-point error, whose slope is infinite at zero.
+_SQUARE_SHIFT = 1e-6
+_SHOWN = 4
+
+
+class OpticalFlow:
+  """See `training.task.Task`.
+
+  Args:
+    config: with `loss` and the sections `model` (see `models.zoo.build`) and
+      `data` of `configs/optical_flow.py`.
+    metadata: not needed.
+
+  Raises:
+    UserError: a leaf is out of range.
+  """
+
+  primary_metric, primary_mode = "eval/epe", "min"
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    metadata: Mapping[str, Any] | None = None,
+  ):
+    del metadata
+    self._config = config
+    self.published = config.published.to_dict()
+    self._size = tuple(config.model.decoder.image_size)
+    if config.loss not in LOSSES:
+      raise UserError(
+        f"config.loss is {config.loss!r}; choose one of {', '.join(LOSSES)}"
+      )
+    curriculum = config.data.curriculum
+    for name, share in curriculum.items():
+      if not 0 <= share <= 1:
+        raise UserError(
+          f"config.data.curriculum.{name} is {share}; give a share of the run,"
+          " from 0 to 1"
+        )
+    self._augmentation = flow_augmentation.make_augmentation(
+      config.data.augmentation.to_dict()
+    )
+
+  def example(self) -> Batch:
+    """A black pair that stands still."""
+    grid = (1, *self._size)
+    return {
+      "frames": np.zeros((1, 2, *self._size, 3), np.uint8),
+      "flow": np.zeros((*grid, 2), np.float32),
+      "valid": np.ones(grid, bool),
+      "occluded": np.zeros(grid, bool),
+      "index": np.zeros(1, np.int32),
+      "mask": np.ones(1, np.float32),
+    }
+
+  def metadata(self) -> dict[str, Any]:
+    """Nothing."""
+    return {}
+
+  def forward(
+    self, batch: Batch, *, is_training: bool, return_attention: bool = False
+  ) -> perceiver.Outputs:
+    """Flow [b, H, W, 2] in the model's unit and, if asked for, attention."""
+    spec = self._config.model.to_dict()
+    # Batch statistics must not depend on the number of devices.
+    spec["adapter"].setdefault("cross_replica_axis", step.AXIS)
+    frames = jnp.asarray(batch["frames"], jnp.float32) / 127.5 - 1
+    model = zoo.build(spec)
+    return model(
+      frames, is_training=is_training, return_attention=return_attention
+    )
+
+  def loss(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
+    """Mean error over the known pixels of each pair, and the score `epe`.
+
+    The paper does not state its loss. `epe` is the end-point error in pixels,
+    `robust` PWC-Net's for fine-tuning, (|x| + |y| + 0.01)^0.4.
+    """
+    predicted = _in_pixels(outputs)
+    valid = batch["valid"]  # bool, to move fewer bytes.
+    # Unknown flow may be anything: its error must not reach the gradient.
+    flow = jnp.where(valid[..., None], batch["flow"], 0)
+    difference = jnp.where(valid[..., None], predicted - flow, 0)
+    if self._config.loss == "epe":
+      squares = jnp.sum(difference**2, -1)
+      error = jnp.sqrt(squares + _SQUARE_SHIFT)
+    else:
+      distance = jnp.sum(jnp.abs(difference), -1)
+      error = (distance + _ROBUST_SHIFT) ** _ROBUST_POWER
+    known = jnp.maximum(jnp.sum(valid, (1, 2)), 1)
+    losses = jnp.sum(error * valid, (1, 2)) / known
+    found = flow_scores.scores(predicted, flow, valid, None)
+    return {
+      "loss": metrics_lib.weighted(losses, jnp.ones_like(losses)),
+      "epe": found["epe"],
+    }
+
+  def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
+    """See `flow_scores.scores`; means over pixels, not pairs."""
+    valid = batch["valid"] * batch["mask"][:, None, None]
+    return flow_scores.scores(
+      _in_pixels(outputs), batch["flow"], valid, batch.get("occluded")
+    )
+
+  def scores(
+    self, found: Mapping[str, Mapping[str, np.ndarray]]
+  ) -> Mapping[str, Mapping[str, np.ndarray]]:
+    """Nothing more."""
+    return found
+
+  def num_train_examples(self) -> int:
+    """Pairs of the training split."""
+    return len(self._source("train"))
+
+  def train_data(self, *, global_batch: int, **shard: int) -> grain.IterDataset:
+    """Endless batches; what is changed, and how much, is in `_changed`."""
+    return pipeline.train_dataset(
+      self._source("train"),
+      global_batch=global_batch,
+      seed=self._config.seed,
+      curriculum=self._changed,
+      num_doubled=self._opening,
+      num_workers=self._config.data.num_workers,
+      **shard,
+    )
+
+  def eval_data(
+    self, *, global_batch: int, **shard: int
+  ) -> dict[str, grain.IterDataset]:
+    """One pass over the held-out pairs, of each the middle."""
+    source = self._source("eval")
+
+    def transform(example: Example) -> Example:
+      example = flow_augmentation.resized_crop(example, None, self._size)
+      if not source.knows_occlusion:
+        del example["occluded"]
+      return _known(example)
+
+    dataset = pipeline.eval_dataset(
+      source,
+      global_batch=global_batch,
+      transform=transform,
+      num_workers=self._config.data.num_workers,
+      **shard,
+    )
+    return {"eval": dataset}
+
+  def pictures(
+    self, outputs: perceiver.Outputs, batch: Batch
+  ) -> dict[str, np.ndarray]:
+    """Frames, truth, prediction and error of some pairs."""
+    rows = self._rows(outputs, batch)[:_SHOWN]
+    return {"flow": flow_pictures.sheet(rows)}
+
+  def report(
+    self,
+    outputs: perceiver.Outputs,
+    batch: Batch,
+    metrics: Mapping[str, np.ndarray],
+  ) -> dict[str, Any]:
+    """The same pictures, and what the numbers are to be judged by."""
+    rows = self._rows(outputs, batch)
+    notes = [
+      "Errors are in pixels of the model's frames, of the middle of each"
+      " held-out pair."
+    ]
+    if "zero_epe" in metrics:
+      still = float(metrics["zero_epe"])
+      notes.append(f"No motion at all would score {still:.3g}.")
+    if self._config.data.eval_source == "rendered":
+      notes.append(
+        "The held-out pairs are rendered, with textures that are never trained"
+        " on: their truth is exact, and they are not real."
+      )
+    return {"flows": flow_pictures.sheet(rows), "notes": notes}
+
+  def _rows(
+    self, outputs: perceiver.Outputs, batch: Batch
+  ) -> list[flow_pictures.Row]:
+    predicted = np.asarray(_in_pixels(outputs), np.float32)
+    known = np.asarray(batch["valid"])[..., None]
+    truth = np.where(known, batch["flow"], np.nan)
+    return list(
+      map(flow_pictures.Row, np.asarray(batch["frames"]), truth, predicted)
+    )
+
+  @functools.cached_property
+  def _total(self) -> int:
+    """Pairs that training takes."""
+    config = self._config
+    steps = config_checks.num_steps(config, self.num_train_examples())
+    return steps * config.batch_size
+
+  @property
+  def _opening(self) -> int:
+    """Pairs of the opening phase, each played forward and backward."""
+    share = self._config.data.curriculum.opening_share
+    return round(share * self._total) // 2 * 2
+
+  def _severity(self, position: int) -> float:
+    """Of the augmentation: 0 in the opening, then rising to 1."""
+    share = self._config.data.curriculum.rise_share
+    after = position - self._opening
+    if after < 0:
+      return 0.0
+    return min(1.0, after / max(1, share * self._total))
+
+  def _changed(
+    self, example: Example, rng: np.random.Generator, position: int
+  ) -> Example:
+    """A training pair, `position` being how many come before it."""
+    if position < self._opening and position % 2:
+      example = flow_reverse.reverse(example)
+    severity = self._severity(position)
+    return _known(
+      flow_augmentation.augment(
+        example, rng, self._augmentation, self._size, severity
+      )
+    )
+
+  @functools.cache  # noqa: B019 (a task lives as long as its program)
+  def _source(self, role: str) -> flow_sources.FlowSource:
+    data = self._config.data
+    train = role == "train"
+    name = data.train_source if train else data.eval_source
+    arguments = data.source_args.to_dict().get(name, {})
+    split = data.train_split if train else data.eval_split
+    source = flow_sources.make_flow_source(name, split=split, **arguments)
+    if not source.has_truth:
+      raise UserError(
+        f"the {split!r} split of {name!r} has no truth; set"
+        f" config.data.{role}_split=train, or config.data.{role}_source to"
+        " another source"
+      )
+    return source
+
+
+def _in_pixels(outputs: perceiver.Outputs) -> jax.Array:
+  return flow_adapter.in_pixels(jnp.asarray(outputs.logits, jnp.float32))
+
+
+def _known(example: Example) -> Example:
+  """Says where flow is known instead of leaving NaN there."""
+  valid = np.isfinite(example["flow"]).all(-1)
+  flow = np.where(valid[..., None], example["flow"], 0)
+  return {**example, "flow": flow.astype(np.float32), "valid": valid}

@@ -1,0 +1,323 @@
+"""Saving the whole state of a run, and getting it back exactly.
+
+    directory/<step>/state   the arrays, one entry for each leaf of the state
+    directory/<step>/extras  the stamp: data position, extras, checksums
+
+Orbax writes a checkpoint under another name and renames it when it is whole.
+All else about reliability is here: what was damaged afterwards is recognised
+(`checkpoint_integrity`), reported, set aside and never trained on, and an old
+checkpoint goes only once a newer one is complete. With several processes, all
+of them make the same calls in the same order.
+"""
+
+from collections.abc import Mapping
+from typing import (
+  Any,
+  NamedTuple,
+)
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+
+from perceiver_jax.errors import UserError
+from perceiver_jax.training.checkpoints import (
+  folder as checkpoint_folder,
+)
+from perceiver_jax.training.checkpoints import integrity
+
+
+class Restored(NamedTuple):
+  """One restored checkpoint.
+
+  Attributes:
+    step: the step it was saved at.
+    state: tree of arrays, as described by the abstract state.
+    extras: what was given to `save`, as JSON gives it back.
+  """
+
+  step: int
+  state: Any
+  extras: dict[str, Any]
+
+
+class Checkpointer:
+  """Saves and restores checkpoints in one directory.
+
+  Args:
+    directory: where the checkpoints are; local, relative or gs://.
+    keep_latest: how many of the newest checkpoints are kept, at least 1.
+    keep_best: how many of the best checkpoints are kept besides.
+    best_metric: the metric that says which checkpoint is best, '' for none.
+    best_mode: 'max' or 'min'.
+    read_only: never write, move or delete anything.
+
+  Raises:
+    UserError: if an argument is out of range or the directory can't be made.
+  """
+
+  def __init__(
+    self,
+    directory: epath.PathLike,
+    *,
+    keep_latest: int = 2,
+    keep_best: int = 1,
+    best_metric: str = "",
+    best_mode: str = "max",
+    read_only: bool = False,
+  ):
+    if keep_latest < 1 or keep_best < 0 or best_mode not in ("max", "min"):
+      raise UserError(
+        f"keep_latest={keep_latest}, keep_best={keep_best}, best_mode="
+        f"{best_mode!r}: need keep_latest >= 1, keep_best >= 0 and best_mode "
+        "'max' or 'min'; change the checkpoint leaves of the config"
+      )
+    integrity.quiet_orbax()
+    self._folder = checkpoint_folder.CheckpointFolder(
+      directory, best_metric, best_mode, read_only
+    )
+    self._keep_latest, self._keep_best = keep_latest, keep_best
+    self._best_metric, self._read_only = best_metric, read_only
+    self._saving: int | None = None
+    # Directories are made before `save` returns, or else a missing permission
+    # would leave Orbax waiting for a thread that has already failed.
+    options = ocp.AsyncOptions(create_directories_asynchronously=False)
+    self._orbax = ocp.AsyncCheckpointer(
+      ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(async_options=options)
+      ),
+      async_options=options,
+    )
+
+  def steps(self) -> list[int]:
+    """Returns the steps that have a finished checkpoint, ascending."""
+    return self._folder.steps()
+
+  def best_step(self) -> int | None:
+    """Returns the step with the best metric, None if no step has it."""
+    return next(iter(self._folder.best_first()), None)
+
+  def save(
+    self,
+    step: int,
+    state: Any,
+    data_iterator: Any,
+    extras: Mapping[str, Any],
+    metrics: Mapping[str, float] | None = None,
+  ) -> None:
+    """Starts to save; returns once the arrays are copied, not yet written.
+
+    A step that already has a checkpoint is left as it is: the same run at the
+    same step has the same state.
+
+    Args:
+      step: number of finished training steps.
+      state: tree of arrays, replicated over all devices.
+      data_iterator: iterator whose `get_state()` is JSON-able and the same in
+        all processes, as those of `data.pipeline` are; or None.
+      extras: JSON-able data, the same in all processes.
+      metrics: latest evaluation, if there was one at this step.
+
+    Raises:
+      UserError: if this save, or an earlier one that was still being written,
+        failed.
+    """
+    if self._read_only:
+      raise ValueError("this Checkpointer is read-only")
+    self.wait()
+    if step in self._folder.agreed_steps():
+      logging.info("step %d already has a checkpoint", step)
+      return
+    items = _make_items(state, data_iterator, extras, metrics or {})
+    try:
+      self._orbax.save(self._folder / step, args=ocp.args.Composite(**items))
+    except Exception as error:
+      raise self._save_failed(step, error) from error
+    self._saving = step
+
+  def wait(self) -> None:
+    """Waits until the last save is durable, then removes superseded ones.
+
+    Raises:
+      UserError: if it could not be written.
+    """
+    if self._saving is None:
+      return
+    step, self._saving = self._saving, None
+    try:
+      self._orbax.wait_until_finished()
+    except Exception as error:
+      raise self._save_failed(step, error) from error
+    self._folder.remove_superseded(self._keep_latest, self._keep_best)
+
+  def restore_latest(
+    self, abstract_state: Any, data_iterator: Any = None
+  ) -> Restored | None:
+    """Restores the newest readable checkpoint.
+
+    Each newer one that can't be read is reported and, unless read-only, set
+    aside in `checkpoints_unreadable` next to the directory, so that its step
+    can be saved again.
+
+    Args:
+      abstract_state: tree of `jax.ShapeDtypeStruct` with shardings.
+      data_iterator: iterator to be set to the stored position.
+
+    Returns:
+      The checkpoint, or None if none was ever finished.
+
+    Raises:
+      UserError: if there are checkpoints but none can be read, or if one is
+        of another model or data pipeline. Nothing is moved then.
+    """
+    self.wait()
+    damaged: dict[int, str] = {}
+    for step in reversed(self._folder.agreed_steps()):
+      try:
+        restored = self._restore(step, abstract_state, data_iterator)
+      except integrity.UnreadableError as error:
+        damaged[step] = str(error)
+        continue
+      self._folder.set_aside(damaged, f"step {step} is used instead")
+      return restored
+    if damaged:
+      reasons = "; ".join(f"step {s}: {why}" for s, why in damaged.items())
+      raise UserError(
+        f"no checkpoint in {self._folder.path} can be read ({reasons}); put "
+        "back a good copy, or use another --workdir to start afresh"
+      )
+    self._folder.set_aside({}, "no checkpoint was finished before")
+    return None
+
+  def restore(
+    self, step: int, abstract_state: Any, data_iterator: Any = None
+  ) -> Restored:
+    """Restores the checkpoint of one step, see `restore_latest`.
+
+    Raises:
+      UserError: if it does not exist, can't be read or does not fit.
+    """
+    self.wait()
+    if step not in self._folder.agreed_steps():
+      raise UserError(f"no checkpoint of step {step}: {self._choices(step)}")
+    try:
+      return self._restore(step, abstract_state, data_iterator)
+    except integrity.UnreadableError as error:
+      raise UserError(
+        f"the checkpoint {self._folder / step} can't be read: {error}; "
+        f"{self._choices(step)}"
+      ) from error
+
+  def restore_best(
+    self, abstract_state: Any, data_iterator: Any = None
+  ) -> Restored:
+    """Restores the checkpoint with the best metric, see `restore_latest`.
+
+    Raises:
+      UserError: if no checkpoint has the metric, or as `restore` does.
+    """
+    self.wait()
+    step = self.best_step()
+    step = checkpoint_folder.from_first_process(-1 if step is None else step)
+    if step < 0:
+      raise UserError(
+        f"no checkpoint with the metric {self._best_metric!r}: "
+        f"{self._choices(step)}"
+      )
+    return self.restore(step, abstract_state, data_iterator)
+
+  def close(self) -> None:
+    """Waits for the last save and ends the writing threads.
+
+    Raises:
+      UserError: if the last save could not be written.
+    """
+    try:
+      self.wait()
+    finally:
+      self._orbax.close()
+
+  def _choices(self, step: int) -> str:
+    others = ", ".join(str(s) for s in self.steps() if s != step)
+    return f"{self._folder.path} has step {others or '(none)'}; choose another"
+
+  def _restore(
+    self, step: int, abstract_state: Any, data_iterator: Any
+  ) -> Restored:
+    """Restores one step; raises `UnreadableError` in all processes or none."""
+    error = None
+    try:
+      state, stamp = self._read(step, abstract_state)
+    except integrity.UnreadableError as unreadable:
+      error = unreadable
+    if not checkpoint_folder.in_all_processes(error is None):
+      raise error or integrity.UnreadableError("unreadable in another process")
+    if data_iterator is not None:
+      _set_position(data_iterator, stamp.data, str(self._folder / step))
+    return Restored(step, state, stamp.extras)
+
+  def _read(
+    self, step: int, abstract_state: Any
+  ) -> tuple[Any, integrity.Stamp]:
+    path = self._folder / step
+    stamp = integrity.read_stamp(path)
+    abstract = integrity.flatten(abstract_state)
+    integrity.check_fits(stamp, abstract, f"the checkpoint {path}")
+    leaves = self._read_leaves(path, abstract)
+    integrity.check_values(stamp, leaves)
+    structure = jax.tree.structure(abstract_state)
+    state = jax.tree.unflatten(structure, [leaves[name] for name in abstract])
+    return state, stamp
+
+  def _read_leaves(
+    self, path: epath.Path, abstract: dict[str, Any]
+  ) -> dict[str, Any]:
+    items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+    try:
+      return self._orbax.restore(path, args=items)["state"]
+    except (jax.errors.JaxRuntimeError, MemoryError):
+      raise  # the machine's trouble, not the checkpoint's
+    except Exception as error:
+      raise integrity.UnreadableError(integrity.read_reason(error)) from error
+
+  def _save_failed(self, step: int, error: Exception) -> UserError:
+    self._folder.remove_unfinished(step)
+    steps = self.steps()
+    last = f"is step {steps[-1]}" if steps else "does not exist yet"
+    return UserError(
+      f"the checkpoint of step {step} could not be written to "
+      f"{self._folder.path}: {integrity.one_line(error)}; the last good one "
+      f"{last}; free space there or give another --workdir"
+    )
+
+
+def _make_items(
+  state: Any,
+  data_iterator: Any,
+  extras: Mapping[str, Any],
+  metrics: Mapping[str, float],
+) -> dict[str, Any]:
+  leaves = integrity.flatten(state)
+  data = None if data_iterator is None else data_iterator.get_state()
+  # Only the first process writes the stamp, so only it needs the checksums.
+  stamp = (
+    integrity.make_stamp(leaves, extras, metrics, data)
+    if jax.process_index() == 0
+    else {}
+  )
+  return {
+    "state": ocp.args.StandardSave(leaves),
+    integrity.STAMP_ITEM: ocp.args.JsonSave(stamp),
+  }
+
+
+def _set_position(data_iterator: Any, position: Any, where: str) -> None:
+  try:
+    data_iterator.set_state(position)
+  except Exception as error:
+    raise UserError(
+      f"the data position in {where} does not fit this data pipeline: "
+      f"{integrity.one_line(error)}; use the data settings it was saved with "
+      "or another --workdir"
+    ) from error

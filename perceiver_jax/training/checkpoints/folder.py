@@ -1,0 +1,197 @@
+"""The directory that checkpoints are kept in: what is there, what goes.
+
+Nothing in it is read beyond the stamps, and nothing is deleted but what a
+newer checkpoint has superseded and what a failed save left behind.
+"""
+
+import contextlib
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from etils import epath
+from jax.experimental import multihost_utils
+
+from perceiver_jax.errors import UserError
+from perceiver_jax.training.checkpoints import integrity
+
+_UNFINISHED = ".orbax-checkpoint-tmp"
+_UNREADABLE_DIRECTORY = "checkpoints_unreadable"
+
+
+class CheckpointFolder:
+  """Lists, ranks, removes and sets aside the checkpoints of one directory.
+
+  Args:
+    directory: where the checkpoints are; local, relative or gs://.
+    best_metric: the metric that says which checkpoint is best, '' for none.
+    best_mode: 'max' or 'min'.
+    read_only: never write, move or delete anything.
+
+  Raises:
+    UserError: if the directory can't be made.
+  """
+
+  def __init__(
+    self,
+    directory: epath.PathLike,
+    best_metric: str,
+    best_mode: str,
+    read_only: bool,
+  ):
+    path = epath.Path(directory)
+    self.path = path if "://" in str(directory) else path.resolve()
+    self._best_metric, self._best_mode = best_metric, best_mode
+    self._read_only = read_only
+    if not read_only:
+      self._make()
+
+  def __truediv__(self, step: int) -> epath.Path:
+    return self.path / str(step)
+
+  def steps(self) -> list[int]:
+    """Returns the steps that have a finished checkpoint, ascending."""
+    if not self.path.exists():
+      return []
+    paths = [p for p in self.path.iterdir() if p.name.isdecimal()]
+    return sorted(int(path.name) for path in paths if path.is_dir())
+
+  def agreed_steps(self) -> list[int]:
+    """Returns `steps()` as the first process sees them, in all processes.
+
+    File systems may show different listings to different machines.
+    """
+    steps = self.steps()
+    count = from_first_process(len(steps))
+    padded = (steps + [0] * count)[:count]
+    return from_first_process(padded)
+
+  def best_first(self) -> list[int]:
+    """Returns the steps that have the metric, the best and newest first."""
+    values = {}
+    for step in self.steps() if self._best_metric else ():
+      value = self._metric(step)
+      if value is not None:
+        values[step] = value if self._best_mode == "max" else -value
+    return sorted(values, key=lambda s: (values[s], s), reverse=True)
+
+  def remove_superseded(self, keep_latest: int, keep_best: int) -> None:
+    """Deletes all but the latest and the best checkpoints.
+
+    Args:
+      keep_latest: how many of the newest are kept, at least 1.
+      keep_best: how many of the best are kept besides.
+    """
+    if jax.process_index() != 0:
+      return
+    steps = self.steps()
+    kept = {*steps[-keep_latest:], *self.best_first()[:keep_best]}
+    for step in steps:
+      if step not in kept:
+        _remove(self / step)
+
+  def remove_unfinished(self, step: int) -> None:
+    """Deletes what a failed save of `step` has left, if that is possible.
+
+    The disk is probably full, and what stays is set aside at the next start.
+    """
+    if jax.process_index() != 0:
+      return
+    for _ in range(5):
+      left = list(self.path.glob(f"{step}{_UNFINISHED}*"))
+      if not left:
+        return
+      for path in left:
+        with contextlib.suppress(OSError):
+          path.rmtree()
+      time.sleep(0.1)  # other files of it may still be on their way
+
+  def set_aside(self, damaged: dict[int, str], instead: str) -> None:
+    """Reports what can't be read and, unless read-only, moves it away.
+
+    What a killed process left half-written is treated alike, unless read-only:
+    another run may be writing it this moment.
+
+    Args:
+      damaged: the reason for each step that can't be read.
+      instead: what happens instead, for the message.
+
+    Raises:
+      UserError: if a directory can't be moved.
+    """
+    if jax.process_index() == 0:
+      for step, why in damaged.items():
+        self._set_aside(self / step, f"can't be read: {why}", instead)
+      for path in () if self._read_only else self._unfinished():
+        self._set_aside(path, "was never finished", instead)
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices("checkpoints set aside")
+
+  def _make(self) -> None:
+    try:
+      self.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+      raise UserError(
+        f"can't make {self.path}: {integrity.one_line(error)}; "
+        "give another --workdir"
+      ) from error
+
+  def _metric(self, step: int) -> float | None:
+    try:
+      stamp = integrity.read_stamp(self / step)
+    except integrity.UnreadableError:
+      return None
+    value = stamp.metrics.get(self._best_metric)
+    return value if value is not None and np.isfinite(value) else None
+
+  def _unfinished(self) -> list[epath.Path]:
+    return sorted(self.path.glob(f"*{_UNFINISHED}*"))
+
+  def _set_aside(self, path: epath.Path, why: str, instead: str) -> None:
+    step = path.name.partition(_UNFINISHED)[0]
+    moved = ""
+    if not self._read_only:
+      moved = f"; moved to {_move_aside(path, step)}"
+    logging.warning(
+      "the checkpoint of step %s %s; %s%s", step, why, instead, moved
+    )
+
+
+def _move_aside(path: epath.Path, step: str) -> epath.Path:
+  aside = path.parent.parent / _UNREADABLE_DIRECTORY
+  number = 1
+  while (target := aside / f"{step}-{number}").exists():
+    number += 1
+  try:
+    aside.mkdir(exist_ok=True)
+    path.rename(target)
+  except OSError as error:
+    raise UserError(
+      f"can't move the unreadable checkpoint {path} to {target}: "
+      f"{integrity.one_line(error)}; move it away by hand"
+    ) from error
+  return target
+
+
+def _remove(path: epath.Path) -> None:
+  try:
+    path.rmtree()
+  except OSError as error:
+    reason = integrity.one_line(error)
+    logging.warning("can't remove the old checkpoint %s: %s", path, reason)
+
+
+def from_first_process(value: Any) -> Any:
+  """Returns the first process's number or list of numbers to all of them."""
+  if jax.process_count() == 1:
+    return value
+  return multihost_utils.broadcast_one_to_all(np.asarray(value)).tolist()
+
+
+def in_all_processes(flag: bool) -> bool:
+  """Whether `flag` is true in every process."""
+  if jax.process_count() == 1:
+    return flag
+  return bool(multihost_utils.process_allgather(np.asarray(flag)).all())

@@ -1,0 +1,233 @@
+"""What tells a good checkpoint from a damaged one.
+
+Beside the arrays every checkpoint holds a *stamp*, a small JSON record with
+the name, shape and CRC32 of each state leaf, the position in the data, the
+extras and the metrics. The stamp carries a CRC32 of its own: any changed byte
+that reaches a restored value is found, wherever on the way from memory to disk
+and back it happened.
+"""
+
+import concurrent.futures
+import functools
+import json
+import logging as std_logging
+import os
+import re
+import sys
+import zlib
+from collections.abc import Mapping
+from typing import (
+  Any,
+  NamedTuple,
+)
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+
+from perceiver_jax.errors import UserError
+
+STAMP_ITEM = "extras"
+_ABANDONED = re.compile(
+  "loop is closed|error while reading array index|OCDBT database|/orbax/"
+)
+_MAX_REASON = 200  # characters of a foreign error message shown to the user
+
+
+class UnreadableError(Exception):
+  """A checkpoint is damaged; the message is the reason, in one line."""
+
+
+class Stamp(NamedTuple):
+  """The JSON record that vouches for one checkpoint.
+
+  Attributes:
+    extras: whatever the caller stored with the state.
+    metrics: metric name to value, empty if none were given.
+    leaves: leaf name to `[shape, crc32]`, e.g. `["float32[3,4]", 7]`.
+    data: state of the data iterator, None if none was given.
+  """
+
+  extras: dict[str, Any]
+  metrics: dict[str, float]
+  leaves: dict[str, list]
+  data: Any
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+  """Names the leaves of `tree`: `{"params.lin.w": leaf, ...}`, in tree order.
+
+  A flat dict is stored instead of the tree because containers without leaves
+  (no EMA, optax's empty states) then cannot make two equal states differ.
+
+  Args:
+    tree: any pytree.
+
+  Returns:
+    The leaves by name.
+
+  Raises:
+    ValueError: if two leaves would share a name.
+  """
+  paths = jax.tree_util.tree_leaves_with_path(tree)
+  leaves = {
+    jax.tree_util.keystr(path, simple=True, separator="."): leaf
+    for path, leaf in paths
+  }
+  if len(leaves) != len(paths):
+    raise ValueError("two leaves of the state have the same name")
+  return leaves
+
+
+def make_stamp(
+  leaves: Mapping[str, Any],
+  extras: Mapping[str, Any],
+  metrics: Mapping[str, float],
+  data: Any,
+) -> dict[str, Any]:
+  """Returns the stamp of a state as JSON-able data.
+
+  Args:
+    leaves: state arrays by name, each held whole by this process.
+    extras: JSON-able data of the caller.
+    metrics: metric name to value.
+    data: JSON-able state of the data iterator, or None.
+
+  Returns:
+    A dict for Orbax's `JsonSave`.
+  """
+  body = Stamp(
+    extras=dict(extras),
+    metrics={name: float(value) for name, value in metrics.items()},
+    leaves={
+      name: [describe(leaves[name]), checksum]
+      for name, checksum in _checksums(leaves).items()
+    },
+    data=data,
+  )._asdict()
+  return {"body": body, "crc32": _json_checksum(body)}
+
+
+def read_stamp(path: epath.Path) -> Stamp:
+  """Reads the stamp of the checkpoint in directory `path`.
+
+  Raises:
+    UnreadableError: if it is missing or does not match its own checksum.
+  """
+  try:
+    stored = ocp.JsonCheckpointHandler().restore(path / STAMP_ITEM)
+    body, checksum = stored["body"], stored["crc32"]
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise UnreadableError(f"damaged record: {one_line(error)}") from error
+  if _json_checksum(body) != checksum:
+    raise UnreadableError("its record does not match its checksum")
+  return Stamp(**body)
+
+
+def check_fits(
+  stamp: Stamp, abstract_leaves: Mapping[str, Any], where: str
+) -> None:
+  """Checks that a checkpoint has exactly the leaves that are asked for.
+
+  Args:
+    stamp: of the checkpoint.
+    abstract_leaves: `jax.ShapeDtypeStruct`s by name.
+    where: the checkpoint, for the message.
+
+  Raises:
+    UserError: naming the first differing leaf and both shapes.
+  """
+  wanted = {name: describe(leaf) for name, leaf in abstract_leaves.items()}
+  stored = {name: shape for name, (shape, _) in stamp.leaves.items()}
+  for name in [*wanted, *(name for name in stored if name not in wanted)]:
+    if stored.get(name) != wanted.get(name):
+      raise UserError(
+        f"{where} is of another model or optimizer: {name} is "
+        f"{stored.get(name, 'absent')} in the checkpoint and "
+        f"{wanted.get(name, 'absent')} in this config; use the config it was "
+        "saved with or another --workdir"
+      )
+
+
+def check_values(stamp: Stamp, leaves: Mapping[str, Any]) -> None:
+  """Compares restored arrays with the checksums taken when they were saved.
+
+  Raises:
+    UnreadableError: naming the first leaf that differs.
+  """
+  for name, checksum in _checksums(leaves).items():
+    if stamp.leaves[name][1] != checksum:
+      raise UnreadableError(f"{name} does not match its checksum")
+
+
+def describe(leaf: Any) -> str:
+  """Returns dtype and shape of an array as text, e.g. `float32[3,4]`."""
+  return f"{np.dtype(leaf.dtype).name}[{','.join(map(str, leaf.shape))}]"
+
+
+def read_reason(error: BaseException) -> str:
+  """Returns why a checkpoint can't be read in one line, with the file if any.
+
+  TensorStore names the file at the end of a long chain of its own layers.
+  """
+  files = re.findall(r'local file "([^"]+[^"/])"', str(error))
+  return f"damaged file {files[-1]}" if files else f"damaged: {one_line(error)}"
+
+
+def one_line(error: BaseException) -> str:
+  """Returns the reason of an error in one line, the system's words if any."""
+  cause: BaseException | None = error
+  while cause is not None:
+    if isinstance(cause, OSError) and cause.strerror:
+      return cause.strerror
+    cause = cause.__cause__ or cause.__context__
+  # TensorStore reports a failed system call only inside its message.
+  if code := re.search(r"os_error_code='(\d+)'", str(error)):
+    return os.strerror(int(code.group(1)))
+  text = " ".join(str(error).split()) or type(error).__name__
+  return text if len(text) <= _MAX_REASON else text[:_MAX_REASON] + "..."
+
+
+@functools.cache
+def quiet_orbax() -> None:
+  """Hides Orbax's progress notes and its repeats of errors that are raised.
+
+  Orbax gives up at the first file it can't read or write. The others in flight
+  then find their event loop closed, or nobody who asks for their errors, and
+  would say so at length on stderr.
+  """
+  hook = sys.unraisablehook
+  sys.unraisablehook = lambda unraisable: (
+    None if _ABANDONED.search(str(unraisable.exc_value)) else hook(unraisable)
+  )
+  logging.get_absl_logger().addFilter(_is_worth_showing)
+  std_logging.getLogger("asyncio").addFilter(
+    lambda record: not _ABANDONED.search(record.getMessage())
+  )
+
+
+def _is_worth_showing(record: std_logging.LogRecord) -> bool:
+  if "/orbax/" not in record.pathname:
+    return True
+  return record.levelno >= std_logging.WARNING and not record.exc_info
+
+
+def _json_checksum(data: Any) -> int:
+  # Through text and back, so that tuples and integer keys compare as stored.
+  data = json.loads(json.dumps(data))
+  return zlib.crc32(json.dumps(data, sort_keys=True).encode())
+
+
+def _checksums(leaves: Mapping[str, Any]) -> dict[str, int]:
+  # zlib lets go of the interpreter lock, so threads do share the work.
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    return dict(zip(leaves, pool.map(_checksum, leaves.values()), strict=True))
+
+
+def _checksum(leaf: Any) -> int:
+  if isinstance(leaf, jax.Array) and leaf.is_fully_replicated:
+    leaf = leaf.addressable_data(0)
+  host = np.ascontiguousarray(np.asarray(leaf))
+  return zlib.crc32(host.reshape(-1).view(np.uint8))

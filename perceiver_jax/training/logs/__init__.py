@@ -1,0 +1,1 @@
+"""Logs of a run: console, metrics, the run summary and results."""

@@ -1,0 +1,110 @@
+"""Metrics and pace of the interval of steps that is under way."""
+
+import collections
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from perceiver_jax.errors import DivergedError
+from perceiver_jax.training import metrics as metrics_lib
+from perceiver_jax.training.evaluation import add
+from perceiver_jax.training.logs.chrono import Chrono
+
+
+class Meter:
+  """Adds metrics up on the device and fetches them once an interval.
+
+  The sums are part of a checkpoint: a run resumed in the middle of an interval
+  reports the same means as one that never stopped.
+
+  Args:
+    stored: `stored()` of a checkpoint; {} to begin anew.
+    sharding: of the metrics a step returns.
+    chrono: counts the seconds of the sections "data" and "step".
+    batch_size: examples in a step.
+    flops_per_step: operations in a step; 0 if unknown.
+    peak_flops: operations a second of all devices; 0 if unknown.
+  """
+
+  def __init__(
+    self,
+    stored: Mapping[str, Any],
+    sharding: jax.sharding.Sharding,
+    chrono: Chrono,
+    *,
+    batch_size: int,
+    flops_per_step: float = 0.0,
+    peak_flops: float = 0.0,
+  ):
+    sums = {name: tuple(map(np.float32, pair)) for name, pair in stored.items()}
+    self._sums = jax.device_put(sums, sharding) if sums else None
+    self._chrono = chrono
+    self._batch_size = batch_size
+    self._flops_per_step = flops_per_step
+    self._peak_flops = peak_flops
+    self._pending = collections.deque()
+    # Steps of this process alone, as its seconds are.
+    self._steps = 0
+    self._seconds = chrono.totals()
+
+  def add(self, metrics: metrics_lib.Metrics) -> None:
+    """Adds the metrics of a step."""
+    self._sums = metrics if self._sums is None else add(self._sums, metrics)
+    self._steps += 1
+    self._pending.append(self._sums)
+
+  def wait(self, ahead: int = 0) -> None:
+    """Waits until at most `ahead` of the steps added are not yet taken."""
+    while len(self._pending) > ahead:
+      jax.block_until_ready(self._pending.popleft())
+
+  def stored(self) -> dict[str, list[float]]:
+    """The sums as JSON; float32 numbers survive it exactly."""
+    host = jax.device_get(self._sums or {})
+    return {name: [float(x) for x in pair] for name, pair in host.items()}
+
+  def check_finite(self, step: int) -> None:
+    """Checks the sums; waits for the device.
+
+    Raises:
+      DivergedError: a metric is not finite, naming it.
+    """
+    if self._sums is None:
+      return
+    for name, value in metrics_lib.means(self._sums).items():
+      if not np.all(np.isfinite(value)):
+        raise DivergedError(
+          f"{name} is {float(np.ravel(value)[0])} in the steps up to"
+          f" {step}; nothing of them was saved. Lower"
+          " config.optimizer.learning_rate, lengthen its warm-up, or set"
+          " config.optimizer.clip_norm, and start again"
+          " in a new --workdir"
+        )
+
+  def take(self) -> dict[str, float]:
+    """Means of the interval, which ends here."""
+    values = metrics_lib.scalars(metrics_lib.means(self._sums))
+    self._sums = None
+    return values
+
+  def pace(self) -> dict[str, float]:
+    """Speed since the last call, while data was awaited or steps taken."""
+    now, steps = self._chrono.totals(), self._steps
+    spent = {
+      name: now.get(name, 0.0) - self._seconds.get(name, 0.0)
+      for name in ("data", "step")
+    }
+    self._seconds, self._steps = now, 0
+    seconds = max(sum(spent.values()), 1e-9)
+    pace = {
+      "examples_per_second": steps * self._batch_size / seconds,
+      "data_wait_percent": 100 * spent["data"] / seconds,
+    }
+    rate = steps * self._flops_per_step / seconds
+    if rate:
+      pace["gflops_per_second"] = rate / 1e9
+    if rate and self._peak_flops:
+      pace["mfu_percent"] = 100 * rate / self._peak_flops
+    return pace

@@ -1,0 +1,186 @@
+"""What a run says about itself before it starts."""
+
+import math
+from typing import (
+  Any,
+  NamedTuple,
+)
+
+import haiku as hk
+import jax
+import ml_collections
+from jax.sharding import Mesh
+
+from perceiver_jax.models import (
+  execution,
+  flops,
+)
+from perceiver_jax.tasks.base import Task
+from perceiver_jax.training.step import TrainState
+
+# A backward pass costs twice a forward pass.
+_PASSES = 3
+
+# Peak bfloat16 operations a second of one device, from the vendors' data
+# sheets (dense, without sparsity).
+_PEAKS = {
+  "TPU v3": 61.5e12,  # A device is a core: half of a chip.
+  "TPU v4": 275e12,
+  "TPU v5 lite": 197e12,
+  "TPU v5": 459e12,
+  "TPU v6 lite": 918e12,
+  "NVIDIA A100": 312e12,
+  "NVIDIA H100": 989e12,
+  "NVIDIA H200": 989e12,
+}
+
+
+def peak_flops(device_kind: str) -> float:
+  """Peak operations a second of a device; 0 if unknown."""
+  known = [name for name in _PEAKS if device_kind.startswith(name)]
+  return _PEAKS[max(known, key=len)] if known else 0.0
+
+
+def parameter_table(params: Any) -> list[tuple[str, tuple[int, ...], int]]:
+  """(name, shape, count) of each parameter array."""
+  return [
+    (f"{module}/{name}", tuple(array.shape), math.prod(array.shape))
+    for module, leaves in params.items()
+    for name, array in leaves.items()
+  ]
+
+
+def num_parameters(params: Any) -> int:
+  """Number of parameters, of arrays or of their shapes."""
+  return sum(math.prod(x.shape) for x in jax.tree.leaves(params))
+
+
+def grouped_parameters(params: Any, depth: int = 2) -> dict[str, int]:
+  """Parameters by the first `depth` parts of their module's name."""
+  groups: dict[str, int] = {}
+  for module, leaves in params.items():
+    parts = [p for p in module.split("/") if p != "~"]
+    name = "/".join(parts[:depth])
+    groups[name] = groups.get(name, 0) + num_parameters(leaves)
+  return groups
+
+
+class Facts(NamedTuple):
+  """What is known of a run before it starts.
+
+  Attributes:
+    devices: what it runs on, in words.
+    batch: the batch arithmetic, in words.
+    examples_per_epoch: training examples.
+    batch_size: global number of examples in a step.
+    flops_per_step: operations of a step, by count; see `models.flops`.
+    peak_flops: operations a second of all devices; 0 if unknown.
+    precision: of the computation.
+    attention: how it is computed, queries x keys, in words.
+    params: abstract parameters.
+  """
+
+  devices: str
+  batch: str
+  examples_per_epoch: int
+  batch_size: int
+  flops_per_step: float
+  peak_flops: float
+  precision: str
+  attention: str
+  params: Any
+
+
+def facts(
+  config: ml_collections.ConfigDict,
+  task: Task,
+  model: hk.TransformedWithState,
+  abstract: TrainState,
+  mesh: Mesh,
+) -> Facts:
+  """Collects the facts of a run; computes nothing on a device."""
+  forward = lambda params, net_state, batch: model.apply(
+    params, net_state, None, batch, False
+  )[0]
+  device = mesh.devices.flat[0]
+  parts = config.num_microbatches
+  each = config.batch_size // mesh.size // parts
+  batch = {
+    name: jax.ShapeDtypeStruct((each, *value.shape[1:]), value.dtype)
+    for name, value in task.example().items()
+  }
+  with execution.noted() as chosen:
+    part = flops.count_flops(
+      forward, abstract.params, abstract.net_state, batch
+    )
+  return Facts(
+    devices=f"{mesh.size} x {device.device_kind} ({device.platform}),"
+    f" {jax.process_count()} process(es), jax {jax.__version__}",
+    batch=f"{config.batch_size} = {mesh.size} device(s) x {parts}"
+    f" microbatch(es) x {each}",
+    examples_per_epoch=task.num_train_examples(),
+    batch_size=config.batch_size,
+    flops_per_step=_PASSES * part * parts * mesh.size,
+    peak_flops=mesh.size * peak_flops(device.device_kind),
+    precision=config.precision,
+    attention=", ".join(chosen),
+    params=abstract.params,
+  )
+
+
+def text(
+  run: Facts, num_steps: int, start: int, compiled: Any, seconds: float
+) -> str:
+  """The start-up summary.
+
+  Args:
+    run: see `facts`.
+    num_steps: of the whole run.
+    start: the step it was resumed from; 0 if it is new.
+    compiled: the compiled step, None if there is nothing left to train.
+    seconds: that compiling took.
+  """
+  epochs = num_steps * run.batch_size / run.examples_per_epoch
+  rows = {
+    "devices": run.devices,
+    "batch": run.batch,
+    "steps": f"{num_steps:,} = {epochs:.4g} epochs of"
+    f" {run.examples_per_epoch:,} examples",
+    "precision": run.precision,
+    "attention": run.attention,
+    "operations": f"{human(run.flops_per_step, 'FLOP')} a step, by count",
+  }
+  if compiled is not None:
+    rows["memory"] = memory_text(compiled)
+    rows["compiled in"] = f"{seconds:.1f} s"
+  if start:
+    rows["resumed from"] = f"step {start:,}"
+  rows["parameters"] = f"{num_parameters(run.params):,}"
+  groups = grouped_parameters(run.params)
+  width = max(map(len, [*rows, *groups])) + 2
+  lines = [f"  {name:<{width}}{value}" for name, value in rows.items()]
+  lines += [f"    {name:<{width}}{n:>12,}" for name, n in groups.items()]
+  return "\n".join(lines)
+
+
+def human(number: float, unit: str = "") -> str:
+  """Four significant digits with a prefix: '404.3 G'."""
+  for prefix in ("", "k", "M", "G", "T", "P"):
+    if abs(number) < 1000 or prefix == "P":
+      return f"{number:.4g} {prefix}{unit}".rstrip()
+    number /= 1000
+  raise AssertionError
+
+
+def memory_text(compiled: Any) -> str:
+  """Memory of a compiled step on one device: state, batch and temporaries."""
+  stats = compiled.memory_analysis()
+  if stats is None:
+    return "unknown on this backend"
+  parts = (
+    ("arguments", stats.argument_size_in_bytes),
+    ("temporary", stats.temp_size_in_bytes),
+  )
+  total = sum(size for _, size in parts)
+  inner = ", ".join(f"{human(size, 'B')} {name}" for name, size in parts)
+  return f"{human(total, 'B')} a device ({inner})"

@@ -1,0 +1,321 @@
+"""What a run writes down while it goes: metrics, pictures, small JSON files.
+
+A run that was killed and resumed leaves the same `metrics.jsonl` as one that
+never was: lines after the restored step are cut off before the run goes on.
+That holds if the loop writes a step's line before it saves its checkpoint.
+"""
+
+import json
+import math
+import os
+import re
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perceiver_jax.errors import UserError
+from perceiver_jax.viz.attention_maps import png_bytes
+
+# How far TensorBoard may lag behind: each flush waits for the disk.
+_FLUSH_SECONDS = 20
+
+
+def write_json(path: str | os.PathLike, obj: Any) -> None:
+  """Writes JSON so that a reader sees the old file or the new, never a part.
+
+  Arrays become lists and NaN or infinite numbers null, as JSON has neither.
+
+  Args:
+    path: the file to make or replace.
+    obj: mappings, sequences, numbers, strings, arrays and paths, nested.
+
+  Raises:
+    TypeError: if something inside has no JSON form.
+  """
+  text = json.dumps(_plain(obj), indent=2, allow_nan=False)
+  _replace_text(Path(path), text + "\n")
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
+  """The records of a `metrics.jsonl`, oldest first; [] if there is no file.
+
+  A half-written last line, as `kill -9` leaves it, is passed over.
+
+  Args:
+    path: the file.
+
+  Returns:
+    One dict a line with 'step' (int) and values (float, NaN where null).
+
+  Raises:
+    UserError: if a line other than the last is not a record.
+  """
+  return [record for _, record in _records(Path(path))]
+
+
+class MetricsFile:
+  """A `metrics.jsonl`: one JSON object a line, appended and flushed."""
+
+  def __init__(self, path: str | os.PathLike):
+    self._path = Path(path)
+    self._file = None
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Appends `{"step": step, **values}` and hands it to the system."""
+    if self._file is None:
+      # Appending to a half-written line would spoil the new line as well.
+      self.truncate_after(math.inf)
+      self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
+    self._file.write(_line(step, values))
+    self._file.flush()
+
+  def truncate_after(self, step: float) -> None:
+    """Keeps, atomically, the whole lines whose step is at most `step`."""
+    self.close()
+    if self._path.exists():
+      records = _records(self._path)
+      kept = [line + "\n" for line, r in records if r["step"] <= step]
+      _replace_text(self._path, "".join(kept))
+
+  def close(self) -> None:
+    """Closes the file; a later `write` opens it again."""
+    if self._file is not None:
+      self._file.close()
+      self._file = None
+
+
+class Writers:
+  """Sends scalars and images to every place a run reports to.
+
+  Always `metrics.jsonl` and `pictures/`; TensorBoard and Weights & Biases on
+  request. A run that starts at step 0 starts the metrics anew: whatever an
+  earlier life wrote before its first checkpoint will be written again.
+
+  Args:
+    workdir: a local folder; made if missing.
+    resume_step: the restored step, or 0 for a run that starts.
+    tensorboard: whether to write `tensorboard/` (with tensorboardX).
+    wandb_project: Weights & Biases project; '' for none.
+    run_name: what Weights & Biases calls the run; '' lets it choose.
+    config: the run's settings, shown by Weights & Biases.
+    enabled: False (every process but the first) makes all calls do nothing.
+
+  Raises:
+    UserError: if a project is named and wandb is not installed.
+  """
+
+  def __init__(
+    self,
+    workdir: str | os.PathLike,
+    *,
+    resume_step: int,
+    tensorboard: bool,
+    wandb_project: str = "",
+    run_name: str = "",
+    config: Mapping[str, Any] | None = None,
+    enabled: bool = True,
+  ):
+    self._sinks = []
+    if not enabled:
+      return
+    workdir = Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    if wandb_project:
+      # First, so that a missing package stops the run before files change.
+      sink = _Wandb(workdir, wandb_project, run_name, config)
+      self._sinks.append(sink)
+    self._sinks.append(_Files(workdir, resume_step))
+    if tensorboard:
+      self._sinks.append(_TensorBoard(workdir / "tensorboard", resume_step))
+
+  def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    """Writes numbers by name, such as {'train/loss': 0.1}."""
+    values = {name: float(value) for name, value in values.items()}
+    for sink in self._sinks:
+      sink.scalars(step, values)
+
+  def image(self, step: int, name: str, image: np.ndarray) -> None:
+    """Writes a uint8 image, [h, w], [h, w, 1] or [h, w, 3] (RGB)."""
+    for sink in self._sinks:
+      sink.image(step, name, image)
+
+  def close(self) -> None:
+    """Flushes and closes everything."""
+    for sink in self._sinks:
+      sink.close()
+
+
+class _Files:
+  def __init__(self, workdir: Path, resume_step: int):
+    self._pictures = workdir / "pictures"
+    self._metrics = MetricsFile(workdir / "metrics.jsonl")
+    self._metrics.truncate_after(resume_step if resume_step > 0 else -1)
+
+  def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    self._metrics.write(step, values)
+
+  def image(self, step: int, name: str, image: np.ndarray) -> None:
+    self._pictures.mkdir(exist_ok=True)
+    stem = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "picture"
+    file = self._pictures / f"{stem}-{step:08d}.png"
+    file.write_bytes(png_bytes(image))
+
+  def close(self) -> None:
+    self._metrics.close()
+
+
+class _TensorBoard:
+  # Not tensorboardX's SummaryWriter: its writing thread dies of a full disk,
+  # and the run would wait for it for ever.
+
+  def __init__(self, folder: Path, resume_step: int):
+    from tensorboardX import (
+      event_file_writer,
+      summary,
+    )
+    from tensorboardX.proto import event_pb2
+
+    self._summary, self._proto = summary, event_pb2
+    folder.mkdir(parents=True, exist_ok=True)
+    # Names end in the second: a quick restart must not reuse the file.
+    self._file = event_file_writer.EventsWriter(
+      str(folder / "events"), f".{resume_step}"
+    )
+    # TensorBoard hides what an earlier life logged at or after this step.
+    purge_step = resume_step + 1 if resume_step > 0 else 0
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    self._add(purge_step, session_log=start)
+    self._flush()
+
+  def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    for name, value in values.items():
+      self._add(step, summary=self._summary.scalar(name, value))
+    if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+      self._flush()
+
+  def image(self, step: int, name: str, image: np.ndarray) -> None:
+    layout = "HW" if image.ndim == 2 else "HWC"
+    picture = self._summary.image(name, image, dataformats=layout)
+    self._add(step, summary=picture)
+
+  def close(self) -> None:
+    self._file.close()
+
+  def _add(self, step: int, **content: Any) -> None:
+    event = self._proto.Event(step=step, wall_time=time.time(), **content)
+    self._file.write_event(event)
+
+  def _flush(self) -> None:
+    self._file.flush()
+    self._flushed = time.monotonic()
+
+
+class _Wandb:
+  def __init__(
+    self,
+    workdir: Path,
+    project: str,
+    name: str,
+    config: Mapping[str, Any] | None,
+  ):
+    try:
+      import wandb
+    except ImportError as error:
+      raise UserError(
+        f"wandb project {project!r} was given but wandb is not installed: "
+        "pip install perceiver_jax[wandb], or leave the project empty"
+      ) from error
+    self._wandb = wandb
+    self._run = wandb.init(
+      project=project,
+      name=name or None,
+      config=_plain(config or {}),
+      dir=str(workdir),
+      id=_wandb_id(workdir / "wandb_id.txt"),
+      resume="allow",
+    )
+
+  def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    self._run.log(dict(values), step=step)
+
+  def image(self, step: int, name: str, image: np.ndarray) -> None:
+    self._run.log({name: self._wandb.Image(image)}, step=step)
+
+  def close(self) -> None:
+    self._run.finish()
+
+
+def _wandb_id(path: Path) -> str:
+  # Kept in the workdir, so that a resumed run goes on as the same run there.
+  if not path.exists():
+    _replace_text(path, uuid.uuid4().hex[:12])
+  return path.read_text().strip()
+
+
+def _line(step: int, values: Mapping[str, float]) -> str:
+  numbers = {name: float(value) for name, value in values.items()}
+  record = _plain({"step": int(step), **numbers})
+  return json.dumps(record, allow_nan=False) + "\n"
+
+
+def _records(path: Path) -> list[tuple[str, dict[str, float]]]:
+  """(line, record) pairs; null values read as NaN."""
+  if not path.exists():
+    return []
+  text = path.read_bytes().decode("utf-8", errors="replace")
+  lines = text.rstrip().split("\n")
+  pairs = []
+  for number, line in enumerate(lines, start=1):
+    record = _parse(line)
+    if record is not None:
+      pairs.append((line, record))
+    elif line.strip() and number < len(lines):
+      raise UserError(
+        f"{path} line {number} is not a metrics record (a JSON object of "
+        "numbers with 'step'): mend or delete the line, or choose another "
+        "--workdir"
+      )
+  return pairs
+
+
+def _parse(line: str) -> dict[str, float] | None:
+  try:
+    record = json.loads(line)
+  except ValueError:
+    return None
+  if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+    return None
+  record = {k: math.nan if v is None else v for k, v in record.items()}
+  numbers = all(isinstance(v, int | float) for v in record.values())
+  return record if numbers else None
+
+
+def _plain(obj: Any) -> Any:
+  """The JSON form of nested mappings, sequences, arrays and numbers."""
+  if isinstance(obj, Mapping) or hasattr(obj, "items"):
+    return {str(key): _plain(value) for key, value in obj.items()}
+  if isinstance(obj, (list, tuple)):
+    return [_plain(value) for value in obj]
+  if hasattr(obj, "tolist"):
+    return _plain(obj.tolist())
+  if isinstance(obj, float) and not math.isfinite(obj):
+    return None
+  return os.fspath(obj) if isinstance(obj, os.PathLike) else obj
+
+
+def _replace_text(path: Path, text: str) -> None:
+  partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  try:
+    with open(partial, "w", encoding="utf-8") as file:
+      file.write(text)
+      file.flush()
+      # Some file systems may otherwise commit the rename before the content.
+      os.fsync(file.fileno())
+    os.replace(partial, path)
+  except BaseException:
+    partial.unlink(missing_ok=True)
+    raise

@@ -1,0 +1,62 @@
+"""Sources mixed by weight."""
+
+import pytest
+from hypothesis import (
+  given,
+  settings,
+)
+from hypothesis import strategies as st
+
+from perceiver_jax.data.core import mixture
+from perceiver_jax.data.text import masked_text
+
+_few = settings(max_examples=50, deadline=None)
+
+
+class Texts(list):
+  in_memory = True
+
+
+def _mixture(sizes, weights):
+  sources = {
+    name: masked_text.Joined(Texts(f"{name}{i}" for i in range(size)), 1)
+    for name, size in sizes.items()
+  }
+  return mixture.Mixture(sources, weights)
+
+
+def test_a_mixture_has_its_weights_and_every_example():
+  mixed = _mixture({"a": 1500, "b": 20}, {"a": 7, "b": 3})
+  texts = [mixed[i]["text"] for i in range(len(mixed))]
+  assert sum(t.startswith("a") for t in texts) == 0.7 * len(texts)
+  assert len(set(texts)) == 1520
+  assert [mixed[i]["position"] for i in (0, 1999)] == [0, 1999]
+
+
+def test_one_source_is_taken_as_it_is():
+  mixed = _mixture({"a": 3}, {"a": 0.2})
+  assert sorted(mixed[i]["text"] for i in range(len(mixed))) == [
+    "a0", "a1", "a2",
+  ]  # fmt: skip
+
+
+@given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=9))
+@_few
+def test_every_source_comes_whatever_its_weight(weights):
+  names = [f"s{i}" for i in range(len(weights))]
+  mixed = _mixture(
+    dict.fromkeys(names, 1), dict(zip(names, weights, strict=True))
+  )
+  seen = {mixed[i]["text"] for i in range(len(mixed))}
+  assert seen == {f"{name}0" for name in names}
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
+def test_impossible_weights_are_refused(weight):
+  with pytest.raises(ValueError, match="weights of a mixture are positive"):
+    _mixture({"a": 2}, {"a": weight})
+
+
+def test_no_source_is_refused():
+  with pytest.raises(ValueError, match="weights of a mixture"):
+    mixture.Mixture({}, {})

@@ -1,0 +1,276 @@
+import io
+
+import cv2
+import numpy as np
+import pytest
+from pictures import (
+  close,
+  noise,
+  quarters,
+)
+from PIL import (
+  Image,
+  ImageOps,
+)
+
+from perceiver_jax.data.images import images
+from perceiver_jax.errors import UserError
+
+# read_image
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "webp", "jpg"])
+def test_read_image_gives_rgb(tmp_path, suffix):
+  path = tmp_path / f"x.{suffix}"
+  lossless = {"lossless": True} if suffix == "webp" else {}
+  quality = {"quality": 98, "subsampling": 0} if suffix == "jpg" else {}
+  Image.fromarray(quarters()).save(path, **lossless, **quality)
+  close(images.read_image(path), quarters(), 4 if quality else 0)
+  close(images.read_image(str(path)), quarters(), 4 if quality else 0)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_read_image_turns_pictures_upright(tmp_path, suffix, orientation):
+  exif = Image.Exif()
+  exif[0x0112] = orientation
+  path = tmp_path / f"x.{suffix}"
+  Image.fromarray(quarters()).save(path, exif=exif)
+  with Image.open(path) as stored:
+    upright = np.asarray(ImageOps.exif_transpose(stored).convert("RGB"))
+  # Pillow and OpenCV round colours differently by a few levels.
+  close(images.read_image(path), upright, 4)
+
+
+def test_read_image_turns_16_bit_grey_upright(tmp_path):
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  levels = np.arange(6, dtype=np.uint16).reshape(2, 3) * 257
+  Image.fromarray(levels).save(tmp_path / "x.png", exif=exif)
+  upright = np.array([[3, 0], [4, 1], [5, 2]])
+  close(images.read_image(tmp_path / "x.png", 1)[..., 0], upright)
+
+
+def test_read_image_of_grey(tmp_path):
+  grey = np.arange(20, dtype=np.uint8).reshape(4, 5, 1)
+  cv2.imwrite(str(tmp_path / "x.png"), grey)
+  close(images.read_image(tmp_path / "x.png", 1), grey)
+  close(images.read_image(tmp_path / "x.png"), grey.repeat(3, axis=2))
+
+
+def test_read_image_in_grey_weighs_colours_as_eyes_do(tmp_path):
+  Image.fromarray(quarters()).save(tmp_path / "x.png")
+  grey = images.read_image(tmp_path / "x.png", 1)
+  assert grey.shape == (32, 48, 1)
+  luma = np.array([[76, 150], [29, 128]])
+  close(grey[[0, -1]][:, [0, -1], 0], luma, 1)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_read_image_composites_on_white(tmp_path, mode):
+  colour = (100, 100, 100)[: len(mode) - 1]
+  picture = Image.new(mode, (3, 1))
+  for x, alpha in enumerate((0, 102, 255)):
+    picture.putpixel((x, 0), (*colour, alpha))
+  picture.save(tmp_path / "x.png")
+  # 255 * 0.6 + 100 * 0.4 = 193.
+  expected = np.array([[[255], [193], [100]]]).repeat(3, axis=2)
+  close(images.read_image(tmp_path / "x.png"), expected)
+
+
+def test_read_image_of_a_palette(tmp_path):
+  picture = Image.fromarray(quarters()).quantize(4)
+  picture.save(tmp_path / "x.png")
+  close(images.read_image(tmp_path / "x.png"), quarters(), 1)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (2, 3, 3), (2, 3, 4)])
+def test_read_image_scales_16_bits_to_8(tmp_path, shape):
+  levels = np.full(shape, 200 * 257 + 100, np.uint16)
+  levels[..., 3:] = 65535
+  cv2.imwrite(str(tmp_path / "x.png"), levels)
+  close(images.read_image(tmp_path / "x.png"), np.full((2, 3, 3), 200))
+
+
+def test_read_image_of_a_cmyk_jpeg(tmp_path):
+  picture = Image.fromarray(quarters()).convert("CMYK")
+  picture.save(tmp_path / "x.jpg", quality=98, subsampling=0)
+  close(images.read_image(tmp_path / "x.jpg"), quarters(), 6)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp"])
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.95])
+def test_read_image_refuses_a_truncated_file(tmp_path, suffix, kept):
+  path = tmp_path / f"x.{suffix}"
+  cv2.imwrite(str(path), noise(40, 40, 3))
+  data = path.read_bytes()
+  path.write_bytes(data[: int(kept * len(data))])
+  with pytest.raises(UserError, match=rf"x\.{suffix}.*damaged, incomplete"):
+    images.read_image(path)
+
+
+def test_read_image_says_what_is_wrong_in_a_line(tmp_path):
+  (tmp_path / "text.png").write_text("no picture")
+  (tmp_path / "empty.png").write_bytes(b"")
+  assert cv2.imwrite(str(tmp_path / "x.tiff"), np.zeros((4, 4), np.float32))
+  reasons = {
+    "text.png": "damaged",
+    "empty.png": "is empty",
+    "x.tiff": "float32 pixels",
+    "missing.png": "no such file",
+    "": "is a directory",
+  }
+  for name, reason in reasons.items():
+    with pytest.raises(UserError, match=f"{name}.*{reason}") as error:
+      images.read_image(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+def test_read_image_leaves_no_noise_on_stderr(tmp_path, capfd):
+  (tmp_path / "x.png").write_bytes(images.encode_png(quarters())[:60])
+  with pytest.raises(UserError):
+    images.read_image(tmp_path / "x.png")
+  assert capfd.readouterr().err == ""
+
+
+# decode_image
+
+
+def _encoded(picture, kind="JPEG", **options):
+  file = io.BytesIO()
+  picture.save(file, kind, **options)
+  return file.getvalue()
+
+
+def _smooth(height=60, width=90):
+  """Levels that change slowly, so that JPEG keeps them."""
+  y, x = np.mgrid[0:height, 0:width]
+  return np.stack([2 * x, 4 * y, 255 - x - y], -1).clip(0, 255).astype(np.uint8)
+
+
+def test_decode_image_is_what_read_image_gives(tmp_path):
+  data = _encoded(Image.fromarray(_smooth()))
+  (tmp_path / "x.jpg").write_bytes(data)
+  for channels in (1, 3):
+    decoded = images.decode_image(data, channels)
+    close(decoded, images.read_image(tmp_path / "x.jpg", channels))
+
+
+# The Adobe marker's last byte says how four components are stored.
+_ADOBE = b"\xff\xee\x00\x0eAdobe"
+
+
+def _stored_as(data, transform):
+  """A CMYK JPEG with the marker's byte changed, or without the marker."""
+  start = data.index(_ADOBE)
+  end = start + 16
+  if transform is None:
+    return data[:start] + data[end:]
+  return data[: end - 1] + bytes([transform]) + data[end:]
+
+
+@pytest.mark.parametrize(
+  "transform", [0, 2, None], ids=["CMYK", "YCCK", "bare"]
+)
+def test_decode_image_of_cmyk_is_within_2_levels_of_pillow(transform):
+  inks = np.stack([*np.moveaxis(_smooth(), -1, 0), _smooth()[::-1, :, 0]], -1)
+  picture = Image.fromarray(inks // 2, "CMYK")
+  data = _stored_as(_encoded(picture, quality=95, subsampling=0), transform)
+  expected = Image.open(io.BytesIO(data))
+  assert expected.mode == "CMYK"
+  close(images.decode_image(data), np.asarray(expected.convert("RGB")), 2)
+
+
+def test_decode_image_of_a_grey_jpeg():
+  grey = _smooth()[..., 0]
+  data = _encoded(Image.fromarray(grey), quality=95)
+  close(images.decode_image(data, 1)[..., 0], grey, 4)
+  close(images.decode_image(data), images.decode_image(data, 1).repeat(3, -1))
+
+
+def test_decode_image_goes_by_the_content_not_the_name(tmp_path):
+  # As one image of ImageNet.
+  path = tmp_path / "n02105855_2933.JPEG"
+  Image.fromarray(quarters()).save(path, "PNG")
+  close(images.decode_image(path.read_bytes(), name=str(path)), quarters())
+  close(images.read_image(path), quarters())
+
+
+def test_decode_image_of_16_bit_pngs():
+  levels = np.array([[0, 128, 129, 65535]], np.uint16)
+  data = _encoded(Image.fromarray(levels), "PNG")
+  # 257 levels of 16 bits are one of 8.
+  close(images.decode_image(data, 1)[..., 0], np.array([[0, 0, 1, 255]]))
+
+
+def test_decode_image_of_palettes():
+  picture = Image.fromarray(quarters()).quantize(4)
+  close(images.decode_image(_encoded(picture, "PNG")), quarters(), 1)
+  grey = picture.getpixel((47, 31))
+  clear = images.decode_image(_encoded(picture, "PNG", transparency=grey))
+  close(clear[:16], quarters()[:16], 1)
+  close(clear[16:, 24:], np.full((16, 24, 3), 255))
+
+
+def test_decode_image_of_one_bit():
+  bits = np.array([[True, False, True]])
+  data = _encoded(Image.fromarray(bits), "PNG")
+  close(images.decode_image(data, 1)[..., 0], bits * 255)
+
+
+def test_decode_image_composites_alpha_on_white():
+  picture = np.full((2, 2, 4), [100, 0, 200, 102], np.uint8)
+  picture[0, 0, 3] = 255
+  out = images.decode_image(_encoded(Image.fromarray(picture), "PNG"))
+  # 255 * 0.6 + 100 * 0.4 = 193, and so on.
+  close(out[1, 1], np.array([193, 153, 233]))
+  close(out[0, 0], np.array([100, 0, 200]))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("kept", [0, 2, 30, 0.5, 0.97])
+def test_decode_image_names_what_it_cannot_decode(kind, kept):
+  data = _encoded(Image.fromarray(noise(40, 40, 3)), kind)
+  size = kept if isinstance(kept, int) else int(kept * len(data))
+  with pytest.raises(UserError, match=r"train/7\.JPEG.*damaged") as error:
+    images.decode_image(data[:size], name="train/7.JPEG")
+  assert "\n" not in str(error.value)
+
+
+def test_decode_image_calls_an_image_without_a_name_the_image():
+  with pytest.raises(UserError, match="the image cannot be read"):
+    images.decode_image(b"\xff\xd8nothing")
+
+
+# to_channels
+
+
+def test_to_channels_refuses_what_is_no_picture():
+  with pytest.raises(ValueError, match="must be 1 or 3, got 4"):
+    images.to_channels(np.zeros((2, 2, 3), np.uint8), 4)
+  for shape in ((2,), (2, 2, 2), (1, 2, 2, 3)):
+    with pytest.raises(ValueError, match="not a grey, RGB or RGBA image"):
+      images.to_channels(np.zeros(shape, np.uint8), 3)
+
+
+# encode_png
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_encode_png_comes_back_as_it_went(tmp_path, channels):
+  rng = np.random.default_rng(1)
+  picture = rng.integers(0, 256, (5, 7, channels), np.uint8)
+  (tmp_path / "x.png").write_bytes(images.encode_png(picture))
+  close(images.read_image(tmp_path / "x.png", channels), picture)
+
+
+def test_encode_png_keeps_alpha_and_the_order_of_colours(tmp_path):
+  picture = np.full((2, 2, 4), [1, 2, 3, 4], np.uint8)
+  (tmp_path / "x.png").write_bytes(images.encode_png(picture))
+  with Image.open(tmp_path / "x.png") as stored:
+    close(np.asarray(stored), picture)
+
+
+def test_encode_png_refuses_floats():
+  with pytest.raises(ValueError, match="must be uint8, got float64"):
+    images.encode_png(np.zeros((2, 2)))

@@ -1,0 +1,130 @@
+import ml_collections
+import numpy as np
+import pytest
+
+from configs import base
+from perceiver_jax.data.images import images, rand_augment
+from perceiver_jax.data.images.preprocessing import Preprocessing
+from perceiver_jax.errors import UserError
+
+_SHAPE = (16, 24, 3)
+
+
+def _settings(**leaves):
+  config = ml_collections.ConfigDict({"data": base.image_classification().data})
+  for name, value in leaves.items():
+    config.data[name] = value
+  return config.data.to_dict()
+
+
+def _picture(height=40, width=30, seed=0):
+  rng = np.random.default_rng(seed)
+  return rng.integers(0, 256, (height, width, 3), np.uint8)
+
+
+def _rng(seed=0):
+  return np.random.default_rng(seed)
+
+
+def test_by_default_training_sees_what_evaluation_sees():
+  prepare = Preprocessing(_SHAPE, _settings())
+  image = _picture()
+  want = images.prepare_image(image, _SHAPE)
+  np.testing.assert_array_equal(prepare.evaluate(image), want)
+  np.testing.assert_array_equal(prepare.train(image, _rng()), want)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("crop", ["centre", "inception"])
+def test_pictures_of_any_size_get_the_models_shape(crop, channels):
+  settings = _settings(
+    crop=crop,
+    flip=True,
+    rand_augment={"num_layers": 2, "magnitude": 5.0},
+    normalization="imagenet" if channels == 3 else "unit",
+  )
+  prepare = Preprocessing((16, 24, channels), settings)
+  for seed, size in enumerate([(40, 30), (7, 90), (16, 24), (1, 1)]):
+    out = prepare.train(_picture(*size), _rng(seed))
+    assert out.shape == (16, 24, channels)
+    assert out.dtype == np.float32
+    assert prepare.evaluate(_picture(*size)).shape == out.shape
+
+
+def test_a_view_depends_on_its_generator_alone():
+  settings = _settings(
+    crop="inception",
+    flip=True,
+    resize="cubic",
+    rand_augment={"num_layers": 4, "magnitude": 5.0},
+  )
+  prepare, image = Preprocessing(_SHAPE, settings), _picture()
+  before = image.copy()
+  views = [prepare.train(image, _rng(seed)) for seed in (1, 1, 2, 3)]
+  np.testing.assert_array_equal(views[0], views[1])
+  assert np.any(views[0] != views[2])
+  assert np.any(views[2] != views[3])
+  np.testing.assert_array_equal(image, before)
+
+
+def test_half_of_the_pictures_are_turned_left_to_right():
+  prepare = Preprocessing(_SHAPE, _settings(flip=True))
+  image, plain = _picture(), Preprocessing(_SHAPE, _settings())
+  rng, turned = _rng(), 0
+  for _ in range(200):
+    out = prepare.train(image, rng)
+    straight = np.array_equal(out, plain.evaluate(image))
+    assert straight or np.array_equal(out, plain.evaluate(image[:, ::-1]))
+    turned += not straight
+  assert 75 < turned < 125
+
+
+def test_prepared_pictures_are_flipped_and_moved_but_not_cut():
+  settings = _settings(flip=True, affine={"degrees": 0.0, "scale": 0.0,
+                                          "shift": 0.0})  # fmt: skip
+  prepare = Preprocessing((4, 4, 1), settings)
+  image = np.arange(16, dtype=np.float32).reshape(4, 4, 1)
+  np.testing.assert_array_equal(prepare.evaluate(image), image)
+  views = {prepare.train(image, _rng(seed)).tobytes() for seed in range(20)}
+  assert views == {image.tobytes(), image[:, ::-1].tobytes()}
+
+
+def test_randaugment_comes_before_the_resize(monkeypatch):
+  seen = []
+
+  def spy(image, rng, **settings):
+    seen.append((image.shape, image.dtype, settings))
+    return image
+
+  monkeypatch.setattr(rand_augment, "rand_augment", spy)
+  settings = _settings(
+    crop="inception", rand_augment={"num_layers": 3, "magnitude": 7.0}
+  )
+  Preprocessing(_SHAPE, settings).train(_picture(400, 300), _rng())
+  ((shape, dtype, given),) = seen
+  assert dtype == np.uint8
+  assert shape != _SHAPE
+  assert given == {"num_layers": 3, "magnitude": 7.0}
+
+
+def test_pixels_are_what_was_normalised():
+  prepare = Preprocessing(_SHAPE, _settings(normalization="imagenet"))
+  image = _picture(16, 24)
+  np.testing.assert_array_equal(prepare.pixels(prepare.evaluate(image)), image)
+
+
+@pytest.mark.parametrize(
+  ("leaves", "parts"),
+  [
+    ({"crop": "random"}, ["config.data.crop", "'random'", "inception"]),
+    ({"resize": "linear"}, ["config.data.resize", "area", "cubic"]),
+    ({"normalization": "z"}, ["config.data.normalization", "imagenet"]),
+    ({"crop_fraction": 0.0}, ["config.data.crop_fraction", "0.0"]),
+    ({"crop_fraction": 1.5}, ["config.data.crop_fraction", "at most 1"]),
+  ],
+)
+def test_bad_settings_name_their_leaf(leaves, parts):
+  with pytest.raises(UserError) as error:
+    Preprocessing(_SHAPE, _settings(**leaves))
+  for part in parts:
+    assert part in str(error.value)

@@ -1,0 +1,126 @@
+import numpy as np
+import pytest
+import tiny_tfds
+
+from perceiver_jax.data.images import images, sources
+from perceiver_jax.errors import UserError
+
+# digits
+
+
+def test_digits_splits_have_the_published_sizes_and_share_no_image():
+  train, test = sources.digits("train"), sources.digits("test")
+  assert (len(train), len(test)) == (1437, 360)
+
+  def pictures(source):
+    return {source[i]["image"].tobytes() for i in range(len(source))}
+
+  # scikit-learn's digits hold no picture twice, so sets of pictures suffice.
+  assert len(pictures(train) | pictures(test)) == 1797
+
+
+def test_digits_test_split_holds_a_fifth_of_every_class():
+  counts = []
+  for split in ("train", "test"):
+    source = sources.digits(split)
+    labels = [int(source[i]["label"]) for i in range(len(source))]
+    counts.append(np.bincount(labels, minlength=10))
+  share = counts[1] / (counts[0] + counts[1])
+  np.testing.assert_allclose(share, 0.2, atol=0.01)
+
+
+def test_digits_examples_are_light_ink_in_minus_one_to_one():
+  source = sources.digits("train")
+  pixels = np.stack([source[i]["image"] for i in range(len(source))])
+  assert pixels.shape[1:] == (8, 8, 1)
+  assert pixels.dtype == np.float32
+  assert (pixels.min(), pixels.max()) == (-1, 1)
+  assert pixels[:, :, 0].mean() < -0.9  # the left edge is ground, so dark
+  assert source[0]["label"].dtype == np.int32
+  assert source.class_names == tuple("0123456789")
+  assert source.num_classes == 10
+
+
+def test_digits_labels_fit_the_pictures():
+  # Nearest neighbour in the training split is about 98 % right on this set.
+  train, test = sources.digits("train"), sources.digits("test")
+  a, b = (
+    np.stack([s[i]["image"].ravel() for i in range(len(s))])
+    for s in (train, test)
+  )
+  nearest = np.argmin(((b[:, None] - a[None]) ** 2).sum(-1), axis=1)
+  right = [test[i]["label"] == train[j]["label"] for i, j in enumerate(nearest)]
+  assert np.mean(right) > 0.95
+
+
+def test_digits_names_the_splits_there_are():
+  with pytest.raises(UserError, match=r"'val' for digits.*train, test"):
+    sources.digits("val")
+
+
+# in_memory
+
+
+def test_in_memory_gives_copies():
+  source = sources.in_memory({"image": np.zeros((3, 2, 2, 1))}, ["a"])
+  source[1]["image"][:] = 7
+  assert not source[1]["image"].any()
+  assert len(source) == 3
+  assert source.in_memory
+
+
+@pytest.mark.parametrize("arrays", [{}, {"image": np.zeros((0, 2))}])
+def test_in_memory_refuses_no_example(arrays):
+  with pytest.raises(UserError, match="empty dataset"):
+    sources.in_memory(arrays, ["a"])
+
+
+def test_in_memory_refuses_arrays_of_different_lengths():
+  with pytest.raises(ValueError, match="differ in length"):
+    sources.in_memory({"image": np.zeros(3), "label": np.zeros(2)}, ["a"])
+
+
+# make_source
+
+
+@pytest.mark.parametrize(
+  ("name", "kwargs", "message"),
+  [
+    ("digitz", {}, "'digitz'.*digits, image_folder, tfds, photos"),
+    ("in_memory", {}, "'in_memory'.*digits, image_folder, tfds"),
+    ("digits", {}, "missing.*'split'.*it takes: split"),
+    ("digits", {"split": "train", "size": 8}, "'size'.*it takes: split"),
+    ("image_folder", {"split": "x"}, "it takes: directory, split"),
+    ("tfds", {"name": "mnist"}, "it takes: name, split, data_dir"),
+  ],
+)
+def test_make_source_says_what_can_be_given(name, kwargs, message):
+  with pytest.raises(UserError, match=message) as error:
+    sources.make_source(name, **kwargs)
+  assert "\n" not in str(error.value)
+
+
+def test_make_source_makes_every_source(tmp_path):
+  picture = images.encode_png(np.zeros((4, 6, 3), np.uint8))
+  file = tmp_path / "folder/test/cat/a.png"
+  file.parent.mkdir(parents=True)
+  file.write_bytes(picture)
+  spec = tiny_tfds.classification()
+  records = [tiny_tfds.record(picture, 0)] * 5
+  tiny_tfds.prepare(tmp_path / "tfds", "tiny", spec, {"train": records})
+  arguments = {
+    "digits": {"split": "test"},
+    "image_folder": {"directory": tmp_path / "folder", "split": "test"},
+    "tfds": {
+      "name": "tiny", "split": "train", "data_dir": str(tmp_path / "tfds")
+    },
+    "photos": {"split": "test"},
+  }  # fmt: skip
+  assert arguments.keys() == sources.SOURCES.keys()
+  made = [sources.make_source(name, **arguments[name]) for name in arguments]
+  assert [len(source) for source in made] == [360, 1, 5, 1024]
+
+
+def test_make_source_refuses_no_example():
+  with pytest.raises(UserError, match="empty dataset: source 'photos'"):
+    sources.make_source("photos", split="test", num_test=0)

@@ -1,0 +1,72 @@
+"""Texts joined to one row of tokens."""
+
+import numpy as np
+import pytest
+from hypothesis import (
+  given,
+  settings,
+)
+from hypothesis import strategies as st
+
+from perceiver_jax.data.text import byte_tokenizer, sentence_tokens, tokenizers
+
+_BYTES = tokenizers.Bytes()
+
+
+def _join(texts, length, first=None):
+  return sentence_tokens.join(texts, _BYTES, length, first)
+
+
+def _ids(text):
+  return list(byte_tokenizer.encode(text))
+
+
+@pytest.mark.parametrize(
+  ("texts", "length", "first", "expected"),
+  [
+    (("ab",), 4, None, [*_ids("ab"), 0, 0]),
+    (("ab",), 4, 4, [4, *_ids("ab"), 0]),
+    (("abcdef",), 4, 4, [4, *_ids("abc")]),
+    (("ab", "c"), 5, None, [*_ids("ab"), 5, *_ids("c"), 0]),
+    (("abcdef", "c"), 5, None, [*_ids("abc"), 5, *_ids("c")]),
+    (("a", "bcdef"), 5, None, [*_ids("a"), 5, *_ids("bcd")]),
+    (("abcdef", "ghijkl"), 6, 300, [300, *_ids("ab"), 5, *_ids("gh")]),
+    (("", ""), 3, None, [5, 0, 0]),
+    (("é",), 1, None, _ids("é")[:1]),
+    (("\ud800x",), 3, None, [*_ids("?x"), 0]),
+  ],
+)
+def test_join(texts, length, first, expected):
+  found = _join(texts, length, first)
+  assert found.dtype == np.int32
+  np.testing.assert_array_equal(found, expected)
+
+
+def test_a_very_long_text_is_not_encoded_whole(monkeypatch):
+  seen = []
+  monkeypatch.setattr(
+    _BYTES, "encode", lambda text: seen.append(text) or np.zeros(0, np.int32)
+  )
+  _join(("x" * 10_000_000,), 16)
+  assert len(seen[0]) == 16
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+  st.lists(st.text(max_size=12), min_size=1, max_size=2),
+  st.integers(4, 20),
+  st.booleans(),
+)
+def test_no_room_is_wasted_and_each_text_keeps_its_start(texts, length, first):
+  lead = [byte_tokenizer.CLS] if first else []
+  found = _join(texts, length, lead[0] if first else None)
+  sizes = [len(text.encode("utf-8", "replace")) for text in texts]
+  whole = len(lead) + sum(sizes) + len(texts) - 1
+  real = found[found != byte_tokenizer.PAD]
+  # Of two that share an odd room, one may lose a byte more.
+  assert min(whole, length) - 1 <= len(real) <= min(whole, length)
+  parts = np.split(real, np.flatnonzero(real == byte_tokenizer.SEP))
+  for i, (text, part) in enumerate(zip(texts, parts, strict=True)):
+    own = part[len(lead) :] if i == 0 else part[1:]
+    ids = _ids(text.encode("utf-8", "replace").decode())
+    assert list(own) == ids[: len(own)]

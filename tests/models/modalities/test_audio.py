@@ -1,0 +1,73 @@
+"""Sound to elements: patches of samples and where they are."""
+
+import functools
+
+import jax
+import numpy as np
+import plain
+import pytest
+from jax import numpy as jnp
+
+from perceiver_jax.models import (
+  flops,
+  zoo,
+)
+from perceiver_jax.models.modalities import audio
+
+
+def _adapter(**kwargs):
+  make = lambda x: audio.AudioAdapter(**kwargs)(x, is_training=True)
+  return functools.partial(plain.transform(make).apply, {})
+
+
+@pytest.mark.parametrize(
+  ("name", "samples", "elements", "channels"),
+  [
+    ("kinetics_784", 30_720, 1_920, 16 + 385),
+    ("audioset_io_raw_video", 61_440, 480, 128 + 129),
+    ("audioset_io_mel_video", 4_800, 4_800, 1 + 385),
+  ],
+)
+def test_full_size(name, samples, elements, channels):
+  section = zoo.spec(name)["adapter"]["modalities"]["audio"]
+  assert section.pop("kind") == "audio"
+  assert zoo.MODELS[name].raw["audio"].shape == (samples, 1)
+  sound = flops.abstract(2, samples, 1)
+  out = jax.eval_shape(_adapter(**section), sound)
+  assert out.shape == (2, elements, channels)
+
+
+@pytest.mark.parametrize(
+  ("size", "count", "bands", "resolution"),
+  [(4, 3, 2, ()), (1, 5, 3, ()), (3, 4, 2, (40,))],
+)
+def test_samples_of_a_patch_then_its_position(size, count, bands, resolution):
+  sound = plain.normal(2, size * count, 1)
+  adapter = _adapter(
+    samples_per_patch=size, num_bands=bands, max_resolution=resolution
+  )
+  out = plain.jit(adapter)(sound)
+  assert out.shape == (2, count, size + 2 * bands + 1)
+  # The highest band is half the number of patches, unless said otherwise.
+  want = plain.fourier(plain.grid(count), bands, resolution or (count,))
+  for i in range(count):
+    samples = sound[:, i * size : (i + 1) * size, 0]
+    np.testing.assert_array_equal(out[:, i, :size], samples)
+    for example in out:
+      np.testing.assert_allclose(example[i, size:], want[i], atol=1e-4)
+
+
+def test_positions_follow_the_dtype_of_the_sound():
+  sound = jnp.ones((1, 8, 1), jnp.bfloat16)
+  adapter = _adapter(samples_per_patch=2, num_bands=3, max_resolution=(30_720,))
+  out = plain.jit(adapter)(sound)
+  assert out.dtype == jnp.bfloat16
+  # They are rounded once, at the end: high bands survive half precision.
+  want = plain.fourier(plain.grid(4), 3, (30_720,))
+  np.testing.assert_allclose(out[0, :, 2:], want, atol=0.02)
+
+
+def test_samples_that_do_not_fill_a_patch_are_an_error():
+  message = "30 samples do not divide into patches of 16: .* samples_per_patch"
+  with pytest.raises(ValueError, match=message):
+    jax.eval_shape(_adapter(), flops.abstract(1, 30, 1))

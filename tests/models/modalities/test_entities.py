@@ -1,0 +1,159 @@
+"""Units of a game to elements, and an encoding of each from latents."""
+
+import functools
+
+import jax
+import numpy as np
+import plain
+import pytest
+import small
+from hypothesis import (
+  given,
+  settings,
+)
+from hypothesis import strategies as st
+from jax import numpy as jnp
+
+from perceiver_jax.models import (
+  flops,
+  zoo,
+)
+from perceiver_jax.models.modalities import entities
+
+_few = settings(max_examples=10, deadline=None)
+_UNITS = 6
+
+
+def test_full_size():
+  model = small.model(zoo.spec("starcraft"))
+  raw = zoo.MODELS["starcraft"].example(2)
+  mask = flops.abstract(2, 512, dtype=jnp.bool_)
+  params, state = small.shapes(model, raw, input_mask=mask)
+  assert params["adapter/embed"]["w"].shape == (256, 128)
+  assert params["encoder/latents"]["embeddings"].shape[0] == 32
+  assert params["decoder/cross_attend/query_norm"]["scale"].shape == (128,)
+  out, _ = jax.eval_shape(
+    lambda p, x, m: model.apply(p, state, None, x, input_mask=m),
+    params,
+    raw,
+    mask,
+  )
+  assert jax.tree.map(lambda x: x.shape, out.logits) == {
+    "entity_embeddings": (2, 512, 256),
+    "embedded_entity": (2, 256),
+  }
+
+
+@functools.cache
+def _model():
+  """A small model with random parameters: outputs and their gradient."""
+  model = small.model(small.spec("starcraft"))
+  raw, mask = small.raw("starcraft"), small.mask("starcraft")
+  params, _ = plain.random_like(small.shapes(model, raw, input_mask=mask))
+
+  def loss(params, raw, mask):
+    out, _ = model.apply(params, {}, None, raw, input_mask=mask)
+    leaves = jax.tree.leaves(out.logits)
+    return sum((x * x).sum() for x in leaves), out
+
+  gradient = plain.jit(jax.grad(loss, has_aux=True))
+  return lambda raw, mask: gradient(params, raw, mask), params
+
+
+def _mask(seed):
+  real = np.random.default_rng(seed).random((2, _UNITS)) < 0.5
+  real[:, 0], real[:, -1] = True, False
+  return real
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_encodings_from_latents(seed):
+  run, params = _model()
+  raw, real = small.raw("starcraft", seed=seed), _mask(seed)
+  _, out = run(raw, jnp.asarray(real))
+  inputs = plain.Module(params, "adapter").linear("embed", raw)
+  inputs[~real] = 0
+  decoder = plain.Module(params, "decoder")
+  decoded, _ = decoder.cross_attend(
+    inputs, out.latents, mask=real, residual=True
+  )
+  each = decoder.linear("entity_embeddings", np.maximum(decoded, 0))
+  each[~real] = 0
+  np.testing.assert_allclose(out.logits["entity_embeddings"], each, atol=1e-3)
+  mean = [x[keep].mean(0) for x, keep in zip(decoded, real, strict=True)]
+  everything = np.maximum(decoder.linear("embedded_entity", mean), 0)
+  np.testing.assert_allclose(
+    out.logits["embedded_entity"], everything, atol=1e-3
+  )
+  assert np.any(everything > 0)
+
+
+@_few
+@given(st.integers(0, 99), st.sampled_from([0.0, -1e9, 3e38]))
+def test_padding_gives_zeros_and_does_not_matter(seed, garbage):
+  run, _ = _model()
+  raw, real = small.raw("starcraft", seed=seed), _mask(seed)
+  mask = jnp.asarray(real)
+  want_grad, want = run(raw, mask)
+  grad, out = run(jnp.where(mask[..., None], raw, garbage), mask)
+  assert not np.any(np.asarray(out.logits["entity_embeddings"])[~real])
+  assert np.all(np.any(np.asarray(out.logits["entity_embeddings"])[real], -1))
+  jax.tree.map(np.testing.assert_array_equal, out, want)
+  for module, leaves in grad.items():
+    for leaf, value in leaves.items():
+      np.testing.assert_allclose(
+        value, want_grad[module][leaf], rtol=1e-4, atol=1e-4, err_msg=module
+      )
+
+
+def test_padding_that_is_not_a_number_does_not_matter():
+  run, _ = _model()
+  raw, mask = small.raw("starcraft"), jnp.asarray(_mask(0))
+  _, out = run(jnp.where(mask[..., None], raw, jnp.nan), mask)
+  jax.tree.map(np.testing.assert_array_equal, out, run(raw, mask)[1])
+
+
+def test_example_without_units_is_finite_and_leaves_the_other():
+  run, _ = _model()
+  raw, real = small.raw("starcraft"), _mask(0)
+  _, want = run(raw, jnp.asarray(real))
+  real[1] = False
+  grad, out = run(raw, jnp.asarray(real))
+  for name, value in out.logits.items():
+    np.testing.assert_allclose(value[0], want.logits[name][0], atol=1e-4)
+  assert not np.any(out.logits["entity_embeddings"][1])
+  finite = jax.tree.map(lambda x: np.isfinite(x).all(), (grad, out))
+  assert all(jax.tree.leaves(finite))
+
+
+@_few
+@given(st.permutations(range(_UNITS)), st.integers(0, 99))
+def test_permuted_units_have_permuted_encodings(order, seed):
+  run, _ = _model()
+  raw, mask = small.raw("starcraft", seed=seed), jnp.asarray(_mask(seed))
+  order = jnp.asarray(order)
+  _, want = run(raw, mask)
+  _, out = run(raw[:, order], mask[:, order])
+  np.testing.assert_allclose(
+    out.logits["entity_embeddings"],
+    want.logits["entity_embeddings"][:, order],
+    atol=1e-3,
+  )
+  np.testing.assert_allclose(
+    out.logits["embedded_entity"], want.logits["embedded_entity"], atol=1e-3
+  )
+
+
+def test_without_a_mask_all_units_are_real():
+  make = lambda latents, inputs, mask=None: entities.UnitsDecoder(
+    5, name="decoder"
+  )(latents, inputs, mask)[0]
+  model = plain.transform(make)
+  args = plain.normal(2, 3, 4), plain.normal(2, 6, 7)
+  params = plain.random_params(model, *args)
+  run = plain.jit(model.apply)
+  out, want = run(params, *args), run(params, *args, jnp.ones((2, 6), bool))
+  for name, value in out.items():
+    np.testing.assert_allclose(value, want[name], atol=1e-5)
+  some = run(params, *args, jnp.asarray(_mask(0)))
+  assert not np.allclose(out["embedded_entity"], some["embedded_entity"])

@@ -1,0 +1,236 @@
+"""Two frames to elements, and flow from latents."""
+
+import functools
+
+import haiku as hk
+import jax
+import numpy as np
+import plain
+import pytest
+import small
+from hypothesis import (
+  given,
+  settings,
+)
+from hypothesis import strategies as st
+from jax import numpy as jnp
+
+from perceiver_jax.models import (
+  convolutions,
+  flops,
+  zoo,
+)
+from perceiver_jax.models.modalities import flow
+
+_few = settings(max_examples=10, deadline=None)
+_SIZE = (4, 5)
+
+
+@pytest.mark.parametrize(
+  ("name", "elements", "channels", "before"),
+  [
+    ("flow", 182_528, 322, 54),
+    ("flow_16x1024", 182_528, 322, 54),
+    ("flow_separate", 365_056, 451, 27),
+    ("flow_pixels", 182_528, 322, 6),
+    ("flow_pixels_separate", 365_056, 451, 3),
+    ("flow_conv", 11_408, 322, 0),
+    ("flow_conv_light", 11_408, 322, 0),
+    ("flow_conv_separate", 22_816, 451, 0),
+  ],
+)
+def test_full_size(name, elements, channels, before):
+  spec, frames = zoo.spec(name), zoo.MODELS[name].example()
+  arguments = {k: v for k, v in spec["adapter"].items() if k != "kind"}
+  adapter = hk.transform_with_state(
+    lambda x: flow.FlowAdapter(**arguments)(x, is_training=True)
+  )
+  run = lambda key, x: adapter.apply(*adapter.init(key, x), None, x)[0]
+  inputs = jax.eval_shape(run, jax.random.key(0), frames)
+  assert inputs.shape == (1, elements, channels)
+  model = small.model(spec)
+  params, state = small.shapes(model, frames)
+  if before:
+    assert params["adapter/image/patches"]["w"].shape == (before, 64)
+  assert params["decoder/cross_attend/attention/query"]["w"].shape == (
+    channels,
+    512,
+  )
+  out, _ = jax.eval_shape(
+    lambda p, s, x: model.apply(p, s, None, x), params, state, frames
+  )
+  assert out.logits.shape == (1, 368, 496, 2)
+
+
+def _patches(frame, size):
+  """The zero-padded patch around each pixel, in order (dy, dx, c)."""
+  height, width, _ = frame.shape
+  margin = size // 2
+  padded = np.pad(frame, ((margin, margin), (margin, margin), (0, 0)))
+  return np.stack(
+    [
+      padded[y : y + size, x : x + size].ravel()
+      for y in range(height)
+      for x in range(width)
+    ]
+  )
+
+
+def _adapter(**kwargs):
+  return plain.transform(
+    lambda x: flow.FlowAdapter(
+      num_channels=7, num_bands=2, name="adapter", **kwargs
+    )(x, is_training=True)
+  )
+
+
+@pytest.mark.parametrize("concat", [True, False])
+@pytest.mark.parametrize("size", [1, 3])
+def test_patches_of_the_first_frame_then_of_the_second(size, concat):
+  resolution = (8, 10) if concat else (2, 8, 10)
+  model = _adapter(
+    patch_size=size, concat_frames=concat, max_resolution=resolution
+  )
+  frames = plain.normal(2, 2, *_SIZE, 3)
+  params = plain.random_params(model, frames)
+  assert set(params) == {"adapter/image/patches"}
+  cut = [[_patches(f, size) for f in pair] for pair in np.asarray(frames)]
+  # Joined along channels, or one frame after the other.
+  want = [np.concatenate(pair, axis=1 if concat else 0) for pair in cut]
+  want = plain.Module(params, "adapter").linear("image/patches", want)
+  places = plain.grid(*_SIZE) if concat else plain.grid(2, *_SIZE)
+  out = plain.jit(model.apply)(params, frames)
+  np.testing.assert_allclose(out[..., :7], want, atol=1e-4)
+  for example in out:
+    np.testing.assert_allclose(
+      example[:, 7:], plain.fourier(places, 2, resolution), atol=1e-4
+    )
+
+
+def test_convolutions_see_joined_or_single_frames():
+  frames = flops.abstract(2, 2, 6, 9, 3)
+  shapes = []
+  for concat in (True, False):
+    model = hk.transform_with_state(
+      lambda x, concat=concat: flow.FlowAdapter(
+        use_convolutions=True,
+        concat_frames=concat,
+        num_channels=7,
+        num_bands=2,
+        max_resolution=(),
+        name="adapter",
+      )(x, is_training=True)
+    )
+    params, state = small.shapes(model, frames)
+    out, _ = jax.eval_shape(
+      lambda p, s, x, model=model: model.apply(p, s, None, x),
+      params,
+      state,
+      frames,
+    )
+    shapes.append((params["adapter/image/stem/conv_0"]["w"].shape, out.shape))
+  # 6 x 9 pixels give 2 x 3 elements a frame.
+  assert shapes == [
+    ((7, 7, 6, 7), (2, 6, 7 + 10)),
+    ((7, 7, 3, 7), (2, 12, 7 + 15)),
+  ]
+
+
+@functools.cache
+def _decoder(upsample):
+  """The compiled decoder, its parameters, and its upsampling alone."""
+  arguments = {"use_convex_upsampling": upsample, "decoded_channels": 6}
+  model = plain.transform(
+    lambda latents, inputs: flow.FlowDecoder(
+      _SIZE, qk_channels=8, name="decoder", **arguments
+    )(latents, inputs)[0]
+  )
+  elements = 2 if upsample else 20
+  args = plain.normal(2, 3, 8), plain.normal(2, elements, 9)
+  params = plain.random_params(model, *args)
+  up = plain.transform(
+    lambda x: convolutions.ConvexUpsample(4, name="upsample")(x)
+  )
+  return plain.jit(functools.partial(model.apply, params)), params, up
+
+
+def test_flow_from_latents():
+  run, params, _ = _decoder(False)
+  latents, inputs = plain.normal(2, 3, 8), plain.normal(2, 20, 9, seed=3)
+  decoder = plain.Module(params, "decoder")
+  decoded, _ = decoder.cross_attend(inputs, latents)
+  want = decoder.linear("output", decoded).reshape(2, *_SIZE, 2) / 100
+  out = run(latents, inputs)
+  np.testing.assert_allclose(out, want, atol=1e-5)
+  np.testing.assert_allclose(flow.in_pixels(out), 20 * want, atol=1e-4)
+
+
+def test_upsampled_flow_from_latents():
+  run, params, up = _decoder(True)
+  latents, inputs = plain.normal(2, 3, 8), plain.normal(2, 2, 9, seed=3)
+  decoder = plain.Module(params, "decoder")
+  decoded, _ = decoder.cross_attend(inputs, latents)
+  coarse = decoder.linear("output", decoded).reshape(2, 1, 2, 6)
+  own = {
+    module.removeprefix("decoder/"): leaves
+    for module, leaves in params.items()
+    if module.startswith("decoder/upsample")
+  }
+  want = plain.jit(up.apply)(own, jnp.asarray(coarse, "float32"))
+  assert want.shape == (2, 4, 8, 2)
+  out = run(latents, inputs)
+  np.testing.assert_allclose(out, want[:, :4, :5] / 100, atol=1e-4)
+
+
+def test_only_elements_of_the_first_frame_are_queries():
+  run, _, _ = _decoder(False)
+  latents, inputs = plain.normal(2, 3, 8), plain.normal(2, 40, 9)
+  out = run(latents, inputs)
+  np.testing.assert_array_equal(run(latents, inputs.at[:, 20:].set(9.0)), out)
+  np.testing.assert_allclose(run(latents, inputs[:, :20]), out, atol=1e-6)
+
+
+@_few
+@given(st.integers(0, 19), st.integers(1, 99))
+def test_flow_of_a_pixel_depends_on_its_own_query_only(which, seed):
+  run, _, _ = _decoder(False)
+  latents, inputs = plain.normal(2, 3, 8), plain.normal(2, 20, 9)
+  others = plain.normal(2, 20, 9, seed=seed).at[:, which].set(inputs[:, which])
+  before, after = (
+    np.asarray(run(latents, x)).reshape(2, 20, 2) for x in (inputs, others)
+  )
+  np.testing.assert_allclose(after[:, which], before[:, which], atol=1e-6)
+  changes = np.abs(after - before).max((0, 2))
+  assert np.all(np.delete(changes, which) > 1e-5)
+
+
+@pytest.mark.parametrize("name", ["flow", "flow_conv"])
+def test_flow_starts_at_zero(name):
+  model = small.model(small.spec(name))
+  frames = small.raw(name)
+  shapes, state = plain.random_like(small.shapes(model, frames))
+
+  def start(key):
+    """The parameters at the end of the model as they start, others random."""
+    params, _ = model.init(key, frames)
+    last = {
+      "flow": "decoder/output",
+      "flow_conv": "decoder/upsample/flow",
+    }[name]
+    out, _ = model.apply(shapes | {last: params[last]}, state, None, frames)
+    return out.logits, params[last]
+
+  out, last = plain.jit(start)(jax.random.key(0))
+  assert out.shape == (2, 5, 6, 2)
+  assert not np.any(out)
+  assert not any(np.any(x) for x in jax.tree.leaves(last))
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 6), (8, 10), (3, 5)])
+@pytest.mark.parametrize("name", ["flow", "flow_conv_separate"])
+def test_frames_of_another_size_are_an_error(name, height, width):
+  spec = small.spec(name)
+  spec["decoder"]["image_size"] = (20, 20)
+  message = "input elements are not of frames of 20 x 20: give frames of that"
+  with pytest.raises(ValueError, match=message):
+    small.shapes(small.model(spec), flops.abstract(1, 2, height, width, 3))

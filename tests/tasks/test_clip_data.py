@@ -1,0 +1,129 @@
+"""What the tasks on clips make of the `data` section of a config."""
+
+import numpy as np
+import pytest
+import tiny_clips
+
+from configs import audioset as config_file
+from perceiver_jax.errors import UserError
+from perceiver_jax.tasks import clip_data
+
+BOTH = ("audio", "image")
+
+
+def _data(**leaves):
+  data = config_file.get_config("smoke").data
+  data.update(train_split="train", eval_split="test")
+  data.num_frames, data.fps = 4, 25.0
+  data.num_samples, data.sample_rate = 7680, 48_000
+  data.update(leaves)
+  return data
+
+
+def _prepared(folder, **rates):
+  for split in ("train", "test"):
+    tiny_clips.write_shards(folder, split, [[0], [1]], **rates)
+  data = _data(source="shards")
+  data.source_args.shards.directory = str(folder)
+  return data
+
+
+@pytest.mark.parametrize(
+  ("rates", "modality", "why"),
+  [
+    ({"fps": 0.0}, "image", "--fps=0"),
+    ({"rate": 0}, "audio", "--sample_rate=0"),
+    ({"rate": 8000}, "audio", "set config.data.sample_rate"),
+  ],
+)
+def test_a_track_that_was_not_prepared_is_said_at_once(
+  tmp_path, rates, modality, why
+):
+  data = _prepared(tmp_path, **rates)
+  (other,) = {*BOTH} - {modality}
+  assert len(clip_data.ClipData(data, (other,)).train) == 2
+  for modalities in ((modality,), BOTH):
+    with pytest.raises(UserError, match=why):
+      _ = clip_data.ClipData(data, modalities).held_out
+
+
+def test_files_are_those_of_what_the_model_takes(tmp_path):
+  (tmp_path / "test.csv").write_text(
+    "label,youtube_id,time_start,time_end\na,v,0,2"
+  )
+  tiny_clips.write_clip(tmp_path / "z" / "v.mp4")
+  tiny_clips.write_sound(tmp_path / "a" / "v.wav", 2, 48_000, 1)
+  data = _data(source="files")
+  data.source_args.files.directory = str(tmp_path)
+  for modalities, suffix in ((BOTH, "mp4"), (("audio",), "wav")):
+    found = clip_data.ClipData(data, modalities)
+    assert found.held_out.segments[0].path.endswith(suffix)
+    assert found.held_out_windows[0].keys() >= {*modalities}
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_a_share_out_of_range_is_refused(share):
+  with pytest.raises(UserError, match=r"most_unreadable is .* from 0 to 1"):
+    clip_data.ClipData(_data(most_unreadable=share), BOTH)
+
+
+class Halves:
+  """Forty clips, half of which cannot be read."""
+
+  class_names, labels, in_memory = ("a",), ((0,),) * 40, True
+
+  def __len__(self):
+    return 40
+
+  def read(self, index, window, place):
+    if index % 2:
+      raise UserError(f"{index} is bad")
+    return {}
+
+
+@pytest.mark.parametrize(("share", "good"), [(0.5, True), (0.4, False)])
+def test_the_config_says_how_many_clips_may_be_bad(monkeypatch, share, good):
+  monkeypatch.setattr(
+    "perceiver_jax.data.clips.sources.make_clips", lambda *_, **__: Halves()
+  )
+  found = clip_data.ClipData(_data(most_unreadable=share), BOTH)
+  rng = np.random.default_rng(0)
+  windows = found.train_windows
+  for read in (
+    lambda: [found.held_out_windows[i] for i in range(80)],
+    lambda: [windows.read(windows[i], rng) for i in range(40)],
+  ):
+    if good:
+      assert sum(each["unreadable"] for each in read()) >= 20
+    else:
+      with pytest.raises(UserError, match="clips cannot be read"):
+        read()
+
+
+@pytest.mark.parametrize(
+  ("names", "why"),
+  [
+    (("a", "c"), "'test' has 2 .* the run 2: .* 1, 'b' instead of 'c'"),
+    (("b", "a"), "number 0, 'a' instead of 'b'"),
+    (("a",), "the run 1: .* number 1, 'b' instead of none"),
+    (("a", "b", "c"), "the run 3: .* number 2, none instead of 'c'"),
+  ],
+)
+def test_clips_of_other_classes_than_the_runs_are_refused(tmp_path, names, why):
+  data = _prepared(tmp_path)
+  found = clip_data.ClipData(data, BOTH, metadata={"class_names": names})
+  # Predictions need no clips.
+  assert found.class_names == names
+  with pytest.raises(UserError, match=why):
+    _ = found.held_out
+  with pytest.raises(UserError, match="split 'train' has 2"):
+    _ = found.train
+
+
+def test_splits_of_different_classes_are_refused(tmp_path):
+  data = _prepared(tmp_path)
+  tiny_clips.write_shards(tmp_path, "train", [[0]], ("a", "z"))
+  found = clip_data.ClipData(data, BOTH)
+  assert found.class_names == ("a", "b")
+  with pytest.raises(UserError, match=r"'train' .* 1, 'z' instead of 'b'"):
+    _ = found.train

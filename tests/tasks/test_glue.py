@@ -1,0 +1,381 @@
+"""What GLUE's task makes of a config, runs of it, and predictions."""
+
+import functools
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+import tiny_runs as runs
+from scipy import special
+
+from configs import glue as config_file
+from configs import masked_lm as mlm_config_file
+from perceiver_jax import weights
+from perceiver_jax.data.text import glue_tasks
+from perceiver_jax.errors import UserError
+from perceiver_jax.models.perceiver import Outputs
+from perceiver_jax.tasks import registry as tasks
+from perceiver_jax.training import step
+
+pytestmark = pytest.mark.usefixtures("compile_once")
+
+
+def _config(variant="word_order,smoke", **leaves):
+  config = config_file.get_config(variant)
+  for name, value in leaves.items():
+    config.update_from_flattened_dict({name.replace("__", "."): value})
+  return config
+
+
+def _task(variant="word_order,smoke", **leaves):
+  return tasks.make_task(_config(variant, **leaves))
+
+
+def _outputs(logits):
+  return Outputs(np.asarray(logits, np.float32), None, (), None)
+
+
+@pytest.fixture
+def benchmark(tmp_path):
+  """A folder in GLUE's layout with a few lines of CoLA, STS-B and MNLI."""
+  pair = "index\tsentence1\tsentence2"
+  files = {
+    "CoLA/train": [f"s\t{i % 2}\t\tword {i}" for i in range(8)],
+    "CoLA/dev": ["s\t1\t\tyes", "s\t0\t\tno", "s\t1\t\tperhaps"],
+    "CoLA/test": ["index\tsentence", "1\tb", "0\ta"],
+    "STS-B/train": [f"{pair}\tscore", *(f"{i}\ta\tb\t{i}.5" for i in range(4))],
+    "STS-B/dev": [f"{pair}\tscore", *(f"{i}\ta\tb\t{i}.25" for i in range(5))],
+    "STS-B/test": [pair, "0\ta\tb", "1\tc\td"],
+    "MNLI/train": [f"{pair}\tgold_label", "0\ta\tb\tneutral"],
+    "MNLI/dev_matched": [f"{pair}\tgold_label", "0\ta\tb\tneutral"],
+    "MNLI/dev_mismatched": [f"{pair}\tgold_label", "0\ta\tb\tentailment"],
+    "MNLI/test_matched": [pair, "0\ta\tb"],
+    "MNLI/test_mismatched": [pair, "0\ta\tb"],
+    "diagnostic/diagnostic": [pair, "0\ta\tb", "1\tb\ta"],
+  }
+  for name, lines in files.items():
+    path = tmp_path / "glue" / f"{name}.tsv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+  return tmp_path / "glue"
+
+
+_MIXED = {"word_order": 0, "cola": 2, "stsb": 1, "mnli": 3}
+
+
+def _mixed(benchmark, **leaves):
+  """A smoke config of three tasks, read from files."""
+  config = _config("multitask_query,smoke", data__source="files")
+  config.data.source_args.files.data_dir = str(benchmark)
+  for name, count in {**_MIXED, "next_sentence": 0}.items():
+    config.model.decoder.outputs[name] = count
+  for name, value in leaves.items():
+    config.update_from_flattened_dict({name.replace("__", "."): value})
+  return config
+
+
+def test_the_loss_is_cross_entropy_of_classes_and_squared_error_of_scores(
+  benchmark,
+):
+  task = tasks.make_task(_mixed(benchmark))
+  assert list(task.tasks) == ["cola", "mnli", "stsb"]
+  logits = np.array([[1, 3, -1e9], [1, 2, 4], [2.5, 9, 9]], np.float32)
+  batch = {
+    "label": np.array([0, 2, 4], np.float32),
+    "task": np.array([0, 1, 2], np.int32),
+  }
+  found = task.loss(_outputs(logits), batch)
+  wanted = [
+    special.logsumexp([1, 3]) - 1,
+    special.logsumexp([1, 2, 4]) - 4,
+    1.5**2,
+  ]
+  assert float(found["loss"][0]) == pytest.approx(sum(wanted), rel=1e-5)
+  assert float(found["loss"][1]) == 3
+  # One of the two with classes is right; scores are no classes.
+  assert [float(x) for x in found["accuracy"]] == [1, 2]
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_scores_are_of_whole_sets_whatever_the_batches(benchmark, size):
+  task = tasks.make_task(_mixed(benchmark))
+  rng = np.random.default_rng(0)
+  found, wanted = {}, {}
+  for name, dataset in task.eval_data(global_batch=size).items():
+    sums, rows = None, []
+    for batch in dataset:
+      logits = rng.normal(size=(size, 3)).astype(np.float32)
+      metrics = task.metrics(_outputs(logits), batch)
+      sums = metrics if sums is None else jax.tree.map(np.add, sums, metrics)
+      rows += [
+        (label, row)
+        for label, row, counts in zip(
+          batch["label"], logits, batch["mask"], strict=True
+        )
+        if counts
+      ]
+    found[name] = {
+      k: np.asarray(s / c if np.ndim(s) == 0 else s)
+      for k, (s, c) in sums.items()
+    }
+    wanted[name] = rows
+  scores = task.scores(found)
+  assert set(scores) == {
+    "cola", "stsb", "mnli_matched", "mnli_mismatched", "glue",
+  }  # fmt: skip
+  labels, rows = zip(*wanted["stsb"], strict=True)
+  assert len(labels) == 5
+  assert scores["stsb"]["pearson"] == pytest.approx(
+    np.corrcoef(labels, [row[0] for row in rows])[0, 1], rel=1e-4
+  )
+  assert set(scores["cola"]) == {"loss", "matthews", "accuracy"}
+  labels, rows = zip(*wanted["cola"], strict=True)
+  right = np.mean(
+    [np.argmax(r) == y for y, r in zip(labels, rows, strict=True)]
+  )
+  assert scores["cola"]["accuracy"] == pytest.approx(right)
+  parts = [scores[f"mnli_{p}"]["accuracy"] for p in ("matched", "mismatched")]
+  assert scores["glue"]["average"] == pytest.approx(
+    np.mean(
+      [scores["cola"]["matthews"], scores["stsb"]["pearson"], np.mean(parts)]
+    )
+  )
+
+
+@pytest.mark.parametrize(("exponent", "share"), [(1.0, 8 / 13), (0.0, 1 / 3)])
+def test_tasks_are_drawn_by_their_size(benchmark, exponent, share):
+  task = tasks.make_task(_mixed(benchmark, data__size_exponent=exponent))
+  iterator = iter(task.train_data(global_batch=1000))
+  drawn = next(iterator)["task"]
+  iterator.close()
+  assert np.mean(drawn == 0) == pytest.approx(share, abs=0.002)
+  assert set(drawn) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+  ("variant", "first"),
+  [
+    ("multitask_query,smoke", [97 + 6, 5, 98 + 6]),
+    ("multitask_shared_token,smoke", [4, 97 + 6, 5, 98 + 6]),
+    ("multitask_task_tokens,smoke", [263, 97 + 6, 5, 98 + 6]),
+    ("multitask_shared_token,byte_bert,smoke", [4, 97 + 6, 5, 98 + 6]),
+  ],
+)
+def test_the_token_before_a_text(variant, first):
+  task = _task(variant)
+  assert list(task.tasks) == ["next_sentence", "word_order"]
+  tokens = task.texts.batch_of("word_order", [["a", "b"]])["tokens"][0]
+  assert list(tokens[: len(first)]) == first
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+  """File of random weights of the smoke run's masked language model."""
+  config = mlm_config_file.get_config("smoke")
+  task = tasks.make_task(config)
+  model = step.model_of(task, config.precision)
+  init = functools.partial(model.init, is_training=False)
+  shapes, _ = jax.eval_shape(init, jax.random.key(0), task.example())
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(
+    lambda x: rng.normal(0, 0.1, x.shape).astype(np.float32), shapes
+  )
+  path = tmp_path_factory.mktemp("weights") / "mlm.safetensors"
+  weights.save(path, weights.Weights(config.model.to_dict(), params, {}))
+  return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, call, compiling_once, pretrained):
+  """Folder and `Done` of a smoke run of both tiny tasks; only read it."""
+  folder = tmp_path_factory.mktemp("runs") / "glue"
+  file = runs.ROOT / "configs" / "glue.py"
+  with compiling_once():
+    done = call(
+      "train",
+      f"--workdir={folder}",
+      f"--config={file}:multitask_shared_token,smoke",
+      f"--config.init_from={pretrained}",
+      "--config.optimizer.learning_rate=0.0",
+      "--num_devices=1",
+    )
+  assert done.status == 0, done.err
+  return folder, done
+
+
+def test_a_run_of_several_tasks_leaves_all_their_scores(trained):
+  folder, _ = trained
+  results = json.loads((folder / "results.json").read_text())
+  assert set(results["metrics"]) == {
+    "word_order/loss", "word_order/accuracy", "next_sentence/loss",
+    "next_sentence/accuracy", "glue/average",
+  }  # fmt: skip
+  page = (folder / "report.html").read_text()
+  assert "Sample texts" in page
+  assert "[SEP]" in page
+
+
+def test_a_masked_language_model_is_where_a_run_starts(trained, pretrained):
+  folder, done = trained
+  assert "8 initialised: decoder/next_sentence_hidden/b" in done.out
+  assert "1 skipped: decoder/bias" in done.out
+  # Nothing was learned at a rate of 0.
+  old, new = (weights.load(path).params for path in (pretrained, folder))
+  np.testing.assert_array_equal(
+    old["decoder/query"]["embeddings"], new["decoder/query"]["embeddings"]
+  )
+
+
+def _classify(call, folder, *arguments):
+  return call("predict", "classify-text", f"--workdir={folder}", *arguments)
+
+
+def test_predict_says_the_classes_of_texts(call, trained):
+  done = _classify(call, trained[0], "--task=word_order", "one two", "\x00é🙂")
+  assert done.status == 0, done.err
+  lines = done.out.splitlines()
+  assert len(lines) == 6
+  for line in (*lines[1:3], *lines[4:]):
+    assert "shuffled" in line or "in_order" in line
+    assert "%" in line
+
+
+def test_predict_says_the_classes_of_pairs(call, trained):
+  done = _classify(call, trained[0], "--task=next_sentence", "one", "two")
+  assert done.status == 0, done.err
+  first, *rest = done.out.splitlines()
+  assert first == "one | two"
+  assert {line.split()[0] for line in rest} == {"elsewhere", "next"}
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ((), "no text is given"),
+    (("one",), "--task is ''; choose one of this run: next_sentence, word"),
+    (("--task=cola", "one"), "--task is 'cola'"),
+    (("--task=next_sentence", "one"), "1 texts are given, but .* pairs"),
+  ],
+)
+def test_predict_refuses(call, trained, arguments, message):
+  done = _classify(call, trained[0], *arguments)
+  assert done.status == 2
+  assert done.out == ""
+  assert len(done.err.splitlines()) == 1
+  assert re.search(message, done.err)
+
+
+@pytest.fixture
+def own(tmp_path):
+  """A folder with train.tsv and dev.tsv of a user's own."""
+  lines = [f"{'good' if i % 2 else 'bad'}\ttext {i}" for i in range(40)]
+  for name in ("train", "dev"):
+    text = "\n".join(["label\tsentence", *lines])
+    (tmp_path / f"{name}.tsv").write_text(text)
+  return tmp_path
+
+
+def test_predictions_of_an_own_task_need_no_files(own):
+  config = _config("own,smoke")
+  config.data.source_args.files.data_dir = str(own)
+  task = tasks.make_task(config)
+  assert task.num_train_examples() == 40
+  stored = json.loads(json.dumps(task.metadata()))
+  for file in own.glob("*.tsv"):
+    file.unlink()
+  again = tasks.make_task(config, stored)
+  assert again.tasks == task.tasks
+  assert again.texts.answer("own", np.array([1.0, 3.0]))[0] == "good"
+
+
+@pytest.mark.slow
+def test_own_files_are_trained_on(own, call):
+  file = runs.ROOT / "configs" / "glue.py"
+  folder = own / "run"
+  done = call(
+    "train",
+    f"--workdir={folder}",
+    f"--config={file}:own,smoke",
+    "--num_devices=1",
+    f"--config.data.source_args.files.data_dir={own}",
+  )
+  assert done.status == 0, done.err
+  results = json.loads((folder / "results.json").read_text())
+  assert "own/accuracy" in results["metrics"]
+  done = _classify(call, folder, "some text")
+  assert done.status == 0, done.err
+  shown = {line.split()[0] for line in done.out.splitlines()[1:]}
+  assert shown == {"good", "bad"}
+
+
+@pytest.mark.parametrize(
+  ("leaves", "message"),
+  [
+    ({"model__decoder__outputs__word_order": 0}, "no task of .*outputs has"),
+    ({"model__decoder__outputs__word_order": 3}, "word_order is 3.*has 2"),
+    ({"data__first_token": "all"}, "first_token is 'all'; choose one of none"),
+    ({"data__first_token": "task"}, "num_task_tokens is 0, but 1 are needed"),
+    ({"data__size_exponent": 1.5}, "size_exponent is 1.5"),
+    ({"data__size_exponent": float("nan")}, "size_exponent is nan"),
+    ({"data__source": "files"}, r"train\.tsv can't be read"),
+    ({"data__tokenizer": "words"}, "tokenizer"),
+    ({"model__adapter__vocab_size": 300}, "vocab_size is 300.*has 262"),
+  ],
+)
+def test_what_cannot_work_is_refused(leaves, message):
+  with pytest.raises(UserError, match=message):
+    next(iter(_task(**leaves).train_data(global_batch=2)))
+
+
+def test_the_secret_labels_of_a_test_set_are_not_evaluated_on(benchmark):
+  task = tasks.make_task(_mixed(benchmark, data__eval_split="test"))
+  with pytest.raises(UserError, match=r"'cola' has no labels.*glue_submission"):
+    task.eval_data(global_batch=2)
+
+
+def test_published_rows_are_those_of_the_table():
+  row = _task("multitask_query").published
+  assert row["glue/average"] == pytest.approx(0.8179)
+  assert row["cola/matthews"] == pytest.approx(0.4788)
+  assert row["stsb/pearson"] == pytest.approx(0.7995)
+  row = dict(_task("mnli,sentencepiece").published)
+  assert row.pop("source") == "IO, Table 14"
+  assert row == pytest.approx(
+    {"mnli_matched/accuracy": 0.8453, "mnli_mismatched/accuracy": 0.8503}
+  )
+
+
+def test_every_task_of_the_paper_is_a_variant():
+  for name, task in glue_tasks.GLUE.items():
+    outputs = config_file.get_config(name).model.decoder.outputs
+    assert outputs.to_dict() == {name: task.num_outputs}
+
+
+def test_a_published_average_is_of_all_its_tasks():
+  row = _task("multitask_query", model__decoder__outputs__qqp=0).published
+  assert "glue/average" not in row
+  assert "qqp/accuracy" not in row
+  assert "cola/matthews" in row
+
+
+def test_a_plain_transformer_has_no_queries_for_tasks():
+  with pytest.raises(UserError, match="multitask_shared_token"):
+    config_file.get_config("multitask_query,byte_bert")
+
+
+def test_scores_are_shown_as_numbers(benchmark):
+  task = tasks.make_task(_mixed(benchmark))
+  rows = {
+    name: task.texts.shown(
+      task.texts.batch_of(name, [["a", "b"]])["tokens"][0],
+      np.float32(1),
+      number,
+      np.array([5.7, 0.0, 0.0]),
+    )
+    for number, name in enumerate(task.tasks)
+    if name != "cola"
+  }
+  assert rows["stsb"][1:] == ("1.000", "5.000", None)
+  assert rows["mnli"][1:3] == ("neutral", "entailment")

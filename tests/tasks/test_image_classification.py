@@ -1,0 +1,215 @@
+"""What the task makes of a config; runs of it are in test_train."""
+
+import json
+import os
+import subprocess
+import sys
+
+import haiku as hk
+import jax
+import numpy as np
+import optax
+import pytest
+import tiny_runs as runs
+
+from configs import (
+  imagenet,
+  photos,
+)
+from perceiver_jax.data.images import images
+from perceiver_jax.models.perceiver import Outputs
+from perceiver_jax.tasks import registry as tasks
+from perceiver_jax.training import (
+  loop,
+  mixing,
+)
+
+pytestmark = pytest.mark.usefixtures("compile_once")
+
+_CLASSES = 17
+
+
+def _task(variant="fourier,smoke", cross_attends=1):
+  config = imagenet.get_config(variant)
+  config.model.encoder.num_cross_attends = cross_attends
+  config.model.encoder.num_blocks = cross_attends
+  return tasks.make_task(config)
+
+
+def _batch(size=8, seed=0):
+  rng = np.random.default_rng(seed)
+  return {
+    "image": rng.normal(size=(size, 32, 32, 3)).astype(np.float32),
+    "label": rng.integers(0, _CLASSES, size).astype(np.int32),
+    "unreadable": np.zeros(size, np.float32),
+    "index": np.arange(size, dtype=np.int32),
+    "mask": np.ones(size, np.float32),
+    "rng": rng.integers(0, 2**32, (size, 2), dtype=np.uint32),
+  }
+
+
+def _outputs(logits):
+  return Outputs(logits, None, (), None)
+
+
+def _logits(size=8, seed=1):
+  rng = np.random.default_rng(seed)
+  return rng.normal(size=(size, _CLASSES)).astype(np.float32)
+
+
+def test_the_loss_is_of_mixed_and_smoothed_labels():
+  task, batch, logits = _task(), _batch(), _logits()
+  found = task.loss(_outputs(logits), batch)
+  mixed = mixing.mix(
+    batch["image"],
+    batch["label"],
+    batch["rng"],
+    mixup_alpha=0.2,
+    cutmix_alpha=1.0,
+  )
+  eye = np.eye(_CLASSES)
+  share = np.asarray(mixed.weights)[:, None]
+  target = share * eye[batch["label"]]
+  target += (1 - share) * eye[np.asarray(mixed.partner_labels)]
+  target = 0.9 * target + 0.1 / _CLASSES
+  want = -(target * np.asarray(jax.nn.log_softmax(logits))).sum()
+  total, count = found["loss"]
+  assert float(total) == pytest.approx(float(want), rel=1e-5)
+  assert float(count) == 8
+  assert 0 < share.min() < share.max() < 1
+
+
+def test_evaluation_neither_mixes_nor_smooths():
+  task, batch, logits = _task(), _batch(), _logits()
+  total, _ = task.metrics(_outputs(logits), batch)["loss"]
+  want = optax.softmax_cross_entropy_with_integer_labels(
+    logits, batch["label"]
+  ).sum()
+  assert float(total) == pytest.approx(float(want), rel=1e-6)
+
+
+def test_the_model_is_trained_on_what_the_loss_is_of(monkeypatch):
+  task, seen = _task(), []
+
+  def build(_):
+    def model(x, **_):
+      seen.append(np.asarray(x))
+      return _outputs(None)
+
+    return model
+
+  monkeypatch.setattr("perceiver_jax.models.zoo.build", build)
+  batch = _batch()
+  for is_training in (True, False):
+    task.forward(batch, is_training=is_training)
+  mixed = mixing.mix(
+    batch["image"],
+    batch["label"],
+    batch["rng"],
+    mixup_alpha=0.2,
+    cutmix_alpha=1.0,
+  )
+  np.testing.assert_array_equal(seen[0], mixed.images)
+  np.testing.assert_array_equal(seen[1], batch["image"])
+
+
+def test_pictures_that_could_not_be_read_are_counted():
+  task, batch = _task(), _batch()
+  batch["unreadable"][:3] = 1
+  total, count = task.loss(_outputs(_logits()), batch)["unreadable"]
+  assert (float(total), float(count)) == (3, 8)
+
+
+def test_people_see_the_colours_of_the_file(tmp_path):
+  rng = np.random.default_rng(0)
+  colours = rng.integers(0, 256, (1, 1, 3), np.uint8)
+  path = tmp_path / "flat.png"
+  path.write_bytes(images.encode_png(np.tile(colours, (40, 50, 1))))
+  task = _task()  # ImageNet's normalisation, not [-1, 1].
+  read = task.read(path)
+  assert read.shape == (32, 32, 3)
+  np.testing.assert_array_equal(
+    task.pixels(read), np.tile(colours, (32, 32, 1))
+  )
+
+
+def test_permuted_pixels_give_the_same_logits_and_maps():
+  icml = _task("icml,smoke", 2), _task("permuted,smoke", 2)
+  batch, found = _batch(2), []
+  for task in icml:
+    model = hk.transform_with_state(
+      lambda b, t=task: t.forward(b, is_training=False, return_attention=True)
+    )
+    params, state = jax.jit(model.init)(jax.random.key(0), batch)
+    # The projection starts at zero.
+    params = jax.tree.map(lambda x: x + 0.01, params)
+    outputs, _ = jax.jit(model.apply)(params, state, None, batch)
+    found.append((outputs, task.pictures(jax.device_get(outputs), batch)))
+  (plain, pictures), (permuted, same) = found
+  np.testing.assert_allclose(plain.logits, permuted.logits, atol=1e-5)
+  for weights, same_weights in zip(
+    plain.encoder_attention, permuted.encoder_attention, strict=True
+  ):
+    np.testing.assert_allclose(weights, same_weights, atol=1e-5)
+  for name, picture in pictures.items():
+    difference = np.abs(picture.astype(int) - same[name])
+    assert np.percentile(difference, 99) <= 2, name
+
+
+@pytest.mark.slow  # Compiles step, evaluation and attention.
+def test_a_report_has_classes_and_calibration(tmp_path):
+  config = photos.get_config("smoke")
+  config.num_steps = 1
+  outcome = loop.Trainer(config, tasks.make_task(config), tmp_path).run()
+  assert outcome.results["metrics"]["eval/top_5_accuracy"] > 0
+  page = (tmp_path / "report.html").read_text()
+  for part in ("hubble_deep_field", "alibration", "Confusion"):
+    assert part in page, part
+  names = {path.name for path in (tmp_path / "pictures").iterdir()}
+  assert {name.split("-")[0] for name in names} == {
+    "predictions",
+    "cross_attends",
+  }
+
+
+@pytest.mark.slow  # A minute or two of training.
+def test_the_recipe_learns_real_photos(tmp_path):
+  # A process of its own, whose compiler optimises.
+  subprocess.run(
+    [
+      *(sys.executable, "-m", "experiments.train", f"--workdir={tmp_path}"),
+      *("--config=configs/photos.py", "--config.num_steps=300"),
+      "--config.eval_every_steps=300",
+    ],
+    cwd=runs.ROOT,
+    env=os.environ | {"XLA_FLAGS": ""},
+    capture_output=True,
+    check=True,
+  )
+  results = json.loads((tmp_path / "results.json").read_text())
+  # Chance is 0.06; seen was 0.58.
+  assert results["metrics"]["eval/accuracy"] > 0.4
+
+
+@pytest.mark.slow  # Four trainings, the shortest there are.
+def test_permuted_pixels_are_compared(tmp_path):
+  subprocess.run(
+    [
+      *(sys.executable, "-m", "scripts.permuted_pixels"),
+      *(f"--out={tmp_path}", "--steps=60"),
+    ],
+    cwd=runs.ROOT,
+    env=os.environ | {"XLA_FLAGS": ""},
+    capture_output=True,
+    check=True,
+  )
+  table = (tmp_path / "permuted_pixels.md").read_text().splitlines()
+  assert [line.split(" | ")[0] for line in table[2:]] == [
+    "| Perceiver",
+    "| convolutions",
+  ]
+  straight, permuted = (
+    float(cell.strip(" |%")) for cell in table[2].split(" | ")[1:]
+  )
+  assert abs(straight - permuted) < 5
+  assert (tmp_path / "permuted_pixels.png").stat().st_size > 10_000

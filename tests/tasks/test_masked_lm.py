@@ -1,0 +1,238 @@
+"""What the masked language model's task makes of a config, and runs of it."""
+
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+import tiny_runs as runs
+
+from configs import masked_lm as config_file
+from perceiver_jax.errors import UserError
+from perceiver_jax.evaluation import ngram
+from perceiver_jax.models.perceiver import Outputs
+from perceiver_jax.tasks import masked_lm
+from perceiver_jax.tasks import registry as tasks
+from perceiver_jax.training import (
+  loop,
+  step,
+)
+
+pytestmark = pytest.mark.usefixtures("compile_once")
+
+
+def _task(variant="bytes,smoke", **leaves):
+  config = config_file.get_config(variant)
+  for name, value in leaves.items():
+    config.update_from_flattened_dict({name.replace("__", "."): value})
+  return tasks.make_task(config)
+
+
+def _batch(task, size=4):
+  iterator = iter(task.train_data(global_batch=size))
+  batch = next(iterator)
+  iterator.close()
+  return {**batch, "mask": np.ones(size, np.float32)}
+
+
+def _outputs(logits):
+  return Outputs(np.asarray(logits, np.float32), None, (), None)
+
+
+def test_only_hidden_bytes_of_examples_that_count_are_measured():
+  task = _task()
+  batch = _batch(task)
+  batch["mask"][-1] = 0
+  rng = np.random.default_rng(0)
+  logits = rng.normal(size=(*batch["tokens"].shape, 262)).astype(np.float32)
+  found = task.metrics(_outputs(logits), batch)
+  counts = batch["hidden"][:-1]
+  shifted = logits - logits.max(-1, keepdims=True)
+  probabilities = np.exp(shifted) / np.exp(shifted).sum(-1, keepdims=True)
+  own = np.take_along_axis(probabilities, batch["tokens"][..., None], -1)[
+    ..., 0
+  ]
+  assert float(found["loss"][0]) == pytest.approx(
+    -np.log(own[:-1][counts]).sum(), rel=1e-5
+  )
+  right = logits.argmax(-1) == batch["tokens"]
+  assert float(found["accuracy"][0]) == right[:-1][counts].sum()
+  for name in ("loss", "accuracy"):
+    assert float(found[name][1]) == counts.sum() > 0
+
+
+def test_training_counts_the_real_tokens():
+  task = _task()
+  batch = _batch(task)
+  batch["tokens"][0, 10:], batch["hidden"][0, 10:] = 0, False
+  logits = np.zeros((*batch["tokens"].shape, 262))
+  total, count = task.loss(_outputs(logits), batch)["tokens"]
+  assert float(count) == 4
+  assert float(total) == (batch["tokens"] != 0).sum() < 4 * 64
+
+
+def test_hidden_positions_alone_give_the_same_loss():
+  whole, few = (_task(data__most_hidden=count) for count in (0, 40))
+  batch = _batch(whole)
+  assert batch["hidden"].sum(-1).max() <= 40
+  logits = np.random.default_rng(0).normal(size=(4, 64, 262))
+  places = np.asarray(few._decoded(batch))[..., None]
+  want = whole.loss(_outputs(logits), batch)
+  found = few.loss(_outputs(np.take_along_axis(logits, places, 1)), batch)
+  for name in ("loss", "accuracy", "tokens"):
+    np.testing.assert_allclose(found[name], want[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("variant", "few", "every"), [("small", 48, 128), ("small,smoke", 48, 64)]
+)
+def test_training_decodes_few_positions_and_evaluation_all(variant, few, every):
+  task = _task(variant)
+  model = step.model_of(task, "float32")
+
+  def shape(is_training):
+    def run(key):
+      made = model.init(key, task.example(), is_training)
+      outputs, _ = model.apply(*made, None, task.example(), is_training)
+      return outputs.logits
+
+    return jax.eval_shape(run, jax.random.key(0)).shape
+
+  assert shape(True) == (1, few, 262)
+  assert shape(False) == (1, every, 262)
+
+
+def test_the_model_does_not_see_what_is_hidden():
+  task = _task()
+  batch = _batch(task)
+  config = config_file.get_config("bytes,smoke")
+  model = step.model_of(task, config.precision)
+  params, state = model.init(jax.random.key(0), batch, is_training=False)
+  other = {**batch, "tokens": np.where(batch["hidden"], 99, batch["tokens"])}
+  apply = jax.jit(
+    lambda b: model.apply(params, state, None, b, False)[0].logits
+  )
+  np.testing.assert_array_equal(apply(batch), apply(other))
+
+
+def test_epochs_hide_other_words_and_evaluation_the_same():
+  task = _task()
+  size = task.num_train_examples()
+  iterator = iter(task.train_data(global_batch=size))
+  first, second = next(iterator), next(iterator)
+  iterator.close()
+  hidden = [
+    epoch["hidden"][np.argsort(epoch["index"])] for epoch in (first, second)
+  ]
+  assert (hidden[0] != hidden[1]).any(-1).mean() > 0.9
+  evals = [
+    next(iter(task.eval_data(global_batch=16)["eval"])) for _ in range(2)
+  ]
+  for name in ("tokens", "hidden", "mask"):
+    np.testing.assert_array_equal(evals[0][name], evals[1][name])
+
+
+def test_own_files_take_the_place_of_a_corpus(tmp_path):
+  (tmp_path / "own.txt").write_text("".join(f"line {i}\n" for i in range(200)))
+  task = _task(
+    data__corpora__embedded__source="files",
+    data__corpora__embedded__arguments__files__train=str(tmp_path / "*.txt"),
+  )
+  texts = list(task.train_texts())
+  assert len(texts) == task.num_train_examples() == 198
+  assert "line 99" not in texts
+
+
+def test_a_corpus_without_weight_is_left_out_and_one_is_needed():
+  config = config_file.get_config("bytes")
+  config.data.corpora.embedded = config_file.get_config("smoke").data.corpora[
+    "embedded"
+  ]
+  for name in ("c4", "wikipedia"):
+    config.data.corpora[name].weight = 0.0
+  assert tasks.make_task(config).num_train_examples() > 100
+  config.data.corpora.embedded.weight = 0.0
+  with pytest.raises(UserError, match="no corpus"):
+    tasks.make_task(config).num_train_examples()
+
+
+def test_hidden_bytes_of_a_batch():
+  task = _task()
+  batch = next(iter(task.eval_data(global_batch=16)["eval"]))
+  found = masked_lm.hidden_bytes(batch)
+  assert len(found) == batch["mask"].sum()
+  text, hidden = found[0]
+  assert text.decode(errors="replace") == task.tokenizer.decode(
+    batch["tokens"][0]
+  )
+  assert hidden.sum() == batch["hidden"][0].sum()
+
+
+@pytest.mark.parametrize(
+  ("leaf", "value", "message"),
+  [
+    ("model__adapter__vocab_size", 300, "vocab_size is 300.*has 262"),
+    ("data__corpora__embedded__weight", -1.0, r"embedded\.weight is -1.0"),
+    ("data__corpora__embedded__weight", math.nan, r"embedded\.weight is nan"),
+    ("data__corpora__embedded__weight", math.inf, r"embedded\.weight is inf"),
+    ("data__mask_rate", 0.0, "mask_rate is 0.0"),
+    ("data__mask_rate", 1.0, "mask_rate is 1.0"),
+    ("data__most_hidden", 65, "most_hidden is 65.*at most.* 64"),
+    ("data__tokenizer", "words", "tokenizer"),
+  ],
+)
+def test_what_cannot_work_is_refused(leaf, value, message):
+  with pytest.raises(UserError, match=message):
+    _task(**{leaf: value}).num_train_examples()
+
+
+@pytest.mark.parametrize("variant", ["bytes,smoke", "byte_bert,smoke"])
+def test_a_smoke_run_leaves_results_and_report(variant, tmp_path):
+  config = config_file.get_config(variant)
+  outcome = loop.Trainer(config, tasks.make_task(config), tmp_path).run()
+  assert outcome.stopped == ""
+  assert set(outcome.results["metrics"]) == {"eval/loss", "eval/accuracy"}
+  page = (tmp_path / "report.html").read_text()
+  assert "Hidden words" in page
+  assert "<del>" in page
+  paces = [
+    json.loads(line).get("speed/tokens_per_second", 0)
+    for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+  ]
+  assert max(paces) > 0
+
+
+@pytest.mark.slow
+def test_a_stopped_run_ends_where_an_undisturbed_one_does(
+  tmp_path, monkeypatch
+):
+  config = config_file.get_config("smoke")
+  train = lambda folder: loop.Trainer(
+    config, tasks.make_task(config), folder
+  ).run()
+  train(tmp_path / "whole")
+  monkeypatch.setattr(
+    loop.interrupts, "Interrupts", runs.stop_at({3: "asked to stop"})
+  )
+  assert train(tmp_path / "stopped").stopped == "asked to stop"
+  monkeypatch.undo()
+  train(tmp_path / "stopped")
+  runs.assert_same_end(tmp_path / "stopped", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_the_small_model_soon_passes_a_5_gram_of_the_same_text(tmp_path):
+  config = config_file.get_config("small")
+  # A sixth of the run; the rate falls to 0 in it.
+  config.num_steps, config.eval_every_steps = 800, 0
+  task = tasks.make_task(config)
+  outcome = loop.Trainer(config, task, tmp_path, num_devices=1).run()
+  texts = (text.encode("utf-8", "replace") for text in task.train_texts())
+  pairs = (
+    pair
+    for batch in task.eval_data(global_batch=64)["eval"]
+    for pair in masked_lm.hidden_bytes(batch)
+  )
+  baseline = ngram.accuracy(ngram.NGram(texts, 5), pairs)
+  assert 0.2 < baseline < outcome.results["metrics"]["eval/accuracy"]

@@ -1,0 +1,184 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perceiver_jax.training.logs.chrono import Chrono, format_seconds
+
+
+class Clock:
+  def __init__(self):
+    self.now = 1000.0
+
+  def __call__(self):
+    return self.now
+
+  def wait(self, seconds):
+    self.now += seconds
+
+
+@pytest.fixture
+def clock():
+  return Clock()
+
+
+def test_an_inner_section_pauses_the_outer_one(clock):
+  chrono = Chrono(clock=clock)
+  with chrono.section("train"):
+    clock.wait(3)
+    with chrono.section("eval"):
+      clock.wait(10)
+      with chrono.section("save"):
+        clock.wait(100)
+      clock.wait(20)
+    clock.wait(4)
+  assert chrono.totals() == {"train": 7, "eval": 30, "save": 100}
+
+
+# Each number opens that many sections, waits, and closes as many.
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 50)), max_size=8))
+def test_totals_add_up_to_the_wall_time(visits):
+  clock = Clock()
+  chrono = Chrono(clock=clock)
+  start = clock()
+
+  def nest(depth, seconds):
+    if depth:
+      with chrono.section("abc"[depth % 3]):
+        clock.wait(seconds)
+        nest(depth - 1, seconds)
+        clock.wait(1)
+
+  for depth, seconds in visits:
+    nest(depth, seconds)
+  assert sum(chrono.totals().values()) == clock() - start
+
+
+def test_time_outside_every_section_is_not_counted(clock):
+  chrono = Chrono(clock=clock)
+  clock.wait(5)
+  with chrono.section("train"):
+    clock.wait(1)
+  clock.wait(5)
+  with chrono.section("train"):
+    clock.wait(2)
+  assert chrono.totals() == {"train": 3}
+
+
+def test_totals_count_the_open_section_until_now_and_only_once(clock):
+  chrono = Chrono(clock=clock)
+  with chrono.section("train"):
+    clock.wait(2)
+    assert chrono.totals() == {"train": 2}
+    assert chrono.totals() == {"train": 2}
+    clock.wait(3)
+  assert chrono.totals() == {"train": 5}
+
+
+def test_a_section_that_raises_is_closed(clock):
+  chrono = Chrono(clock=clock)
+
+  def fail():
+    with chrono.section("eval"):
+      clock.wait(2)
+      raise KeyError
+
+  with pytest.raises(KeyError):
+    fail()
+  clock.wait(7)
+  assert chrono.totals() == {"eval": 2}
+
+
+def test_restored_totals_go_on_and_are_not_shared(clock):
+  earlier = {"train": 100, "save": 5.0}
+  chrono = Chrono(earlier, clock=clock)
+  with chrono.section("train"):
+    clock.wait(1)
+  chrono.totals()["train"] = 0.0
+  assert chrono.totals() == {"train": 101, "save": 5}
+  assert earlier == {"train": 100, "save": 5.0}
+
+
+def test_the_real_clock_is_the_default():
+  chrono = Chrono()
+  with chrono.section("train"):
+    pass
+  assert 0 <= chrono.totals()["train"] < 60
+
+
+def test_eta_leaves_out_compilation_and_earlier_lives(clock):
+  chrono = Chrono({"train": 1e6, "compile": 1e6}, clock=clock)
+  with chrono.section("train"):
+    with chrono.section("compile"):
+      clock.wait(500)
+    clock.wait(30)
+    with chrono.section("eval"):
+      clock.wait(10)
+    # 40 seconds for 20 steps, 60 steps to go, though a section is open.
+    assert chrono.eta(step=40, total=100, start_step=20) == pytest.approx(120)
+
+
+@pytest.mark.parametrize(
+  ("step", "expected"), [(20, math.inf), (100, 0.0), (101, 0.0)]
+)
+def test_eta_before_the_first_step_and_after_the_last(clock, step, expected):
+  chrono = Chrono(clock=clock)
+  with chrono.section("train"):
+    clock.wait(9)
+  assert chrono.eta(step, total=100, start_step=20) == expected
+
+
+def test_eta_of_a_run_that_was_done_when_it_started(clock):
+  assert Chrono(clock=clock).eta(100, total=100, start_step=100) == 0.0
+
+
+@pytest.mark.parametrize(
+  ("seconds", "text"),
+  [
+    (0, "0s"),
+    (-3, "0s"),
+    (45.4, "45s"),
+    (59.6, "1m00s"),
+    (185, "3m05s"),
+    (3599.7, "1h00m"),
+    (3 * 3600 + 12 * 60 + 59, "3h12m"),
+    (86400, "1d00h"),
+    (2 * 86400 + 4 * 3600 + 3599, "2d04h"),
+    (math.inf, "?"),
+    (-math.inf, "?"),
+    (math.nan, "?"),
+  ],
+)
+def test_format_seconds_examples(seconds, text):
+  assert format_seconds(seconds) == text
+
+
+def read_back(text):
+  units = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+  seconds, digits = 0, ""
+  for c in text:
+    if c in units:
+      seconds, digits = seconds + int(digits) * units[c], ""
+    else:
+      digits += c
+  assert not digits
+  return seconds
+
+
+@given(st.floats(0, 1e8))
+def test_format_seconds_reads_back_to_within_its_smaller_unit(seconds):
+  text = format_seconds(seconds)
+  smaller = {"s": 1, "m": 60, "h": 3600}[text[-1]]
+  assert -0.5 <= seconds - read_back(text) < smaller
+  # The smaller of two units never reaches a whole larger one.
+  larger, _, rest = text[:-1].partition(
+    {"s": "m", "m": "h", "h": "d"}[text[-1]]
+  )
+  assert int(rest or larger) < {"s": 60, "m": 60, "h": 24}[text[-1]]
+
+
+@given(st.floats(0, 1e8), st.floats(0, 1e8))
+def test_format_seconds_keeps_the_order(one, other):
+  low, high = sorted((one, other))
+  assert read_back(format_seconds(low)) <= read_back(format_seconds(high))

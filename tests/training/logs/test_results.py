@@ -1,0 +1,219 @@
+import json
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from perceiver_jax.data.core import pipeline
+from perceiver_jax.data.images import sources
+from perceiver_jax.tasks import registry as tasks
+from perceiver_jax.training import step
+from perceiver_jax.training.logs import results, run_summary, writers
+from perceiver_jax.viz import report
+
+SHOWN = 12
+FACTS = {
+  "steps": 20,
+  "epochs": 0.22,
+  "best_step": 10,
+  "train_seconds": 3.5,
+  "seconds": {"step": 3.0, "data": 0.5},
+}
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+class Sinks:
+  """Keeps the pictures it is given."""
+
+  def __init__(self):
+    self.pictures = []
+
+  def image(self, step, name, image):
+    self.pictures.append((step, name, image))
+
+
+class Run:
+  """A tiny run that has ended, with parameters drawn at random."""
+
+  def __init__(self, config):
+    self.config = config
+    self.task = tasks.make_task(config)
+    self.model = step.model_of(self.task, config.precision)
+    init = step.make_init(self.model, optax.sgd(0.1), 0, use_ema=True)
+    abstract = step.abstract_state(init, self.task.example(), step.make_mesh(2))
+    rng = np.random.default_rng(0)
+    self.state = jax.tree.map(
+      lambda x: jax.device_put(
+        np.asarray(rng.normal(size=x.shape)).astype(x.dtype), x.sharding
+      ),
+      abstract,
+    )
+    means = {
+      "eval": {
+        "loss": np.float32(0.25),
+        "accuracy": np.float32(0.975),
+        "confusion": np.eye(10),
+        "calibration": np.ones((15, 3)),
+      }
+    }
+    self.evaluation = self.task.scores(means)
+
+  def write(self, folder, sinks=None):
+    return results.write(
+      folder,
+      self.config,
+      self.task,
+      self.model,
+      self.state,
+      self.evaluation,
+      FACTS,
+      sinks or Sinks(),
+    )
+
+
+@pytest.fixture(scope="module")
+def run(make_tiny_config):
+  return Run(make_tiny_config())
+
+
+@pytest.fixture(scope="module")
+def shown(run):
+  """What `show` finds, computed once."""
+  return results.show(run.task, run.model, run.state)
+
+
+@pytest.fixture
+def quick_show(monkeypatch, shown):
+  monkeypatch.setattr(results, "show", lambda *_: shown)
+
+
+def test_scalars_are_named_by_their_data_set():
+  found = results.flat_scalars(
+    {
+      "test": {"loss": np.float32(0.5), "confusion": np.eye(2)},
+      "real": {"loss": np.float32(1.5)},
+    }
+  )
+  assert found == {"test/loss": 0.5, "real/loss": 1.5}
+
+
+def test_the_first_examples_are_shown_with_attention(run, shown):
+  outputs, batch = shown
+  np.testing.assert_array_equal(batch["index"], np.arange(SHOWN))
+  apply = jax.jit(lambda p, b: run.model.apply(p, {}, None, b, False)[0])
+  want = apply(jax.device_get(run.state.ema_params), batch).logits
+  np.testing.assert_allclose(outputs.logits, want, rtol=1e-3, atol=1e-3)
+  assert type(outputs.logits) is np.ndarray
+  assert outputs.decoder_attention.shape == (SHOWN, 1, 1, 4)
+  assert outputs.encoder_attention[-1].shape == (SHOWN, 1, 4, 64)
+
+
+def test_large_outputs_are_of_fewer_examples(run, shown, monkeypatch):
+  outputs, _ = shown
+  numbers = sum(np.size(x) for x in jax.tree.leaves(outputs))
+  monkeypatch.setattr(results, "_MOST_NUMBERS", numbers * 3 // SHOWN)
+  fewer, batch = results.show(run.task, run.model, run.state)
+  assert batch["index"].tolist() == [0, 1, 2]
+  np.testing.assert_allclose(fewer.logits, outputs.logits[:3], atol=1e-5)
+  monkeypatch.setattr(results, "_MOST_NUMBERS", 1)
+  _, batch = results.show(run.task, run.model, run.state)
+  assert batch["index"].tolist() == [0]
+
+
+def test_copies_that_fill_a_batch_are_not_shown(run, monkeypatch):
+  few = sources.InMemory(
+    {
+      "image": np.zeros((5, 8, 8, 1), np.float32),
+      "label": np.arange(5, dtype=np.int32),
+    },
+    run.task.class_names,
+  )
+  monkeypatch.setattr(
+    run.task,
+    "eval_data",
+    lambda **kwargs: {"eval": pipeline.eval_dataset(few, **kwargs)},
+  )
+  outputs, batch = results.show(run.task, run.model, run.state)
+  assert batch["label"].tolist() == [0, 1, 2, 3, 4]
+  assert len(outputs.logits) == 5
+
+
+@pytest.mark.usefixtures("quick_show")
+def test_results_say_what_was_reached_and_how(run, tmp_path):
+  found = run.write(tmp_path)
+  stored = json.loads((tmp_path / "results.json").read_text())
+  assert stored == json.loads(json.dumps(found))
+  scores = {"eval/loss": 0.25, "eval/accuracy": pytest.approx(0.975)}
+  # Of a table with one example, sure of itself and right, in each bin.
+  scores["eval/calibration_error"] = pytest.approx(0)
+  assert stored["metrics"] == scores
+  assert stored["task"] == "image_classification"
+  assert stored["parameters"] == run_summary.num_parameters(run.state.params)
+  assert stored["published"] == {}
+  assert "jax" in stored["versions"]
+  assert {k: stored[k] for k in FACTS} == FACTS
+
+
+@pytest.mark.usefixtures("quick_show")
+def test_the_report_has_all_its_parts(run, tmp_path, monkeypatch):
+  file = writers.MetricsFile(tmp_path / "metrics.jsonl")
+  for at in (10, 20):
+    file.write(at, {"train/loss": 1 / at})
+  file.close()
+  pages = []
+  write = report.write_report
+
+  def spy(path, page):
+    pages.append(page)
+    write(path, page)
+
+  monkeypatch.setattr(report, "write_report", spy)
+  run.write(tmp_path)
+  (page,) = pages
+  assert page.title == tmp_path.name
+  assert next(iter(page.summary)) == run.task.primary_metric
+  assert page.summary["best_step"] == 10
+  assert "seconds" not in page.summary, "a table does not fit in the head"
+  assert page.published is None
+  assert [record["step"] for record in page.records] == [10, 20]
+  assert page.config["optimizer"]["name"] == "lamb"
+  assert sum(n for *_, n in page.parameters) == page.summary["parameters"]
+  assert page.confusion.trace() == 10
+  assert len(page.predictions) == SHOWN
+  text = (tmp_path / "report.html").read_text()
+  assert tmp_path.name in text
+  assert "0.975" in text
+
+
+@pytest.mark.usefixtures("quick_show")
+def test_a_published_row_stands_in_both_files(run, tmp_path, monkeypatch):
+  row = {"eval/accuracy": 0.79, "source": "IO, Table 8"}
+  monkeypatch.setattr(run.task, "published", row)
+  assert run.write(tmp_path)["published"] == row
+  assert "IO, Table 8" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("quick_show")
+def test_pictures_go_to_the_sinks_under_the_last_step(run, tmp_path):
+  sinks = Sinks()
+  run.write(tmp_path, sinks)
+  names = {(at, name) for at, name, _ in sinks.pictures}
+  assert names == {(20, "predictions"), (20, "cross_attends")}
+  for _, _, picture in sinks.pictures:
+    assert picture.dtype == np.uint8
+    assert picture.ndim == 3
+
+
+@pytest.mark.usefixtures("quick_show")
+def test_results_come_last_as_they_say_that_a_run_is_complete(
+  run, tmp_path, monkeypatch
+):
+  def fail(*_):
+    raise KeyError("report")
+
+  monkeypatch.setattr(report, "write_report", fail)
+  with pytest.raises(KeyError):
+    run.write(tmp_path)
+  assert not (tmp_path / "results.json").exists()
