@@ -34,7 +34,7 @@ test-slow: setup  ## Run only the tests marked slow.
 
 test-huggingface: setup  ## Compare with Hugging Face's models (gets torch).
 	$(BIN)/python -m pip install --quiet --editable '.[huggingface]'
-	$(BIN)/python -m pytest -m slow tests/weights/test_huggingface_live.py $(ARGS)
+	$(BIN)/python -m pytest -m slow tests/weights/huggingface/test_live.py $(ARGS)
 
 lint: setup  ## Check style and format, changing nothing.
 	$(BIN)/ruff check

@@ -240,10 +240,10 @@ def _peer(name: str, is_compiled: bool) -> dict[str, float]:
     _refuse(f"--peer: {name} takes several inputs, which is not supported")
   if _PEER.value == "transformers":
     # Here, since it needs more than jax and dm-haiku.
-    from perceiver_jax.weights import huggingface_configs
+    from perceiver_jax.weights.huggingface import config as huggingface_config
 
     rows = _POSITIONS if name == "imagenet_learned" else 0
-    architecture, config = huggingface_configs.config_of(zoo.spec(name), rows)
+    architecture, config = huggingface_config.config_of(zoo.spec(name), rows)
   else:
     architecture, config = "Perceiver", _perceiver_pytorch(name, raw.shape)
   request = {

@@ -30,13 +30,13 @@ def load_weights(decoder_kinds: Sequence[str], *releases: str) -> Any:
   """
   # Imported late: --help should not wait for JAX.
   from perceiver_jax import weights
-  from perceiver_jax.weights import released
+  from perceiver_jax.weights.deepmind import files as deepmind_files
 
   path = flags.FLAGS.weights or (flags.FLAGS.workdir and launch.workdir())
   if not path:
     raise UserError(
       "no weights are given: --weights takes a file or folder, --workdir a"
-      f" finished run; {released.where_to_get(*releases)}"
+      f" finished run; {deepmind_files.where_to_get(*releases)}"
     )
   found = weights.load(path)
   kind = found.spec["decoder"]["kind"]

@@ -10,16 +10,14 @@ import os
 from pathlib import Path
 
 from perceiver_jax.errors import UserError
-from perceiver_jax.weights import (
-  files,
-  huggingface,
-  released,
-)
-from perceiver_jax.weights.files import save
+from perceiver_jax.weights import safetensors_file
+from perceiver_jax.weights.deepmind import files as deepmind_files
+from perceiver_jax.weights.huggingface import checkpoint as huggingface
 from perceiver_jax.weights.model import (
   Weights,
   transformed,
 )
+from perceiver_jax.weights.safetensors_file import save
 
 __all__ = ["EXPORT", "Weights", "load", "save", "save_huggingface",
            "transformed"]  # fmt: skip
@@ -51,9 +49,9 @@ def load(path: str | os.PathLike, name: str = "") -> Weights:
       return _from_run(path)
     return Weights(*huggingface.load(path))
   if path.suffix in _PICKLES:
-    return released.load(path, name)
+    return deepmind_files.load(path, name)
   if path.suffix == ".safetensors":
-    return files.load(path)
+    return safetensors_file.load(path)
   raise UserError(
     f"{path} is of no known kind: give a file the authors released"
     f" ({', '.join(_PICKLES)}), a .safetensors file of this project, the folder"
@@ -77,4 +75,4 @@ def _from_run(folder: Path) -> Weights:
       f"{folder} holds a run that is not finished: there is no {EXPORT}; train"
       " it to its end first"
     )
-  return files.load(path)
+  return safetensors_file.load(path)

@@ -21,7 +21,7 @@ from perceiver_jax.models import (
   zoo,
 )
 from perceiver_jax.models.modalities import image
-from perceiver_jax.weights import authors
+from perceiver_jax.weights.deepmind import names as deepmind_names
 
 _GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 
@@ -108,7 +108,7 @@ def _check_classifier(name, way, remat=False):
   flat = _load(name)
   spec = _spec(json.loads(str(flat["config_json"])))
   spec["encoder"]["remat"] = remat
-  state = authors.convert(_tree(flat, "state"))
+  state = deepmind_names.convert(_tree(flat, "state"))
   images = jax.numpy.asarray(flat["inputs/images"])
   model = hk.transform_with_state(
     lambda x: zoo.build(spec)(x, is_training=False)
@@ -120,7 +120,7 @@ def _check_classifier(name, way, remat=False):
 
 def _check_against(flat, forward, way):
   """Outputs, latents and gradients of `forward(params)` are the authors'."""
-  params = authors.convert(_tree(flat, "params"))
+  params = deepmind_names.convert(_tree(flat, "params"))
   params = jax.tree.map(jax.numpy.asarray, params)
   cotangent = flat["cotangent/out"]
 
@@ -139,7 +139,7 @@ def _check_against(flat, forward, way):
     grads, out = run(params)
   np.testing.assert_allclose(out.logits, flat["outputs/out"], atol=1e-5)
   np.testing.assert_allclose(out.latents, flat["encoder_out"], atol=1e-5)
-  expected = authors.convert(_tree(flat, "grads"))
+  expected = deepmind_names.convert(_tree(flat, "grads"))
   assert jax.tree.structure(grads) == jax.tree.structure(expected)
   # The exact gradient of a key's bias is zero (softmax ignores a constant), so
   # what is left of it is rounding, on the scale of the whole gradient.
@@ -211,11 +211,11 @@ def test_masked_language_model(way):
 def test_every_parameter_of_the_authors_is_used_once():
   flat = _load("imagenet_conv")
   theirs = _tree(flat, "params")
-  ours = authors.convert(theirs)
+  ours = deepmind_names.convert(theirs)
   size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
   assert size(ours) == size(theirs)
   with pytest.raises(ValueError, match="no module of ours"):
-    authors.convert(
+    deepmind_names.convert(
       {**theirs, "perceiver_encoder/~/mystery": {"w": np.ones(1)}}
     )
 

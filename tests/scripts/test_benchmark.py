@@ -8,7 +8,6 @@ import tiny_runs as runs
 import tiny_weights
 
 from perceiver_jax.models import zoo
-from perceiver_jax.weights import huggingface_configs
 from scripts import benchmark_scaling
 
 pytestmark = pytest.mark.usefixtures("compile_once")
@@ -33,7 +32,7 @@ app.run(benchmark.main)
 def with_peer(monkeypatch):
   """What transformers would take of a model."""
   monkeypatch.setattr(
-    huggingface_configs,
+    huggingface_config,
     "config_of",
     lambda *_: ("PerceiverForMaskedLM", {"num_latents": 8}),
   )

@@ -1,19 +1,23 @@
 """The six models that the authors released, and where their files are.
 
 The files are pickles of 2021 under CC BY 4.0. They are read without running
-anything in them (see `pickles`) and renamed (see `authors`).
+anything in them (see `unpickle`) and renamed (see `names`).
 """
 
 import os
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import zoo
-from perceiver_jax.weights import (
-  authors,
-  model,
-  pickles,
-)
+from perceiver_jax.weights import model
+from perceiver_jax.weights.deepmind import names as deepmind_names
+from perceiver_jax.weights.unpickle import trees
+from perceiver_jax.weights.unpickle.values import shown
+
+Variables = Mapping[str, Mapping[str, np.ndarray]]
 
 _BASE = "https://storage.googleapis.com/perceiver_io/"
 
@@ -55,9 +59,12 @@ def load(path: str | os.PathLike, name: str = "") -> model.Weights:
   Raises:
     UserError: It can't be read, or is of none of these models.
   """
-  params, state = pickles.read_variables(path)
+  params, state = read_variables(path)
   try:
-    params, state = authors.convert(params), authors.convert(state)
+    params, state = (
+      deepmind_names.convert(params),
+      deepmind_names.convert(state),
+    )
   except ValueError as error:
     raise UserError(
       f"{path} is not one of the released models: {error}"
@@ -68,6 +75,32 @@ def load(path: str | os.PathLike, name: str = "") -> model.Weights:
   model.check_fit(params, wanted, str(path))
   model.check_fit(state, wanted_state, str(path))
   return model.Weights(zoo.spec(name), params, state)
+
+
+def read_variables(path: str | os.PathLike) -> tuple[Variables, Variables]:
+  """Reads the parameters and the network state of a published file.
+
+  Args:
+    path: the file.
+
+  Returns:
+    Module to name to array: the parameters, and the state, which is empty if
+    the file holds parameters alone.
+
+  Raises:
+    UserError: as `trees.read`; or what the file holds is structured otherwise.
+  """
+  tree = trees.read(path)
+  params, state = tree, {}
+  if "params" in tree:
+    params, state = tree["params"], tree.get("state", {})
+  if not params or not (_is_variables(params) and _is_variables(state)):
+    raise UserError(
+      f"{path} holds {shown(', '.join(tree)) or 'nothing'}; it must map "
+      "modules to names to arrays, or have two such mappings, params and "
+      "state; give one of the authors' parameter files"
+    )
+  return params, state
 
 
 def where_to_get(*names: str) -> str:
@@ -88,4 +121,12 @@ def _recognise(params: model.Tree, path: str | os.PathLike) -> str:
   names = ", ".join(r.name for r in RELEASES)
   raise UserError(
     f"{path} has the parameters of none of the released models ({names})"
+  )
+
+
+def _is_variables(tree: Any) -> bool:
+  return isinstance(tree, dict) and all(
+    isinstance(leaves, dict)
+    and all(isinstance(leaf, np.ndarray) for leaf in leaves.values())
+    for leaves in tree.values()
   )

@@ -15,7 +15,7 @@ from pickle_writing import (
 )
 
 from perceiver_jax import errors
-from perceiver_jax.weights import pickles
+from perceiver_jax.weights.unpickle import trees
 
 EVENTS: list[str] | None = None
 ACTIONS = ("os.", "subprocess.", "exec", "compile", "import", "pickle.")
@@ -38,7 +38,7 @@ def read_or_refuse(path, data):
   path.write_bytes(data)
   EVENTS = []
   try:
-    tree = pickles.read(path)
+    tree = trees.read(path)
   except errors.UserError:
     return None
   finally:
@@ -76,7 +76,7 @@ def scratch(tmp_path_factory):
   path = tmp_path_factory.mktemp("scratch") / "file"
   for protocol in PROTOCOLS:
     path.write_bytes(pickle.dumps(GOOD, protocol))
-    pickles.read(path)
+    trees.read(path)
   return path
 
 

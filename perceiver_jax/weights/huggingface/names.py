@@ -81,7 +81,7 @@ def places(architecture: str, num_self_attends: int) -> Places:
   """Every tensor of a model.
 
   Args:
-    architecture: Name of their class; a key of `huggingface_families.FAMILIES`.
+    architecture: Name of their class; a key of `ARCHITECTURES`.
     num_self_attends: Layers of the block.
   """
   masked_lm = architecture == "PerceiverForMaskedLM"

@@ -4,57 +4,29 @@ The six published files are pickles: the ImageNet ones hold
 `{"params": ..., "state": ...}`, the others the parameters alone, each a
 mapping from module to name to array. They were written in 2021, with NumPy's
 arrays (JAX then pickled its own as NumPy's) in Haiku's `FlatMapping`.
-`pickle_machine` says why they are not unpickled.
+`unpickler` says why they are not unpickled.
 """
 
 import os
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from perceiver_jax.errors import UserError
-from perceiver_jax.weights import (
-  pickle_machine,
-  pickle_values,
+from perceiver_jax.weights.unpickle import (
+  unpickler,
+  values,
 )
-from perceiver_jax.weights.pickle_values import (
+from perceiver_jax.weights.unpickle.values import (
   described,
   refuse,
   shown,
 )
 
 Tree = dict[str, "Tree | np.ndarray"]
-Variables = Mapping[str, Mapping[str, np.ndarray]]
 
 _MAX_DEPTH = 16  # of nested mappings; a released file has three
-
-
-def read_variables(path: str | os.PathLike) -> tuple[Variables, Variables]:
-  """Reads the parameters and the network state of a published file.
-
-  Args:
-    path: the file.
-
-  Returns:
-    Module to name to array: the parameters, and the state, which is empty if
-    the file holds parameters alone.
-
-  Raises:
-    UserError: as `read`; or what the file holds is structured otherwise.
-  """
-  tree = read(path)
-  params, state = tree, {}
-  if "params" in tree:
-    params, state = tree["params"], tree.get("state", {})
-  if not params or not (_is_variables(params) and _is_variables(state)):
-    raise UserError(
-      f"{path} holds {shown(', '.join(tree)) or 'nothing'}; it must map "
-      "modules to names to arrays, or have two such mappings, params and "
-      "state; give one of the authors' parameter files"
-    )
-  return params, state
 
 
 def read(path: str | os.PathLike) -> Tree:
@@ -74,13 +46,13 @@ def read(path: str | os.PathLike) -> Tree:
       else.
   """
   try:
-    value = pickle_machine.evaluate(_load(path))
+    value = unpickler.evaluate(_load(path))
     if type(value) is not dict:
       refuse(f"holds {described(value)}, not a mapping")
     return _to_tree(value, (), {})
-  except pickle_values.RefusedError as error:
+  except values.RefusedError as error:
     raise UserError(f"{path}: {error}") from None
-  except pickle_machine.DamagedError as error:
+  except unpickler.DamagedError as error:
     raise UserError(
       f"{path} is damaged or not a pickle ({error}); download it again"
     ) from None
@@ -123,7 +95,7 @@ def _to_tree(
   if type(value) is dict:
     done[id(value)] = None
     result = {k: _to_tree(v, (*keys, k), done) for k, v in value.items()}
-  elif type(value) is pickle_values.Array and value.value is not None:
+  elif type(value) is values.Array and value.value is not None:
     result = value.value
   else:
     refuse(f"holds {described(value)} as {_joined(keys)}, not an array")
@@ -133,11 +105,3 @@ def _to_tree(
 
 def _joined(keys: tuple[str, ...]) -> str:
   return "/".join(map(shown, keys))
-
-
-def _is_variables(tree: Any) -> bool:
-  return isinstance(tree, dict) and all(
-    isinstance(leaves, dict)
-    and all(isinstance(leaf, np.ndarray) for leaf in leaves.values())
-    for leaves in tree.values()
-  )

@@ -34,9 +34,9 @@ from jax import numpy as jnp
 
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import zoo
-from perceiver_jax.weights import huggingface_configs as configs
-from perceiver_jax.weights import huggingface_names as names
-from perceiver_jax.weights.huggingface_families import FAMILIES
+from perceiver_jax.weights.huggingface import config as configs
+from perceiver_jax.weights.huggingface import names
+from perceiver_jax.weights.huggingface.architectures import ARCHITECTURES
 
 Variables = dict[str, dict[str, np.ndarray]]
 Tree = Mapping[str, Mapping[str, Any]]
@@ -69,7 +69,7 @@ def load(
   architecture, config = configs.read(folder / _CONFIG)
   tensors = _read_tensors(folder)
   spec = configs.spec_of(architecture, config)
-  shapes = _shapes(folder, spec, FAMILIES[architecture].raw(config))
+  shapes = _shapes(folder, spec, ARCHITECTURES[architecture].raw(config))
   places = names.places(architecture, config["num_self_attends_per_block"])
   _check_names(f"{folder}: tensors", tensors, places)
   abstract = shapes[0] | shapes[1]
@@ -113,7 +113,7 @@ def save(
   adds = _adds_query(spec)
   architecture, config = configs.config_of(adds, _num_positions(params))
   theirs = configs.spec_of(architecture, config)
-  shapes = _shapes("spec", theirs, FAMILIES[architecture].raw(config))
+  shapes = _shapes("spec", theirs, ARCHITECTURES[architecture].raw(config))
   variables = {
     **_checked("params", params, shapes[0]),
     **_checked("state", state, shapes[1]),

@@ -18,7 +18,7 @@ from jax import numpy as jnp
 
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import flops
-from perceiver_jax.weights.huggingface_encoders import (
+from perceiver_jax.weights.huggingface.encoder import (
   ENCODER_KEYS,
   Config,
   Spec,
@@ -243,7 +243,7 @@ def _any_image(_: Config) -> Any:
   return flops.abstract(1, 16, 16, 3)  # No parameter depends on its size.
 
 
-FAMILIES = {
+ARCHITECTURES = {
   "PerceiverForMaskedLM": Family(_TEXT_KEYS, _masked_lm, _text_config, _tokens),
   "PerceiverForSequenceClassification": Family(
     (*_TEXT_KEYS, "num_labels"),

@@ -16,14 +16,14 @@ from perceiver_jax.models import (
 )
 from perceiver_jax.models.encoder import EncoderConfig
 from perceiver_jax.models.modalities import flow, multimodal, text
-from perceiver_jax.weights import huggingface_encoders as encoders
-from perceiver_jax.weights.huggingface_encoders import (
+from perceiver_jax.weights.huggingface import encoder as encoders
+from perceiver_jax.weights.huggingface.architectures import (
+  ARCHITECTURES,
+  architecture_of,
+)
+from perceiver_jax.weights.huggingface.encoder import (
   Config,
   Spec,
-)
-from perceiver_jax.weights.huggingface_families import (
-  FAMILIES,
-  architecture_of,
 )
 
 _DECODERS = {
@@ -68,7 +68,7 @@ def read(path: pathlib.Path) -> tuple[str, dict[str, Any]]:
   if isinstance(labels := raw.get("id2label"), dict):
     raw["num_labels"] = len(labels)
   config = {}
-  for key in FAMILIES[architecture].keys:
+  for key in ARCHITECTURES[architecture].keys:
     default = encoders.DEFAULTS[key]
     value = raw.get(key, default)
     config[key] = _checked(path, key, value, default)
@@ -79,11 +79,11 @@ def _architecture(path: pathlib.Path, raw: Mapping[str, Any]) -> str:
   named = raw.get("architectures")
   named = named if isinstance(named, list) else []
   for name in named:
-    if isinstance(name, str) and name in FAMILIES:
+    if isinstance(name, str) and name in ARCHITECTURES:
       return name
   raise UserError(
     f"{path} is of {', '.join(map(repr, named)) or 'no named class'}; supported"
-    f" are {', '.join(FAMILIES)}"
+    f" are {', '.join(ARCHITECTURES)}"
   )
 
 
@@ -129,7 +129,7 @@ def write(path: pathlib.Path, architecture: str, config: Config) -> None:
 
 def spec_of(architecture: str, config: Config) -> dict[str, Any]:
   """The spec of their class with that configuration."""
-  sections = FAMILIES[architecture].sections(config)
+  sections = ARCHITECTURES[architecture].sections(config)
   return {**sections, "encoder": encoders.encoder_of(config)}
 
 
@@ -149,10 +149,10 @@ def config_of(spec: Spec, num_positions: int) -> tuple[str, dict[str, Any]]:
     raise UserError(
       f"transformers has no class for adapter {given['adapter']['kind']!r}"
       f" with decoder {given['decoder']['kind']!r}; supported are"
-      f" {', '.join(FAMILIES)}"
+      f" {', '.join(ARCHITECTURES)}"
     )
   config = encoders.encoder_config(given)
-  config |= FAMILIES[architecture].own_config(given, num_positions)
+  config |= ARCHITECTURES[architecture].own_config(given, num_positions)
   _check_same(architecture, _complete(spec_of(architecture, config)), given)
   _check_widths(given["encoder"])
   return architecture, config

@@ -21,7 +21,7 @@ from pickle_writing import (
 )
 
 from perceiver_jax import errors
-from perceiver_jax.weights import pickles
+from perceiver_jax.weights.unpickle import trees
 
 
 def test_agrees_with_pickle_on_ignored_parts(tmp_path):
@@ -202,7 +202,7 @@ def test_bombs_are_refused_without_allocating(tmp_path, name):
   tracemalloc.start()
   try:
     with pytest.raises(errors.UserError):
-      pickles.read(path)
+      trees.read(path)
     peak = tracemalloc.get_traced_memory()[1]
   finally:
     tracemalloc.stop()
@@ -230,13 +230,13 @@ def test_a_small_address_space_is_enough(tmp_path):
   code = """
 import resource, sys
 from perceiver_jax import errors
-from perceiver_jax.weights import pickles
+from perceiver_jax.weights.unpickle import trees
 used = int(open('/proc/self/statm').read().split()[0])
 limit = used * resource.getpagesize() + 2**28
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 for path in sys.argv[1:]:
   try:
-    pickles.read(path)
+    trees.read(path)
   except errors.UserError:
     print('refused')
 """

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from perceiver_jax.models import zoo
-from perceiver_jax.weights import huggingface
-from perceiver_jax.weights.huggingface_encoders import GELUS
-from perceiver_jax.weights.huggingface_families import FAMILIES
+from perceiver_jax.weights.huggingface import checkpoint as huggingface
+from perceiver_jax.weights.huggingface.architectures import ARCHITECTURES
+from perceiver_jax.weights.huggingface.encoder import GELUS
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.slow
 
-_PATH = pathlib.Path(__file__).parents[1] / "golden" / "make_huggingface.py"
+_PATH = pathlib.Path(__file__).parents[2] / "golden" / "make_huggingface.py"
 _SPEC = importlib.util.spec_from_file_location("make_huggingface", _PATH)
 make_huggingface = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(make_huggingface)
@@ -72,7 +72,7 @@ def _random_config(architecture, seed):
 
 
 @pytest.mark.parametrize("seed", _SEEDS)
-@pytest.mark.parametrize("architecture", FAMILIES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_their_model_here(tmp_path, architecture, seed):
   config = _random_config(architecture, seed)
   model = make_huggingface.build(architecture, config, seed)
@@ -158,7 +158,7 @@ _SPECS = {
 
 
 @pytest.mark.parametrize("gelu", ["tanh", "exact"])
-@pytest.mark.parametrize("architecture", FAMILIES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_our_model_there(tmp_path, architecture, gelu):
   config = make_huggingface.CONFIGS[architecture]
   inputs = make_huggingface.inputs_of(architecture, config, 1)

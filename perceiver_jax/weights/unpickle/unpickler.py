@@ -16,8 +16,8 @@ import io
 import pickletools
 from typing import Any
 
-from perceiver_jax.weights import pickle_values
-from perceiver_jax.weights.pickle_values import (
+from perceiver_jax.weights.unpickle import values as pickle_values
+from perceiver_jax.weights.unpickle.values import (
   described,
   refuse,
   shown,

@@ -7,7 +7,7 @@ import types
 import pytest
 
 from perceiver_jax import errors
-from perceiver_jax.weights import pickles
+from perceiver_jax.weights.unpickle import trees
 
 PROTOCOLS = range(6)
 OLD_RECONSTRUCT = ("numpy.core.multiarray", "_reconstruct")
@@ -48,14 +48,14 @@ def write(tmp_path, value, protocol=4):
 
 
 def read(tmp_path, value, protocol=4):
-  return pickles.read(write(tmp_path, value, protocol))
+  return trees.read(write(tmp_path, value, protocol))
 
 
 def refusal(tmp_path, value, protocol=4):
   """The message with which a file is refused: one line."""
   path = write(tmp_path, value, protocol)
   with pytest.raises(errors.UserError) as caught:
-    pickles.read(path)
+    trees.read(path)
   message = str(caught.value)
   assert message.startswith(str(path))
   assert message.isprintable()

@@ -9,14 +9,11 @@ import pytest
 from perceiver_jax import weights
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import zoo
-from perceiver_jax.weights import (
-  authors,
-  model,
-  pickles,
-  released,
-)
+from perceiver_jax.weights import model
+from perceiver_jax.weights.deepmind import files as deepmind_files
+from perceiver_jax.weights.deepmind import names as deepmind_names
 
-_TREES = pathlib.Path(__file__).parent.parent / "golden" / "parameter_trees"
+_TREES = pathlib.Path(__file__).parents[2] / "golden" / "parameter_trees"
 _COUNTS = {
   "imagenet_fourier": 48_440_627,
   "imagenet_learned": 62_255_848,
@@ -55,15 +52,17 @@ def _sizes(tree):
 
 
 def test_every_release_is_tested():
-  assert {r.name for r in released.RELEASES} == set(_COUNTS)
-  assert all(r.url.startswith("https://") for r in released.RELEASES)
+  assert {r.name for r in deepmind_files.RELEASES} == set(_COUNTS)
+  assert all(r.url.startswith("https://") for r in deepmind_files.RELEASES)
 
 
 @pytest.mark.parametrize("name", _COUNTS)
 def test_a_full_size_tree_converts_and_is_recognised(name, monkeypatch):
   params, state = _tree(name, "params"), _tree(name, "state")
-  monkeypatch.setattr(pickles, "read_variables", lambda _: (params, state))
-  found = released.load("file.pystate")
+  monkeypatch.setattr(
+    deepmind_files, "read_variables", lambda _: (params, state)
+  )
+  found = deepmind_files.load("file.pystate")
   assert found.spec == zoo.spec(name)
   # Checked against the model's own shapes on the way; so all there is left to
   # show is that nothing was dropped or used twice.
@@ -79,7 +78,7 @@ def test_each_tensor_lands_in_one_place():
     module: {leaf: np.float32(next(number)) for leaf in leaves}
     for module, leaves in tree.items()
   }
-  out = model.flat(authors.convert(marked))
+  out = model.flat(deepmind_names.convert(marked))
   values = np.concatenate([np.ravel(x) for x in out.values()])
   count = len(model.flat(marked))
   assert sorted(values) == list(range(1, count + 1))
@@ -88,23 +87,23 @@ def test_each_tensor_lands_in_one_place():
 def test_other_shapes_are_not_recognised(monkeypatch):
   params = _tree("flow", "params")
   params["flow_decoder/~/basic_decoder/output"]["b"] = np.zeros(3, np.int8)
-  monkeypatch.setattr(pickles, "read_variables", lambda _: (params, {}))
+  monkeypatch.setattr(deepmind_files, "read_variables", lambda _: (params, {}))
   with pytest.raises(UserError, match="none of the released models"):
-    released.load("file.pystate")
+    deepmind_files.load("file.pystate")
   message = "decoder/output/b is \\(3,\\) there and \\(2,\\) in the model"
   with pytest.raises(UserError, match=message):
-    released.load("file.pystate", "flow")
+    deepmind_files.load("file.pystate", "flow")
 
 
 def test_other_names_are_not_recognised(monkeypatch):
   params = {**_tree("flow", "params"), "mystery": {"w": np.zeros(1)}}
-  monkeypatch.setattr(pickles, "read_variables", lambda _: (params, {}))
+  monkeypatch.setattr(deepmind_files, "read_variables", lambda _: (params, {}))
   with pytest.raises(UserError, match="no module of ours corresponds"):
-    released.load("file.pystate")
+    deepmind_files.load("file.pystate")
 
 
 def test_where_to_get_them_names_the_files():
-  text = released.where_to_get("flow")
+  text = deepmind_files.where_to_get("flow")
   assert "perceiver_io/optical_flow_checkpoint.pystate" in text
   assert "--weights=FILE" in text
   assert "imagenet" not in text

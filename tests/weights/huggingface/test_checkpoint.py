@@ -25,13 +25,11 @@ from perceiver_jax.models import (
   flops,
   zoo,
 )
-from perceiver_jax.weights import (
-  huggingface,
-  huggingface_configs,
-)
-from perceiver_jax.weights.huggingface_families import FAMILIES
+from perceiver_jax.weights.huggingface import checkpoint as huggingface
+from perceiver_jax.weights.huggingface import config as huggingface_config
+from perceiver_jax.weights.huggingface.architectures import ARCHITECTURES
 
-_GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "huggingface"
+_GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "huggingface"
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _LM, _TEXT = "PerceiverForMaskedLM", "PerceiverForSequenceClassification"
 _IMAGE = "PerceiverForImageClassification"
@@ -86,11 +84,11 @@ def _refused(match, call, *args):
 
 
 def test_there_is_a_golden_folder_for_every_class():
-  assert {path.name for path in _GOLDEN.iterdir()} == set(FAMILIES)
+  assert {path.name for path in _GOLDEN.iterdir()} == set(ARCHITECTURES)
   assert all(p.stat().st_size < 1e5 for p in _GOLDEN.rglob("*.*"))
 
 
-@pytest.mark.parametrize("architecture", FAMILIES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_outputs_are_theirs(unpack, architecture):
   loaded = huggingface.load(unpack(architecture))
   assert _difference(*loaded, architecture) < 1e-5
@@ -119,7 +117,7 @@ def test_every_option_matters(unpack, architecture, section, leaf, value):
   assert _difference(spec, params, state, architecture) > 3e-5
 
 
-@pytest.mark.parametrize("architecture", FAMILIES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_tensor_is_used_once(unpack, architecture):
   folder = unpack(architecture)
   tensors = load_file(folder / _WEIGHTS)
@@ -138,7 +136,7 @@ def test_every_tensor_is_used_once(unpack, architecture):
   np.testing.assert_array_equal(values, expected)
 
 
-@pytest.mark.parametrize("architecture", FAMILIES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_round_trip_is_bitwise(unpack, tmp_path, architecture):
   folder = unpack(architecture)
   spec, params, state = loaded = huggingface.load(folder)
@@ -343,7 +341,7 @@ def test_other_classes(unpack, given, match):
   folder = unpack(_TEXT)
   _change_config(folder, architectures=given)
   message = _refused(match, huggingface.load, folder)
-  assert all(name in message for name in FAMILIES)
+  assert all(name in message for name in ARCHITECTURES)
 
 
 @pytest.mark.parametrize(
@@ -464,10 +462,10 @@ def test_which_published_models_transformers_can_compute(name):
     return
   architecture, config = _config_of(name)
   assert architecture == _SAVED[name]
-  assert set(config) == set(FAMILIES[architecture].keys)
+  assert set(config) == set(ARCHITECTURES[architecture].keys)
   # Theirs are the same model, by size too.
-  spec = huggingface_configs.spec_of(architecture, config)
-  raw = FAMILIES[architecture].raw(config)
+  spec = huggingface_config.spec_of(architecture, config)
+  raw = ARCHITECTURES[architecture].raw(config)
   params, _ = jax.eval_shape(
     lambda x: runs.model_of(spec).init(jax.random.key(0), x, True), raw
   )
@@ -477,7 +475,7 @@ def test_which_published_models_transformers_can_compute(name):
 
 def _config_of(name):
   rows = 224**2 if "learned" in name else 0
-  return huggingface_configs.config_of(zoo.spec(name), rows)
+  return huggingface_config.config_of(zoo.spec(name), rows)
 
 
 @pytest.mark.parametrize(

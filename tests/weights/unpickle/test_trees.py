@@ -22,7 +22,8 @@ from pickle_writing import (
 )
 
 from perceiver_jax import errors
-from perceiver_jax.weights import pickles
+from perceiver_jax.weights.deepmind import files as deepmind_files
+from perceiver_jax.weights.unpickle import trees
 
 FLAT_MAPPING = ("haiku._src.data_structures", "FlatMapping")
 DTYPES = ["f4", "f2", "f8", "i4", "i8", "u1", "u4", "?", ml_dtypes.bfloat16]
@@ -114,13 +115,13 @@ def test_reads_a_file_as_released(tmp_path, monkeypatch, protocol):
   }
   if protocol < 4:
     assert {"FlatMapping", "_reconstruct", "ndarray", "dtype"} <= names
-  assert_same(pickles.read(path), {"params": params, "state": state})
-  assert_same(pickles.read_variables(path)[0], params)
-  assert_same(pickles.read_variables(path)[1], state)
+  assert_same(trees.read(path), {"params": params, "state": state})
+  assert_same(deepmind_files.read_variables(path)[0], params)
+  assert_same(deepmind_files.read_variables(path)[1], state)
 
   path = write(tmp_path, written(params), protocol)
-  assert_same(pickles.read_variables(path)[0], params)
-  assert pickles.read_variables(path)[1] == {}
+  assert_same(deepmind_files.read_variables(path)[0], params)
+  assert deepmind_files.read_variables(path)[1] == {}
 
 
 @pytest.mark.parametrize("name", ["FlatMapping", "FlatMap", "frozendict"])
@@ -179,9 +180,9 @@ def test_keeps_what_is_shared(tmp_path, protocol):
 )
 def test_read_variables_wants_modules_of_arrays(tmp_path, tree, held):
   path = write(tmp_path, tree)
-  assert_same(pickles.read(path), tree)
+  assert_same(trees.read(path), tree)
   with pytest.raises(errors.UserError, match=f"holds .*{held}; it must map"):
-    pickles.read_variables(path)
+    deepmind_files.read_variables(path)
 
 
 def test_files_that_cannot_be_read(tmp_path):
@@ -196,7 +197,7 @@ def test_files_that_cannot_be_read(tmp_path):
     ("nul\0", "no such file"),
   ]:
     with pytest.raises(errors.UserError, match=reason):
-      pickles.read(path)
+      trees.read(path)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -273,7 +274,7 @@ def test_a_large_file_is_read_in_little_more_than_its_size(tmp_path):
     path = write(tmp_path, {"m": arrays}, protocol)
     size = path.stat().st_size
     tracemalloc.start()
-    pickles.read(path)
+    trees.read(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < factor * size

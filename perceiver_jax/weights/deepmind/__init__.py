@@ -1,0 +1,1 @@
+"""The files that DeepMind released, under this project's parameter names."""

@@ -1,0 +1,1 @@
+"""Safe unpickling: reads arrays from a pickle without running its code."""
