@@ -1,6 +1,6 @@
 """Converts weights: python -m scripts.convert_weights SOURCE TARGET.
 
-SOURCE is a file the authors released (.pystate, .pickle), a .safetensors file
+SOURCE is a file released by DeepMind (.pystate, .pickle), a .safetensors file
 of this project, the folder of a finished run, or of a Hugging Face checkpoint.
 TARGET is a .safetensors file, which this project reads, or, with
 --to=huggingface, a folder that transformers reads.
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     weights.save_huggingface(target, found)
   else:
     weights.save(target, found)
-  sizes = [leaf.size for leaf in model.flat(found.params).values()]
+  sizes = [leaf.size for leaf in model.flatten(found.params).values()]
   print(f"{source}: {sum(sizes):,} parameters in {len(sizes)} arrays")
   print(f"written to {target}")
   return 0

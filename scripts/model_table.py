@@ -60,7 +60,7 @@ def operations(name: str) -> int:
   """Operations of one forward pass of a model of the zoo."""
   entry = zoo.MODELS[name]
   model, raw = weights_model.transformed(entry.spec), entry.example()
-  params, state = weights_model.abstract(entry.spec, raw)
+  params, state = weights_model.abstract_variables(entry.spec, raw)
   with execution.use(execution.PLAIN):  # As the papers count.
     return flops.count_flops(
       lambda p, s, x: model.apply(p, s, None, x)[0], params, state, raw

@@ -92,7 +92,7 @@ def autoencoder():
 def random(spec, raw, scale=1.0):
   """A model with parameters that nothing compiled has to make."""
   rng = np.random.default_rng(0)
-  params, state = model.abstract(spec, raw)
+  params, state = model.abstract_variables(spec, raw)
   draw = lambda x: (scale * rng.normal(size=x.shape)).astype(x.dtype)
   return weights.Weights(
     spec, jax.tree.map(draw, params), jax.tree.map(draw, state)

@@ -36,7 +36,7 @@ def load_weights(decoder_kinds: Sequence[str], *releases: str) -> Any:
   if not path:
     raise UserError(
       "no weights are given: --weights takes a file or folder, --workdir a"
-      f" finished run; {deepmind_files.where_to_get(*releases)}"
+      f" finished run; {deepmind_files.download_hint(*releases)}"
     )
   found = weights.load(path)
   kind = found.spec["decoder"]["kind"]

@@ -45,7 +45,9 @@ def start_from(
     The state, placed as before, and what became of each array.
   """
   sharding = jax.tree.leaves(state.params)[0].sharding
-  params, report = initialize.merge(_host(state.params), weights, spec)
+  params, report = initialize.initialize_from(
+    weights, _host(state.params), spec
+  )
   net_state = _host(state.net_state)
   same = jax.tree.map(lambda x: x.shape, net_state) == jax.tree.map(
     lambda x: x.shape, weights.state

@@ -1,4 +1,4 @@
-"""Published checkpoints, and our own, as weights of our models.
+"""Loads and saves model weights.
 
 weights = perceiver_jax.weights.load("optical_flow_checkpoint.pystate")
 model = perceiver_jax.weights.transformed(weights.spec)
@@ -22,53 +22,53 @@ from perceiver_jax.weights.safetensors_file import save
 __all__ = ["EXPORT", "Weights", "load", "save", "save_huggingface",
            "transformed"]  # fmt: skip
 
-# What a finished run leaves in its folder.
+# Name of the weights file in the folder of a finished run.
 EXPORT = "model.safetensors"
 
 _PICKLES = (".pystate", ".pickle", ".pkl")
 
 
 def load(path: str | os.PathLike, name: str = "") -> Weights:
-  """Reads weights of any kind this project knows.
+  """Loads weights from any supported file or folder.
 
   Args:
-    path: A file the authors released (.pystate, .pickle), a file of ours
-      (.safetensors), the folder of a run of ours, or the folder of a Hugging
+    path: A file released by DeepMind (.pystate, .pickle), a .safetensors file
+      of this project, the folder of a finished run, or the folder of a Hugging
       Face checkpoint.
-    name: Which model of `models.zoo` a released file is of; "" tells it by
-      the shapes.
+    name: Name in `models.zoo` of the model of a DeepMind file; "" identifies
+      the model by its shapes.
 
   Raises:
-    UserError: It is missing, damaged or of no such kind.
+    UserError: The path is missing, damaged or not of a supported format.
   """
   path = Path(path).expanduser()
   if not path.exists():
     raise UserError(f"no weights at {str(path)!r}")
   if path.is_dir():
     if (path / "checkpoints").is_dir():
-      return _from_run(path)
+      return _load_run(path)
     return Weights(*huggingface.load(path))
   if path.suffix in _PICKLES:
     return deepmind_files.load(path, name)
   if path.suffix == ".safetensors":
     return safetensors_file.load(path)
   raise UserError(
-    f"{path} is of no known kind: give a file the authors released"
+    f"{path} has an unknown format: give a file released by DeepMind"
     f" ({', '.join(_PICKLES)}), a .safetensors file of this project, the folder"
     " of a run, or the folder of a Hugging Face checkpoint"
   )
 
 
 def save_huggingface(folder: str | os.PathLike, weights: Weights) -> None:
-  """Writes a folder that Hugging Face's transformers reads.
+  """Saves a folder that Hugging Face's transformers can load.
 
   Raises:
-    UserError: Their classes have no such model, or it can't be written.
+    UserError: transformers has no such model, or the folder can't be written.
   """
   huggingface.save(folder, *weights)
 
 
-def _from_run(folder: Path) -> Weights:
+def _load_run(folder: Path) -> Weights:
   path = folder / EXPORT
   if not path.exists():
     raise UserError(

@@ -1,4 +1,4 @@
-"""Starting a model from the weights of another: what fits is taken over."""
+"""Initialization of a model from the weights of another."""
 
 import math
 from collections.abc import Mapping
@@ -13,56 +13,61 @@ import numpy as np
 from perceiver_jax.weights import model
 
 _IMAGE_POSITIONS = "adapter/positions/embeddings"
-_SHOWN = 6
+_MAX_SHOWN = 6
 
 
 class Report(NamedTuple):
-  """What became of each leaf, by 'module/name'.
+  """Report of an initialization; leaves are named 'module/name'.
 
   Attributes:
-    loaded: Taken over as they are.
-    interpolated: Position tables taken over at another size.
-    initialised: Of this model, not in the weights or of another shape there.
-    skipped: Of the weights, not in this model or of another shape here.
-    differences: Settings without parameters that differ, in words.
+    loaded: Leaves initialized from the weights.
+    interpolated: Position tables resized from the weights.
+    initialized: Leaves of the model that the weights lack or have in another
+      shape, and that keep their random initialization.
+    skipped: Leaves of the weights that the model lacks or has in another shape.
+    differences: Messages about settings without parameters that differ.
   """
 
   loaded: list[str]
   interpolated: list[str]
-  initialised: list[str]
+  initialized: list[str]
   skipped: list[str]
   differences: list[str]
 
   def text(self) -> str:
-    """One line a kind, for the start-up summary."""
+    """Returns one line for each group of leaves, for the run summary."""
     lines = [f"  {len(self.loaded)} arrays loaded"]
-    for kind in ("interpolated", "initialised", "skipped"):
+    for kind in ("interpolated", "initialized", "skipped"):
       names = getattr(self, kind)
       if names:
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        lines.append(
-          f"  {len(names)} {kind}: {', '.join(names[:_SHOWN])}{more}"
-        )
+        shown = ", ".join(names[:_MAX_SHOWN])
+        if len(names) > _MAX_SHOWN:
+          shown += f" and {len(names) - _MAX_SHOWN} more"
+        lines.append(f"  {len(names)} {kind}: {shown}")
     lines += [f"  differs: {line}" for line in self.differences]
     return "\n".join(lines)
 
 
-def merge(
-  fresh: model.Tree, weights: model.Weights, spec: Mapping[str, Any]
+def initialize_from(
+  weights: model.Weights, params: model.Tree, spec: Mapping[str, Any]
 ) -> tuple[dict[str, dict[str, np.ndarray]], Report]:
-  """Parameters that come from `weights` where they fit, else from `fresh`.
+  """Replaces parameters by the weights of the same name and shape.
 
-  A learned table of image positions is resized to another grid (bicubic); the
-  rest of another shape, such as a head for other classes, starts anew.
+  A learned table of image positions is resized to the model's grid (bicubic).
+  Other parameters of another shape, such as a head for other classes, keep
+  their initial values.
 
   Args:
-    fresh: Parameters of the model as initialised.
-    weights: What to start from.
-    spec: Of the model.
+    weights: Weights to initialize from.
+    params: Initial parameters of the model.
+    spec: Spec of the model.
+
+  Returns:
+    The parameters, and a report of what became of each leaf.
   """
-  own, given = model.flat(fresh), model.flat(weights.params)
+  initial, given = model.flatten(params), model.flatten(weights.params)
   merged, loaded, interpolated = {}, [], []
-  for name, leaf in own.items():
+  for name, leaf in initial.items():
     source = given.get(name)
     if source is None:
       continue
@@ -75,15 +80,15 @@ def merge(
   report = Report(
     loaded,
     interpolated,
-    [name for name in own if name not in merged],
+    [name for name in initial if name not in merged],
     [name for name in given if name not in merged],
     _differences(spec, weights.spec),
   )
-  return model.nested(own | merged), report
+  return model.unflatten(initial | merged), report
 
 
 def _are_grids(source: Any, target: Any) -> bool:
-  """Whether both tables are of square images, with as many channels."""
+  """Tells whether both tables are square grids with the same channels."""
   sides = [math.isqrt(len(table)) for table in (source, target)]
   square = sides[0] ** 2 == len(source) and sides[1] ** 2 == len(target)
   return square and source.shape[1] == target.shape[1]
@@ -96,22 +101,25 @@ def _resize_grid(table: np.ndarray, count: int) -> np.ndarray:
   return np.asarray(resized).reshape(count, -1)
 
 
-def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list:
-  """Leaves of two specs that differ, those of missing sections left out."""
-  mine, other = _leaves(ours), _leaves(theirs)
+def _differences(
+  spec: Mapping[str, Any], other_spec: Mapping[str, Any]
+) -> list[str]:
+  """Describes the leaves of both specs that have different values."""
+  here, there = _leaves(spec), _leaves(other_spec)
   return [
-    f"{name} is {mine[name]!r} here and {other[name]!r} in the weights"
-    for name in sorted(set(mine) & set(other))
-    if mine[name] != other[name]
+    f"{name} is {here[name]!r} here and {there[name]!r} in the weights"
+    for name in sorted(set(here) & set(there))
+    if here[name] != there[name]
   ]
 
 
 def _leaves(spec: Mapping[str, Any], path: str = "model") -> dict[str, Any]:
-  found = {}
-  for name, value in spec.items():
-    where = f"{path}.{name}"
+  """Returns the leaves of a spec by dotted name, with lists as tuples."""
+  leaves = {}
+  for key, value in spec.items():
+    name = f"{path}.{key}"
     if isinstance(value, Mapping):
-      found |= _leaves(value, where)
+      leaves |= _leaves(value, name)
     else:
-      found[where] = tuple(value) if isinstance(value, list) else value
-  return found
+      leaves[name] = tuple(value) if isinstance(value, list) else value
+  return leaves

@@ -1,4 +1,4 @@
-"""A model with its weights, and how they are named and checked."""
+"""A model with its weights, and helpers for trees of weights."""
 
 from collections.abc import Mapping
 from typing import (
@@ -15,16 +15,16 @@ from perceiver_jax.models import zoo
 
 Tree = Mapping[str, Mapping[str, Any]]
 
-_SHOWN = 3
+_MAX_SHOWN = 3
 
 
 class Weights(NamedTuple):
   """A model and its weights.
 
   Attributes:
-    spec: What `models.zoo.build` takes.
-    params: Parameters, module name to parameter name to array.
-    state: Running statistics, likewise; {} for most models.
+    spec: Argument of `models.zoo.build`.
+    params: Parameters: module name to parameter name to array.
+    state: Running statistics in the same form; {} for most models.
   """
 
   spec: dict[str, Any]
@@ -33,33 +33,33 @@ class Weights(NamedTuple):
 
 
 def transformed(spec: Mapping[str, Any]) -> hk.TransformedWithState:
-  """The model of a spec as pure functions, for inference.
+  """Returns the model of a spec as pure functions, for inference.
 
   `apply(params, state, None, raw, **kwargs)` takes the keyword arguments of
-  `models.perceiver.Perceiver` but `is_training`.
+  `models.perceiver.Perceiver`, except for `is_training`.
   """
 
   def run(raw, **kwargs):
-    # Only in training does BatchNorm make its running statistics.
+    # BatchNorm creates its running statistics only in training mode.
     is_training = hk.running_init()
     return zoo.build(spec)(raw, is_training=is_training, **kwargs)
 
   return hk.transform_with_state(run)
 
 
-def abstract(spec: Mapping[str, Any], raw: Any) -> tuple[Any, Any]:
-  """Shapes of parameters and state, nothing allocated.
+def abstract_variables(spec: Mapping[str, Any], raw: Any) -> tuple[Any, Any]:
+  """Returns the shapes of parameters and state without allocating memory.
 
   Args:
-    spec: What `models.zoo.build` takes.
-    raw: Raw data, or its shapes, of any batch size.
+    spec: Argument of `models.zoo.build`.
+    raw: Raw inputs, or their shapes, of any batch size.
   """
   init = transformed(spec).init
   return jax.eval_shape(lambda x: init(jax.random.key(0), x), raw)
 
 
-def flat(tree: Tree) -> dict[str, Any]:
-  """Leaves by 'module/name'."""
+def flatten(tree: Tree) -> dict[str, Any]:
+  """Flattens a tree to a dict from 'module/name' to leaf."""
   return {
     f"{module}/{name}": leaf
     for module, leaves in tree.items()
@@ -67,8 +67,8 @@ def flat(tree: Tree) -> dict[str, Any]:
   }
 
 
-def nested(leaves: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-  """Inverse of `flat`."""
+def unflatten(leaves: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+  """Inverts `flatten`."""
   tree: dict[str, dict[str, Any]] = {}
   for key, leaf in leaves.items():
     module, _, name = key.rpartition("/")
@@ -77,30 +77,30 @@ def nested(leaves: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
-  """Shapes by 'module/name'."""
-  return {name: tuple(leaf.shape) for name, leaf in flat(tree).items()}
+  """Returns the shape of each leaf by 'module/name'."""
+  return {name: tuple(leaf.shape) for name, leaf in flatten(tree).items()}
 
 
-def check_fit(found: Tree, wanted: Tree, where: str) -> None:
+def check_same_shapes(loaded: Tree, expected: Tree, path: str) -> None:
   """Checks that two trees have the same leaves of the same shapes.
 
   Args:
-    found: What was read.
-    wanted: What the model has, arrays or shapes.
-    where: The file, for the message.
+    loaded: Arrays from a file.
+    expected: Arrays of the model, or their shapes.
+    path: The file, for the error message.
 
   Raises:
-    UserError: They differ, naming the first leaves that do.
+    UserError: They differ; the message names the first leaves that do.
   """
-  have, want = shapes(found), shapes(wanted)
+  in_file, in_model = shapes(loaded), shapes(expected)
   differences = [
-    f"{name} is {have.get(name, 'absent')} there and"
-    f" {want.get(name, 'absent')} in the model"
-    for name in sorted({*have, *want})
-    if have.get(name) != want.get(name)
+    f"{name} is {in_file.get(name, 'absent')} in the file and"
+    f" {in_model.get(name, 'absent')} in the model"
+    for name in sorted({*in_file, *in_model})
+    if in_file.get(name) != in_model.get(name)
   ]
   if differences:
-    shown = "; ".join(differences[:_SHOWN])
-    more = len(differences) - _SHOWN
+    shown = "; ".join(differences[:_MAX_SHOWN])
+    more = len(differences) - _MAX_SHOWN
     shown += f"; and {more} more" if more > 0 else ""
-    raise UserError(f"{where} does not fit this model: {shown}")
+    raise UserError(f"{path} does not fit this model: {shown}")

@@ -1,4 +1,4 @@
-"""Our own weight files: safetensors with the spec in the header."""
+"""Weight files of this project: safetensors with the spec in the header."""
 
 import json
 import os
@@ -15,26 +15,28 @@ from perceiver_jax.models import zoo
 from perceiver_jax.weights import model
 
 _FORMAT = "perceiver_jax"
-_SECTIONS = ("params", "state")
+_COLLECTIONS = ("params", "state")
 
 
 def save(path: str | os.PathLike, weights: model.Weights) -> None:
-  """Writes a model and its weights, so that a reader sees all or nothing.
+  """Saves a model's spec and weights in one file, atomically.
 
   Args:
-    path: A file that ends in .safetensors.
-    weights: The model.
+    path: A path that ends in .safetensors.
+    weights: The model and its weights.
 
   Raises:
-    UserError: It can't be written.
+    UserError: The path has another suffix or can't be written.
   """
   path = Path(path)
   if path.suffix != ".safetensors":
-    raise UserError(f"{path}: a weight file ends in .safetensors")
+    raise UserError(
+      f"{path}: the name of a weights file must end in .safetensors"
+    )
   tensors = {
-    f"{section}/{name}": np.ascontiguousarray(leaf)
-    for section in _SECTIONS
-    for name, leaf in model.flat(getattr(weights, section)).items()
+    f"{collection}/{name}": np.ascontiguousarray(leaf)
+    for collection in _COLLECTIONS
+    for name, leaf in model.flatten(getattr(weights, collection)).items()
   }
   header = {"format": _FORMAT, "spec": json.dumps(weights.spec)}
   partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -49,40 +51,44 @@ def save(path: str | os.PathLike, weights: model.Weights) -> None:
 
 
 def load(path: str | os.PathLike) -> model.Weights:
-  """Reads what `save` wrote.
+  """Loads a file written by `save`.
 
   Raises:
-    UserError: It is missing, damaged or of another kind.
+    UserError: The file is missing, damaged or not of this project.
   """
   try:
     with safetensors.safe_open(os.fspath(path), framework="numpy") as file:
       header = file.metadata() or {}
       _check_header(header, path)
-      tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+      # The file is not a mapping; it has only `keys`.
+      tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
   except FileNotFoundError as error:
-    raise UserError(f"no weight file {str(path)!r}") from error
+    raise UserError(f"no weights file {str(path)!r}") from error
   except (OSError, safetensors.SafetensorError) as error:
     raise UserError(f"{path} can't be read: {error}") from error
-  spec = tuples(json.loads(header["spec"]))
-  params, state = (_section(tensors, name) for name in _SECTIONS)
+  spec = _lists_to_tuples(json.loads(header["spec"]))
+  params, state = (_collection(tensors, name) for name in _COLLECTIONS)
   _check_spec(spec, path)
   return model.Weights(spec, params, state)
 
 
-def tuples(value: Any) -> Any:
-  """JSON's lists back to tuples, which specs and configs hold."""
+def _lists_to_tuples(value: Any) -> Any:
+  """Restores the tuples of a spec, which JSON stores as lists."""
   if isinstance(value, Mapping):
-    return {name: tuples(inner) for name, inner in value.items()}
-  return tuple(map(tuples, value)) if isinstance(value, list) else value
+    return {name: _lists_to_tuples(inner) for name, inner in value.items()}
+  if isinstance(value, list):
+    return tuple(map(_lists_to_tuples, value))
+  return value
 
 
-def _section(tensors: Mapping[str, Any], section: str) -> dict[str, Any]:
-  start = section + "/"
-  return model.nested(
+def _collection(tensors: Mapping[str, Any], name: str) -> dict[str, Any]:
+  """Returns the tensors of one collection, without its prefix, as a tree."""
+  prefix = name + "/"
+  return model.unflatten(
     {
-      k.removeprefix(start): v
-      for k, v in tensors.items()
-      if k.startswith(start)
+      key.removeprefix(prefix): tensor
+      for key, tensor in tensors.items()
+      if key.startswith(prefix)
     }
   )
 
@@ -90,8 +96,8 @@ def _section(tensors: Mapping[str, Any], section: str) -> dict[str, Any]:
 def _check_header(header: Mapping[str, str], path: str | os.PathLike) -> None:
   if header.get("format") != _FORMAT or "spec" not in header:
     raise UserError(
-      f"{path} is a safetensors file of another project; a checkpoint of"
-      " Hugging Face's is given by its folder, with config.json"
+      f"{path} is a safetensors file of another project; for a Hugging Face"
+      " checkpoint, give the folder that holds it and config.json"
     )
 
 

@@ -219,7 +219,7 @@ def test_a_run_of_several_tasks_leaves_all_their_scores(trained):
 
 def test_a_masked_language_model_is_where_a_run_starts(trained, pretrained):
   folder, done = trained
-  assert "8 initialised: decoder/next_sentence_hidden/b" in done.out
+  assert "8 initialized: decoder/next_sentence_hidden/b" in done.out
   assert "1 skipped: decoder/bias" in done.out
   # Nothing was learned at a rate of 0.
   old, new = (weights.load(path).params for path in (pretrained, folder))

@@ -81,7 +81,7 @@ def test_another_head_starts_anew_and_is_named(config, first, tmp_path, capsys):
   config.init_from = str(tmp_path / "smaller.safetensors")
   _train(config, tmp_path / "second")
   out = capsys.readouterr().out
-  assert "2 initialised: decoder/output/b, decoder/output/w" in out
+  assert "2 initialized: decoder/output/b, decoder/output/w" in out
   assert "2 skipped: decoder/output/b, decoder/output/w" in out
 
 

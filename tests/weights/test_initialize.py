@@ -1,4 +1,4 @@
-"""What is taken over from other weights, and what is said about the rest."""
+"""Parameters are initialized from other weights, and the rest is reported."""
 
 import numpy as np
 
@@ -15,27 +15,27 @@ def _tree(**shapes):
     name.replace("__", "/"): rng.normal(size=shape).astype(np.float32)
     for name, shape in shapes.items()
   }
-  return model.nested(leaves)
+  return model.unflatten(leaves)
 
 
 def _weights(**shapes):
   return model.Weights(zoo.spec("imagenet_learned"), _tree(**shapes), {})
 
 
-def test_what_fits_is_loaded_and_the_rest_is_named():
+def test_matching_leaves_are_loaded_and_the_rest_is_reported():
   fresh = _tree(a__w=(2, 3), head__w=(3, 5), new__b=(4,))
   given = _weights(a__w=(2, 3), head__w=(3, 9), old__b=(4,))
   given.params["a"]["w"] += 100
-  merged, report = initialize.merge(fresh, given, given.spec)
+  merged, report = initialize.initialize_from(given, fresh, given.spec)
   np.testing.assert_array_equal(merged["a"]["w"], given.params["a"]["w"])
   np.testing.assert_array_equal(merged["head"]["w"], fresh["head"]["w"])
   np.testing.assert_array_equal(merged["new"]["b"], fresh["new"]["b"])
   assert report.loaded == ["a/w"]
-  assert report.initialised == ["head/w", "new/b"]
+  assert report.initialized == ["head/w", "new/b"]
   assert report.skipped == ["head/w", "old/b"]
   assert report.differences == []
   assert "1 arrays loaded" in report.text()
-  assert "2 initialised: head/w, new/b" in report.text()
+  assert "2 initialized: head/w, new/b" in report.text()
 
 
 def test_image_positions_are_interpolated_to_another_grid():
@@ -44,26 +44,26 @@ def test_image_positions_are_interpolated_to_another_grid():
   rows, columns = np.mgrid[0:4, 0:4]
   table = given.params["adapter/positions"]["embeddings"]
   table[:, 0], table[:, 1], table[:, 2] = rows.ravel(), columns.ravel(), 5
-  merged, report = initialize.merge(fresh, given, given.spec)
+  merged, report = initialize.initialize_from(given, fresh, given.spec)
   grid = merged["adapter/positions"]["embeddings"].reshape(8, 8, 3)
   assert report.interpolated == ["adapter/positions/embeddings"]
-  # Pixel centres: fine position i lies at coarse (i + 0.5) / 2 - 0.5.
+  # Pixel centers: fine position i lies at coarse (i + 0.5) / 2 - 0.5.
   inner = (np.arange(2, 6) + 0.5) / 2 - 0.5
   np.testing.assert_allclose(grid[2:6, 3, 0], inner, atol=0.05)
   np.testing.assert_allclose(grid[3, 2:6, 1], inner, atol=0.05)
   np.testing.assert_allclose(grid[..., 2], 5, atol=1e-5)
 
 
-def test_other_tables_and_ragged_grids_start_anew():
+def test_other_tables_and_nonsquare_grids_keep_their_initial_values():
   fresh = _tree(
     adapter__positions__embeddings=(64, 3), encoder__latents__embeddings=(9, 3)
   )
   given = _weights(
     adapter__positions__embeddings=(15, 3), encoder__latents__embeddings=(4, 3)
   )
-  merged, report = initialize.merge(fresh, given, given.spec)
+  merged, report = initialize.initialize_from(given, fresh, given.spec)
   assert report.loaded == report.interpolated == []
-  assert len(report.initialised) == 2
+  assert len(report.initialized) == 2
   for module, leaves in fresh.items():
     np.testing.assert_array_equal(
       merged[module]["embeddings"], leaves["embeddings"]
@@ -75,7 +75,7 @@ def test_settings_without_parameters_are_compared():
   spec = zoo.spec("imagenet_learned")
   spec["encoder"]["gelu"] = "exact"
   spec["encoder"]["num_self_attend_heads"] = 4
-  _, report = initialize.merge(_tree(a__w=(1,)), given, spec)
+  _, report = initialize.initialize_from(given, _tree(a__w=(1,)), spec)
   assert report.differences == [
     "model.encoder.gelu is 'exact' here and 'tanh' in the weights",
     "model.encoder.num_self_attend_heads is 4 here and 8 in the weights",

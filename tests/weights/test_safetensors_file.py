@@ -1,4 +1,4 @@
-"""Weight files of ours: nothing is lost, and bad ones are refused."""
+"""Weights files keep every array, and damaged ones are refused."""
 
 import json
 
@@ -61,15 +61,15 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
   assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_the_path_must_say_what_it_is(tmp_path):
-  with pytest.raises(UserError, match=r"ends in \.safetensors"):
+def test_other_suffixes_are_refused(tmp_path):
+  with pytest.raises(UserError, match=r"end in \.safetensors"):
     weights.save(tmp_path / "model.bin", _weights())
   (tmp_path / "model.bin").touch()
-  with pytest.raises(UserError, match="of no known kind"):
+  with pytest.raises(UserError, match="has an unknown format"):
     weights.load(tmp_path / "model.bin")
 
 
-def test_a_folder_that_does_not_exist(tmp_path):
+def test_a_missing_folder_is_refused(tmp_path):
   with pytest.raises(UserError, match="can't be written"):
     weights.save(tmp_path / "no" / "model.safetensors", _weights())
   with pytest.raises(UserError, match="no weights at"):
@@ -100,14 +100,14 @@ def test_truncated_files_are_refused(tmp_path, size):
     ),
   ],
 )
-def test_files_of_others_are_refused(tmp_path, header, message):
+def test_files_of_other_projects_are_refused(tmp_path, header, message):
   path = tmp_path / "model.safetensors"
   safetensors.numpy.save_file({"w": np.ones(2)}, path, header)
   with pytest.raises(UserError, match=message):
     weights.load(path)
 
 
-def test_a_run_is_loaded_by_its_folder(tmp_path):
+def test_a_finished_run_is_loaded_by_its_folder(tmp_path):
   (tmp_path / "checkpoints").mkdir()
   with pytest.raises(UserError, match="not finished"):
     weights.load(tmp_path)

@@ -1,12 +1,18 @@
-"""The six models that the authors released, and where their files are.
+"""The six parameter files that DeepMind released with Perceiver IO.
 
-The files are pickles of 2021 under CC BY 4.0. They are read without running
-anything in them (see `unpickle`) and renamed (see `names`).
+The files are pickles from 2021, under CC BY 4.0. The ImageNet ones hold
+`{"params": ..., "state": ...}`, the others only the parameters, each a mapping
+from module to name to array: NumPy arrays (JAX then pickled its own arrays as
+NumPy's) in Haiku's `FlatMapping`. They are unpickled safely (see
+`weights.unpickle`) and their parameters renamed (see `names`).
 """
 
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import (
+  Any,
+  NamedTuple,
+)
 
 import numpy as np
 
@@ -15,18 +21,18 @@ from perceiver_jax.models import zoo
 from perceiver_jax.weights import model
 from perceiver_jax.weights.deepmind import names as deepmind_names
 from perceiver_jax.weights.unpickle import trees
-from perceiver_jax.weights.unpickle.values import shown
+from perceiver_jax.weights.unpickle.values import printable
 
 Variables = Mapping[str, Mapping[str, np.ndarray]]
 
-_BASE = "https://storage.googleapis.com/perceiver_io/"
+_BASE_URL = "https://storage.googleapis.com/perceiver_io/"
 
 
 class Release(NamedTuple):
   """A released model.
 
   Attributes:
-    name: In `models.zoo`.
+    name: Name in `models.zoo`.
     file: Name of the released file.
   """
 
@@ -35,8 +41,8 @@ class Release(NamedTuple):
 
   @property
   def url(self) -> str:
-    """Where the authors published it."""
-    return _BASE + self.file
+    """Download address of the file."""
+    return _BASE_URL + self.file
 
 
 RELEASES = (
@@ -50,73 +56,74 @@ RELEASES = (
 
 
 def load(path: str | os.PathLike, name: str = "") -> model.Weights:
-  """Reads a file as the authors released it.
+  """Loads a released file.
 
   Args:
     path: The file.
-    name: Which of `models.zoo` it is of; "" tells it by the shapes.
+    name: Name of its model in `models.zoo`; "" identifies it by its shapes.
 
   Raises:
-    UserError: It can't be read, or is of none of these models.
+    UserError: The file can't be read, or is not of one of these models.
   """
   params, state = read_variables(path)
   try:
-    params, state = (
-      deepmind_names.convert(params),
-      deepmind_names.convert(state),
-    )
+    params = deepmind_names.convert(params)
+    state = deepmind_names.convert(state)
   except ValueError as error:
     raise UserError(
       f"{path} is not one of the released models: {error}"
     ) from error
-  name = name or _recognise(params, path)
+  name = name or _identify(params, path)
   entry = zoo.MODELS[name]
-  wanted, wanted_state = model.abstract(entry.spec, entry.example())
-  model.check_fit(params, wanted, str(path))
-  model.check_fit(state, wanted_state, str(path))
+  shapes = model.abstract_variables(entry.spec, entry.example())
+  model.check_same_shapes(params, shapes[0], str(path))
+  model.check_same_shapes(state, shapes[1], str(path))
   return model.Weights(zoo.spec(name), params, state)
 
 
 def read_variables(path: str | os.PathLike) -> tuple[Variables, Variables]:
-  """Reads the parameters and the network state of a published file.
+  """Reads parameters and state of a released file under DeepMind's names.
 
   Args:
-    path: the file.
+    path: The file.
 
   Returns:
-    Module to name to array: the parameters, and the state, which is empty if
-    the file holds parameters alone.
+    Parameters and state: module to name to array. The state is empty if the
+    file holds only parameters.
 
   Raises:
-    UserError: as `trees.read`; or what the file holds is structured otherwise.
+    UserError: The file can't be read safely (see `trees.read_tree`), or has
+      another structure.
   """
-  tree = trees.read(path)
+  tree = trees.read_tree(path)
   params, state = tree, {}
   if "params" in tree:
     params, state = tree["params"], tree.get("state", {})
   if not params or not (_is_variables(params) and _is_variables(state)):
     raise UserError(
-      f"{path} holds {shown(', '.join(tree)) or 'nothing'}; it must map "
-      "modules to names to arrays, or have two such mappings, params and "
-      "state; give one of the authors' parameter files"
+      f"{path} holds {printable(', '.join(tree)) or 'nothing'}; it must map "
+      "modules to names to arrays, or hold two such mappings, params and "
+      "state; give one of DeepMind's parameter files"
     )
   return params, state
 
 
-def where_to_get(*names: str) -> str:
-  """A sentence that says where the weights of models are published."""
-  files = ", ".join(r.url for r in RELEASES if r.name in names)
+def download_hint(*names: str) -> str:
+  """Returns advice on where to download the weights of models of the zoo."""
+  urls = ", ".join(r.url for r in RELEASES if r.name in names)
   return (
-    f"the authors published them at {files}; download one and pass it as"
+    f"DeepMind published them at {urls}; download one and pass it as"
     " --weights=FILE"
   )
 
 
-def _recognise(params: model.Tree, path: str | os.PathLike) -> str:
-  found = model.shapes(params)
+def _identify(params: model.Tree, path: str | os.PathLike) -> str:
+  """Returns the name of the released model with these parameters."""
+  shapes = model.shapes(params)
   for release in RELEASES:
     entry = zoo.MODELS[release.name]
-    if model.shapes(model.abstract(entry.spec, entry.example())[0]) == found:
+    expected, _ = model.abstract_variables(entry.spec, entry.example())
+    if model.shapes(expected) == shapes:
       return release.name
   names = ", ".join(r.name for r in RELEASES)
   raise UserError(

@@ -1,8 +1,9 @@
-"""Parameter names of the authors' code to ours, for their six released models.
+"""Conversion of DeepMind's parameter names to those of this project.
 
-The authors name layers by order of creation (`linear`, `linear_1`, ...) and
-keep each self-attend apart; here layers are named by their role and the
-self-attends of a block are stacked along a leading axis.
+DeepMind's code names layers in the order of their creation (`linear`,
+`linear_1`, ...) and keeps each self-attention layer separate. Here layers are
+named by their role, and the self-attention layers of a block are stacked along
+a leading axis.
 """
 
 import re
@@ -32,35 +33,35 @@ _SELF = _ATTENTION | {
 }
 
 
-class _Family(NamedTuple):
-  """How the authors name the modules of one kind of model.
+class _NameTable(NamedTuple):
+  """Module names of one kind of released model.
 
   Attributes:
-    sign: How a module's name starts that only this kind has.
+    identifying_prefix: Prefix of a module that only this kind of model has.
     encoder: Prefix of the encoder's modules.
-    decoder: Prefix of the decoder's.
-    others: All other modules, theirs to ours.
+    decoder: Prefix of the decoder's modules.
+    others: All other modules: DeepMind's name to the name here.
   """
 
-  sign: str
+  identifying_prefix: str
   encoder: str
   decoder: str
   others: Mapping[str, str]
 
 
-_TABLE = "~/trainable_position_encoding"
-_BUILD = "image_preprocessor/~_build_network_inputs/"
+_POSITIONS = "~/trainable_position_encoding"
+_NETWORK_INPUTS = "image_preprocessor/~_build_network_inputs/"
 _STEM = "image_preprocessor/~/conv2_d_downsample/~/"
-_CLASSES = "classification_decoder/~/basic_decoder/"
+_CLASSIFIER = "classification_decoder/~/basic_decoder/"
 _MODALITIES = ("audio", "image", "label")
 
-_FAMILIES = (
-  _Family(
+_NAME_TABLES = (
+  _NameTable(
     "multimodal_decoder/",
     "encoder/",
     "multimodal_decoder/~/basic_decoder/",
     {
-      _CLASSES + _TABLE: "decoder/label_query",
+      _CLASSIFIER + _POSITIONS: "decoder/label_query",
       "audio_postprocessor/linear": "decoder/audio_output",
       "projection_postprocessor/linear": "decoder/image_output",
       "classification_postprocessor/linear": "decoder/label_output",
@@ -78,34 +79,34 @@ _FAMILIES = (
       for m in _MODALITIES
     },
   ),
-  _Family(
+  _NameTable(
     "flow_decoder/",
     "perceiver_encoder/",
     "flow_decoder/~/basic_decoder/",
     {"image_preprocessor/patches_linear": "adapter/image/patches"},
   ),
-  _Family(
+  _NameTable(
     "embedding_decoder",
     "perceiver_encoder/",
     "basic_decoder/",
     {
       "embed": "adapter",
       "trainable_position_encoding": "adapter/positions",
-      "basic_decoder/" + _TABLE: "decoder/query",
+      "basic_decoder/" + _POSITIONS: "decoder/query",
       "embedding_decoder": "decoder",
     },
   ),
-  _Family(
-    _CLASSES,
+  _NameTable(
+    _CLASSIFIER,
     "perceiver_encoder/",
-    _CLASSES,
+    _CLASSIFIER,
     {
-      _CLASSES + _TABLE: "decoder/query",
+      _CLASSIFIER + _POSITIONS: "decoder/query",
       "image_preprocessor/~/conv2_d": "adapter/conv1x1",
-      _BUILD + "position_encoding_projector/linear": (
+      _NETWORK_INPUTS + "position_encoding_projector/linear": (
         "adapter/project_positions"
       ),
-      _BUILD + "trainable_position_encoding": "adapter/positions",
+      _NETWORK_INPUTS + "trainable_position_encoding": "adapter/positions",
       _STEM + "conv": "adapter/stem/conv_0",
       _STEM + "batchnorm": "adapter/stem/batch_norm_0",
       _STEM + "batchnorm/~/mean_ema": "adapter/stem/batch_norm_0/~/mean_ema",
@@ -116,41 +117,41 @@ _FAMILIES = (
 
 
 def convert(tree: Tree) -> dict[str, dict[str, np.ndarray]]:
-  """Renames parameters (or state) and stacks depth.
+  """Renames parameters or state and stacks self-attention layers.
 
   Args:
-    tree: Module name to parameter name to array, as the authors' Haiku code
-      makes it.
+    tree: Module name to parameter name to array, as in DeepMind's Haiku code.
 
   Returns:
-    The same tensors, each used exactly once, under our names.
+    The same arrays, each used exactly once, under this project's names.
 
   Raises:
     ValueError: A module is unknown, or layers of a block are missing.
   """
-  family = _family(tree)
+  table = _name_table(tree)
   out: dict[str, dict[str, np.ndarray]] = {}
   layers: dict[tuple[str, str], dict[int, np.ndarray]] = {}
   for module, leaves in tree.items():
-    index, name = _rename(module, family)
+    index, name = _rename(module, table)
     for leaf, value in leaves.items():
       leaf = "embeddings" if leaf == "pos_embs" else leaf
       if index is None:
         _put(out, name, leaf, np.asarray(value))
       else:
         layers.setdefault((name, leaf), {})[index] = np.asarray(value)
-  for (name, leaf), found in layers.items():
-    if sorted(found) != list(range(len(found))):
-      raise ValueError(f"{name}/{leaf}: layers {sorted(found)} leave gaps")
-    _put(out, name, leaf, np.stack([found[i] for i in range(len(found))]))
+  for (name, leaf), arrays in layers.items():
+    indices = sorted(arrays)
+    if indices != list(range(len(arrays))):
+      raise ValueError(f"{name}/{leaf}: layers {indices} leave gaps")
+    _put(out, name, leaf, np.stack([arrays[i] for i in indices]))
   return out
 
 
-def _family(tree: Tree) -> _Family:
-  for family in _FAMILIES:
-    if any(module.startswith(family.sign) for module in tree):
-      return family
-  return _FAMILIES[-1]  # State: only the convolutional classifier has any.
+def _name_table(tree: Tree) -> _NameTable:
+  for table in _NAME_TABLES:
+    if any(module.startswith(table.identifying_prefix) for module in tree):
+      return table
+  return _NAME_TABLES[-1]  # Only the convolutional classifier has state.
 
 
 def _put(out: dict, name: str, leaf: str, value: np.ndarray) -> None:
@@ -160,23 +161,23 @@ def _put(out: dict, name: str, leaf: str, value: np.ndarray) -> None:
   leaves[leaf] = value
 
 
-def _rename(module: str, family: _Family) -> tuple[int | None, str]:
-  """Our module name, and the layer index of a self-attend."""
-  if module in family.others:
-    return None, family.others[module]
-  if module == family.encoder + _TABLE:
+def _rename(module: str, table: _NameTable) -> tuple[int | None, str]:
+  """Returns the index of a self-attention layer (or None), and the new name."""
+  if module in table.others:
+    return None, table.others[module]
+  if module == table.encoder + _POSITIONS:
     return None, "encoder/latents"
-  if module == family.decoder + "output":
+  if module == table.decoder + "output":
     return None, "decoder/output"
-  layer = re.escape(family.encoder) + r"~/self_attention(?:_(\d+))?/(.+)"
+  layer = re.escape(table.encoder) + r"~/self_attention(?:_(\d+))?/(.+)"
   if (match := re.fullmatch(layer, module)) and match[2] in _SELF:
     name = f"encoder/block_0/layers/self_attend/{_SELF[match[2]]}"
     return int(match[1] or 0), name
-  for theirs, ours in (
-    (family.encoder + "~/", "encoder/cross_attend_0"),
-    (family.decoder, "decoder/cross_attend"),
+  for prefix, new_name in (
+    (table.encoder + "~/", "encoder/cross_attend_0"),
+    (table.decoder, "decoder/cross_attend"),
   ):
-    rest = module.removeprefix(theirs + "cross_attention/")
+    rest = module.removeprefix(prefix + "cross_attention/")
     if rest != module and rest in _CROSS:
-      return None, f"{ours}/{_CROSS[rest]}"
-  raise ValueError(f"no module of ours corresponds to {module!r}")
+      return None, f"{new_name}/{_CROSS[rest]}"
+  raise ValueError(f"unknown module {module!r}")

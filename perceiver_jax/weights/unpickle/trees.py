@@ -1,11 +1,4 @@
-"""The authors' released parameter files, read without running their code.
-
-The six published files are pickles: the ImageNet ones hold
-`{"params": ..., "state": ...}`, the others the parameters alone, each a
-mapping from module to name to array. They were written in 2021, with NumPy's
-arrays (JAX then pickled its own as NumPy's) in Haiku's `FlatMapping`.
-`unpickler` says why they are not unpickled.
-"""
+"""Reads nested mappings of arrays from pickles, safely."""
 
 import os
 import pathlib
@@ -19,36 +12,36 @@ from perceiver_jax.weights.unpickle import (
   values,
 )
 from perceiver_jax.weights.unpickle.values import (
-  described,
+  describe,
+  printable,
   refuse,
-  shown,
 )
 
 Tree = dict[str, "Tree | np.ndarray"]
 
-_MAX_DEPTH = 16  # of nested mappings; a released file has three
+_MAX_DEPTH = 16  # Of nested mappings; the released files have three.
 
 
-def read(path: str | os.PathLike) -> Tree:
-  """Reads a pickle of nested mappings of arrays; never runs its code.
+def read_tree(path: str | os.PathLike) -> Tree:
+  """Reads a pickle of nested mappings of arrays without running its code.
 
-  Memory stays within a few times the file's size and some 30 MB.
+  Memory use is limited to a few times the file's size plus about 30 MB.
 
   Args:
-    path: the file; nothing in it is trusted.
+    path: The file; nothing in it is trusted.
 
   Returns:
-    Plain nested dicts of read-only arrays in native byte order. What was
-    shared in the file is shared here.
+    Nested dicts of read-only arrays in native byte order. Mappings and arrays
+    that are shared in the file are shared in the result.
 
   Raises:
-    UserError: the file can't be read, is damaged, or holds or does anything
+    UserError: The file can't be read, is damaged, or holds or does anything
       else.
   """
   try:
-    value = unpickler.evaluate(_load(path))
+    value = unpickler.unpickle(_read_bytes(path))
     if type(value) is not dict:
-      refuse(f"holds {described(value)}, not a mapping")
+      refuse(f"holds {describe(value)}, not a mapping")
     return _to_tree(value, (), {})
   except values.RefusedError as error:
     raise UserError(f"{path}: {error}") from None
@@ -58,7 +51,7 @@ def read(path: str | os.PathLike) -> Tree:
     ) from None
 
 
-def _load(path: str | os.PathLike) -> bytes:
+def _read_bytes(path: str | os.PathLike) -> bytes:
   path = pathlib.Path(path)
   try:
     if path.is_file():
@@ -68,20 +61,20 @@ def _load(path: str | os.PathLike) -> bytes:
     reason = error.strerror or type(error).__name__
   raise UserError(
     f"can't read {path}: {reason}; give a local copy of one of "
-    "the authors' parameter files"
+    "DeepMind's parameter files"
   )
 
 
 def _to_tree(
   value: Any, keys: tuple[str, ...], done: dict[int, Any]
 ) -> Tree | np.ndarray:
-  """Replaces what is left of the machine's types by plain ones.
+  """Converts an unpickled value to nested dicts of NumPy arrays.
 
   Args:
-    value: a value of the machine.
-    keys: those that led to it.
-    done: results by the identity of the value, None for one that is being
-      visited: what is shared a million times is converted once.
+    value: A value returned by `unpickler.unpickle`.
+    keys: Path of keys to the value.
+    done: Results by the identity of the value, so that shared values are
+      converted once; None marks a value that is being converted.
 
   Returns:
     The dict or array.
@@ -98,10 +91,10 @@ def _to_tree(
   elif type(value) is values.Array and value.value is not None:
     result = value.value
   else:
-    refuse(f"holds {described(value)} as {_joined(keys)}, not an array")
+    refuse(f"holds {describe(value)} as {_joined(keys)}, not an array")
   done[id(value)] = result
   return result
 
 
 def _joined(keys: tuple[str, ...]) -> str:
-  return "/".join(map(shown, keys))
+  return "/".join(map(printable, keys))

@@ -1,9 +1,11 @@
-"""What a pickle of arrays may name, and plain stand-ins for it.
+"""Allowed names in a pickle of arrays, and safe replacements for them.
 
-- NumPy's functions that rebuild arrays. JAX of 2021 wrote its device arrays as
-  NumPy's; since mid-2022 it wraps the same content once more.
-- Haiku's and Python's mappings, which take one dict.
-- Those by which protocols 0 to 2 write bytes.
+The allowed names are
+
+- NumPy's functions that rebuild arrays. JAX of 2021 pickled its device arrays
+  as NumPy's; since mid-2022 it wraps the same content once more.
+- Mappings of Haiku and Python, which take one dict.
+- Functions that protocols 0 to 2 use to store bytes.
 """
 
 import dataclasses
@@ -17,11 +19,12 @@ from typing import (
 import ml_dtypes
 import numpy as np
 
-_MAX_NDIM = 32  # NumPy's own limit until 2.0
-_MAX_SHOWN = 120  # characters of the file's text that a message repeats
-_NUMBER = re.compile("b1|[iu][1248]|f[248]")
+_MAX_NDIM = 32  # NumPy's limit before 2.0.
+_MAX_SHOWN = 120  # Characters of the file's text in an error message.
+_NUMBER_TYPE = re.compile("b1|[iu][1248]|f[248]")
 
-KINDS = {
+# Name in a pickle to the kind of its replacement.
+ALLOWED_NAMES = {
   "numpy.ndarray": "ndarray",
   "numpy.dtype": "dtype",
   "ml_dtypes.bfloat16": "bfloat16",
@@ -46,18 +49,18 @@ KINDS = {
 
 
 class RefusedError(Exception):
-  """The file asks for something that is not done; the message names it."""
+  """The file asks for something that is not allowed; the message names it."""
 
 
-def refuse(what: str) -> NoReturn:
-  """Raises `RefusedError`: "... the file `what`"."""
+def refuse(action: str) -> NoReturn:
+  """Raises `RefusedError` with a message that ends in "the file `action`"."""
   raise RefusedError(
-    f"perceiver_jax only reads arrays and plain containers; the file {what}"
+    f"perceiver_jax only reads arrays and plain containers; the file {action}"
   )
 
 
 @dataclasses.dataclass(slots=True, eq=False)
-class Name:
+class Global:
   """A function or class that the file names."""
 
   name: str
@@ -65,44 +68,45 @@ class Name:
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Dtype:
-  """An element type; files name it first and its byte order later."""
+  """An element type; pickles create it first and set its byte order later."""
 
   value: np.dtype
 
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Array:
-  """An array; files announce it first and fill it later."""
+  """An array; pickles create it first and fill it later."""
 
   value: np.ndarray | None = None
 
 
-class Builder:
-  """Makes the stand-ins.
+class ArrayBuilder:
+  """Builds arrays in place of the functions that a pickle calls.
 
   Args:
-    allowance: bytes that array contents may take up in all, so that a short
-      file can't ask for the same bytes over and over.
+    max_bytes: Limit of the size of all arrays together, so that a short file
+      can't make many arrays from the same bytes.
   """
 
-  def __init__(self, allowance: int):
-    self._allowance = allowance
+  def __init__(self, max_bytes: int):
+    self._bytes_left = max_bytes
 
   def call(self, name: str, arguments: tuple[Any, ...]) -> Any:
-    """Makes what the function of that name would return.
+    """Returns the result of an allowed function without calling it.
 
     Args:
-      name: a key of `KINDS`.
-      arguments: its arguments.
+      name: A key of `ALLOWED_NAMES`.
+      arguments: Arguments of the function.
 
     Returns:
       A dict, bytes, `Dtype` or `Array`.
 
     Raises:
-      RefusedError: no writer of arrays gives it such arguments.
-      ValueError: sizes that no array has, or text that is no bytes.
+      RefusedError: Pickles of arrays don't call the function with these
+        arguments.
+      ValueError: A size is impossible, or text does not encode bytes.
     """
-    match KINDS[name], arguments:
+    match ALLOWED_NAMES[name], arguments:
       case "mapping", ():
         return {}
       case "mapping", (dict() as items,):
@@ -110,40 +114,40 @@ class Builder:
       case "bytes", ():
         return b""
       case "encode", (str() as text, "latin1"):
-        self._charge(len(text))
+        self._spend(len(text))
         return text.encode("latin1")
-      case "dtype", (Name(name="ml_dtypes.bfloat16"), _, _):
+      case "dtype", (Global(name="ml_dtypes.bfloat16"), _, _):
         return Dtype(np.dtype(ml_dtypes.bfloat16))
       case "dtype", (str() as code, _, _):
-        if not _NUMBER.fullmatch(code):
-          refuse(f"holds an array of type {shown(code)}")
+        if not _NUMBER_TYPE.fullmatch(code):
+          refuse(f"holds an array of type {printable(code)}")
         return Dtype(np.dtype(code))
-      case "reconstruct", (Name(name="numpy.ndarray"), _, _):
+      case "reconstruct", (Global(name="numpy.ndarray"), _, _):
         return Array()
       case "scalar", (dtype, data):
-        return Array(self._filled(data, dtype, (), "C"))
+        return Array(self._array(data, dtype, (), "C"))
       case "frombuffer", (data, dtype, shape, order):
-        return Array(self._filled(data, dtype, shape, order))
+        return Array(self._array(data, dtype, shape, order))
       case "frombuffer", (data, dtype, shape, "K", axes):
-        array = self._filled(data, dtype, shape, "C")
+        array = self._array(data, dtype, shape, "C")
         return Array(array.transpose(_checked_axes(axes, array.ndim)))
-      case "device_array", (Name(name=make), tuple() as made_of, state, _):
-        if KINDS[make] == "reconstruct":
-          array = self.call(make, made_of)
+      case "device_array", (Global(name=function), tuple() as args, state, _):
+        if ALLOWED_NAMES[function] == "reconstruct":
+          array = self.call(function, args)
           self.set_state(array, state)
           return array
     refuse(f"calls {name} with unusual arguments")
 
   def set_state(self, target: Any, state: Any) -> None:
-    """Completes a `Dtype` or an `Array` as its `__setstate__` would.
+    """Completes a `Dtype` or an `Array` in place of its `__setstate__`.
 
     Args:
-      target: what is on top of the stack.
-      state: the state.
+      target: The object on top of the stack.
+      state: The argument of `__setstate__`.
 
     Raises:
       RefusedError: `target` is something else, or the state is unusual.
-      ValueError: sizes that no array has.
+      ValueError: A size is impossible.
     """
     match target, state:
       case Dtype(), (3, "<" | "=" | "|", None, None, None, *_):
@@ -152,30 +156,28 @@ class Builder:
         target.value = target.value.newbyteorder(">")
       case Array(), (1, shape, dtype, in_fortran_order, data):
         order = "F" if in_fortran_order else "C"
-        target.value = self._filled(data, dtype, shape, order)
+        target.value = self._array(data, dtype, shape, order)
       case _:
-        refuse(f"sets an unusual state of {described(target)}")
+        refuse(f"sets an unusual state of {describe(target)}")
 
-  def _filled(
-    self, data: Any, dtype: Any, shape: Any, order: Any
-  ) -> np.ndarray:
-    """A read-only view of `data`, or a copy if the byte order is foreign."""
+  def _array(self, data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
+    """Returns a read-only view of `data`, or a copy in native byte order."""
     if type(dtype) is not Dtype or type(data) not in (bytes, bytearray):
-      refuse(f"fills an array with {described(data)}, typed {described(dtype)}")
+      refuse(f"fills an array with {describe(data)}, typed {describe(dtype)}")
     if not _is_shape(shape) or order not in ("C", "F"):
-      raise ValueError("an array without proper shape and order")
+      raise ValueError("an array with an invalid shape or order")
     size = math.prod(shape) * dtype.value.itemsize
     if size != len(data):
       refuse(f"has {len(data)} bytes for {dtype.value}{list(shape)}")
-    self._charge(size)
+    self._spend(size)
     array = np.ndarray(shape, dtype.value, data, order=order)
     array = array.astype(dtype.value.newbyteorder("="), copy=False)
     array.flags.writeable = False
     return array
 
-  def _charge(self, size: int) -> None:
-    self._allowance -= size
-    if self._allowance < 0:
+  def _spend(self, size: int) -> None:
+    self._bytes_left -= size
+    if self._bytes_left < 0:
       refuse("fills its arrays with the same bytes over and over")
 
 
@@ -189,14 +191,14 @@ def _is_shape(shape: Any) -> bool:
 
 def _checked_axes(axes: Any, ndim: int) -> tuple[int, ...]:
   if not _is_shape(axes) or sorted(axes) != list(range(ndim)):
-    raise ValueError("an array with improper axes")
+    raise ValueError("an array with invalid axes")
   return axes
 
 
-def described(value: Any) -> str:
-  """What kind of thing `value` is, for a message."""
+def describe(value: Any) -> str:
+  """Describes a value for an error message."""
   match value:
-    case Name():
+    case Global():
       return value.name
     case Array():
       return "an array" if value.value is not None else "an unfilled array"
@@ -205,9 +207,9 @@ def described(value: Any) -> str:
   return f"a value of type {type(value).__name__}"
 
 
-def shown(text: str) -> str:
-  """`text` on one line: short, and without what could steer a terminal."""
-  printable = ascii(text[: _MAX_SHOWN + 1])[1:-1]
-  if len(printable) <= _MAX_SHOWN:
-    return printable
-  return printable[:_MAX_SHOWN] + "..."
+def printable(text: str) -> str:
+  """Shortens and escapes text so that it is safe to print to a terminal."""
+  escaped = ascii(text[: _MAX_SHOWN + 1])[1:-1]
+  if len(escaped) <= _MAX_SHOWN:
+    return escaped
+  return escaped[:_MAX_SHOWN] + "..."

@@ -83,7 +83,7 @@ def test_a_folder_that_is_not_ours(flag, tmp_path):
     ("missing.safetensors", "no weights at"),
     ("empty", "config.json"),
     ("unfinished", "train it to its end"),
-    ("model.onnx", "of no known kind"),
+    ("model.onnx", "has an unknown format"),
     ("broken.safetensors", "can't be read"),
   ],
 )

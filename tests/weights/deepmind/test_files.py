@@ -1,4 +1,4 @@
-"""The six released models: every tensor used once, and recognised by shape."""
+"""Each tensor of the six released models is used once."""
 
 import json
 import pathlib
@@ -26,8 +26,8 @@ _COUNTS = {
 
 @pytest.fixture(autouse=True, scope="module")
 def _shapes_once():
-  """Traces each full-size model once, however often it is compared with."""
-  abstract, made = model.abstract, {}
+  """Traces each full-size model only once, to save time."""
+  abstract, made = model.abstract_variables, {}
 
   def once(spec, raw):
     if str(spec) not in made:
@@ -35,20 +35,20 @@ def _shapes_once():
     return made[str(spec)]
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(model, "abstract", once)
+    patch.setattr(model, "abstract_variables", once)
     yield
 
 
 def _tree(name, part):
-  """A tree of the authors' names and shapes, of single bytes."""
+  """Returns a tree of DeepMind's names and shapes, of single bytes."""
   flat = json.loads((_TREES / f"{name}.json").read_text())[part]
   zero = np.zeros((), np.int8)
   leaves = {key: np.broadcast_to(zero, shape) for key, shape in flat.items()}
-  return model.nested(leaves)
+  return model.unflatten(leaves)
 
 
 def _sizes(tree):
-  return sum(leaf.size for leaf in model.flat(tree).values())
+  return sum(leaf.size for leaf in model.flatten(tree).values())
 
 
 def test_every_release_is_tested():
@@ -57,59 +57,58 @@ def test_every_release_is_tested():
 
 
 @pytest.mark.parametrize("name", _COUNTS)
-def test_a_full_size_tree_converts_and_is_recognised(name, monkeypatch):
+def test_a_full_size_tree_is_converted_and_identified(name, monkeypatch):
   params, state = _tree(name, "params"), _tree(name, "state")
   monkeypatch.setattr(
     deepmind_files, "read_variables", lambda _: (params, state)
   )
-  found = deepmind_files.load("file.pystate")
-  assert found.spec == zoo.spec(name)
-  # Checked against the model's own shapes on the way; so all there is left to
-  # show is that nothing was dropped or used twice.
-  assert _sizes(found.params) == _sizes(params) == _COUNTS[name]
-  assert _sizes(found.state) == _sizes(state)
+  loaded = deepmind_files.load("file.pystate")
+  assert loaded.spec == zoo.spec(name)
+  # `load` compares the shapes with the model's.
+  assert _sizes(loaded.params) == _sizes(params) == _COUNTS[name]
+  assert _sizes(loaded.state) == _sizes(state)
   assert bool(state) == (name == "imagenet_conv")
 
 
-def test_each_tensor_lands_in_one_place():
+def test_each_tensor_is_used_once():
   tree = _tree("kinetics_784", "params")
   number = iter(range(1, 1000))
   marked = {
     module: {leaf: np.float32(next(number)) for leaf in leaves}
     for module, leaves in tree.items()
   }
-  out = model.flat(deepmind_names.convert(marked))
+  out = model.flatten(deepmind_names.convert(marked))
   values = np.concatenate([np.ravel(x) for x in out.values()])
-  count = len(model.flat(marked))
+  count = len(model.flatten(marked))
   assert sorted(values) == list(range(1, count + 1))
 
 
-def test_other_shapes_are_not_recognised(monkeypatch):
+def test_other_shapes_are_not_identified(monkeypatch):
   params = _tree("flow", "params")
   params["flow_decoder/~/basic_decoder/output"]["b"] = np.zeros(3, np.int8)
   monkeypatch.setattr(deepmind_files, "read_variables", lambda _: (params, {}))
   with pytest.raises(UserError, match="none of the released models"):
     deepmind_files.load("file.pystate")
-  message = "decoder/output/b is \\(3,\\) there and \\(2,\\) in the model"
+  message = "decoder/output/b is \\(3,\\) in the file and \\(2,\\) in the model"
   with pytest.raises(UserError, match=message):
     deepmind_files.load("file.pystate", "flow")
 
 
-def test_other_names_are_not_recognised(monkeypatch):
+def test_unknown_names_are_refused(monkeypatch):
   params = {**_tree("flow", "params"), "mystery": {"w": np.zeros(1)}}
   monkeypatch.setattr(deepmind_files, "read_variables", lambda _: (params, {}))
-  with pytest.raises(UserError, match="no module of ours corresponds"):
+  with pytest.raises(UserError, match="unknown module"):
     deepmind_files.load("file.pystate")
 
 
-def test_where_to_get_them_names_the_files():
-  text = deepmind_files.where_to_get("flow")
+def test_the_download_hint_names_the_files():
+  text = deepmind_files.download_hint("flow")
   assert "perceiver_io/optical_flow_checkpoint.pystate" in text
   assert "--weights=FILE" in text
   assert "imagenet" not in text
 
 
-def test_endings_decide_who_reads(tmp_path):
+def test_the_suffix_decides_the_format(tmp_path):
   path = tmp_path / "flow.pickle"
   path.write_bytes(b"not a pickle")
   with pytest.raises(UserError, match="pickle"):

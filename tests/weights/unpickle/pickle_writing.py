@@ -1,4 +1,4 @@
-"""Writes pickles as old libraries and attackers do, and reads them."""
+"""Helpers that write pickles as old libraries and attackers do."""
 
 import pickle
 import sys
@@ -12,14 +12,14 @@ from perceiver_jax.weights.unpickle import trees
 PROTOCOLS = range(6)
 OLD_RECONSTRUCT = ("numpy.core.multiarray", "_reconstruct")
 
-# In protocol 0: float32, and an array that is to be filled.
+# Protocol 0: the type float32, and an unfilled array.
 DTYPE = b"cnumpy\ndtype\n(Vf4\nI0\nI1\ntR"
 EMPTY = b"cnumpy\n_reconstruct\n".replace(b"numpy", b"numpy.core.multiarray")
 EMPTY += b"(cnumpy\nndarray\n(I0\ntVb\ntR"
 
 
 class Named:
-  """Pickles as a call of a function that it makes up under a foreign name."""
+  """Pickles as a call of a function under any given name."""
 
   def __init__(self, monkeypatch, place, *call):
     module, name = place
@@ -48,14 +48,14 @@ def write(tmp_path, value, protocol=4):
 
 
 def read(tmp_path, value, protocol=4):
-  return trees.read(write(tmp_path, value, protocol))
+  return trees.read_tree(write(tmp_path, value, protocol))
 
 
 def refusal(tmp_path, value, protocol=4):
-  """The message with which a file is refused: one line."""
+  """Returns the error message for a file that is refused."""
   path = write(tmp_path, value, protocol)
   with pytest.raises(errors.UserError) as caught:
-    trees.read(path)
+    trees.read_tree(path)
   message = str(caught.value)
   assert message.startswith(str(path))
   assert message.isprintable()
@@ -76,6 +76,6 @@ def assert_same(actual, expected):
 
 
 def state(shape, data=b"x" * 8, dtype=DTYPE):
-  """An array of that shape, type and content."""
+  """Pickles an array of a shape, type and content."""
   shape, data = (pickle.dumps(value, 3)[2:-1] for value in (shape, data))
   return EMPTY + b"(I1\n" + shape + dtype + b"I0\n" + data + b"tb."

@@ -22,28 +22,28 @@ ACTIONS = ("os.", "subprocess.", "exec", "compile", "import", "pickle.")
 ACTIONS += ("ctypes.", "socket.", "shutil.", "code.", "marshal.")
 
 
-def _hear(event, _):
+def _record(event, _):
   if EVENTS is not None and event.startswith(ACTIONS):
     EVENTS.append(event)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _audit():
-  sys.addaudithook(_hear)
+  sys.addaudithook(_record)
 
 
 def read_or_refuse(path, data):
-  """Reads `data`, which must do nothing; returns the tree, or None."""
+  """Reads `data` and checks that it runs no code; returns the tree or None."""
   global EVENTS
   path.write_bytes(data)
   EVENTS = []
   try:
-    tree = trees.read(path)
+    tree = trees.read_tree(path)
   except errors.UserError:
     return None
   finally:
-    heard, EVENTS = EVENTS, None
-    assert heard == []
+    events, EVENTS = EVENTS, None
+    assert events == []
   assert_tree(tree)
   return tree
 
@@ -72,11 +72,11 @@ GOOD = {
 
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory):
-  """A file to write over; all that reading imports has been imported."""
+  """A file to overwrite, after the imports that reading triggers."""
   path = tmp_path_factory.mktemp("scratch") / "file"
   for protocol in PROTOCOLS:
     path.write_bytes(pickle.dumps(GOOD, protocol))
-    trees.read(path)
+    trees.read_tree(path)
   return path
 
 

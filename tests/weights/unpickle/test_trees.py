@@ -31,7 +31,7 @@ SHAPES = [(), (0,), (3, 0), (4,), (2, 3), (2, 3, 4)]
 
 
 def old_array(monkeypatch, array):
-  """As NumPy 1.x and JAX 0.2 wrote arrays, whatever the protocol."""
+  """Pickles an array as NumPy 1.x and JAX 0.2 did."""
   _, args, state = array.__reduce__()
   return Named(monkeypatch, OLD_RECONSTRUCT, args, state)
 
@@ -115,7 +115,7 @@ def test_reads_a_file_as_released(tmp_path, monkeypatch, protocol):
   }
   if protocol < 4:
     assert {"FlatMapping", "_reconstruct", "ndarray", "dtype"} <= names
-  assert_same(trees.read(path), {"params": params, "state": state})
+  assert_same(trees.read_tree(path), {"params": params, "state": state})
   assert_same(deepmind_files.read_variables(path)[0], params)
   assert_same(deepmind_files.read_variables(path)[1], state)
 
@@ -134,7 +134,7 @@ def test_reads_every_mapping_of_haiku(tmp_path, monkeypatch, name, protocol):
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_reads_what_the_installed_haiku_and_jax_write(tmp_path, protocol):
+def test_reads_pickles_of_the_installed_haiku_and_jax(tmp_path, protocol):
   tree = {"lin": {"w": jnp.ones((2, 3)), "b": jnp.zeros(2, jnp.bfloat16)}}
   expected = {"lin": {k: np.asarray(v) for k, v in tree["lin"].items()}}
   flat = hk.data_structures.to_immutable_dict(tree)
@@ -158,7 +158,7 @@ def test_reads_wrapped_device_arrays(
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_keeps_what_is_shared(tmp_path, protocol):
+def test_shared_mappings_and_arrays_stay_shared(tmp_path, protocol):
   array = np.ones(3)
   leaves = {"w": array, "v": array}
   got = read(tmp_path, {"a": leaves, "b": leaves}, protocol)
@@ -178,14 +178,14 @@ def test_keeps_what_is_shared(tmp_path, protocol):
     ({"a": {"b": {"c": np.ones(2)}}}, "a"),
   ],
 )
-def test_read_variables_wants_modules_of_arrays(tmp_path, tree, held):
+def test_read_variables_refuses_other_structures(tmp_path, tree, held):
   path = write(tmp_path, tree)
-  assert_same(trees.read(path), tree)
+  assert_same(trees.read_tree(path), tree)
   with pytest.raises(errors.UserError, match=f"holds .*{held}; it must map"):
     deepmind_files.read_variables(path)
 
 
-def test_files_that_cannot_be_read(tmp_path):
+def test_unreadable_files_are_refused(tmp_path):
   missing, pipe = tmp_path / "missing", tmp_path / "pipe"
   os.mkfifo(pipe)
   for path, reason in [
@@ -197,7 +197,7 @@ def test_files_that_cannot_be_read(tmp_path):
     ("nul\0", "no such file"),
   ]:
     with pytest.raises(errors.UserError, match=reason):
-      trees.read(path)
+      trees.read_tree(path)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -205,7 +205,7 @@ def test_files_that_cannot_be_read(tmp_path):
   ("value", "kind"),
   [(1, "int"), (1.5, "float"), ("x", "str"), (b"xy", "bytes"), (None, "None")],
 )
-def test_leaves_that_are_not_arrays(tmp_path, protocol, value, kind):
+def test_other_leaves_are_refused(tmp_path, protocol, value, kind):
   for leaf in (value, [value], (value,)):
     message = refusal(tmp_path, {"a": {"b": leaf}}, protocol)
     expected = type(leaf).__name__ if leaf is not value else kind
@@ -216,7 +216,7 @@ def test_leaves_that_are_not_arrays(tmp_path, protocol, value, kind):
     assert "not a mapping" in message
 
 
-def test_leaves_that_are_half_made(tmp_path):
+def test_unfinished_leaves_are_refused(tmp_path):
   for value, kind in [
     (EMPTY, "an unfilled array"),
     (DTYPE, "the type float32"),
@@ -229,7 +229,7 @@ def test_leaves_that_are_half_made(tmp_path):
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_keys_that_are_not_printable_text(tmp_path, protocol):
+def test_other_keys_are_refused(tmp_path, protocol):
   for key in (1, None, b"xy", (1, 2), 1.5, True):
     message = refusal(tmp_path, {"a": {key: np.ones(2)}}, protocol)
     assert f"type {type(key).__name__} as a key" in message
@@ -237,7 +237,7 @@ def test_keys_that_are_not_printable_text(tmp_path, protocol):
     assert "not printable" in refusal(tmp_path, {key: np.ones(2)}, protocol)
 
 
-def test_mappings_that_contain_themselves(tmp_path):
+def test_mappings_that_contain_themselves_are_refused(tmp_path):
   tree = {"a": {}}
   tree["a"]["b"] = tree
   assert "contains itself, a/b" in refusal(tmp_path, tree)
@@ -253,28 +253,28 @@ def nested(depth, width=1):
   return tree
 
 
-def test_depth(tmp_path):
+def test_deep_nesting_is_refused(tmp_path):
   assert_same(read(tmp_path, nested(14)), nested(14))
   assert "more than 16 deep" in refusal(tmp_path, nested(40))
   deep = b"}Vk\n" * 60_000 + b"}" + b"s" * 60_000 + b"."
   assert "more than 16 deep" in refusal(tmp_path, deep)
 
 
-def test_a_billion_laughs(tmp_path):
-  # 100 ** 12 leaves, if each were visited.
+def test_shared_mappings_are_converted_once(tmp_path):
+  # It would have 100 ** 12 leaves if each were visited.
   laughs = read(tmp_path, nested(12, width=100))
   for _ in range(12):
     laughs = laughs["k99"]
   assert_same(laughs, nested(0))
 
 
-def test_a_large_file_is_read_in_little_more_than_its_size(tmp_path):
+def test_memory_stays_near_the_file_size(tmp_path):
   arrays = {f"a{i}": np.full(2**18, i, "f4") for i in range(16)}
   for protocol, factor in [(2, 4), (3, 2.1), (5, 2.1)]:
     path = write(tmp_path, {"m": arrays}, protocol)
     size = path.stat().st_size
     tracemalloc.start()
-    trees.read(path)
+    trees.read_tree(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < factor * size

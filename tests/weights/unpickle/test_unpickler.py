@@ -34,7 +34,7 @@ def test_agrees_with_pickle_on_ignored_parts(tmp_path):
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_every_truncation_is_noticed(tmp_path, protocol):
+def test_every_truncation_is_refused(tmp_path, protocol):
   whole = pickle.dumps({"a": {"w": np.ones(2, "f4")}}, protocol)
   for size in range(len(whole)):
     assert "damaged" in refusal(tmp_path, whole[:size])
@@ -44,12 +44,12 @@ def test_every_truncation_is_noticed(tmp_path, protocol):
   "data",
   [b"", b"<!DOCTYPE html>", b"PK\x03\x04", b"\x80\x04.", b"\n" * 9, b"N(."],
 )
-def test_what_is_no_pickle(tmp_path, data):
+def test_other_files_are_refused(tmp_path, data):
   assert "damaged or not a pickle" in refusal(tmp_path, data)
 
 
 def call(module, name, *args):
-  """A pickle that calls a function, in protocol 0."""
+  """Pickles a function call in protocol 0."""
   arguments = b"".join(pickle.dumps(arg, 0)[:-1] for arg in args)
   return f"c{module}\n{name}\n(".encode() + arguments + b"tR."
 
@@ -111,7 +111,7 @@ def test_other_names_are_refused_and_not_called(tmp_path, place):
 
 
 def test_the_hostile_calls_would_have_worked(tmp_path):
-  # Else the tests that no marker appears could not fail.
+  # Otherwise the tests that no marker appears could not fail.
   marker = tmp_path / "marker"
   pickle.loads(call("os", "system", f"touch {marker}"))
   assert marker.exists()
@@ -157,7 +157,7 @@ def test_other_instructions_are_refused(tmp_path, instructions, name):
   assert message.endswith(f"the file uses the pickle instruction {name}")
 
 
-def test_names_that_are_computed_or_odd(tmp_path):
+def test_computed_and_odd_names_are_refused(tmp_path):
   for module, name, shown in [
     ("numpy", "ndarray.tofile", "numpy.ndarray.tofile"),
     ("numpy.ndarray", "__class__", "numpy.ndarray.__class__"),
@@ -202,15 +202,15 @@ def test_bombs_are_refused_without_allocating(tmp_path, name):
   tracemalloc.start()
   try:
     with pytest.raises(errors.UserError):
-      trees.read(path)
+      trees.read_tree(path)
     peak = tracemalloc.get_traced_memory()[1]
   finally:
     tracemalloc.stop()
-  # What the greatest number of instructions may make: 200,000 empty dicts.
+  # The largest number of instructions makes 200,000 empty dicts.
   assert peak < 8 * len(BOMBS[name]) + 30 * 2**20
 
 
-def test_the_same_bytes_are_not_used_over_and_over(tmp_path):
+def test_many_arrays_of_the_same_bytes_are_refused(tmp_path):
   text = b"V" + b"x" * 10**6 + b"\np0\n0"
   encode = b"c_codecs\nencode\n(g0\nVlatin1\ntR0"
   assert "over and over" in refusal(tmp_path, text + encode * 9999 + b"}.")
@@ -223,7 +223,7 @@ def test_the_same_bytes_are_not_used_over_and_over(tmp_path):
 
 
 def test_a_small_address_space_is_enough(tmp_path):
-  # A separate process, whose limit holds for memory of every kind.
+  # A separate process, so that its limit covers all kinds of memory.
   paths = [tmp_path / f"{i}" for i in range(len(BOMBS))]
   for path, data in zip(paths, BOMBS.values(), strict=True):
     path.write_bytes(data)
@@ -236,7 +236,7 @@ limit = used * resource.getpagesize() + 2**28
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 for path in sys.argv[1:]:
   try:
-    trees.read(path)
+    trees.read_tree(path)
   except errors.UserError:
     print('refused')
 """

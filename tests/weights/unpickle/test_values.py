@@ -30,7 +30,7 @@ from pickle_writing import (
     EMPTY + b"(I2\n(I0\nt" + DTYPE + b"I0\nc__builtin__\nbytes\n(ttb.",
   ],
 )
-def test_state_is_set_on_unfinished_arrays_alone(tmp_path, instructions):
+def test_state_is_set_only_on_unfinished_arrays(tmp_path, instructions):
   assert "sets an unusual state of" in refusal(tmp_path, instructions)
 
 
@@ -77,12 +77,12 @@ def test_calls_with_unusual_arguments_are_refused(tmp_path, instructions):
     (np.zeros(2, "M8[s]"), "M8"),
   ],
 )
-def test_arrays_of_anything_but_numbers(tmp_path, array, name, protocol):
+def test_arrays_of_other_types_are_refused(tmp_path, array, name, protocol):
   message = refusal(tmp_path, {"a": array}, protocol)
   assert f"holds an array of type {name}" in message
 
 
-def test_arrays_whose_bytes_do_not_fit(tmp_path):
+def test_arrays_of_the_wrong_size_are_refused(tmp_path):
   good = np.frombuffer(b"x" * 8, "f4")
   assert_same(read(tmp_path, b"}Va\n" + state((2,))[:-1] + b"s."), {"a": good})
   for shape in [(), (1,), (3,), (10**9,), (2**31 - 1,) * 3]:
@@ -97,7 +97,7 @@ def test_arrays_whose_bytes_do_not_fit(tmp_path):
   assert "damaged" in refusal(tmp_path, state(empty, b""))
 
 
-def test_arrays_of_odd_orders(tmp_path):
+def test_arrays_of_odd_orders_are_refused(tmp_path):
   bytes8, two = pickle.dumps(b"x" * 8, 3)[2:-1], b"(I2\nI1\nt"
   name = b"cnumpy.core.numeric\n_frombuffer\n("
   for rest in [
