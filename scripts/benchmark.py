@@ -243,7 +243,9 @@ def _peer(name: str, is_compiled: bool) -> dict[str, float]:
     from perceiver_jax.weights.huggingface import config as huggingface_config
 
     rows = _POSITIONS if name == "imagenet_learned" else 0
-    architecture, config = huggingface_config.config_of(zoo.spec(name), rows)
+    architecture, config = huggingface_config.config_from_spec(
+      zoo.spec(name), rows
+    )
   else:
     architecture, config = "Perceiver", _perceiver_pytorch(name, raw.shape)
   request = {

@@ -8,6 +8,7 @@ import tiny_runs as runs
 import tiny_weights
 
 from perceiver_jax.models import zoo
+from perceiver_jax.weights.huggingface import config as huggingface_config
 from scripts import benchmark_scaling
 
 pytestmark = pytest.mark.usefixtures("compile_once")
@@ -33,7 +34,7 @@ def with_peer(monkeypatch):
   """What transformers would take of a model."""
   monkeypatch.setattr(
     huggingface_config,
-    "config_of",
+    "config_from_spec",
     lambda *_: ("PerceiverForMaskedLM", {"num_latents": 8}),
   )
 

@@ -1,10 +1,10 @@
-"""The Perceivers of Hugging Face's transformers, as specs of ours.
+"""The Perceiver classes of Hugging Face's transformers, as specs.
 
-Much is fixed in their code and only the rest is in a configuration. Where they
-compute another function than the authors, the spec says so: GELU is exact
-unless `hidden_act` names the tanh one, queries at padding read too, and the
-convolution stem pads as PyTorch does. Their dropout, 0.1 on attention weights
-in training, has no counterpart.
+Their code fixes many settings, and a configuration holds the rest. The specs
+reproduce the differences from DeepMind's models: GELU is exact unless
+`hidden_act` names the tanh approximation, queries at padding attend too, and
+the convolutional stem pads as PyTorch does. Dropout of 0.1 on attention weights
+in training has no counterpart here.
 """
 
 import math
@@ -22,29 +22,30 @@ from perceiver_jax.weights.huggingface.encoder import (
   ENCODER_KEYS,
   Config,
   Spec,
-  reading,
+  attention_options,
 )
 
 
-class Family(NamedTuple):
-  """One of their classes.
+class Architecture(NamedTuple):
+  """A Perceiver class of transformers.
 
   Attributes:
-    own_keys: Leaves of a configuration that it reads, beside the encoder's.
-    sections: Those to a spec without its encoder.
-    own_config: A spec, and the number of rows of its position table (0 if it
-      has none), to the values of `own_keys`.
-    raw: A configuration to abstract raw data for a batch of 1.
+    own_keys: Leaves of a configuration that it uses, besides the encoder's.
+    spec_from_config: Converts a configuration to a spec without its encoder.
+    config_from_spec: Converts a spec, and the number of rows of its position
+      table (0 if it has none), to the values of `own_keys`.
+    dummy_inputs: Returns abstract raw inputs of batch size 1 for a
+      configuration.
   """
 
   own_keys: tuple[str, ...]
-  sections: Callable[[Config], dict[str, Any]]
-  own_config: Callable[[Spec, int], dict[str, Any]]
-  raw: Callable[[Config], Any]
+  spec_from_config: Callable[[Config], dict[str, Any]]
+  config_from_spec: Callable[[Spec, int], dict[str, Any]]
+  dummy_inputs: Callable[[Config], Any]
 
   @property
   def keys(self) -> tuple[str, ...]:
-    """Every leaf of a configuration that it reads."""
+    """All leaves of a configuration that the class uses."""
     return ENCODER_KEYS + self.own_keys
 
 
@@ -66,7 +67,7 @@ def _text_config(spec: Spec, _: int) -> dict[str, Any]:
   }
 
 
-def _tokens(config: Config) -> Any:
+def _token_inputs(config: Config) -> Any:
   length = config["max_position_embeddings"]
   return flops.abstract(1, length, dtype=jnp.int32)
 
@@ -84,7 +85,7 @@ def _masked_lm(config: Config) -> dict[str, Any]:
     "v_channels": config["d_model"],
     "use_query_residual": False,
     "use_query_mask": False,
-    **reading(config),
+    **attention_options(config),
   }
   return {"adapter": _text(config), "decoder": decoder}
 
@@ -97,7 +98,7 @@ def _classifier(
       "kind": "query",
       "num_query_channels": config["d_latents"],
       "use_query_residual": True,
-      **reading(config),
+      **attention_options(config),
     }
     return {
       "num_classes": config["num_labels"],
@@ -139,7 +140,7 @@ _CONV = {
   "padding": "torch",
   "position_encoding": "fourier",
   "num_bands": 64,
-  # Of the authors' 56 x 56 elements; with this padding there are 55 x 55.
+  # DeepMind's padding gives 56 x 56 elements, this one 55 x 55.
   "max_resolution": (56, 56),
 }
 
@@ -154,7 +155,7 @@ def _flow(config: Config) -> dict[str, Any]:
   decoder = {
     "kind": "flow",
     "image_size": config["train_size"],
-    **reading(config),
+    **attention_options(config),
   }
   return {"adapter": adapter, "decoder": decoder}
 
@@ -170,13 +171,13 @@ def _num_samples(config: Config) -> int:
 def _multimodal(config: Config) -> dict[str, Any]:
   size = config["samples_per_patch"]
   video = {"num_bands": 32, "max_resolution": _video_resolution(config)}
-  sound = {"num_bands": 192, "max_resolution": (_num_samples(config),)}
+  audio = {"num_bands": 192, "max_resolution": (_num_samples(config),)}
   patches = {"preparation": "patches", "spatial_downsample": 4}
   adapter = {
     "kind": "multimodal",
     "min_padding": 4,
     "modalities": {
-      "audio": {"kind": "audio", "samples_per_patch": size, **sound},
+      "audio": {"kind": "audio", "samples_per_patch": size, **audio},
       "image": {"kind": "image", **patches, **video},
       "label": {"kind": "label"},
     },
@@ -185,7 +186,7 @@ def _multimodal(config: Config) -> dict[str, Any]:
     "audio": {
       "shape": (_num_samples(config) // size,),
       "num_outputs": size,
-      **sound,
+      **audio,
     },
     "image": {
       "shape": config["output_shape"][1:],
@@ -202,7 +203,7 @@ def _multimodal(config: Config) -> dict[str, Any]:
     "min_padding": 2,
     "num_decoded_channels": config["output_num_channels"],
     "outputs": outputs,
-    **reading(config),
+    **attention_options(config),
   }
   return {"adapter": adapter, "decoder": decoder}
 
@@ -211,7 +212,7 @@ def _multimodal_config(spec: Spec, _: int) -> dict[str, Any]:
   outputs = spec["decoder"]["outputs"]
   if sorted(outputs) != ["audio", "image", "label"]:
     raise UserError(
-      f"modalities {', '.join(sorted(outputs))}: transformers has only"
+      f"modalities {', '.join(sorted(outputs))}: transformers only supports"
       " audio, image and label together"
     )
   image, label = outputs["image"], outputs["label"]
@@ -229,8 +230,8 @@ def _multimodal_config(spec: Spec, _: int) -> dict[str, Any]:
   }
 
 
-def _recording(config: Config) -> dict[str, Any]:
-  side = 4 * config["image_size"]  # Theirs is in patches.
+def _multimodal_inputs(config: Config) -> dict[str, Any]:
+  side = 4 * config["image_size"]  # `image_size` counts patches.
   frames = (config["num_frames"], side, side)
   return {
     "audio": flops.abstract(1, _num_samples(config), 1),
@@ -239,19 +240,23 @@ def _recording(config: Config) -> dict[str, Any]:
   }
 
 
-def _any_image(_: Config) -> Any:
-  return flops.abstract(1, 16, 16, 3)  # No parameter depends on its size.
+def _image_inputs(_: Config) -> Any:
+  return flops.abstract(
+    1, 16, 16, 3
+  )  # The parameters do not depend on its size.
 
 
 ARCHITECTURES = {
-  "PerceiverForMaskedLM": Family(_TEXT_KEYS, _masked_lm, _text_config, _tokens),
-  "PerceiverForSequenceClassification": Family(
+  "PerceiverForMaskedLM": Architecture(
+    _TEXT_KEYS, _masked_lm, _text_config, _token_inputs
+  ),
+  "PerceiverForSequenceClassification": Architecture(
     (*_TEXT_KEYS, "num_labels"),
     _classifier(_text),
     lambda spec, rows: _text_config(spec, rows) | _labels_config(spec, rows),
-    _tokens,
+    _token_inputs,
   ),
-  "PerceiverForImageClassificationLearned": Family(
+  "PerceiverForImageClassificationLearned": Architecture(
     ("num_labels", "image_size"),
     _classifier(lambda _: dict(_LEARNED)),
     _learned_config,
@@ -259,25 +264,25 @@ ARCHITECTURES = {
       1, config["image_size"], config["image_size"], 3
     ),
   ),
-  "PerceiverForImageClassificationFourier": Family(
+  "PerceiverForImageClassificationFourier": Architecture(
     ("num_labels",),
     _classifier(lambda _: dict(_FOURIER)),
     _labels_config,
-    _any_image,
+    _image_inputs,
   ),
-  "PerceiverForImageClassificationConvProcessing": Family(
+  "PerceiverForImageClassificationConvProcessing": Architecture(
     ("num_labels",),
     _classifier(lambda _: dict(_CONV)),
     _labels_config,
-    _any_image,
+    _image_inputs,
   ),
-  "PerceiverForOpticalFlow": Family(
+  "PerceiverForOpticalFlow": Architecture(
     ("train_size",),
     _flow,
     lambda spec, _: {"train_size": tuple(spec["decoder"]["image_size"])},
     lambda config: flops.abstract(1, 2, *config["train_size"], 3),
   ),
-  "PerceiverForMultimodalAutoencoding": Family(
+  "PerceiverForMultimodalAutoencoding": Architecture(
     (
       "num_frames",
       "image_size",
@@ -290,11 +295,11 @@ ARCHITECTURES = {
     ),
     _multimodal,
     _multimodal_config,
-    _recording,
+    _multimodal_inputs,
   ),
 }
-# Adapter, decoder and preparation of pixels to the class that has them.
-_ARCHITECTURES = {
+# Adapter kind, decoder kind and pixel preparation to class name.
+_CLASS_NAMES = {
   ("text", "masked_lm", None): "PerceiverForMaskedLM",
   ("text", "query", None): "PerceiverForSequenceClassification",
   ("image", "query", "conv1x1"): "PerceiverForImageClassificationLearned",
@@ -305,8 +310,8 @@ _ARCHITECTURES = {
 }
 
 
-def architecture_of(spec: Spec) -> str | None:
-  """Their class for a complete spec, or None."""
+def class_name(spec: Spec) -> str | None:
+  """Returns the name of the class for a complete spec, or None."""
   adapter, decoder = spec["adapter"], spec["decoder"]
   key = (adapter["kind"], decoder["kind"], adapter.get("preparation"))
-  return _ARCHITECTURES.get(key)
+  return _CLASS_NAMES.get(key)

@@ -1,19 +1,19 @@
-"""Reads and writes the Perceivers of Hugging Face's transformers.
+"""Loads and saves the Perceivers of Hugging Face's transformers.
 
-A model of theirs is a folder with config.json and model.safetensors, or shards
-of it and model.safetensors.index.json. `load` gives a spec with which our model
-computes what theirs does, and `save` writes a model of ours so that theirs
-computes what ours does. Beyond layout (PyTorch's channels come second) inputs
-and outputs differ in this:
+A checkpoint is a folder with config.json and model.safetensors, or shards of it
+and model.safetensors.index.json. Models give the same outputs here and in
+transformers. Besides the layout (PyTorch has channels second), inputs and
+outputs differ as follows:
 
-- Masked language modelling: theirs decodes `max_position_embeddings` positions
-  for any input; ours decodes as many as there are tokens. A model that was
-  trained with `use_query_mask` differs there at padding, which nothing reads.
-- Optical flow: theirs is given the 3x3 patches around each pixel, ours frames.
-  Both give flow in the model's unit (`adapters.flow.PIXELS_PER_UNIT`).
-- Multimodal: theirs always hides the label; give ours `masked={"label": ...}`.
-  Theirs joins the decoded patches of sound, and decodes only the points asked
-  for: `queries` of ours.
+- Masked language modeling: transformers decodes `max_position_embeddings`
+  positions for any input, and this project as many as there are tokens. Models
+  trained with `use_query_mask` give other outputs at padding.
+- Optical flow: transformers takes the 3x3 patches around each pixel, and this
+  project frames. Both give flow in the model's unit
+  (`modalities.flow.PIXELS_PER_UNIT`).
+- Multimodal autoencoding: transformers always masks the label; give
+  `masked={"label": ...}` here. It joins the decoded patches of audio. Here, the
+  points to decode are given as `queries`.
 """
 
 import json
@@ -34,7 +34,8 @@ from jax import numpy as jnp
 
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import zoo
-from perceiver_jax.weights.huggingface import config as configs
+from perceiver_jax.weights import model
+from perceiver_jax.weights.huggingface import config as config_json
 from perceiver_jax.weights.huggingface import names
 from perceiver_jax.weights.huggingface.architectures import ARCHITECTURES
 
@@ -45,43 +46,48 @@ _CONFIG = "config.json"
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-# After so many updates Haiku's averages, like PyTorch's, are no longer scaled
-# up for having started at zero.
-_SETTLED = 10_000
+# After this many updates, the bias correction of Haiku's running averages
+# (which PyTorch does not have) is negligible.
+_DEBIASED_COUNT = 10_000
 
 
 def load(
   folder: str | os.PathLike,
 ) -> tuple[dict[str, Any], Variables, Variables]:
-  """Reads a model of theirs.
+  """Loads a checkpoint of transformers.
 
   Args:
-    folder: What `save_pretrained` wrote.
+    folder: A folder written by `save_pretrained`.
 
   Returns:
-    A spec for `zoo.build`, and the parameters and state of its model, float32.
+    A spec for `zoo.build`, and the parameters and state of its model in
+    float32.
 
   Raises:
-    UserError: A file is missing, damaged, of another kind of model, or has too
-      many tensors, too few or some of other shapes than it says.
+    UserError: A file is missing, damaged or of another kind of model, or the
+      names or shapes of the tensors do not match the configuration.
   """
   folder = pathlib.Path(folder)
-  architecture, config = configs.read(folder / _CONFIG)
+  architecture, config = config_json.read(folder / _CONFIG)
   tensors = _read_tensors(folder)
-  spec = configs.spec_of(architecture, config)
-  shapes = _shapes(folder, spec, ARCHITECTURES[architecture].raw(config))
-  places = names.places(architecture, config["num_self_attends_per_block"])
-  _check_names(f"{folder}: tensors", tensors, places)
+  spec = config_json.spec_from_config(architecture, config)
+  shapes = _shapes(
+    folder, spec, ARCHITECTURES[architecture].dummy_inputs(config)
+  )
+  locations = names.locations(
+    architecture, config["num_self_attends_per_block"]
+  )
+  _check_names(f"{folder}: tensors", tensors, locations)
   abstract = shapes[0] | shapes[1]
-  for name, place in places.items():
-    target = abstract[place.module][place.leaf]
-    _check_tensor(f"{folder}: tensor {name}", tensors[name], place, target)
+  for name, location in locations.items():
+    target = abstract[location.module][location.leaf]
+    _check_tensor(f"{folder}: tensor {name}", tensors[name], location, target)
   params, state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
   variables = params | state
-  for name, place in places.items():
-    target = variables[place.module][place.leaf]
-    part = target if place.layer is None else target[place.layer]
-    part[...] = place.layout.to_ours(tensors[name])
+  for name, location in locations.items():
+    target = variables[location.module][location.leaf]
+    part = target if location.layer is None else target[location.layer]
+    part[...] = location.layout.from_torch(tensors[name])
   _complete_averages(state)
   return spec, params, state
 
@@ -92,56 +98,65 @@ def save(
   params: Tree,
   state: Tree,
 ) -> None:
-  """Writes a model of ours for `from_pretrained`.
+  """Saves a model for `from_pretrained`.
 
-  A classifier whose query is not added to what it reads gets a bias that takes
-  the query off again, because theirs always add it.
+  The classifiers of transformers always add the query to the output of the
+  decoder's attention. A classifier that does not gets a bias that subtracts the
+  query again.
 
   Args:
-    folder: Where to; made if it is not there. Of a model that is, the files
-      are replaced.
-    spec: Its spec.
-    params: Its parameters.
-    state: Its state.
+    folder: Target folder; created if it does not exist. The files of a model
+      in it are replaced.
+    spec: The spec.
+    params: The parameters.
+    state: The state.
 
   Raises:
-    UserError: No class of theirs computes it, or parameters or state are not
-      those of the spec; then nothing is written. Or the folder cannot be
-      written.
+    UserError: No class of transformers computes the model, or parameters or
+      state do not match the spec (then nothing is written), or the folder
+      cannot be written.
   """
   folder = pathlib.Path(folder)
-  adds = _adds_query(spec)
-  architecture, config = configs.config_of(adds, _num_positions(params))
-  theirs = configs.spec_of(architecture, config)
-  shapes = _shapes("spec", theirs, ARCHITECTURES[architecture].raw(config))
+  residual_spec = _with_query_residual(spec)
+  architecture, config = config_json.config_from_spec(
+    residual_spec, _num_positions(params)
+  )
+  saved_spec = config_json.spec_from_config(architecture, config)
+  shapes = _shapes(
+    "spec", saved_spec, ARCHITECTURES[architecture].dummy_inputs(config)
+  )
   variables = {
     **_checked("params", params, shapes[0]),
     **_checked("state", state, shapes[1]),
   }
-  if adds is not spec:
-    _take_query_off(variables)
-  places = names.places(architecture, config["num_self_attends_per_block"])
+  if residual_spec is not spec:
+    _subtract_query(variables)
+  locations = names.locations(
+    architecture, config["num_self_attends_per_block"]
+  )
   tensors = {
-    name: _theirs(variables[place.module][place.leaf], place)
-    for name, place in places.items()
+    name: _to_torch(variables[location.module][location.leaf], location)
+    for name, location in locations.items()
   }
   try:
     folder.mkdir(parents=True, exist_ok=True)
     _write_tensors(folder / _WEIGHTS, tensors)
-    configs.write(folder / _CONFIG, architecture, config)
+    config_json.write(folder / _CONFIG, architecture, config)
   except (OSError, safetensors.SafetensorError) as error:
     raise UserError(f"{folder} cannot be written: {error}") from error
 
 
-def _shapes(where: Any, spec: Mapping[str, Any], raw: Any) -> tuple[Any, Any]:
-  """Shapes of parameters and state; nothing is allocated."""
-  model = hk.transform_with_state(
+def _shapes(source: Any, spec: Mapping[str, Any], raw: Any) -> tuple[Any, Any]:
+  """Returns the shapes of parameters and state without allocating memory."""
+  init = hk.transform_with_state(
     lambda x: zoo.build(spec)(x, is_training=True)
-  )
+  ).init
   try:
-    return jax.eval_shape(model.init, jax.random.key(0), raw)
+    return jax.eval_shape(init, jax.random.key(0), raw)
   except (ValueError, ArithmeticError) as error:
-    raise UserError(f"{where} does not make a model: {error}") from error
+    raise UserError(
+      f"{source} does not describe a valid model: {error}"
+    ) from error
 
 
 def _read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
@@ -153,7 +168,7 @@ def _read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
     if (folder / name).exists():
       raise UserError(
         f"{folder / name} is a pickle, which could run code and is not read:"
-        " load it with transformers and save_pretrained it as safetensors"
+        " load it with transformers and call save_pretrained to get safetensors"
       )
   raise UserError(f"{folder} has neither {_WEIGHTS} nor {_INDEX}")
 
@@ -177,22 +192,24 @@ def _read_shards(folder: pathlib.Path) -> dict[str, np.ndarray]:
   tensors = {}
   for shard in shards:
     if not isinstance(shard, str) or pathlib.PurePath(shard).name != shard:
-      raise UserError(f"{path} names {shard!r}, which is no file beside it")
-    found = _read_file(folder / shard)
+      raise UserError(
+        f"{path} names {shard!r}, which is not a file in the same folder"
+      )
+    shard_tensors = _read_file(folder / shard)
     listed = [name for name, file in files.items() if file == shard]
-    _check_names(f"{folder / shard}: tensors", found, listed)
-    tensors |= found
+    _check_names(f"{folder / shard}: tensors", shard_tensors, listed)
+    tensors |= shard_tensors
   return tensors
 
 
 def _check_tensor(
   what: str,
   tensor: np.ndarray,
-  place: names.Place,
+  location: names.Location,
   target: jax.ShapeDtypeStruct,
 ) -> None:
   empty = np.broadcast_to(np.zeros((), target.dtype), target.shape)
-  shape = _at(empty, place).shape
+  shape = _torch_view(empty, location).shape
   if tensor.shape != shape:
     raise UserError(
       f"{what} has shape {tensor.shape}; the config makes it {shape}"
@@ -204,29 +221,29 @@ def _check_tensor(
     )
 
 
-def _at(array: np.ndarray, place: names.Place) -> np.ndarray:
-  """What a tensor of theirs is in our array."""
-  part = array if place.layer is None else array[place.layer]
-  return place.layout.to_theirs(part)
+def _torch_view(array: np.ndarray, location: names.Location) -> np.ndarray:
+  """Returns the part of an array that is one tensor, in PyTorch's layout."""
+  part = array if location.layer is None else array[location.layer]
+  return location.layout.to_torch(part)
 
 
-def _theirs(array: np.ndarray, place: names.Place) -> np.ndarray:
+def _to_torch(array: np.ndarray, location: names.Location) -> np.ndarray:
   dtype = np.float32 if array.dtype == np.float32 else np.int64
-  return np.array(_at(array, place), dtype, order="C")
+  return np.array(_torch_view(array, location), dtype, order="C")
 
 
 def _complete_averages(state: Variables) -> None:
-  """Fills the leaves of running statistics that theirs do not have."""
+  """Fills the leaves of running statistics that PyTorch does not have."""
   for leaves in state.values():
     leaves["hidden"] = leaves["average"].copy()
-    count = np.maximum(state[names.MEAN]["counter"], _SETTLED)
+    count = np.maximum(state[names.MEAN]["counter"], _DEBIASED_COUNT)
     leaves["counter"] = count.astype(np.int32)
 
 
 def _write_tensors(
   path: pathlib.Path, tensors: Mapping[str, np.ndarray]
 ) -> None:
-  """Writes beside, then renames, so that no half-written file is left."""
+  """Writes a file atomically: to a temporary name that is then renamed."""
   part = path.with_name(f"{path.name}.part")
   try:
     safetensors.numpy.save_file(dict(tensors), part, {"format": "pt"})
@@ -235,15 +252,15 @@ def _write_tensors(
     part.unlink(missing_ok=True)
 
 
-def _adds_query(spec: Mapping[str, Any]) -> Mapping[str, Any]:
-  """The same spec; if it is a classifier's, one that adds the query."""
+def _with_query_residual(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+  """Returns the spec, with a query residual if it is a classifier's."""
   decoder = dict(spec["decoder"])
   if decoder["kind"] != "query" or decoder.get("use_query_residual", True):
     return spec
   return {**spec, "decoder": decoder | {"use_query_residual": True}}
 
 
-def _take_query_off(variables: Variables) -> None:
+def _subtract_query(variables: Variables) -> None:
   output = variables["decoder/cross_attend/attention/output"]
   query = variables["decoder/query"]["embeddings"][0]
   variables["decoder/cross_attend/attention/output"] = {
@@ -258,18 +275,13 @@ def _num_positions(params: Tree) -> int:
 
 
 def _checked(what: str, tree: Tree, shapes: Tree) -> Variables:
-  """The arrays of a tree, if they are those of the spec."""
-  found = {
-    f"{m}/{k}": x for m, leaves in tree.items() for k, x in leaves.items()
-  }
-  wanted = {
-    f"{m}/{k}": x for m, leaves in shapes.items() for k, x in leaves.items()
-  }
-  _check_names(what, found, wanted)
-  for name, x in wanted.items():
-    if np.shape(found[name]) != x.shape:
+  """Returns the arrays of a tree, if they match the shapes of the spec."""
+  given, expected = model.flatten(tree), model.flatten(shapes)
+  _check_names(what, given, expected)
+  for name, x in expected.items():
+    if np.shape(given[name]) != x.shape:
       raise UserError(
-        f"{what}: {name} has shape {np.shape(found[name])}; the spec makes it"
+        f"{what}: {name} has shape {np.shape(given[name])}; the spec makes it"
         f" {x.shape}"
       )
   return {
@@ -279,14 +291,14 @@ def _checked(what: str, tree: Tree, shapes: Tree) -> Variables:
 
 
 def _check_names(
-  what: str, found: Iterable[str], wanted: Iterable[str]
+  what: str, given: Iterable[str], expected: Iterable[str]
 ) -> None:
-  found, wanted = set(found), set(wanted)
+  given, expected = set(given), set(expected)
   problems = [
     f"{label} {_listed(some)}"
     for label, some in (
-      ("missing are", wanted - found),
-      ("not used are", found - wanted),
+      ("missing are", expected - given),
+      ("not used are", given - expected),
     )
     if some
   ]

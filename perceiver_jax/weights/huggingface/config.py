@@ -1,4 +1,4 @@
-"""Specs of ours to and from the config.json of Hugging Face's Perceivers."""
+"""Conversion between specs and the config.json of Hugging Face's Perceivers."""
 
 import inspect
 import json
@@ -16,10 +16,10 @@ from perceiver_jax.models import (
 )
 from perceiver_jax.models.encoder import EncoderConfig
 from perceiver_jax.models.modalities import flow, multimodal, text
-from perceiver_jax.weights.huggingface import encoder as encoders
+from perceiver_jax.weights.huggingface import encoder as encoder_config
 from perceiver_jax.weights.huggingface.architectures import (
   ARCHITECTURES,
-  architecture_of,
+  class_name,
 )
 from perceiver_jax.weights.huggingface.encoder import (
   Config,
@@ -32,8 +32,8 @@ _DECODERS = {
   "flow": flow.FlowDecoder,
   "multimodal": multimodal.MultimodalDecoder,
 }
-# Leaves that change how a model starts, trains or uses memory, and those that
-# decide between several cross-attends, of which theirs have one.
+# Leaves that affect only initialization, training or memory, and those that
+# place several cross-attentions, while transformers has only one.
 _WITHOUT_EFFECT = {
   "latent_init_scale",
   "position_init_scale",
@@ -42,19 +42,19 @@ _WITHOUT_EFFECT = {
   "cross_replica_axis",
   "cross_attend_placement",
   "share_cross_attends",
-  # Changes outputs at padding alone, which nothing reads.
+  # It changes outputs only at padding, where they are not used.
   "use_query_mask",
-  # The order of inputs that carry their positions changes nothing.
+  # Permuting inputs together with their positions changes nothing.
   "permutation_seed",
 }
 
 
 def read(path: pathlib.Path) -> tuple[str, dict[str, Any]]:
-  """Their class, and every leaf that it reads.
+  """Reads the name of the class and all leaves of the configuration it uses.
 
   Raises:
-    UserError: The file is unreadable, is no Perceiver's or not one of those
-      that are supported, or a leaf has an impossible value.
+    UserError: The file can't be read, is not of a supported class, or a leaf
+      has an impossible value.
   """
   try:
     raw = json.loads(path.read_text(encoding="utf-8"))
@@ -63,13 +63,13 @@ def read(path: pathlib.Path) -> tuple[str, dict[str, Any]]:
   except (ValueError, RecursionError) as error:
     raise UserError(f"{path} is not JSON: {error}") from error
   if not isinstance(raw, dict):
-    raise UserError(f"{path} does not hold the settings of a model")
+    raise UserError(f"{path} does not hold a model configuration")
   architecture = _architecture(path, raw)
   if isinstance(labels := raw.get("id2label"), dict):
     raw["num_labels"] = len(labels)
   config = {}
   for key in ARCHITECTURES[architecture].keys:
-    default = encoders.DEFAULTS[key]
+    default = encoder_config.DEFAULTS[key]
     value = raw.get(key, default)
     config[key] = _checked(path, key, value, default)
   return architecture, config
@@ -88,11 +88,11 @@ def _architecture(path: pathlib.Path, raw: Mapping[str, Any]) -> str:
 
 
 def _checked(path: pathlib.Path, key: str, value: Any, default: Any) -> Any:
-  """The value, if transformers could use it."""
+  """Returns the value of a leaf, if transformers accepts it."""
   size = len(default) if isinstance(default, tuple) else 0
   if key == "hidden_act":
-    good = isinstance(value, str) and value in encoders.GELUS
-    want = f"one of {', '.join(encoders.GELUS)}"
+    good = isinstance(value, str) and value in encoder_config.GELUS
+    want = f"one of {', '.join(encoder_config.GELUS)}"
   elif size:
     good = isinstance(value, list | tuple) and len(value) == size
     good = good and all(map(_is_count, value))
@@ -113,7 +113,7 @@ def _is_count(value: Any) -> bool:
 
 
 def write(path: pathlib.Path, architecture: str, config: Config) -> None:
-  """Writes what `read` reads, with names for the labels."""
+  """Writes a configuration, with names for the labels."""
   leaves = dict(config)
   if (count := leaves.pop("num_labels", None)) is not None:
     leaves["id2label"] = {str(i): f"LABEL_{i}" for i in range(count)}
@@ -127,60 +127,65 @@ def write(path: pathlib.Path, architecture: str, config: Config) -> None:
   path.write_text(contents, encoding="utf-8")
 
 
-def spec_of(architecture: str, config: Config) -> dict[str, Any]:
-  """The spec of their class with that configuration."""
-  sections = ARCHITECTURES[architecture].sections(config)
-  return {**sections, "encoder": encoders.encoder_of(config)}
+def spec_from_config(architecture: str, config: Config) -> dict[str, Any]:
+  """Returns the spec of a class with a configuration."""
+  sections = ARCHITECTURES[architecture].spec_from_config(config)
+  return {**sections, "encoder": encoder_config.spec_from_config(config)}
 
 
-def config_of(spec: Spec, num_positions: int) -> tuple[str, dict[str, Any]]:
-  """Their class that computes a spec, and its configuration.
+def config_from_spec(
+  spec: Spec, num_positions: int
+) -> tuple[str, dict[str, Any]]:
+  """Returns the class that computes the model of a spec, and its configuration.
 
   Args:
-    spec: A spec of ours.
-    num_positions: Rows of the adapter's table of positions, 0 without one.
+    spec: The spec.
+    num_positions: Rows of the adapter's position table; 0 without one.
 
   Raises:
-    UserError: None of their classes computes it.
+    UserError: No class of transformers computes it.
   """
   given = _complete(spec)
-  architecture = architecture_of(given)
+  architecture = class_name(given)
   if architecture is None:
     raise UserError(
       f"transformers has no class for adapter {given['adapter']['kind']!r}"
       f" with decoder {given['decoder']['kind']!r}; supported are"
       f" {', '.join(ARCHITECTURES)}"
     )
-  config = encoders.encoder_config(given)
-  config |= ARCHITECTURES[architecture].own_config(given, num_positions)
-  _check_same(architecture, _complete(spec_of(architecture, config)), given)
+  config = encoder_config.config_from_spec(given)
+  config |= ARCHITECTURES[architecture].config_from_spec(given, num_positions)
+  _check_same(
+    architecture, _complete(spec_from_config(architecture, config)), given
+  )
   _check_widths(given["encoder"])
   return architecture, config
 
 
-def _check_same(architecture: str, theirs: Spec, ours: Spec) -> None:
-  left, right = dict(_leaves(theirs)), dict(_leaves(ours))
-  wrong = [
+def _check_same(architecture: str, converted: Spec, given: Spec) -> None:
+  """Checks that the configuration converts back to the same spec."""
+  left, right = dict(_leaves(converted)), dict(_leaves(given))
+  differences = [
     f"{name} {left.get(name)!r} (the spec: {right.get(name)!r})"
     for name in {**left, **right}
     if left.get(name) != right.get(name)
   ]
-  if wrong:
+  if differences:
     raise UserError(
       f"{architecture} of transformers computes another model: it has"
-      f" {', '.join(wrong)}; change these leaves of the spec and train so, or"
-      " keep the model in our own format"
+      f" {', '.join(differences)}; train with these values, or save the model"
+      " in this project's own format"
     )
 
 
 def _check_widths(encoder: Spec) -> None:
-  """What their encoder needs beyond what ours does."""
+  """Checks the widths that only transformers restricts."""
   channels = encoder["num_latent_channels"]
   v_channels = encoder["v_channels"] or encoder["qk_channels"] or channels
   if encoder["num_self_attends_per_block"] and v_channels != channels:
     raise UserError(
-      f"values of {v_channels} channels in self-attends of {channels}:"
-      " transformers needs them as wide; set encoder.v_channels"
+      f"self-attention has values of {v_channels} channels and latents of"
+      f" {channels}; transformers requires the same; set encoder.v_channels"
     )
   for name in ("num_self_attend_heads", "num_cross_attend_heads"):
     if channels % encoder[name]:
@@ -191,7 +196,7 @@ def _check_widths(encoder: Spec) -> None:
 
 
 def _complete(spec: Spec) -> dict[str, Any]:
-  """A spec with every default filled in."""
+  """Fills in the defaults of a spec."""
   encoder = EncoderConfig()._asdict() | dict(spec["encoder"])
   if encoder["num_blocks"] == 1:
     encoder["share_blocks"] = True
@@ -199,17 +204,17 @@ def _complete(spec: Spec) -> dict[str, Any]:
   if cls := _DECODERS.get(decoder["kind"]):
     residual = decoder["kind"] in ("query", "masked_lm")
     decoder = _defaults(cls) | {"use_query_residual": residual} | decoder
-  whole = {
+  complete = {
     "adapter": _complete_adapter(spec["adapter"]),
     "encoder": encoder,
     "decoder": decoder,
   }
   for section in (encoder, decoder):
     if section.get("qk_channels"):
-      section["shape_for_attn"] = "kv"  # Only a default of that width.
+      section["shape_for_attn"] = "kv"  # Only selects the default width.
   if decoder["kind"] == "query":
-    whole["num_classes"] = spec["num_classes"]
-  return whole
+    complete["num_classes"] = spec["num_classes"]
+  return complete
 
 
 def _complete_adapter(section: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,17 +232,17 @@ def _complete_adapter(section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _defaults(cls: type) -> dict[str, Any]:
-  """Arguments of a module that have one, its base classes' included."""
-  found = {}
+  """Returns the default arguments of a module and its base classes."""
+  defaults = {}
   for base in reversed(cls.__mro__):
     for name, parameter in inspect.signature(base.__init__).parameters.items():
       if parameter.default is not parameter.empty and name != "name":
-        found[name] = parameter.default
-  return found
+        defaults[name] = parameter.default
+  return defaults
 
 
 def _leaves(spec: Spec, prefix: str = "") -> Iterator[tuple[str, Any]]:
-  """Dotted names and values of what a spec computes."""
+  """Yields dotted names and values of the leaves that affect outputs."""
   for name, value in spec.items():
     if hasattr(value, "items"):
       yield from _leaves(value, f"{prefix}{name}.")

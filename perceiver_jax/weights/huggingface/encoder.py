@@ -1,8 +1,4 @@
-"""What all Perceivers of Hugging Face's transformers have in common.
-
-Their configuration's leaves, and the encoder section of a spec to and from
-them.
-"""
+"""Conversion between the encoder of a spec and a transformers configuration."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +8,7 @@ from perceiver_jax.models.encoder import EncoderConfig
 Config = Mapping[str, Any]
 Spec = Mapping[str, Any]
 
-# What transformers takes for a leaf that a configuration leaves out.
+# Defaults of transformers' PerceiverConfig.
 DEFAULTS = {
   "num_latents": 256,
   "d_latents": 1280,
@@ -40,7 +36,7 @@ DEFAULTS = {
   "_label_trainable_num_channels": 1024,
   "num_labels": 2,
 }
-# Leaf of our encoder to theirs.
+# Leaf of the encoder section to leaf of the configuration.
 _ENCODER = {
   "num_latents": "num_latents",
   "num_latent_channels": "d_latents",
@@ -69,30 +65,31 @@ GELUS = {
 _HIDDEN_ACTS = {"exact": "gelu", "tanh": "gelu_pytorch_tanh"}
 
 
-def encoder_of(config: Config) -> dict[str, Any]:
-  """Our encoder section."""
+def spec_from_config(config: Config) -> dict[str, Any]:
+  """Returns the encoder section of a spec for a configuration."""
   return EncoderConfig()._asdict() | {
-    **{ours: config[theirs] for ours, theirs in _ENCODER.items()},
+    **{leaf: config[key] for leaf, key in _ENCODER.items()},
     **{width: config[width] or 0 for width in _WIDTHS},
-    **reading(config),
+    **attention_options(config),
   }
 
 
-def encoder_config(spec: Spec) -> dict[str, Any]:
-  """Their leaves for our encoder section."""
+def config_from_spec(spec: Spec) -> dict[str, Any]:
+  """Returns the leaves of a configuration for the encoder of a spec."""
   encoder, decoder = spec["encoder"], spec["decoder"]
-  # Theirs has one for both, which matters where the width is not given.
-  where = decoder if encoder["qk_channels"] else encoder
+  # The configuration has one leaf for encoder and decoder. A section with
+  # explicit `qk_channels` ignores it.
+  section = decoder if encoder["qk_channels"] else encoder
   return {
-    **{theirs: encoder[ours] for ours, theirs in _ENCODER.items()},
+    **{key: encoder[leaf] for leaf, key in _ENCODER.items()},
     **{width: encoder[width] or None for width in _WIDTHS},
-    "cross_attention_shape_for_attention": where["shape_for_attn"],
+    "cross_attention_shape_for_attention": section["shape_for_attn"],
     "hidden_act": _HIDDEN_ACTS[encoder["gelu"]],
   }
 
 
-def reading(config: Config) -> dict[str, str]:
-  """What the sections of encoder and decoder share, theirs being one."""
+def attention_options(config: Config) -> dict[str, str]:
+  """Returns the leaves that the encoder and decoder sections share."""
   return {
     "shape_for_attn": config["cross_attention_shape_for_attention"],
     "gelu": GELUS[config["hidden_act"]],

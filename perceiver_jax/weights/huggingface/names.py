@@ -1,9 +1,9 @@
-"""Tensor names and layouts of Hugging Face's Perceivers, and ours.
+"""Tensor names and layouts of Hugging Face's Perceivers.
 
-The tables go both ways: each tensor of theirs has one place in our trees, and
-each array of ours is filled by one tensor, or by one for each layer of a stack.
-PyTorch keeps linear weights as [out, in] and convolutions as
-[out, in, height, width].
+The tables are used in both directions: each PyTorch tensor has one location in
+the trees of this project, and each array there corresponds to one tensor, or to
+one tensor per layer of a stack. PyTorch stores linear weights as [out, in] and
+convolutions as [out, in, height, width].
 """
 
 from collections.abc import Callable
@@ -13,15 +13,10 @@ import numpy as np
 
 
 class Layout(NamedTuple):
-  """How an array is kept there and here.
+  """Conversion of an array from and to PyTorch's layout."""
 
-  Attributes:
-    to_ours: Their array to ours.
-    to_theirs: Our array to theirs.
-  """
-
-  to_ours: Callable[[np.ndarray], np.ndarray]
-  to_theirs: Callable[[np.ndarray], np.ndarray]
+  from_torch: Callable[[np.ndarray], np.ndarray]
+  to_torch: Callable[[np.ndarray], np.ndarray]
 
 
 _SAME = Layout(lambda x: x, lambda x: x)
@@ -32,13 +27,13 @@ _CONV = Layout(
 _CHANNELS = Layout(lambda x: x[None, None, None], lambda x: x[0, 0, 0])
 
 
-class Place(NamedTuple):
-  """Where a tensor of theirs is in our trees.
+class Location(NamedTuple):
+  """Location of a PyTorch tensor in the parameters or state of this project.
 
   Attributes:
-    module: Of our parameters or state.
-    leaf: Of that module.
-    layout: What it takes to get there.
+    module: Name of the module.
+    leaf: Name of the array in the module.
+    layout: Conversion of the layout.
     layer: Index on the leading axis of a stack, or None.
   """
 
@@ -48,7 +43,8 @@ class Place(NamedTuple):
   layer: int | None = None
 
 
-Places = dict[str, Place]
+# By the name of the PyTorch tensor.
+Locations = dict[str, Location]
 
 _LINEARS = {
   "attention.self.query": "attention/query",
@@ -77,12 +73,12 @@ _STEM = "adapter/stem/batch_norm_0"
 MEAN, VARIANCE = f"{_STEM}/~/mean_ema", f"{_STEM}/~/var_ema"
 
 
-def places(architecture: str, num_self_attends: int) -> Places:
-  """Every tensor of a model.
+def locations(architecture: str, num_self_attends: int) -> Locations:
+  """Returns the locations of all tensors of a model.
 
   Args:
-    architecture: Name of their class; a key of `ARCHITECTURES`.
-    num_self_attends: Layers of the block.
+    architecture: Class in transformers; a key of `ARCHITECTURES`.
+    num_self_attends: Number of self-attention layers of the block.
   """
   masked_lm = architecture == "PerceiverForMaskedLM"
   decoder = _DECODER if masked_lm else f"{_DECODER}.decoder"
@@ -95,99 +91,103 @@ def places(architecture: str, num_self_attends: int) -> Places:
     **_cross_attend(
       f"{decoder}.decoding_cross_attention", "decoder/cross_attend"
     ),
-    **_OWN[architecture],
+    **_BY_ARCHITECTURE[architecture],
   }
 
 
 def _linear(
-  theirs: str, ours: str, layout: Layout = _LINEAR, layer: int | None = None
-) -> Places:
+  tensor: str, module: str, layout: Layout = _LINEAR, layer: int | None = None
+) -> Locations:
   return {
-    f"{theirs}.weight": Place(ours, "w", layout, layer),
-    f"{theirs}.bias": Place(ours, "b", _SAME, layer),
+    f"{tensor}.weight": Location(module, "w", layout, layer),
+    f"{tensor}.bias": Location(module, "b", _SAME, layer),
   }
 
 
 def _norm(
-  theirs: str, ours: str, layout: Layout = _SAME, layer: int | None = None
-) -> Places:
+  tensor: str, module: str, layout: Layout = _SAME, layer: int | None = None
+) -> Locations:
   return {
-    f"{theirs}.weight": Place(ours, "scale", layout, layer),
-    f"{theirs}.bias": Place(ours, "offset", layout, layer),
+    f"{tensor}.weight": Location(module, "scale", layout, layer),
+    f"{tensor}.bias": Location(module, "offset", layout, layer),
   }
 
 
-def _cross_attend(theirs: str, ours: str) -> Places:
-  found = {}
-  for there, here in _LINEARS.items():
-    found |= _linear(f"{theirs}.{there}", f"{ours}/{here}")
-  for there, here in _CROSS_NORMS.items():
-    found |= _norm(f"{theirs}.{there}", f"{ours}/{here}")
-  return found
+def _cross_attend(tensor: str, module: str) -> Locations:
+  result = {}
+  for suffix, name in _LINEARS.items():
+    result |= _linear(f"{tensor}.{suffix}", f"{module}/{name}")
+  for suffix, name in _CROSS_NORMS.items():
+    result |= _norm(f"{tensor}.{suffix}", f"{module}/{name}")
+  return result
 
 
-def _self_attends(count: int) -> Places:
-  ours, found = "encoder/block_0/layers/self_attend", {}
+def _self_attends(count: int) -> Locations:
+  module, result = "encoder/block_0/layers/self_attend", {}
   for i in range(count):
-    theirs = f"perceiver.encoder.self_attends.{i}"
-    for there, here in _LINEARS.items():
-      found |= _linear(f"{theirs}.{there}", f"{ours}/{here}", layer=i)
-    for there, here in _SELF_NORMS.items():
-      found |= _norm(f"{theirs}.{there}", f"{ours}/{here}", layer=i)
-  return found
+    tensor = f"perceiver.encoder.self_attends.{i}"
+    for suffix, name in _LINEARS.items():
+      result |= _linear(f"{tensor}.{suffix}", f"{module}/{name}", layer=i)
+    for suffix, name in _SELF_NORMS.items():
+      result |= _norm(f"{tensor}.{suffix}", f"{module}/{name}", layer=i)
+  return result
 
 
-def _table(theirs: str, ours: str) -> Places:
-  return {theirs: Place(ours, "embeddings")}
+def _table(tensor: str, module: str) -> Locations:
+  return {tensor: Location(module, "embeddings")}
 
 
-def _multimodal() -> Places:
+def _multimodal() -> Locations:
   label = f"{_DECODER}.modalities.label.decoder.{_TABLE}"
-  found = _table(label, "decoder/label_query")
+  result = _table(label, "decoder/label_query")
   for m in _MODALITIES:
-    found |= _table(f"{_INPUT}.padding.{m}", f"adapter/{m}_padding")
-    found |= _table(f"{_INPUT}.mask.{m}", f"adapter/{m}_mask")
-    found |= _table(f"{_DECODER}.padding.{m}", f"decoder/{m}_padding")
-    found |= _linear(f"{_OUTPUT}.{m}.classifier", f"decoder/{m}_output")
-  return found
+    result |= _table(f"{_INPUT}.padding.{m}", f"adapter/{m}_padding")
+    result |= _table(f"{_INPUT}.mask.{m}", f"adapter/{m}_mask")
+    result |= _table(f"{_DECODER}.padding.{m}", f"decoder/{m}_padding")
+    result |= _linear(f"{_OUTPUT}.{m}.classifier", f"decoder/{m}_output")
+  return result
 
 
-_PROJECT = _linear(f"{_DECODER}.decoder.final_layer", "decoder/output")
-_CLASSES = {
+_OUTPUT_PROJECTION = _linear(
+  f"{_DECODER}.decoder.final_layer", "decoder/output"
+)
+_CLASSIFIER = {
   **_table(f"{_DECODER}.decoder.{_TABLE}", "decoder/query"),
-  **_PROJECT,
+  **_OUTPUT_PROJECTION,
 }
 _TEXT = {
   **_table(f"{_INPUT}.embeddings.weight", "adapter"),
   **_table(f"{_INPUT}.position_embeddings.weight", "adapter/positions"),
 }
-_OWN = {
+_BY_ARCHITECTURE = {
   "PerceiverForMaskedLM": {
     **_TEXT,
     **_table(f"{_DECODER}.{_TABLE}", "decoder/query"),
-    "embedding_decoder.bias": Place("decoder", "bias"),
+    "embedding_decoder.bias": Location("decoder", "bias"),
   },
-  "PerceiverForSequenceClassification": {**_TEXT, **_CLASSES},
+  "PerceiverForSequenceClassification": {**_TEXT, **_CLASSIFIER},
   "PerceiverForImageClassificationLearned": {
     **_linear(f"{_INPUT}.convnet_1x1", "adapter/conv1x1", _CONV),
     **_table(
       f"{_INPUT}.position_embeddings.position_embeddings", "adapter/positions"
     ),
     **_linear(f"{_INPUT}.positions_projection", "adapter/project_positions"),
-    **_CLASSES,
+    **_CLASSIFIER,
   },
-  "PerceiverForImageClassificationFourier": _CLASSES,
+  "PerceiverForImageClassificationFourier": _CLASSIFIER,
   "PerceiverForImageClassificationConvProcessing": {
-    f"{_INPUT}.convnet.conv.weight": Place("adapter/stem/conv_0", "w", _CONV),
+    f"{_INPUT}.convnet.conv.weight": Location(
+      "adapter/stem/conv_0", "w", _CONV
+    ),
     **_norm(_BATCH_NORM, _STEM, _CHANNELS),
-    f"{_BATCH_NORM}.running_mean": Place(MEAN, "average", _CHANNELS),
-    f"{_BATCH_NORM}.running_var": Place(VARIANCE, "average", _CHANNELS),
-    f"{_BATCH_NORM}.num_batches_tracked": Place(MEAN, "counter"),
-    **_CLASSES,
+    f"{_BATCH_NORM}.running_mean": Location(MEAN, "average", _CHANNELS),
+    f"{_BATCH_NORM}.running_var": Location(VARIANCE, "average", _CHANNELS),
+    f"{_BATCH_NORM}.num_batches_tracked": Location(MEAN, "counter"),
+    **_CLASSIFIER,
   },
   "PerceiverForOpticalFlow": {
     **_linear(f"{_INPUT}.conv_after_patches", "adapter/image/patches"),
-    **_PROJECT,
+    **_OUTPUT_PROJECTION,
   },
-  "PerceiverForMultimodalAutoencoding": {**_multimodal(), **_PROJECT},
+  "PerceiverForMultimodalAutoencoding": {**_multimodal(), **_OUTPUT_PROJECTION},
 }

@@ -1,4 +1,4 @@
-"""Runs our models on the data of the tests about Hugging Face's."""
+"""Helpers that run models on the inputs of the golden Hugging Face models."""
 
 import haiku as hk
 import jax
@@ -17,9 +17,9 @@ def model_of(spec):
 
 
 def logits_of(spec, params, state, inputs):
-  """Our outputs, named like those of `golden/make_huggingface.outputs_of`."""
+  """Returns logits, named as in `golden/make_huggingface.outputs_of`."""
   raw, kwargs = _arguments(inputs)
-  # Compiling is nearly all of the time.
+  # Compilation takes nearly all of the time.
   fast = {"xla_backend_optimization_level": "0"}
   run = jax.jit(
     lambda p, s: model_of(spec).apply(p, s, None, raw, **kwargs)[0],
@@ -35,7 +35,7 @@ def _arguments(inputs):
   if "audio" in inputs:
     names = ("audio", "image", "label")
     raw = {name: jnp.asarray(inputs[name]) for name in names}
-    # Theirs always hides the label.
+    # transformers always masks the label.
     raw["masked"] = {"label": jnp.ones(len(raw["label"]), bool)}
     points = {k: jnp.asarray(inputs[f"{k}_points"]) for k in names[:2]}
     return raw, {"queries": points}
@@ -44,7 +44,7 @@ def _arguments(inputs):
 
 
 def variables_of(spec, inputs, seed):
-  """Random parameters and state of every part of a model."""
+  """Returns random parameters and state of a model."""
   raw, kwargs = _arguments(inputs)
   shapes = jax.eval_shape(
     lambda key: model_of(spec).init(key, raw, True, **kwargs),

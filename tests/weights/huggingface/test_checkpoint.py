@@ -1,4 +1,4 @@
-"""Checkpoints of transformers: the same function there and here, both ways."""
+"""Converted checkpoints give the same outputs as in transformers."""
 
 import copy
 import gzip
@@ -41,7 +41,7 @@ _LATENTS = "perceiver.embeddings.latents"
 
 @pytest.fixture
 def unpack(tmp_path):
-  """Makes the folder that transformers wrote."""
+  """Unpacks a folder that transformers wrote."""
 
   def make(architecture):
     golden, folder = _GOLDEN / architecture, tmp_path / architecture
@@ -60,7 +60,7 @@ def _io(architecture):
 
 
 def _difference(spec, params, state, architecture):
-  """Largest error of our outputs; relative where theirs are small."""
+  """Returns the largest error of outputs; relative where they are small."""
   io = _io(architecture)
   errors = []
   for name, out in runs.logits_of(spec, params, state, io).items():
@@ -83,13 +83,13 @@ def _refused(match, call, *args):
   return str(error.value)
 
 
-def test_there_is_a_golden_folder_for_every_class():
+def test_every_class_has_a_golden_folder():
   assert {path.name for path in _GOLDEN.iterdir()} == set(ARCHITECTURES)
   assert all(p.stat().st_size < 1e5 for p in _GOLDEN.rglob("*.*"))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_outputs_are_theirs(unpack, architecture):
+def test_outputs_match_transformers(unpack, architecture):
   loaded = huggingface.load(unpack(architecture))
   assert _difference(*loaded, architecture) < 1e-5
 
@@ -128,9 +128,9 @@ def test_every_tensor_is_used_once(unpack, architecture):
     start += x.size
   save_file(numbered, folder / _WEIGHTS)
   _, params, state = huggingface.load(folder)
-  found = jax.tree.leaves(params)
-  found += [leaves["average"] for leaves in state.values()]
-  values = np.sort(np.concatenate([x.ravel() for x in found]))
+  arrays = jax.tree.leaves(params)
+  arrays += [leaves["average"] for leaves in state.values()]
+  values = np.sort(np.concatenate([x.ravel() for x in arrays]))
   counts = [x for name, x in numbered.items() if "num_batches" in name]
   expected = np.setdiff1d(np.arange(start), counts)
   np.testing.assert_array_equal(values, expected)
@@ -152,7 +152,7 @@ def test_round_trip_is_bitwise(unpack, tmp_path, architecture):
       np.testing.assert_array_equal(after[name], x, strict=True)
 
 
-def test_running_statistics_stay_when_training_goes_on(unpack):
+def test_running_statistics_continue_in_training(unpack):
   folder = unpack(_CONV)
   spec, params, state = huggingface.load(folder)
   tensors = load_file(folder / _WEIGHTS)
@@ -163,7 +163,7 @@ def test_running_statistics_stay_when_training_goes_on(unpack):
   images = jnp.asarray(_io(_CONV)["raw"])
   apply = jax.jit(runs.model_of(spec).apply, static_argnums=4)
   _, after = apply(params, state, None, images, True)
-  # PyTorch's rule with momentum 0.1, whatever this batch has.
+  # PyTorch's update with momentum 0.1.
   new = after["adapter/stem/batch_norm_0/~/mean_ema"]["average"].ravel()
   batch = _batch_mean(
     tensors["perceiver.input_preprocessor.convnet.conv.weight"]
@@ -191,7 +191,7 @@ def test_half_precision_is_read_as_float32(unpack):
 
 
 def _split(folder):
-  """Makes two shards of a folder's tensors."""
+  """Splits the tensors of a folder into two shards."""
   tensors = load_file(folder / _WEIGHTS)
   (folder / _WEIGHTS).unlink()
   shards = {"a.safetensors": {}, "b.safetensors": {}}
@@ -206,7 +206,7 @@ def _split(folder):
   return index
 
 
-def test_shards(unpack):
+def test_shards_are_joined(unpack):
   folder = unpack(_TEXT)
   whole = huggingface.load(folder)
   _split(folder)
@@ -223,7 +223,7 @@ def test_shards(unpack):
     (lambda i: {"weight_map": {"x": []}}, "does not map tensors to files"),
     (
       lambda i: {"weight_map": dict.fromkeys(i["weight_map"], "../a")},
-      "names '../a', which is no file beside it",
+      "names '../a', which is not a file in the same folder",
     ),
     (
       lambda i: {"weight_map": i["weight_map"] | {"extra": "a.safetensors"}},
@@ -239,14 +239,14 @@ def test_shards(unpack):
     ),
   ],
 )
-def test_damaged_shards(unpack, change, match):
+def test_damaged_shards_are_refused(unpack, change, match):
   folder = unpack(_TEXT)
   index = _split(folder)
   (folder / _INDEX).write_text(json.dumps(change(index)))
   _refused(match, huggingface.load, folder)
 
 
-def test_an_index_that_is_not_json(unpack):
+def test_an_index_that_is_not_json_is_refused(unpack):
   folder = unpack(_TEXT)
   _split(folder)
   (folder / _INDEX).write_text("{")
@@ -282,13 +282,13 @@ def _change_tensors(folder, change):
     (lambda t: t.clear(), "missing are .* more"),
   ],
 )
-def test_tensors_that_do_not_fit(unpack, change, match):
+def test_other_tensors_are_refused(unpack, change, match):
   folder = unpack(_TEXT)
   _change_tensors(folder, change)
   _refused(match, huggingface.load, folder)
 
 
-def test_a_transposed_weight_does_not_fit(unpack):
+def test_a_transposed_weight_is_refused(unpack):
   folder = unpack(_FLOW)
   name = "perceiver.input_preprocessor.conv_after_patches.weight"
   transpose = lambda t: t.update({name: np.array(t[name].T, order="C")})
@@ -298,7 +298,7 @@ def test_a_transposed_weight_does_not_fit(unpack):
 
 
 @pytest.mark.parametrize("size", [0, 7, 100, -1])
-def test_truncated_weights(unpack, size):
+def test_truncated_weights_are_refused(unpack, size):
   folder = unpack(_TEXT)
   contents = (folder / _WEIGHTS).read_bytes()
   (folder / _WEIGHTS).write_bytes(contents[:size])
@@ -311,11 +311,11 @@ def test_truncated_weights(unpack, size):
 def test_pickles_are_not_read(unpack, name):
   folder = unpack(_TEXT)
   (folder / _WEIGHTS).rename(folder / name)
-  match = f"{name} is a pickle.*save_pretrained it as safetensors"
+  match = f"{name} is a pickle.*call save_pretrained to get safetensors"
   _refused(match, huggingface.load, folder)
 
 
-def test_missing_files(unpack, tmp_path):
+def test_missing_files_are_refused(unpack, tmp_path):
   _refused("config.json cannot be read: No such", huggingface.load, tmp_path)
   folder = unpack(_TEXT)
   (folder / _WEIGHTS).unlink()
@@ -337,7 +337,7 @@ def _change_config(folder, **leaves):
     (None, "is of no named class; supported are"),
   ],
 )
-def test_other_classes(unpack, given, match):
+def test_other_classes_are_refused(unpack, given, match):
   folder = unpack(_TEXT)
   _change_config(folder, architectures=given)
   message = _refused(match, huggingface.load, folder)
@@ -357,42 +357,42 @@ def test_other_classes(unpack, given, match):
     ("hidden_act", ["gelu"], "must be one of gelu, "),
     ("cross_attention_shape_for_attention", 3, "must be a string"),
     ("cross_attention_shape_for_attention", "v", "use 'kv' or 'q'"),
-    ("num_self_attention_heads", 3, "does not make a model: 3 heads"),
-    ("num_self_attention_heads", 0, "does not make a model"),
+    ("num_self_attention_heads", 3, "does not describe a valid model: 3 heads"),
+    ("num_self_attention_heads", 0, "does not describe a valid model"),
   ],
 )
-def test_impossible_configs(unpack, leaf, value, match):
+def test_impossible_configs_are_refused(unpack, leaf, value, match):
   folder = unpack(_TEXT)
   _change_config(folder, **{leaf: value})
   _refused(match, huggingface.load, folder)
 
 
 @pytest.mark.parametrize("value", [[5], [5, "6"], 5, [5, True]])
-def test_impossible_sizes(unpack, value):
+def test_impossible_sizes_are_refused(unpack, value):
   folder = unpack(_FLOW)
   _change_config(folder, train_size=value)
   _refused("train_size is .* must be 2 whole numbers", huggingface.load, folder)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "[" * 100_000])
-def test_configs_that_are_not_settings(unpack, text):
+def test_other_json_is_refused(unpack, text):
   folder = unpack(_TEXT)
   (folder / "config.json").write_text(text)
-  match = "is not JSON|does not hold the settings"
+  match = "is not JSON|does not hold a model configuration"
   _refused(match, huggingface.load, folder)
 
 
-def test_what_a_class_does_not_read_may_be_anything(unpack):
+def test_leaves_that_a_class_ignores_are_not_checked(unpack):
   folder = unpack(_FOURIER)
   _change_config(folder, image_size=[224, 224], train_size=None)
   assert huggingface.load(folder)[0]["num_classes"] == 5
 
 
-def test_leaves_that_are_not_given_are_those_of_transformers(unpack):
+def test_missing_leaves_have_the_defaults_of_transformers(unpack):
   folder = unpack(_LEARNED)
   path = folder / "config.json"
   config = json.loads(path.read_text())
-  assert "id2label" not in config  # Theirs leaves it out for 2 labels.
+  assert "id2label" not in config  # transformers omits it for 2 labels.
   assert huggingface.load(folder)[0]["num_classes"] == 2
   del config["d_latents"], config["qk_channels"]
   path.write_text(json.dumps(config))
@@ -415,7 +415,7 @@ def test_gelu_is_named_as_transformers_does(unpack, tmp_path, gelu, name):
   assert config["attention_probs_dropout_prob"] == 0
 
 
-def test_a_classifier_that_does_not_add_its_query(unpack, tmp_path):
+def test_a_classifier_without_query_residual_is_saved(unpack, tmp_path):
   spec, params, state = huggingface.load(unpack(_LEARNED))
   spec["decoder"]["use_query_residual"] = False
   before = copy.deepcopy((spec, params))
@@ -455,7 +455,7 @@ _WHY_NOT = {
 
 
 @pytest.mark.parametrize("name", zoo.MODELS)
-def test_which_published_models_transformers_can_compute(name):
+def test_published_models_that_transformers_supports(name):
   if name not in _SAVED:
     match = _WHY_NOT.get(name, "transformers")
     _refused(match, _config_of, name)
@@ -463,9 +463,9 @@ def test_which_published_models_transformers_can_compute(name):
   architecture, config = _config_of(name)
   assert architecture == _SAVED[name]
   assert set(config) == set(ARCHITECTURES[architecture].keys)
-  # Theirs are the same model, by size too.
-  spec = huggingface_config.spec_of(architecture, config)
-  raw = ARCHITECTURES[architecture].raw(config)
+  # The converted model has the published size.
+  spec = huggingface_config.spec_from_config(architecture, config)
+  raw = ARCHITECTURES[architecture].dummy_inputs(config)
   params, _ = jax.eval_shape(
     lambda x: runs.model_of(spec).init(jax.random.key(0), x, True), raw
   )
@@ -475,7 +475,7 @@ def test_which_published_models_transformers_can_compute(name):
 
 def _config_of(name):
   rows = 224**2 if "learned" in name else 0
-  return huggingface_config.config_of(zoo.spec(name), rows)
+  return huggingface_config.config_from_spec(zoo.spec(name), rows)
 
 
 @pytest.mark.parametrize(
@@ -498,7 +498,7 @@ def _config_of(name):
     (_VIDEO, "decoder", "outputs", {}, "audio, image and label together"),
   ],
 )
-def test_specs_that_transformers_cannot_compute(
+def test_unsupported_specs_are_refused(
   unpack, tmp_path, architecture, section, leaf, value, match
 ):
   spec, params, state = huggingface.load(unpack(architecture))
@@ -517,9 +517,7 @@ def test_specs_that_transformers_cannot_compute(
     ("adapter", "cross_replica_axis", "data"),
   ],
 )
-def test_leaves_of_training_do_not_matter(
-  unpack, tmp_path, section, leaf, value
-):
+def test_training_options_are_ignored(unpack, tmp_path, section, leaf, value):
   spec, params, state = huggingface.load(unpack(_CONV))
   changed = copy.deepcopy(spec)
   changed[section][leaf] = value
@@ -541,7 +539,9 @@ def test_leaves_of_training_do_not_matter(
     (lambda p, s: s.clear(), "state .* missing are adapter/stem"),
   ],
 )
-def test_variables_of_another_model(unpack, tmp_path, change, match):
+def test_variables_of_another_model_are_refused(
+  unpack, tmp_path, change, match
+):
   spec, params, state = huggingface.load(unpack(_CONV))
   change(params, state)
   ours = tmp_path / "ours"
@@ -549,7 +549,7 @@ def test_variables_of_another_model(unpack, tmp_path, change, match):
   assert not ours.exists()
 
 
-def test_a_folder_that_cannot_be_written(unpack, tmp_path):
+def test_an_unwritable_folder_is_refused(unpack, tmp_path):
   loaded = huggingface.load(unpack(_TEXT))
   (tmp_path / "file").write_text("")
   _refused("cannot be written", huggingface.save, tmp_path / "file", *loaded)
@@ -566,7 +566,7 @@ def test_a_model_replaces_another(unpack, tmp_path):
   assert names == {"config.json", _WEIGHTS}
 
 
-def test_their_padding_makes_55_of_224_pixels():
+def test_torch_padding_gives_55_elements_for_224_pixels():
   stem = hk.transform_with_state(
     lambda x: convolutions.ConvDownsample(padding="torch")(x, is_training=True)
   )
@@ -577,7 +577,7 @@ def test_their_padding_makes_55_of_224_pixels():
   assert out.shape == (1, 55, 55, 64)
 
 
-def test_unknown_padding():
+def test_unknown_padding_is_refused():
   spec = zoo.spec("imagenet_conv")
   spec["adapter"]["padding"] = "valid"
   with pytest.raises(ValueError, match="'valid': choose one of same, torch"):

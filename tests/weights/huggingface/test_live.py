@@ -1,4 +1,4 @@
-"""Random models against those of transformers, in both directions.
+"""Compares random models with transformers, in both directions.
 
 Needs torch and transformers: run with `pytest -m slow` where they are.
 """
@@ -36,7 +36,7 @@ _SMALL = {
 
 
 def _error(ours, theirs):
-  """Largest difference; relative where outputs are small."""
+  """Returns the largest difference; relative where outputs are small."""
   assert set(ours) == set(theirs)
   errors = []
   for name, want in theirs.items():
@@ -47,7 +47,7 @@ def _error(ours, theirs):
 
 
 def _random_config(architecture, seed):
-  """The golden model's sizes, other options."""
+  """Returns a config with the golden model's sizes and other options."""
   rng = np.random.default_rng(seed)
   pick = lambda *choices: choices[rng.integers(len(choices))]
   config = make_huggingface.CONFIGS[architecture] | {
@@ -73,7 +73,7 @@ def _random_config(architecture, seed):
 
 @pytest.mark.parametrize("seed", _SEEDS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_their_model_here(tmp_path, architecture, seed):
+def test_models_of_transformers_match_here(tmp_path, architecture, seed):
   config = _random_config(architecture, seed)
   model = make_huggingface.build(architecture, config, seed)
   model.save_pretrained(tmp_path)
@@ -84,7 +84,7 @@ def test_their_model_here(tmp_path, architecture, seed):
   assert error < 2e-5
 
 
-def test_their_shards_here(tmp_path):
+def test_shards_of_transformers_match_here(tmp_path):
   architecture = "PerceiverForOpticalFlow"
   config = _random_config(architecture, 0)
   model = make_huggingface.build(architecture, config, 0)
@@ -125,13 +125,13 @@ def _text_classifier():
 
 def _video():
   spec = _small("kinetics_784")
-  video, sound = {"max_resolution": (2, 2, 2)}, {"max_resolution": (24,)}
+  video, audio = {"max_resolution": (2, 2, 2)}, {"max_resolution": (24,)}
   adapter, decoder = spec["adapter"]["modalities"], spec["decoder"]
-  adapter["audio"] |= {"samples_per_patch": 4, **sound}
+  adapter["audio"] |= {"samples_per_patch": 4, **audio}
   adapter["image"] |= video
   decoder["num_decoded_channels"] = 6
   outputs = decoder["outputs"]
-  outputs["audio"] |= {"shape": (6,), "num_outputs": 4, **sound}
+  outputs["audio"] |= {"shape": (6,), "num_outputs": 4, **audio}
   outputs["image"] |= {"shape": (2, 8, 8), **video}
   outputs["label"] |= {"num_outputs": 5, "num_query_channels": 7}
   return spec
@@ -140,7 +140,7 @@ def _video():
 _SPECS = {
   "PerceiverForMaskedLM": _language(),
   "PerceiverForSequenceClassification": _text_classifier(),
-  # Its query is not added; theirs is.
+  # transformers adds its query; this project does not.
   "PerceiverForImageClassificationLearned": _small(
     "imagenet_learned", 4, decoder=_QUERY
   ),
@@ -159,7 +159,7 @@ _SPECS = {
 
 @pytest.mark.parametrize("gelu", ["tanh", "exact"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_our_model_there(tmp_path, architecture, gelu):
+def test_saved_models_match_in_transformers(tmp_path, architecture, gelu):
   config = make_huggingface.CONFIGS[architecture]
   inputs = make_huggingface.inputs_of(architecture, config, 1)
   spec = copy.deepcopy(_SPECS[architecture])
