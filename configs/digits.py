@@ -39,7 +39,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
   config.model = {
     "num_classes": 10,
     "adapter": {
-      "preparation": "pixels",
+      "prep_type": "pixels",
       "position_encoding": "fourier",
       "num_bands": 4,
       "max_resolution": (8, 8),
@@ -51,7 +51,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
       "num_self_attends_per_block": 2,
       "num_self_attend_heads": 4,
     },
-    "decoder": {"kind": "query", "num_query_channels": 64},
+    "decoder": {"kind": "classification", "num_query_channels": 64},
   }
   config.optimizer.warmup_steps = 50
   config.log.every_steps = 50

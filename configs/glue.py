@@ -198,7 +198,7 @@ def _set_model(
     config.model.adapter.num_task_tokens = len(tasks)
   outputs = {task: _num_outputs(task) for task in tasks}
   config.model.decoder = {
-    "kind": "text_classes",
+    "kind": "multitask_classification",
     "outputs": outputs,
     "query": query,
     "num_hidden_channels": pretrained.model.adapter.num_channels,

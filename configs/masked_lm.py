@@ -79,7 +79,7 @@ def get_config(variant: str = "bytes") -> ml_collections.ConfigDict:
     "num_workers": 16,  # Processes that prepare batches; 0: threads.
   }
   # Not in the paper; 0: off. See `perceiver_jax.models.local_attention_init`.
-  config.nearby_start_bands = 0
+  config.local_attention_init_bands = 0
   config.optimizer.learning_rate = 1.25e-3
   config.optimizer.schedule = "cosine"
   config.optimizer.warmup_steps = 1000
@@ -135,7 +135,7 @@ def _small(config: ml_collections.ConfigDict) -> None:
   config.batch_size = 32
   config.data.documents_per_example = 1
   config.data.most_hidden = 48
-  config.nearby_start_bands = 16
+  config.local_attention_init_bands = 16
   _shrink(config, length=128, channels=128)
   config.model.encoder.update(
     num_latents=32,
@@ -180,7 +180,7 @@ def _smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   _embedded(config)
   _shrink(config, length=64, channels=16)
   config.model.adapter.vocab_size = 262
-  config.nearby_start_bands = min(config.nearby_start_bands, 2)
+  config.local_attention_init_bands = min(config.local_attention_init_bands, 2)
   if encoder.get("kind") == "transformer":
     config.model.encoder = {**encoder, "num_layers": 1, "num_heads": 2}
     return config

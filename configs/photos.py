@@ -44,7 +44,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
   config.model = {
     "num_classes": photos.NUM_CLASSES,
     "adapter": {
-      "preparation": "pixels",
+      "prep_type": "pixels",
       "position_encoding": "fourier",
       "num_bands": 16,
       "max_resolution": (32, 32),
@@ -56,7 +56,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
       "num_self_attends_per_block": 3,
       "num_self_attend_heads": 4,
     },
-    "decoder": {"kind": "query", "num_query_channels": 128},
+    "decoder": {"kind": "classification", "num_query_channels": 128},
   }
   config.optimizer.warmup_steps = 50
   config.log.every_steps = 50

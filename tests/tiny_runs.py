@@ -117,7 +117,11 @@ def tiny_config(**leaves):
   """
   config = base.run()
   # What exported weights must say; the task makes nothing of it.
-  config.model = {"adapter": {}, "encoder": {}, "decoder": {"kind": "average"}}
+  config.model = {
+    "adapter": {},
+    "encoder": {},
+    "decoder": {"kind": "average_and_project"},
+  }
   config.num_steps = 12
   config.batch_size = 8
   config.eval_every_steps = 5

@@ -27,7 +27,7 @@ def classifier(name="imagenet_fourier", num_classes=CLASSES, channels=3):
     if spec["adapter"].get(leaf):
       spec["adapter"][leaf] = 2
   spec["adapter"].pop("max_resolution", None)
-  if spec["decoder"]["kind"] == "query":
+  if spec["decoder"]["kind"] == "classification":
     spec["decoder"]["num_query_channels"] = 8
   return random(spec, array(1, IMAGE_SIZE, IMAGE_SIZE, channels), scale=0.3)
 

@@ -96,7 +96,7 @@ def _from_weights() -> _Classifier:
   from perceiver_jax.data.images import images
 
   weights = source.load_weights(
-    ["query", "average"],
+    ["classification", "average_and_project"],
     "imagenet_fourier", "imagenet_learned", "imagenet_conv",
   )  # fmt: skip
   if weights.spec["adapter"].get("kind", "image") != "image":

@@ -168,7 +168,7 @@ def _in_parts(
   return out
 
 
-class ClassQueryDecoder(QueryDecoder):
+class ClassificationDecoder(QueryDecoder):
   """Perceiver IO's classifier: one learned query, one vector of logits.
 
   Args:
@@ -206,7 +206,7 @@ class ClassQueryDecoder(QueryDecoder):
     return out[:, 0], weights
 
 
-class AverageDecoder(hk.Module):
+class AverageAndProjectDecoder(hk.Module):
   """The Perceiver's classifier: mean over latents, then a projection.
 
   The order (average first) is that of arXiv v2, app. F; the projection starts

@@ -40,7 +40,7 @@ _PROJECTIONS = re.compile(
 _LATENTS_SCALE = 2.0
 
 
-def nearby_start(
+def local_attention_init(
   model: Mapping[str, Any], bands: int
 ) -> contextlib.AbstractContextManager:
   """A context, inside a Haiku transform; what is built in it starts nearby.

@@ -1,9 +1,10 @@
 """The architecture of both papers: encode, process, decode.
 
 `Perceiver` is an adapter that turns raw data into an input array, an encoder
-that reads it into latents, and a decoder. With `AverageDecoder` and repeated
-cross-attends it is the ICML model (arXiv 2103.03206); with output queries it is
-Perceiver IO (arXiv 2107.14795). Shapes as in the package glossary.
+that reads it into latents, and a decoder. With `AverageAndProjectDecoder` and
+repeated cross-attends it is the ICML model (arXiv 2103.03206); with output
+queries it is Perceiver IO (arXiv 2107.14795). Shapes as in the package
+glossary.
 """
 
 from collections.abc import Callable

@@ -36,7 +36,7 @@ ADAPTERS: dict[str, Callable[..., Any]] = {
   "text": text.TextAdapter,
   "flow": flow.FlowAdapter,
   "points": points.PointsAdapter,
-  "units": entities.UnitsAdapter,
+  "entities": entities.EntitiesAdapter,
   "label": multimodal.LabelAdapter,
   "multimodal": multimodal.MultimodalAdapter,
 }
@@ -47,14 +47,16 @@ ENCODERS: dict[str, Callable[..., Any]] = {
   "transformer": transformer.TransformerEncoder,
 }
 DECODERS: dict[str, Callable[..., Any]] = {
-  "query": decoders.ClassQueryDecoder,
-  "average": decoders.AverageDecoder,
+  "classification": decoders.ClassificationDecoder,
+  "average_and_project": decoders.AverageAndProjectDecoder,
   "masked_lm": text.MaskedLmDecoder,
   "token": text.TokenDecoder,
-  "text_classes": multitask_classification.TextClassesDecoder,
+  "multitask_classification": (
+    multitask_classification.MultitaskClassificationDecoder
+  ),
   "flow": flow.FlowDecoder,
   "multimodal": multimodal.MultimodalDecoder,
-  "units": entities.UnitsDecoder,
+  "entities": entities.EntitiesDecoder,
 }
 
 
@@ -116,7 +118,7 @@ def _decoder(model: Mapping[str, Any], adapter: Any) -> Any:
   if kind not in DECODERS:
     choices = ", ".join(DECODERS)
     raise ValueError(f"decoder kind {kind!r}: choose one of {choices}")
-  if kind in ("query", "average"):
+  if kind in ("classification", "average_and_project"):
     arguments["num_classes"] = model["num_classes"]
   if kind in ("masked_lm", "token"):
     arguments["adapter"] = adapter

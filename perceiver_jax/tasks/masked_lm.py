@@ -97,8 +97,8 @@ class MaskedLanguageModel:
     tokens = batch["tokens"]
     seen = jnp.where(batch["hidden"], byte_tokenizer.MASK, tokens)
     spec = self._config.model.to_dict()
-    with local_attention_init.nearby_start(
-      spec, self._config.nearby_start_bands
+    with local_attention_init.local_attention_init(
+      spec, self._config.local_attention_init_bands
     ):
       return zoo.build(spec)(
         seen,

@@ -107,4 +107,13 @@ def _check_spec(spec: Any, path: str | os.PathLike) -> None:
     raise UserError(f"{path} has no {', '.join(sections)} in its header")
   kind = spec["decoder"].get("kind")
   if kind not in zoo.DECODERS:
-    raise UserError(f"{path} has a decoder of an unknown kind: {kind!r}")
+    raise UserError(
+      f"{path} has a decoder of an unknown kind: {kind!r}; known are"
+      f" {', '.join(zoo.DECODERS)}"
+    )
+  kind = spec["adapter"].get("kind", "image")
+  if kind not in zoo.ADAPTERS:
+    raise UserError(
+      f"{path} has an adapter of an unknown kind: {kind!r}; known are"
+      f" {', '.join(zoo.ADAPTERS)}"
+    )

@@ -99,7 +99,10 @@ BAD = {
     ["--config.model.adapter.position_encoding=x"],
     ["config.model", "'x'", "fourier, trainable"],
   ),
-  "decoder": (["--config.model.decoder.kind=x"], ["'x'", "query", "average"]),
+  "decoder": (
+    ["--config.model.decoder.kind=x"],
+    ["'x'", "classification", "average_and_project"],
+  ),
   "no latents": (["--config.model.encoder.num_latents=0"], ["config.model"]),
   "negative size": (
     ["--config.model.encoder.num_latents=-1"],

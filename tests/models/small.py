@@ -53,7 +53,7 @@ def _shrink_adapter(section):
     project_positions=6,
     samples_per_patch=2,
   )
-  if section.get("preparation") == "patches":
+  if section.get("prep_type") == "patches":
     section["spatial_downsample"] = 2
   if section.get("kind", "image") != "points":
     section.pop("max_resolution", None)
@@ -72,7 +72,7 @@ def _shrink_decoder(section):
     image_size=(5, 6),
     num_decoded_channels=6,
   )
-  if section["kind"] == "units":
+  if section["kind"] == "entities":
     section["num_embedding_channels"] = 6
   for part in section.get("outputs", {}).values():
     # The label is the widest query, as in the model of the paper.

@@ -158,7 +158,7 @@ def test_weights_are_those_of_all_queries():
 
 
 def test_class_query_is_one_and_ignores_inputs():
-  make = lambda latents, inputs: decoders.ClassQueryDecoder(
+  make = lambda latents, inputs: decoders.ClassificationDecoder(
     3, num_query_channels=8, name="decoder"
   )(latents, inputs)[0]
   model = plain.transform(make)
@@ -173,7 +173,7 @@ def test_class_query_is_one_and_ignores_inputs():
 
 
 def test_average_of_latents_and_uniform_weights():
-  make = lambda latents: decoders.AverageDecoder(3, name="decoder")(
+  make = lambda latents: decoders.AverageAndProjectDecoder(3, name="decoder")(
     latents, return_attention=True
   )
   model = hk.without_apply_rng(hk.transform(make))

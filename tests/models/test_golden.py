@@ -48,7 +48,7 @@ def _spec(config):
   return {
     "num_classes": config["num_classes"],
     "adapter": {
-      "preparation": theirs["prep_type"],
+      "prep_type": theirs["prep_type"],
       "num_channels": theirs.get("num_channels", 0),
       "spatial_downsample": 4 if theirs["prep_type"] == "conv" else 1,
       "num_bands": fourier["num_bands"],
@@ -61,7 +61,7 @@ def _spec(config):
       "num_self_attends_per_block": encoder["num_self_attends_per_block"],
       "num_self_attend_heads": encoder["num_self_attend_heads"],
     },
-    "decoder": {"kind": "query", "num_query_channels": 32},
+    "decoder": {"kind": "classification", "num_query_channels": 32},
   }
 
 
@@ -347,7 +347,7 @@ def test_average_decoder():
     "projection_decoder/~/logits"
   ]}  # fmt: skip
   out = _apply(
-    lambda x: decoders.AverageDecoder(7, name="decoder")(x)[0],
+    lambda x: decoders.AverageAndProjectDecoder(7, name="decoder")(x)[0],
     params,
     jax.numpy.asarray(flat["projection_decoder/in0"]),
   )
@@ -369,7 +369,7 @@ def test_video_patch_adapter_with_position_mlp():
 
   def run(x):
     adapter = image.ImageAdapter(
-      preparation="patches",
+      prep_type="patches",
       num_channels=10,
       spatial_downsample=4,
       temporal_downsample=2,

@@ -44,7 +44,7 @@ def _structure(name):
   spec = small.spec(name)
   leaves = (
     "kind",
-    "preparation",
+    "prep_type",
     "position_encoding",
     "concat_frames",
     "use_convolutions",

@@ -39,7 +39,7 @@ def _spec():
 
 def _model(bands):
   def forward(tokens):
-    with local_attention_init.nearby_start(_spec(), bands):
+    with local_attention_init.local_attention_init(_spec(), bands):
       return zoo.build(_spec())(tokens, is_training=True, return_attention=True)
 
   return plain.transform(forward)
@@ -101,4 +101,4 @@ def test_what_cannot_start_nearby_is_refused():
   with pytest.raises(ValueError, match="fewer bands"):
     jax.eval_shape(_model(_BANDS + 1).init, jax.random.key(0), tokens)
   with pytest.raises(ValueError, match="kind 'token'"):
-    local_attention_init.nearby_start(zoo.spec("byte_bert"), 2)
+    local_attention_init.local_attention_init(zoo.spec("byte_bert"), 2)

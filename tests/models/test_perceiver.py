@@ -435,7 +435,7 @@ def test_projection_of_a_query_decoder_can_be_left_out():
 
 
 def test_average_decoder_starts_at_zero_and_averages_first():
-  make = lambda z: decoders.AverageDecoder(3, name="decoder")(
+  make = lambda z: decoders.AverageAndProjectDecoder(3, name="decoder")(
     z, return_attention=True
   )
   model, latents = _transform(make), _normal(2, 5, 4)
@@ -455,7 +455,7 @@ def _classifier(attention):
     model = perceiver.Perceiver(
       lambda x, is_training: x,
       encoder_lib.PerceiverEncoder(_SMALL, name="encoder"),
-      decoders.ClassQueryDecoder(7, 6, name="decoder"),
+      decoders.ClassificationDecoder(7, 6, name="decoder"),
     )
     return model(
       inputs,

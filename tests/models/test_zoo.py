@@ -124,7 +124,7 @@ def test_spec_is_a_copy():
   assert zoo.MODELS["imagenet_fourier"].spec == before
   assert zoo.spec("imagenet_fourier") == before
   # Models that share a section in the table do not share it in their specs.
-  assert zoo.spec("imagenet_conv")["decoder"]["kind"] == "query"
+  assert zoo.spec("imagenet_conv")["decoder"]["kind"] == "classification"
 
 
 def test_unknown_model_names_the_choices():
@@ -136,7 +136,7 @@ def test_unknown_model_names_the_choices():
 
 def test_unknown_decoder_names_the_choices():
   spec = zoo.spec("imagenet_fourier") | {"decoder": {"kind": "max"}}
-  message = "decoder kind 'max': choose one of query, average, "
+  message = "decoder kind 'max': choose one of classification, "
   with pytest.raises(ValueError, match=message):
     _variables(spec, flops.abstract(1, 8, 8, 3))
 

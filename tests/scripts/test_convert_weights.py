@@ -55,7 +55,7 @@ def released(tmp_path, monkeypatch):
   spec = {
     "num_classes": sizes["num_classes"],
     "adapter": {
-      "preparation": "pixels",
+      "prep_type": "pixels",
       "num_bands": theirs["num_bands"],
       "max_resolution": tuple(theirs["max_resolution"]),
     },
@@ -66,7 +66,7 @@ def released(tmp_path, monkeypatch):
       "num_self_attends_per_block": encoder["num_self_attends_per_block"],
       "num_self_attend_heads": encoder["num_self_attend_heads"],
     },
-    "decoder": {"kind": "query", "num_query_channels": 32},
+    "decoder": {"kind": "classification", "num_query_channels": 32},
   }
   entry = zoo.MODELS["imagenet_fourier"]._replace(
     spec=spec, raw=tiny_weights.array(*golden["inputs/images"].shape[1:])

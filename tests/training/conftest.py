@@ -17,7 +17,7 @@ def _tiny_config() -> ml_collections.ConfigDict:
   config.model = {
     "num_classes": 10,
     "adapter": {
-      "preparation": "pixels",
+      "prep_type": "pixels",
       "position_encoding": "fourier",
       "num_bands": 1,
     },
@@ -28,7 +28,7 @@ def _tiny_config() -> ml_collections.ConfigDict:
       "num_self_attends_per_block": 1,
       "num_self_attend_heads": 2,
     },
-    "decoder": {"kind": "query", "num_query_channels": 8},
+    "decoder": {"kind": "classification", "num_query_channels": 8},
   }
   return config
 
@@ -49,7 +49,7 @@ def tiny_config(make_tiny_config) -> ml_collections.ConfigDict:
 def tiny_conv_config(tiny_config) -> ml_collections.ConfigDict:
   """The same behind the convolution stem, with its batch statistics."""
   tiny_config.model.adapter.update(
-    preparation="conv", num_channels=4, spatial_downsample=4
+    prep_type="conv", num_channels=4, spatial_downsample=4
   )
   return tiny_config
 

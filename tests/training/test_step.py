@@ -157,7 +157,7 @@ def assert_devices_agree(task, make_batch, numbers=DEVICES, optimizer=None):
 
 
 def make_task(config):
-  config.model.decoder = {"kind": "average"}  # Compiles faster.
+  config.model.decoder = {"kind": "average_and_project"}  # Compiles faster.
   return tasks.make_task(config)
 
 

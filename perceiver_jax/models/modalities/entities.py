@@ -25,7 +25,7 @@ from perceiver_jax.models.typing import (
 )
 
 
-class UnitsAdapter(hk.Module):
+class EntitiesAdapter(hk.Module):
   """One linear layer on the features of each unit; they have no positions.
 
   Args:
@@ -44,7 +44,7 @@ class UnitsAdapter(hk.Module):
     return layers.Linear(self._num_channels, "embed")(units)
 
 
-class UnitsDecoder(decoders.QueryDecoder):
+class EntitiesDecoder(decoders.QueryDecoder):
   """An encoding of each unit and one of them all, as AlphaStar uses them.
 
   Queries are the input elements, so that unit i reads what concerns unit i.

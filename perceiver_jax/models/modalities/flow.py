@@ -66,7 +66,7 @@ class FlowAdapter(hk.Module):
     self._concat_frames = concat_frames
     self._use_convolutions = use_convolutions
     self._image = {
-      "preparation": "conv" if use_convolutions else "patches",
+      "prep_type": "conv" if use_convolutions else "patches",
       "num_channels": num_channels,
       "spatial_downsample": 4 if use_convolutions else 1,
       "num_bands": num_bands,

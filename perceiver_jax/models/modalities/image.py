@@ -23,7 +23,7 @@ from perceiver_jax.models.typing import (
   Float,
 )
 
-PREPARATIONS = ("pixels", "conv1x1", "conv", "patches")
+PREP_TYPES = ("pixels", "conv1x1", "conv", "patches")
 POSITIONS = ("fourier", "trainable")
 
 
@@ -31,7 +31,7 @@ class ImageAdapter(hk.Module):
   """Images or video to the input array (IO, app. A.1; Perceiver, 4.1).
 
   Args:
-    preparation: "pixels": each pixel an element; "conv1x1": pixels through a
+    prep_type: "pixels": each pixel an element; "conv1x1": pixels through a
       1x1 convolution; "conv": `ConvDownsample`; "patches": space to depth.
     num_channels: Output channels of the convolution or of the linear layer on
       patches; 0 leaves patches unprojected.
@@ -53,13 +53,13 @@ class ImageAdapter(hk.Module):
       positions (Perceiver, Table 2, "permuted"); 0 leaves them in place.
 
   Raises:
-    ValueError: An unknown `preparation`, `position_encoding` or
+    ValueError: An unknown `prep_type`, `position_encoding` or
       `concat_or_add`.
   """
 
   def __init__(
     self,
-    preparation: str = "pixels",
+    prep_type: str = "pixels",
     num_channels: int = 0,
     spatial_downsample: int = 1,
     temporal_downsample: int = 1,
@@ -78,10 +78,10 @@ class ImageAdapter(hk.Module):
     name: str | None = None,
   ):
     super().__init__(name=name)
-    _check("preparation", preparation, PREPARATIONS)
+    _check("prep_type", prep_type, PREP_TYPES)
     _check("position_encoding", position_encoding, POSITIONS)
     _check("concat_or_add", concat_or_add, ("concat", "add"))
-    self._preparation = preparation
+    self._prep_type = prep_type
     self._num_channels = num_channels
     self._spatial = spatial_downsample
     self._temporal = temporal_downsample
@@ -121,17 +121,17 @@ class ImageAdapter(hk.Module):
 
   @hk.transparent
   def _prepare(self, images: jax.Array, is_training: bool) -> jax.Array:
-    if self._preparation == "pixels":
+    if self._prep_type == "pixels":
       stride = self._spatial
       if images.ndim == 5:
         return images[:, :: self._temporal, ::stride, ::stride]
       return images[:, ::stride, ::stride]
-    if self._preparation == "conv1x1":
+    if self._prep_type == "conv1x1":
       conv = hk.Conv2D(
         self._num_channels, 1, stride=self._spatial, name="conv1x1"
       )
       return hk.BatchApply(conv)(images) if images.ndim == 5 else conv(images)
-    if self._preparation == "conv":
+    if self._prep_type == "conv":
       return self._conv(images, is_training)
     x = patches.space_to_depth(images, self._temporal, self._spatial)
     if images.ndim == 5 and x.shape[1] == 1:

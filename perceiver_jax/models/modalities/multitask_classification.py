@@ -29,7 +29,7 @@ QUERIES = ("task", "first_position", "first_latent")
 _NEVER = -1e9
 
 
-class TextClassesDecoder(decoders.QueryDecoder):
+class MultitaskClassificationDecoder(decoders.QueryDecoder):
   """One query a task, and of each task a two-layer head with tanh between.
 
   Modules are called as in `text.MaskedLmDecoder` and `text.TokenDecoder`, so

@@ -28,7 +28,7 @@ _SOUNDS = {
 _VIDEO = (
   {
     "kind": "image",
-    "preparation": "patches",
+    "prep_type": "patches",
     "spatial_downsample": 8,
     "temporal_downsample": 2,
     "num_bands": 16,
@@ -44,9 +44,9 @@ _ICML = encoder(
   share_cross_attends="none",
   share_blocks=False,
 )
-_AVERAGE = {"kind": "average"}
+_AVERAGE = {"kind": "average_and_project"}
 # Like ImageNet's, with 1,024 query channels (IO, Table 6).
-_QUERY = {"kind": "query", "num_query_channels": 1024}
+_QUERY = {"kind": "classification", "num_query_channels": 1024}
 
 
 def _audioset(

@@ -10,13 +10,13 @@ from perceiver_jax.models.published.entry import (
 )
 
 _FOURIER = {
-  "preparation": "pixels",
+  "prep_type": "pixels",
   "position_encoding": "fourier",
   "num_bands": 64,
   "max_resolution": (224, 224),
 }
 _LEARNED = {
-  "preparation": "conv1x1",
+  "prep_type": "conv1x1",
   "num_channels": 256,
   "position_encoding": "trainable",
   "num_position_channels": 256,
@@ -24,22 +24,22 @@ _LEARNED = {
 }
 # The ICML model's table: 128 channels beside RGB, started with scale 1.0.
 _ICML_LEARNED = {
-  "preparation": "pixels",
+  "prep_type": "pixels",
   "position_encoding": "trainable",
   "num_position_channels": 128,
   "position_init_scale": 1.0,
 }
 _CONV = {
-  "preparation": "conv",
+  "prep_type": "conv",
   "num_channels": 64,
   "spatial_downsample": 4,
   "position_encoding": "fourier",
   "num_bands": 64,
   "max_resolution": (56, 56),
 }
-_QUERY = {"kind": "query", "num_query_channels": 1024}
+_QUERY = {"kind": "classification", "num_query_channels": 1024}
 _NO_RESIDUAL = _QUERY | {"use_query_residual": False}
-_AVERAGE = {"kind": "average"}
+_AVERAGE = {"kind": "average_and_project"}
 
 
 def _image(

@@ -32,7 +32,7 @@ def _autoencoder(
         },
         "image": {
           "kind": "image",
-          "preparation": "patches",
+          "prep_type": "patches",
           "spatial_downsample": _PATCH,
           **video,
         },

@@ -13,7 +13,7 @@ MODELS = {
       "adapter": {"kind": "points", "num_bands": 64, "max_resolution": 2240},
       # Sharing as on ImageNet, whose settings the paper refers to.
       "encoder": encoder(num_cross_attends=2, num_blocks=2),
-      "decoder": {"kind": "average"},
+      "decoder": {"kind": "average_and_project"},
     },
     array(2048, 3),  # "About 2,000" points.
     44_772_202,

@@ -15,14 +15,14 @@ from perceiver_jax.models.published.entry import (
 MODELS = {
   "starcraft": Entry(
     {
-      "adapter": {"kind": "units", "num_channels": 128},
+      "adapter": {"kind": "entities", "num_channels": 128},
       "encoder": deep(
         32,
         512,
         3,
         self_attend_widening_factor=4,
       ),
-      "decoder": {"kind": "units"},
+      "decoder": {"kind": "entities"},
     },
     array(512, 256),
     10_956_416,

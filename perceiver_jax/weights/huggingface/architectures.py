@@ -95,7 +95,7 @@ def _classifier(
 ) -> Callable[[Config], dict[str, Any]]:
   def sections(config):
     decoder = {
-      "kind": "query",
+      "kind": "classification",
       "num_query_channels": config["d_latents"],
       "use_query_residual": True,
       **attention_options(config),
@@ -119,14 +119,14 @@ def _learned_config(spec: Spec, num_positions: int) -> dict[str, Any]:
 
 _FOURIER = {
   "kind": "image",
-  "preparation": "pixels",
+  "prep_type": "pixels",
   "position_encoding": "fourier",
   "num_bands": 64,
   "max_resolution": (224, 224),
 }
 _LEARNED = {
   "kind": "image",
-  "preparation": "conv1x1",
+  "prep_type": "conv1x1",
   "num_channels": 256,
   "position_encoding": "trainable",
   "num_position_channels": 256,
@@ -134,7 +134,7 @@ _LEARNED = {
 }
 _CONV = {
   "kind": "image",
-  "preparation": "conv",
+  "prep_type": "conv",
   "num_channels": 64,
   "spatial_downsample": 4,
   "padding": "torch",
@@ -172,7 +172,7 @@ def _multimodal(config: Config) -> dict[str, Any]:
   size = config["samples_per_patch"]
   video = {"num_bands": 32, "max_resolution": _video_resolution(config)}
   audio = {"num_bands": 192, "max_resolution": (_num_samples(config),)}
-  patches = {"preparation": "patches", "spatial_downsample": 4}
+  patches = {"prep_type": "patches", "spatial_downsample": 4}
   adapter = {
     "kind": "multimodal",
     "min_padding": 4,
@@ -298,13 +298,15 @@ ARCHITECTURES = {
     _multimodal_inputs,
   ),
 }
-# Adapter kind, decoder kind and pixel preparation to class name.
+
+_CLASSIFIER = "PerceiverForImageClassification"
+# Adapter kind, decoder kind and pixel preparation (`prep_type`) to class name.
 _CLASS_NAMES = {
   ("text", "masked_lm", None): "PerceiverForMaskedLM",
-  ("text", "query", None): "PerceiverForSequenceClassification",
-  ("image", "query", "conv1x1"): "PerceiverForImageClassificationLearned",
-  ("image", "query", "pixels"): "PerceiverForImageClassificationFourier",
-  ("image", "query", "conv"): "PerceiverForImageClassificationConvProcessing",
+  ("text", "classification", None): "PerceiverForSequenceClassification",
+  ("image", "classification", "conv1x1"): f"{_CLASSIFIER}Learned",
+  ("image", "classification", "pixels"): f"{_CLASSIFIER}Fourier",
+  ("image", "classification", "conv"): f"{_CLASSIFIER}ConvProcessing",
   ("flow", "flow", None): "PerceiverForOpticalFlow",
   ("multimodal", "multimodal", None): "PerceiverForMultimodalAutoencoding",
 }
@@ -313,5 +315,5 @@ _CLASS_NAMES = {
 def class_name(spec: Spec) -> str | None:
   """Returns the name of the class for a complete spec, or None."""
   adapter, decoder = spec["adapter"], spec["decoder"]
-  key = (adapter["kind"], decoder["kind"], adapter.get("preparation"))
+  key = (adapter["kind"], decoder["kind"], adapter.get("prep_type"))
   return _CLASS_NAMES.get(key)

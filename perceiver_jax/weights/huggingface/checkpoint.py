@@ -255,7 +255,9 @@ def _write_tensors(
 def _with_query_residual(spec: Mapping[str, Any]) -> Mapping[str, Any]:
   """Returns the spec, with a query residual if it is a classifier's."""
   decoder = dict(spec["decoder"])
-  if decoder["kind"] != "query" or decoder.get("use_query_residual", True):
+  if decoder["kind"] != "classification" or decoder.get(
+    "use_query_residual", True
+  ):
     return spec
   return {**spec, "decoder": decoder | {"use_query_residual": True}}
 

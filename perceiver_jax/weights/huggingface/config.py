@@ -27,7 +27,7 @@ from perceiver_jax.weights.huggingface.encoder import (
 )
 
 _DECODERS = {
-  "query": decoders.ClassQueryDecoder,
+  "classification": decoders.ClassificationDecoder,
   "masked_lm": text.MaskedLmDecoder,
   "flow": flow.FlowDecoder,
   "multimodal": multimodal.MultimodalDecoder,
@@ -202,7 +202,7 @@ def _complete(spec: Spec) -> dict[str, Any]:
     encoder["share_blocks"] = True
   decoder = dict(spec["decoder"])
   if cls := _DECODERS.get(decoder["kind"]):
-    residual = decoder["kind"] in ("query", "masked_lm")
+    residual = decoder["kind"] in ("classification", "masked_lm")
     decoder = _defaults(cls) | {"use_query_residual": residual} | decoder
   complete = {
     "adapter": _complete_adapter(spec["adapter"]),
@@ -212,7 +212,7 @@ def _complete(spec: Spec) -> dict[str, Any]:
   for section in (encoder, decoder):
     if section.get("qk_channels"):
       section["shape_for_attn"] = "kv"  # Only selects the default width.
-  if decoder["kind"] == "query":
+  if decoder["kind"] == "classification":
     complete["num_classes"] = spec["num_classes"]
   return complete
 

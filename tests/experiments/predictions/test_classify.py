@@ -130,7 +130,11 @@ def test_another_input_than_it_was_trained_on(
 
 def test_weights_of_another_kind(refuses, weight_file, picture):
   file = weight_file("flow")
-  parts = [str(file), "'flow' decoder", "'query' or 'average'"]
+  parts = [
+    str(file),
+    "'flow' decoder",
+    "'classification' or 'average_and_project'",
+  ]
   refuses(*arguments(file, picture[0]), parts=parts)
 
 

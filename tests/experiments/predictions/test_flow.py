@@ -180,7 +180,7 @@ def test_bad_input_is_one_line(
 def test_weights_of_another_kind(refuses, weight_file, pair):
   paths, _ = pair(8, 8)
   flag = f"--weights={weight_file('classifier')}"
-  parts = ["'query' decoder", "'flow'"]
+  parts = ["'classification' decoder", "'flow'"]
   refuses("predict", "flow", flag, *paths, parts=parts)
 
 

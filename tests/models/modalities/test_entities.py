@@ -145,7 +145,7 @@ def test_permuted_units_have_permuted_encodings(order, seed):
 
 
 def test_without_a_mask_all_units_are_real():
-  make = lambda latents, inputs, mask=None: entities.UnitsDecoder(
+  make = lambda latents, inputs, mask=None: entities.EntitiesDecoder(
     5, name="decoder"
   )(latents, inputs, mask)[0]
   model = plain.transform(make)

@@ -35,7 +35,7 @@ def _shapes(shape, **kwargs):
 
 
 # Preparation, its arguments, shape of the input, grid left and channels.
-_PREPARATIONS = [
+_PREP_TYPES = [
   ("pixels", {}, _IMAGE, (8, 16), 3),
   ("pixels", {"spatial_downsample": 2}, _IMAGE, (4, 8), 3),
   (
@@ -118,18 +118,18 @@ _POSITIONS = [
 ]
 
 
-def test_every_preparation_and_encoding_is_tried():
-  assert {p[0] for p in _PREPARATIONS} == set(image.PREPARATIONS)
+def test_every_prep_type_and_encoding_is_tried():
+  assert {p[0] for p in _PREP_TYPES} == set(image.PREP_TYPES)
   tried = {p[0].get("position_encoding", "fourier") for p in _POSITIONS}
   assert tried == set(image.POSITIONS)
 
 
 @pytest.mark.parametrize("encoding", range(len(_POSITIONS)))
-@pytest.mark.parametrize("case", range(len(_PREPARATIONS)))
-def test_shape_of_every_preparation_with_every_encoding(case, encoding):
-  preparation, kwargs, shape, grid, channels = _PREPARATIONS[case]
+@pytest.mark.parametrize("case", range(len(_PREP_TYPES)))
+def test_shape_of_every_prep_type_with_every_encoding(case, encoding):
+  prep_type, kwargs, shape, grid, channels = _PREP_TYPES[case]
   extra, added = _POSITIONS[encoding]
-  out, params = _shapes(shape, preparation=preparation, **kwargs, **extra)
+  out, params = _shapes(shape, prep_type=prep_type, **kwargs, **extra)
   assert out == (2, np.prod(grid), channels + added(len(grid)))
   if extra.get("position_encoding") == "trainable":
     width = extra.get("num_position_channels", 256)
@@ -143,8 +143,8 @@ def test_shape_of_every_preparation_with_every_encoding(case, encoding):
   ("kwargs", "message"),
   [
     (
-      {"preparation": "pixel"},
-      "preparation 'pixel': choose one of pixels, conv1x1, conv, patches",
+      {"prep_type": "pixel"},
+      "prep_type 'pixel': choose one of pixels, conv1x1, conv, patches",
     ),
     (
       {"position_encoding": "sine"},
@@ -155,15 +155,15 @@ def test_shape_of_every_preparation_with_every_encoding(case, encoding):
       "concat_or_add 'both': choose one of concat, add",
     ),
     (
-      {"preparation": "conv", "num_channels": 4, "spatial_downsample": 2},
+      {"prep_type": "conv", "num_channels": 4, "spatial_downsample": 2},
       "spatial_downsample 2: the 'conv' stem divides by a power of 4",
     ),
     (
-      {"preparation": "conv", "num_channels": 4, "spatial_downsample": 1},
+      {"prep_type": "conv", "num_channels": 4, "spatial_downsample": 1},
       "spatial_downsample 1: the 'conv' stem",
     ),
     (
-      {"preparation": "patches", "spatial_downsample": 3},
+      {"prep_type": "patches", "spatial_downsample": 3},
       "does not divide into patches of 1 x 3 x 3",
     ),
     (
@@ -242,7 +242,7 @@ def test_positions_follow_the_dtype_of_the_images():
 @pytest.mark.parametrize("how", ["concat", "add"])
 def test_a_permutation_moves_elements_with_their_positions(positions, how):
   arguments = {
-    "preparation": "conv1x1",
+    "prep_type": "conv1x1",
     "num_channels": 4,
     "position_encoding": positions,
     "num_position_channels": 4,

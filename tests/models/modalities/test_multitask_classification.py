@@ -38,7 +38,7 @@ def _spec(decoder, transformer=False, **adapter):
 
 def _classes(query="task", **kwargs):
   decoder = {
-    "kind": "text_classes",
+    "kind": "multitask_classification",
     "outputs": _OUTPUTS,
     "query": query,
     "num_hidden_channels": 5,

@@ -446,11 +446,11 @@ _SAVED = {
 _WHY_NOT = {
   "imagenet_learned": r"use_query_residual True \(the spec: False\)",
   "imagenet_conv": r"adapter.padding 'torch' \(the spec: 'same'\)",
-  "imagenet_icml": "'image' with decoder 'average'",
+  "imagenet_icml": "'image' with decoder 'average_and_project'",
   "flow_separate": r"adapter.concat_frames True \(the spec: False\)",
   "flow_conv": "adapter.use_convolutions False",
-  "audioset_io_raw_video": "'multimodal' with decoder 'query'",
-  "starcraft": "'units' with decoder 'units'",
+  "audioset_io_raw_video": "'multimodal' with decoder 'classification'",
+  "starcraft": "'entities' with decoder 'entities'",
 }
 
 

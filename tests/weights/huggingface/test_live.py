@@ -120,7 +120,7 @@ def _language():
 
 def _text_classifier():
   spec = _language() | {"num_classes": 3}
-  return spec | {"decoder": {"kind": "query", **_QUERY}}
+  return spec | {"decoder": {"kind": "classification", **_QUERY}}
 
 
 def _video():
