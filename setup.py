@@ -62,7 +62,7 @@ setuptools.setup(
     # SentencePiece models, and text compressed with zstd.
     "text": ["sentencepiece>=0.2", "zstandard>=0.23"],
     "wandb": ["wandb"],
-    # To build data sets with scripts.prepare_data; training never needs it.
+    # To build data sets with scripts.data.prepare; training never needs it.
     "prepare": ["tensorflow"],
     "test": [
       "av>=14,<19",

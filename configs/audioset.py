@@ -5,9 +5,9 @@ r"""AudioSet classification (Perceiver, Table 3; IO, AudioSet).
 
 Data: DIR has AudioSet's lists (unbalanced_train_segments.csv,
 eval_segments.csv), class_labels_indices.csv and, anywhere below it, the clips;
-docs/audioset.md says under which names, and how scripts.prepare_clips makes
-faster ones. Windows of 32 frames at 25 a second and 61,440 samples at 48,000 a
-second: one at random from a clip in training, 16 evenly spaced ones in
+docs/audioset.md says under which names, and how scripts.data.prepare_clips
+makes faster ones. Windows of 32 frames at 25 a second and 61,440 samples at
+48,000 a second: one at random from a clip in training, 16 evenly spaced in
 evaluation, whose probabilities are averaged. The metric is mAP.
 
 Hardware: not stated. A batch that does not fit is cut with

@@ -7,7 +7,7 @@ r"""Fine-tuning on GLUE (Perceiver IO, section 4.1, app. F, Tables 4, 13, 14).
 language_perceiver_io_bytes.pickle, or a Hugging Face folder of the same. What
 is not in it, the query of the task and its head, starts anew.
 
-Data: glue/* of TensorFlow Datasets (`python -m scripts.prepare_data
+Data: glue/* of TensorFlow Datasets (`python -m scripts.data.prepare
 --dataset=glue/cola`), or the benchmark's own folders of TSV files:
 --config.data.source=files --config.data.source_args.files.data_dir=DIR, where
 DIR has CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI and RTE.
@@ -45,7 +45,7 @@ Models, after a comma, as in `:cola,bytes_plus_plus` (default: bytes):
 
 The recipe is Table 13's: 10 epochs, LAMB, 200 warm-up steps, weight decay 0.01,
 the best on dev of batch 16, 32, 64 and rates 1e-4, 5e-5, 2e-5, 1e-5 by task:
-`python -m scripts.sweep_glue` runs that grid. Not stated in the paper, and
+`python -m scripts.sweeps.glue` runs that grid. Not stated in the paper, and
 chosen: the schedule (cosine) and clipping at 10, as in pretraining; SEP between
 two texts; the longer text is cut first; the squared error of STS-B's score from
 0 to 5; for several tasks, examples in proportion to the sizes of the sets

@@ -4,7 +4,7 @@ r"""ImageNet classification: every ImageNet row of both papers.
     --workdir=runs/imagenet --config.data.source_args.tfds.data_dir=DIR
 
 Data: ILSVRC 2012, 1,281,167 training images and the 50,000 of the official
-validation set to report on. `python -m scripts.prepare_data` makes it ready for
+validation set to report on. `python -m scripts.data.prepare` makes it ready for
 TensorFlow Datasets, or give folders of pictures:
 --config.data.source=image_folder
 --config.data.source_args.image_folder.directory=DIR. The authors tuned on

@@ -5,8 +5,8 @@ r"""Multimodal autoencoding of Kinetics-700-2020 (IO, app. I).
 
 Data: DIR has Kinetics' lists (train.csv, validate.csv) and, anywhere below it,
 the clips, or folders DIR/train/CLASS/*.mp4; docs/kinetics.md says under which
-names, and how scripts.prepare_clips makes faster ones. Windows of 16 frames at
-25 a second and 30,720 samples at 48,000 a second.
+names, and how scripts.data.prepare_clips makes faster ones. Windows of 16
+frames at 25 a second and 30,720 samples at 48,000 a second.
 
 Hardware: not stated. A batch that does not fit is cut with
 --config.num_microbatches; --config.precision=bfloat16 is meant for

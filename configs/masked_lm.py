@@ -5,7 +5,7 @@ r"""Masked language modelling (Perceiver IO, section 4.1, app. F, Tables 1, 15).
     --config.data.corpora.wikipedia.arguments.tfds.data_dir=DIR
 
 Data: C4 and English Wikipedia as TensorFlow Datasets prepares them
-(`python -m scripts.prepare_data`), 70% and 30% of the examples; ten documents
+(`python -m scripts.data.prepare`), 70% and 30% of the examples; ten documents
 are put one after the other before a crop is taken, and each white-space word is
 hidden with a chance of 15%, all of its tokens. A word is hidden with the space
 before it, since the authors' notebook says that masks should begin with one.
@@ -19,7 +19,7 @@ Variants:
   bytes_plus_plus: IO++, 425M; GLUE 81.8.
   sentencepiece: 32,000 tokens, 223M; GLUE 81.2. Needs
     --config.data.tokenizer=FILE.model of 31,994 pieces (there are 6 special
-    tokens), which `python -m scripts.train_sentencepiece` makes.
+    tokens), which `python -m scripts.data.train_sentencepiece` makes.
   bytes_128: 128 latents of 1,920 channels; GLUE 75.8 (Table 15).
   bytes_512: 512 latents of 896 channels; GLUE 80.9 (Table 15).
   byte_bert: a plain Transformer on bytes for the same operations, 20M;

@@ -8,8 +8,8 @@ Data: the public AutoFlow release (40,000 pairs; the paper says 400,000), every
 epoch, in our own version of AutoFlow's generator, which was not released:
 --config.data.train_source=rendered --config.data.eval_source=rendered
 --config.data.source_args.rendered.textures=FOLDER_OF_PICTURES. FlyingChairs,
-Sintel and KITTI are sources too. `python -m scripts.evaluate_flow` scores a run
-on Sintel and KITTI, tile by tile.
+Sintel and KITTI are sources too. `python -m scripts.evaluation.evaluate_flow`
+evaluates a run on Sintel and KITTI, tile by tile.
 
 The errors listed are end-point errors on Sintel clean, Sintel final and
 KITTI-2015, all of their training splits. Whether KITTI's, whose pairs have

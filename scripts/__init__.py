@@ -1,1 +1,1 @@
-"""Command-line tools beside training: benchmarks, tables, conversion."""
+"""Command-line tools besides training: benchmarks, data preparation, sweeps."""

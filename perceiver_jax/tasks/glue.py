@@ -323,7 +323,7 @@ class Glue:
           f"{name!r} has no labels in split {self._data.eval_split!r}, as those"
           " of GLUE's test sets are not given out; set"
           " config.data.eval_split=validation, and predict with python -m"
-          " scripts.glue_submission, or python -m experiments.predict"
+          " scripts.evaluation.submit_glue, or python -m experiments.predict"
           " classify-text"
         )
     return found

@@ -1,7 +1,7 @@
 """Scripts called in this process."""
 
 import contextlib
-import importlib
+import importlib.util
 import io
 import sys
 from typing import NamedTuple
@@ -27,13 +27,16 @@ def script():
 
   def call(name, *arguments):
     before = flagsaver.save_flag_values()
+    path = f"scripts.{name}"
+    if importlib.util.find_spec(path).submodule_search_locations:
+      path += ".__main__"
     # Flags are defined when it is imported, and are gone afterwards.
-    sys.modules.pop(f"scripts.{name}", None)
+    sys.modules.pop(path, None)
     out, err = io.StringIO(), io.StringIO()
     flags.FLAGS.unparse_flags()
     try:
       with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        module = importlib.import_module(f"scripts.{name}")
+        module = importlib.import_module(path)
         argv = launch.parse([f"{name}.py", *map(str, arguments)])
         status = launch.guarded(module.main, argv)
     except SystemExit as end:

@@ -331,7 +331,7 @@ def test_what_cannot_work_is_refused(leaves, message):
 
 def test_the_secret_labels_of_a_test_set_are_not_evaluated_on(benchmark):
   task = tasks.make_task(_mixed(benchmark, data__eval_split="test"))
-  with pytest.raises(UserError, match=r"'cola' has no labels.*glue_submission"):
+  with pytest.raises(UserError, match=r"'cola' has no labels.*submit_glue"):
     task.eval_data(global_batch=2)
 
 

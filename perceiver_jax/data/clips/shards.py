@@ -2,7 +2,7 @@
 
 Any frame of any clip can be had without decoding those before it. A split is
 SPLIT.json and SPLIT-00000-of-00016.array_record and so on, which
-`scripts.prepare_clips` writes.
+`scripts.data.prepare_clips` writes.
 """
 
 import io
@@ -205,7 +205,7 @@ def decode(
 
 
 def shards(directory: str | os.PathLike[str], split: str) -> ClipShards:
-  """Clips that `scripts.prepare_clips` has prepared.
+  """Clips that `scripts.data.prepare_clips` has prepared.
 
   Args:
     directory: where they are.
@@ -219,7 +219,7 @@ def shards(directory: str | os.PathLike[str], split: str) -> ClipShards:
     raise UserError(
       f"there is no {str(index)!r}; set"
       " config.data.source_args.shards.directory to where"
-      " scripts.prepare_clips has written the split"
+      " scripts.data.prepare_clips has written the split"
     )
   found = read_index(index)
   files = {str(index.parent / k): n for k, n in found["files"].items()}

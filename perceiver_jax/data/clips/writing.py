@@ -1,7 +1,7 @@
 """Writes clips into ArrayRecord files, which `clip_shards` reads.
 
 A file is complete or not there, and a note beside it says what it holds.
-`scripts.prepare_clips` makes all files of a split.
+`scripts.data.prepare_clips` makes all files of a split.
 """
 
 import dataclasses

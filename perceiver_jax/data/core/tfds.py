@@ -90,7 +90,7 @@ def open_prepared(
   except (NotImplementedError, AssertionError, KeyError, OSError) as error:
     raise UserError(
       f"{name!r} split {split!r} is not prepared in {where}: prepare it once"
-      f" with python -m scripts.prepare_data --dataset={name}, which needs"
+      f" with python -m scripts.data.prepare --dataset={name}, which needs"
       " TensorFlow and writes the array_record format, or change data_dir"
     ) from error
   except ValueError as error:
@@ -118,7 +118,7 @@ def fetch(data_source: Any, index: int) -> dict[str, Any]:
     name = data_source.dataset_info.name
     raise UserError(
       f"example {index} of {name} cannot be read: {error}; look for what is"
-      f" wrong with python -m scripts.prepare_data --check --dataset={name}"
+      f" wrong with python -m scripts.data.prepare --check --dataset={name}"
     ) from error
 
 

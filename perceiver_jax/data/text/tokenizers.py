@@ -97,7 +97,7 @@ class SentencePiece:
   """Pieces of a SentencePiece model, after the special tokens.
 
   Args:
-    path: the model file; `scripts.train_sentencepiece` makes one.
+    path: the model file; `scripts.data.train_sentencepiece` makes one.
 
   Raises:
     UserError: the package is missing, or the file is not such a model.
@@ -110,7 +110,7 @@ class SentencePiece:
       raise UserError(
         f"config.data.tokenizer={path} can't be read ({error.strerror}); give"
         " 'bytes' or a SentencePiece .model, which python -m"
-        " scripts.train_sentencepiece makes"
+        " scripts.data.train_sentencepiece makes"
       ) from error
     try:
       # An empty model is not refused when it is read, only when it is used.
@@ -120,7 +120,7 @@ class SentencePiece:
     except RuntimeError as error:
       raise UserError(
         f"config.data.tokenizer={path} is no SentencePiece model, or a damaged"
-        " one; python -m scripts.train_sentencepiece makes one"
+        " one; python -m scripts.data.train_sentencepiece makes one"
       ) from error
     self.vocab_size = self._size + _FIRST
 

@@ -224,7 +224,7 @@ def test_tfds_names_a_file_that_cannot_be_read(imagenet, damage, warned):
   example = source[12]
   assert (example["unreadable"], example["image"].shape[0]) == (1, 40)
   assert "example 12 of imagenet2012 cannot be read" in warned[0]
-  assert "prepare_data --check --dataset=imagenet2012" in warned[0]
+  assert "scripts.data.prepare --check --dataset=imagenet2012" in warned[0]
 
 
 def test_tfds_may_keep_all_its_files_open(tmp_path):
@@ -266,7 +266,11 @@ def _first_pixel(example):
   ("name", "split", "message"),
   [
     ("no_such_data", "train", "has no 'no_such_data' in .*check the name"),
-    ("mnist", "train", "'mnist' split 'train' is not prepared.*prepare_data"),
+    (
+      "mnist",
+      "train",
+      "'mnist' split 'train' is not prepared.*scripts.data.prepare",
+    ),
     ("tiny", "validation", "'tiny' split 'validation'.*Unknown split.*train"),
     ("tiny", "train[9:]", r"'train\[9:\]' cannot be opened.*5 examples"),
   ],

@@ -243,7 +243,9 @@ def test_tfds_has_the_same_examples(prepared):
 
 
 def test_tfds_refuses_what_it_has_not(prepared):
-  with pytest.raises(UserError, match=r"prepare_data --dataset=glue/rte"):
+  with pytest.raises(
+    UserError, match=r"scripts.data.prepare --dataset=glue/rte"
+  ):
     _prepared(prepared, "rte", "train")
   with pytest.raises(UserError, match="unknown task 'word_order'"):
     _prepared(prepared, "word_order", "train")

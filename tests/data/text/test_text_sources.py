@@ -346,8 +346,14 @@ def test_tfds_reads_texts(prepared):
   ("arguments", "message"),
   [
     ({"name": "no_such_data"}, "has no 'no_such_data' in .*check the name"),
-    ({"name": "lm1b"}, "'lm1b' split 'train' is not prepared.*prepare_data"),
-    ({"name": "wikipedia/20230601.en"}, "is not prepared.*prepare_data"),
+    (
+      {"name": "lm1b"},
+      "'lm1b' split 'train' is not prepared.*scripts.data.prepare",
+    ),
+    (
+      {"name": "wikipedia/20230601.en"},
+      "is not prepared.*scripts.data.prepare",
+    ),
     ({"split": "test"}, "'prose' split 'test'.*Unknown split"),
   ],
 )

@@ -1,4 +1,4 @@
-"""Times preparing pictures: python -m scripts.benchmark_data.
+"""Times preparing pictures: python -m scripts.benchmark.data.
 
 One row a stage of what an ImageNet picture goes through in training: decode,
 random crop (Inception's), RandAugment, bicubic resize, normalisation. Columns:
@@ -46,7 +46,7 @@ from perceiver_jax.data.images import (
   sources,
 )
 from perceiver_jax.errors import UserError
-from scripts import benchmark_timing as timing
+from scripts.benchmark import timing
 
 _DIRECTORY = flags.DEFINE_string("directory", "", "Folder of your own images.")
 _NUM_IMAGES = flags.DEFINE_integer(

@@ -1,25 +1,28 @@
-"""Times models of the papers: python -m scripts.benchmark --models=flow.
+"""Times the papers' models: python -m scripts.benchmark --models=flow.
 
-One row a model and way to compute it (perceiver_jax/models/execution.py):
-"auto", what this project does; "plain", what the authors' code does: layers
-unrolled, the full attention matrix, nothing folded; or choices joined by +, as
-in "depth=unroll+absorb=never". Columns: seconds to compile the forward pass and
-the train step, seconds of each, temporary memory, operations by count and by
-XLA (which counts the body of a loop once), the forward pass's share of what
-large matrix products reach in the same run, and the step over three forward
-passes.
+Prints one row for each model and implementation, as
+perceiver_jax/models/execution.py has them: "auto", this project's choices;
+"plain", what DeepMind's code does (unrolled layers, the full attention matrix,
+no absorbed projections); or choices joined by +, such as
+"depth=unroll+absorb=never". The columns are the seconds to compile the forward
+pass and the train step, the seconds of each, temporary memory, operations by
+count and by XLA (which counts the body of a loop once), the forward pass's
+share of what large matrix products reach in the same run, and the step's time
+over that of three forward passes.
 
-The train step is loss, gradients and an update of the parameters: plain
-gradient descent, or --optimizer=lamb as in the papers. It needs only jax and
-dm-haiku (and optax for lamb).
+The train step computes the loss and its gradients and updates the parameters by
+plain gradient descent, or with --optimizer=lamb as in the papers. The benchmark
+needs only jax and dm-haiku (and optax for lamb).
 
---peer adds a PyTorch model of the same sizes, eager and compiled, and how many
-times as fast the first way is. --peer=transformers is Hugging Face's (pip
-install torch transformers); --peer=perceiver_pytorch, lucidrains', for
-imagenet_icml, with its gated MLP replaced by the paper's, a sixth of it (pip
-install torch perceiver-pytorch). --scaling times one cross-attend over 2,048 to
-1,048,576 inputs instead. --norun compiles only: memory and operations, for what
-is too large or too slow to run here.
+--baseline adds a PyTorch model of the same sizes, eager and compiled, and the
+speedup of the first implementation over it. --baseline=transformers is Hugging
+Face's (pip install torch transformers). --baseline=perceiver_pytorch is
+lucidrains', for imagenet_icml only, with its gated MLP replaced by the paper's,
+which is a sixth as large (pip install torch perceiver-pytorch).
+
+--scaling times one cross-attention over 2,048 to 1,048,576 inputs instead.
+--norun only compiles, and reports memory and operations of models that are too
+large or too slow to run here.
 """
 
 import json
@@ -44,18 +47,20 @@ from perceiver_jax.models import (
   flops,
   zoo,
 )
-from scripts import benchmark_scaling
-from scripts import benchmark_timing as timing
+from scripts.benchmark import scaling, timing
 
-_PEERS = ("transformers", "perceiver_pytorch")
+_BASELINES = ("transformers", "perceiver_pytorch")
 _MODELS = flags.DEFINE_list(
   "models", ["imagenet_fourier"], "Names from perceiver_jax.models.zoo."
 )
-_WAYS = flags.DEFINE_list(
-  "ways", ["auto"], "Ways to compute them: auto, plain, or choices."
+_IMPLEMENTATIONS = flags.DEFINE_list(
+  "implementations", ["auto"], "auto, plain, or choices joined by +."
 )
-_PEER = flags.DEFINE_enum(
-  "peer", "none", ["none", *_PEERS], "Whose model to time as well."
+_BASELINE = flags.DEFINE_enum(
+  "baseline",
+  "none",
+  ["none", *_BASELINES],
+  "Package whose model is timed as well.",
 )
 _SCALING = flags.DEFINE_bool(
   "scaling", False, "Time one cross-attend over more and more inputs instead."
@@ -80,7 +85,7 @@ def main(argv: Sequence[str]) -> None:
   if unknown:
     choices = ", ".join(zoo.MODELS)
     _refuse(f"--models: {unknown[0]!r} is none of {choices}")
-  ways = {name: _execution(name) for name in _WAYS.value}
+  implementations = {name: _execution(name) for name in _IMPLEMENTATIONS.value}
   device, peak = jax.devices()[0], timing.matmul_peak(_REPEATS.value)
   print(
     f"jax {jax.__version__}, {device.device_kind}, batch {_BATCH.value},"
@@ -89,11 +94,13 @@ def main(argv: Sequence[str]) -> None:
   )
   rows, ratios = [], []
   if _SCALING.value:
-    for way, how in ways.items():
-      rows += benchmark_scaling.rows(way, how, _BATCH.value, _REPEATS.value)
+    for implementation, choices in implementations.items():
+      rows += scaling.rows(
+        implementation, choices, _BATCH.value, _REPEATS.value
+      )
   else:
     for name in _MODELS.value:
-      found = _model_rows(name, ways, peak)
+      found = _model_rows(name, implementations, peak)
       rows += found
       ratios += _ratios(found)
   print("\n".join([timing.table(rows), *ratios]))
@@ -104,17 +111,32 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _model_rows(
-  name: str, ways: dict[str, execution.Execution], peak: float
+  name: str, implementations: dict[str, execution.Execution], peak: float
 ) -> list[dict[str, Any]]:
   rows = []
-  for way, how in ways.items():
-    print(f"{name}, {way}: compiling and running ...", flush=True)
-    rows.append({"model": name, "way": way, **measure(name, how, peak)})
-  if _PEER.value != "none":
-    peer = _PEER.value
-    for way, is_compiled in ((peer, False), (f"{peer} compiled", True)):
-      print(f"{name}, {way}: running ...", flush=True)
-      rows.append({"model": name, "way": way, **_peer(name, is_compiled)})
+  for implementation, choices in implementations.items():
+    print(f"{name}, {implementation}: compiling and running ...", flush=True)
+    rows.append(
+      {
+        "model": name,
+        "implementation": implementation,
+        **measure(name, choices, peak),
+      }
+    )
+  if _BASELINE.value != "none":
+    baseline = _BASELINE.value
+    for implementation, is_compiled in (
+      (baseline, False),
+      (f"{baseline} compiled", True),
+    ):
+      print(f"{name}, {implementation}: running ...", flush=True)
+      rows.append(
+        {
+          "model": name,
+          "implementation": implementation,
+          **_baseline(name, is_compiled),
+        }
+      )
   return rows
 
 
@@ -129,19 +151,20 @@ def _ratios(rows: Sequence[dict[str, Any]]) -> list[str]:
       if first.get(column) and row.get(column)
     ]
     lines.append(
-      f"{row['model']}: {row['way']} over {first['way']}: {', '.join(parts)}"
+      f"{row['model']}: {row['implementation']} over"
+      f" {first['implementation']}: {', '.join(parts)}"
     )
   return lines
 
 
 def measure(
-  name: str, how: execution.Execution, peak: float
+  name: str, choices: execution.Execution, peak: float
 ) -> dict[str, float]:
   """Figures of one model, by the names of the table's columns."""
   entry, spec = zoo.MODELS[name], zoo.spec(name)
 
   def run(raw, is_training):
-    with execution.use(how):
+    with execution.use(choices):
       return zoo.build(spec)(raw, is_training=is_training)
 
   model = hk.transform_with_state(run)
@@ -178,17 +201,17 @@ def measure(
   return row
 
 
-def _execution(way: str) -> execution.Execution:
-  if way == "auto":
+def _execution(text: str) -> execution.Execution:
+  if text == "auto":
     return execution.Execution()
-  if way == "plain":
+  if text == "plain":
     return execution.PLAIN
   try:
-    choices = dict(part.partition("=")[::2] for part in way.split("+"))
+    choices = dict(part.partition("=")[::2] for part in text.split("+"))
     with execution.use(**choices):
       return execution.current()
   except ValueError as error:
-    _refuse(f"--ways={way}: {error}")
+    _refuse(f"--implementations={text}: {error}")
 
 
 def _refuse(message: str) -> NoReturn:
@@ -233,12 +256,12 @@ def _median_step(compiled: Any, carry: Any, state: Any, raw: Any) -> float:
   return timing.median(call, _REPEATS.value)
 
 
-def _peer(name: str, is_compiled: bool) -> dict[str, float]:
-  """Figures of the peer's model of the same sizes; see `benchmark_peer`."""
+def _baseline(name: str, is_compiled: bool) -> dict[str, float]:
+  """Returns figures of a PyTorch model of the same sizes, from `baselines`."""
   entry, raw = zoo.MODELS[name], zoo.MODELS[name].example(_BATCH.value)
   if not isinstance(raw, jax.ShapeDtypeStruct):
-    _refuse(f"--peer: {name} takes several inputs, which is not supported")
-  if _PEER.value == "transformers":
+    _refuse(f"--baseline: {name} takes several inputs, which is not supported")
+  if _BASELINE.value == "transformers":
     # Here, since it needs more than jax and dm-haiku.
     from perceiver_jax.weights.huggingface import config as huggingface_config
 
@@ -249,7 +272,7 @@ def _peer(name: str, is_compiled: bool) -> dict[str, float]:
   else:
     architecture, config = "Perceiver", _perceiver_pytorch(name, raw.shape)
   request = {
-    "package": _PEER.value,
+    "package": _BASELINE.value,
     "architecture": architecture,
     "config": config,
     "shape": raw.shape,
@@ -259,14 +282,16 @@ def _peer(name: str, is_compiled: bool) -> dict[str, float]:
     "repeats": _REPEATS.value,
   }
   done = subprocess.run(
-    [sys.executable, "-m", "scripts.benchmark_peer"],
+    [sys.executable, "-m", "scripts.benchmark.baselines"],
     input=json.dumps(request),
     stdout=subprocess.PIPE,
     text=True,
     check=False,
   )
   if done.returncode:
-    _refuse(f"--peer={_PEER.value}: its process failed; its error is above")
+    _refuse(
+      f"--baseline={_BASELINE.value}: its process failed; its error is above"
+    )
   return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -276,7 +301,7 @@ def _perceiver_pytorch(name: str, shape: Sequence[int]) -> dict[str, Any]:
   Its first block has weights of its own, beside those that the others share.
   """
   if name != "imagenet_icml":
-    _refuse(f"--peer=perceiver_pytorch: has no {name}; use imagenet_icml")
+    _refuse(f"--baseline=perceiver_pytorch: has no {name}; use imagenet_icml")
   spec = zoo.spec(name)
   adapter, encoder = spec["adapter"], spec["encoder"]
   bands, heads = adapter["num_bands"], encoder["num_self_attend_heads"]

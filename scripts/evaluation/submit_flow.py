@@ -1,12 +1,15 @@
-"""Writes flow as benchmarks want it: python -m scripts.submit_flow OUTPUT.
+"""Predicts optical flow of a test split in its benchmark's file format.
+
+  python -m scripts.evaluation.submit_flow OUTPUT --workdir=RUN --sintel=DIR
+
+writes, for the one data set that is given:
 
   --sintel=DIR      OUTPUT/clean/SCENE/frame0001.flo, and OUTPUT/final, for
                     Sintel's own program: bundler OUTPUT/clean OUTPUT/final FILE
   --kitti_2015=DIR  OUTPUT/flow/000000_10.png, to be zipped
   --kitti_2012=DIR  OUTPUT/000000_10.png, to be zipped
 
-Of every pair of the test split. The model is that of --weights, or of a
-checkpoint of the run in --workdir.
+The model is the file --weights, or a checkpoint of the run in --workdir.
 """
 
 from collections.abc import Sequence

@@ -1,13 +1,13 @@
 r"""Fine-tunes on GLUE tasks over the paper's grid (IO, app. F, Table 13).
 
-  python -m scripts.sweep_glue --init_from=runs/mlm --out=runs/glue
+  python -m scripts.sweeps.glue --init_from=runs/mlm --out=runs/glue
 
 Trains a run of configs/glue.py for each task, batch (16, 32, 64) and learning
 rate (1e-4, 5e-5, 2e-5, 1e-5), one after the other, into
 OUT/TASK/batch16-rate1e-4 and so on. It goes on where it was stopped: finished
 runs are not run again. What follows `--` goes to every run:
 
-  python -m scripts.sweep_glue --tasks=cola,rte --model=bytes_plus_plus \
+  python -m scripts.sweeps.glue --tasks=cola,rte --model=bytes_plus_plus \
     --init_from=runs/mlm --out=runs/glue -- --config.precision=bfloat16
 
 The best of each task on the dev set, over the grid and the epochs, and their

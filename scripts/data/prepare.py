@@ -1,6 +1,6 @@
 r"""Prepares image and text data to train on, and checks it.
 
-  python -m scripts.prepare_data --dataset=imagenet2012 --data_dir=DIR \
+  python -m scripts.data.prepare --dataset=imagenet2012 --data_dir=DIR \
     --manual_dir=TARS
 
 writes a data set of TensorFlow Datasets into DIR, in the ArrayRecord format
@@ -11,12 +11,12 @@ cannot be downloaded by a program: register at https://image-net.org, and put
 ILSVRC2012_img_train.tar (148 GB) and ILSVRC2012_img_val.tar (7 GB) into TARS.
 DIR takes as much again.
 
-  python -m scripts.prepare_data --dataset=imagenet2012 --data_dir=DIR --check
+  python -m scripts.data.prepare --dataset=imagenet2012 --data_dir=DIR --check
 
 only looks, without TensorFlow: is every file of every split there, with as many
 examples as it should have, and can some be decoded?
 
-  python -m scripts.prepare_data --directory=FOLDER
+  python -m scripts.data.prepare --directory=FOLDER
 
 checks a folder of images, FOLDER/train/CLASS/*.JPEG and so on: counts the
 images of each class and reads every one. Training takes the next image in the

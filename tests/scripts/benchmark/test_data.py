@@ -21,7 +21,7 @@ def _picture(height=40, width=60):
 def test_a_row_a_stage_and_the_pipeline(script, tmp_path):
   path = tmp_path / "figures.json"
   done = script(
-    "benchmark_data",
+    "benchmark.data",
     *_QUICK,
     *("--batch_size=2", "--num_steps=2", "--step_seconds=0.01"),
     f"--json={path}",
@@ -50,7 +50,7 @@ def test_a_row_a_stage_and_the_pipeline(script, tmp_path):
 def test_rendered_flow_has_a_line(script, tmp_path):
   path = tmp_path / "figures.json"
   flags = [*_QUICK, "--num_steps=0", "--flow_pairs=1", f"--json={path}"]
-  done = script("benchmark_data", *flags)
+  done = script("benchmark.data", *flags)
   assert (done.status, done.err) == (0, "")
   pace = json.loads(path.read_text())["flow_pairs/s"]
   assert pace > 0
@@ -61,13 +61,13 @@ def test_rendered_flow_has_a_line(script, tmp_path):
 def test_a_device_that_takes_no_time_only_waits(script, tmp_path):
   path = tmp_path / "figures.json"
   flags = [*_QUICK, "--batch_size=2", "--num_steps=2", f"--json={path}"]
-  done = script("benchmark_data", *flags, "--step_seconds=0", "--layers=0")
+  done = script("benchmark.data", *flags, "--step_seconds=0", "--layers=0")
   assert done.status == 0
   assert json.loads(path.read_text())["pipeline"]["waiting"] == 1
 
 
 def test_the_photographs_are_of_the_size_of_imagenets(script):
-  done = script("benchmark_data", *_QUICK, "--num_steps=0")
+  done = script("benchmark.data", *_QUICK, "--num_steps=0")
   assert done.status == 0
   words = done.out.splitlines()[0].split()
   assert words[:3] == ["3", "images", "of"]
@@ -83,7 +83,7 @@ def test_images_of_a_folder(script, tmp_path):
   (tmp_path / "pictures" / "notes.txt").write_text("no picture")
   (tmp_path / "pictures" / "z.png").write_bytes(b"not one of the first")
   folder = f"--directory={tmp_path / 'pictures'}"
-  done = script("benchmark_data", *_QUICK, folder, "--num_steps=0")
+  done = script("benchmark.data", *_QUICK, folder, "--num_steps=0")
   assert (done.status, done.err) == (0, "")
   assert done.out.startswith("3 images of 7 kB")
 
@@ -100,12 +100,12 @@ def test_images_of_a_folder(script, tmp_path):
   ],
 )
 def test_bad_flags_are_one_line(refused, arguments, parts):
-  done = refused("benchmark_data", *arguments, parts=parts)
+  done = refused("benchmark.data", *arguments, parts=parts)
   assert done.out == ""
 
 
 def test_a_folder_without_images_or_with_a_damaged_one(refused, tmp_path):
   folder = f"--directory={tmp_path}"
-  refused("benchmark_data", folder, parts=[folder, "no image", ".png"])
+  refused("benchmark.data", folder, parts=[folder, "no image", ".png"])
   (tmp_path / "x.png").write_bytes(_picture()[:60])
-  refused("benchmark_data", folder, parts=["x.png", "damaged"])
+  refused("benchmark.data", folder, parts=["x.png", "damaged"])

@@ -1,6 +1,6 @@
 r"""Trains a SentencePiece model, the tokenizer of `language_sentencepiece`.
 
-  python -m scripts.train_sentencepiece --input='books/*.txt.gz' --out=FILE
+  python -m scripts.data.train_sentencepiece --input='books/*.txt.gz' --out=FILE
 
 writes FILE.model, to be named with --config.data.tokenizer=FILE.model
 (`configs/masked_lm.py:sentencepiece`). It needs sentencepiece: pip install

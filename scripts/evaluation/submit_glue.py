@@ -1,15 +1,16 @@
-r"""Predictions on GLUE's test sets, as the leaderboard takes them: a zip.
+"""Writes predictions on GLUE's test sets as a zip file for the leaderboard.
 
-  python -m scripts.glue_submission --out=submission.zip runs/cola runs/mnli ...
+  python -m scripts.evaluation.submit_glue --out=FILE.zip runs/cola runs/mnli
 
-The folders are runs of configs/glue.py, of one task or of several; a later one
-takes the place of an earlier one's tasks. Each predicts the test sets of its
-tasks with its best checkpoint, from where it read its training data; a run of
-MNLI also the diagnostic set, AX (of files: diagnostic/diagnostic.tsv).
+The folders are runs of configs/glue.py on one task or several; where two runs
+have the same task, the later one predicts it. Each run predicts the test sets
+of its tasks with its best checkpoint and reads them from the source of its
+training data. A run of MNLI also predicts the diagnostic set, AX (with
+source=files: diagnostic/diagnostic.tsv).
 
-The leaderboard (https://gluebenchmark.com) wants a file for every task. WNLI,
-which the paper leaves out, is filled with its more frequent class; another task
-without a run is an error, unless --partial.
+The leaderboard (https://gluebenchmark.com) requires a file for every task.
+WNLI, which the paper leaves out, is filled with its more frequent class. Any
+other task without a run is an error unless --partial is given.
 """
 
 import os

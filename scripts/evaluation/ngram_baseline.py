@@ -1,6 +1,6 @@
 """A run's masked bytes beside a 5-gram's.
 
-  python -m scripts.ngram_baseline --workdir=runs/mlm
+  python -m scripts.evaluation.ngram_baseline --workdir=runs/mlm
 
 Counts byte n-grams in the run's own training documents and lets them fill the
 same held-out crops, with the same bytes hidden and the visible bytes on both

@@ -9,12 +9,12 @@ import tiny_weights
 
 from perceiver_jax.models import zoo
 from perceiver_jax.weights.huggingface import config as huggingface_config
-from scripts import benchmark_scaling
+from scripts.benchmark import scaling
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
-_COLUMNS = ["model", "way", "compile", "forward", "forward MiB", "GFLOP",
-            "GFLOP by XLA", "of peak", "compile step", "step",
+_COLUMNS = ["model", "implementation", "compile", "forward", "forward MiB",
+            "GFLOP", "GFLOP by XLA", "of peak", "compile step", "step",
             "step / 3 forward", "step MiB"]  # fmt: skip
 
 # Nothing else of what the project needs can be imported.
@@ -23,14 +23,13 @@ import sys
 for name in ("optax", "ml_collections", "grain", "cv2", "orbax", "matplotlib",
              "sklearn", "tensorflow_datasets", "jaxtyping", "torch"):
   sys.modules[name] = None
-from absl import app
-from scripts import benchmark
-app.run(benchmark.main)
+import runpy
+runpy.run_module("scripts.benchmark", run_name="__main__", alter_sys=True)
 """
 
 
 @pytest.fixture
-def with_peer(monkeypatch):
+def with_baseline(monkeypatch):
   """What transformers would take of a model."""
   monkeypatch.setattr(
     huggingface_config,
@@ -56,21 +55,21 @@ def tiny(monkeypatch):
 
 
 @pytest.mark.slow  # Compiles four models and their train steps.
-def test_a_row_a_model_and_way(script, tmp_path):
+def test_a_row_a_model_and_implementation(script, tmp_path):
   path = tmp_path / "figures.json"
   done = script(
     "benchmark",
     *("--models=imagenet_fourier,language_bytes", "--repeats=1"),
-    *("--ways=auto,depth=unroll+absorb=never", f"--json={path}"),
+    *("--implementations=auto,depth=unroll+absorb=never", f"--json={path}"),
   )
   assert (done.status, done.err) == (0, "")
   saved = json.loads(path.read_text())
   assert saved["jax"] == jax.__version__
   assert saved["peak"] > 0
-  assert [(row["model"], row["way"]) for row in saved["rows"]] == [
-    (model, way)
+  assert [(row["model"], row["implementation"]) for row in saved["rows"]] == [
+    (model, implementation)
     for model in ("imagenet_fourier", "language_bytes")
-    for way in ("auto", "depth=unroll+absorb=never")
+    for implementation in ("auto", "depth=unroll+absorb=never")
   ]
   for row in saved["rows"]:
     assert list(row) == _COLUMNS
@@ -103,8 +102,8 @@ def test_what_is_compiled_need_not_run(script, tmp_path):
   assert "forward" not in row
 
 
-def test_a_peer_is_timed_in_a_process_of_its_own(
-  script, tmp_path, monkeypatch, with_peer
+def test_a_baseline_is_timed_in_a_process_of_its_own(
+  script, tmp_path, monkeypatch, with_baseline
 ):
   asked = []
 
@@ -117,18 +116,20 @@ def test_a_peer_is_timed_in_a_process_of_its_own(
   monkeypatch.setattr(subprocess, "run", answer)
   path = tmp_path / "figures.json"
   flags = ["--models=language_bytes", "--notrain", "--repeats=1"]
-  done = script("benchmark", *flags, "--peer=transformers", f"--json={path}")
+  done = script(
+    "benchmark", *flags, "--baseline=transformers", f"--json={path}"
+  )
   assert (done.status, done.err) == (0, "")
   assert [request["is_compiled"] for _, request in asked] == [False, True]
   command, request = asked[0]
-  assert command == ["-m", "scripts.benchmark_peer"]
+  assert command == ["-m", "scripts.benchmark.baselines"]
   assert request["package"] == "transformers"
   assert request["architecture"] == "PerceiverForMaskedLM"
   assert request["is_text"]
   assert request["shape"] == [1, tiny_weights.LENGTH]
   ours, theirs, compiled = json.loads(path.read_text())["rows"]
-  assert theirs["way"] == "transformers"
-  assert compiled["way"] == "transformers compiled"
+  assert theirs["implementation"] == "transformers"
+  assert compiled["implementation"] == "transformers compiled"
   ratio = f"forward {2.0 / ours['forward']:.3g} x"
   lines = done.out.splitlines()[-2:]
   assert lines[0] == f"language_bytes: transformers over auto: {ratio}"
@@ -143,7 +144,7 @@ def test_perceiver_pytorch_is_asked_for_the_papers_model(script, monkeypatch):
 
   monkeypatch.setattr(subprocess, "run", answer)
   flags = ["--models=imagenet_icml", "--notrain", "--repeats=1"]
-  done = script("benchmark", *flags, "--peer=perceiver_pytorch")
+  done = script("benchmark", *flags, "--baseline=perceiver_pytorch")
   assert (done.status, done.err) == (0, "")
   request = asked[0]
   assert request["package"] == "perceiver_pytorch"
@@ -158,20 +159,20 @@ def test_perceiver_pytorch_is_asked_for_the_papers_model(script, monkeypatch):
 
 
 def test_perceiver_pytorch_has_only_the_first_paper(refused):
-  flags = ["--notrain", "--repeats=1", "--peer=perceiver_pytorch"]
+  flags = ["--notrain", "--repeats=1", "--baseline=perceiver_pytorch"]
   refused("benchmark", *flags, parts=["no imagenet_fourier", "imagenet_icml"])
 
 
-def test_a_peer_that_fails_is_one_line(refused, monkeypatch, with_peer):
+def test_a_baseline_that_fails_is_one_line(refused, monkeypatch, with_baseline):
   failed = lambda command, **_: subprocess.CompletedProcess(command, 1, "")
   monkeypatch.setattr(subprocess, "run", failed)
-  flags = ["--notrain", "--repeats=1", "--peer=transformers"]
-  refused("benchmark", *flags, parts=["--peer=transformers", "failed"])
+  flags = ["--notrain", "--repeats=1", "--baseline=transformers"]
+  refused("benchmark", *flags, parts=["--baseline=transformers", "failed"])
 
 
 @pytest.mark.slow  # Compiles four cross-attends.
 def test_scaling_has_a_row_a_size(script, tmp_path, monkeypatch):
-  monkeypatch.setattr(benchmark_scaling, "SIZES", (64, 256))
+  monkeypatch.setattr(scaling, "SIZES", (64, 256))
   path = tmp_path / "figures.json"
   done = script("benchmark", "--scaling", "--repeats=1", f"--json={path}")
   assert (done.status, done.err) == (0, "")
@@ -213,12 +214,21 @@ def test_the_forward_pass_of_a_batch_alone(script, tmp_path):
   ("arguments", "parts"),
   [
     (["--models=vit"], ["--models", "'vit'", "imagenet_fourier"]),
-    (["--ways=fast"], ["--ways=fast", "fast", "attention", "depth"]),
-    (["--ways=depth=deep"], ["--ways=depth=deep", "scan, unroll"]),
-    (["--ways=depth"], ["--ways=depth", "scan, unroll"]),
+    (
+      ["--implementations=fast"],
+      ["--implementations=fast", "fast", "attention", "depth"],
+    ),
+    (
+      ["--implementations=depth=deep"],
+      ["--implementations=depth=deep", "scan, unroll"],
+    ),
+    (["--implementations=depth"], ["--implementations=depth", "scan, unroll"]),
     (["models=flow"], ["'models=flow'", "--"]),
     (["--batch_size=0"], ["--batch_size=0"]),
-    (["--peer=keras"], ["--peer=keras", "none|transformers|perceiver_pytorch"]),
+    (
+      ["--baseline=keras"],
+      ["--baseline=keras", "none|transformers|perceiver_pytorch"],
+    ),
   ],
 )
 def test_bad_flags_are_one_line(refused, arguments, parts):

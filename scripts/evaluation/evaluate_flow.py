@@ -1,19 +1,23 @@
-"""Scores flow: python -m scripts.evaluate_flow --workdir=RUN --sintel=DIR.
+"""Evaluates optical flow on Sintel, KITTI and other data sets.
 
-The model is that of a checkpoint of the run in --workdir, or of --weights (the
-authors' file, for example). It is scored on every data set whose folder is
-given, in the size the data set has, tile by tile:
+  python -m scripts.evaluation.evaluate_flow --workdir=RUN --sintel=DIR
+
+The model is a checkpoint of the run in --workdir, or the file --weights (for
+example DeepMind's). It is evaluated tile by tile at full resolution, on every
+data set whose flag is given:
 
   --sintel=DIR        the training split, clean and final
   --kitti_2012=DIR    the training split
   --kitti_2015=DIR    the training split
   --flying_chairs=DIR the validation split
   --autoflow=DIR      every 200th pair
-  --rendered          held-out pairs as --config or the run has them
+  --rendered          held-out rendered pairs, as configured by --config or
+                      the run
   --motorcycle=SCALE  the Middlebury pair of scikit-image, resized
 
-Beside it: no motion at all, OpenCV's Farneback and DIS (--nobaselines leaves
-them out), and the paper's row where --row names one of configs/optical_flow.py.
+The tables also have zero flow and OpenCV's Farneback and DIS methods
+(--nobaselines leaves them out), and the paper's figures for the variant of
+configs/optical_flow.py that --row names.
 """
 
 import json
@@ -29,7 +33,7 @@ from experiments.predictions import (
   source,
 )
 from perceiver_jax.errors import UserError
-from scripts import benchmark_timing as timing
+from scripts.benchmark import timing
 
 flow_model.define_flags()
 _FOLDERS = {

@@ -73,7 +73,11 @@ def test_a_table_a_data_set_with_baselines_and_the_published_row(
     flow_files.write_flow(path, truth)
   file = tmp_path / "new" / "figures.json"
   done = script(
-    "evaluate_flow", flag, f"--sintel={root}", "--row=main", f"--json={file}"
+    "evaluation.evaluate_flow",
+    flag,
+    f"--sintel={root}",
+    "--row=main",
+    f"--json={file}",
   )
   assert (done.status, done.err) == (0, "")
   found = json.loads(file.read_text())
@@ -94,7 +98,7 @@ def test_a_table_a_data_set_with_baselines_and_the_published_row(
 def test_pairs_that_need_no_folder(script, flag, tmp_path):
   config = runs.ROOT / "configs" / "optical_flow.py"
   done = script(
-    "evaluate_flow", flag, f"--config={config}:smoke", "--rendered",
+    "evaluation.evaluate_flow", flag, f"--config={config}:smoke", "--rendered",
     "--motorcycle=0.06", "--nobaselines", f"--pictures={tmp_path}",
   )  # fmt: skip
   assert (done.status, done.err) == (0, "")
@@ -110,7 +114,9 @@ def test_pairs_that_need_no_folder(script, flag, tmp_path):
 
 def test_a_submission_to_sintel(script, flag, tmp_path):
   root = sintel(tmp_path / "sintel", "test")
-  done = script("submit_flow", flag, f"--sintel={root}", tmp_path / "out")
+  done = script(
+    "evaluation.submit_flow", flag, f"--sintel={root}", tmp_path / "out"
+  )
   assert (done.status, done.err) == (0, "")
   assert "4 files" in done.out
   found = sorted(
@@ -137,7 +143,7 @@ def test_a_submission_to_kitti(script, flag, tmp_path, year, camera, folder):
       name = f"testing/{camera}/{i:06}_{frame}.png"
       write(tmp_path / "kitti" / name, picture(frame + i))
   root, out = tmp_path / "kitti", tmp_path / "out"
-  done = script("submit_flow", flag, f"--kitti_{year}={root}", out)
+  done = script("evaluation.submit_flow", flag, f"--kitti_{year}={root}", out)
   assert (done.status, done.err) == (0, "")
   found = sorted(p.name for p in (out / folder).glob("*.png"))
   assert found == ["000000_10.png", "000007_10.png"]
@@ -149,14 +155,26 @@ def test_a_submission_to_kitti(script, flag, tmp_path, year, camera, folder):
 @pytest.mark.parametrize(
   ("name", "arguments", "parts"),
   [
-    ("evaluate_flow", [], ["--sintel=DIR", "--motorcycle=SCALE"]),
-    ("evaluate_flow", ["--sintel=no/such"], ["no/such", "no folder"]),
-    ("evaluate_flow", ["--motorcycle=0.5", "--row=x"], ["unknown variant"]),
-    ("evaluate_flow", ["--motorcycle=2"], ["--motorcycle=2"]),
-    ("submit_flow", [], ["one folder"]),
-    ("submit_flow", ["out"], ["--kitti_2015=DIR"]),
-    ("submit_flow", ["out", "--sintel=a", "--kitti_2012=b"], ["one data set"]),
-    ("submit_flow", ["out", "--sintel=no/such"], ["no/such"]),
+    ("evaluation.evaluate_flow", [], ["--sintel=DIR", "--motorcycle=SCALE"]),
+    (
+      "evaluation.evaluate_flow",
+      ["--sintel=no/such"],
+      ["no/such", "no folder"],
+    ),
+    (
+      "evaluation.evaluate_flow",
+      ["--motorcycle=0.5", "--row=x"],
+      ["unknown variant"],
+    ),
+    ("evaluation.evaluate_flow", ["--motorcycle=2"], ["--motorcycle=2"]),
+    ("evaluation.submit_flow", [], ["one folder"]),
+    ("evaluation.submit_flow", ["out"], ["--kitti_2015=DIR"]),
+    (
+      "evaluation.submit_flow",
+      ["out", "--sintel=a", "--kitti_2012=b"],
+      ["one data set"],
+    ),
+    ("evaluation.submit_flow", ["out", "--sintel=no/such"], ["no/such"]),
   ],
 )
 def test_bad_input_is_one_line(refused, flag, name, arguments, parts):
@@ -178,7 +196,7 @@ def test_figures_are_kept_data_set_by_data_set(
   monkeypatch.setattr(flow_benchmark, "score", score)
   config = runs.ROOT / "configs" / "optical_flow.py"
   done = script(
-    "evaluate_flow", flag, f"--config={config}:smoke", "--rendered",
+    "evaluation.evaluate_flow", flag, f"--config={config}:smoke", "--rendered",
     "--motorcycle=0.06", "--nobaselines", f"--json={file}",
   )  # fmt: skip
   assert done.status
@@ -189,9 +207,13 @@ def test_figures_are_kept_data_set_by_data_set(
 @pytest.mark.parametrize(
   ("name", "arguments", "parts"),
   [
-    ("evaluate_flow", ["--json={}/a.json"], ["a.json", "another --json"]),
-    ("evaluate_flow", ["--pictures={}"], ["another --pictures"]),
-    ("submit_flow", ["{}/out"], ["another folder"]),
+    (
+      "evaluation.evaluate_flow",
+      ["--json={}/a.json"],
+      ["a.json", "another --json"],
+    ),
+    ("evaluation.evaluate_flow", ["--pictures={}"], ["another --pictures"]),
+    ("evaluation.submit_flow", ["{}/out"], ["another folder"]),
   ],
 )
 def test_nothing_is_scored_that_cannot_be_written(
@@ -200,7 +222,7 @@ def test_nothing_is_scored_that_cannot_be_written(
   (tmp_path / "taken").write_text("")
   monkeypatch.setattr(tiling, "tiled_flow", None)
   given = ["--motorcycle=0.06"]
-  if name == "submit_flow":
+  if name == "evaluation.submit_flow":
     given = [f"--sintel={sintel(tmp_path / 'sintel', 'test')}"]
   arguments = [a.format(tmp_path / "taken") for a in arguments]
   refused(name, flag, *given, *arguments, parts=parts)
@@ -208,4 +230,4 @@ def test_nothing_is_scored_that_cannot_be_written(
 
 def test_without_weights(refused):
   parts = ["--weights", "optical_flow_checkpoint.pystate"]
-  refused("evaluate_flow", "--motorcycle=0.1", parts=parts)
+  refused("evaluation.evaluate_flow", "--motorcycle=0.1", parts=parts)

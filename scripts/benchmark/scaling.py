@@ -14,7 +14,7 @@ from perceiver_jax.models import (
   blocks,
   execution,
 )
-from scripts import benchmark_timing as timing
+from scripts.benchmark import timing
 
 SIZES = (2_048, 16_384, 65_536, 262_144, 1_048_576)
 _LATENTS = (512, 1024)
@@ -22,22 +22,30 @@ _CHANNELS = 261
 
 
 def rows(
-  way: str, how: execution.Execution, batch_size: int, repeats: int
+  implementation: str,
+  choices: execution.Execution,
+  batch_size: int,
+  repeats: int,
 ) -> list[dict[str, Any]]:
   """One row a size: seconds, time per input and temporary memory."""
   found = []
   for size in SIZES:
-    print(f"{size:,} inputs, {way}: compiling and running ...", flush=True)
-    row = _measure(how, batch_size, size, repeats)
-    found.append({"inputs": f"{size:,}", "way": way, **row})
+    print(
+      f"{size:,} inputs, {implementation}: compiling and running ...",
+      flush=True,
+    )
+    row = _measure(choices, batch_size, size, repeats)
+    found.append(
+      {"inputs": f"{size:,}", "implementation": implementation, **row}
+    )
   return found
 
 
 def _measure(
-  how: execution.Execution, batch_size: int, size: int, repeats: int
+  choices: execution.Execution, batch_size: int, size: int, repeats: int
 ) -> dict[str, float]:
   def read(latents, inputs):
-    with execution.use(how):
+    with execution.use(choices):
       return blocks.CrossAttention()(latents, inputs)[0]
 
   module = hk.without_apply_rng(hk.transform(read))

@@ -1,10 +1,6 @@
 """GLUE's sweep and submission, with runs that cost nothing."""
 
-import json
-import re
-import subprocess
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,7 +89,7 @@ def _contents(path):
 def test_a_submission_has_a_file_for_every_task(script, run, tmp_path):
   folders = [run(name) for name in glue_tasks.GLUE]
   out = tmp_path / "out.zip"
-  done = script("glue_submission", f"--out={out}", *folders)
+  done = script("evaluation.submit_glue", f"--out={out}", *folders)
   assert done.status == 0, done.err
   found = _contents(out)
   assert set(found) == {
@@ -121,20 +117,21 @@ def test_a_task_without_a_run_is_named(script, run, refused, tmp_path):
   out = tmp_path / "out.zip"
   folder = run("rte")
   refused(
-    "glue_submission", f"--out={out}", folder,
+    "evaluation.submit_glue", f"--out={out}", folder,
     parts=["no run is about cola, mnli, mrpc", "--partial"],
   )  # fmt: skip
   assert not out.exists()
-  done = script("glue_submission", f"--out={out}", "--partial", folder)
+  done = script("evaluation.submit_glue", f"--out={out}", "--partial", folder)
   assert done.status == 0, done.err
   assert set(_contents(out)) == {"RTE.tsv", "WNLI.tsv"}
 
 
 def test_a_submission_that_cannot_be_is_refused(refused, run, tmp_path):
-  refused("glue_submission", parts=["no run is given"])
-  refused("glue_submission", tmp_path / "none", parts=["none"])
+  refused("evaluation.submit_glue", parts=["no run is given"])
+  refused("evaluation.submit_glue", tmp_path / "none", parts=["none"])
   refused(
-    "glue_submission", "--partial", f"--out={tmp_path}/no/out.zip", run("rte"),
+    "evaluation.submit_glue", "--partial", f"--out={tmp_path}/no/out.zip",
+    run("rte"),
     parts=["no/out.zip can't be written", "there is no"],
   )  # fmt: skip
 
@@ -143,12 +140,12 @@ def test_test_sets_that_are_not_whole_are_told(
   script, run, refused, benchmark, tmp_path
 ):
   folder, out = run("rte"), tmp_path / "out.zip"
-  done = script("glue_submission", "--partial", f"--out={out}", folder)
+  done = script("evaluation.submit_glue", "--partial", f"--out={out}", folder)
   assert "RTE.tsv: 2 predictions; the leaderboard wants 3,000" in done.out
   path = benchmark / "RTE" / "test.tsv"
   path.write_text(path.read_text().replace("\n1\t", "\n0\t"))
   refused(
-    "glue_submission", "--partial", f"--out={out}", folder,
+    "evaluation.submit_glue", "--partial", f"--out={out}", folder,
     parts=["RTE.tsv: 2 examples have 1 different numbers"],
   )  # fmt: skip
 
@@ -160,7 +157,7 @@ def test_a_missing_test_set_is_told_before_any_is_predicted(
   (benchmark / "AX.tsv").unlink()
   monkeypatch.setattr(restore, "restore", lambda *_: pytest.fail("restored"))
   refused(
-    "glue_submission", "--partial", f"--out={tmp_path}/out.zip", folder,
+    "evaluation.submit_glue", "--partial", f"--out={tmp_path}/out.zip", folder,
     parts=["diagnostic.tsv can't be read"],
   )  # fmt: skip
 
@@ -168,7 +165,7 @@ def test_a_missing_test_set_is_told_before_any_is_predicted(
 def test_runs_of_no_task_of_the_benchmark_are_refused(run, refused, tmp_path):
   folder = run("word_order,smoke", source="embedded")
   refused(
-    "glue_submission", "--partial", f"--out={tmp_path}/out.zip", folder,
+    "evaluation.submit_glue", "--partial", f"--out={tmp_path}/out.zip", folder,
     parts=["no run is about cola"],
   )  # fmt: skip
 
@@ -191,136 +188,8 @@ def test_a_trained_run_predicts(script, tmp_path):
   run = tmp_path / "run"
   loop.Trainer(config, tasks.make_task(config), run).run()
   out = tmp_path / "out.zip"
-  done = script("glue_submission", "--partial", f"--out={out}", run)
+  done = script("evaluation.submit_glue", "--partial", f"--out={out}", run)
   assert done.status == 0, done.err
   head, *lines = _contents(out)["RTE.tsv"]
   assert [line.split("\t")[0] for line in lines] == [str(i) for i in range(12)]
   assert {line.split("\t")[1] for line in lines} <= set(labels)
-
-
-# The sweep
-
-
-@pytest.fixture
-def trains(monkeypatch):
-  """Runs end at once; `average` is what each reaches at its second epoch."""
-  commands = []
-
-  class Process:
-    def __init__(self, command):
-      flags = dict(f.lstrip("-").split("=", 1) for f in command if "=" in f)
-      commands.append(flags)
-      rate = float(flags["config.optimizer.learning_rate"])
-      average = 0.5 + rate * int(flags["config.batch_size"])
-      folder = Path(flags["workdir"])
-      folder.mkdir(parents=True)
-      records = [
-        {"step": 5, "glue/average": 0.1, "cola/matthews": 0.1},
-        {"step": 10, "glue/average": average, "cola/matthews": average},
-        {"step": 15, "glue/average": 0.2, "cola/matthews": 0.2},
-        {"step": 15, "train/loss": 0.5},
-      ]
-      lines = "\n".join(map(json.dumps, records))
-      (folder / "metrics.jsonl").write_text(lines + "\n")
-      (folder / "results.json").write_text("{}")
-
-    def wait(self):
-      return self.status
-
-    status = 0
-
-  monkeypatch.setattr(subprocess, "Popen", Process)
-  return Process, commands
-
-
-def test_the_sweep_takes_the_best_of_the_papers_grid(script, trains, tmp_path):
-  _, commands = trains
-  arguments = ("--tasks=cola,rte", f"--out={tmp_path}", "--init_from=runs/mlm")
-  done = script("sweep_glue", *arguments, "--", "--config.seed=3")
-  assert done.status == 0, done.err
-  assert len(commands) == 2 * 3 * 4
-  grid = {
-    (c["config.batch_size"], c["config.optimizer.learning_rate"])
-    for c in commands
-  }
-  rates = ("1e-4", "5e-5", "2e-5", "1e-5")
-  assert grid == {(b, r) for b in ("16", "32", "64") for r in rates}
-  assert all(c["config.init_from"] == "runs/mlm" for c in commands)
-  assert all(c["config.seed"] == "3" for c in commands)
-  found = json.loads((tmp_path / "sweep.json").read_text())
-  best = found["best"]["cola"]
-  assert best["average"] == pytest.approx(0.5 + 64e-4)
-  assert (best["step"], best["metrics"]) == (
-    10, {"cola/matthews": best["average"]},
-  )  # fmt: skip
-  assert best["folder"].endswith("cola/batch64-rate1e-4")
-  assert found["average"] == pytest.approx(best["average"])
-  assert "50.64%     50.19%" in done.out
-
-
-def test_the_sweep_does_no_run_twice_and_stops_where_one_fails(
-  script, trains, refused, tmp_path
-):
-  process, commands = trains
-  arguments = ("--tasks=cola", f"--out={tmp_path}", "--batch_sizes=16")
-  process.status = 2
-  refused("sweep_glue", *arguments, parts=["ended with status 2", "again"])
-  assert len(commands) == 1
-  process.status = 75
-  (tmp_path / "cola" / "batch16-rate1e-4" / "results.json").unlink()
-  (tmp_path / "cola" / "batch16-rate1e-4" / "metrics.jsonl").unlink()
-  (tmp_path / "cola" / "batch16-rate1e-4").rmdir()
-  assert script("sweep_glue", *arguments).status == 75
-  process.status = 0
-  assert script("sweep_glue", *arguments).status == 0
-  assert len(commands) == 1 + 1 + 3
-
-
-@pytest.mark.parametrize(
-  "change", [("--init_from=other",), ("--", "--config.seed=3")]
-)
-def test_the_runs_of_another_sweep_are_not_taken(
-  script, trains, refused, tmp_path, change
-):
-  _, commands = trains
-  arguments = ("--tasks=cola", f"--out={tmp_path}", "--batch_sizes=16")
-  assert script("sweep_glue", *arguments).status == 0
-  refused(
-    "sweep_glue", *arguments, *change, parts=["of another sweep", "--out"]
-  )
-  assert len(commands) == 4
-
-
-def test_rates_that_differ_little_are_runs_of_their_own(
-  script, trains, tmp_path
-):
-  _, commands = trains
-  rates = "--learning_rates=1.5e-5,2e-5"
-  arguments = ("--tasks=cola", f"--out={tmp_path}", "--batch_sizes=16", rates)
-  assert script("sweep_glue", *arguments).status == 0
-  assert len(commands) == 2
-
-
-@pytest.mark.parametrize("flag", ["--batch_sizes=a", "--learning_rates=1e-4,x"])
-def test_a_grid_of_no_numbers_is_refused(trains, refused, tmp_path, flag):
-  refused("sweep_glue", flag, f"--out={tmp_path}", parts=[flag.split("=")[0]])
-  assert not trains[1]
-
-
-def test_published_averages_are_the_papers(script, trains, tmp_path):
-  grid = ("--batch_sizes=16", "--learning_rates=1e-4")
-  done = script("sweep_glue", f"--out={tmp_path / 'a'}", *grid)
-  assert done.status == 0, done.err
-  # IO, Table 14.
-  assert re.search(r"^mnli .* 83.5\d% ", done.out, re.MULTILINE)
-  assert re.search(r"^average .* 80.9\d%$", done.out, re.MULTILINE)
-  done = script(
-    "sweep_glue", f"--out={tmp_path / 'b'}", "--tasks=multitask_query", *grid
-  )
-  assert re.search(r"^multitask_query .* 81.79% ", done.out, re.MULTILINE)
-
-
-def test_a_mistyped_task_is_told_before_all_work(trains, refused, tmp_path):
-  _, commands = trains
-  refused("sweep_glue", "--tasks=cola,rt", f"--out={tmp_path}", parts=["'rt'"])
-  assert not commands

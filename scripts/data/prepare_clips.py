@@ -1,6 +1,7 @@
 r"""Prepares clips to train on: small frames and sound in ArrayRecord files.
 
-  python -m scripts.prepare_clips --directory=DIR --split=train --output=OUT
+  python -m scripts.data.prepare_clips --directory=DIR --split=train \
+    --output=OUT
 
 reads the clips of DIR as --config.data.source=files does (docs/audioset.md
 says how they may lie there) and writes OUT/train.json and

@@ -22,7 +22,7 @@ def run(tmp_path_factory):
 
 
 def test_both_numbers_are_printed(script, run):
-  done = script("ngram_baseline", f"--workdir={run}")
+  done = script("evaluation.ngram_baseline", f"--workdir={run}")
   assert done.status == 0, done.err
   own, ngram = map(float, re.findall(r"([\d.]+)%", done.out))
   assert own == 12.34
@@ -34,7 +34,9 @@ def test_a_shorter_memory_fills_worse(script, run):
     float(
       re.findall(
         r"gram *([\d.]+)%",
-        script("ngram_baseline", f"--workdir={run}", f"--order={n}").out,
+        script(
+          "evaluation.ngram_baseline", f"--workdir={run}", f"--order={n}"
+        ).out,
       )[0]
     )
     for n in (1, 4)
@@ -43,8 +45,10 @@ def test_a_shorter_memory_fills_worse(script, run):
 
 
 def test_what_is_no_finished_run_is_refused(script, run, tmp_path):
-  assert script("ngram_baseline", f"--workdir={tmp_path}").status == 2
+  assert (
+    script("evaluation.ngram_baseline", f"--workdir={tmp_path}").status == 2
+  )
   (run / "results.json").rename(run / "away.json")
-  done = script("ngram_baseline", f"--workdir={run}")
+  done = script("evaluation.ngram_baseline", f"--workdir={run}")
   (run / "away.json").rename(run / "results.json")
   assert (done.status, "not finished" in done.err) == (2, True)

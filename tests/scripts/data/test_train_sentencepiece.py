@@ -14,7 +14,7 @@ def trained(script, tmp_path_factory):
   """The tokenizer of a model of 400 tokens, and its file."""
   path = tmp_path_factory.mktemp("new") / "folder" / "small.model"
   done = script(
-    "train_sentencepiece",
+    "data.train_sentencepiece",
     "--embedded",
     "--vocab_size=400",
     f"--out={path.with_suffix('')}",
@@ -55,7 +55,7 @@ def test_files_give_the_same_model_every_time(script, trained, tmp_path):
   outs = []
   for name in ("one", "two.model"):
     done = script(
-      "train_sentencepiece",
+      "data.train_sentencepiece",
       f"--input={tmp_path}/*.txt",
       "--vocab_size=420",
       f"--out={tmp_path / name}",
@@ -68,7 +68,7 @@ def test_files_give_the_same_model_every_time(script, trained, tmp_path):
 
 
 def test_long_lines_are_cut_and_blank_ones_left_out():
-  from scripts import train_sentencepiece
+  from scripts.data import train_sentencepiece
 
   found = train_sentencepiece.lines(["a b\n\n  \n\tc\x0bd", "é" * 2500])
   assert list(found) == ["a b", "c", "d", "é" * 1000, "é" * 1000, "é" * 500]
@@ -99,12 +99,12 @@ def test_what_is_wrong_is_one_line(refused, tmp_path, arguments, parts):
   places = {"OUT": tmp_path / "out", "FILE": tmp_path / "file"}
   for name, place in places.items():
     arguments = [a.replace(name, str(place)) for a in arguments]
-  refused("train_sentencepiece", *arguments, parts=parts)
+  refused("data.train_sentencepiece", *arguments, parts=parts)
   assert not list(tmp_path.glob("*.model"))
 
 
 def test_the_largest_size_named_is_one_that_works():
-  from scripts import train_sentencepiece
+  from scripts.data import train_sentencepiece
 
   train = lambda size: train_sentencepiece.train(iter(["some words"]), size)
   with pytest.raises(UserError, match="the text gives") as error:
@@ -116,7 +116,7 @@ def test_the_largest_size_named_is_one_that_works():
 
 
 def test_no_text_and_no_package_are_explained(monkeypatch):
-  from scripts import train_sentencepiece
+  from scripts.data import train_sentencepiece
 
   with pytest.raises(UserError, match="no text"):
     train_sentencepiece.train(iter([]), 400)

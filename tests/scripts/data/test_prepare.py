@@ -39,7 +39,7 @@ def _prepare(directory, name="tiny", **lengths):
 def test_check_of_a_complete_data_set(script, tmp_path):
   _prepare(tmp_path, train=25, test=4)
   done = script(
-    "prepare_data", "--dataset=tiny", f"--data_dir={tmp_path}", "--check"
+    "data.prepare", "--dataset=tiny", f"--data_dir={tmp_path}", "--check"
   )
   assert (done.status, done.err) == (0, "")
   assert "tensorflow" not in sys.modules
@@ -70,7 +70,7 @@ def test_check_finds_a_damaged_file(refused, tmp_path, damage):
   else:
     shutil.copy(folder / "tiny-test.array_record-00000-of-00001", path)
   done = refused(
-    "prepare_data",
+    "data.prepare",
     "--dataset=tiny",
     f"--data_dir={tmp_path}",
     "--check",
@@ -89,7 +89,7 @@ def test_check_decodes_some_examples(refused, tmp_path):
   records.append(tiny_tfds.record(_jpeg()[:200], 0, "cut.JPEG"))
   tiny_tfds.prepare(tmp_path, "tiny", spec, {"train": records})
   refused(
-    "prepare_data",
+    "data.prepare",
     "--dataset=tiny",
     f"--data_dir={tmp_path}",
     "--check",
@@ -106,7 +106,7 @@ def test_check_reads_texts_too(script, tmp_path):
   spec = {"text": tiny_tfds.tfds_features.Text()}
   tiny_tfds.prepare(tmp_path, "prose", spec, {"train": records})
   done = script(
-    "prepare_data", "--dataset=prose", f"--data_dir={tmp_path}", "--check"
+    "data.prepare", "--dataset=prose", f"--data_dir={tmp_path}", "--check"
   )
   assert (done.status, done.err) == (0, "")
   assert "example 1: 6 characters, second" in done.out
@@ -117,7 +117,7 @@ def test_check_reads_texts_too(script, tmp_path):
 def test_check_reads_glue_too(script, tmp_path):
   tiny_tfds.glue_mnli(tmp_path)
   done = script(
-    "prepare_data", "--dataset=glue/mnli", f"--data_dir={tmp_path}", "--check"
+    "data.prepare", "--dataset=glue/mnli", f"--data_dir={tmp_path}", "--check"
   )
   assert done.status == 0, done.err
   assert "example 1: neutral, é1 | h" in done.out
@@ -127,7 +127,7 @@ def test_check_reads_glue_too(script, tmp_path):
 def test_check_knows_how_large_imagenet_is(refused, tmp_path):
   _prepare(tmp_path, "imagenet2012", train=25)
   refused(
-    "prepare_data",
+    "data.prepare",
     "--dataset=imagenet2012",
     f"--data_dir={tmp_path}",
     "--check",
@@ -145,7 +145,7 @@ def test_check_knows_how_large_imagenet_is(refused, tmp_path):
 @pytest.mark.parametrize("name", ["imagenet2012", "imagenet2012:5.1.0"])
 def test_check_says_where_imagenet_is_from(refused, tmp_path, name):
   refused(
-    "prepare_data",
+    "data.prepare",
     f"--dataset={name}",
     f"--data_dir={tmp_path}",
     "--check",
@@ -158,7 +158,7 @@ def test_check_says_where_imagenet_is_from(refused, tmp_path, name):
 )
 def test_check_of_what_is_not_there(refused, tmp_path, name, part):
   flags = [f"--dataset={name}", f"--data_dir={tmp_path}", "--check"]
-  done = refused("prepare_data", *flags, parts=[part, str(tmp_path)])
+  done = refused("data.prepare", *flags, parts=[part, str(tmp_path)])
   assert "image-net" not in done.err
 
 
@@ -217,7 +217,7 @@ def _tars(folder, sizes=(147_897_477_120, 6_744_924_160)):
 def test_prepare_writes_array_records_and_checks_them(
   script, tensorflow, builder, tmp_path
 ):
-  done = script("prepare_data", "--dataset=tiny", f"--data_dir={tmp_path}")
+  done = script("data.prepare", "--dataset=tiny", f"--data_dir={tmp_path}")
   assert done.status == 0, done
   assert (builder.name, builder.format) == ("tiny", "array_record")
   assert "train: 12 examples in 2 files" in done.out
@@ -225,7 +225,7 @@ def test_prepare_writes_array_records_and_checks_them(
 
 def test_what_is_prepared_needs_no_tars_any_more(script, builder, tmp_path):
   _prepare(tmp_path, train=5)
-  done = script("prepare_data", "--dataset=tiny", f"--data_dir={tmp_path}")
+  done = script("data.prepare", "--dataset=tiny", f"--data_dir={tmp_path}")
   assert done.status == 0, done
   assert done.out.startswith("tiny is already prepared\n")
   assert "train: 5 examples in 1 files" in done.out
@@ -237,7 +237,7 @@ def test_prepare_takes_the_tars_of_imagenet(
   _tars(tmp_path / "tars")
   builder.error = AssertionError("asked\nfor")
   refused(
-    "prepare_data",
+    "data.prepare",
     "--dataset=imagenet2012",
     f"--data_dir={tmp_path / 'data'}",
     f"--manual_dir={tmp_path / 'tars'}",
@@ -252,7 +252,7 @@ def test_prepare_looks_for_the_tars_where_tfds_does(
   _tars(tmp_path / "downloads/manual")
   builder.error = OSError("no space")
   refused(
-    "prepare_data",
+    "data.prepare",
     "--dataset=imagenet2012",
     f"--data_dir={tmp_path}",
     parts=["no space"],
@@ -261,7 +261,7 @@ def test_prepare_looks_for_the_tars_where_tfds_does(
 
 def test_prepare_wants_the_tars(refused, tmp_path):
   refused(
-    "prepare_data",
+    "data.prepare",
     "--dataset=imagenet2012",
     f"--data_dir={tmp_path}",
     f"--manual_dir={tmp_path / 'tars'}",
@@ -269,7 +269,7 @@ def test_prepare_wants_the_tars(refused, tmp_path):
   )
   _tars(tmp_path / "tars", (147_897_477_120, 1000))
   refused(
-    "prepare_data",
+    "data.prepare",
     "--dataset=imagenet2012",
     f"--data_dir={tmp_path}",
     f"--manual_dir={tmp_path / 'tars'}",
@@ -280,7 +280,7 @@ def test_prepare_wants_the_tars(refused, tmp_path):
 def test_prepare_wants_tensorflow(refused, tmp_path, monkeypatch):
   _find_tensorflow(monkeypatch, None)
   refused(
-    "prepare_data",
+    "data.prepare",
     "--dataset=mnist",
     f"--data_dir={tmp_path}",
     parts=["needs TensorFlow", "perceiver_jax[prepare]", "--check"],
@@ -289,7 +289,7 @@ def test_prepare_wants_tensorflow(refused, tmp_path, monkeypatch):
 
 def test_prepare_of_an_unknown_data_set(refused, tensorflow, tmp_path):
   refused(
-    "prepare_data",
+    "data.prepare",
     "--dataset=no_such",
     f"--data_dir={tmp_path}",
     parts=["has no 'no_such'"],
@@ -314,7 +314,7 @@ def folder(tmp_path):
 
 
 def test_a_folder_is_counted_and_read(script, folder):
-  done = script("prepare_data", f"--directory={folder}")
+  done = script("data.prepare", f"--directory={folder}")
   assert done.status == 0, done
   assert done.out.splitlines() == [
     "train: 8 images in 2 classes, 3 to 5 a class",
@@ -327,7 +327,7 @@ def test_unreadable_images_of_a_folder_are_listed(script, folder):
   (folder / "train/dog/1.JPEG").write_bytes(_jpeg()[:200])
   (folder / "train/dog/2.JPEG").write_bytes(b"")
   (folder / "val/cat/0.JPEG").write_text("not a picture")
-  done = script("prepare_data", f"--directory={folder}")
+  done = script("data.prepare", f"--directory={folder}")
   assert done.status == 1, done
   lines = done.out.splitlines()
   assert lines[-1] == "3 of 10 images cannot be read"
@@ -340,12 +340,12 @@ def test_unreadable_images_of_a_folder_are_listed(script, folder):
 
 def test_a_folder_of_another_layout(refused, tmp_path):
   refused(
-    "prepare_data",
+    "data.prepare",
     f"--directory={tmp_path / 'nowhere'}",
     parts=["no directory", "nowhere", "DIRECTORY/SPLIT/CLASS"],
   )
   refused(
-    "prepare_data",
+    "data.prepare",
     f"--directory={tmp_path}",
     parts=["no image", str(tmp_path), "SPLIT/CLASS"],
   )
@@ -353,7 +353,7 @@ def test_a_folder_of_another_layout(refused, tmp_path):
   (tmp_path / "test").mkdir()
   (tmp_path / "test/1.JPEG").write_bytes(_jpeg())
   refused(
-    "prepare_data",
+    "data.prepare",
     f"--directory={tmp_path}",
     parts=["no image", str(tmp_path), "SPLIT/CLASS"],
   )
@@ -361,7 +361,7 @@ def test_a_folder_of_another_layout(refused, tmp_path):
 
 def test_folders_beside_the_splits_are_shown_and_no_error(script, folder):
   (folder / "notes").mkdir()
-  done = script("prepare_data", f"--directory={folder}")
+  done = script("data.prepare", f"--directory={folder}")
   assert done.status == 0, done
   assert "notes: empty dataset" in done.out
 
@@ -371,6 +371,6 @@ def test_folders_beside_the_splits_are_shown_and_no_error(script, folder):
 
 def test_one_of_two_flags_is_needed(refused):
   parts = ["--dataset=NAME", "--directory=FOLDER"]
-  refused("prepare_data", parts=parts)
-  refused("prepare_data", "--dataset=a", "--directory=b", parts=parts)
-  refused("prepare_data", "check", parts=["'check'"])
+  refused("data.prepare", parts=parts)
+  refused("data.prepare", "--dataset=a", "--directory=b", parts=parts)
+  refused("data.prepare", "check", parts=["'check'"])

@@ -1,0 +1,1 @@
+"""Timing of models, of data pipelines and of reading clips."""

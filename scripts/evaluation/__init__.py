@@ -1,0 +1,1 @@
+"""Evaluation against baselines, and submissions to leaderboards."""

@@ -1,0 +1,133 @@
+"""The sweep over GLUE's tasks, with runs that cost nothing."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def trains(monkeypatch):
+  """Runs end at once; `average` is what each reaches at its second epoch."""
+  commands = []
+
+  class Process:
+    def __init__(self, command):
+      flags = dict(f.lstrip("-").split("=", 1) for f in command if "=" in f)
+      commands.append(flags)
+      rate = float(flags["config.optimizer.learning_rate"])
+      average = 0.5 + rate * int(flags["config.batch_size"])
+      folder = Path(flags["workdir"])
+      folder.mkdir(parents=True)
+      records = [
+        {"step": 5, "glue/average": 0.1, "cola/matthews": 0.1},
+        {"step": 10, "glue/average": average, "cola/matthews": average},
+        {"step": 15, "glue/average": 0.2, "cola/matthews": 0.2},
+        {"step": 15, "train/loss": 0.5},
+      ]
+      lines = "\n".join(map(json.dumps, records))
+      (folder / "metrics.jsonl").write_text(lines + "\n")
+      (folder / "results.json").write_text("{}")
+
+    def wait(self):
+      return self.status
+
+    status = 0
+
+  monkeypatch.setattr(subprocess, "Popen", Process)
+  return Process, commands
+
+
+def test_the_sweep_takes_the_best_of_the_papers_grid(script, trains, tmp_path):
+  _, commands = trains
+  arguments = ("--tasks=cola,rte", f"--out={tmp_path}", "--init_from=runs/mlm")
+  done = script("sweeps.glue", *arguments, "--", "--config.seed=3")
+  assert done.status == 0, done.err
+  assert len(commands) == 2 * 3 * 4
+  grid = {
+    (c["config.batch_size"], c["config.optimizer.learning_rate"])
+    for c in commands
+  }
+  rates = ("1e-4", "5e-5", "2e-5", "1e-5")
+  assert grid == {(b, r) for b in ("16", "32", "64") for r in rates}
+  assert all(c["config.init_from"] == "runs/mlm" for c in commands)
+  assert all(c["config.seed"] == "3" for c in commands)
+  found = json.loads((tmp_path / "sweep.json").read_text())
+  best = found["best"]["cola"]
+  assert best["average"] == pytest.approx(0.5 + 64e-4)
+  assert (best["step"], best["metrics"]) == (
+    10, {"cola/matthews": best["average"]},
+  )  # fmt: skip
+  assert best["folder"].endswith("cola/batch64-rate1e-4")
+  assert found["average"] == pytest.approx(best["average"])
+  assert "50.64%     50.19%" in done.out
+
+
+def test_the_sweep_does_no_run_twice_and_stops_where_one_fails(
+  script, trains, refused, tmp_path
+):
+  process, commands = trains
+  arguments = ("--tasks=cola", f"--out={tmp_path}", "--batch_sizes=16")
+  process.status = 2
+  refused("sweeps.glue", *arguments, parts=["ended with status 2", "again"])
+  assert len(commands) == 1
+  process.status = 75
+  (tmp_path / "cola" / "batch16-rate1e-4" / "results.json").unlink()
+  (tmp_path / "cola" / "batch16-rate1e-4" / "metrics.jsonl").unlink()
+  (tmp_path / "cola" / "batch16-rate1e-4").rmdir()
+  assert script("sweeps.glue", *arguments).status == 75
+  process.status = 0
+  assert script("sweeps.glue", *arguments).status == 0
+  assert len(commands) == 1 + 1 + 3
+
+
+@pytest.mark.parametrize(
+  "change", [("--init_from=other",), ("--", "--config.seed=3")]
+)
+def test_the_runs_of_another_sweep_are_not_taken(
+  script, trains, refused, tmp_path, change
+):
+  _, commands = trains
+  arguments = ("--tasks=cola", f"--out={tmp_path}", "--batch_sizes=16")
+  assert script("sweeps.glue", *arguments).status == 0
+  refused(
+    "sweeps.glue", *arguments, *change, parts=["of another sweep", "--out"]
+  )
+  assert len(commands) == 4
+
+
+def test_rates_that_differ_little_are_runs_of_their_own(
+  script, trains, tmp_path
+):
+  _, commands = trains
+  rates = "--learning_rates=1.5e-5,2e-5"
+  arguments = ("--tasks=cola", f"--out={tmp_path}", "--batch_sizes=16", rates)
+  assert script("sweeps.glue", *arguments).status == 0
+  assert len(commands) == 2
+
+
+@pytest.mark.parametrize("flag", ["--batch_sizes=a", "--learning_rates=1e-4,x"])
+def test_a_grid_of_no_numbers_is_refused(trains, refused, tmp_path, flag):
+  refused("sweeps.glue", flag, f"--out={tmp_path}", parts=[flag.split("=")[0]])
+  assert not trains[1]
+
+
+def test_published_averages_are_the_papers(script, trains, tmp_path):
+  grid = ("--batch_sizes=16", "--learning_rates=1e-4")
+  done = script("sweeps.glue", f"--out={tmp_path / 'a'}", *grid)
+  assert done.status == 0, done.err
+  # IO, Table 14.
+  assert re.search(r"^mnli .* 83.5\d% ", done.out, re.MULTILINE)
+  assert re.search(r"^average .* 80.9\d%$", done.out, re.MULTILINE)
+  done = script(
+    "sweeps.glue", f"--out={tmp_path / 'b'}", "--tasks=multitask_query", *grid
+  )
+  assert re.search(r"^multitask_query .* 81.79% ", done.out, re.MULTILINE)
+
+
+def test_a_mistyped_task_is_told_before_all_work(trains, refused, tmp_path):
+  _, commands = trains
+  refused("sweeps.glue", "--tasks=cola,rt", f"--out={tmp_path}", parts=["'rt'"])
+  assert not commands
