@@ -5,12 +5,13 @@ None or a list. What follows from other leaves (steps, schedules) is computed
 from the final config in the code.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import ml_collections
 
 from perceiver_jax.errors import UserError
-from perceiver_jax.models import execution
+from perceiver_jax.models.ops.execution import Execution
 
 _SMOKE = "smoke"
 
@@ -61,7 +62,7 @@ def run() -> ml_collections.ConfigDict:
   config.init_from = ""  # Weights to start from: a file or folder of any kind.
   config.precision = "float32"  # Or "bfloat16".
   # How the model is computed; nothing here changes what it computes.
-  config.execution = execution.Execution()._asdict()
+  config.execution = dataclasses.asdict(Execution())
   config.ema_decay = 0.0  # Of averaged parameters for evaluation; 0: none.
   config.eval_every_steps = 0  # 0: at the end only, or by epochs.
   config.eval_every_epochs = 0.0

@@ -1,128 +1,219 @@
-"""Scaled dot-product attention over separately sized queries, keys, values.
+"""Multi-head attention with its projections.
 
-Shapes: B batch, N queries, M keys, H heads, F query/key width per head, V value
-width per head. F and V may differ, and any width works (261 and 322 occur).
+Shapes as in the package glossary; F and V are the total widths of queries and
+keys, and of values. `blocks` adds norms, residuals and an MLP.
 """
 
+from typing import NamedTuple
+
+import haiku as hk
 import jax
 from jax import numpy as jnp
 
-from perceiver_jax.models import (
-  chunked,
-  execution,
-  fused,
-)
-from perceiver_jax.models.typing import (
-  Array,
-  Bool,
-  Float,
-)
-
-# Above so many logits, "auto" never holds them all.
-_MOST_LOGITS = 2**24
+from perceiver_jax.models import layers
+from perceiver_jax.models.layers import DeferredNorm
+from perceiver_jax.models.ops import absorbed_projections
+from perceiver_jax.models.ops import dot_product_attention as ops
+from perceiver_jax.models.ops.depth import PROJECTIONS
+from perceiver_jax.models.ops.execution import AUTO, Execution
+from perceiver_jax.models.typing import Array, Bool, Float
 
 
-def attention_weights(
-  q: Float[Array, "B N H F"],
-  k: Float[Array, "B M H F"],
-  mask: Bool[Array, "#B #N #M"] | None = None,
-) -> Float[Array, "B H N M"]:
-  """Softmax of scaled dot products, in float32 whatever the inputs are.
+class KeysValues(NamedTuple):
+  """Cached keys and values of an input array.
+
+  Attributes:
+    keys: [B, M, H, F].
+    values: [B, M, H, V].
+    is_absorbed: Whether the projections of queries and outputs are absorbed.
+  """
+
+  keys: jax.Array
+  values: jax.Array
+  is_absorbed: bool
+
+
+class Attention(hk.Module):
+  """Projects to queries, keys and values, attends, projects the result.
 
   Args:
-    q: Queries.
-    k: Keys.
-    mask: True where a query may read a key.
-
-  Returns:
-    Weights that sum to one over keys; a fully masked row is all zeros.
+    num_heads: Number of heads; divides both widths.
+    qk_channels: F, total width of queries and keys.
+    v_channels: V, total width of values.
+    output_channels: G, width of the result.
+    execution: How it is computed.
   """
-  logits = jnp.einsum(
-    "bnhf,bmhf->bhnm", q, k, preferred_element_type=jnp.float32
+
+  def __init__(
+    self,
+    num_heads: int,
+    qk_channels: int,
+    v_channels: int,
+    output_channels: int,
+    execution: Execution = AUTO,
+    name: str | None = None,
+  ):
+    super().__init__(name=name)
+    for what, width in (("query/key", qk_channels), ("value", v_channels)):
+      if num_heads < 1 or width % num_heads:
+        raise ValueError(
+          f"{num_heads} heads do not divide {width} {what} channels: change"
+          " the number of heads or the channels"
+        )
+    self._num_heads = num_heads
+    self._qk_channels = qk_channels
+    self._v_channels = v_channels
+    self._output_channels = output_channels
+    self._execution = execution
+
+  def __call__(
+    self,
+    inputs_q: Float[Array, "b N D"],
+    inputs_kv: Float[Array, "B M C"] | DeferredNorm | KeysValues,
+    mask: Bool[Array, "#B #N #M"] | None = None,
+  ) -> Float[Array, "B N G"]:
+    """Attends from one array to another, or to itself.
+
+    Args:
+      inputs_q: Normalized queries; b is B, or 1 if all examples share them.
+      inputs_kv: Normalized inputs, or `keys_values` of them.
+      mask: True where a query may attend to an input. A query that may attend
+        to none gets the bias of the output projection.
+    """
+    if isinstance(inputs_kv, KeysValues):
+      return self._attend(inputs_q, inputs_kv, mask)
+    if inputs_q is inputs_kv:
+      return self._self_attend(inputs_q, mask)
+    absorption = self._absorption(inputs_q.shape, inputs_kv.shape)
+    if absorption == "queries" and isinstance(inputs_kv, DeferredNorm):
+      return self._attend_unprojected(inputs_q, inputs_kv, mask)
+    return self._attend(
+      inputs_q, self.keys_values(inputs_kv, inputs_q.shape), mask
+    )
+
+  # Named like `__call__`, or Haiku would give it parameters of its own.
+  @hk.name_like("__call__")
+  def keys_values(
+    self,
+    inputs_kv: Float[Array, "B M C"] | DeferredNorm,
+    query_shape: tuple[int, int, int],
+  ) -> KeysValues:
+    """Returns keys and values, to be attended to any number of times.
+
+    Args:
+      inputs_kv: Normalized inputs.
+      query_shape: Shape (B, N, D) of all queries together.
+    """
+    project = self._projections()
+    x = inputs_kv.array() if isinstance(inputs_kv, DeferredNorm) else inputs_kv
+    k, v = project["key"](x), project["value"](x)
+    if self._absorption(query_shape, inputs_kv.shape) != "keys":
+      return KeysValues(self._split_heads(k), self._split_heads(v), False)
+    w_q, b_q = project["query"].parameters(query_shape[-1])
+    w_o, _ = project["output"].parameters(self._v_channels)
+    # The bias of the queries adds a number to each key's logits: one channel
+    # more. Logits are divided by the root of the width of the keys.
+    k = jnp.concatenate([k @ w_q.T, (k @ b_q)[..., None]], -1)
+    k = k * (k.shape[-1] / self._qk_channels) ** 0.5
+    return KeysValues(k[:, :, None], (v @ w_o)[:, :, None], True)
+
+  @hk.name_like("__call__")
+  def weights(
+    self,
+    inputs_q: Float[Array, "b N D"],
+    inputs_kv: Float[Array, "B M C"] | DeferredNorm,
+    mask: Bool[Array, "#B #N #M"] | None = None,
+  ) -> Float[Array, "B H N M"]:
+    """Returns the attention weights, to look at. Call after `__call__`."""
+    project = self._projections()
+    x = inputs_kv.array() if isinstance(inputs_kv, DeferredNorm) else inputs_kv
+    k = self._split_heads(project["key"](x))
+    q = self._split_heads(project["query"](inputs_q))
+    q = jnp.broadcast_to(q, (k.shape[0], *q.shape[1:]))
+    return ops.attention_weights(q, k, mask)
+
+  @hk.transparent
+  def _self_attend(self, x, mask):
+    # Made once in a call: made again, Haiku would name them anew.
+    *qkv, output = self._projections().values()
+    if _fuses_qkv(self._execution.fuse_qkv):
+      q, k, v = layers.fused_linear(qkv, x, self._execution)
+    else:
+      q, k, v = (project(x) for project in qkv)
+    q, k, v = map(self._split_heads, (q, k, v))
+    return output(
+      ops.dot_product_attention(q, k, v, mask, self._execution.attention)
+    )
+
+  @hk.transparent
+  def _attend(self, inputs_q, keys_values, mask):
+    project, (keys, values, is_absorbed) = self._projections(), keys_values
+    if is_absorbed:
+      ones = jnp.ones((*inputs_q.shape[:-1], 1), inputs_q.dtype)
+      q = jnp.concatenate([inputs_q, ones], -1)[:, :, None]
+    else:
+      q = self._split_heads(project["query"](inputs_q))
+    q = jnp.broadcast_to(q, (keys.shape[0], *q.shape[1:]))
+    out = ops.dot_product_attention(
+      q, keys, values, mask, self._execution.attention
+    )
+    if is_absorbed:
+      return out + project["output"].parameters(self._v_channels)[1]
+    return project["output"](out)
+
+  @hk.transparent
+  def _attend_unprojected(self, inputs_q, inputs_kv, mask):
+    """Attends with key and value projections absorbed into the queries."""
+    project = self._projections()
+    inputs, norm = inputs_kv
+    channels = inputs.shape[-1]
+    scale, offset = norm.parameters(channels)
+    w_k, _ = project["key"].parameters(channels)  # Its bias cancels.
+    w_v, b_v = project["value"].parameters(channels)
+    q = project["query"](inputs_q) * self._qk_channels**-0.5
+    # The offset of the norm cancels in the logits too.
+    q = (q @ w_k.T) * scale.astype(q.dtype)
+    data, positions = inputs.data.astype(q.dtype), inputs.positions
+    if positions is not None:
+      positions = positions.astype(q.dtype)
+    with ops.named_scope("unprojected", q.shape[1], inputs.shape[1]):
+      x = absorbed_projections.attend_to_normalized(q, data, positions, mask)
+    x = x.astype(q.dtype)
+    x = (x * scale.astype(q.dtype) + offset.astype(q.dtype)) @ w_v + b_v
+    if mask is not None:
+      x = jnp.where(mask.any(-1)[..., None], x, 0)
+    return project["output"](x)
+
+  def _absorption(
+    self, query_shape: tuple[int, ...], input_shape: tuple[int, ...]
+  ) -> str:
+    """Returns "queries", "keys" or "nowhere"; see `absorbed_projections`."""
+    if self._num_heads > 1 or self._execution.absorb_projections == "never":
+      return "nowhere"
+    return absorbed_projections.cheapest(
+      num_queries=query_shape[1],
+      query_channels=query_shape[2],
+      num_inputs=input_shape[1],
+      input_channels=input_shape[2],
+      qk_channels=self._qk_channels,
+      v_channels=self._v_channels,
+      output_channels=self._output_channels,
+    )
+
+  @hk.transparent
+  def _projections(self) -> dict[str, layers.Linear]:
+    qk, v = self._qk_channels, self._v_channels
+    sizes = zip(PROJECTIONS, (qk, qk, v, self._output_channels), strict=True)
+    return {
+      name: layers.Linear(size, self._execution, name) for name, size in sizes
+    }
+
+  def _split_heads(self, x: jax.Array) -> jax.Array:
+    return x.reshape(*x.shape[:-1], self._num_heads, -1)
+
+
+def _fuses_qkv(choice: str) -> bool:
+  # On a CPU, joining the weights costs more than one larger product saves.
+  return choice == "always" or (
+    choice == "auto" and jax.default_backend() != "cpu"
   )
-  logits *= q.shape[-1] ** -0.5
-  if mask is None:
-    return jax.nn.softmax(logits)
-  mask = mask[:, None]
-  # Finite, so that a fully masked row stays free of NaN in both directions.
-  weights = jax.nn.softmax(jnp.where(mask, logits, chunked.MASKED_LOGIT))
-  return jnp.where(mask, weights, 0.0)
-
-
-def attend(
-  q: Float[Array, "B N H F"],
-  k: Float[Array, "B M H F"],
-  v: Float[Array, "B M H V"],
-  mask: Bool[Array, "#B #N #M"] | None = None,
-) -> Float[Array, "B N H*V"]:
-  """Multi-head attention with heads concatenated (Perceiver IO, app. E.1).
-
-  How it is computed is chosen by `execution.Execution.attention`.
-
-  Args:
-    q: Queries.
-    k: Keys.
-    v: Values, of any width.
-    mask: True where a query may read a key; a query that may read none gets
-      zeros.
-
-  Returns:
-    The weighted values of each query, in the dtype of `v`.
-  """
-  implementation = chosen(q, k, v, mask)
-  execution.note(f"{implementation} {q.shape[1]} x {k.shape[1]}")
-  if implementation == "chunked":
-    out = chunked.attend(q, k, v, mask)
-  elif implementation == "cudnn":
-    out = fused.attend(q, k, v, mask)
-  elif implementation == "head_major":
-    out = _head_major(q, k, v, mask)
-  else:
-    weights = attention_weights(q, k, mask).astype(v.dtype)
-    out = jnp.einsum("bhnm,bmhv->bnhv", weights, v)
-  return out.reshape(*out.shape[:2], -1)
-
-
-def chosen(
-  q: Float[Array, "B N H F"],
-  k: Float[Array, "B M H F"],
-  v: Float[Array, "B M H V"],
-  mask: Bool[Array, "#B #N #M"] | None = None,
-) -> str:
-  """The implementation in force for such arrays."""
-  choice = execution.current().attention
-  if choice != "auto":
-    return choice
-  if fused.fits(q, k, v, mask):
-    return "cudnn"
-  logits = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[1]
-  return "chunked" if logits > _MOST_LOGITS else "head_major"
-
-
-def _head_major(q, k, v, mask):
-  """Heads before elements, so that each head's product is one block of memory.
-
-  Rows are divided by their sums after the product with the values, which are
-  fewer numbers than the weights.
-  """
-  q, k, v = (x.swapaxes(1, 2) for x in (q * q.shape[-1] ** -0.5, k, v))
-  logits = jnp.einsum(
-    "bhnf,bhmf->bhnm", q, k, preferred_element_type=jnp.float32
-  )
-  if mask is not None:
-    mask = mask[:, None]
-    logits = jnp.where(mask, logits, chunked.MASKED_LOGIT)
-  # The largest logit is subtracted for the range alone; it has no gradient.
-  top = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
-  weights = jnp.exp(logits - top)
-  if mask is not None:
-    weights = jnp.where(mask, weights, 0.0)
-  total = weights.sum(-1)
-  total = jnp.where(total > 0, total, 1.0)  # A fully masked row reads zeros.
-  out = jnp.einsum(
-    "bhnm,bhmv->bhnv",
-    weights.astype(v.dtype),
-    v,
-    preferred_element_type=jnp.float32,
-  )
-  return (out / total[..., None]).astype(v.dtype).swapaxes(1, 2)

@@ -13,25 +13,18 @@ import haiku as hk
 import jax
 from jax import numpy as jnp
 
-from perceiver_jax.models import (
-  blocks,
-  execution,
-  multi_head,
-  position_encoding,
-)
-from perceiver_jax.models.inputs import (
-  InputArray,
-  as_input_array,
-)
+from perceiver_jax.models import blocks, position_encoding
+from perceiver_jax.models.inputs import InputArray, as_input_array
+from perceiver_jax.models.ops.execution import AUTO, Execution
 from perceiver_jax.models.typing import (
   Array,
   Bool,
   Float,
 )
 
-# Queries decoded at once, over the batch. With 2,048 latents that is 64 MiB of
-# logits in float32.
-_MOST_QUERIES = 2**13
+# Queries decoded at once, over the batch. With 2,048 latents their logits are
+# 64 MiB in float32.
+_MAX_QUERIES = 2**13
 
 
 class QueryDecoder(hk.Module):
@@ -48,6 +41,7 @@ class QueryDecoder(hk.Module):
       ImageNet with Fourier features or convolutions, False elsewhere.
     zero_init: Whether the projection starts at zero (optical flow).
     gelu: "tanh" or "exact"; see `blocks.Mlp`.
+    execution: How it is computed.
   """
 
   def __init__(
@@ -61,11 +55,13 @@ class QueryDecoder(hk.Module):
     use_query_residual: bool = True,
     zero_init: bool = False,
     gelu: str = "tanh",
+    execution: Execution = AUTO,
     name: str | None = None,
   ):
     super().__init__(name=name)
     self._num_outputs = num_outputs
     self._zero_init = zero_init
+    self._execution = execution
     self._cross_attend = {
       "num_heads": num_heads,
       "qk_channels": qk_channels,
@@ -74,6 +70,7 @@ class QueryDecoder(hk.Module):
       "shape_for_attn": shape_for_attn,
       "use_query_residual": use_query_residual,
       "gelu": gelu,
+      "execution": execution,
     }
 
   def __call__(
@@ -83,86 +80,88 @@ class QueryDecoder(hk.Module):
     query_mask: Bool[Array, "B O"] | None = None,
     return_attention: bool = False,
   ) -> tuple[Float[Array, "B O P"], Float[Array, "B H O N"] | None]:
-    """Decodes each query by itself; returns outputs and weights (or None)."""
+    """Decodes each query independently of the others.
+
+    Args:
+      queries: Output queries; b is B or 1.
+      latents: The latents to attend to.
+      query_mask: True at real queries.
+      return_attention: Whether to compute the attention weights too.
+
+    Returns:
+      The outputs, and the weights or None.
+    """
     queries = as_input_array(queries)
     cross_attend = blocks.CrossAttention(
       name="cross_attend", **self._cross_attend
     )
-    _, count, channels = queries.shape
-    size = count
-    if not return_attention:
-      size = _queries_at_once(latents.shape[0], count)
-    if size == count:
-      return self._decode(
-        cross_attend, queries, latents, query_mask, return_attention
-      )
-    memory = cross_attend.memory(latents, count, channels)
-    decode = lambda part, mask: self._decode(
-      cross_attend, part, latents, mask, memory=memory
-    )[0]
-    return _in_parts(decode, queries, query_mask, size), None
-
-  @hk.transparent
-  def _decode(
-    self,
-    cross_attend: blocks.CrossAttention,
-    queries: InputArray,
-    latents: jax.Array,
-    query_mask: jax.Array | None,
-    return_attention: bool = False,
-    memory: multi_head.Memory | None = None,
-  ) -> tuple[jax.Array, jax.Array | None]:
-    out, weights = cross_attend(
-      queries.whole(),
-      latents,
-      query_mask=query_mask,
-      return_weights=return_attention,
-      memory=memory,
-    )
+    project = lambda x: x
     if self._num_outputs:
       init = jnp.zeros if self._zero_init else None
-      out = hk.Linear(self._num_outputs, w_init=init, name="output")(out)
-    return out, weights
+      project = hk.Linear(self._num_outputs, w_init=init, name="output")
+    batch, (_, num_queries, channels) = latents.shape[0], queries.shape
+    plain = return_attention or self._execution.attention == "plain"
+    if plain or batch * num_queries <= _MAX_QUERIES:
+      out, weights = cross_attend(
+        queries.array(),
+        latents,
+        query_mask=query_mask,
+        return_weights=return_attention,
+      )
+      return project(out), weights
+
+    keys_values = cross_attend.keys_values(
+      latents, (batch, num_queries, channels)
+    )
+
+    def decode(queries, query_mask):
+      out, _ = cross_attend(
+        queries.array(),
+        latents,
+        query_mask=query_mask,
+        keys_values=keys_values,
+      )
+      return project(out)
+
+    size = max(1, _MAX_QUERIES // batch)
+    return _decode_in_chunks(decode, queries, query_mask, size), None
 
 
-def _queries_at_once(batch: int, count: int) -> int:
-  """How many queries to decode in one part; all of them if they are few."""
-  never = execution.current().cut_queries == "never"
-  if never or batch * count <= _MOST_QUERIES:
-    return count
-  return max(1, _MOST_QUERIES // batch)
-
-
-def _in_parts(
-  decode: Callable[..., jax.Array],
+def _decode_in_chunks(
+  decode: Callable[[InputArray, jax.Array | None], jax.Array],
   queries: InputArray,
   mask: jax.Array | None,
   size: int,
 ) -> jax.Array:
-  """Decodes part by part; the backward pass recomputes each part."""
+  """Decodes chunks of queries; the backward pass recomputes each chunk.
+
+  Equal to `decode(queries, mask)`.
+  """
   count = queries.shape[1]
   full = count // size
 
-  def cut(x, axis):
-    """[..., O, ...] to [parts, ..., size, ...]."""
+  def split(x, axis):
+    """Reshapes [..., O, ...] to [chunks, ..., size, ...]."""
     x = jax.lax.slice_in_dim(x, 0, full * size, axis=axis)
     x = x.reshape(*x.shape[:axis], full, size, *x.shape[axis + 1 :])
     return jnp.moveaxis(x, axis, 0)
 
   body = hk.remat(decode)
   if hk.running_init():  # Parameters are made outside of loops.
-    one = body(queries.first(1), None if mask is None else mask[:, :1])
+    one = body(queries.slice(0, 1), None if mask is None else mask[:, :1])
     return jnp.broadcast_to(one, (one.shape[0], count, one.shape[-1]))
   table = queries.positions
-  parts = (
-    InputArray(cut(queries.data, 1), None if table is None else cut(table, 0)),
-    None if mask is None else cut(mask, 1),
+  chunks = (
+    InputArray(
+      split(queries.data, 1), None if table is None else split(table, 0)
+    ),
+    None if mask is None else split(mask, 1),
   )
-  _, out = hk.scan(lambda _, part: (None, body(*part)), None, parts)
-  out = jnp.moveaxis(out, 0, 1)  # [B, parts, size, P]
+  _, out = hk.scan(lambda _, chunk: (None, body(*chunk)), None, chunks)
+  out = jnp.moveaxis(out, 0, 1)  # [B, chunks, size, P]
   out = out.reshape(out.shape[0], full * size, -1)
   if count > full * size:
-    rest = queries.part(full * size, count)
+    rest = queries.slice(full * size, count)
     mask = None if mask is None else mask[:, full * size :]
     out = jnp.concatenate([out, body(rest, mask)], 1)
   return out
@@ -182,7 +181,7 @@ class ClassificationDecoder(QueryDecoder):
     num_classes: int,
     num_query_channels: int = 1024,
     name: str | None = None,
-    **decoder: int | bool | str,
+    **decoder: Any,
   ):
     super().__init__(num_classes, name=name, **decoder)
     self._num_query_channels = num_query_channels
@@ -213,8 +212,14 @@ class AverageAndProjectDecoder(hk.Module):
   at zero as in the authors' code.
   """
 
-  def __init__(self, num_classes: int, name: str | None = None):
+  def __init__(
+    self,
+    num_classes: int,
+    execution: Execution = AUTO,
+    name: str | None = None,
+  ):
     super().__init__(name=name)
+    del execution  # There is nothing to choose.
     self._num_classes = num_classes
 
   def __call__(

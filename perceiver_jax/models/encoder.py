@@ -1,26 +1,20 @@
-"""The encoder of both papers: latents read the input, then process it.
+"""The encoder of both papers: latents attend to the input, then process it.
 
 Repeated cross-attends, shared weights and their placement make it the ICML
 Perceiver's (arXiv 2103.03206); a single cross-attend makes it Perceiver IO's
 (arXiv 2107.14795). Shapes as in the package glossary.
 """
 
-import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import haiku as hk
 from jax import numpy as jnp
 
-from perceiver_jax.models import (
-  blocks,
-  execution,
-  position_encoding,
-)
-from perceiver_jax.models.inputs import (
-  InputArray,
-  as_input_array,
-)
+from perceiver_jax.models import blocks, position_encoding
+from perceiver_jax.models.inputs import InputArray, as_input_array
+from perceiver_jax.models.ops import depth
+from perceiver_jax.models.ops.execution import AUTO, Execution
 from perceiver_jax.models.typing import (
   Array,
   Bool,
@@ -37,9 +31,9 @@ class EncoderConfig(NamedTuple):
   Attributes:
     num_latents: N.
     num_latent_channels: D.
-    num_blocks: How often a block of self-attends is applied.
+    num_blocks: Number of blocks of self-attends.
     num_self_attends_per_block: L.
-    num_cross_attends: How often the latents read the input.
+    num_cross_attends: Number of cross-attends to the input.
     cross_attend_placement: "interleaved": spread evenly before the blocks;
       "start": all before the first block.
     share_cross_attends: "after_first": the first has its own weights and the
@@ -80,9 +74,19 @@ class EncoderConfig(NamedTuple):
 
 
 class PerceiverEncoder(hk.Module):
-  """Reads an input array into latents and processes them."""
+  """Cross-attends from latents to an input array, and processes the latents.
 
-  def __init__(self, config: EncoderConfig, name: str | None = None):
+  Args:
+    config: Sizes.
+    execution: How it is computed.
+  """
+
+  def __init__(
+    self,
+    config: EncoderConfig,
+    execution: Execution = AUTO,
+    name: str | None = None,
+  ):
     super().__init__(name=name)
     _check_choice(
       "cross_attend_placement", config.cross_attend_placement, PLACEMENTS
@@ -96,6 +100,7 @@ class PerceiverEncoder(hk.Module):
         " 'start'"
       )
     self._config = config
+    self._execution = execution
 
   def __call__(
     self,
@@ -103,25 +108,24 @@ class PerceiverEncoder(hk.Module):
     input_mask: Bool[Array, "B M"] | None = None,
     return_attention: bool = False,
   ) -> tuple[Float[Array, "B N D"], list[Float[Array, "B H N M"]]]:
-    """Encodes and processes.
+    """Encodes the inputs and processes the latents.
 
     Args:
       inputs: The input array.
-      input_mask: True at real elements; the others are never read.
+      input_mask: True at real elements; the others are never attended to.
       return_attention: Whether to compute the weights of each cross-attend.
 
     Returns:
       The latents, and the weights (an empty list unless asked for).
     """
     cfg = self._config
-    inputs = as_input_array(inputs).masked(input_mask)
+    inputs = as_input_array(inputs).zero_padding(input_mask)
     table = position_encoding.TrainablePositions(
       cfg.num_latents,
       cfg.num_latent_channels,
       cfg.latent_init_scale,
       name="latents",
     )()
-    latents = table[None]  # The same for all until they have read something.
     attention = []
 
     def apply(latents, stage):
@@ -132,41 +136,31 @@ class PerceiverEncoder(hk.Module):
           input_mask=input_mask,
           return_weights=return_attention,
         )
-        attention.extend([weights] if return_attention else [])
-      if hk.running_init():  # Each call takes a key: seeds stay what they were.
-        for _ in range(stage.repeats):
-          latents = stage.block(latents)
-        return latents
-      return stage.block(latents, repeats=stage.repeats)
+        attention.append(weights)
+      return depth.apply_repeatedly(stage.block, latents, stage.repeats)
 
+    stages, latents = self._stages(), table[None]
+    scan = self._execution.scan_layers and not return_attention
     shape = (inputs.shape[0], *table.shape)
-    for stage, repeated in itertools.groupby(self._stages()):
-      count = len(list(repeated))
-      if count == 1 or return_attention or not _scans():
-        for _ in range(count):
-          latents = apply(latents, stage)
-      else:
-        # Gradients of shared weights are summed in the loop's carry, instead
-        # of lying beside each other until the end.
-        latents, _ = hk.scan(
-          lambda x, _, stage=stage: (apply(x, stage), None),
-          jnp.broadcast_to(latents, shape),
-          None,
-          count,
-        )
-    return jnp.broadcast_to(latents, shape), attention
+    # All examples share the latents before the first cross-attend, but the
+    # latents of a loop have the same shape throughout.
+    if scan and stages[:1] == stages[1:2]:
+      latents = jnp.broadcast_to(latents, shape)
+    latents = depth.apply_stages(apply, stages, latents, scan=scan)
+    latents = jnp.broadcast_to(latents, shape)
+    return latents, attention if return_attention else []
 
   @hk.transparent
   def _stages(self) -> list["_Stage"]:
-    """Cross-attends, and the blocks that come after them, in order."""
+    """Returns cross-attends with the blocks that follow them, in order."""
     cfg, cross_attends = self._config, self._cross_attends()
-    reads = [[] for _ in range(cfg.num_blocks)]
+    before_block = [[] for _ in range(cfg.num_blocks)]
     for i, cross_attend in enumerate(cross_attends):
       start = cfg.cross_attend_placement == "start"
       at = 0 if start else i * cfg.num_blocks // cfg.num_cross_attends
-      reads[at].append(cross_attend)
+      before_block[at].append(cross_attend)
     stages = []
-    for before, block in zip(reads, self._blocks(), strict=True):
+    for before, block in zip(before_block, self._blocks(), strict=True):
       if not before and stages and stages[-1].block is block:
         last = stages.pop()
         stages.append(last._replace(repeats=last.repeats + 1))
@@ -187,6 +181,7 @@ class PerceiverEncoder(hk.Module):
         shape_for_attn=cfg.shape_for_attn,
         use_query_residual=cfg.use_query_residual,
         gelu=cfg.gelu,
+        execution=self._execution,
         name=f"cross_attend_{i}",
       )
 
@@ -204,12 +199,17 @@ class PerceiverEncoder(hk.Module):
         v_channels=cfg.v_channels,
         widening_factor=cfg.self_attend_widening_factor,
         gelu=cfg.gelu,
+        execution=self._execution,
         name="self_attend",
       )
 
     def make(i):
       return blocks.LatentTransformer(
-        cfg.num_self_attends_per_block, make_layer, cfg.remat, name=f"block_{i}"
+        cfg.num_self_attends_per_block,
+        make_layer,
+        cfg.remat,
+        self._execution,
+        name=f"block_{i}",
       )
 
     return _shared(
@@ -218,20 +218,15 @@ class PerceiverEncoder(hk.Module):
 
 
 class _Stage(NamedTuple):
-  """Cross-attends, then a block; equal if the modules are the same."""
+  """Cross-attends and a block; equal if the modules are the same."""
 
   cross_attends: tuple[blocks.CrossAttention, ...]
   block: blocks.LatentTransformer
   repeats: int = 1
 
 
-def _scans() -> bool:
-  """Whether repeated stages are one loop; parameters are made outside."""
-  return execution.current().depth == "scan" and not hk.running_init()
-
-
 def _shared(make: Callable[[int], hk.Module], count: int, own: int) -> list:
-  """`count` modules of which the last `own`-th and all after it are one."""
+  """Returns `count` modules; those after the first `own` repeat the last."""
   modules = [make(i) for i in range(min(count, own))]
   return modules + modules[-1:] * (count - len(modules))
 

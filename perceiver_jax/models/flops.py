@@ -22,10 +22,11 @@ def count_flops(fn: Callable[..., Any], *args: Any) -> int:
     fn: A function that can be traced.
     *args: Arrays or `jax.ShapeDtypeStruct`s.
   """
-  return _count(jax.make_jaxpr(fn)(*args).jaxpr)
+  return count_jaxpr_flops(jax.make_jaxpr(fn)(*args).jaxpr)
 
 
-def _count(jaxpr: Any) -> int:
+def count_jaxpr_flops(jaxpr: Any) -> int:
+  """Returns the operations of a traced function."""
   return sum(_count_equation(eqn) for eqn in jaxpr.eqns)
 
 
@@ -40,7 +41,7 @@ def _count_equation(eqn: Any) -> int:
   if name == "exp":  # Only softmax exponentiates in these models.
     return _SOFTMAX_COST * math.prod(eqn.outvars[0].aval.shape)
   times = eqn.params["length"] if name == "scan" else 1
-  return times * sum(_count(inner) for inner in _inner_jaxprs(eqn))
+  return times * sum(count_jaxpr_flops(inner) for inner in _inner_jaxprs(eqn))
 
 
 def _count_convolution(eqn: Any) -> int:
@@ -53,7 +54,9 @@ def _count_convolution(eqn: Any) -> int:
 def _inner_jaxprs(eqn: Any) -> list[Any]:
   """Jaxprs of nested calls; for a conditional, only its dearest branch."""
   if eqn.primitive.name == "cond":
-    return [max((b.jaxpr for b in eqn.params["branches"]), key=_count)]
+    return [
+      max((b.jaxpr for b in eqn.params["branches"]), key=count_jaxpr_flops)
+    ]
   leaves = jax.tree.leaves(
     list(eqn.params.values()), is_leaf=lambda p: hasattr(p, "eqns")
   )

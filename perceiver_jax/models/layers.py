@@ -1,165 +1,119 @@
-"""Linear layers and LayerNorm, with backward passes of their own.
+"""Linear layers and LayerNorm, as in the authors' code.
 
-What autodiff makes of them is slow on a CPU: it copies each layer's gradient,
-transposed, to multiply it with the inputs; it sums rows and columns with loops,
-where products with ones are several times as fast; and it takes four means over
-the channels for a norm's gradient, which needs two. `written` passes have none
-of this. They cannot be differentiated forward (`jax.jvp`); for that, choose
-`execution.use(backward="derived")`.
+Shapes: C input channels, D output channels.
 """
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import haiku as hk
 import jax
+import numpy as np
 from jax import ad_checkpoint
 from jax import numpy as jnp
 
-from perceiver_jax.models import execution
-from perceiver_jax.models.typing import (
-  Array,
-  Float,
-)
-
-EPS = 1e-5  # Of every LayerNorm.
+from perceiver_jax.models.inputs import InputArray
+from perceiver_jax.models.ops import gradients
+from perceiver_jax.models.ops.execution import AUTO, Execution
+from perceiver_jax.models.typing import Array, Float
 
 
 class Linear(hk.Module):
-  """A biased linear layer with the papers' initialisation.
+  """A biased linear layer with the papers' initialization.
 
-  That is variance scaling 1.0 over fan-in, truncated normal (Perceiver IO,
-  app. E.1, and the authors' code).
+  Weights start from variance scaling 1.0 over fan-in, truncated normal
+  (Perceiver IO, app. E.1, and the authors' code).
 
   Args:
-    size: D, output channels.
+    size: D.
+    execution: How it is computed.
   """
 
-  def __init__(self, size: int, name: str | None = None):
+  def __init__(
+    self,
+    size: int,
+    execution: Execution = AUTO,
+    name: str | None = None,
+  ):
     super().__init__(name=name)
     self._size = size
+    self._custom_gradients = execution.custom_gradients
 
   def __call__(self, x: Float[Array, "*B C"]) -> Float[Array, "*B D"]:
     """Applies the layer; checkpoint policies know the result by its name."""
-    out = linear(x, *self.parameters(x.shape[-1]))
+    w, b = self.parameters(x.shape[-1])
+    out = gradients.linear(x, w, b, self._custom_gradients)
     return ad_checkpoint.checkpoint_name(out, self.name)
 
   def parameters(
     self, input_channels: int
   ) -> tuple[Float[Array, "C D"], Float[Array, "D"]]:
-    """Weights and bias."""
+    """Returns weights and bias."""
     init = hk.initializers.VarianceScaling(1.0, "fan_in", "truncated_normal")
     w = hk.get_parameter("w", (input_channels, self._size), init=init)
     return w, hk.get_parameter("b", (self._size,), init=jnp.zeros)
 
 
 class LayerNorm(hk.Module):
-  """LayerNorm over channels with learned scale and offset, eps 1e-5."""
+  """LayerNorm over channels with learned scale and offset, epsilon 1e-5.
+
+  Args:
+    name: Name of the module.
+    execution: How it is computed.
+  """
+
+  def __init__(self, name: str | None = None, execution: Execution = AUTO):
+    super().__init__(name=name)
+    self._custom_gradients = execution.custom_gradients
 
   def __call__(self, x: Float[Array, "*B C"]) -> Float[Array, "*B C"]:
-    """Normalises each element."""
+    """Normalizes each element."""
     # Not by the method below, whose results precision policies would round.
-    return layer_norm(x, *_norm_parameters(x.shape[-1]))
+    scale, offset = _norm_parameters(x.shape[-1])
+    return gradients.layer_norm(x, scale, offset, self._custom_gradients)
 
   def parameters(
     self, channels: int
   ) -> tuple[Float[Array, "C"], Float[Array, "C"]]:
-    """Scale and offset, for a norm that is taken elsewhere."""
+    """Returns scale and offset, for `DeferredNorm`."""
     return _norm_parameters(channels)
+
+
+class DeferredNorm(NamedTuple):
+  """A normalized input array that is only computed where it is needed.
+
+  Attributes:
+    inputs: The input array, not normalized.
+    norm: Its LayerNorm.
+  """
+
+  inputs: InputArray
+  norm: LayerNorm
+
+  @property
+  def shape(self) -> tuple[int, int, int]:
+    """The shape (B, M, C)."""
+    return self.inputs.shape
+
+  def array(self) -> jax.Array:
+    """Returns the normalized array."""
+    return self.norm(self.inputs.array())
+
+
+def fused_linear(
+  layers: Sequence[Linear], x: jax.Array, execution: Execution
+) -> list[jax.Array]:
+  """Applies several linear layers to one input with one product."""
+  parameters = [layer.parameters(x.shape[-1]) for layer in layers]
+  ends = np.cumsum([b.shape[0] for _, b in parameters])
+  w, b = (jnp.concatenate(x, -1) for x in zip(*parameters, strict=True))
+  out = gradients.linear(x, w, b, execution.custom_gradients)
+  return [
+    ad_checkpoint.checkpoint_name(part, layer.name)
+    for part, layer in zip(jnp.split(out, ends[:-1], -1), layers, strict=True)
+  ]
 
 
 def _norm_parameters(channels: int) -> tuple[jax.Array, jax.Array]:
   scale = hk.get_parameter("scale", (channels,), init=jnp.ones)
   return scale, hk.get_parameter("offset", (channels,), init=jnp.zeros)
-
-
-def linear(
-  x: Float[Array, "*B C"], w: Float[Array, "C D"], b: Float[Array, "D"]
-) -> Float[Array, "*B D"]:
-  """`x @ w + b`."""
-  if not _is_written():
-    return _linear(x, w, b)
-  return _linear_written(*_of_one_type(x, w, b))
-
-
-def layer_norm(
-  x: Float[Array, "*B C"], scale: Float[Array, "C"], offset: Float[Array, "C"]
-) -> Float[Array, "*B C"]:
-  """`x` with mean 0 and variance 1 over channels, scaled and offset."""
-  if not _is_written():
-    return _layer_norm(x, scale, offset)
-  return _layer_norm_written(*_of_one_type(x, scale, offset))
-
-
-def _is_written() -> bool:
-  choice = execution.current().backward
-  if choice == "auto":  # Elsewhere, neither was measured.
-    return jax.default_backend() == "cpu"
-  return choice == "written"
-
-
-def _of_one_type(*args: jax.Array) -> list[jax.Array]:
-  """So that each gradient has the type of what it is of."""
-  dtype = jnp.result_type(*args)
-  return [x.astype(dtype) for x in args]
-
-
-def _linear(x, w, b):
-  return x @ w + b
-
-
-_linear_written = jax.custom_vjp(_linear)
-
-
-def _linear_forward(x, w, b):
-  return _linear(x, w, b), (x, w)
-
-
-def _linear_backward(saved, grad):
-  x, w = saved
-  flat_x, flat_grad = _rows(x), _rows(grad)
-  # Written so that XLA copies nothing to its transpose.
-  dx = jax.lax.dot_general(flat_grad, w, (((1,), (1,)), ((), ())))
-  dw = jax.lax.dot_general(flat_x, flat_grad, (((0,), (0,)), ((), ())))
-  return dx.reshape(x.shape), dw, flat_grad.sum(0)
-
-
-_linear_written.defvjp(_linear_forward, _linear_backward)
-
-
-def _layer_norm(x, scale, offset):
-  """As in Haiku's LayerNorm, which the authors' code uses."""
-  mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
-  inverse = scale * jax.lax.rsqrt(variance + EPS)
-  return inverse * (x - mean) + offset
-
-
-@jax.custom_vjp
-def _layer_norm_written(x, scale, offset):
-  return _layer_norm_forward(x, scale, offset)[0]
-
-
-def _layer_norm_forward(x, scale, offset):
-  centred = x - x.mean(-1, keepdims=True)
-  inverse = jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + EPS)
-  normalised = centred * inverse
-  return normalised * scale + offset, (normalised, inverse, scale)
-
-
-def _layer_norm_backward(saved, grad):
-  normalised, inverse, scale = saved
-  dnorm = grad * scale * inverse
-  ones = jnp.ones((dnorm.shape[-1], 1), dnorm.dtype)
-  mean = lambda x: jnp.matmul(x, ones, precision="highest") / len(ones)
-  dx = dnorm - mean(dnorm) - normalised * mean(dnorm * normalised)
-  return dx, _column_sums(grad * normalised), _column_sums(grad)
-
-
-_layer_norm_written.defvjp(_layer_norm_forward, _layer_norm_backward)
-
-
-def _column_sums(x: jax.Array) -> jax.Array:
-  rows = _rows(x)
-  ones = jnp.ones(len(rows), x.dtype)
-  return jnp.matmul(ones, rows, precision="highest")
-
-
-def _rows(x: jax.Array) -> jax.Array:
-  return x.reshape(-1, x.shape[-1])

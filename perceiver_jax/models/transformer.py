@@ -1,16 +1,14 @@
-"""A plain Transformer in the encoder's place, as the papers' baseline.
+"""A plain Transformer as the encoder: the papers' baseline.
 
-Its elements are the inputs themselves, so it costs the square of their number.
+Its latents are the inputs, so its cost grows with the square of their number.
 Shapes as in the package glossary.
 """
 
 import haiku as hk
 
 from perceiver_jax.models import blocks
-from perceiver_jax.models.inputs import (
-  InputArray,
-  as_input_array,
-)
+from perceiver_jax.models.inputs import InputArray, as_input_array
+from perceiver_jax.models.ops.execution import AUTO, Execution
 from perceiver_jax.models.typing import (
   Array,
   Bool,
@@ -26,6 +24,7 @@ class TransformerEncoder(hk.Module):
     num_heads: Heads of each.
     widening_factor: MLP hidden width over C.
     remat: Whether the backward pass recomputes whole layers.
+    execution: How it is computed.
   """
 
   def __init__(
@@ -34,12 +33,18 @@ class TransformerEncoder(hk.Module):
     num_heads: int = 8,
     widening_factor: int = 4,
     remat: bool = False,
+    execution: Execution = AUTO,
     name: str | None = None,
   ):
     super().__init__(name=name)
     self._num_layers = num_layers
-    self._layer = {"num_heads": num_heads, "widening_factor": widening_factor}
+    self._layer = {
+      "num_heads": num_heads,
+      "widening_factor": widening_factor,
+      "execution": execution,
+    }
     self._remat = remat
+    self._execution = execution
 
   def __call__(
     self,
@@ -51,7 +56,7 @@ class TransformerEncoder(hk.Module):
     del return_attention
     make = lambda: blocks.SelfAttention(**self._layer, name="self_attend")
     block = blocks.LatentTransformer(
-      self._num_layers, make, self._remat, name="block_0"
+      self._num_layers, make, self._remat, self._execution, name="block_0"
     )
     mask = blocks.cross_attention_mask(None, input_mask)
-    return block(as_input_array(inputs).whole(), mask), []
+    return block(as_input_array(inputs).array(), mask), []

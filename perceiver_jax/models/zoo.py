@@ -28,6 +28,7 @@ from perceiver_jax.models.modalities import (
   points,
   text,
 )
+from perceiver_jax.models.ops.execution import AUTO, Execution
 from perceiver_jax.models.published import MODELS
 
 ADAPTERS: dict[str, Callable[..., Any]] = {
@@ -41,8 +42,8 @@ ADAPTERS: dict[str, Callable[..., Any]] = {
   "multimodal": multimodal.MultimodalAdapter,
 }
 ENCODERS: dict[str, Callable[..., Any]] = {
-  "perceiver": lambda name, **sizes: encoder_lib.PerceiverEncoder(
-    encoder_lib.EncoderConfig(**sizes), name=name
+  "perceiver": lambda name, execution, **sizes: encoder_lib.PerceiverEncoder(
+    encoder_lib.EncoderConfig(**sizes), execution, name=name
   ),
   "transformer": transformer.TransformerEncoder,
 }
@@ -71,7 +72,9 @@ def spec(name: str) -> dict[str, Any]:
   return copy.deepcopy(dict(MODELS[name].spec))
 
 
-def build(model: Mapping[str, Any]) -> perceiver.Perceiver:
+def build(
+  model: Mapping[str, Any], execution: Execution = AUTO
+) -> perceiver.Perceiver:
   """Builds a model from a spec, inside a Haiku transform.
 
   Args:
@@ -79,13 +82,14 @@ def build(model: Mapping[str, Any]) -> perceiver.Perceiver:
       given, and arguments), `encoder` (its `kind`, "perceiver" if not given,
       and fields of `EncoderConfig` or arguments), `decoder` (its `kind` and
       arguments) and, for classifiers, `num_classes`.
+    execution: How it is computed, which changes no result beyond rounding.
 
   Raises:
     ValueError: A leaf has no meaning or an impossible value.
   """
   adapter = _adapter(model["adapter"])
-  encoder = _encoder(model["encoder"])
-  decoder = _decoder(model, adapter)
+  encoder = _encoder(model["encoder"], execution)
+  decoder = _decoder(model, adapter, execution)
   return perceiver.Perceiver(adapter, encoder, decoder, name="perceiver")
 
 
@@ -103,16 +107,18 @@ def _adapter(section: Mapping[str, Any], name: str = "adapter") -> Any:
   return ADAPTERS[kind](name=name, **arguments)
 
 
-def _encoder(section: Mapping[str, Any]) -> Any:
+def _encoder(section: Mapping[str, Any], execution: Execution) -> Any:
   arguments = {"name": "encoder", **section}
   kind = arguments.pop("kind", "perceiver")
   if kind not in ENCODERS:
     choices = ", ".join(ENCODERS)
     raise ValueError(f"encoder kind {kind!r}: choose one of {choices}")
-  return ENCODERS[kind](**arguments)
+  return ENCODERS[kind](execution=execution, **arguments)
 
 
-def _decoder(model: Mapping[str, Any], adapter: Any) -> Any:
+def _decoder(
+  model: Mapping[str, Any], adapter: Any, execution: Execution
+) -> Any:
   arguments = {"name": "decoder", **model["decoder"]}
   kind = arguments.pop("kind")
   if kind not in DECODERS:
@@ -124,4 +130,4 @@ def _decoder(model: Mapping[str, Any], adapter: Any) -> Any:
     arguments["adapter"] = adapter
   if kind == "multimodal":
     arguments["outputs"] = multimodal.outputs_of(arguments["outputs"])
-  return DECODERS[kind](**arguments)
+  return DECODERS[kind](execution=execution, **arguments)

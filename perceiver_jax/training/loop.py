@@ -91,9 +91,7 @@ class Trainer:
     optimizer, self._schedule = optimizers.from_config(
       config.optimizer, self._num_steps, config.batch_size
     )
-    self._model = step_lib.model_of(
-      task, config.precision, config.get("execution")
-    )
+    self._model = step_lib.model_of(task, config.precision)
     self._init = step_lib.make_init(
       self._model, optimizer, config.seed, use_ema=bool(config.ema_decay)
     )

@@ -16,7 +16,7 @@ import jax
 import optax
 
 from perceiver_jax.errors import UserError
-from perceiver_jax.models import blocks
+from perceiver_jax.models.ops import depth
 
 OPTIMIZERS = ("lamb", "adamw")
 SCHEDULES = ("constant", "constant_cosine", "cosine", "step")
@@ -165,7 +165,7 @@ def _trust_ratio_by_layer() -> optax.GradientTransformation:
   def update(updates, state, params):
     def scale(module, _, update, param):
       one = lambda u, p: trust.update(u, state, p)[0]
-      stacked = blocks.is_stacked(module)
+      stacked = depth.is_stacked(module)
       return (jax.vmap(one) if stacked else one)(update, param)
 
     return _map_named(scale, updates, params), state

@@ -47,7 +47,7 @@ def abstract_state(
   optimizer, _ = optimizers.from_config(
     config.optimizer, max(config.optimizer.get("warmup_steps", 0) + 1, 2), 1
   )
-  model = step_lib.model_of(task, config.precision, config.get("execution"))
+  model = step_lib.model_of(task, config.precision)
   init = step_lib.make_init(
     model, optimizer, config.seed, use_ema=bool(config.ema_decay)
   )
@@ -90,7 +90,7 @@ def restore(
       f"--workdir={folder} has no checkpoint yet; train first, or give"
       " another --workdir"
     )
-  model = step_lib.model_of(task, config.precision, config.get("execution"))
+  model = step_lib.model_of(task, config.precision)
   return Restored(model, restored.state, restored.step, mesh)
 
 

@@ -7,7 +7,6 @@ keyed by example, and batch statistics span all devices.
 
 from collections.abc import (
   Callable,
-  Mapping,
 )
 from typing import (
   Any,
@@ -26,7 +25,6 @@ from jax.sharding import (
 )
 
 from perceiver_jax.errors import UserError
-from perceiver_jax.models import execution
 from perceiver_jax.tasks.base import Batch, Task
 from perceiver_jax.training.metrics import Metrics
 from perceiver_jax.training.precision import precision as use_precision
@@ -150,27 +148,16 @@ def abstract_state(
   )
 
 
-def model_of(
-  task: Task, precision: str, choices: Mapping[str, str] | None = None
-) -> hk.TransformedWithState:
+def model_of(task: Task, precision: str) -> hk.TransformedWithState:
   """The task's model as pure functions; `apply` takes `forward`'s arguments.
 
   Args:
     task: whose `forward` it is.
     precision: see `precision`.
-    choices: fields of `models.execution.Execution`.
-
-  Raises:
-    UserError: a choice is unknown.
   """
-  try:
-    with execution.use(**(choices or {})):
-      how = execution.current()
-  except ValueError as error:
-    raise UserError(f"config.{error}") from error
 
   def forward(batch, is_training, return_attention=False):
-    with use_precision(precision), execution.use(how):
+    with use_precision(precision):
       return task.forward(
         batch, is_training=is_training, return_attention=return_attention
       )

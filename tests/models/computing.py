@@ -1,4 +1,4 @@
-"""Values and gradients of two ways to compute, and what arrays a way needs."""
+"""Values, gradients, array shapes and memory of a computation."""
 
 import contextlib
 
@@ -8,19 +8,16 @@ import plain
 import pytest
 from jax import numpy as jnp
 
-from perceiver_jax.models import (
-  chunked,
-  decoders,
-  execution,
-)
+from perceiver_jax.models import decoders
+from perceiver_jax.models.ops import online_softmax
 
 
 @contextlib.contextmanager
 def in_chunks(logits, queries=2**13):
-  """Attention holds about so many logits; decoders take so many queries."""
+  """Limits the logits of a chunk of attention and the queries of a decoder."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(chunked, "_LOGITS", logits)
-    patch.setattr(decoders, "_MOST_QUERIES", queries)
+    patch.setattr(online_softmax, "CHUNK_LOGITS", logits)
+    patch.setattr(decoders, "_MAX_QUERIES", queries)
     yield
 
 
@@ -39,11 +36,9 @@ def with_gradients(fn):
   return run
 
 
-def run(fn, *args, how=execution.PLAIN):
-  """Compiles and runs `with_gradients(fn)` under the choices `how`."""
-  # A new function each time, as compiled ones do not depend on choices.
-  with execution.use(how):
-    return plain.jit(with_gradients(fn))(*args)
+def run(fn, *args):
+  """Compiles and runs `with_gradients(fn)`."""
+  return plain.jit(with_gradients(fn))(*args)
 
 
 def assert_close(actual, expected, tolerance=2e-5):

@@ -6,6 +6,7 @@ import numpy as np
 from jax import numpy as jnp
 
 from perceiver_jax.models import zoo
+from perceiver_jax.models.ops.execution import AUTO
 
 CLASSES, VOCABULARY, LENGTH = 5, 11, 7
 _ENCODER = {
@@ -121,10 +122,12 @@ def mask(name, batch=2, seed=0):
   return jnp.asarray(real)
 
 
-def model(small_spec):
+def model(small_spec, execution=AUTO):
   """The Haiku model, called with raw data and arguments of `Perceiver`."""
   return hk.transform_with_state(
-    lambda x, **kwargs: zoo.build(small_spec)(x, is_training=True, **kwargs)
+    lambda x, **kwargs: zoo.build(small_spec, execution)(
+      x, is_training=True, **kwargs
+    )
   )
 
 

@@ -1,5 +1,6 @@
 """Blocks against plain numpy; the scanned stack; how parameters start."""
 
+import contextlib
 import functools
 
 import haiku as hk
@@ -21,13 +22,10 @@ from hypothesis import (
 from hypothesis import strategies as st
 from jax import numpy as jnp
 
-from perceiver_jax.models import (
-  blocks,
-  execution,
-  flops,
-  multi_head,
-)
+from perceiver_jax.models import attention, blocks, flops
 from perceiver_jax.models.inputs import InputArray
+from perceiver_jax.models.ops import absorbed_projections, depth
+from perceiver_jax.models.ops.execution import CHOICES, PLAIN, Execution
 
 
 def _normal(*shape, seed=0):
@@ -173,7 +171,7 @@ def test_asking_for_weights_changes_neither_parameters_nor_output():
 )
 def test_heads_divide_both_widths(sizes, message):
   x = _normal(1, 2, 8)
-  model = hk.transform(lambda x: multi_head.Attention(*sizes)(x, x))
+  model = hk.transform(lambda x: attention.Attention(*sizes)(x, x))
   with pytest.raises(ValueError, match=message):
     model.init(jax.random.key(0), x)
 
@@ -304,9 +302,9 @@ def test_layers_of_a_block_start_apart():
 
 def test_stacked_modules_are_told_by_their_names():
   _, params, _ = _stack(False)
-  assert all(blocks.is_stacked(module) for module in params)
-  assert not blocks.is_stacked("encoder/cross_attend_0/mlp/hidden")
-  assert not blocks.is_stacked("encoder/my_layers/hidden")
+  assert all(depth.is_stacked(module) for module in params)
+  assert not depth.is_stacked("encoder/cross_attend_0/mlp/hidden")
+  assert not depth.is_stacked("encoder/my_layers/hidden")
 
 
 def test_block_of_no_layers_is_the_identity():
@@ -342,12 +340,16 @@ def test_query_mask_reaches_attention():
   np.testing.assert_allclose(weights.sum(-1), [[[1, 0]]], atol=1e-6)
 
 
-def _cross_attend(heads=1, residual=True, **kwargs):
+def _cross_attend(heads=1, residual=True, execution=PLAIN, **kwargs):
   """A Haiku model of query, data, positions (or None) and both masks."""
 
   def make(query, data, table, query_mask, input_mask):
     layer = blocks.CrossAttention(
-      heads, use_query_residual=residual, name="x", **kwargs
+      heads,
+      use_query_residual=residual,
+      execution=execution,
+      name="x",
+      **kwargs,
     )
     inputs = InputArray(data, table)
     return layer(query, inputs, query_mask, input_mask)[0]
@@ -355,19 +357,28 @@ def _cross_attend(heads=1, residual=True, **kwargs):
   return hk.without_apply_rng(hk.transform(make))
 
 
+@contextlib.contextmanager
+def _absorbing(side):
+  """Absorbs projections into "queries" or "keys", whatever it costs."""
+  with pytest.MonkeyPatch.context() as patch:
+    if side != "cheapest":
+      patch.setattr(absorbed_projections, "cheapest", lambda **_: side)
+    yield
+
+
 @st.composite
-def _reads(draw):
-  """A cross-attend, what it reads, choices of how, logits of a chunk."""
-  b, n, m = (draw(st.integers(1, most)) for most in (3, 4, 9))
+def _cross_attends(draw):
+  """Sizes, inputs, choices of how to compute, and logits of a chunk."""
+  b, n, m = (draw(st.integers(1, largest)) for largest in (3, 4, 9))
   c, p = draw(st.sampled_from([(3, 6), (7, 0), (1, 8)]))
   e = draw(st.sampled_from([4, 5]))
   heads = draw(st.sampled_from([1, 1, 2]))
-  model = _cross_attend(
-    heads,
-    draw(st.booleans()),
-    qk_channels=draw(st.sampled_from([2, 6])),
-    v_channels=draw(st.sampled_from([4, 8])),
-  )
+  sizes = {
+    "heads": heads,
+    "residual": draw(st.booleans()),
+    "qk_channels": draw(st.sampled_from([2, 6])),
+    "v_channels": draw(st.sampled_from([4, 8])),
+  }
   random = np.random.default_rng(draw(st.integers(0, 99)))
 
   def mask(count):
@@ -381,56 +392,64 @@ def _reads(draw):
     mask(n),
     mask(m),
   )
-  how = execution.Execution(
+  execution = Execution(
     **{
-      # That kernel is for GPUs: see test_fused.
+      # The cuDNN kernel needs a GPU: see ops/test_cudnn.py.
       k: draw(st.sampled_from([x for x in v if x != "cudnn"]))
-      for k, v in execution.CHOICES.items()
+      for k, v in CHOICES.items()
     }
   )
-  return model, args, how, b * heads * n * draw(st.integers(1, m))
+  side = draw(st.sampled_from(["cheapest", "queries", "keys"]))
+  return sizes, args, execution, side, b * heads * n * draw(st.integers(1, m))
 
 
 @settings(max_examples=2, deadline=None)
-@given(_reads())
-def test_cross_attend_is_the_same_however_computed(case):
-  _check_read(*case)
+@given(_cross_attends())
+def test_cross_attends_are_equal_however_computed(case):
+  _check_cross_attend(*case)
 
 
 @pytest.mark.slow
 @settings(max_examples=60, deadline=None)
-@given(_reads())
-def test_many_cross_attends_are_the_same_however_computed(case):
-  _check_read(*case)
+@given(_cross_attends())
+def test_many_cross_attends_are_equal_however_computed(case):
+  _check_cross_attend(*case)
 
 
-def _check_read(model, args, how, logits):
+def _check_cross_attend(sizes, args, execution, side, logits):
   query, data, table, *masks = args
-  params = _random_params(model, *args)
+  params = _random_params(_cross_attend(**sizes), *args)
   tables = [] if table is None else [table]
-  apply = lambda params, query, data, table=None: model.apply(
-    params, query, data, table, *masks
-  )
   arrays = (params, query, data, *tables)
-  with in_chunks(logits):
-    out = run(apply, *arrays, how=how)
-  assert_close(out, run(apply, *arrays), 1e-4)
+
+  def apply(execution):
+    model = _cross_attend(**sizes, execution=execution)
+    return lambda params, query, data, table=None: model.apply(
+      params, query, data, table, *masks
+    )
+
+  with in_chunks(logits), _absorbing(side):
+    out = run(apply(execution), *arrays)
+  assert_close(out, run(apply(PLAIN), *arrays), 1e-4)
 
 
-@pytest.mark.parametrize("absorb", ["inputs", "latents"])
-def test_queries_and_inputs_that_are_masked_do_nothing_when_folded(absorb):
-  model = _cross_attend(residual=False)
+@pytest.mark.parametrize("side", ["queries", "keys"])
+def test_masked_queries_and_inputs_do_nothing_with_absorbed_projections(side):
   query_mask = jnp.asarray([[True, False], [True, True]])
   input_mask = jnp.asarray([[True] * 4 + [False], [False] * 5])
   args = (_normal(1, 2, 4), _normal(2, 5, 3), _normal(5, 4, seed=2))
-  params = _random_params(model, *args, query_mask, input_mask)
-  apply = lambda query, data, table: model.apply(
-    params, query, data, table, query_mask, input_mask
-  )
-  how = execution.PLAIN._replace(absorb=absorb, share_positions="auto")
-  out, grads = run(apply, *args, how=how)
-  assert_close((out, grads), run(apply, *args), 1e-4)
-  # Both read nothing and so get the bias and what the MLP makes of it.
+  params = _random_params(_cross_attend(), *args, query_mask, input_mask)
+
+  def apply(execution):
+    model = _cross_attend(residual=False, execution=execution)
+    return lambda query, data, table: model.apply(
+      params, query, data, table, query_mask, input_mask
+    )
+
+  with _absorbing(side):
+    out, grads = run(apply(PLAIN.replace(absorb_projections="auto")), *args)
+  assert_close((out, grads), run(apply(PLAIN), *args), 1e-4)
+  # Both attend to nothing, so they get the bias and what the MLP makes of it.
   np.testing.assert_allclose(out[0, 1], out[1, 0], atol=1e-6)
   assert not np.any(grads[1][0, 4])
   assert not np.any(grads[1][1])
@@ -438,71 +457,71 @@ def test_queries_and_inputs_that_are_masked_do_nothing_when_folded(absorb):
   assert np.any(grads[1][0, :4])
 
 
-def _folding(sizes, heads, num_queries, query_channels, num_inputs, channels):
-  make = lambda: multi_head.Attention(heads, *sizes, query_channels).folding(
-    num_queries, query_channels, num_inputs, channels
-  )
+def _absorption(sizes, heads, query_shape, input_shape, **choices):
+  make = lambda: attention.Attention(
+    heads, *sizes, query_shape[-1], Execution(**choices)
+  )._absorption(query_shape, input_shape)
   return hk.transform(make).apply({}, None)
 
 
-def test_published_models_fold_what_costs_least():
-  # ImageNet: 512 latents of 1,024 read 224^2 pixels of 3 + 258 channels.
-  imagenet = (512, 1024, 224**2, 261)
-  assert _folding((261, 261), 1, *imagenet) == "inputs"
-  # Flow: 368 x 496 queries of 322 channels read 2,048 latents of 512.
-  flow = (368 * 496, 322, 2048, 512)
-  assert _folding((512, 512), 1, *flow) == "latents"
-  # Nothing to gain for a single small head.
-  assert _folding((8, 8), 1, 64, 512, 64, 512) == "never"
+def test_published_models_absorb_projections_where_it_costs_least():
+  # ImageNet: 512 latents of 1,024 channels attend to 224^2 pixels of 3 + 258.
+  imagenet = (1, 512, 1024), (1, 224**2, 261)
+  assert _absorption((261, 261), 1, *imagenet) == "queries"
+  # Flow: 368 x 496 queries of 322 channels attend to 2,048 latents of 512.
+  flow = (1, 368 * 496, 322), (1, 2048, 512)
+  assert _absorption((512, 512), 1, *flow) == "keys"
+  # There is nothing to gain for a single small head.
+  assert _absorption((8, 8), 1, (1, 64, 512), (1, 64, 512)) == "nowhere"
 
 
-@pytest.mark.parametrize("choice", execution.CHOICES["absorb"])
-def test_heads_are_never_folded(choice):
-  with execution.use(absorb=choice):
-    assert _folding((256, 256), 8, 512, 1024, 224**2, 261) == "never"
-    one = _folding((261, 261), 1, 512, 1024, 224**2, 261)
-  assert one == ("inputs" if choice == "auto" else choice)
+def test_projections_of_several_heads_are_never_absorbed():
+  imagenet = (1, 512, 1024), (1, 224**2, 261)
+  assert _absorption((256, 256), 8, *imagenet) == "nowhere"
+  never = _absorption((261, 261), 1, *imagenet, absorb_projections="never")
+  assert never == "nowhere"
 
 
 @settings(max_examples=15, deadline=None)
 @given(*[st.sampled_from([1, 8, 64, 512])] * 6)
-def test_auto_folds_what_is_counted_cheapest(n, e, m, c, qk, v):
-  model = _cross_attend(qk_channels=qk, v_channels=v)
+def test_auto_absorbs_where_the_count_of_operations_is_least(n, e, m, c, qk, v):
   args = (flops.abstract(1, n, e), flops.abstract(1, m, c), None, None, None)
+  sizes = {"qk_channels": qk, "v_channels": v}
+  model = _cross_attend(**sizes)
   params = jax.eval_shape(model.init, jax.random.key(0), *args)
 
-  def cost(absorb):
-    with execution.use(execution.PLAIN, absorb=absorb):
-      # A new function each time, as traces are kept.
+  def cost(side):
+    execution = PLAIN.replace(absorb_projections="auto")
+    model = _cross_attend(**sizes, execution=execution)
+    with _absorbing(side):
       return flops.count_flops(
         lambda p, q, x: model.apply(p, q, x, None, None, None),
         params,
         *args[:2],
       )
 
-  least = min(map(cost, ("never", "inputs", "latents")))
-  assert cost("auto") == least
+  least = min(map(cost, ("nowhere", "queries", "keys")))
+  assert cost("cheapest") == least
 
 
-@pytest.mark.parametrize("shared", ["auto", "never"])
-def test_input_array_and_logits_of_a_folded_read_never_exist(shared):
+@pytest.mark.parametrize("queries", [1, 4])
+def test_unprojected_inputs_and_their_logits_never_exist(queries):
   b, n, m, c, p = 4, 16, 1024, 2, 30
-  model = _cross_attend()
-  args = (_normal(1, n, 8), _normal(b, m, c), _normal(m, p), None, None)
-  params = _random_params(model, *args)
-  apply = lambda params: model.apply(params, *args)
-  needed = {}
-  for absorb in ("inputs", "never"):
-    how = execution.Execution(absorb=absorb, share_positions=shared)
-    with in_chunks(b * n * 128), execution.use(how):
-      needed[absorb] = shapes(with_gradients(apply), params)
-  assert max(map(np.prod, needed["inputs"])) < b * m * min(n, c + p)
-  assert (b, m, c + p) in needed["never"]
-  assert (b, 1, n, m) in needed["never"]
+  args = (_normal(queries, n, 8), _normal(b, m, c), _normal(m, p), None, None)
+  params = _random_params(_cross_attend(), *args)
+  arrays = {}
+  for side in ("queries", "nowhere"):
+    model = _cross_attend(execution=Execution())
+    apply = lambda params, model=model: model.apply(params, *args)
+    with in_chunks(b * n * 128), _absorbing(side):
+      arrays[side] = shapes(with_gradients(apply), params)
+  assert max(map(np.prod, arrays["queries"])) < b * m * min(n, c + p)
+  assert (b, m, c + p) in arrays["nowhere"]
+  assert (b, 1, n, m) in arrays["nowhere"]
 
 
-def test_memory_of_a_read_does_not_grow_with_the_inputs():
-  model = _cross_attend()
+def test_memory_of_a_cross_attend_does_not_grow_with_the_inputs():
+  model = _cross_attend(execution=Execution())
 
   def temporary(m):
     args = (_normal(1, 16, 8), _normal(4, m, 3), _normal(m, 20))
@@ -512,71 +531,77 @@ def test_memory_of_a_read_does_not_grow_with_the_inputs():
     )(params)
     return temporary_bytes(apply, params, *args)
 
-  how = execution.Execution(absorb="inputs")
-  with in_chunks(4 * 16 * 256), execution.use(how):
+  with in_chunks(4 * 16 * 256), _absorbing("queries"):
     one, eight = temporary(2048), temporary(8 * 2048)
   assert eight <= 1.2 * one, (one, eight)
 
 
-_WAYS = {
+_SCANNED = PLAIN.replace(scan_layers=True)
+_CHOICES = {
   "fused": {"fuse_qkv": "always"},
-  "unrolled": {"depth": "unroll"},
-  "layers": {"remat": "layers"},
-  "mlp": {"remat": "mlp"},
+  "unrolled": {"scan_layers": False},
+  "full": {"remat": "full"},
+  "projections": {"remat": "projections"},
   "dots": {"remat": "dots"},
-  "written": {"backward": "written"},
+  "custom": {"custom_gradients": "always"},
   "all": {
     "fuse_qkv": "always",
-    "backward": "written",
-    "remat": "mlp",
+    "custom_gradients": "always",
+    "remat": "projections",
     "attention": "chunked",
   },
 }
 
 
-@functools.cache
-def _block_of_two():
+def _block_of_two(execution):
   make = lambda x: blocks.LatentTransformer(
-    2, lambda: blocks.SelfAttention(2, 6, 10, name="self_attend"), name="block"
+    2,
+    lambda: blocks.SelfAttention(
+      2, 6, 10, execution=execution, name="self_attend"
+    ),
+    execution=execution,
+    name="block",
   )(x)
-  model = hk.without_apply_rng(hk.transform(make))
+  return hk.without_apply_rng(hk.transform(make))
+
+
+@functools.cache
+def _block_and_result():
+  model = _block_of_two(_SCANNED)
   args = (_random_params(model, _normal(2, 3, 4)), _normal(2, 3, 4))
-  plain_way = execution.PLAIN._replace(depth="scan")
-  return model, args, run(model.apply, *args, how=plain_way)
+  return args, run(model.apply, *args)
 
 
-@pytest.mark.parametrize("way", _WAYS)
-def test_latent_transformer_is_the_same_however_computed(way):
-  model, args, want = _block_of_two()
-  plain_way = execution.PLAIN._replace(depth="scan")
-  out = run(model.apply, *args, how=plain_way._replace(**_WAYS[way]))
+@pytest.mark.parametrize("name", _CHOICES)
+def test_latent_transformers_are_equal_however_computed(name):
+  args, want = _block_and_result()
+  out = run(_block_of_two(_SCANNED.replace(**_CHOICES[name])).apply, *args)
   assert_close(out, want)
 
 
-def test_remat_and_fusing_are_obeyed():
-  model, args, _ = _block_of_two()
-  plain_way = execution.PLAIN._replace(depth="scan")
+def test_choices_of_remat_and_fusing_change_the_program():
+  args, _ = _block_and_result()
 
   def products(**choices):
-    with execution.use(plain_way, **choices):
-      trace = jax.make_jaxpr(with_gradients(model.apply))(*args)
+    model = _block_of_two(_SCANNED.replace(**choices))
+    trace = jax.make_jaxpr(with_gradients(model.apply))(*args)
     return str(trace).count("dot_general")
 
   # Logits and values are recomputed with the rest, the projections are not.
-  nothing, dots = products(), products(remat="dots")
-  assert dots == nothing + 2
-  assert products(remat="mlp") == dots + 1
-  assert products(remat="layers") == dots + 5  # The last isn't needed.
+  none, dots = products(), products(remat="dots")
+  assert dots == none + 2
+  assert products(remat="projections") == dots + 1
+  assert products(remat="full") == dots + 5  # The last is not needed.
   fused = {"fuse_qkv": "always"}
   # One product for three: forward, and twice backward.
-  assert products(**fused) == nothing - 6
-  assert products(**fused, remat="mlp") == nothing - 6 + 3
+  assert products(**fused) == none - 6
+  assert products(**fused, remat="projections") == none - 6 + 3
 
 
 def test_gradients_of_repeated_layers_are_added_in_place():
   layer = lambda: blocks.SelfAttention(2, name="self_attend")
 
-  def found(repeats):
+  def memory(repeats):
     """Bytes of temporary memory and of parameters."""
 
     def run(x):
@@ -590,6 +615,6 @@ def test_gradients_of_repeated_layers_are_added_in_place():
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     return temporary_bytes(jax.grad(loss), params, x), size
 
-  (few, size), (many, same_size) = found(2), found(16)
+  (few, size), (many, same_size) = memory(2), memory(16)
   assert size == same_size
   assert many < few + 0.5 * size

@@ -23,19 +23,20 @@ from jax import numpy as jnp
 
 from perceiver_jax.models import (
   decoders,
-  execution,
 )
 from perceiver_jax.models.inputs import InputArray
+from perceiver_jax.models.ops.execution import AUTO, PLAIN, Execution
 
-_HOW = execution.PLAIN._replace(cut_queries="auto")
 _LOGITS = 2**22
 
 
-def _decoder(query_mask=None, num_outputs=3, **kwargs):
+def _decoder(query_mask=None, num_outputs=3, execution=AUTO, **kwargs):
   """A Haiku model of latents, data and positions of queries (or None)."""
 
   def make(latents, data, table=None):
-    decoder = decoders.QueryDecoder(num_outputs, name="decoder", **kwargs)
+    decoder = decoders.QueryDecoder(
+      num_outputs, execution=execution, name="decoder", **kwargs
+    )
     return decoder(InputArray(data, table), latents, query_mask)[0]
 
   return plain.transform(make)
@@ -57,86 +58,78 @@ def _cases(draw):
   if draw(st.booleans()):
     random = np.random.default_rng(draw(st.integers(0, 99)))
     mask = jnp.asarray(random.random((batch, count)) < 0.6)
-  model = _decoder(
-    mask,
-    num_heads=draw(st.sampled_from([1, 2])),
-    num_outputs=draw(st.sampled_from([0, 3])),
-    use_query_residual=draw(st.booleans()),
+  sizes = {
+    "query_mask": mask,
+    "num_heads": draw(st.sampled_from([1, 2])),
+    "num_outputs": draw(st.sampled_from([0, 3])),
+    "use_query_residual": draw(st.booleans()),
+  }
+  execution = Execution(
+    absorb_projections=draw(st.sampled_from(["auto", "never"])),
+    attention=draw(st.sampled_from(["auto", "xla", "chunked"])),
   )
-  how = _HOW._replace(
-    absorb=draw(st.sampled_from(execution.CHOICES["absorb"])),
-    attention=draw(st.sampled_from(["auto", "xla", "head_major", "chunked"])),
-  )
-  at_once = draw(st.integers(1, batch * count - 1))
-  return model, _arrays(batch, count, shared, positions), how, at_once
+  max_queries = draw(st.integers(1, batch * count - 1))
+  return sizes, _arrays(batch, count, shared, positions), execution, max_queries
 
 
 @settings(max_examples=2, deadline=None)
 @given(_cases())
-def test_parts_are_the_whole_in_value_and_gradient(case):
-  _check_parts(*case)
+def test_chunks_equal_the_whole_in_value_and_gradient(case):
+  _check_chunks(*case)
 
 
 @pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(_cases())
-def test_many_parts_are_the_whole_in_value_and_gradient(case):
-  _check_parts(*case)
+def test_many_chunks_equal_the_whole_in_value_and_gradient(case):
+  _check_chunks(*case)
 
 
-def _check_parts(model, arrays, how, at_once):
-  params = plain.random_params(model, *arrays)
-  with in_chunks(_LOGITS, at_once):
-    out = run(model.apply, params, *arrays, how=how)
-  assert_close(out, run(model.apply, params, *arrays), 1e-4)
+def _check_chunks(sizes, arrays, execution, max_queries):
+  whole = _decoder(**sizes, execution=PLAIN)
+  params = plain.random_params(whole, *arrays)
+  with in_chunks(_LOGITS, max_queries):
+    out = run(_decoder(**sizes, execution=execution).apply, params, *arrays)
+  assert_close(out, run(whole.apply, params, *arrays), 1e-4)
 
 
 @pytest.mark.parametrize("count", [1, 4, 5, 8, 9])
 def test_each_query_is_decoded_in_its_place(count):
   queries = InputArray(plain.normal(2, count, 3), plain.normal(count, 2))
   mask = jnp.asarray(np.random.default_rng(0).random((2, count)) < 0.5)
-  decode = lambda part, mask: part.whole() * mask[..., None]
+  decode = lambda part, mask: part.array() * mask[..., None]
   model = plain.transform(
-    lambda: decoders._in_parts(decode, queries, mask, min(4, count))
+    lambda: decoders._decode_in_chunks(decode, queries, mask, min(4, count))
   )
   out = model.apply({})
   np.testing.assert_array_equal(out, decode(queries, mask))
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_queries_at_once_count_each_example(shared):
+def test_the_limit_of_queries_counts_each_example(shared):
   arrays = _arrays(4, 40, shared)
-  model = _decoder()
-  params = plain.random_params(model, *arrays)
-  with in_chunks(_LOGITS, 4 * 8), execution.use(_HOW):
-    cut = shapes(with_gradients(model.apply), params, *arrays)
-  with in_chunks(_LOGITS, 4 * 8), execution.use(execution.PLAIN):
-    whole = shapes(with_gradients(model.apply), params, *arrays)
-  assert (4, 1, 8, 4) in cut
-  assert (4, 1, 40, 4) not in cut
+  params = plain.random_params(_decoder(), *arrays)
+
+  def shapes_of(execution):
+    model = _decoder(execution=execution)
+    with in_chunks(_LOGITS, 4 * 8):
+      return shapes(with_gradients(model.apply), params, *arrays)
+
+  chunked, whole = shapes_of(Execution()), shapes_of(PLAIN)
+  assert (4, 1, 8, 4) in chunked
+  assert (4, 1, 40, 4) not in chunked
   assert (4, 1, 40, 4) in whole
 
 
-def test_parameters_are_the_same_in_parts():
+def test_parameters_do_not_depend_on_chunks():
   arrays, model = _arrays(2, 7), _decoder()
-  # A new function each time, as compiled ones do not depend on choices.
+  # A new function each time, since jit caches by function.
   init = lambda: plain.jit(lambda key: model.init(key, *arrays))(
     jax.random.key(0)
   )
   whole = init()
-  with in_chunks(_LOGITS, 4), execution.use(_HOW):
+  with in_chunks(_LOGITS, 4):
     jax.tree.map(np.testing.assert_array_equal, init(), whole)
-
-
-@pytest.mark.parametrize(
-  ("batch", "count", "size"),
-  [(1, 12, 12), (2, 6, 6), (2, 7, 6), (3, 7, 4), (13, 2, 1), (13, 1, 1)],
-)
-def test_queries_at_once(batch, count, size):
-  with in_chunks(_LOGITS, 12):
-    assert decoders._queries_at_once(batch, count) == size
-    with execution.use(cut_queries="never"):
-      assert decoders._queries_at_once(batch, count) == count
 
 
 def test_weights_are_those_of_all_queries():

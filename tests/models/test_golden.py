@@ -12,15 +12,15 @@ import pytest
 from computing import in_chunks
 
 from perceiver_jax.models import (
-  attention,
   convolutions,
   decoders,
-  execution,
   patches,
   position_encoding,
   zoo,
 )
 from perceiver_jax.models.modalities import image
+from perceiver_jax.models.ops import execution
+from perceiver_jax.models.ops.dot_product_attention import dot_product_attention
 from perceiver_jax.weights.deepmind import names as deepmind_names
 
 _GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
@@ -71,22 +71,22 @@ def _apply(fn, params, *args, state=None):
   return apply(params, state or {}, None, *args)[0]
 
 
-# Each choice by itself, the rest being as it is by default; and the plainest.
+# The defaults, the plain definition, and each choice with defaults otherwise.
 _DEFAULT = execution.Execution()
-_WAYS = {"auto": _DEFAULT, "plain": execution.PLAIN} | {
-  f"{field}-{value}": _DEFAULT._replace(**{field: value})
+_EXECUTIONS = {"auto": _DEFAULT, "plain": execution.PLAIN} | {
+  f"{field}-{value}": _DEFAULT.replace(**{field: value})
   for field, values in execution.CHOICES.items()
   for value in values
   if value != getattr(_DEFAULT, field)
-  if value != "cudnn"  # A kernel of GPUs; see test_fused.
+  if value != "cudnn"  # It needs a GPU; see ops/test_cudnn.py.
 }
 
 
-def _in_every_way(*quick):
-  """Runs a test in all ways to compute, marked slow but for the `quick`."""
-  marks = lambda way: () if way in quick else pytest.mark.slow
+def _with_every_execution(*quick):
+  """Runs a test with all choices, marked slow but for the `quick` ones."""
+  marks = lambda how: () if how in quick else pytest.mark.slow
   return pytest.mark.parametrize(
-    "way", [pytest.param(way, marks=marks(way)) for way in _WAYS]
+    "how", [pytest.param(how, marks=marks(how)) for how in _EXECUTIONS]
   )
 
 
@@ -94,31 +94,31 @@ def test_classifier_with_remat():
   _check_classifier("imagenet_fourier", "auto", remat=True)
 
 
-@_in_every_way("auto", "absorb-inputs")
-def test_classifier_of_fourier_features(way):
-  _check_classifier("imagenet_fourier", way)
+@_with_every_execution("auto", "attention-plain")
+def test_classifier_of_fourier_features(how):
+  _check_classifier("imagenet_fourier", how)
 
 
-@_in_every_way("auto")
-def test_classifier_of_convolutions(way):
-  _check_classifier("imagenet_conv", way)
+@_with_every_execution("auto")
+def test_classifier_of_convolutions(how):
+  _check_classifier("imagenet_conv", how)
 
 
-def _check_classifier(name, way, remat=False):
+def _check_classifier(name, how, remat=False):
   flat = _load(name)
   spec = _spec(json.loads(str(flat["config_json"])))
   spec["encoder"]["remat"] = remat
   state = deepmind_names.convert(_tree(flat, "state"))
   images = jax.numpy.asarray(flat["inputs/images"])
   model = hk.transform_with_state(
-    lambda x: zoo.build(spec)(x, is_training=False)
+    lambda x: zoo.build(spec, _EXECUTIONS[how])(x, is_training=False)
   )
   _check_against(
-    flat, lambda params: model.apply(params, state, None, images)[0], way
+    flat, lambda params: model.apply(params, state, None, images)[0], how
   )
 
 
-def _check_against(flat, forward, way):
+def _check_against(flat, forward, how):
   """Outputs, latents and gradients of `forward(params)` are the authors'."""
   params = deepmind_names.convert(_tree(flat, "params"))
   params = jax.tree.map(jax.numpy.asarray, params)
@@ -133,9 +133,9 @@ def _check_against(flat, forward, way):
     return jax.grad(objective, has_aux=True)(params)
 
   # All of a golden case would fit into one chunk and one part.
-  whole = way == "auto"
+  whole = how == "auto"
   chunks = contextlib.nullcontext() if whole else in_chunks(2**12, 24)
-  with execution.use(_WAYS[way]), chunks:
+  with chunks:
     grads, out = run(params)
   np.testing.assert_allclose(out.logits, flat["outputs/out"], atol=1e-5)
   np.testing.assert_allclose(out.latents, flat["encoder_out"], atol=1e-5)
@@ -193,18 +193,20 @@ def _language_spec(config):
   }
 
 
-@_in_every_way("auto", "plain")
-def test_masked_language_model(way):
+@_with_every_execution("auto", "plain")
+def test_masked_language_model(how):
   flat = _load("language_mlm")
   spec = _language_spec(json.loads(str(flat["config_json"])))
   tokens = jax.numpy.asarray(flat["inputs/inputs"])
   mask = jax.numpy.asarray(flat["inputs/input_mask"], bool)
   assert not mask.all(), "the case has padding"
   model = hk.transform_with_state(
-    lambda x, mask: zoo.build(spec)(x, is_training=False, input_mask=mask)
+    lambda x, mask: zoo.build(spec, _EXECUTIONS[how])(
+      x, is_training=False, input_mask=mask
+    )
   )
   _check_against(
-    flat, lambda params: model.apply(params, {}, None, tokens, mask)[0], way
+    flat, lambda params: model.apply(params, {}, None, tokens, mask)[0], how
   )
 
 
@@ -246,9 +248,9 @@ def test_attend_with_and_without_mask():
   flat = _load("primitives")
   q, k, v = (jax.numpy.asarray(flat[f"attend/{x}"]) for x in "qkv")
   mask = jax.numpy.asarray(flat["attend/mask"], bool)
-  out = attention.attend(q, k, v)
+  out = dot_product_attention(q, k, v)
   np.testing.assert_allclose(out, flat["attend/out"], atol=1e-5)
-  out = attention.attend(q, k, v, mask)
+  out = dot_product_attention(q, k, v, mask)
   np.testing.assert_allclose(out, flat["attend/out_masked"], atol=1e-5)
   assert not np.any(np.asarray(out)[1, 2])  # Its mask row is all zero.
 

@@ -17,7 +17,7 @@ def parts():
 
 
 def test_whole_appends_the_same_positions_to_each_example(parts):
-  whole = np.asarray(parts.whole())
+  whole = np.asarray(parts.array())
   assert parts.shape == whole.shape == (2, 5, 7)
   np.testing.assert_array_equal(whole[..., :3], parts.data)
   for example in whole:
@@ -26,36 +26,36 @@ def test_whole_appends_the_same_positions_to_each_example(parts):
 
 def test_whole_has_the_precision_of_the_data(parts):
   half = parts._replace(data=parts.data.astype(jnp.bfloat16))
-  assert half.whole().dtype == jnp.bfloat16
+  assert half.array().dtype == jnp.bfloat16
 
 
 def test_without_positions_data_are_the_whole():
   data = plain.normal(2, 5, 3)
   alone = InputArray(data)
   assert alone.shape == (2, 5, 3)
-  assert alone.whole() is data
-  assert alone.part(1, 3).positions is None
+  assert alone.array() is data
+  assert alone.slice(1, 3).positions is None
   assert inputs.as_input_array(data).data is data
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, 2), (2, 5), (3, 3)])
 def test_part_is_a_slice_of_the_whole(parts, start, end):
-  part = parts.part(start, end)
-  np.testing.assert_array_equal(part.whole(), parts.whole()[:, start:end])
+  part = parts.slice(start, end)
+  np.testing.assert_array_equal(part.array(), parts.array()[:, start:end])
   np.testing.assert_array_equal(
-    parts.first(end).whole(), parts.whole()[:, :end]
+    parts.slice(0, end).array(), parts.array()[:, :end]
   )
 
 
 def test_masked_zeroes_data_of_each_example_alone(parts):
   mask = jnp.asarray([[True] * 5, [True, False, True, False, False]])
   spoilt = parts._replace(data=jnp.where(mask[..., None], parts.data, jnp.nan))
-  masked = spoilt.masked(mask)
+  masked = spoilt.zero_padding(mask)
   np.testing.assert_array_equal(masked.data[0], parts.data[0])
   np.testing.assert_array_equal(masked.data[1, [0, 2]], parts.data[1, [0, 2]])
   assert not np.any(masked.data[1, [1, 3, 4]])
   assert masked.positions is parts.positions
-  assert parts.masked(None) is parts
+  assert parts.zero_padding(None) is parts
   assert inputs.as_input_array(parts) is parts
 
 

@@ -15,10 +15,10 @@ from jax import numpy as jnp
 
 from perceiver_jax.models import (
   decoders,
-  execution,
   perceiver,
 )
 from perceiver_jax.models import encoder as encoder_lib
+from perceiver_jax.models.ops.execution import Execution
 
 _few = settings(max_examples=10, deadline=None)
 _SMALL = encoder_lib.EncoderConfig(
@@ -514,21 +514,21 @@ def _dtypes_of(primitive, jaxpr):
 # Shared blocks alone, and each with a shared cross-attend before it.
 @pytest.mark.parametrize("cross_attends", [0, 1, 8])
 def test_repeated_stages_are_one_loop_whatever_their_number(cross_attends):
-  def operations(num_blocks, **how):
+  def operations(num_blocks, **choices):
     """By XLA, which counts the body of a loop once."""
     config = _SMALL._replace(
       num_blocks=num_blocks,
       num_cross_attends=min(cross_attends, num_blocks),
     )
     model = _transform(
-      lambda x: encoder_lib.PerceiverEncoder(config, name="encoder")(x)[0]
+      lambda x: encoder_lib.PerceiverEncoder(
+        config, Execution(**choices), name="encoder"
+      )(x)[0]
     )
     params = jax.eval_shape(model.init, jax.random.key(0), _inputs())
-    with execution.use(**how):
-      # A new function each time, as traces do not depend on choices.
-      lowered = jax.jit(lambda *args: model.apply(*args)).lower
-      return lowered(params, _inputs()).compile().cost_analysis()["flops"]
+    lowered = jax.jit(model.apply).lower(params, _inputs())
+    return lowered.compile().cost_analysis()["flops"]
 
   assert operations(8) == pytest.approx(operations(4), rel=0.01)
-  many, few = (operations(n, depth="unroll") for n in (8, 4))
+  many, few = (operations(n, scan_layers=False) for n in (8, 4))
   assert many > 1.5 * few

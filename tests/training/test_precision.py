@@ -7,10 +7,10 @@ from jax import numpy as jnp
 
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import (
-  execution,
   layers,
   perceiver,
 )
+from perceiver_jax.models.ops.execution import Execution
 from perceiver_jax.tasks import registry as tasks
 from perceiver_jax.training import step
 from perceiver_jax.training.precision import (
@@ -127,12 +127,15 @@ def test_float32_has_no_half_anywhere(tiny_conv_config):
   assert not found & {"bfloat16", "float16", "float64"}
 
 
-@pytest.mark.parametrize("backward", ["derived", "written"])
-def test_bfloat16_scales_norms_in_float32(backward):
-  norm = hk.without_apply_rng(hk.transform(lambda x: layers.LayerNorm("n")(x)))
+@pytest.mark.parametrize("custom_gradients", ["always", "never"])
+def test_bfloat16_scales_norms_in_float32(custom_gradients):
+  execution = Execution(custom_gradients=custom_gradients)
+  norm = hk.without_apply_rng(
+    hk.transform(lambda x: layers.LayerNorm("n", execution)(x))
+  )
   x = jnp.asarray([[1.0, -1.0]])
   params = {"n": {"scale": jnp.ones(2), "offset": jnp.zeros(2)}}
-  with precision("bfloat16"), execution.use(backward=backward):
+  with precision("bfloat16"):
     trace = jax.make_jaxpr(norm.apply)(params, x)
   # Only the result is rounded.
   assert str(trace).count("new_dtype=bfloat16") == 1

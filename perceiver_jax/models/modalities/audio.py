@@ -46,7 +46,7 @@ class AudioAdapter(hk.Module):
     Raises:
       ValueError: The number of samples is not a multiple of a patch.
     """
-    return self.parts(sound, is_training=is_training).whole()
+    return self.parts(sound, is_training=is_training).array()
 
   def parts(
     self, sound: Float[Array, "B S 1"], *, is_training: bool

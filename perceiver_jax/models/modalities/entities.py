@@ -41,7 +41,7 @@ class EntitiesAdapter(hk.Module):
   ) -> Float[Array, "B M C"]:
     """Returns the input array."""
     del is_training
-    return layers.Linear(self._num_channels, "embed")(units)
+    return layers.Linear(self._num_channels, name="embed")(units)
 
 
 class EntitiesDecoder(decoders.QueryDecoder):
@@ -76,7 +76,7 @@ class EntitiesDecoder(decoders.QueryDecoder):
     if input_mask is None:
       input_mask = jnp.ones(inputs.shape[:2], bool)
     # What padding holds, or overflowed to, would pass its zero weight below.
-    inputs = as_input_array(inputs).masked(input_mask)
+    inputs = as_input_array(inputs).zero_padding(input_mask)
     out, weights = super().__call__(
       inputs, latents, input_mask, return_attention
     )

@@ -78,7 +78,7 @@ class FlowAdapter(hk.Module):
     self, frames: Float[Array, "B 2 Y X c"], *, is_training: bool
   ) -> Float[Array, "B M C"]:
     """Returns the input array; the first frame's elements come first."""
-    return self.parts(frames, is_training=is_training).whole()
+    return self.parts(frames, is_training=is_training).array()
 
   @hk.name_like("__call__")
   def parts(
@@ -149,7 +149,7 @@ class FlowDecoder(decoders.QueryDecoder):
         f"{inputs.shape[1]} input elements are not of frames of {height} x"
         f" {width}: give frames of that size or change image_size"
       )
-    first_frame = as_input_array(inputs).first(size)
+    first_frame = as_input_array(inputs).slice(0, size)
     out, weights = super().__call__(
       first_frame, latents, return_attention=return_attention
     )

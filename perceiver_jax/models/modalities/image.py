@@ -102,7 +102,7 @@ class ImageAdapter(hk.Module):
     self, images: Float[Array, "B ..."], *, is_training: bool
   ) -> Float[Array, "B M C"]:
     """Returns the input array."""
-    return self.parts(images, is_training=is_training).whole()
+    return self.parts(images, is_training=is_training).array()
 
   @hk.name_like("__call__")
   def parts(
@@ -117,7 +117,7 @@ class ImageAdapter(hk.Module):
     found = InputArray(x, table) if appended else InputArray(x + table)
     if not self._permutation_seed:
       return found
-    return found.reordered(permutation(self._permutation_seed, x.shape[1]))
+    return found.permute(permutation(self._permutation_seed, x.shape[1]))
 
   @hk.transparent
   def _prepare(self, images: jax.Array, is_training: bool) -> jax.Array:
@@ -178,7 +178,7 @@ class ImageAdapter(hk.Module):
       )()
     added = channels if self._concat_or_add == "add" else 0
     if width := self._project_positions or added:
-      x = layers.Linear(width, "project_positions")(x)
+      x = layers.Linear(width, name="project_positions")(x)
     for i in range(self._num_position_mlp):
       x = x + hk.Linear(x.shape[-1], name=f"position_mlp_{i}")(x)
       if i < self._num_position_mlp - 1:

@@ -99,7 +99,8 @@ class MultitaskClassificationDecoder(decoders.QueryDecoder):
     else:
       tasks = queries[:, None]
     if self._query == "first_latent":
-      read, weights = layers.LayerNorm("norm")(latents[:, :1]), None
+      norm = layers.LayerNorm("norm", self._execution)
+      read, weights = norm(latents[:, :1]), None
     else:
       read, weights = super().__call__(
         self._rows(tasks), latents, return_attention=return_attention

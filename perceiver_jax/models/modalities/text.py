@@ -14,6 +14,7 @@ from perceiver_jax.models import (
   position_encoding,
 )
 from perceiver_jax.models.inputs import InputArray
+from perceiver_jax.models.ops.execution import AUTO, Execution
 from perceiver_jax.models.typing import (
   Array,
   Bool,
@@ -165,8 +166,14 @@ class TokenDecoder(hk.Module):
     adapter: Whose embeddings are shared.
   """
 
-  def __init__(self, adapter: TextAdapter, name: str | None = None):
+  def __init__(
+    self,
+    adapter: TextAdapter,
+    execution: Execution = AUTO,
+    name: str | None = None,
+  ):
     super().__init__(name=name)
+    self._execution = execution
     self._adapter = adapter
 
   def __call__(
@@ -182,7 +189,7 @@ class TokenDecoder(hk.Module):
     if queries is not None:
       wanted = jnp.atleast_2d(queries)[..., None]
       latents = jnp.take_along_axis(latents, wanted, 1)
-    out = layers.LayerNorm("norm")(latents)
+    out = layers.LayerNorm("norm", self._execution)(latents)
     return _tied_logits(out, self._adapter), None
 
 

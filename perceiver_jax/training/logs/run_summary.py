@@ -11,10 +11,8 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from perceiver_jax.models import (
-  execution,
-  flops,
-)
+from perceiver_jax.models import flops
+from perceiver_jax.models.ops import dot_product_attention
 from perceiver_jax.tasks.base import Task
 from perceiver_jax.training.step import TrainState
 
@@ -109,10 +107,8 @@ def facts(
     name: jax.ShapeDtypeStruct((each, *value.shape[1:]), value.dtype)
     for name, value in task.example().items()
   }
-  with execution.noted() as chosen:
-    part = flops.count_flops(
-      forward, abstract.params, abstract.net_state, batch
-    )
+  jaxpr = jax.make_jaxpr(forward)(abstract.params, abstract.net_state, batch)
+  part = flops.count_jaxpr_flops(jaxpr.jaxpr)
   return Facts(
     devices=f"{mesh.size} x {device.device_kind} ({device.platform}),"
     f" {jax.process_count()} process(es), jax {jax.__version__}",
@@ -123,7 +119,7 @@ def facts(
     flops_per_step=_PASSES * part * parts * mesh.size,
     peak_flops=mesh.size * peak_flops(device.device_kind),
     precision=config.precision,
-    attention=", ".join(chosen),
+    attention=", ".join(dot_product_attention.implementations(jaxpr.jaxpr)),
     params=abstract.params,
   )
 

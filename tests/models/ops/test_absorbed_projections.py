@@ -21,18 +21,24 @@ from hypothesis import (
 from hypothesis import strategies as st
 from jax import numpy as jnp
 
-from perceiver_jax.models import reading
 from perceiver_jax.models.inputs import InputArray
+from perceiver_jax.models.ops import absorbed_projections
 
 
-def _normalised(data, table):
-  x = InputArray(data, table).whole().astype(jnp.float32)
+def _attend(query, data, table, mask):
+  """Attends with a mask [B, M] of the inputs."""
+  mask = None if mask is None else mask[:, None]
+  return absorbed_projections.attend_to_normalized(query, data, table, mask)
+
+
+def _normalize(data, table):
+  x = InputArray(data, table).array().astype(jnp.float32)
   x -= x.mean(-1, keepdims=True)
   return x * jax.lax.rsqrt((x**2).mean(-1, keepdims=True) + 1e-5)
 
 
 def _definition(query, data, table, mask):
-  x = _normalised(data, table)
+  x = _normalize(data, table)
   logits = jnp.einsum("bnc,bmc->bnm", jnp.broadcast_to(
     query, (len(data), *query.shape[1:])
   ), x)  # fmt: skip
@@ -84,7 +90,7 @@ def test_many_values_and_gradients_are_those_of_the_definition(case, seed):
 def _check(sizes, mask, logits, seed):
   arrays = _arrays(*sizes, seed=seed)
   with in_chunks(logits):
-    out = run(_call(reading.read, mask), *arrays)
+    out = run(_call(_attend, mask), *arrays)
   assert_close(out, run(_call(_definition, mask), *arrays))
 
 
@@ -92,7 +98,7 @@ def _check(sizes, mask, logits, seed):
 def test_width_of_imagenet_and_ragged_chunks(shared):
   arrays = _arrays(2, 3, 10, 3, 258, shared)
   with in_chunks(2 * 3 * 4):
-    out = run(_call(reading.read), *arrays)
+    out = run(_call(_attend), *arrays)
   assert_close(out, run(_call(_definition), *arrays))
 
 
@@ -100,7 +106,7 @@ def test_statistics_survive_a_large_common_offset():
   query, data, table = _arrays(2, 3, 6, 3, 8, True)
   # Steps of 1/32 are exact in both, so that only the arithmetic differs.
   data, table = (jnp.round(32 * x) / 32 for x in (data, table))
-  out, _ = run(_call(reading.read), query, data + 256, table + 256)
+  out, _ = run(_call(_attend), query, data + 256, table + 256)
   want = _definition(query, data, table, None)
   assert_close(out, want, 1e-3)
 
@@ -108,7 +114,7 @@ def test_statistics_survive_a_large_common_offset():
 def test_input_without_any_spread_reads_zero():
   query, data, table = _arrays(1, 2, 4, 3, 5, True)
   flat = jnp.full_like(data, 0.5), jnp.full_like(table, 0.5)
-  out, grads = run(_call(reading.read), query, *flat)
+  out, grads = run(_call(_attend), query, *flat)
   assert not np.any(out)
   assert all(np.isfinite(g).all() for g in grads)
 
@@ -121,7 +127,7 @@ def test_example_without_inputs_is_zero_and_passes_no_gradient(shared):
   mask[2, :3] = False  # A first chunk without any input to read.
   mask = jnp.asarray(mask)
   with in_chunks(3 * 2 * 3):
-    out, grads = run(_call(reading.read, mask), *arrays)
+    out, grads = run(_call(_attend, mask), *arrays)
   assert_close((out, grads), run(_call(_definition, mask), *arrays))
   assert not np.any(out[1])
   assert not np.any(grads[1][1])
@@ -132,8 +138,8 @@ def test_example_without_inputs_is_zero_and_passes_no_gradient(shared):
 def test_large_logits_pick_the_largest():
   query, data, table = _arrays(2, 3, 7, 3, 4, True)
   with in_chunks(2 * 3 * 2):
-    out, grads = run(_call(reading.read), 1e5 * query, data, table)
-  x = _normalised(data, table)
+    out, grads = run(_call(_attend), 1e5 * query, data, table)
+  x = _normalize(data, table)
   best = jnp.einsum("nc,bmc->bnm", query[0], x).argmax(-1)
   want = np.stack([x[b, best[b]] for b in range(2)])
   np.testing.assert_allclose(out, want, atol=1e-5)
@@ -144,7 +150,7 @@ def test_large_logits_pick_the_largest():
 def test_bfloat16_is_close_to_float32(shared):
   half = [x.astype(jnp.bfloat16) for x in _arrays(2, 4, 50, 3, 32, shared)]
   with in_chunks(2 * 4 * 16):
-    out, grads = run(_call(reading.read), *half)
+    out, grads = run(_call(_attend), *half)
   assert out.dtype == jnp.float32
   assert {g.dtype for g in grads} == {jnp.dtype("bfloat16")}
   exact = [x.astype(jnp.float32) for x in half]
@@ -162,14 +168,14 @@ def test_gradients_of_some_arguments_only(by):
     return plain.jit(jax.grad(loss, by))(*arrays)
 
   with in_chunks(2 * 2 * 2):
-    assert_close(gradients(reading.read), gradients(_definition))
+    assert_close(gradients(_attend), gradients(_definition))
 
 
 def test_result_that_is_not_used_has_gradients_of_zero():
   arrays = _arrays(2, 2, 5, 3, 4, True)
 
   def loss(query, data, table):
-    out = reading.read(query, data, table, None)
+    out = _attend(query, data, table, None)
     return query.sum() + 0 * jax.lax.stop_gradient(out).sum()
 
   grads = jax.jit(jax.grad(loss, (0, 1, 2)))(*arrays)
@@ -189,7 +195,7 @@ def test_gradients_under_remat_and_scan_are_the_same():
     return twice
 
   assert_close(
-    run(repeated(reading.read), query, data),
+    run(repeated(_attend), query, data),
     run(repeated(_definition), query, data),
     1e-4,
   )
@@ -197,7 +203,7 @@ def test_gradients_under_remat_and_scan_are_the_same():
 
 def test_inputs_are_differentiated_only_if_wanted():
   arrays = _arrays(4, 2, 640, 3, 20, True)
-  loss = functools.partial(reading.read, mask=None)
+  loss = functools.partial(_attend, mask=None)
   with in_chunks(4 * 2 * 128):
     for by, wanted in ((0, False), (1, True)):
       grad = jax.grad(lambda *x: loss(*x).sum(), by)
@@ -209,8 +215,8 @@ def test_neither_the_input_array_nor_its_logits_ever_exist(shared):
   b, n, m, c, p = 4, 16, 1000, 2, 6
   arrays = _arrays(b, n, m, c, p, shared)
   with in_chunks(b * n * 128):
-    found = shapes(with_gradients(_call(reading.read)), *arrays)
-  assert (b, n, 128) in found
+    found = shapes(with_gradients(_call(_attend)), *arrays)
+  assert (b, 1, n, 128) in found
   assert (b, 128, c + p) in found
   # What is as long as the input are the gradients of what was given.
   long = [s for s in found if np.prod(s) >= b * m * c and m in s]
@@ -223,7 +229,7 @@ def test_memory_does_not_grow_with_the_inputs():
     query, data, table = _arrays(4, 16, m, 3, 20, True)
     mask = jnp.ones((4, m), bool)
     read = lambda q, data, table, mask: with_gradients(
-      lambda q: reading.read(q, data, table, mask)
+      lambda q: _attend(q, data, table, mask)
     )(q)
     return temporary_bytes(read, query, data, table, mask)
 

@@ -19,18 +19,15 @@ from hypothesis import (
 from hypothesis import strategies as st
 from jax import numpy as jnp
 
-from perceiver_jax.models import (
-  attention,
-  execution,
-  fused,
-)
+from perceiver_jax.models.ops import cudnn as ops_cudnn
+from perceiver_jax.models.ops import dot_product_attention as dpa
 
 _CUDNN = "jax._src.cudnn.fused_attention_stablehlo"
 
 
 @pytest.fixture
 def plain_kernel(monkeypatch):
-  monkeypatch.setattr(fused, "_IMPLEMENTATION", "xla")
+  monkeypatch.setattr(ops_cudnn, "_IMPLEMENTATION", "xla")
 
 
 @pytest.fixture
@@ -42,9 +39,9 @@ def cudnn(monkeypatch):
     f"{_CUDNN}.is_cuda_compute_capability_equal", lambda _: False
   )
   monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-  fused._is_taken.cache_clear()
+  ops_cudnn._is_supported.cache_clear()
   yield
-  fused._is_taken.cache_clear()
+  ops_cudnn._is_supported.cache_clear()
 
 
 def _arrays(shape, seed=0, dtype=jnp.float32):
@@ -52,6 +49,10 @@ def _arrays(shape, seed=0, dtype=jnp.float32):
   rng = np.random.default_rng(seed)
   sizes = ((b, n, h, f), (b, m, h, f), (b, m, h, v))
   return tuple(jnp.asarray(rng.normal(size=s), dtype) for s in sizes)
+
+
+def _attend(q, k, v, mask=None):
+  return dpa.dot_product_attention(q, k, v, mask, "cudnn")
 
 
 @settings(max_examples=2, deadline=None)
@@ -68,22 +69,20 @@ def test_padded_widths_and_masks_change_nothing(shape, masked, seed):
     rng = np.random.default_rng(seed)
     mask = jnp.asarray(rng.random((b, rng.choice([1, n]), m)) < 0.5)
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(fused, "_IMPLEMENTATION", "xla")
-    found = plain.jit(with_gradients(lambda *a: fused.attend(*a, mask)))(*args)
-  with execution.use(attention="xla"):
-    want = plain.jit(
-      with_gradients(
-        lambda *a: attention.attend(*a, mask).reshape(b, n, *args[2].shape[2:])
-      )
+    patch.setattr(ops_cudnn, "_IMPLEMENTATION", "xla")
+    out = plain.jit(
+      with_gradients(lambda *a: ops_cudnn.cudnn_attention(*a, mask))
     )(*args)
-  assert_close(found, want)
+  want = plain.jit(with_gradients(lambda *a: dpa.plain_attention(*a, mask)))(
+    *args
+  )
+  assert_close(out, want)
 
 
 def test_what_reads_nothing_gets_zeros(plain_kernel):
   q, k, v = _arrays((2, 3, 4, 2, 5, 5))
   mask = jnp.ones((2, 1, 4), bool).at[1].set(False)
-  with execution.use(attention="cudnn"):
-    out = jax.jit(lambda *args: attention.attend(*args))(q, k, v, mask)
+  out = jax.jit(_attend)(q, k, v, mask)
   assert np.any(out[0])
   assert not np.any(out[1])
 
@@ -98,13 +97,15 @@ def test_lowers_for_cuda_with_its_gradient(cudnn, widths, masked):
   mask = jnp.ones((2, 1, 96), bool) if masked else None
 
   def gradients(*args):
-    loss = lambda *a: fused.attend(*a, mask).astype(jnp.float32).sum()
+    loss = lambda *a: (
+      ops_cudnn.cudnn_attention(*a, mask).astype(jnp.float32).sum()
+    )
     return jax.grad(loss, (0, 1, 2))(*args)
 
   lowered = jax.jit(gradients).trace(*args).lower(lowering_platforms=("cuda",))
   text = lowered.as_text()
   assert text.count("custom_call @__cudnn$fmha") == 2
-  width = fused._width(args[0], args[2])
+  width = ops_cudnn._width(args[0], args[2])
   assert f"2x64x4x{width}xbf16" in text
   assert ("x64x96x" in text) == masked  # No logits; a mask becomes a bias.
 
@@ -114,25 +115,22 @@ def test_lowers_for_cuda_with_its_gradient(cudnn, widths, masked):
   [
     ((2, 512, 512, 8, 128, 128), jnp.bfloat16, "cudnn"),
     ((2, 512, 512, 8, 128, 128), jnp.float16, "cudnn"),
-    ((2, 512, 512, 8, 128, 128), jnp.float32, "head_major"),
-    ((2, 512, 512, 1, 261, 261), jnp.bfloat16, "head_major"),  # Too wide.
+    ((2, 512, 512, 8, 128, 128), jnp.float32, "xla"),
+    ((2, 512, 512, 1, 261, 261), jnp.bfloat16, "xla"),  # Too wide.
     ((2, 512, 512, 8, 8, 32), jnp.bfloat16, "cudnn"),
-    ((2, 512, 512, 8, 2, 33), jnp.bfloat16, "head_major"),  # Mostly padding.
+    ((2, 512, 512, 8, 2, 33), jnp.bfloat16, "xla"),  # Mostly padding.
   ],
 )
 def test_auto_takes_it_where_it_fits(cudnn, shape, dtype, chosen):
-  assert attention.chosen(*_arrays(shape, dtype=dtype)) == chosen
+  assert dpa._choose(*_arrays(shape, dtype=dtype), None) == chosen
 
 
 def test_asking_for_it_without_a_gpu_says_what_to_choose():
   q, k, v = _arrays((2, 3, 4, 2, 8, 8), dtype=jnp.bfloat16)
-  with (
-    execution.use(attention="cudnn"),
-    pytest.raises(ValueError, match=r"'cudnn'.*choose 'auto'"),
-  ):
-    attention.attend(q, k, v)
+  with pytest.raises(ValueError, match=r"'cudnn'.*choose 'auto'"):
+    _attend(q, k, v)
 
 
 def test_auto_leaves_it_where_there_is_no_gpu():
   q, k, v = _arrays((2, 512, 512, 8, 128, 128), dtype=jnp.bfloat16)
-  assert attention.chosen(q, k, v) == "head_major"
+  assert dpa._choose(q, k, v, None) == "xla"

@@ -7,6 +7,7 @@ from computing import (
   assert_close,
   in_chunks,
   run,
+  with_gradients,
 )
 from hypothesis import (
   given,
@@ -15,15 +16,12 @@ from hypothesis import (
 from hypothesis import strategies as st
 from jax import numpy as jnp
 
-from perceiver_jax.models import (
-  attention,
-  execution,
-)
+from perceiver_jax.models.ops import dot_product_attention as dpa
 
 _few = settings(max_examples=10, deadline=None)
 _fewer = settings(max_examples=6, deadline=None)  # Each shape compiles anew.
-_attend = jax.jit(attention.attend)
-_weights = jax.jit(attention.attention_weights)
+_attend = jax.jit(dpa.dot_product_attention)
+_weights = jax.jit(dpa.attention_weights)
 _HUGE = 3e38  # Close to the largest float32.
 
 
@@ -120,7 +118,7 @@ def test_queries_do_not_see_each_other():
 @jax.jit
 def _value_and_grads(q, k, v, mask):
   def loss(q, k, v):
-    out = attention.attend(q, k, v, mask)
+    out = dpa.dot_product_attention(q, k, v, mask)
     return (out * jnp.arange(1.0, 1 + out.shape[-1])).sum(), out
 
   grads, out = jax.grad(loss, (0, 1, 2), has_aux=True)(q, k, v)
@@ -199,38 +197,39 @@ def test_large_logits_do_not_overflow():
 def test_implementations_agree_in_value_and_gradient(shape, masked, seed):
   qkv = _qkv(shape, seed)
   mask = jnp.asarray(_mask(shape, seed)) if masked else None
-  attend = lambda q, k, v: attention.attend(q, k, v, mask)
-  want = run(attend, *qkv)
-  for name in ("head_major", "chunked"):
+  want = run(_attention("plain", mask), *qkv)
+  for name in ("xla", "chunked"):
     with in_chunks(shape[0] * shape[3] * 8):
-      assert_close(run(attend, *qkv, how=_how(name)), want)
+      assert_close(run(_attention(name, mask), *qkv), want)
 
 
-def _how(name):
-  return execution.PLAIN._replace(attention=name)
+def _attention(name, mask=None):
+  return lambda q, k, v: dpa.dot_product_attention(q, k, v, mask, name)
 
 
-@pytest.mark.parametrize("name", ["xla", "head_major"])
+@pytest.mark.parametrize("name", ["plain", "xla"])
 def test_masked_keys_and_rows_do_nothing_however_computed(name):
   q, k, v = _qkv((2, 3, 5, 2, 4, 6))
   real = np.arange(5) < 3
   mask = np.broadcast_to(real, (2, 3, 5)).copy()
   mask[1, 2] = False
-  attend = lambda *qkv: attention.attend(*qkv, jnp.asarray(mask))
+  mask = jnp.asarray(mask)
   spoil = lambda x: jnp.where(real[:, None, None], x, _HUGE)
-  out, grads = run(attend, q, spoil(k), spoil(v), how=_how(name))
-  assert_close((out, grads), run(attend, q, k, v))
+  out, grads = run(_attention(name, mask), q, spoil(k), spoil(v))
+  assert_close((out, grads), run(_attention("plain", mask), q, k, v))
   assert not np.any(out[1, 2])
   assert not np.any(grads[0][1, 2])
   assert not any(np.any(g[:, 3:]) for g in grads[1:])
 
 
-@pytest.mark.parametrize("name", ["xla", "head_major"])
+@pytest.mark.parametrize("name", ["plain", "xla"])
 def test_bfloat16_is_close_to_float32_however_computed(name):
   half = [x.astype(jnp.bfloat16) for x in _qkv((2, 6, 70, 2, 16, 8))]
-  attend = lambda *qkv: attention.attend(*qkv).astype(jnp.float32)
-  want, want_grads = run(attend, *(x.astype(jnp.float32) for x in half))
-  out, grads = run(attend, *half, how=_how(name))
+  in_float32 = lambda fn: lambda *qkv: fn(*qkv).astype(jnp.float32)
+  want, want_grads = run(
+    _attention("plain"), *(x.astype(jnp.float32) for x in half)
+  )
+  out, grads = run(in_float32(_attention(name)), *half)
   assert_close(out, want, 2**-7)
   assert_close(grads, want_grads, 2**-6)
 
@@ -238,15 +237,16 @@ def test_bfloat16_is_close_to_float32_however_computed(name):
 def test_auto_never_holds_more_logits_than_its_limit():
   # 32 x 8 heads of 256 x 256 and one more query.
   k, more = jnp.zeros((32, 256, 8, 1)), jnp.zeros((32, 257, 8, 1))
-  assert attention.chosen(k, k, k) == "head_major"
-  assert attention.chosen(more, k, k) == "chunked"
-  with execution.use(attention="xla"):
-    assert attention.chosen(more, k, k) == "xla"
+  assert _implementations("auto", k, k, k) == ["xla 256 x 256"]
+  assert _implementations("auto", more, k, k) == ["chunked 257 x 256"]
 
 
-@pytest.mark.parametrize("name", ["xla", "head_major", "chunked"])
-def test_choice_is_obeyed_and_noted(name):
+@pytest.mark.parametrize("name", ["plain", "xla", "chunked"])
+def test_the_implementation_can_be_read_from_the_program(name):
   q, k, v = _qkv((1, 2, 3, 1, 4, 6))
-  with execution.use(attention=name), execution.noted() as notes:
-    attention.attend(q, k, v)
-  assert list(notes) == [f"{name} 2 x 3"]
+  assert _implementations(name, q, k, v) == [f"{name} 2 x 3"]
+
+
+def _implementations(name, *qkv):
+  fn = with_gradients(jax.checkpoint(_attention(name)))
+  return dpa.implementations(jax.make_jaxpr(fn)(*qkv).jaxpr)

@@ -21,17 +21,16 @@ from hypothesis import (
 from hypothesis import strategies as st
 from jax import numpy as jnp
 
-from perceiver_jax.models import (
-  attention,
-  chunked,
+from perceiver_jax.models.ops import (
+  dot_product_attention,
+  online_softmax,
 )
 
 _HUGE = 3e38  # Close to the largest float32.
 
 
-def _full(q, k, v, mask):
-  weights = attention.attention_weights(q, k, mask).astype(v.dtype)
-  return jnp.einsum("bhnm,bmhv->bnhv", weights, v)
+_full = dot_product_attention.plain_attention
+_chunked = dot_product_attention._chunked_attention
 
 
 def _qkv(b, n, m, h, f, v, seed=0):
@@ -71,14 +70,14 @@ def test_many_values_and_gradients_are_those_of_full_attention(case, seed):
 def _check(sizes, mask, logits, seed):
   qkv = _qkv(*sizes, seed=seed)
   with in_chunks(logits):
-    out = run(functools.partial(chunked.attend, mask=mask), *qkv)
+    out = run(functools.partial(_chunked, mask=mask), *qkv)
   assert_close(out, run(functools.partial(_full, mask=mask), *qkv))
 
 
 @pytest.mark.parametrize("widths", [(261, 322), (322, 261)])
 def test_odd_widths_and_ragged_chunks(widths):
   qkv = _qkv(1, 3, 10, 1, *widths)
-  attend = functools.partial(chunked.attend, mask=None)
+  attend = functools.partial(_chunked, mask=None)
   with in_chunks(3 * 4):
     out = run(attend, *qkv)
   assert_close(out, run(functools.partial(_full, mask=None), *qkv))
@@ -95,15 +94,15 @@ def test_odd_widths_and_ragged_chunks(widths):
   ],
 )
 def test_chunk_size(length, per_element, size):
-  assert chunked.chunk_size(length, per_element) == size
+  assert online_softmax.chunk_size(length, per_element) == size
 
 
 @pytest.mark.parametrize("length", [1, 4, 5, 8, 11])
 def test_loop_visits_each_element_once(length):
-  add = lambda carry, start, size: chunked.put(
-    carry, chunked.take(carry, start, size, 0) + 1, start, 0
+  add = lambda carry, start, size: online_softmax._write(
+    carry, online_softmax._slice(carry, start, size, 0) + 1, start, 0
   )
-  out = chunked.loop(length, 4, add, jnp.zeros(length))
+  out = online_softmax._loop(length, 4, add, jnp.zeros(length))
   np.testing.assert_array_equal(out, np.ones(length))
 
 
@@ -113,7 +112,7 @@ def test_masked_keys_do_nothing_forward_or_backward(n, m, garbage):
   q, k, v = _qkv(2, n, m, 2, 4, 6)
   real = jnp.arange(m) < 3
   spoil = lambda x: jnp.where(real[:, None, None], x, garbage)
-  attend = functools.partial(chunked.attend, mask=real[None, None])
+  attend = functools.partial(_chunked, mask=real[None, None])
   with in_chunks(2 * 2 * min(n, m) * 2):
     out, grads = run(attend, q, spoil(k), spoil(v))
     want, want_grads = run(attend, q, k, v)
@@ -130,10 +129,10 @@ def test_fully_masked_rows_are_zero_and_pass_no_gradient(n, m):
   mask = np.ones((2, n, m), bool)
   mask[1, 2] = False
   mask[0, 0, :4] = False  # A first chunk without any key to read.
-  attend = functools.partial(chunked.attend, mask=jnp.asarray(mask))
+  attend = functools.partial(_chunked, mask=jnp.asarray(mask))
   with in_chunks(2 * 2 * min(n, m) * 2):
     out, grads = run(attend, *qkv)
-    nothing = functools.partial(chunked.attend, mask=jnp.zeros((1, 1, m), bool))
+    nothing = functools.partial(_chunked, mask=jnp.zeros((1, 1, m), bool))
     empty, no_grads = run(nothing, *qkv)
   want = run(functools.partial(_full, mask=jnp.asarray(mask)), *qkv)
   assert_close((out, grads), want)
@@ -149,9 +148,7 @@ def test_large_logits_pick_the_largest(n, m, size):
   q, k, v = _qkv(1, n, m, 1, 3, 5)
   q, k = jnp.abs(q) + 1, jnp.abs(k) + 1  # All logits have the sign of `size`.
   with in_chunks(min(n, m) * 2):
-    out, grads = run(
-      functools.partial(chunked.attend, mask=None), size * q, k, v
-    )
+    out, grads = run(functools.partial(_chunked, mask=None), size * q, k, v)
   best = np.einsum("nf,mf->nm", size * q[0, :, 0], k[0, :, 0]).argmax(-1)
   np.testing.assert_allclose(out[0, :, 0], v[0, best, 0], atol=1e-5)
   assert all(np.isfinite(g).all() for g in grads)
@@ -160,7 +157,7 @@ def test_large_logits_pick_the_largest(n, m, size):
 @pytest.mark.parametrize(("n", "m"), [(6, 70), (70, 6)])
 def test_bfloat16_is_close_to_float32(n, m):
   half = [x.astype(jnp.bfloat16) for x in _qkv(2, n, m, 2, 16, 8)]
-  attend = functools.partial(chunked.attend, mask=None)
+  attend = functools.partial(_chunked, mask=None)
   with in_chunks(2 * 2 * 6 * 16):
     out, grads = run(attend, *half)
   assert {x.dtype for x in (out, *grads)} == {jnp.dtype("bfloat16")}
@@ -173,7 +170,7 @@ def test_bfloat16_is_close_to_float32(n, m):
 @pytest.mark.parametrize(("n", "m"), [(64, 1000), (1000, 64)])
 def test_full_logits_never_exist(n, m):
   qkv = _qkv(2, n, m, 2, 4, 4)
-  attend = _with_gradients(functools.partial(chunked.attend, mask=None))
+  attend = _with_gradients(functools.partial(_chunked, mask=None))
   with in_chunks(2 * 2 * 64 * 128):
     found = shapes(attend, *qkv)
   assert (2, 2, min(n, 128), min(m, 128)) in found
@@ -183,7 +180,7 @@ def test_full_logits_never_exist(n, m):
 
 
 def test_memory_does_not_grow_with_the_keys():
-  attend = _with_gradients(functools.partial(chunked.attend, mask=None))
+  attend = _with_gradients(functools.partial(_chunked, mask=None))
   with in_chunks(16 * 128):
     one, eight = (
       temporary_bytes(attend, *_qkv(1, 16, m, 1, 4, 4))
@@ -195,6 +192,6 @@ def test_memory_does_not_grow_with_the_keys():
 def test_bool_mask_gets_no_gradient_and_jit_of_grad_is_grad_of_jit():
   qkv = _qkv(1, 3, 8, 1, 2, 2)
   mask = jnp.asarray(np.arange(8) % 3 > 0)[None, None]
-  loss = lambda q, k, v, mask: chunked.attend(q, k, v, mask).sum()
+  loss = lambda q, k, v, mask: _chunked(q, k, v, mask).sum()
   inner = jax.grad(jax.jit(loss))(*qkv, mask)
   assert_close(inner, jax.jit(jax.grad(loss))(*qkv, mask))

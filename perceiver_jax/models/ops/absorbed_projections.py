@@ -1,0 +1,202 @@
+"""Cross-attention whose larger side is not projected.
+
+With one head, logits (q W_q)(x W_k)^T are also (q W_q W_k^T) x^T, and A (x W_v)
+is also (A x) W_v. So the key and value projections of a large input array can
+be absorbed into its few queries and their results, and likewise the query and
+output projections of many queries into few keys and values. Biases of keys add
+the same number to all logits of a query and cancel in the softmax.
+
+Shapes: B batch, N queries, M inputs; C = c + P input channels, of which P are
+position encodings that all examples share.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+from jax import numpy as jnp
+
+from perceiver_jax.models.ops import online_softmax
+from perceiver_jax.models.ops.gradients import EPS
+from perceiver_jax.models.ops.online_softmax import product
+
+
+def cheapest(
+  *,
+  num_queries: int,
+  query_channels: int,
+  num_inputs: int,
+  input_channels: int,
+  qk_channels: int,
+  v_channels: int,
+  output_channels: int,
+) -> str:
+  """Returns where projections are absorbed for the fewest multiply-adds.
+
+  Returns:
+    "queries": those of keys and values into queries and results; "keys": those
+    of queries and outputs into keys and values; or "nowhere".
+  """
+  n, e, m, c = num_queries, query_channels, num_inputs, input_channels
+  f, v, g = qk_channels, v_channels, output_channels
+  costs = {
+    "nowhere": n * e * f + m * c * (f + v) + n * m * (f + v) + n * v * g,
+    "queries": n * e * f + n * f * c + 2 * n * m * c + n * c * v + n * v * g,
+    "keys": m * c * (f + v) + m * (f * (e + 1) + v * g) + n * m * (e + 1 + g),
+  }
+  return min(costs, key=costs.get)
+
+
+def attend_to_normalized(
+  queries: jax.Array,
+  data: jax.Array,
+  positions: jax.Array | None,
+  mask: jax.Array | None,
+) -> jax.Array:
+  """Returns, for each query, the attention-weighted mean of normalized inputs.
+
+  The inputs are LayerNorm([data, positions]) without scale and offset. They are
+  normalized chunk by chunk, so the array [B, M, C] never exists.
+
+  Args:
+    queries: [B, N, C], scaled, with the key projection absorbed; or [1, N, C]
+      if all examples share them, as in a first cross-attend. The logits of the
+      positions are then computed once for the whole batch.
+    data: [B, M, c].
+    positions: [M, P], or None where the data have all channels.
+    mask: Broadcastable to [B, N, M], True where a query may attend to an input.
+
+  Returns:
+    float32 [B, N, C]; zeros for a query that may attend to no input.
+  """
+  if positions is None:
+    positions = jnp.zeros((data.shape[1], 0), data.dtype)
+  mask = None if mask is None else mask[:, None]
+  out = online_softmax.chunked_attention(
+    _score, queries, (data, positions[None]), mask
+  )
+  return out[:, 0]
+
+
+class _Inputs(NamedTuple):
+  """A chunk of inputs with the statistics of their norm.
+
+  Attributes:
+    data: [B, M, c].
+    positions: [1, M, P].
+    mean: float32 [B, M].
+    inverse: float32 [B, M], one over the standard deviation.
+  """
+
+  data: jax.Array
+  positions: jax.Array
+  mean: jax.Array
+  inverse: jax.Array
+
+
+def _score(
+  queries: jax.Array, keys: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+  """Scores a chunk for `online_softmax`; the values are the inputs."""
+  inputs = _statistics(*keys)
+  normalized = _normalize(inputs)
+  if queries.shape[0] < normalized.shape[0]:
+    logits = _shared_logits(queries, normalized, inputs)
+  else:
+    logits = product("bnc,bmc->bnm", queries, normalized)
+  return logits[:, None], normalized[:, None]
+
+
+def _statistics(data: jax.Array, positions: jax.Array) -> _Inputs:
+  """Returns a chunk with mean and standard deviation over all C channels."""
+  x, p = data.astype(jnp.float32), positions.astype(jnp.float32)
+  # Gradients pass through `_normalize` alone.
+  x, p = map(jax.lax.stop_gradient, (x, p))
+  width = x.shape[-1] + p.shape[-1]
+  mean = (x.sum(-1) + p.sum(-1)) / width
+  deviation = ((x - mean[..., None]) ** 2).sum(-1)
+  if p.shape[-1]:
+    # Taken about the positions' own mean once, instead of for each example.
+    center = p.mean(-1)
+    deviation += ((p - center[..., None]) ** 2).sum(-1)
+    deviation += p.shape[-1] * (mean - center) ** 2
+  return _Inputs(data, positions, mean, jax.lax.rsqrt(deviation / width + EPS))
+
+
+@jax.custom_vjp
+def _normalize(inputs: _Inputs) -> jax.Array:
+  """Returns the normalized inputs [B, M, C], in the dtype of the data."""
+  data, positions = inputs.data, inputs.positions
+  table = jnp.broadcast_to(positions, (*data.shape[:2], positions.shape[-1]))
+  x = jnp.concatenate([data, table], -1).astype(jnp.float32)
+  x = (x - inputs.mean[..., None]) * inputs.inverse[..., None]
+  return x.astype(data.dtype)
+
+
+def _normalize_forward(inputs):
+  normalized = _normalize(inputs)
+  return normalized, (normalized, inputs)
+
+
+def _normalize_backward(saved, grad):
+  normalized, inputs = saved
+  x, grad = normalized.astype(jnp.float32), grad.astype(jnp.float32)
+  mean = functools.partial(jnp.mean, axis=-1, keepdims=True)
+  dx = (grad - mean(grad) - x * mean(grad * x)) * inputs.inverse[..., None]
+  split = inputs.data.shape[-1]
+  return (
+    _Inputs(
+      dx[..., :split].astype(inputs.data.dtype),
+      dx[..., split:].sum(0, keepdims=True).astype(inputs.positions.dtype),
+      jnp.zeros_like(inputs.mean),
+      jnp.zeros_like(inputs.inverse),
+    ),
+  )
+
+
+_normalize.defvjp(_normalize_forward, _normalize_backward)
+
+
+@jax.custom_vjp
+def _shared_logits(
+  queries: jax.Array, normalized: jax.Array, inputs: _Inputs
+) -> jax.Array:
+  """Returns the logits [B, N, M] of queries [1, N, C] that all examples share.
+
+  They are products of queries and normalized inputs, but positions are
+  multiplied once, not for each example.
+  """
+  split = inputs.data.shape[-1]
+  q, q_positions = queries[0, :, :split], queries[0, :, split:]
+  own = _einsum("nc,bmc->bnm", q, inputs.data)
+  shared = _einsum("nc,mc->nm", q_positions, inputs.positions[0])
+  total = queries[0].astype(jnp.float32).sum(-1)
+  mean = total[:, None] * inputs.mean[:, None]
+  return (own + shared - mean) * inputs.inverse[:, None]
+
+
+def _shared_logits_forward(queries, normalized, inputs):
+  return _shared_logits(queries, normalized, inputs), (queries, inputs)
+
+
+def _shared_logits_backward(saved, grad):
+  queries, inputs = saved
+  dtype = queries.dtype
+  scaled = grad * inputs.inverse[:, None]
+  own = _einsum("bnm,bmc->nc", scaled.astype(dtype), inputs.data)
+  shared = _einsum(
+    "nm,mc->nc", scaled.sum(0).astype(dtype), inputs.positions[0]
+  )
+  mean = (scaled * inputs.mean[:, None]).sum((0, 2))
+  dqueries = jnp.concatenate([own, shared], -1) - mean[:, None]
+  dnormalized = _einsum("bnm,nc->bmc", grad.astype(dtype), queries[0])
+  return (
+    dqueries[None].astype(dtype),
+    dnormalized.astype(inputs.data.dtype),
+    jax.tree.map(jnp.zeros_like, inputs),
+  )
+
+
+_shared_logits.defvjp(_shared_logits_forward, _shared_logits_backward)
+
+_einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)

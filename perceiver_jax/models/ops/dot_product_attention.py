@@ -1,0 +1,158 @@
+"""Scaled dot-product attention, as defined and as computed.
+
+Shapes: B batch, N queries, M keys, H heads, F query/key width per head, V value
+width per head. F and V may differ, and any width works (261 and 322 occur).
+"""
+
+from typing import Any
+
+import jax
+from jax import numpy as jnp
+
+from perceiver_jax.models.ops import cudnn, online_softmax
+from perceiver_jax.models.typing import Array, Bool, Float
+
+# "auto" never holds more logits than this at once.
+_MAX_LOGITS = 2**24
+_SCOPE = "attention_"
+
+
+def attention_weights(
+  q: Float[Array, "B N H F"],
+  k: Float[Array, "B M H F"],
+  mask: Bool[Array, "#B #N #M"] | None = None,
+) -> Float[Array, "B H N M"]:
+  """Returns the softmax of scaled dot products, in float32.
+
+  Args:
+    q: Queries.
+    k: Keys.
+    mask: True where a query may attend to a key.
+
+  Returns:
+    Weights that sum to one over keys; a fully masked row is all zeros.
+  """
+  logits = jnp.einsum(
+    "bnhf,bmhf->bhnm", q, k, preferred_element_type=jnp.float32
+  )
+  logits *= q.shape[-1] ** -0.5
+  if mask is None:
+    return jax.nn.softmax(logits)
+  mask = mask[:, None]
+  # Finite, so that a fully masked row stays free of NaN in both directions.
+  weights = jax.nn.softmax(jnp.where(mask, logits, online_softmax.MASKED_LOGIT))
+  return jnp.where(mask, weights, 0.0)
+
+
+def plain_attention(
+  q: Float[Array, "B N H F"],
+  k: Float[Array, "B M H F"],
+  v: Float[Array, "B M H V"],
+  mask: Bool[Array, "#B #N #M"] | None = None,
+) -> Float[Array, "B N H V"]:
+  """Returns the weighted mean of values: the definition of attention."""
+  weights = attention_weights(q, k, mask).astype(v.dtype)
+  return jnp.einsum("bhnm,bmhv->bnhv", weights, v)
+
+
+def dot_product_attention(
+  q: Float[Array, "B N H F"],
+  k: Float[Array, "B M H F"],
+  v: Float[Array, "B M H V"],
+  mask: Bool[Array, "#B #N #M"] | None = None,
+  implementation: str = "auto",
+) -> Float[Array, "B N H*V"]:
+  """Computes `plain_attention` and concatenates its heads (IO, app. E.1).
+
+  Args:
+    q: Queries.
+    k: Keys.
+    v: Values, of any width.
+    mask: True where a query may attend to a key; a query that may attend to
+      none gets zeros.
+    implementation: See `execution.Execution.attention`.
+
+  Returns:
+    The attended values of each query, in the dtype of `v`.
+  """
+  if implementation == "auto":
+    implementation = _choose(q, k, v, mask)
+  attend = {
+    "plain": plain_attention,
+    "xla": _xla_attention,
+    "chunked": _chunked_attention,
+    "cudnn": cudnn.cudnn_attention,
+  }[implementation]
+  with named_scope(implementation, q.shape[1], k.shape[1]):
+    out = attend(q, k, v, mask)
+  return out.reshape(*out.shape[:2], -1)
+
+
+def named_scope(implementation: str, num_queries: int, num_keys: int) -> Any:
+  """Names an attention in profiles, and for `implementations`."""
+  return jax.named_scope(f"{_SCOPE}{implementation}_{num_queries}x{num_keys}")
+
+
+def implementations(jaxpr: Any) -> list[str]:
+  """Returns the attentions of a program, such as "chunked 512 x 50176"."""
+  names: dict[str, None] = {}
+
+  def visit(jaxpr):
+    for eqn in jaxpr.eqns:
+      for scope in str(eqn.source_info.name_stack).split("/"):
+        if scope.startswith(_SCOPE):
+          kind, _, sizes = scope[len(_SCOPE) :].rpartition("_")
+          names[f"{kind} {sizes.replace('x', ' x ')}"] = None
+      for inner in jax.tree.leaves(
+        list(eqn.params.values()), is_leaf=lambda p: hasattr(p, "eqns")
+      ):
+        if hasattr(inner, "eqns"):
+          visit(getattr(inner, "jaxpr", inner))
+
+  visit(jaxpr)
+  return list(names)
+
+
+def _choose(q, k, v, mask) -> str:
+  """Returns the implementation that "auto" stands for."""
+  if cudnn.fits(q, k, v, mask):
+    return "cudnn"
+  logits = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[1]
+  return "chunked" if logits > _MAX_LOGITS else "xla"
+
+
+def _xla_attention(q, k, v, mask):
+  """Attends with heads before elements, so that each head is contiguous.
+
+  Rows are divided by their sums after the product with the values, which are
+  fewer numbers than the weights.
+  """
+  q, k, v = (x.swapaxes(1, 2) for x in (q * q.shape[-1] ** -0.5, k, v))
+  logits = jnp.einsum(
+    "bhnf,bhmf->bhnm", q, k, preferred_element_type=jnp.float32
+  )
+  mask = None if mask is None else mask[:, None]
+  state = online_softmax.update(None, logits, v, mask)
+  return _unsplit(online_softmax.finalize(state)[0], v.dtype)
+
+
+def _chunked_attention(q, k, v, mask):
+  """Attends with an online softmax; the full matrix of logits never exists."""
+  mask = None if mask is None else mask[:, None]
+  out = online_softmax.chunked_attention(
+    _score, q * q.shape[-1] ** -0.5, (k, v), mask
+  )
+  return _unsplit(out, v.dtype)
+
+
+def _score(
+  q: jax.Array, keys_values: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+  k, v = keys_values
+  logits = online_softmax.product("bnhf,bmhf->bhnm", q, k)
+  return logits, v.swapaxes(1, 2)
+
+
+def _unsplit(out: jax.Array, dtype: Any) -> jax.Array:
+  """Returns [B, H, N, V] as [B, N, H, V] of a type."""
+  return out.astype(dtype).swapaxes(1, 2)

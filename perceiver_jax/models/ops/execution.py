@@ -1,0 +1,77 @@
+"""The record of how a model is computed, which never changes what it computes.
+
+It is passed to `zoo.build` and from there to every module:
+
+    model = zoo.build(spec, Execution(attention="chunked"))
+"""
+
+import dataclasses
+from typing import Any
+
+CHOICES = {
+  "attention": ("auto", "plain", "xla", "chunked", "cudnn"),
+  "absorb_projections": ("auto", "never"),
+  "fuse_qkv": ("auto", "always", "never"),
+  "custom_gradients": ("auto", "always", "never"),
+  "scan_layers": (True, False),
+  "remat": ("auto", "none", "dots", "projections", "full"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+  """Chooses among implementations that are equal up to rounding.
+
+  docs/performance.md has the time and memory of each.
+
+  Attributes:
+    attention: The implementation of scaled dot-product attention: "plain", the
+      equation as the authors wrote it; "xla", the same with heads before
+      elements; "chunked", an online softmax over chunks, which never holds all
+      logits; "cudnn", the fused kernel of NVIDIA GPUs. "auto" chooses by size.
+    absorb_projections: Whether a cross-attend with one head may absorb the
+      projections of its larger side into the smaller side. "auto" counts which
+      order of products is cheapest.
+    fuse_qkv: Whether a self-attend projects queries, keys and values with one
+      product. "auto" does so except on CPUs, where it is slower.
+    custom_gradients: Whether linear layers and LayerNorm use our own backward
+      passes. They are faster on CPUs, where "auto" uses them, but do not
+      support forward-mode differentiation (`jax.jvp`).
+    scan_layers: Whether the layers of a block are a `jax.lax.scan` or unrolled.
+    remat: What the backward pass of a self-attend recomputes: "none", nothing;
+      "dots", all but the products with weights; "projections", all but the
+      products with the attention's weights; "full", the whole layer. "auto" is
+      "full" where `EncoderConfig.remat` is set, else "projections".
+
+  Raises:
+    ValueError: A field has an unknown value.
+  """
+
+  attention: str = "auto"
+  absorb_projections: str = "auto"
+  fuse_qkv: str = "auto"
+  custom_gradients: str = "auto"
+  scan_layers: bool = True
+  remat: str = "auto"
+
+  def __post_init__(self):
+    for name, value in dataclasses.asdict(self).items():
+      if value not in CHOICES[name]:
+        choices = ", ".join(map(str, CHOICES[name]))
+        raise ValueError(f"execution.{name} {value!r}: choose one of {choices}")
+
+  def replace(self, **changes: Any) -> "Execution":
+    """Returns a copy with some fields changed."""
+    return dataclasses.replace(self, **changes)
+
+
+AUTO = Execution()
+# The authors' code: unrolled layers, all logits at once, derived gradients.
+PLAIN = Execution(
+  attention="plain",
+  absorb_projections="never",
+  fuse_qkv="never",
+  custom_gradients="never",
+  scan_layers=False,
+  remat="none",
+)
