@@ -10,11 +10,8 @@ from collections.abc import Sequence
 import jax
 from absl import app
 
-from perceiver_jax.models import (
-  execution,
-  flops,
-  zoo,
-)
+from perceiver_jax.models import flops, zoo
+from perceiver_jax.models.ops.execution import PLAIN
 from perceiver_jax.weights import model as weights_model
 
 _HEAD = """\
@@ -59,12 +56,12 @@ def main(argv: Sequence[str]) -> None:
 def operations(name: str) -> int:
   """Operations of one forward pass of a model of the zoo."""
   entry = zoo.MODELS[name]
-  model, raw = weights_model.transformed(entry.spec), entry.example()
+  # Counted as the papers do.
+  model, raw = weights_model.transformed(entry.spec, PLAIN), entry.example()
   params, state = weights_model.abstract_variables(entry.spec, raw)
-  with execution.use(execution.PLAIN):  # As the papers count.
-    return flops.count_flops(
-      lambda p, s, x: model.apply(p, s, None, x)[0], params, state, raw
-    )
+  return flops.count_flops(
+    lambda p, s, x: model.apply(p, s, None, x)[0], params, state, raw
+  )
 
 
 def _or_dash(figure: str, unit: str) -> str:

@@ -22,7 +22,7 @@ from perceiver_jax.models import (
   perceiver,
   zoo,
 )
-from perceiver_jax.tasks import clip_data
+from perceiver_jax.tasks import base, clip_data
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
@@ -105,7 +105,9 @@ class AudioSet:
     self, batch: Batch, *, is_training: bool, return_attention: bool = False
   ) -> perceiver.Outputs:
     """Logits [b, P]."""
-    model = zoo.build(self._config.model.to_dict())
+    model = zoo.build(
+      self._config.model.to_dict(), base.execution_of(self._config)
+    )
     return model(
       {name: batch[name] for name in self._modalities},
       is_training=is_training,

@@ -10,11 +10,26 @@ from typing import (
 )
 
 import grain
+import ml_collections
 import numpy as np
 
+from perceiver_jax.errors import UserError
+from perceiver_jax.models.ops.execution import Execution
 from perceiver_jax.training.metrics import Metrics
 
 Batch = Mapping[str, Any]
+
+
+def execution_of(config: ml_collections.ConfigDict) -> Execution:
+  """Returns how a config wants its model to be computed.
+
+  Raises:
+    UserError: a leaf of `config.execution` is unknown or has a wrong value.
+  """
+  try:
+    return Execution.from_choices(dict(config.get("execution", {})))
+  except ValueError as error:
+    raise UserError(f"config.{error}") from error
 
 
 class Task(Protocol):

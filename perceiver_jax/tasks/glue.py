@@ -25,7 +25,7 @@ from perceiver_jax.models import (
   perceiver,
   zoo,
 )
-from perceiver_jax.tasks import glue_texts
+from perceiver_jax.tasks import base, glue_texts
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
@@ -135,7 +135,9 @@ class Glue:
     self, batch: Batch, *, is_training: bool, return_attention: bool = False
   ) -> perceiver.Outputs:
     """Logits, or the score first, [b, P] of the task of each example."""
-    model = zoo.build(self._config.model.to_dict())
+    model = zoo.build(
+      self._config.model.to_dict(), base.execution_of(self._config)
+    )
     return model(
       batch["tokens"],
       is_training=is_training,

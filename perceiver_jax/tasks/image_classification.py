@@ -26,6 +26,7 @@ from perceiver_jax.models import (
   zoo,
 )
 from perceiver_jax.models.modalities import image as image_adapter
+from perceiver_jax.tasks import base
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training import (
@@ -111,7 +112,7 @@ class ImageClassification:
     spec = self._config.model.to_dict()
     # Batch statistics must not depend on the number of devices.
     spec["adapter"].setdefault("cross_replica_axis", step.AXIS)
-    model = zoo.build(spec)
+    model = zoo.build(spec, base.execution_of(self._config))
     pictures = self._mixed(batch).images if is_training else batch["image"]
     outputs = model(
       pictures, is_training=is_training, return_attention=return_attention

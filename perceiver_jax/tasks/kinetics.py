@@ -27,7 +27,7 @@ from perceiver_jax.models import (
   perceiver,
   zoo,
 )
-from perceiver_jax.tasks import clip_data
+from perceiver_jax.tasks import base, clip_data
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
@@ -107,7 +107,7 @@ class Kinetics:
     """
     del return_attention  # Of all points it would not fit into memory.
     model = functools.partial(
-      zoo.build(self._config.model.to_dict()),
+      zoo.build(self._config.model.to_dict(), base.execution_of(self._config)),
       {
         **{name: batch[name] for name in (*_GRIDS, "label")},
         "masked": {"label": batch["label_hidden"]},

@@ -32,6 +32,7 @@ from perceiver_jax.models import (
   perceiver,
   zoo,
 )
+from perceiver_jax.tasks import base
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
@@ -100,7 +101,7 @@ class MaskedLanguageModel:
     with local_attention_init.local_attention_init(
       spec, self._config.local_attention_init_bands
     ):
-      return zoo.build(spec)(
+      return zoo.build(spec, base.execution_of(self._config))(
         seen,
         is_training=is_training,
         input_mask=jnp.asarray(tokens != byte_tokenizer.PAD),

@@ -25,6 +25,7 @@ from perceiver_jax.models import (
   zoo,
 )
 from perceiver_jax.models.modalities import flow as flow_adapter
+from perceiver_jax.tasks import base
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import (
   config_checks,
@@ -104,7 +105,7 @@ class OpticalFlow:
     # Batch statistics must not depend on the number of devices.
     spec["adapter"].setdefault("cross_replica_axis", step.AXIS)
     frames = jnp.asarray(batch["frames"], jnp.float32) / 127.5 - 1
-    model = zoo.build(spec)
+    model = zoo.build(spec, base.execution_of(self._config))
     return model(
       frames, is_training=is_training, return_attention=return_attention
     )

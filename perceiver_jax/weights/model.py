@@ -12,6 +12,7 @@ import numpy as np
 
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import zoo
+from perceiver_jax.models.ops.execution import AUTO, Execution
 
 Tree = Mapping[str, Mapping[str, Any]]
 
@@ -32,7 +33,9 @@ class Weights(NamedTuple):
   state: dict[str, dict[str, np.ndarray]]
 
 
-def transformed(spec: Mapping[str, Any]) -> hk.TransformedWithState:
+def transformed(
+  spec: Mapping[str, Any], execution: Execution = AUTO
+) -> hk.TransformedWithState:
   """Returns the model of a spec as pure functions, for inference.
 
   `apply(params, state, None, raw, **kwargs)` takes the keyword arguments of
@@ -42,7 +45,7 @@ def transformed(spec: Mapping[str, Any]) -> hk.TransformedWithState:
   def run(raw, **kwargs):
     # BatchNorm creates its running statistics only in training mode.
     is_training = hk.running_init()
-    return zoo.build(spec)(raw, is_training=is_training, **kwargs)
+    return zoo.build(spec, execution)(raw, is_training=is_training, **kwargs)
 
   return hk.transform_with_state(run)
 

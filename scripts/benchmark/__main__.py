@@ -1,10 +1,10 @@
 """Times the papers' models: python -m scripts.benchmark --models=flow.
 
 Prints one row for each model and implementation, as
-perceiver_jax/models/execution.py has them: "auto", this project's choices;
+perceiver_jax/models/ops/execution.py has them: "auto", this project's choices;
 "plain", what DeepMind's code does (unrolled layers, the full attention matrix,
 no absorbed projections); or choices joined by +, such as
-"depth=unroll+absorb=never". The columns are the seconds to compile the forward
+"remat=full+absorb_projections=never". The columns are the seconds to compile the forward
 pass and the train step, the seconds of each, temporary memory, operations by
 count and by XLA (which counts the body of a loop once), the forward pass's
 share of what large matrix products reach in the same run, and the step's time
@@ -43,10 +43,10 @@ from absl import (
 from jax import numpy as jnp
 
 from perceiver_jax.models import (
-  execution,
   flops,
   zoo,
 )
+from perceiver_jax.models.ops.execution import PLAIN, Execution
 from scripts.benchmark import scaling, timing
 
 _BASELINES = ("transformers", "perceiver_pytorch")
@@ -111,7 +111,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _model_rows(
-  name: str, implementations: dict[str, execution.Execution], peak: float
+  name: str, implementations: dict[str, Execution], peak: float
 ) -> list[dict[str, Any]]:
   rows = []
   for implementation, choices in implementations.items():
@@ -158,14 +158,13 @@ def _ratios(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def measure(
-  name: str, choices: execution.Execution, peak: float
+  name: str, choices: Execution, peak: float
 ) -> dict[str, float]:
   """Figures of one model, by the names of the table's columns."""
   entry, spec = zoo.MODELS[name], zoo.spec(name)
 
   def run(raw, is_training):
-    with execution.use(choices):
-      return zoo.build(spec)(raw, is_training=is_training)
+    return zoo.build(spec, choices)(raw, is_training=is_training)
 
   model = hk.transform_with_state(run)
   raw = jax.tree.map(_made_up, entry.example(_BATCH.value))
@@ -201,15 +200,14 @@ def measure(
   return row
 
 
-def _execution(text: str) -> execution.Execution:
+def _execution(text: str) -> Execution:
   if text == "auto":
-    return execution.Execution()
+    return Execution()
   if text == "plain":
-    return execution.PLAIN
+    return PLAIN
   try:
     choices = dict(part.partition("=")[::2] for part in text.split("+"))
-    with execution.use(**choices):
-      return execution.current()
+    return Execution.from_choices(choices)
   except ValueError as error:
     _refuse(f"--implementations={text}: {error}")
 

@@ -10,10 +10,8 @@ import haiku as hk
 import jax
 from jax import numpy as jnp
 
-from perceiver_jax.models import (
-  blocks,
-  execution,
-)
+from perceiver_jax.models import blocks
+from perceiver_jax.models.ops.execution import Execution
 from scripts.benchmark import timing
 
 SIZES = (2_048, 16_384, 65_536, 262_144, 1_048_576)
@@ -23,7 +21,7 @@ _CHANNELS = 261
 
 def rows(
   implementation: str,
-  choices: execution.Execution,
+  choices: Execution,
   batch_size: int,
   repeats: int,
 ) -> list[dict[str, Any]]:
@@ -42,11 +40,10 @@ def rows(
 
 
 def _measure(
-  choices: execution.Execution, batch_size: int, size: int, repeats: int
+  choices: Execution, batch_size: int, size: int, repeats: int
 ) -> dict[str, float]:
   def read(latents, inputs):
-    with execution.use(choices):
-      return blocks.CrossAttention()(latents, inputs)[0]
+    return blocks.CrossAttention(execution=choices)(latents, inputs)[0]
 
   module = hk.without_apply_rng(hk.transform(read))
   keys = jax.random.split(jax.random.key(0), 3)

@@ -40,7 +40,7 @@ def _outputs(logits):
 def test_the_model_gets_what_its_modalities_say(monkeypatch):
   seen = []
 
-  def build(_):
+  def build(*_):
     return lambda raw, **_: seen.append(raw)
 
   monkeypatch.setattr("perceiver_jax.models.zoo.build", build)

@@ -91,7 +91,7 @@ def test_evaluation_neither_mixes_nor_smooths():
 def test_the_model_is_trained_on_what_the_loss_is_of(monkeypatch):
   task, seen = _task(), []
 
-  def build(_):
+  def build(*_):
     def model(x, **_):
       seen.append(np.asarray(x))
       return _outputs(None)

@@ -14,7 +14,7 @@ from perceiver_jax.models.typing import Array, Bool, Float
 
 # "auto" never holds more logits than this at once.
 _MAX_LOGITS = 2**24
-_SCOPE = "attention_"
+_SCOPE = "dot_product_attention_"
 
 
 def attention_weights(

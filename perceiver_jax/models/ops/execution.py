@@ -6,6 +6,7 @@ It is passed to `zoo.build` and from there to every module:
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 CHOICES = {
@@ -59,6 +60,21 @@ class Execution:
       if value not in CHOICES[name]:
         choices = ", ".join(map(str, CHOICES[name]))
         raise ValueError(f"execution.{name} {value!r}: choose one of {choices}")
+
+  @classmethod
+  def from_choices(cls, choices: Mapping[str, Any]) -> "Execution":
+    """Makes a record from a config section or from text.
+
+    Raises:
+      ValueError: A field or a value is unknown.
+    """
+    for name in choices:
+      if name not in CHOICES:
+        raise ValueError(
+          f"execution.{name}: choose one of {', '.join(CHOICES)}"
+        )
+    flags = {"True": True, "true": True, "False": False, "false": False}
+    return cls(**{k: flags.get(v, v) for k, v in choices.items()})
 
   def replace(self, **changes: Any) -> "Execution":
     """Returns a copy with some fields changed."""

@@ -28,3 +28,21 @@ def test_every_field_has_choices():
 def test_the_record_is_frozen():
   with pytest.raises(dataclasses.FrozenInstanceError):
     Execution().attention = "xla"
+
+
+def test_choices_may_be_text():
+  choices = {"scan_layers": "False", "remat": "dots"}
+  expected = Execution(scan_layers=False, remat="dots")
+  assert Execution.from_choices(choices) == expected
+
+
+def test_an_unknown_field_is_refused_with_the_fields():
+  message = f"^execution.speed: choose one of {', '.join(execution.CHOICES)}"
+  with pytest.raises(ValueError, match=message):
+    Execution.from_choices({"speed": "fast"})
+
+
+@pytest.mark.parametrize("value", ["always", "1", ""])
+def test_scan_layers_is_true_or_false(value):
+  with pytest.raises((ValueError, TypeError)):
+    Execution.from_choices({"scan_layers": value})

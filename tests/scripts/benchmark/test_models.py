@@ -60,7 +60,7 @@ def test_a_row_a_model_and_implementation(script, tmp_path):
   done = script(
     "benchmark",
     *("--models=imagenet_fourier,language_bytes", "--repeats=1"),
-    *("--implementations=auto,depth=unroll+absorb=never", f"--json={path}"),
+    *("--implementations=auto,scan_layers=False+absorb_projections=never", f"--json={path}"),
   )
   assert (done.status, done.err) == (0, "")
   saved = json.loads(path.read_text())
@@ -69,7 +69,7 @@ def test_a_row_a_model_and_implementation(script, tmp_path):
   assert [(row["model"], row["implementation"]) for row in saved["rows"]] == [
     (model, implementation)
     for model in ("imagenet_fourier", "language_bytes")
-    for implementation in ("auto", "depth=unroll+absorb=never")
+    for implementation in ("auto", "scan_layers=False+absorb_projections=never")
   ]
   for row in saved["rows"]:
     assert list(row) == _COLUMNS
@@ -216,13 +216,13 @@ def test_the_forward_pass_of_a_batch_alone(script, tmp_path):
     (["--models=vit"], ["--models", "'vit'", "imagenet_fourier"]),
     (
       ["--implementations=fast"],
-      ["--implementations=fast", "fast", "attention", "depth"],
+      ["--implementations=fast", "fast", "attention", "remat"],
     ),
     (
-      ["--implementations=depth=deep"],
-      ["--implementations=depth=deep", "scan, unroll"],
+      ["--implementations=remat=all"],
+      ["--implementations=remat=all", "dots, projections"],
     ),
-    (["--implementations=depth"], ["--implementations=depth", "scan, unroll"]),
+    (["--implementations=remat"], ["--implementations=remat", "dots, projections"]),
     (["models=flow"], ["'models=flow'", "--"]),
     (["--batch_size=0"], ["--batch_size=0"]),
     (

@@ -63,12 +63,12 @@ def test_a_step_costs_three_forward_passes_of_the_batch(tiny_config):
 
 def test_what_was_chosen_for_attention_is_said(tiny_config):
   assert collect(tiny_config)[0].attention == (
-    "unprojected 4 x 64, head_major 4 x 4, unprojected 1 x 4"
+    "unprojected 4 x 64, xla 4 x 4, unprojected 1 x 4"
   )
 
 
 def test_peak_counts_all_devices(tiny_config, monkeypatch):
-  monkeypatch.setattr(startup, "peak_flops", lambda kind: 5.0)
+  monkeypatch.setattr(run_summary, "peak_flops", lambda kind: 5.0)
   assert collect(tiny_config, devices=4)[0].peak_flops == 20.0
 
 
