@@ -4,11 +4,11 @@ Prints one row for each model and implementation, as
 perceiver_jax/models/ops/execution.py has them: "auto", this project's choices;
 "plain", what DeepMind's code does (unrolled layers, the full attention matrix,
 no absorbed projections); or choices joined by +, such as
-"remat=full+absorb_projections=never". The columns are the seconds to compile the forward
-pass and the train step, the seconds of each, temporary memory, operations by
-count and by XLA (which counts the body of a loop once), the forward pass's
-share of what large matrix products reach in the same run, and the step's time
-over that of three forward passes.
+"remat=full+absorb_projections=never". The columns are the seconds to compile
+the forward pass and the train step, the seconds of each, temporary memory,
+operations by count and by XLA (which counts the body of a loop once), the
+forward pass's share of what large matrix products reach in the same run, and
+the step's time over that of three forward passes.
 
 The train step computes the loss and its gradients and updates the parameters by
 plain gradient descent, or with --optimizer=lamb as in the papers. The benchmark
@@ -157,9 +157,7 @@ def _ratios(rows: Sequence[dict[str, Any]]) -> list[str]:
   return lines
 
 
-def measure(
-  name: str, choices: Execution, peak: float
-) -> dict[str, float]:
+def measure(name: str, choices: Execution, peak: float) -> dict[str, float]:
   """Figures of one model, by the names of the table's columns."""
   entry, spec = zoo.MODELS[name], zoo.spec(name)
 

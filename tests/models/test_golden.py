@@ -216,7 +216,7 @@ def test_every_parameter_of_the_authors_is_used_once():
   ours = deepmind_names.convert(theirs)
   size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
   assert size(ours) == size(theirs)
-  with pytest.raises(ValueError, match="no module of ours"):
+  with pytest.raises(ValueError, match="unknown module"):
     deepmind_names.convert(
       {**theirs, "perceiver_encoder/~/mystery": {"w": np.ones(1)}}
     )

@@ -60,7 +60,10 @@ def test_a_row_a_model_and_implementation(script, tmp_path):
   done = script(
     "benchmark",
     *("--models=imagenet_fourier,language_bytes", "--repeats=1"),
-    *("--implementations=auto,scan_layers=False+absorb_projections=never", f"--json={path}"),
+    *(
+      "--implementations=auto,scan_layers=False+absorb_projections=never",
+      f"--json={path}",
+    ),
   )
   assert (done.status, done.err) == (0, "")
   saved = json.loads(path.read_text())
@@ -222,7 +225,10 @@ def test_the_forward_pass_of_a_batch_alone(script, tmp_path):
       ["--implementations=remat=all"],
       ["--implementations=remat=all", "dots, projections"],
     ),
-    (["--implementations=remat"], ["--implementations=remat", "dots, projections"]),
+    (
+      ["--implementations=remat"],
+      ["--implementations=remat", "dots, projections"],
+    ),
     (["models=flow"], ["'models=flow'", "--"]),
     (["--batch_size=0"], ["--batch_size=0"]),
     (
