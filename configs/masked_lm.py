@@ -108,7 +108,7 @@ def _tfds(
 def _corpus(source: str, name: str = "") -> dict[str, object]:
   """A corpus with the arguments of each source that has any."""
   return {
-    "source": source,  # See `perceiver_jax.data.text.text_sources.SOURCES`.
+    "source": source,  # See `perceiver_jax.data.text.corpora.SOURCES`.
     "weight": 1.0,
     "train_split": "train",
     "eval_split": "test",

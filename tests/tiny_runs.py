@@ -18,7 +18,7 @@ from jax import numpy as jnp
 
 from configs import base
 from perceiver_jax.data.core import pipeline
-from perceiver_jax.data.images import sources
+from perceiver_jax.data.core.in_memory import InMemoryArrays
 from perceiver_jax.training import (
   loop,
   metrics,
@@ -106,7 +106,7 @@ class TinyTask:
     rng = np.random.default_rng(size)
     x = rng.normal(size=(size, FEATURES)).astype(np.float32)
     label = np.argmax(x[:, :CLASSES], axis=1).astype(np.int32)
-    return sources.in_memory({"x": x, "label": label}, ["a", "b", "c"])
+    return InMemoryArrays({"x": x, "label": label}, ["a", "b", "c"])
 
 
 def tiny_config(**leaves):

@@ -93,7 +93,7 @@ def _from_weights() -> _Classifier:
   """Weights of an ImageNet model, with the authors' preparation."""
   import jax
 
-  from perceiver_jax.data.images import images
+  from perceiver_jax.data.images import codec, transforms
 
   weights = source.load_weights(
     ["classification", "average_and_project"],
@@ -106,8 +106,8 @@ def _from_weights() -> _Classifier:
 
   def read(path):
     size = flags.FLAGS.image_size
-    return images.prepare_image(
-      images.read_image(path),
+    return transforms.prepare_image(
+      codec.read_image(path),
       (size, size, 3),
       crop_fraction=_CROP_FRACTION,
       resize="cubic",
@@ -128,7 +128,7 @@ def _from_weights() -> _Classifier:
     (overlay,) = image_classification.attention_overlays(outputs, seen)
     return Prediction(probabilities, overlay)
 
-  picture = lambda image: images.to_pixels(image, _NORMALIZATION)
+  picture = lambda image: transforms.to_pixels(image, _NORMALIZATION)
   return _Classifier(read, predict, picture, names)
 
 

@@ -44,9 +44,9 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _read_pair(first: Path, second: Path) -> tuple[np.ndarray, np.ndarray]:
-  from perceiver_jax.data.images import images
+  from perceiver_jax.data.images import codec
 
-  pair = images.read_image(first), images.read_image(second)
+  pair = codec.read_image(first), codec.read_image(second)
   if pair[0].shape != pair[1].shape:
     raise UserError(
       f"{first} is {pair[0].shape[1]} x {pair[0].shape[0]} pixels and {second}"
@@ -57,7 +57,7 @@ def _read_pair(first: Path, second: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _save_images(folder: Path, name: Path, flow: np.ndarray) -> None:
   from perceiver_jax.data.flow import files as flow_files
-  from perceiver_jax.data.images import images
+  from perceiver_jax.data.images import codec
   from perceiver_jax.viz import flow_colors
 
   longest = float(np.hypot(flow[..., 0], flow[..., 1]).max())
@@ -65,7 +65,7 @@ def _save_images(folder: Path, name: Path, flow: np.ndarray) -> None:
   picture = source.free_path(folder, f"{name.stem}-flow.png")
   colours = flow_colors.flow_to_rgb(flow)
   with source.writing(picture):
-    picture.write_bytes(images.encode_png(colours))
+    picture.write_bytes(codec.encode_png(colours))
   print(picture)
   # KITTI's format comes last: it can't hold every flow.
   for ending in (".flo", "-kitti.png"):

@@ -60,14 +60,14 @@ def estimator() -> Estimate:
 
 
 def _from_weights() -> tuple[_Predict, tuple[int, int]]:
-  from perceiver_jax.data.images import images
+  from perceiver_jax.data.images import transforms
   from perceiver_jax.models.modalities import flow
 
   weights = source.load_weights(["flow"], "flow")
   apply = source.jitted(weights)
 
   def predict(frames):
-    pixels = flow.in_pixels(apply(images.normalize(frames, "unit")).logits)
+    pixels = flow.in_pixels(apply(transforms.normalize(frames, "unit")).logits)
     return np.asarray(pixels, np.float32)
 
   return predict, tuple(weights.spec["decoder"]["image_size"])

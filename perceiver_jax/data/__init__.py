@@ -1,8 +1,7 @@
 """Data: random-access sources, decoders and Grain pipelines.
 
-`source_base` says what a source is and `sources` names them; `image_sources`
-and `photos` are those of pictures. `images`, `video`, `audio`, `flow_files` and
-`tokenizer` turn files into arrays; `preprocessing` and `rand_augment` make of a
-picture what a model sees; `pipeline` turns a source into batches that can be
-resumed exactly.
+`core` has the source protocol and the pipeline that turns a source into batches
+whose order can be resumed exactly. `images`, `text`, `clips` and `flow` have
+the sources of each modality, by name in a `SOURCES` dictionary, and the code
+that turns files into arrays.
 """

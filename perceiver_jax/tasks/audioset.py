@@ -15,7 +15,7 @@ import optax
 from jax import numpy as jnp
 
 from perceiver_jax.data.core import pipeline
-from perceiver_jax.data.images import sources
+from perceiver_jax.data.core.source import Example
 from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import tagging
 from perceiver_jax.models import (
@@ -226,7 +226,7 @@ class AudioSet:
     )
     return {"clips": shown, "class_scores": list(rows)}
 
-  def _media(self, window: sources.Example) -> list[clip_samples.Media]:
+  def _media(self, window: Example) -> list[clip_samples.Media]:
     return clip_media.encode(
       "",
       window.get("image"),
@@ -250,9 +250,7 @@ class AudioSet:
       found.append(("; ".join(truth) or "none", "; ".join(guesses)))
     return found
 
-  def _augment(
-    self, example: sources.Example, rng: np.random.Generator
-  ) -> sources.Example:
+  def _augment(self, example: Example, rng: np.random.Generator) -> Example:
     window = self._clips.train_windows.read(example, rng)
     return self._preprocessing.train(window, rng)
 

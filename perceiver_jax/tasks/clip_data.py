@@ -10,8 +10,7 @@ from perceiver_jax.data.clips import clips
 from perceiver_jax.data.clips import preprocessing as clip_preprocessing
 from perceiver_jax.data.clips import shards as clip_shards
 from perceiver_jax.data.clips import sources as clip_sources
-from perceiver_jax.data.core.source import check_class_names
-from perceiver_jax.data.images import sources
+from perceiver_jax.data.core.source import Source, check_class_names
 from perceiver_jax.errors import UserError
 
 
@@ -84,7 +83,7 @@ class ClipData:
     )
 
   @functools.cached_property
-  def held_out_windows(self) -> sources.Source:
+  def held_out_windows(self) -> Source:
     """Evenly spaced windows, for `ClipPreprocessing.evaluate`."""
     return clips.even_windows(
       self.held_out,

@@ -16,9 +16,13 @@ import optax
 from jax import numpy as jnp
 
 from perceiver_jax.data.core import mixture, pipeline
-from perceiver_jax.data.core.source import check_choice
-from perceiver_jax.data.images import sources
-from perceiver_jax.data.text import byte_tokenizer, glue, glue_tasks, tokenizers
+from perceiver_jax.data.core.source import Example, Source, check_choice
+from perceiver_jax.data.text import (
+  byte_tokenizer,
+  glue_examples,
+  glue_tasks,
+  tokenizers,
+)
 from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import scores as scores_lib
 from perceiver_jax.models import (
@@ -93,12 +97,12 @@ class Glue:
     return found
 
   def _task(self, name: str) -> glue_tasks.Task:
-    if name != glue.OWN:
-      check_choice(name, (*glue_tasks.TASKS, glue.OWN), "task", "GLUE")
+    if name != glue_examples.OWN:
+      check_choice(name, (*glue_tasks.TASKS, glue_examples.OWN), "task", "GLUE")
       return glue_tasks.TASKS[name]
     if self._own:
       return glue_tasks.restored(self._own)
-    return glue.own_task(self._data.source_args.files.data_dir)
+    return glue_examples.own_task(self._data.source_args.files.data_dir)
 
   @functools.cached_property
   def texts(self) -> glue_texts.GlueTexts:
@@ -127,8 +131,8 @@ class Glue:
   def metadata(self) -> dict[str, Any]:
     """The tokenizer, and what a task of the user's own is about."""
     found: dict[str, Any] = {"tokenizer": self._data.tokenizer}
-    if glue.OWN in self._outputs:
-      found["own"] = self.tasks[glue.OWN]._asdict()
+    if glue_examples.OWN in self._outputs:
+      found["own"] = self.tasks[glue_examples.OWN]._asdict()
     return found
 
   def forward(
@@ -219,7 +223,7 @@ class Glue:
     }
 
   def test_data(
-    self, name: str, examples: sources.Source, *, global_batch: int
+    self, name: str, examples: Source, *, global_batch: int
   ) -> grain.IterDataset:
     """One pass over examples of a task, with their `number`.
 
@@ -228,7 +232,7 @@ class Glue:
       examples: see `data.glue`.
       global_batch: examples in a batch.
     """
-    tagged = glue.OfTask(examples, self._number(name))
+    tagged = glue_examples.OfTask(examples, self._number(name))
     return self._once(tagged, global_batch=global_batch)
 
   def pictures(
@@ -295,16 +299,16 @@ class Glue:
         found[f"{name}/{metric}"] = value
     return found
 
-  def _examples(self, name: str, split: str) -> glue.OfTask:
+  def _examples(self, name: str, split: str) -> glue_examples.OfTask:
     data = self._data
     arguments = data.source_args.to_dict().get(data.source, {})
-    source = glue.make_examples(
+    source = glue_examples.make_examples(
       data.source, task=name, split=split, **arguments
     )
-    return glue.OfTask(source, self._number(name))
+    return glue_examples.OfTask(source, self._number(name))
 
   @functools.cached_property
-  def _train_source(self) -> sources.Source:
+  def _train_source(self) -> Source:
     parts = {
       name: self._examples(name, self._data.train_split) for name in self.tasks
     }
@@ -313,14 +317,14 @@ class Glue:
     return mixture.Mixture(parts, weights)
 
   @functools.cached_property
-  def _held_out(self) -> dict[str, glue.OfTask]:
+  def _held_out(self) -> dict[str, glue_examples.OfTask]:
     found = {
       name + part: self._examples(name, self._data.eval_split + part)
       for name, task in self.tasks.items()
       for part in task.parts
     }
     for name, source in found.items():
-      if source[0]["label"] == glue.UNKNOWN:
+      if source[0]["label"] == glue_examples.UNKNOWN:
         raise UserError(
           f"{name!r} has no labels in split {self._data.eval_split!r}, as those"
           " of GLUE's test sets are not given out; set"
@@ -335,7 +339,7 @@ class Glue:
     return max(map(len, self._held_out.values()))
 
   def _once(
-    self, source: sources.Source, *, global_batch: int, **shard: int
+    self, source: Source, *, global_batch: int, **shard: int
   ) -> grain.IterDataset:
     return pipeline.eval_dataset(
       source,
@@ -345,7 +349,7 @@ class Glue:
       **shard,
     )
 
-  def _prepare(self, example: sources.Example) -> sources.Example:
+  def _prepare(self, example: Example) -> Example:
     return {
       "tokens": self.texts.tokens(example["task"], example["texts"]),
       "label": np.float32(example["label"]),
@@ -354,8 +358,8 @@ class Glue:
     }
 
   def _prepare_to_train(
-    self, example: sources.Example, rng: np.random.Generator
-  ) -> sources.Example:
+    self, example: Example, rng: np.random.Generator
+  ) -> Example:
     del rng  # Nothing is drawn.
     prepared = self._prepare(example)
     del prepared["number"]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
-from perceiver_jax.data.text import byte_tokenizer, sentence_tokens
+from perceiver_jax.data.text import byte_tokenizer, sentence_pairs
 from perceiver_jax.data.text.glue_tasks import Task
 from perceiver_jax.data.text.tokenizers import Tokenizer
 from perceiver_jax.tasks.base import Batch
@@ -44,7 +44,7 @@ class GlueTexts(NamedTuple):
       "cls": byte_tokenizer.CLS,
       "task": self.tokenizer.vocab_size + number,
     }[self.first_token]
-    return sentence_tokens.join(texts, self.tokenizer, self.length, first)
+    return sentence_pairs.join(texts, self.tokenizer, self.length, first)
 
   def batch_of(self, name: str, texts: Sequence[Sequence[str]]) -> Batch:
     """Texts of a user's as a batch of a task, without labels.

@@ -19,7 +19,8 @@ import optax
 from jax import numpy as jnp
 
 from perceiver_jax.data.core import pipeline
-from perceiver_jax.data.images import images, preprocessing, sources
+from perceiver_jax.data.core.source import Example, Source
+from perceiver_jax.data.images import codec, preprocessing, sources, transforms
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import (
   perceiver,
@@ -135,7 +136,7 @@ class ImageClassification:
     losses = optax.softmax_cross_entropy(outputs.logits, targets)
     main = jnp.where(mixed.weights < 0.5, mixed.partner_labels, batch["label"])
     found = self._scores(outputs.logits, {**batch, "label": main}, losses)
-    # Pictures in whose place another one was taken; see `Tolerant`.
+    # Pictures in whose place another one was taken; see `SkipUnreadable`.
     unreadable = batch.get("unreadable", jnp.zeros_like(losses))
     ones = jnp.ones_like(losses)
     return {**found, "unreadable": metrics_lib.weighted(unreadable, ones)}
@@ -258,8 +259,10 @@ class ImageClassification:
     Raises:
       UserError: it is not a readable image.
     """
-    image = images.read_image(path, self._shape[-1])
-    invert = self._config.data.invert_bright and images.has_bright_border(image)
+    image = codec.read_image(path, self._shape[-1])
+    invert = self._config.data.invert_bright and transforms.has_bright_border(
+      image
+    )
     return self._preprocessing.evaluate(image, invert=invert)
 
   def batch_of(self, pixels: list[np.ndarray]) -> Batch:
@@ -326,18 +329,16 @@ class ImageClassification:
       **self._config.mixing.to_dict(),
     )
 
-  def _prepare(self, example: sources.Example) -> sources.Example:
+  def _prepare(self, example: Example) -> Example:
     image = self._preprocessing.evaluate(example["image"])
     return {"unreadable": np.float32(0), **example, "image": image}
 
-  def _augment(
-    self, example: sources.Example, rng: np.random.Generator
-  ) -> sources.Example:
+  def _augment(self, example: Example, rng: np.random.Generator) -> Example:
     image = self._preprocessing.train(example["image"], rng)
     return {"unreadable": np.float32(0), **example, "image": image}
 
   @functools.cache  # noqa: B019 (a task lives as long as its program)
-  def _source(self, role: str) -> sources.Source:
+  def _source(self, role: str) -> Source:
     data = self._config.data
     split = data.train_split if role == "train" else data.eval_split
     arguments = data.source_args.to_dict().get(data.source, {})

@@ -20,7 +20,7 @@ from jax import numpy as jnp
 
 from perceiver_jax.data.clips import clips
 from perceiver_jax.data.core import pipeline
-from perceiver_jax.data.images import sources
+from perceiver_jax.data.core.source import Example
 from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import decoding
 from perceiver_jax.models import (
@@ -334,8 +334,8 @@ class Kinetics:
     return self._preprocessing.pixels(np.asarray(pictures))
 
   def _prepare_to_train(
-    self, example: sources.Example, rng: np.random.Generator
-  ) -> sources.Example:
+    self, example: Example, rng: np.random.Generator
+  ) -> Example:
     window = self._clips.train_windows.read(example, rng)
     prepared = self._preprocessing.train(window, rng)
     for name in _GRIDS:

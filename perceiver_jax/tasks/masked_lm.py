@@ -19,13 +19,8 @@ import optax
 from jax import numpy as jnp
 
 from perceiver_jax.data.core import mixture, pipeline
-from perceiver_jax.data.images import sources
-from perceiver_jax.data.text import (
-  byte_tokenizer,
-  masked_text,
-  text_sources,
-  tokenizers,
-)
+from perceiver_jax.data.core.source import Example
+from perceiver_jax.data.text import byte_tokenizer, corpora, masking, tokenizers
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import (
   local_attention_init,
@@ -213,10 +208,8 @@ class MaskedLanguageModel:
     size = self._config.model.adapter.vocab_size
     return tokenizers.of_model(self._config.data.tokenizer, size)
 
-  def _hide(
-    self, example: sources.Example, rng: np.random.Generator
-  ) -> sources.Example:
-    return masked_text.masked_example(
+  def _hide(self, example: Example, rng: np.random.Generator) -> Example:
+    return masking.masked_example(
       example,
       self.tokenizer,
       self._length,
@@ -252,7 +245,7 @@ class MaskedLanguageModel:
     weights = self._corpora()
     count = self._config.data.documents_per_example
     joined = {
-      name: masked_text.Joined(self._documents(name, role), count)
+      name: masking.Joined(self._documents(name, role), count)
       for name in weights
     }
     return mixture.Mixture(joined, weights)
@@ -273,9 +266,9 @@ class MaskedLanguageModel:
       )
     return found
 
-  def _documents(self, name: str, role: str) -> text_sources.Documents:
+  def _documents(self, name: str, role: str) -> corpora.Documents:
     corpus = self._config.data.corpora[name]
-    return text_sources.make_documents(
+    return corpora.make_documents(
       corpus.source,
       split=corpus.train_split if role == "train" else corpus.eval_split,
       **corpus.arguments.to_dict().get(corpus.source, {}),

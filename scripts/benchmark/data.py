@@ -37,13 +37,15 @@ from absl import flags
 
 from experiments import launch
 from perceiver_jax.data.core import pipeline
+from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.flow import sources as flow_sources
 from perceiver_jax.data.images import (
-  image_sources,
-  images,
+  codec,
+  image_folder,
   preprocessing,
   rand_augment,
-  sources,
+  resizing,
+  transforms,
 )
 from perceiver_jax.errors import UserError
 from scripts.benchmark import timing
@@ -87,7 +89,7 @@ _QUALITY = 96  # Gives the photograph about 100 kB at this size.
 
 
 class _Encoded:
-  """Encoded images as a `sources.Source` that decodes when asked."""
+  """Encoded images as a `Source` that decodes when asked."""
 
   class_names = ("picture",)
   num_classes = 1
@@ -99,8 +101,8 @@ class _Encoded:
   def __len__(self) -> int:
     return len(self._files)
 
-  def __getitem__(self, index: int) -> sources.Example:
-    image = images.decode_image(self._files[index])
+  def __getitem__(self, index: int) -> Example:
+    image = codec.decode_image(self._files[index])
     return {"image": image, "label": np.int32(0)}
 
 
@@ -132,13 +134,13 @@ def stage_rows(files: dict[str, bytes]) -> list[dict[str, Any]]:
   """Figures of each stage."""
   size = _SIZE.value
   stages = {
-    "decode": lambda file, _: images.decode_image(file[1], name=file[0]),
+    "decode": lambda file, _: codec.decode_image(file[1], name=file[0]),
     "crop": _crop,
     "RandAugment": functools.partial(
       rand_augment.rand_augment, num_layers=_LAYERS.value, magnitude=_MAGNITUDE
     ),
-    "resize": lambda image, _: images.cubic_resize(image, size, size),
-    "normalise": lambda image, _: images.normalize(image, "imagenet"),
+    "resize": lambda image, _: resizing.cubic_resize(image, size, size),
+    "normalise": lambda image, _: transforms.normalize(image, "imagenet"),
   }
   print("the stages on one core ...", flush=True)
   passes = [_stage_seconds(files, stages) for _ in range(_REPEATS.value + 1)]
@@ -225,9 +227,9 @@ def _dataset(files: Sequence[bytes]) -> Iterable[dict[str, np.ndarray]]:
 
 def _train_view(
   prepare: preprocessing.Preprocessing,
-  example: sources.Example,
+  example: Example,
   rng: np.random.Generator,
-) -> sources.Example:
+) -> Example:
   return {**example, "image": prepare.train(example["image"], rng)}
 
 
@@ -258,7 +260,7 @@ def _stage_seconds(
 def _crop(
   image: np.ndarray, rng: np.random.Generator, **bounds: tuple[float, float]
 ) -> np.ndarray:
-  top, left, height, width = images.inception_crop(
+  top, left, height, width = transforms.inception_crop(
     *image.shape[:2], rng, **bounds
   )
   return image[top : top + height, left : left + width]
@@ -272,12 +274,12 @@ def _files(folder: Path) -> dict[str, bytes]:
   paths = sorted(
     path
     for path in folder.rglob("*")
-    if path.suffix.lower() in image_sources.IMAGE_SUFFIXES
+    if path.suffix.lower() in image_folder.IMAGE_SUFFIXES
   )
   if not paths:
     raise UserError(
       f"--directory={folder} has no image; looked for"
-      f" {', '.join(image_sources.IMAGE_SUFFIXES)}"
+      f" {', '.join(image_folder.IMAGE_SUFFIXES)}"
     )
   return {str(path): path.read_bytes() for path in paths[: _NUM_IMAGES.value]}
 
@@ -291,7 +293,7 @@ def _photographs() -> dict[str, bytes]:
   rng, files = np.random.default_rng(0), {}
   for number in range(_NUM_IMAGES.value):
     part = _crop(photograph, rng, area=(0.4, 1.0))
-    pixels = images.resize(part, _HEIGHT, _WIDTH)[..., ::-1]
+    pixels = resizing.resize(part, _HEIGHT, _WIDTH)[..., ::-1]
     quality = [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
     data = cv2.imencode(".jpg", pixels, quality)[1].tobytes()
     files[f"photograph {number}"] = data

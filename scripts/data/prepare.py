@@ -41,8 +41,8 @@ from tqdm import tqdm
 from experiments import launch
 from perceiver_jax.data.core import tfds as tfds_sources
 from perceiver_jax.data.core.source import Example
-from perceiver_jax.data.images import image_sources
-from perceiver_jax.data.text import glue
+from perceiver_jax.data.images import image_folder, tfds
+from perceiver_jax.data.text import glue_examples
 from perceiver_jax.errors import UserError
 from perceiver_jax.viz.text import shorten
 
@@ -166,7 +166,7 @@ def check_folder(directory: str) -> int:
   """Prints what an image folder holds and which images cannot be read.
 
   Args:
-    directory: as `image_sources.image_folder` takes it.
+    directory: as `image_folder.image_folder` takes it.
 
   Returns:
     0 if every image can be read, else 1.
@@ -176,9 +176,9 @@ def check_folder(directory: str) -> int:
   """
   reasons: list[str] = []
   total = 0
-  for split in image_sources.folder_splits(directory):
+  for split in image_folder.folder_splits(directory):
     try:
-      source = image_sources.image_folder(directory, split).source
+      source = image_folder.image_folder(directory, split).source
     except UserError as error:  # Another folder that lies beside the splits.
       print(f"{split}: {error}")
       continue
@@ -188,7 +188,7 @@ def check_folder(directory: str) -> int:
   if not total:
     raise UserError(
       f"no image in {directory}; expected FOLDER/SPLIT/CLASS/*.JPEG, or with"
-      f" {', '.join(image_sources.IMAGE_SUFFIXES)} at the end"
+      f" {', '.join(image_folder.IMAGE_SUFFIXES)} at the end"
     )
   for reason in reasons:
     print(reason)
@@ -264,13 +264,13 @@ def _example_problems(name: str, split: str, data_dir: str) -> list[str]:
   info = tfds_sources.open_prepared(name, split, data_dir).dataset_info
   benchmark, _, task = name.partition("/")
   if benchmark == "glue":
-    source = glue.tfds(task, split, data_dir)
+    source = glue_examples.tfds(task, split, data_dir)
     describe = functools.partial(_texts, source.class_names)
   elif "text" in dict(info.features.items()):
     source = tfds_sources.texts(name, split, data_dir)
     describe = lambda text: f"{len(text):,} characters, {shorten(text, _TEXT)}"
   else:
-    source = image_sources.tfds(name, split, data_dir).source
+    source = tfds.tfds_images(name, split, data_dir).source
     describe = functools.partial(_picture, source.class_names)
   for index in sorted({0, len(source) // 2, len(source) - 1}):
     try:
@@ -287,14 +287,14 @@ def _picture(class_names: Sequence[str], example: Example) -> str:
 
 def _texts(class_names: Sequence[str], example: Example) -> str:
   label = example["label"]
-  if label == glue.UNKNOWN:
+  if label == glue_examples.UNKNOWN:
     said = "secret label"
   else:
     said = class_names[int(label)] if class_names else f"score {label:g}"
   return f"{said}, {' | '.join(shorten(t, _TEXT) for t in example['texts'])}"
 
 
-def _counts(source: image_sources.ImageFolder) -> str:
+def _counts(source: image_folder.ImageFolder) -> str:
   """Images of a split, and the fewest and most of a class."""
   counts = np.bincount(source.labels, minlength=source.num_classes)
   return (
@@ -303,7 +303,7 @@ def _counts(source: image_sources.ImageFolder) -> str:
   )
 
 
-def _unreadable(source: image_sources.ImageFolder) -> list[str]:
+def _unreadable(source: image_folder.ImageFolder) -> list[str]:
   """Reads every image; what is wrong with those that cannot be read."""
   read = functools.partial(_problem, source)
   with ThreadPool(os.cpu_count()) as pool:
@@ -312,7 +312,7 @@ def _unreadable(source: image_sources.ImageFolder) -> list[str]:
     return [reason for reason in bar if reason]
 
 
-def _problem(source: image_sources.ImageFolder, index: int) -> str:
+def _problem(source: image_folder.ImageFolder, index: int) -> str:
   try:
     source[index]
   except UserError as error:

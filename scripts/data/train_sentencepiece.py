@@ -25,7 +25,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import launch
-from perceiver_jax.data.text import byte_tokenizer, text_sources
+from perceiver_jax.data.text import byte_tokenizer, corpora
 from perceiver_jax.errors import UserError
 
 _INPUT = flags.DEFINE_string(
@@ -57,9 +57,9 @@ def main(argv: Sequence[str]) -> None:
     raise UserError("--out is missing; give the file to write")
   path = Path(_OUT.value.removesuffix(".model") + ".model").expanduser()
   documents = (
-    text_sources.make_documents("embedded", split="train")
+    corpora.make_documents("embedded", split="train")
     if _EMBEDDED.value
-    else text_sources.make_documents(
+    else corpora.make_documents(
       "files", split="train", train=_INPUT.value, eval=""
     )
   )
@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
   print(f"{_VOCAB_SIZE.value:,} tokens written to {path}")
 
 
-def lines(documents: text_sources.Documents) -> Iterator[str]:
+def lines(documents: corpora.Documents) -> Iterator[str]:
   """The lines of documents, long ones in parts.
 
   Args:

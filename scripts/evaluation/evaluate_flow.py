@@ -105,7 +105,7 @@ def _prepare_output() -> None:
 
 def _draw(path: Path, pairs: Any, estimate: flow_model.Estimate) -> None:
   """Draws pairs spread evenly over a data set."""
-  from perceiver_jax.data.images import images
+  from perceiver_jax.data.images import codec
   from perceiver_jax.viz import flow_pictures
 
   rows = []
@@ -116,7 +116,7 @@ def _draw(path: Path, pairs: Any, estimate: flow_model.Estimate) -> None:
   # Rows of a sheet are of one size, which the pairs of KITTI are not.
   rows = [row for row in rows if row.truth.shape == rows[0].truth.shape]
   with source.writing(path, "another --pictures"):
-    path.write_bytes(images.encode_png(flow_pictures.sheet(rows)))
+    path.write_bytes(codec.encode_png(flow_pictures.sheet(rows)))
 
 
 def _sources() -> dict[str, Any]:

@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from experiments import launch
 from perceiver_jax.data.core.source import Source
-from perceiver_jax.data.text import glue
+from perceiver_jax.data.text import glue_examples
 from perceiver_jax.errors import UserError
 from perceiver_jax.tasks import glue as glue_task
 from perceiver_jax.tasks import registry as tasks
@@ -130,7 +130,9 @@ def _open(folder: Path) -> _Run:
 def _examples(run: _Run, name: str, split: str) -> Source:
   data = run.config.data
   arguments = data.source_args.to_dict().get(data.source, {})
-  return glue.make_examples(data.source, task=name, split=split, **arguments)
+  return glue_examples.make_examples(
+    data.source, task=name, split=split, **arguments
+  )
 
 
 def _predictions(

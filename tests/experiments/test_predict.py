@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tiny_runs as runs
 
-from perceiver_jax.data.images import images, sources
+from perceiver_jax.data.images import codec, digits, resizing, sources
 from perceiver_jax.tasks import registry as tasks
 from perceiver_jax.training import (
   restore,
@@ -17,15 +17,15 @@ pytestmark = pytest.mark.usefixtures("compile_once")
 @pytest.fixture
 def pictures(tmp_path):
   """Files of three digits: grey, coloured and large."""
-  source = sources.digits("test")
+  source = digits.digits("test")
   made = []
   for number, (index, size) in enumerate([(0, 8), (100, 8), (200, 50)]):
     pixels = np.uint8((source[index]["image"] + 1) * 127.5)
-    pixels = images.resize(pixels, size, size)
+    pixels = resizing.resize(pixels, size, size)
     if number == 1:
       pixels = np.repeat(pixels, 3, axis=2)
     file = tmp_path / f"digit-{number}.png"
-    file.write_bytes(images.encode_png(pixels))
+    file.write_bytes(codec.encode_png(pixels))
     made.append(file)
   return made
 

@@ -16,7 +16,7 @@ from configs import (
   imagenet,
   photos,
 )
-from perceiver_jax.data.images import images
+from perceiver_jax.data.images import codec
 from perceiver_jax.models.perceiver import Outputs
 from perceiver_jax.tasks import registry as tasks
 from perceiver_jax.training import (
@@ -124,7 +124,7 @@ def test_people_see_the_colours_of_the_file(tmp_path):
   rng = np.random.default_rng(0)
   colours = rng.integers(0, 256, (1, 1, 3), np.uint8)
   path = tmp_path / "flat.png"
-  path.write_bytes(images.encode_png(np.tile(colours, (40, 50, 1))))
+  path.write_bytes(codec.encode_png(np.tile(colours, (40, 50, 1))))
   task = _task()  # ImageNet's normalisation, not [-1, 1].
   read = task.read(path)
   assert read.shape == (32, 32, 3)

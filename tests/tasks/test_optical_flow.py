@@ -11,7 +11,7 @@ from configs import optical_flow as config_file
 from perceiver_jax.data.clips import mp4, video
 from perceiver_jax.data.flow import files as flow_files
 from perceiver_jax.data.flow import sources as flow_sources
-from perceiver_jax.data.images import images
+from perceiver_jax.data.images import codec
 from perceiver_jax.errors import UserError
 from perceiver_jax.models.modalities import flow as flow_adapter
 from perceiver_jax.models.perceiver import Outputs
@@ -100,7 +100,7 @@ def test_a_split_without_truth_is_refused(tmp_path, role, name, frames):
   for frame in frames:
     path = tmp_path / part / frame
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(images.encode_png(np.zeros((16, 24, 3), np.uint8)))
+    path.write_bytes(codec.encode_png(np.zeros((16, 24, 3), np.uint8)))
   leaves = {
     f"data__{role}_source": name,
     f"data__{role}_split": "test",
@@ -256,7 +256,7 @@ def test_a_runs_checkpoint_predicts_flow_of_images_and_videos(
   rng = np.random.default_rng(0)
   frames = rng.integers(0, 256, (2, 20, 32, 3), np.uint8)
   for name, frame in zip("ab", frames, strict=True):
-    (tmp_path / f"{name}.png").write_bytes(images.encode_png(frame))
+    (tmp_path / f"{name}.png").write_bytes(codec.encode_png(frame))
   weights = f"--weights={folder / 'model.safetensors'}"
   run = [f"--workdir={folder}", "--checkpoint=best"]
   for name, flags in (("run", run), ("file", [weights])):
@@ -279,7 +279,7 @@ def test_a_run_of_another_task_does_not_predict_flow(refuses, tmp_path):
   config = digits.get_config("smoke")
   workdir.write(tmp_path, config, tasks.make_task(config).metadata())
   picture = tmp_path / "a.png"
-  picture.write_bytes(images.encode_png(np.zeros((8, 8, 3), np.uint8)))
+  picture.write_bytes(codec.encode_png(np.zeros((8, 8, 3), np.uint8)))
   parts = ["image_classification", "optical flow"]
   refuses(
     "predict", "flow", f"--workdir={tmp_path}", picture, picture, parts=parts

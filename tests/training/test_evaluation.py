@@ -6,7 +6,7 @@ import pytest
 from jax import numpy as jnp
 
 from perceiver_jax.data.core import pipeline
-from perceiver_jax.data.images import sources
+from perceiver_jax.data.core.in_memory import InMemoryArrays
 from perceiver_jax.errors import UserError
 from perceiver_jax.training import (
   evaluation,
@@ -83,7 +83,7 @@ def make_state(params, mesh, ema_params=(), shift=0.0):
 
 def batches(examples, size, **shard):
   names = [str(i) for i in range(CLASSES)]
-  source = sources.InMemory(examples, names)
+  source = InMemoryArrays(examples, names)
   return pipeline.eval_dataset(source, global_batch=size, **shard)
 
 

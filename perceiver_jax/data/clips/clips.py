@@ -17,8 +17,8 @@ from typing import (
 
 import numpy as np
 
+from perceiver_jax.data.core.skip_unreadable import SkipUnreadable
 from perceiver_jax.data.core.source import Example
-from perceiver_jax.data.images.image_sources import Tolerant
 from perceiver_jax.errors import UserError
 
 # Pictures or sound may end that much before the clip does. The last picture
@@ -130,7 +130,7 @@ class RandomWindows:
     window: what each is.
     balanced: whether all classes come equally often. Examples are then classes
       in turn, and `read` draws one of the clips of a class.
-    most_unreadable: see `Tolerant`.
+    most_unreadable: see `SkipUnreadable`.
 
   Raises:
     UserError: classes shall come equally often and no clip has one.
@@ -148,7 +148,7 @@ class RandomWindows:
     self.class_names = clips.class_names
     self.num_classes = len(clips.class_names)
     self.in_memory = clips.in_memory
-    self._tolerant = Tolerant(_Clips(clips), most_unreadable, "clip")
+    self._tolerant = SkipUnreadable(_Clips(clips), most_unreadable, "clip")
 
   def __len__(self) -> int:
     return len(self._tolerant)
@@ -163,7 +163,7 @@ class RandomWindows:
 
     Returns:
       What `Clips.read` returns, `label` float32 [P] with 1 at the clip's
-      classes, and `unreadable` of `Tolerant`.
+      classes, and `unreadable` of `SkipUnreadable`.
 
     Raises:
       UserError: too many clips cannot be read.
@@ -184,13 +184,13 @@ def even_windows(
   window: Window,
   count: int,
   most_unreadable: float = _MOST_UNREADABLE,
-) -> Tolerant:
+) -> SkipUnreadable:
   """`EvenWindows` in which the next one stands for one that can't be read.
 
   A clip counts as unreadable if one of its windows is.
   """
   source = EvenWindows(clips, window, count)
-  return Tolerant(source, most_unreadable, "clip", len(clips))
+  return SkipUnreadable(source, most_unreadable, "clip", len(clips))
 
 
 def check_window(settings: Mapping[str, Any]) -> Window:
@@ -235,7 +235,7 @@ def _by_class(labels: Sequence[Sequence[int]]) -> list[np.ndarray]:
 
 
 class _Clips:
-  """Clips as what `Tolerant` asks of a source."""
+  """Clips as what `SkipUnreadable` asks of a source."""
 
   def __init__(self, clips: Clips):
     self.clips = clips

@@ -11,7 +11,7 @@ import numpy as np
 
 from perceiver_jax.data.clips import mel
 from perceiver_jax.data.core.source import Example
-from perceiver_jax.data.images import images, resizing
+from perceiver_jax.data.images import resizing, transforms
 from perceiver_jax.data.images.preprocessing import CROPS
 from perceiver_jax.errors import UserError
 
@@ -91,20 +91,22 @@ class ClipPreprocessing:
 
   def pixels(self, pictures: np.ndarray) -> np.ndarray:
     """Normalised pictures [..., C] as uint8, to look at."""
-    return images.to_pixels(pictures, self._settings["normalization"])
+    return transforms.to_pixels(pictures, self._settings["normalization"])
 
   def _cropped(
     self, pictures: np.ndarray, rng: np.random.Generator
   ) -> np.ndarray:
     if not self.crops_at_random:
       return pictures
-    top, left, height, width = images.inception_crop(*pictures.shape[1:3], rng)
+    top, left, height, width = transforms.inception_crop(
+      *pictures.shape[1:3], rng
+    )
     part = pictures[:, top : top + height, left : left + width]
     size = self._settings["image_size"]
     return np.stack([resizing.resize(p, *size) for p in part])
 
   def _normalized(self, pictures: np.ndarray) -> np.ndarray:
-    return images.normalize(
+    return transforms.normalize(
       pictures.astype(np.float32), self._settings["normalization"]
     )
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from perceiver_jax.data.clips.clips import MISSING, Window
 from perceiver_jax.data.core.source import Example
-from perceiver_jax.data.images import images, resizing
+from perceiver_jax.data.images import codec, resizing
 from perceiver_jax.errors import UserError
 
 _FULL_SCALE = 2**15 - 1
@@ -273,7 +273,7 @@ def _pictures(
   found = {}
   for number in np.unique(numbers):
     data = frames[starts[number] : ends[number]].tobytes()
-    picture = images.decode_image(data, name="a frame")
+    picture = codec.decode_image(data, name="a frame")
     found[number] = resizing.fit(picture, *size) if size else picture
   return np.stack([found[number] for number in numbers])
 

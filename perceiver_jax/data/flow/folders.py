@@ -15,7 +15,7 @@ import numpy as np
 
 from perceiver_jax.data.core.source import Example, check_choice
 from perceiver_jax.data.flow import files as flow_files
-from perceiver_jax.data.images import images
+from perceiver_jax.data.images import codec
 from perceiver_jax.errors import UserError
 
 # Of 40,000 pairs of AutoFlow, how many the held-out split has: every 200th.
@@ -72,7 +72,7 @@ class FlowFolder:
       UserError: a file is missing or damaged, or the sizes differ.
     """
     files = self.files[index]
-    frames = [images.read_image(path) for path in files[:2]]
+    frames = [codec.read_image(path) for path in files[:2]]
     if frames[0].shape != frames[1].shape:
       raise UserError(
         f"{files.first} and {files.second} differ in size; replace them"
@@ -255,7 +255,7 @@ def _occlusion(
   files: Files, flow: np.ndarray, size: tuple[int, int]
 ) -> np.ndarray:
   if files.occlusion is not None:
-    mask = images.read_image(files.occlusion, channels=1)
+    mask = codec.read_image(files.occlusion, channels=1)
     return _of_size(mask, size, files.occlusion)[..., 0] > 0
   if files.visible_flow is not None:
     path = files.visible_flow

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from perceiver_jax.data.core.source import Example, check_choice
-from perceiver_jax.data.images import images
+from perceiver_jax.data.images import codec, resizing
 from perceiver_jax.errors import UserError
 
 
@@ -45,7 +45,7 @@ class Motorcycle:
       )
     folder = Path(spec.submodule_search_locations[0]) / "data"
     frames = [
-      images.read_image(folder / f"motorcycle_{side}.png")
+      codec.read_image(folder / f"motorcycle_{side}.png")
       for side in ("left", "right")
     ]
     with np.load(folder / "motorcycle_disp.npz") as stored:
@@ -60,7 +60,7 @@ class Motorcycle:
     ratio = columns / disparity.shape[1]
     flow = np.stack([-small * np.float32(ratio), small * 0], -1)
     self._example = {
-      "frames": np.stack([images.resize(f, rows, columns) for f in frames]),
+      "frames": np.stack([resizing.resize(f, rows, columns) for f in frames]),
       "flow": flow,
       "occluded": np.zeros(flow.shape[:2], bool),
     }

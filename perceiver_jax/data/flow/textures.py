@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from perceiver_jax.data.images import image_sources, images, photos
+from perceiver_jax.data.images import codec, image_folder, photos, resizing
 from perceiver_jax.errors import UserError
 
 # Every tenth picture of a folder is for held-out pairs.
@@ -82,11 +82,11 @@ class Textures:
       way = cv2.BORDER_REFLECT
       part = cv2.copyMakeBorder(part, 0, below, 0, right, way)
     part = part[:: rng.choice((-1, 1)), :: rng.choice((-1, 1))]
-    return images.resize(np.ascontiguousarray(part), height, width)
+    return resizing.resize(np.ascontiguousarray(part), height, width)
 
   def _photo(self, rng: np.random.Generator) -> np.ndarray:
     if self._paths:
-      return images.read_image(self._paths[rng.integers(len(self._paths))])
+      return codec.read_image(self._paths[rng.integers(len(self._paths))])
     found = _photos(self._split)
     return found[rng.integers(len(found))]
 
@@ -143,7 +143,7 @@ def _folder(directory: str | os.PathLike[str], split: str) -> Sequence[Path]:
   paths = sorted(
     path
     for path in root.rglob("*")
-    if path.suffix.lower() in image_sources.IMAGE_SUFFIXES
+    if path.suffix.lower() in image_folder.IMAGE_SUFFIXES
   )
   if len(paths) < 2:
     raise UserError(

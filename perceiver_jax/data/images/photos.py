@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from perceiver_jax.data.core.source import Example, check_choice
-from perceiver_jax.data.images import images
+from perceiver_jax.data.images import codec, resizing
 from perceiver_jax.errors import UserError
 
 # Package, its folder, and the files in it, whose stems name the classes.
@@ -80,7 +80,7 @@ class PhotoCrops:
     rng = np.random.default_rng((self._seed, index))
     crop = self._crop(self._photos[label], rng)
     return {
-      "image": images.resize(crop, self._size, self._size),
+      "image": resizing.resize(crop, self._size, self._size),
       "label": np.int32(label),
     }
 
@@ -146,7 +146,7 @@ def parts(split: str) -> dict[str, np.ndarray]:
     UserError: there is no such split, or scikit-image is not installed.
   """
   check_choice(split, _SPLITS, "split", "photos")
-  return {path.stem: _part(images.read_image(path), split) for path in _paths()}
+  return {path.stem: _part(codec.read_image(path), split) for path in _paths()}
 
 
 def _paths() -> list[Path]:

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from perceiver_jax.data.images import images, rand_augment
+from perceiver_jax.data.images import codec, rand_augment, resizing, transforms
 from perceiver_jax.errors import UserError
 
 CROPS = ("centre", "inception")
@@ -33,8 +33,8 @@ class Preprocessing:
     self._settings = settings
     for leaf, choices in (
       ("crop", CROPS),
-      ("resize", images.RESIZES),
-      ("normalization", images.NORMALIZATIONS),
+      ("resize", resizing.RESIZES),
+      ("normalization", transforms.NORMALIZATIONS),
     ):
       if settings[leaf] not in choices:
         raise UserError(
@@ -59,7 +59,7 @@ class Preprocessing:
     """
     if image.dtype != np.uint8:
       return image
-    return images.prepare_image(
+    return transforms.prepare_image(
       image,
       self._shape,
       invert=invert,
@@ -72,19 +72,21 @@ class Preprocessing:
     """A random view of a picture; arguments as in `evaluate`."""
     settings = self._settings
     if image.dtype == np.uint8 and settings["crop"] == "inception":
-      top, left, height, width = images.inception_crop(*image.shape[:2], rng)
+      top, left, height, width = transforms.inception_crop(
+        *image.shape[:2], rng
+      )
       image = image[top : top + height, left : left + width]
     if settings["flip"] and rng.random() < 0.5:
       image = cv2.flip(image, 1).reshape(image.shape)
     if image.dtype == np.uint8:
       image = self._augmented(image, rng)
     if any(settings["affine"].values()):
-      image = images.random_affine(image, rng, **settings["affine"])
+      image = transforms.random_affine(image, rng, **settings["affine"])
     return image
 
   def pixels(self, x: np.ndarray) -> np.ndarray:
     """Normalised pictures [..., C] as uint8, to look at."""
-    return images.to_pixels(x, self._settings["normalization"])
+    return transforms.to_pixels(x, self._settings["normalization"])
 
   def _augmented(
     self, image: np.ndarray, rng: np.random.Generator
@@ -92,14 +94,14 @@ class Preprocessing:
     """RandAugment, then what evaluation does but for its crop."""
     if self._settings["rand_augment"]["num_layers"]:
       image = rand_augment.rand_augment(
-        images.to_channels(image, 3), rng, **self._settings["rand_augment"]
+        codec.to_channels(image, 3), rng, **self._settings["rand_augment"]
       )
     if self._settings["crop"] == "centre":
       return self.evaluate(image)
     height, width, channels = self._shape
-    return images.normalize(
-      images.resize_by(
-        images.to_channels(image, channels),
+    return transforms.normalize(
+      resizing.resize_by(
+        codec.to_channels(image, channels),
         height,
         width,
         self._settings["resize"],

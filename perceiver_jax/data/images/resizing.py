@@ -1,4 +1,4 @@
-"""Resizing of pictures: area averages, and TensorFlow's bicubic.
+"""Resizes images: by area averages, or as TensorFlow's bicubic.
 
 Shapes: H height, W width, C channels.
 """

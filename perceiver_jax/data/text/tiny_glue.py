@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from perceiver_jax.data.core.source import check_choice
-from perceiver_jax.data.text import embedded_text
+from perceiver_jax.data.text import python_docs
 
 SPLITS = ("train", "validation", "test")
 # Of a passage. Two of the longest, and what stands between, have 127 bytes.
@@ -50,9 +50,9 @@ def examples(task: str, split: str) -> Examples:
 
 def _documents(split: str) -> Sequence[str]:
   if split == "train":
-    return embedded_text.embedded("train")
+    return python_docs.embedded("train")
   # The held-out documents in turn.
-  return embedded_text.embedded("test")[SPLITS.index(split) - 1 :: 2]
+  return python_docs.embedded("test")[SPLITS.index(split) - 1 :: 2]
 
 
 def _runs(document: str) -> list[list[str]]:

@@ -8,7 +8,7 @@ from hypothesis import (
 from hypothesis import strategies as st
 
 from perceiver_jax.data.core import mixture
-from perceiver_jax.data.text import masked_text
+from perceiver_jax.data.text import masking
 
 _few = settings(max_examples=50, deadline=None)
 
@@ -19,7 +19,7 @@ class Texts(list):
 
 def _mixture(sizes, weights):
   sources = {
-    name: masked_text.Joined(Texts(f"{name}{i}" for i in range(size)), 1)
+    name: masking.Joined(Texts(f"{name}{i}" for i in range(size)), 1)
     for name, size in sizes.items()
   }
   return mixture.Mixture(sources, weights)

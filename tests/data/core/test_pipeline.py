@@ -9,7 +9,7 @@ from hypothesis import (
 from hypothesis import strategies as st
 
 from perceiver_jax.data.core import pipeline
-from perceiver_jax.data.images import sources
+from perceiver_jax.data.core.in_memory import InMemoryArrays
 from perceiver_jax.errors import UserError
 
 
@@ -17,7 +17,7 @@ def _source(length):
   """Examples that tell who they are: example i is labelled i."""
   labels = np.arange(length, dtype=np.int32)
   images = np.repeat(labels.astype(np.float32), 4).reshape(length, 2, 2, 1)
-  return sources.in_memory({"image": images, "label": labels}, ["one class"])
+  return InMemoryArrays({"image": images, "label": labels}, ["one class"])
 
 
 def _draw(example, rng):
@@ -215,7 +215,7 @@ def test_two_worker_processes_make_the_same_batches():
   _assert_same(*passes)
 
 
-class _Damaged(sources.InMemory):
+class _Damaged(InMemoryArrays):
   def __getitem__(self, index):
     if index == 2:
       raise UserError("'x.jpg' is damaged")
@@ -288,7 +288,7 @@ def test_eval_batches_hold_what_is_promised():
 def test_eval_does_not_count_what_replaces_an_unreadable_example():
   arrays = {"label": np.arange(5), "unreadable": np.float32([0, 1, 0, 0, 1])}
   dataset = pipeline.eval_dataset(
-    sources.in_memory(arrays, ["one class"]),
+    InMemoryArrays(arrays, ["one class"]),
     global_batch=4,
     # Nothing of it has to be left by the transform.
     transform=lambda example: {"label": example["label"]},

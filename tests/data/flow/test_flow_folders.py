@@ -6,7 +6,7 @@ import pytest
 
 from perceiver_jax.data.flow import files as flow_files
 from perceiver_jax.data.flow import sources as flow_sources
-from perceiver_jax.data.images import images
+from perceiver_jax.data.images import codec
 from perceiver_jax.errors import UserError
 
 SIZE = (6, 9)
@@ -29,7 +29,7 @@ def write(path, content):
   elif path.suffix == ".ppm":
     cv2.imwrite(str(path), content[..., ::-1])
   else:
-    path.write_bytes(images.encode_png(content))
+    path.write_bytes(codec.encode_png(content))
 
 
 def sintel(root):

@@ -15,7 +15,7 @@ from perceiver_jax.data.flow import render as flow_render
 from perceiver_jax.data.flow import scene as flow_scene
 from perceiver_jax.data.flow import textures as flow_textures
 from perceiver_jax.data.flow.textures import Textures
-from perceiver_jax.data.images import images
+from perceiver_jax.data.images import codec
 from perceiver_jax.errors import UserError
 
 HEIGHT, WIDTH = 96, 128
@@ -248,7 +248,7 @@ def test_smeared_objects_are_not_cut_off():
 def test_textures_of_a_folder(tmp_path):
   for i in range(12):
     grey = np.full((20, 30, 3), 10 * i, np.uint8)
-    (tmp_path / f"{i:02}.png").write_bytes(images.encode_png(grey))
+    (tmp_path / f"{i:02}.png").write_bytes(codec.encode_png(grey))
   found = {
     split: {p.name for p in Textures(split, tmp_path)._paths}
     for split in ("train", "test")

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from perceiver_jax.data.images import images, photos
+from perceiver_jax.data.images import codec, photos, resizing
 from perceiver_jax.errors import UserError
 
 
@@ -54,7 +54,7 @@ def _ramp(monkeypatch):
   """Replaces every photo by one whose red is its column."""
   columns = np.arange(200, dtype=np.uint8)
   photo = np.broadcast_to(columns[None, :, None], (90, 200, 3))
-  monkeypatch.setattr(images, "read_image", lambda path: photo)
+  monkeypatch.setattr(codec, "read_image", lambda path: photo)
 
 
 def test_test_crops_come_from_the_right_third_and_train_crops_do_not(
@@ -86,7 +86,7 @@ def test_photos_can_be_told_apart_on_parts_never_seen():
   def features(split):
     source = photos.photos(split, num_train=600, num_test=200)
     examples = [source[i] for i in range(len(source))]
-    x = [np.ravel(images.resize(e["image"], 2, 2)) for e in examples]
+    x = [np.ravel(resizing.resize(e["image"], 2, 2)) for e in examples]
     return np.array(x, np.float32), np.array([e["label"] for e in examples])
 
   (x, labels), (test_x, test_labels) = features("train"), features("test")

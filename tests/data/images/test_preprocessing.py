@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from configs import base
-from perceiver_jax.data.images import images, rand_augment
+from perceiver_jax.data.images import rand_augment, transforms
 from perceiver_jax.data.images.preprocessing import Preprocessing
 from perceiver_jax.errors import UserError
 
@@ -29,7 +29,7 @@ def _rng(seed=0):
 def test_by_default_training_sees_what_evaluation_sees():
   prepare = Preprocessing(_SHAPE, _settings())
   image = _picture()
-  want = images.prepare_image(image, _SHAPE)
+  want = transforms.prepare_image(image, _SHAPE)
   np.testing.assert_array_equal(prepare.evaluate(image), want)
   np.testing.assert_array_equal(prepare.train(image, _rng()), want)
 

@@ -12,7 +12,7 @@ from pictures import (
   quarters,
 )
 
-from perceiver_jax.data.images import images
+from perceiver_jax.data.images import resizing
 from perceiver_jax.errors import UserError
 
 # resize
@@ -20,12 +20,12 @@ from perceiver_jax.errors import UserError
 
 def test_resize_averages_on_the_way_down():
   fine = np.indices((8, 8)).sum(0)[..., None] % 2 * 200
-  small = images.resize(fine.astype(np.uint8), 4, 2)
+  small = resizing.resize(fine.astype(np.uint8), 4, 2)
   close(small, np.full((4, 2, 1), 100))
 
 
 def test_resize_keeps_the_place_of_things_on_the_way_up():
-  large = images.resize(quarters(8, 8), 64, 64)
+  large = resizing.resize(quarters(8, 8), 64, 64)
   close(large[[0, -1]][:, [0, -1]], QUARTERS)
 
 
@@ -37,7 +37,7 @@ def test_resize_keeps_the_place_of_things_on_the_way_up():
 )
 def test_resize_gives_any_size_and_keeps_flat_pictures_flat(sizes, c, dtype):
   height, width, rows, columns = sizes
-  out = images.resize(np.full((height, width, c), 37, dtype), rows, columns)
+  out = resizing.resize(np.full((height, width, c), 37, dtype), rows, columns)
   assert out.dtype == dtype
   close(out, np.full((rows, columns, c), 37), 1e-3)
 
@@ -79,7 +79,7 @@ def _reference(image, height, width):
 def test_cubic_resize_is_the_sum_it_is_defined_by(sizes, c, dtype, seed):
   rows, columns, height, width = sizes
   image = noise(rows, columns, c, seed=seed).astype(dtype)
-  out = images.cubic_resize(image, height, width)
+  out = resizing.cubic_resize(image, height, width)
   assert out.dtype == np.float32
   close(out, _reference(image, height, width), 1e-3)
 
@@ -87,26 +87,26 @@ def test_cubic_resize_is_the_sum_it_is_defined_by(sizes, c, dtype, seed):
 def test_cubic_resize_of_a_part_of_a_picture():
   image = noise(200, 60, 3)
   part = image[5:170, 7:59]
-  close(images.cubic_resize(part, 22, 30), _reference(part, 22, 30), 1e-3)
+  close(resizing.cubic_resize(part, 22, 30), _reference(part, 22, 30), 1e-3)
   turned = image[:, ::-1]
-  close(images.cubic_resize(turned, 22, 30), _reference(turned, 22, 30), 1e-3)
+  close(resizing.cubic_resize(turned, 22, 30), _reference(turned, 22, 30), 1e-3)
 
 
 def test_cubic_resize_to_the_same_size_changes_nothing():
   image = noise(9, 7, 3)
-  close(images.cubic_resize(image, 9, 7), image)
+  close(resizing.cubic_resize(image, 9, 7), image)
 
 
 @pytest.mark.parametrize("size", [(3, 4), (37, 41), (200, 5)])
 def test_cubic_resize_keeps_flat_pictures_flat(size):
   flat = np.full((30, 40, 3), 255, np.uint8)
-  close(images.cubic_resize(flat, *size), np.full((*size, 3), 255), 1e-4)
+  close(resizing.cubic_resize(flat, *size), np.full((*size, 3), 255), 1e-4)
 
 
 @pytest.mark.parametrize("width", [13, 150])
 def test_cubic_resize_keeps_slopes_inside(width):
   slope = np.tile(np.arange(50, dtype=np.float32) * 4 + 20, (5, 1))[..., None]
-  out = images.cubic_resize(slope, 5, width)[2, :, 0]
+  out = resizing.cubic_resize(slope, 5, width)[2, :, 0]
   place = (np.arange(width) + 0.5) * 50 / width - 0.5
   inside = (place >= 1) & (place <= 48)
   assert inside.sum() > width / 2
@@ -116,7 +116,7 @@ def test_cubic_resize_keeps_slopes_inside(width):
 def test_cubic_resize_overshoots_at_edges_and_is_not_clamped():
   edge = np.zeros((8, 8, 1), np.uint8)
   edge[:, 4:] = 255
-  out = images.cubic_resize(edge, 8, 32)
+  out = resizing.cubic_resize(edge, 8, 32)
   # At 3/8 of a pixel from black the kernel's negative side weighs most.
   assert out.min() == pytest.approx(-255 * 9 / 128, abs=3)
   assert out.max() == pytest.approx(255 * (1 + 9 / 128), abs=3)
@@ -124,9 +124,9 @@ def test_cubic_resize_overshoots_at_edges_and_is_not_clamped():
 
 def test_resize_by_names_the_methods():
   image = noise(6, 8, 3)
-  close(images.resize_by(image, 3, 4, "area"), images.resize(image, 3, 4))
-  cubic = images.cubic_resize(image, 3, 4)
-  close(images.resize_by(image, 3, 4, "cubic"), cubic)
-  assert tuple(images.RESIZES) == ("area", "cubic")
+  close(resizing.resize_by(image, 3, 4, "area"), resizing.resize(image, 3, 4))
+  cubic = resizing.cubic_resize(image, 3, 4)
+  close(resizing.resize_by(image, 3, 4, "cubic"), cubic)
+  assert tuple(resizing.RESIZES) == ("area", "cubic")
   with pytest.raises(UserError, match="'nearest'; give area or cubic"):
-    images.resize_by(image, 3, 4, "nearest")
+    resizing.resize_by(image, 3, 4, "nearest")

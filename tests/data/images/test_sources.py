@@ -2,14 +2,15 @@ import numpy as np
 import pytest
 import tiny_tfds
 
-from perceiver_jax.data.images import images, sources
+from perceiver_jax.data.core.in_memory import InMemoryArrays
+from perceiver_jax.data.images import codec, digits, sources
 from perceiver_jax.errors import UserError
 
 # digits
 
 
 def test_digits_splits_have_the_published_sizes_and_share_no_image():
-  train, test = sources.digits("train"), sources.digits("test")
+  train, test = digits.digits("train"), digits.digits("test")
   assert (len(train), len(test)) == (1437, 360)
 
   def pictures(source):
@@ -22,7 +23,7 @@ def test_digits_splits_have_the_published_sizes_and_share_no_image():
 def test_digits_test_split_holds_a_fifth_of_every_class():
   counts = []
   for split in ("train", "test"):
-    source = sources.digits(split)
+    source = digits.digits(split)
     labels = [int(source[i]["label"]) for i in range(len(source))]
     counts.append(np.bincount(labels, minlength=10))
   share = counts[1] / (counts[0] + counts[1])
@@ -30,7 +31,7 @@ def test_digits_test_split_holds_a_fifth_of_every_class():
 
 
 def test_digits_examples_are_light_ink_in_minus_one_to_one():
-  source = sources.digits("train")
+  source = digits.digits("train")
   pixels = np.stack([source[i]["image"] for i in range(len(source))])
   assert pixels.shape[1:] == (8, 8, 1)
   assert pixels.dtype == np.float32
@@ -43,7 +44,7 @@ def test_digits_examples_are_light_ink_in_minus_one_to_one():
 
 def test_digits_labels_fit_the_pictures():
   # Nearest neighbour in the training split is about 98 % right on this set.
-  train, test = sources.digits("train"), sources.digits("test")
+  train, test = digits.digits("train"), digits.digits("test")
   a, b = (
     np.stack([s[i]["image"].ravel() for i in range(len(s))])
     for s in (train, test)
@@ -55,14 +56,14 @@ def test_digits_labels_fit_the_pictures():
 
 def test_digits_names_the_splits_there_are():
   with pytest.raises(UserError, match=r"'val' for digits.*train, test"):
-    sources.digits("val")
+    digits.digits("val")
 
 
 # in_memory
 
 
 def test_in_memory_gives_copies():
-  source = sources.in_memory({"image": np.zeros((3, 2, 2, 1))}, ["a"])
+  source = InMemoryArrays({"image": np.zeros((3, 2, 2, 1))}, ["a"])
   source[1]["image"][:] = 7
   assert not source[1]["image"].any()
   assert len(source) == 3
@@ -72,12 +73,12 @@ def test_in_memory_gives_copies():
 @pytest.mark.parametrize("arrays", [{}, {"image": np.zeros((0, 2))}])
 def test_in_memory_refuses_no_example(arrays):
   with pytest.raises(UserError, match="empty dataset"):
-    sources.in_memory(arrays, ["a"])
+    InMemoryArrays(arrays, ["a"])
 
 
 def test_in_memory_refuses_arrays_of_different_lengths():
   with pytest.raises(ValueError, match="differ in length"):
-    sources.in_memory({"image": np.zeros(3), "label": np.zeros(2)}, ["a"])
+    InMemoryArrays({"image": np.zeros(3), "label": np.zeros(2)}, ["a"])
 
 
 # make_source
@@ -101,7 +102,7 @@ def test_make_source_says_what_can_be_given(name, kwargs, message):
 
 
 def test_make_source_makes_every_source(tmp_path):
-  picture = images.encode_png(np.zeros((4, 6, 3), np.uint8))
+  picture = codec.encode_png(np.zeros((4, 6, 3), np.uint8))
   file = tmp_path / "folder/test/cat/a.png"
   file.parent.mkdir(parents=True)
   file.write_bytes(picture)

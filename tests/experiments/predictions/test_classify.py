@@ -7,7 +7,7 @@ import pytest
 import tiny_weights
 
 from perceiver_jax import weights
-from perceiver_jax.data.images import images
+from perceiver_jax.data.images import codec
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
@@ -22,7 +22,7 @@ def picture(tmp_path):
   file = tmp_path / "noise.png"
   # 224 of 256 rows and columns are kept: 8 of 9.
   whole = np.pad(pixels, ((0, 1), (0, 1), (0, 0)))
-  file.write_bytes(images.encode_png(whole))
+  file.write_bytes(codec.encode_png(whole))
   return file, pixels
 
 
@@ -65,7 +65,7 @@ def test_a_large_picture_is_cropped_and_resized(call, weight_file, tmp_path):
   pixels = np.zeros((4 * SIZE, 6 * SIZE, 3), np.uint8)
   pixels[..., 1] = 200
   path = tmp_path / "green.png"
-  path.write_bytes(images.encode_png(pixels))
+  path.write_bytes(codec.encode_png(pixels))
   done = call(*arguments(file, "--top=7", path))
   probabilities = expected(file, pixels[:SIZE, :SIZE])
   found = {line.split()[1]: line.split()[2] for line in

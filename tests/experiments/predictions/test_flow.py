@@ -8,7 +8,7 @@ from experiments.predictions import flow as flow_command
 from perceiver_jax import weights
 from perceiver_jax.data.clips import mp4, video
 from perceiver_jax.data.flow import files as flow_files
-from perceiver_jax.data.images import images
+from perceiver_jax.data.images import codec
 from perceiver_jax.evaluation import tiling
 from perceiver_jax.models.modalities import flow as flow_adapter
 from perceiver_jax.viz import flow_colors
@@ -27,7 +27,7 @@ def pair(tmp_path):
     frames = rng.integers(0, 256, (2, height, width, 3), np.uint8)
     paths = [tmp_path / "first.png", tmp_path / "second.png"]
     for path, frame in zip(paths, frames, strict=True):
-      path.write_bytes(images.encode_png(frame))
+      path.write_bytes(codec.encode_png(frame))
     return paths, frames
 
   return make
@@ -77,7 +77,7 @@ def test_the_files_hold_the_models_flow(
   np.testing.assert_allclose(exact, want, rtol=1e-3, atol=1e-3)
   kitti = flow_files.read_flow(tmp_path / "o" / "first-kitti.png")
   np.testing.assert_allclose(kitti, exact, atol=0.5 / 64 + 1e-6)
-  picture = images.read_image(tmp_path / "o" / "first-flow.png")
+  picture = codec.read_image(tmp_path / "o" / "first-flow.png")
   np.testing.assert_array_equal(picture, flow_colors.flow_to_rgb(exact))
   longest = np.hypot(*np.moveaxis(exact, 2, 0)).max()
   assert done.out.splitlines() == [
@@ -170,7 +170,7 @@ def test_bad_input_is_one_line(
 ):
   pair(30, 40)
   other = np.zeros((30, 20, 3), np.uint8)
-  (tmp_path / "other.png").write_bytes(images.encode_png(other))
+  (tmp_path / "other.png").write_bytes(codec.encode_png(other))
   mp4.write_video(tmp_path / "still.mp4", [other], 25.0)
   flag = f"--weights={weight_file('flow')}"
   refuses("predict", "flow", flag, *arguments, parts=parts)

@@ -4,7 +4,7 @@ import grain  # noqa: F401  (here, or its flags are gone after the first script)
 import numpy as np
 import pytest
 
-from perceiver_jax.data.images import images
+from perceiver_jax.data.images import codec
 
 _STAGES = ["decode", "crop", "RandAugment", "resize", "normalise"]
 _COLUMNS = ["stage", "ms", "images/s", "so far", "so far without RandAugment"]
@@ -15,7 +15,7 @@ _QUICK = [
 
 def _picture(height=40, width=60):
   rng = np.random.default_rng(0)
-  return images.encode_png(rng.integers(0, 256, (height, width, 3), np.uint8))
+  return codec.encode_png(rng.integers(0, 256, (height, width, 3), np.uint8))
 
 
 def test_a_row_a_stage_and_the_pipeline(script, tmp_path):

@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from perceiver_jax.data.text import text_sources, tokenizers
+from perceiver_jax.data.text import corpora, tokenizers
 from perceiver_jax.errors import UserError
 
 # Everything that has been lost or glued together before.
@@ -30,13 +30,13 @@ def test_the_vocabulary_has_the_size_that_was_asked_for(trained):
 
 def test_any_text_comes_back(trained):
   tokenizer, _ = trained
-  for text in (_TEXT, *text_sources.embedded("test")[:20]):
+  for text in (_TEXT, *corpora.embedded("test")[:20]):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 def test_tokens_are_fewer_than_bytes(trained):
   tokenizer, _ = trained
-  text = "".join(text_sources.embedded("test"))
+  text = "".join(corpora.embedded("test"))
   assert len(tokenizer.encode(text)) < 0.8 * len(text.encode())
 
 
@@ -51,7 +51,7 @@ def test_words_are_those_between_white_space(trained):
 
 
 def test_files_give_the_same_model_every_time(script, trained, tmp_path):
-  (tmp_path / "a.txt").write_text("\n".join(text_sources.embedded("train")))
+  (tmp_path / "a.txt").write_text("\n".join(corpora.embedded("train")))
   outs = []
   for name in ("one", "two.model"):
     done = script(

@@ -10,7 +10,7 @@ from jax import numpy as jnp
 
 from perceiver_jax import weights
 from perceiver_jax.data.flow import files as flow_files
-from perceiver_jax.data.images import images
+from perceiver_jax.data.images import codec
 from perceiver_jax.evaluation import (
   flow_benchmark,
   tiling,
@@ -51,7 +51,7 @@ def picture(seed):
 
 def write(path, image):
   path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_bytes(images.encode_png(image))
+  path.write_bytes(codec.encode_png(image))
 
 
 def sintel(root, part):
@@ -106,7 +106,7 @@ def test_pairs_that_need_no_folder(script, flag, tmp_path):
   assert "motorcycle: 1 pairs" in done.out
   assert "Farneback" not in done.out
   four, one = (
-    images.read_image(tmp_path / f"{name}.png").shape[0]
+    codec.read_image(tmp_path / f"{name}.png").shape[0]
     for name in ("rendered", "motorcycle")
   )
   assert four > 2 * one

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from perceiver_jax.data.core import pipeline
-from perceiver_jax.data.images import sources
+from perceiver_jax.data.core.in_memory import InMemoryArrays
 from perceiver_jax.tasks import registry as tasks
 from perceiver_jax.training import step
 from perceiver_jax.training.logs import results, run_summary, writers
@@ -123,7 +123,7 @@ def test_large_outputs_are_of_fewer_examples(run, shown, monkeypatch):
 
 
 def test_copies_that_fill_a_batch_are_not_shown(run, monkeypatch):
-  few = sources.InMemory(
+  few = InMemoryArrays(
     {
       "image": np.zeros((5, 8, 8, 1), np.float32),
       "label": np.arange(5, dtype=np.int32),

@@ -13,7 +13,7 @@ from PIL import (
   ImageOps,
 )
 
-from perceiver_jax.data.images import images
+from perceiver_jax.data.images import codec
 from perceiver_jax.errors import UserError
 
 # read_image
@@ -25,8 +25,8 @@ def test_read_image_gives_rgb(tmp_path, suffix):
   lossless = {"lossless": True} if suffix == "webp" else {}
   quality = {"quality": 98, "subsampling": 0} if suffix == "jpg" else {}
   Image.fromarray(quarters()).save(path, **lossless, **quality)
-  close(images.read_image(path), quarters(), 4 if quality else 0)
-  close(images.read_image(str(path)), quarters(), 4 if quality else 0)
+  close(codec.read_image(path), quarters(), 4 if quality else 0)
+  close(codec.read_image(str(path)), quarters(), 4 if quality else 0)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
@@ -39,7 +39,7 @@ def test_read_image_turns_pictures_upright(tmp_path, suffix, orientation):
   with Image.open(path) as stored:
     upright = np.asarray(ImageOps.exif_transpose(stored).convert("RGB"))
   # Pillow and OpenCV round colours differently by a few levels.
-  close(images.read_image(path), upright, 4)
+  close(codec.read_image(path), upright, 4)
 
 
 def test_read_image_turns_16_bit_grey_upright(tmp_path):
@@ -48,19 +48,19 @@ def test_read_image_turns_16_bit_grey_upright(tmp_path):
   levels = np.arange(6, dtype=np.uint16).reshape(2, 3) * 257
   Image.fromarray(levels).save(tmp_path / "x.png", exif=exif)
   upright = np.array([[3, 0], [4, 1], [5, 2]])
-  close(images.read_image(tmp_path / "x.png", 1)[..., 0], upright)
+  close(codec.read_image(tmp_path / "x.png", 1)[..., 0], upright)
 
 
 def test_read_image_of_grey(tmp_path):
   grey = np.arange(20, dtype=np.uint8).reshape(4, 5, 1)
   cv2.imwrite(str(tmp_path / "x.png"), grey)
-  close(images.read_image(tmp_path / "x.png", 1), grey)
-  close(images.read_image(tmp_path / "x.png"), grey.repeat(3, axis=2))
+  close(codec.read_image(tmp_path / "x.png", 1), grey)
+  close(codec.read_image(tmp_path / "x.png"), grey.repeat(3, axis=2))
 
 
 def test_read_image_in_grey_weighs_colours_as_eyes_do(tmp_path):
   Image.fromarray(quarters()).save(tmp_path / "x.png")
-  grey = images.read_image(tmp_path / "x.png", 1)
+  grey = codec.read_image(tmp_path / "x.png", 1)
   assert grey.shape == (32, 48, 1)
   luma = np.array([[76, 150], [29, 128]])
   close(grey[[0, -1]][:, [0, -1], 0], luma, 1)
@@ -75,13 +75,13 @@ def test_read_image_composites_on_white(tmp_path, mode):
   picture.save(tmp_path / "x.png")
   # 255 * 0.6 + 100 * 0.4 = 193.
   expected = np.array([[[255], [193], [100]]]).repeat(3, axis=2)
-  close(images.read_image(tmp_path / "x.png"), expected)
+  close(codec.read_image(tmp_path / "x.png"), expected)
 
 
 def test_read_image_of_a_palette(tmp_path):
   picture = Image.fromarray(quarters()).quantize(4)
   picture.save(tmp_path / "x.png")
-  close(images.read_image(tmp_path / "x.png"), quarters(), 1)
+  close(codec.read_image(tmp_path / "x.png"), quarters(), 1)
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (2, 3, 3), (2, 3, 4)])
@@ -89,13 +89,13 @@ def test_read_image_scales_16_bits_to_8(tmp_path, shape):
   levels = np.full(shape, 200 * 257 + 100, np.uint16)
   levels[..., 3:] = 65535
   cv2.imwrite(str(tmp_path / "x.png"), levels)
-  close(images.read_image(tmp_path / "x.png"), np.full((2, 3, 3), 200))
+  close(codec.read_image(tmp_path / "x.png"), np.full((2, 3, 3), 200))
 
 
 def test_read_image_of_a_cmyk_jpeg(tmp_path):
   picture = Image.fromarray(quarters()).convert("CMYK")
   picture.save(tmp_path / "x.jpg", quality=98, subsampling=0)
-  close(images.read_image(tmp_path / "x.jpg"), quarters(), 6)
+  close(codec.read_image(tmp_path / "x.jpg"), quarters(), 6)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp"])
@@ -106,7 +106,7 @@ def test_read_image_refuses_a_truncated_file(tmp_path, suffix, kept):
   data = path.read_bytes()
   path.write_bytes(data[: int(kept * len(data))])
   with pytest.raises(UserError, match=rf"x\.{suffix}.*damaged, incomplete"):
-    images.read_image(path)
+    codec.read_image(path)
 
 
 def test_read_image_says_what_is_wrong_in_a_line(tmp_path):
@@ -122,14 +122,14 @@ def test_read_image_says_what_is_wrong_in_a_line(tmp_path):
   }
   for name, reason in reasons.items():
     with pytest.raises(UserError, match=f"{name}.*{reason}") as error:
-      images.read_image(tmp_path / name)
+      codec.read_image(tmp_path / name)
     assert "\n" not in str(error.value)
 
 
 def test_read_image_leaves_no_noise_on_stderr(tmp_path, capfd):
-  (tmp_path / "x.png").write_bytes(images.encode_png(quarters())[:60])
+  (tmp_path / "x.png").write_bytes(codec.encode_png(quarters())[:60])
   with pytest.raises(UserError):
-    images.read_image(tmp_path / "x.png")
+    codec.read_image(tmp_path / "x.png")
   assert capfd.readouterr().err == ""
 
 
@@ -152,8 +152,8 @@ def test_decode_image_is_what_read_image_gives(tmp_path):
   data = _encoded(Image.fromarray(_smooth()))
   (tmp_path / "x.jpg").write_bytes(data)
   for channels in (1, 3):
-    decoded = images.decode_image(data, channels)
-    close(decoded, images.read_image(tmp_path / "x.jpg", channels))
+    decoded = codec.decode_image(data, channels)
+    close(decoded, codec.read_image(tmp_path / "x.jpg", channels))
 
 
 # The Adobe marker's last byte says how four components are stored.
@@ -178,36 +178,36 @@ def test_decode_image_of_cmyk_is_within_2_levels_of_pillow(transform):
   data = _stored_as(_encoded(picture, quality=95, subsampling=0), transform)
   expected = Image.open(io.BytesIO(data))
   assert expected.mode == "CMYK"
-  close(images.decode_image(data), np.asarray(expected.convert("RGB")), 2)
+  close(codec.decode_image(data), np.asarray(expected.convert("RGB")), 2)
 
 
 def test_decode_image_of_a_grey_jpeg():
   grey = _smooth()[..., 0]
   data = _encoded(Image.fromarray(grey), quality=95)
-  close(images.decode_image(data, 1)[..., 0], grey, 4)
-  close(images.decode_image(data), images.decode_image(data, 1).repeat(3, -1))
+  close(codec.decode_image(data, 1)[..., 0], grey, 4)
+  close(codec.decode_image(data), codec.decode_image(data, 1).repeat(3, -1))
 
 
 def test_decode_image_goes_by_the_content_not_the_name(tmp_path):
   # As one image of ImageNet.
   path = tmp_path / "n02105855_2933.JPEG"
   Image.fromarray(quarters()).save(path, "PNG")
-  close(images.decode_image(path.read_bytes(), name=str(path)), quarters())
-  close(images.read_image(path), quarters())
+  close(codec.decode_image(path.read_bytes(), name=str(path)), quarters())
+  close(codec.read_image(path), quarters())
 
 
 def test_decode_image_of_16_bit_pngs():
   levels = np.array([[0, 128, 129, 65535]], np.uint16)
   data = _encoded(Image.fromarray(levels), "PNG")
   # 257 levels of 16 bits are one of 8.
-  close(images.decode_image(data, 1)[..., 0], np.array([[0, 0, 1, 255]]))
+  close(codec.decode_image(data, 1)[..., 0], np.array([[0, 0, 1, 255]]))
 
 
 def test_decode_image_of_palettes():
   picture = Image.fromarray(quarters()).quantize(4)
-  close(images.decode_image(_encoded(picture, "PNG")), quarters(), 1)
+  close(codec.decode_image(_encoded(picture, "PNG")), quarters(), 1)
   grey = picture.getpixel((47, 31))
-  clear = images.decode_image(_encoded(picture, "PNG", transparency=grey))
+  clear = codec.decode_image(_encoded(picture, "PNG", transparency=grey))
   close(clear[:16], quarters()[:16], 1)
   close(clear[16:, 24:], np.full((16, 24, 3), 255))
 
@@ -215,13 +215,13 @@ def test_decode_image_of_palettes():
 def test_decode_image_of_one_bit():
   bits = np.array([[True, False, True]])
   data = _encoded(Image.fromarray(bits), "PNG")
-  close(images.decode_image(data, 1)[..., 0], bits * 255)
+  close(codec.decode_image(data, 1)[..., 0], bits * 255)
 
 
 def test_decode_image_composites_alpha_on_white():
   picture = np.full((2, 2, 4), [100, 0, 200, 102], np.uint8)
   picture[0, 0, 3] = 255
-  out = images.decode_image(_encoded(Image.fromarray(picture), "PNG"))
+  out = codec.decode_image(_encoded(Image.fromarray(picture), "PNG"))
   # 255 * 0.6 + 100 * 0.4 = 193, and so on.
   close(out[1, 1], np.array([193, 153, 233]))
   close(out[0, 0], np.array([100, 0, 200]))
@@ -233,13 +233,13 @@ def test_decode_image_names_what_it_cannot_decode(kind, kept):
   data = _encoded(Image.fromarray(noise(40, 40, 3)), kind)
   size = kept if isinstance(kept, int) else int(kept * len(data))
   with pytest.raises(UserError, match=r"train/7\.JPEG.*damaged") as error:
-    images.decode_image(data[:size], name="train/7.JPEG")
+    codec.decode_image(data[:size], name="train/7.JPEG")
   assert "\n" not in str(error.value)
 
 
 def test_decode_image_calls_an_image_without_a_name_the_image():
   with pytest.raises(UserError, match="the image cannot be read"):
-    images.decode_image(b"\xff\xd8nothing")
+    codec.decode_image(b"\xff\xd8nothing")
 
 
 # to_channels
@@ -247,10 +247,10 @@ def test_decode_image_calls_an_image_without_a_name_the_image():
 
 def test_to_channels_refuses_what_is_no_picture():
   with pytest.raises(ValueError, match="must be 1 or 3, got 4"):
-    images.to_channels(np.zeros((2, 2, 3), np.uint8), 4)
+    codec.to_channels(np.zeros((2, 2, 3), np.uint8), 4)
   for shape in ((2,), (2, 2, 2), (1, 2, 2, 3)):
     with pytest.raises(ValueError, match="not a grey, RGB or RGBA image"):
-      images.to_channels(np.zeros(shape, np.uint8), 3)
+      codec.to_channels(np.zeros(shape, np.uint8), 3)
 
 
 # encode_png
@@ -260,17 +260,17 @@ def test_to_channels_refuses_what_is_no_picture():
 def test_encode_png_comes_back_as_it_went(tmp_path, channels):
   rng = np.random.default_rng(1)
   picture = rng.integers(0, 256, (5, 7, channels), np.uint8)
-  (tmp_path / "x.png").write_bytes(images.encode_png(picture))
-  close(images.read_image(tmp_path / "x.png", channels), picture)
+  (tmp_path / "x.png").write_bytes(codec.encode_png(picture))
+  close(codec.read_image(tmp_path / "x.png", channels), picture)
 
 
 def test_encode_png_keeps_alpha_and_the_order_of_colours(tmp_path):
   picture = np.full((2, 2, 4), [1, 2, 3, 4], np.uint8)
-  (tmp_path / "x.png").write_bytes(images.encode_png(picture))
+  (tmp_path / "x.png").write_bytes(codec.encode_png(picture))
   with Image.open(tmp_path / "x.png") as stored:
     close(np.asarray(stored), picture)
 
 
 def test_encode_png_refuses_floats():
   with pytest.raises(ValueError, match="must be uint8, got float64"):
-    images.encode_png(np.zeros((2, 2)))
+    codec.encode_png(np.zeros((2, 2)))

@@ -10,7 +10,7 @@ import pytest
 import tiny_tfds
 import zstandard
 
-from perceiver_jax.data.text import embedded_text, text_sources
+from perceiver_jax.data.text import corpora, python_docs
 from perceiver_jax.errors import UserError
 
 
@@ -37,7 +37,7 @@ _compressions = pytest.mark.parametrize("suffix", _PACK)
 
 def _all(pattern, **kwargs):
   """All documents: the pattern is held out as a whole."""
-  source = text_sources.files("", "test", eval=str(pattern), **kwargs)
+  source = corpora.files("", "test", eval=str(pattern), **kwargs)
   return [source[i] for i in range(len(source))]
 
 
@@ -50,10 +50,10 @@ def _write(path, texts):
 
 
 def test_embedded_splits_are_apart_and_always_the_same():
-  train = text_sources.embedded("train")
-  test = text_sources.embedded("test")
+  train = corpora.embedded("train")
+  test = corpora.embedded("test")
   assert train.in_memory
-  assert list(train) == list(text_sources.embedded("train"))
+  assert list(train) == list(corpora.embedded("train"))
   assert not _paragraphs(train) & _paragraphs(test)
   assert len(test) == (len(train) + len(test)) // 10
   assert sum(map(len, train)) > 300_000
@@ -74,12 +74,12 @@ def test_embedded_documents_are_whole_paragraphs(monkeypatch):
     "third": "\n\n".join([short, *(f"{i}" * 1500 for i in range(9))]),
   }
   monkeypatch.setattr(topics, "topics", fake)
-  train = list(text_sources.embedded("train"))
+  train = list(corpora.embedded("train"))
   numbered = [f"{i}" * 1500 for i in range(9)]
   held_out = numbered.pop(7)
   # What a topic repeats of an earlier one is left out.
   assert train == [f"{long}\n\n{short}", "rest", *numbered]
-  assert list(text_sources.embedded("test")) == [held_out]
+  assert list(corpora.embedded("test")) == [held_out]
 
 
 def test_docstrings_follow_the_documentation(monkeypatch, tmp_path):
@@ -91,14 +91,12 @@ def test_docstrings_follow_the_documentation(monkeypatch, tmp_path):
   (tmp_path / "test").mkdir()
   (tmp_path / "test" / "c.py").write_text('"""Of a test."""')
   monkeypatch.setattr(
-    embedded_text.sysconfig, "get_path", lambda name: str(tmp_path)
+    python_docs.sysconfig, "get_path", lambda name: str(tmp_path)
   )
-  embedded_text._docstrings.cache_clear()
-  splits = [
-    text_sources.embedded(s, docstrings=True) for s in ("train", "test")
-  ]
-  embedded_text._docstrings.cache_clear()
-  plain = [text_sources.embedded(s) for s in ("train", "test")]
+  python_docs._docstrings.cache_clear()
+  splits = [corpora.embedded(s, docstrings=True) for s in ("train", "test")]
+  python_docs._docstrings.cache_clear()
+  plain = [corpora.embedded(s) for s in ("train", "test")]
   assert sum(map(len, splits)) == sum(map(len, plain)) + 1
   added = set().union(*splits) - set().union(*plain)
   assert added == {f"Of a module.\n\n{long}"}
@@ -107,12 +105,12 @@ def test_docstrings_follow_the_documentation(monkeypatch, tmp_path):
 def test_half_a_surrogate_pair_in_a_docstring_is_replaced(tmp_path):
   path = tmp_path / "a.py"
   path.write_text('"""Half \\ud800 of one."""')
-  assert embedded_text.docstrings_of(path) == "Half ? of one."
+  assert python_docs.docstrings_of(path) == "Half ? of one."
 
 
 def test_embedded_has_no_other_split():
   with pytest.raises(UserError, match="unknown split 'validation'"):
-    text_sources.embedded("validation")
+    corpora.embedded("validation")
 
 
 # files
@@ -165,8 +163,8 @@ def test_files_expand_the_home_directory(folder, monkeypatch):
 )
 def test_files_hold_out_every_hundredth_document(folder, count, held_out):
   path = _write(folder / "a.txt", map(str, range(count)))
-  train = list(map(int, text_sources.files(path, "train")))
-  test = list(map(int, text_sources.files(path, "test")))
+  train = list(map(int, corpora.files(path, "train")))
+  test = list(map(int, corpora.files(path, "test")))
   assert test == held_out
   assert train == [i for i in range(count) if i not in held_out]
 
@@ -174,9 +172,9 @@ def test_files_hold_out_every_hundredth_document(folder, count, held_out):
 def test_files_take_held_out_ones_of_their_own(folder):
   train = _write(folder / "a.txt", map(str, range(200)))
   test = _write(folder / "b.txt", ["held out"])
-  found = text_sources.files(train, "train", eval=test)
+  found = corpora.files(train, "train", eval=test)
   assert list(map(int, found)) == list(range(200))
-  assert list(text_sources.files(train, "test", eval=test)) == ["held out"]
+  assert list(corpora.files(train, "test", eval=test)) == ["held out"]
 
 
 def test_files_keep_what_is_odd(folder):
@@ -197,7 +195,7 @@ def test_files_replace_half_a_surrogate_pair(folder):
 
 def test_files_are_read_when_asked_for(folder):
   path = folder / "a.txt"
-  source = text_sources.files(_write(path, ["one", "two", "six"]), "train")
+  source = corpora.files(_write(path, ["one", "two", "six"]), "train")
   assert not source.in_memory
   _write(path, ["ten", "two", "six"])
   assert source[0] == "ten"
@@ -212,7 +210,7 @@ def test_files_are_read_when_asked_for(folder):
 def test_files_can_be_pickled_and_read_by_threads(folder):
   texts = [f"{i} " * (i % 50 + 1) for i in range(900)]
   (folder / "a.txt.gz").write_bytes(gzip.compress("\n".join(texts).encode()))
-  source = text_sources.files("", "test", eval=str(folder))
+  source = corpora.files("", "test", eval=str(folder))
   copy = pickle.loads(pickle.dumps(source))
   with futures.ThreadPoolExecutor(8) as pool:
     assert list(pool.map(copy.__getitem__, range(900))) == texts
@@ -225,7 +223,7 @@ def test_files_can_be_pickled_and_read_by_threads(folder):
 def test_files_name_the_line_that_is_no_json(folder, line):
   data = f'\n{{"text": "good"}}\n\n{line}\n'.encode()
   (folder / "bad.jsonl.gz").write_bytes(gzip.compress(data))
-  source = text_sources.files("", "test", eval=str(folder))
+  source = corpora.files("", "test", eval=str(folder))
   assert source[0] == "good"
   with pytest.raises(UserError, match=r"texts/bad\.jsonl\.gz line 4 .*'text'"):
     source[1]
@@ -258,9 +256,9 @@ def test_zstd_files_may_have_several_frames_and_blocks(folder):
   frames = [
     _zstd(("\n".join(p) + "\n").encode()) for p in (lines[:half], lines[half:])
   ]
-  assert len(frames[0]) > text_sources._BLOCK
+  assert len(frames[0]) > corpora._BLOCK
   (folder / "a.txt.zst").write_bytes(b"".join(frames))
-  source = text_sources.files("", "test", eval=str(folder))
+  source = corpora.files("", "test", eval=str(folder))
   assert len(source) == len(lines)
   assert [source[i] for i in (0, half, -1)] == [
     lines[0],
@@ -288,7 +286,7 @@ def test_a_damaged_file_is_named_and_leaves_nothing(
   }[damage]
   (folder / f"bad.txt{suffix}").write_bytes(bad)
   with pytest.raises(UserError, match=rf"bad\.txt{suffix} cannot be decomp"):
-    text_sources.files(str(folder), "train")
+    corpora.files(str(folder), "train")
   assert list(cache.iterdir()) == []
 
 
@@ -303,7 +301,7 @@ def test_zstd_needs_its_package(folder, monkeypatch):
 
   monkeypatch.setattr(builtins, "__import__", refuse)
   with pytest.raises(UserError, match=r"pip install 'perceiver_jax\[text\]'"):
-    text_sources.files(str(folder), "train")
+    corpora.files(str(folder), "train")
 
 
 # tfds
@@ -331,7 +329,7 @@ def _record(text):
 
 def _tfds(directory, **kwargs):
   arguments = {"name": "prose", "split": "train", "data_dir": str(directory)}
-  return text_sources.make_documents("tfds", **(arguments | kwargs))
+  return corpora.make_documents("tfds", **(arguments | kwargs))
 
 
 def test_tfds_reads_texts(prepared):
@@ -406,33 +404,33 @@ def test_tfds_refuses_a_data_set_without_text(tmp_path):
 )
 def test_make_documents_says_what_is_wrong(name, arguments, message):
   with pytest.raises(UserError, match=message):
-    text_sources.make_documents(name, **arguments)
+    corpora.make_documents(name, **arguments)
 
 
-@pytest.mark.parametrize("documents", text_sources.KINDS)
+@pytest.mark.parametrize("documents", corpora.KINDS)
 def test_make_documents_refuses_what_is_empty(folder, documents):
   (folder / "a.txt").write_bytes(b" \n\n\t\r\n")
   with pytest.raises(UserError, match="empty dataset: source 'files'"):
-    text_sources.make_documents(
+    corpora.make_documents(
       "files", train=str(folder), split="test", documents=documents
     )
 
 
 def test_make_documents_finds_every_source(folder, prepared):
   path = _write(folder / "a.txt", ["one", "two"])
-  found = text_sources.make_documents("files", train=path, split="train")
+  found = corpora.make_documents("files", train=path, split="train")
   assert list(found) == ["one"]
-  assert text_sources.make_documents("embedded", split="test")[0]
+  assert corpora.make_documents("embedded", split="test")[0]
   assert _tfds(prepared)[2] == "three"
 
 
 def test_reading_text_does_not_import_what_is_heavy(prepared):
   program = (
     "import sys\n"
-    "from perceiver_jax.data.text import embedded_text, text_sources\n"
+    "from perceiver_jax.data.text import python_docs, corpora\n"
     "print([m for m in ('tensorflow_datasets', 'zstandard', 'pydoc_data')"
     " if m in sys.modules])\n"
-    f"text_sources.SOURCES['tfds']('prose', 'train', {str(prepared)!r})[0]\n"
+    f"corpora.SOURCES['tfds']('prose', 'train', {str(prepared)!r})[0]\n"
     "print('tensorflow' in sys.modules)"
   )
   done = subprocess.run(

@@ -13,7 +13,8 @@ import tiny_tfds
 from absl import logging
 
 from perceiver_jax.data.core import pipeline
-from perceiver_jax.data.images import image_sources, images
+from perceiver_jax.data.core.skip_unreadable import SkipUnreadable
+from perceiver_jax.data.images import codec, image_folder, tfds
 from perceiver_jax.errors import UserError
 
 
@@ -52,7 +53,7 @@ def _levels(source):
 
 
 def test_image_folder_reads_every_image_in_the_order_of_names(folder):
-  source = image_sources.image_folder(folder, "train")
+  source = image_folder.image_folder(folder, "train")
   assert _levels(source) == [(10, 0), (20, 0), (30, 1)]
   assert source[0]["image"].shape == (5, 7, 3)
   assert source[0]["image"].dtype == np.uint8
@@ -61,15 +62,15 @@ def test_image_folder_reads_every_image_in_the_order_of_names(folder):
 
 
 def test_image_folder_labels_mean_the_same_in_every_split(folder):
-  train = image_sources.image_folder(str(folder), "train")
-  test = image_sources.image_folder(str(folder), "test")
+  train = image_folder.image_folder(str(folder), "train")
+  test = image_folder.image_folder(str(folder), "test")
   assert train.class_names == test.class_names == ("cat", "dog", "emu")
   assert train.num_classes == 3
   assert _levels(test) == [(40, 1), (50, 2)]
 
 
 def test_image_folder_ignores_dot_names_and_other_files(folder):
-  before = image_sources.image_folder(folder, "train")
+  before = image_folder.image_folder(folder, "train")
   _picture(folder / "train/cat/.hidden.png", 99)
   _picture(folder / "train/.cache/x.png", 99)
   _picture(folder / ".trash/zebra/x.png", 99)
@@ -77,32 +78,32 @@ def test_image_folder_ignores_dot_names_and_other_files(folder):
   (folder / "train/cat/folder.png").mkdir()
   (folder / "train/nothing").mkdir()
   (folder / "README").write_text("not a split")
-  after = image_sources.image_folder(folder, "train")
+  after = image_folder.image_folder(folder, "train")
   assert _levels(after) == _levels(before)
   assert after.class_names == before.class_names
 
 
 def test_image_folder_expands_the_home_directory(folder, monkeypatch):
   monkeypatch.setenv("HOME", str(folder.parent))
-  assert len(image_sources.image_folder(f"~/{folder.name}", "train")) == 3
+  assert len(image_folder.image_folder(f"~/{folder.name}", "train")) == 3
 
 
 def test_image_folder_says_what_is_missing(folder):
   with pytest.raises(
     UserError, match=r"no directory '.*nowhere'; expected DIR"
   ):
-    image_sources.image_folder(folder / "nowhere", "train")
+    image_folder.image_folder(folder / "nowhere", "train")
   with pytest.raises(UserError, match=r"'val' in .*\(found: test, train\)"):
-    image_sources.image_folder(folder, "val")
+    image_folder.image_folder(folder, "val")
   (folder / "val/cat").mkdir(parents=True)
   with pytest.raises(UserError, match=r"empty dataset: no image in '.*val'"):
-    image_sources.image_folder(folder, "val")
+    image_folder.image_folder(folder, "val")
 
 
 @pytest.mark.parametrize("directory", ["", None])
 def test_image_folder_wants_a_directory(directory):
   with pytest.raises(UserError, match="no directory is given"):
-    image_sources.image_folder(directory, "train")
+    image_folder.image_folder(directory, "train")
 
 
 # tfds
@@ -113,7 +114,7 @@ def prepared(tmp_path):
   """A directory with `tiny`, cats and dogs, as TFDS would prepare it."""
   pictures = [np.full((4 + i, 5, 3), [i, 20, 30], np.uint8) for i in range(5)]
   records = [
-    tiny_tfds.record(images.encode_png(picture), i % 2)
+    tiny_tfds.record(codec.encode_png(picture), i % 2)
     for i, picture in enumerate(pictures)
   ]
   spec = tiny_tfds.classification()
@@ -122,7 +123,7 @@ def prepared(tmp_path):
 
 
 def test_tfds_reads_a_prepared_data_set(prepared):
-  source = image_sources.tfds("tiny", "train", prepared)
+  source = tfds.tfds_images("tiny", "train", prepared)
   assert len(source) == 5
   assert source.class_names == ("cat", "dog")
   assert source.num_classes == 2
@@ -135,7 +136,7 @@ def test_tfds_reads_a_prepared_data_set(prepared):
 
 
 def test_tfds_source_can_be_sent_to_a_worker(prepared):
-  source = image_sources.tfds("tiny", "train", prepared)
+  source = tfds.tfds_images("tiny", "train", prepared)
   source[0]
   copy = pickle.loads(pickle.dumps(source))
   assert copy[3]["image"][0, 0, 0] == 3
@@ -185,7 +186,7 @@ def _numbers(source):
   ],
 )
 def test_tfds_takes_splits_and_slices(imagenet, split, expected):
-  source = image_sources.tfds("imagenet2012", split, imagenet)
+  source = tfds.tfds_images("imagenet2012", split, imagenet)
   assert _numbers(source) == list(expected)
   # TFDS knows what the classes of ImageNet are.
   assert source.num_classes == 1000
@@ -195,7 +196,7 @@ def test_tfds_takes_splits_and_slices(imagenet, split, expected):
 
 
 def test_tfds_names_a_picture_that_cannot_be_read(imagenet, warned):
-  source = image_sources.tfds("imagenet2012", "validation", imagenet)
+  source = tfds.tfds_images("imagenet2012", "validation", imagenet)
   assert [int(source[i]["unreadable"]) for i in range(6)] == [0, 0, 0, 0, 1, 0]
   (line,) = warned
   assert "'cut.JPEG' (example 4 of imagenet2012)" in line
@@ -208,7 +209,7 @@ def test_tfds_does_not_let_tfds_decode(imagenet, monkeypatch):
     raise AssertionError("decoded by TFDS")
 
   monkeypatch.setattr(tfds_features.Image, "decode_example_np", decode)
-  source = image_sources.tfds("imagenet2012", "train", imagenet)
+  source = tfds.tfds_images("imagenet2012", "train", imagenet)
   assert source[2]["image"].shape == (22, 30, 3)
 
 
@@ -219,7 +220,7 @@ def test_tfds_names_a_file_that_cannot_be_read(imagenet, damage, warned):
   path.unlink()
   if damage == "cut":
     path.write_bytes(data[:-100])
-  source = image_sources.tfds("imagenet2012", "train", imagenet)
+  source = tfds.tfds_images("imagenet2012", "train", imagenet)
   assert source[9]["unreadable"] == 0
   example = source[12]
   assert (example["unreadable"], example["image"].shape[0]) == (1, 40)
@@ -235,7 +236,7 @@ def test_tfds_may_keep_all_its_files_open(tmp_path):
   try:
     open_files = len(os.listdir("/dev/fd"))
     resource.setrlimit(resource.RLIMIT_NOFILE, (open_files + 60, hard))
-    source = image_sources.tfds("tiny", "train", str(tmp_path))
+    source = tfds.tfds_images("tiny", "train", str(tmp_path))
     unreadable = [source[i]["unreadable"] for i in range(70)]
   finally:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -246,7 +247,7 @@ def test_tfds_may_keep_all_its_files_open(tmp_path):
 def test_tfds_reads_in_worker_processes(imagenet):
   batches = list(
     pipeline.eval_dataset(
-      image_sources.tfds("imagenet2012", "validation", imagenet),
+      tfds.tfds_images("imagenet2012", "validation", imagenet),
       global_batch=3,
       transform=_first_pixel,
       num_workers=1,
@@ -277,7 +278,7 @@ def _first_pixel(example):
 )
 def test_tfds_says_in_a_line_what_is_missing(prepared, name, split, message):
   with pytest.raises(UserError, match=message) as error:
-    image_sources.tfds(name, split, prepared)
+    tfds.tfds_images(name, split, prepared)
   assert "\n" not in str(error.value)
 
 
@@ -287,14 +288,14 @@ def test_tfds_refuses_a_data_set_without_images(tmp_path):
   spec = {"text": tfds_features.Text()}
   tiny_tfds.prepare(tmp_path, "prose", spec, {"train": [b"", b""]})
   with pytest.raises(UserError, match="'prose' has features text; image and"):
-    image_sources.tfds("prose", "train", str(tmp_path))
+    tfds.tfds_images("prose", "train", str(tmp_path))
 
 
 def test_tfds_does_not_import_tensorflow(prepared):
   program = (
     "import sys\n"
-    "from perceiver_jax.data.images import image_sources\n"
-    f"source = image_sources.tfds('tiny', 'train', {prepared!r})\n"
+    "from perceiver_jax.data.images import tfds\n"
+    f"source = tfds.tfds_images('tiny', 'train', {prepared!r})\n"
     "print(source[4]['image'].shape, 'tensorflow' in sys.modules)"
   )
   done = subprocess.run(
@@ -303,7 +304,7 @@ def test_tfds_does_not_import_tensorflow(prepared):
   assert done.stdout.strip() == "(8, 5, 3) False", done.stderr
 
 
-# Tolerant
+# SkipUnreadable
 
 
 class _Coded:
@@ -333,7 +334,7 @@ def _all(source):
 
 
 def test_tolerant_takes_the_next_readable_example():
-  source = image_sources.Tolerant(_Coded(6, {1, 2, 5}))
+  source = SkipUnreadable(_Coded(6, {1, 2, 5}))
   assert _all(source) == [(0, 0), (3, 1), (3, 1), (3, 0), (4, 0), (0, 1)]
   assert source[1]["unreadable"].dtype == np.float32
   assert (len(source), source.num_classes) == (6, 1)
@@ -342,13 +343,13 @@ def test_tolerant_takes_the_next_readable_example():
 
 
 def test_tolerant_leaves_other_errors_alone():
-  source = image_sources.Tolerant(_Coded(3))
+  source = SkipUnreadable(_Coded(3))
   with pytest.raises(IndexError):
     source[3]
 
 
 def test_tolerant_warns_of_the_first_few_once(warned):
-  source = image_sources.Tolerant(_Coded(200, range(0, 100, 20)))
+  source = SkipUnreadable(_Coded(200, range(0, 100, 20)))
   for _ in range(3):
     _all(source)
   assert [line.split("'")[1] for line in warned] == [
@@ -368,7 +369,7 @@ def test_tolerant_bears_ten_or_one_per_cent_in_any_number_of_epochs(
 ):
   # At the end and apart, so that no share is exceeded on the way.
   last = range(length - 2 * damaged, length, 2)
-  source = image_sources.Tolerant(_Coded(length, last))
+  source = SkipUnreadable(_Coded(length, last))
   if good:
     for _ in range(3):
       assert sum(unreadable for _, unreadable in _all(source)) == damaged
@@ -379,14 +380,14 @@ def test_tolerant_bears_ten_or_one_per_cent_in_any_number_of_epochs(
 
 def test_tolerant_takes_another_share():
   damaged = range(0, 100, 2)
-  assert len(_all(image_sources.Tolerant(_Coded(100, damaged), 0.6))) == 100
+  assert len(_all(SkipUnreadable(_Coded(100, damaged), 0.6))) == 100
   with pytest.raises(UserError):
-    _all(image_sources.Tolerant(_Coded(100, damaged), 0.4))
+    _all(SkipUnreadable(_Coded(100, damaged), 0.4))
 
 
 @pytest.mark.parametrize("length", [1, 5, 1000])
 def test_tolerant_gives_up_where_nothing_is_readable(length):
-  source = image_sources.Tolerant(_Coded(length, range(length)))
+  source = SkipUnreadable(_Coded(length, range(length)))
   with pytest.raises(
     UserError, match=r"too many.*'0\.jpg' is damaged"
   ) as error:
@@ -396,18 +397,18 @@ def test_tolerant_gives_up_where_nothing_is_readable(length):
 
 
 def test_tolerant_counts_exactly_over_threads():
-  source = image_sources.Tolerant(_Coded(3000, range(0, 3000, 100)), 0.02)
+  source = SkipUnreadable(_Coded(3000, range(0, 3000, 100)), 0.02)
   with futures.ThreadPoolExecutor(16) as pool:
     examples = list(pool.map(source.__getitem__, range(3000)))
   assert sum(x["unreadable"] for x in examples) == 30
   # The 31st is one too many for this share, however they were read.
-  strict = image_sources.Tolerant(_Coded(3000, range(0, 3000, 100)), 0.0099)
+  strict = SkipUnreadable(_Coded(3000, range(0, 3000, 100)), 0.0099)
   with futures.ThreadPoolExecutor(16) as pool, pytest.raises(UserError):
     list(pool.map(strict.__getitem__, range(3000)))
 
 
 def test_tolerant_starts_anew_in_a_copy(warned):
-  source = image_sources.Tolerant(_Coded(12, range(11)), 0.5)
+  source = SkipUnreadable(_Coded(12, range(11)), 0.5)
   with pytest.raises(UserError):
     source[0]
   copy = pickle.loads(pickle.dumps(source))
@@ -431,7 +432,7 @@ def damaged(tmp_path):
 
 
 def test_an_image_folder_bears_damaged_files(damaged, warned):
-  source = image_sources.image_folder(damaged, "train")
+  source = image_folder.image_folder(damaged, "train")
   examples = [source[i] for i in range(12)]
   levels = [round(x["image"].mean() / 10) for x in examples]
   assert levels == [0, 1, 2, 5, 5, 5, 6, 7, 8, 9, 10, 0]
@@ -446,7 +447,7 @@ def test_an_image_folder_of_damaged_files_is_refused(tmp_path):
   (tmp_path / "train/cat").mkdir(parents=True)
   for i in range(30):
     (tmp_path / f"train/cat/{i:02}.jpg").write_text("not a picture")
-  source = image_sources.image_folder(tmp_path, "train")
+  source = image_folder.image_folder(tmp_path, "train")
   with pytest.raises(UserError, match=r"11 images.*00\.jpg.*01\.jpg.*02\.jpg"):
     source[0]
 
@@ -455,7 +456,7 @@ def test_an_image_folder_of_damaged_files_is_refused(tmp_path):
 def test_a_pipeline_counts_damaged_files_exactly(damaged, num_workers):
   batches = list(
     pipeline.eval_dataset(
-      image_sources.image_folder(damaged, "train"),
+      image_folder.image_folder(damaged, "train"),
       global_batch=5,
       num_workers=num_workers,
     )
@@ -473,7 +474,7 @@ def test_too_many_damaged_files_stop_a_worker_with_a_line(tmp_path):
   for i in range(30):
     (tmp_path / f"train/cat/{i:02}.jpg").write_text("not a picture")
   batches = pipeline.train_dataset(
-    image_sources.image_folder(tmp_path, "train"),
+    image_folder.image_folder(tmp_path, "train"),
     global_batch=2,
     seed=0,
     num_workers=1,

@@ -8,7 +8,7 @@ from hypothesis import (
 )
 from hypothesis import strategies as st
 
-from perceiver_jax.data.text import masked_text, tokenizers
+from perceiver_jax.data.text import masking, tokenizers
 from perceiver_jax.data.text.byte_tokenizer import MASK, PAD
 from perceiver_jax.errors import UserError
 
@@ -26,7 +26,7 @@ def _rng(seed=0):
 
 def _hidden(text, rate=0.5, length=64, seed=0):
   """The example, and what stands where words are hidden."""
-  found = masked_text.masked_example(
+  found = masking.masked_example(
     {"text": text}, _bytes, length, rate, _rng(seed)
   )
   shown = np.where(found["hidden"], MASK, found["tokens"])
@@ -34,17 +34,17 @@ def _hidden(text, rate=0.5, length=64, seed=0):
 
 
 def test_documents_follow_each_other_and_the_first_the_last():
-  joined = masked_text.Joined(Texts("abc"), 2)
+  joined = masking.Joined(Texts("abc"), 2)
   assert [joined[i]["text"] for i in range(3)] == ["a\n\nb", "b\n\nc", "c\n\na"]
 
 
 def test_few_documents_are_not_repeated_in_an_example():
-  assert masked_text.Joined(Texts("ab"), 10)[1]["text"] == "b\n\na"
+  assert masking.Joined(Texts("ab"), 10)[1]["text"] == "b\n\na"
 
 
 def test_no_documents_an_example_are_refused():
   with pytest.raises(UserError, match="documents_per_example is 0"):
-    masked_text.Joined(Texts("ab"), 0)
+    masking.Joined(Texts("ab"), 0)
 
 
 def test_words_are_hidden_whole_with_the_space_before():
@@ -60,12 +60,12 @@ def test_words_are_hidden_whole_with_the_space_before():
 
 def test_each_word_is_hidden_with_the_given_chance():
   words = np.arange(20_000)
-  share = masked_text.hide_words(words, 0.15, _rng()).mean()
+  share = masking.hide_words(words, 0.15, _rng()).mean()
   assert abs(share - 0.15) < 0.01
 
 
 def test_one_word_is_hidden_at_least():
-  assert masked_text.hide_words(np.zeros(3, int), 1e-9, _rng()).all()
+  assert masking.hide_words(np.zeros(3, int), 1e-9, _rng()).all()
 
 
 @pytest.mark.parametrize("text", ["", " \n\t ", "\n\n"])
@@ -89,15 +89,14 @@ def test_any_text_fits_any_length(text, length, seed):
 def test_a_crop_is_full_and_can_begin_anywhere():
   text = "".join(chr(97 + i % 26) for i in range(200))
   starts = {
-    _bytes.decode(masked_text.crop(text, _bytes, 50, _rng(s)))
-    for s in range(40)
+    _bytes.decode(masking.crop(text, _bytes, 50, _rng(s))) for s in range(40)
   }
   assert len(starts) > 15
   assert {len(part) for part in starts} == {50}
 
 
 def test_an_emoji_may_be_cut_at_the_end_and_is_shown_safely():
-  tokens = masked_text.crop("ab😀", _bytes, 4, _rng())
+  tokens = masking.crop("ab😀", _bytes, 4, _rng())
   assert len(tokens) == 4
   assert _bytes.display(tokens).startswith("ab")
   assert "\ufffd" in _bytes.display(tokens)

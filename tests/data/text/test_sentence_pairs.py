@@ -8,13 +8,13 @@ from hypothesis import (
 )
 from hypothesis import strategies as st
 
-from perceiver_jax.data.text import byte_tokenizer, sentence_tokens, tokenizers
+from perceiver_jax.data.text import byte_tokenizer, sentence_pairs, tokenizers
 
 _BYTES = tokenizers.Bytes()
 
 
 def _join(texts, length, first=None):
-  return sentence_tokens.join(texts, _BYTES, length, first)
+  return sentence_pairs.join(texts, _BYTES, length, first)
 
 
 def _ids(text):

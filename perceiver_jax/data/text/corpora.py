@@ -24,7 +24,7 @@ import numpy as np
 
 from perceiver_jax.data.core import tfds as tfds_sources
 from perceiver_jax.data.core.source import check_choice, make_named
-from perceiver_jax.data.text.embedded_text import SPLITS, embedded
+from perceiver_jax.data.text.python_docs import SPLITS, embedded
 from perceiver_jax.errors import UserError
 
 KINDS = ("line", "paragraph", "file")

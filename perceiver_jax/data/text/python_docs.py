@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from perceiver_jax.data.core.in_memory import InMemory
 from perceiver_jax.data.core.source import check_choice
 
 SPLITS = ("train", "test")
@@ -26,12 +27,6 @@ _LEFT_OUT = {
   "test",
   "tests",
 }
-
-
-class InMemory(list):
-  """Documents in a list."""
-
-  in_memory = True
 
 
 def embedded(split: str, docstrings: bool = False) -> InMemory:

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import tiny_tfds
 
-from perceiver_jax.data.text import embedded_text, glue, glue_tasks, tiny_glue
+from perceiver_jax.data.text import (
+  glue_examples,
+  glue_tasks,
+  python_docs,
+  tiny_glue,
+)
 from perceiver_jax.errors import UserError
 
 # The header and two lines of each task's train.tsv, as they are given out.
@@ -57,7 +62,9 @@ def _all(source):
 
 
 def _read(data_dir, task, split="train"):
-  return glue.make_examples("files", task=task, split=split, data_dir=data_dir)
+  return glue_examples.make_examples(
+    "files", task=task, split=split, data_dir=data_dir
+  )
 
 
 @pytest.mark.parametrize("task", list(_TRAIN))
@@ -92,7 +99,7 @@ def test_splits_are_files(folder, task, split, file, labelled):
   text = "\t".join(names) + "\n" + "\t".join(fields) + "\n"
   source = _read(folder(file, text), task, split)
   assert source[0]["texts"] == ("a", "b")
-  assert source[0]["label"] == (0.0 if labelled else glue.UNKNOWN)
+  assert source[0]["label"] == (0.0 if labelled else glue_examples.UNKNOWN)
   assert source[0]["number"] == (5 if split.startswith("test") else 0)
 
 
@@ -188,7 +195,7 @@ def test_an_own_task_is_known_by_its_files(folder, header, texts):
     for label in ("ok", "bad", "ok")
   ]
   data_dir = folder("train.tsv", "\n".join([header, *rows]))
-  task = glue.own_task(data_dir)
+  task = glue_examples.own_task(data_dir)
   assert task.classes == ("bad", "ok")
   assert len(task.texts) == len(texts)
   examples = _all(_read(data_dir, "own"))
@@ -202,7 +209,7 @@ def test_an_own_task_without_files_says_where_they_go(tmp_path):
     UserError,
     match=r"train\.tsv can't.*config\.data\.source_args\.files\.data_d",
   ):
-    glue.own_task(str(tmp_path / "none"))
+    glue_examples.own_task(str(tmp_path / "none"))
 
 
 # TFDS
@@ -227,7 +234,9 @@ def prepared(tmp_path):
 
 
 def _prepared(data_dir, task, split):
-  return glue.make_examples("tfds", task=task, split=split, data_dir=data_dir)
+  return glue_examples.make_examples(
+    "tfds", task=task, split=split, data_dir=data_dir
+  )
 
 
 def test_tfds_has_the_same_examples(prepared):
@@ -238,7 +247,7 @@ def test_tfds_has_the_same_examples(prepared):
     for i in range(3)
   ]
   (hidden,) = _all(_prepared(prepared, "mnli", "test_matched"))
-  assert (hidden["label"], hidden["number"]) == (glue.UNKNOWN, 4)
+  assert (hidden["label"], hidden["number"]) == (glue_examples.UNKNOWN, 4)
   assert _prepared(prepared, "stsb", "train")[0]["label"] == 2.5
 
 
@@ -270,8 +279,8 @@ def test_embedded_classes_are_equally_frequent_and_splits_apart(task):
 
 
 def test_what_is_held_out_is_held_out_of_the_small_models_text_too():
-  trained = set(embedded_text.embedded("train", docstrings=True))
-  assert not trained & set(embedded_text.embedded("test"))
+  trained = set(python_docs.embedded("train", docstrings=True))
+  assert not trained & set(python_docs.embedded("test"))
 
 
 def test_word_order_shuffles_all_words_of_a_passage():
@@ -285,7 +294,7 @@ def test_word_order_shuffles_all_words_of_a_passage():
 
 
 def test_what_is_next_follows_in_the_text():
-  documents = " ".join(embedded_text.embedded("train")).split()
+  documents = " ".join(python_docs.embedded("train")).split()
   text = " ".join(documents)
   examples = tiny_glue.examples("next_sentence", "train")
   follows = [" ".join(texts) in text for texts, _ in examples]
@@ -296,4 +305,4 @@ def test_what_is_next_follows_in_the_text():
 
 def test_embedded_refuses_a_split():
   with pytest.raises(UserError, match="unknown split 'dev'"):
-    glue.make_examples("embedded", task="word_order", split="dev")
+    glue_examples.make_examples("embedded", task="word_order", split="dev")

@@ -1,4 +1,4 @@
-"""Image files: read, decode and encode; `images` has the same names.
+"""Reads, decodes and encodes image files.
 
 Shapes: H height, W width; channels are 1 (grey), 3 (RGB) or 4 (RGBA).
 """

@@ -1,4 +1,4 @@
-"""Images as numpy arrays: read, cut out, resize, normalise and encode.
+"""Crops, normalizes and distorts images, numpy arrays.
 
 Shapes: H height, W width, C channels (1 grey, 3 RGB). Pixels are uint8 in
 0..255 until `normalize` brings them to what a model takes.
@@ -9,37 +9,8 @@ import math
 import cv2
 import numpy as np
 
-from perceiver_jax.data.images.image_files import (
-  decode_image,
-  encode_png,
-  read_image,
-  to_channels,
-)
-from perceiver_jax.data.images.resizing import (
-  RESIZES,
-  cubic_resize,
-  resize,
-  resize_by,
-)
+from perceiver_jax.data.images import codec, resizing
 from perceiver_jax.errors import UserError
-
-__all__ = [
-  "NORMALIZATIONS",
-  "RESIZES",
-  "cubic_resize",
-  "decode_image",
-  "encode_png",
-  "has_bright_border",
-  "inception_crop",
-  "normalize",
-  "prepare_image",
-  "random_affine",
-  "read_image",
-  "resize",
-  "resize_by",
-  "to_channels",
-  "to_pixels",
-]
 
 # White, mean and standard deviation: x = (pixel / white - mean) / deviation.
 # ImageNet's are those of its training images with white as 1.
@@ -151,7 +122,7 @@ def prepare_image(
     shape: (height, width, channels) of the model's input.
     invert: swaps black and white, for a model of light ink on a dark ground.
     crop_fraction: size of the part over the largest that fits, in (0, 1].
-    resize: see `resize_by`.
+    resize: see `resizing.resize_by`.
     normalization: see `normalize`.
 
   Returns:
@@ -163,10 +134,10 @@ def prepare_image(
   """
   _check_fraction(crop_fraction)
   height, width, channels = shape
-  image = to_channels(image, channels)
+  image = codec.to_channels(image, channels)
   scale = min(image.shape[0] / height, image.shape[1] / width) * crop_fraction
   crop = (max(1, round(height * scale)), max(1, round(width * scale)))
-  pixels = resize_by(_centre_crop(image, *crop), height, width, resize)
+  pixels = resizing.resize_by(_centre_crop(image, *crop), height, width, resize)
   return normalize(255 - pixels if invert else pixels, normalization)
 
 
@@ -211,7 +182,7 @@ def has_bright_border(image: np.ndarray) -> bool:
   Args:
     image: uint8 [H, W] or [H, W, 1 | 3 | 4].
   """
-  grey = to_channels(image, 1)[..., 0]
+  grey = codec.to_channels(image, 1)[..., 0]
   edges = [grey[0], grey[-1], grey[:, 0], grey[:, -1]]
   return bool(np.mean(np.concatenate(edges)) > _BRIGHT)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.text.byte_tokenizer import PAD
-from perceiver_jax.data.text.text_sources import Documents
+from perceiver_jax.data.text.corpora import Documents
 from perceiver_jax.data.text.tokenizers import Tokenizer
 from perceiver_jax.errors import UserError
 

@@ -21,6 +21,7 @@ from typing import (
 from absl import logging
 
 from perceiver_jax.data.core import tfds as tfds_sources
+from perceiver_jax.data.core.in_memory import InMemory
 from perceiver_jax.data.core.source import (
   Example,
   Source,
@@ -49,23 +50,6 @@ class Row(NamedTuple):
   texts: tuple[str, ...]
   label: float
   number: int
-
-
-class InMemory:
-  """Rows in a list."""
-
-  in_memory = True
-
-  def __init__(self, rows: Sequence[Row], class_names: Sequence[str] = ()):
-    self._rows = rows
-    self.class_names = tuple(class_names)
-    self.num_classes = len(self.class_names)
-
-  def __len__(self) -> int:
-    return len(self._rows)
-
-  def __getitem__(self, index: int) -> Example:
-    return self._rows[index]._asdict()
 
 
 class Prepared:
@@ -146,7 +130,7 @@ def files(task: str, split: str, data_dir: str = "") -> InMemory:
   else:
     path = root / kind.folder / f"{split.replace('validation', 'dev')}.tsv"
   rows = list(_rows(path, kind, is_test=split.startswith("test")))
-  return InMemory(rows, kind.classes)
+  return InMemory([row._asdict() for row in rows], kind.classes)
 
 
 def own_task(data_dir: str) -> Task:
@@ -184,7 +168,7 @@ def embedded(task: str, split: str) -> InMemory:
   check_choice(split, tiny_glue.SPLITS, "split", "the embedded text")
   made = tiny_glue.examples(task, split)
   rows = [Row(texts, float(label), i) for i, (texts, label) in enumerate(made)]
-  return InMemory(rows, TASKS[task].classes)
+  return InMemory([row._asdict() for row in rows], TASKS[task].classes)
 
 
 SOURCES: dict[str, Callable[..., Source]] = {

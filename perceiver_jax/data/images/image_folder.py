@@ -1,0 +1,141 @@
+"""Images in folders: DIRECTORY/SPLIT/CLASS/*.jpg."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from perceiver_jax.data.core.skip_unreadable import SkipUnreadable
+from perceiver_jax.data.core.source import Example
+from perceiver_jax.data.images import codec
+from perceiver_jax.errors import UserError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+_EXPECTED = (
+  f"expected DIRECTORY/SPLIT/CLASS/*{{{','.join(IMAGE_SUFFIXES)}}}; change the"
+  " directory or the split"
+)
+
+
+class ImageFolder:
+  """Images in one folder a class, decoded when asked for.
+
+  Args:
+    paths: of the images.
+    labels: of the images, positions in `class_names`.
+    class_names: name of each label.
+  """
+
+  in_memory = False
+
+  def __init__(
+    self, paths: Sequence[str], labels: np.ndarray, class_names: Sequence[str]
+  ):
+    self.paths = tuple(paths)
+    self.labels = np.asarray(labels, np.int32)
+    self.class_names = tuple(class_names)
+    self.num_classes = len(self.class_names)
+
+  def __len__(self) -> int:
+    return len(self.paths)
+
+  def __getitem__(self, index: int) -> Example:
+    return {
+      "image": codec.read_image(self.paths[index]),
+      "label": self.labels[index],
+    }
+
+
+def image_folder(
+  directory: str | os.PathLike[str], split: str
+) -> SkipUnreadable:
+  """Images laid out as `directory/split/CLASS/*.jpg`.
+
+  A class is any folder that holds an image in any split, so labels mean the
+  same in all splits even where one of them lacks a class. Names that start
+  with a dot are ignored.
+
+  Args:
+    directory: holds one folder a split.
+    split: the folder to use, "train" for example.
+
+  Returns:
+    A source of image uint8 [H, W, 3] of each file's own size, label int32 and
+    `unreadable` of `SkipUnreadable`; classes and files are sorted by name.
+
+  Raises:
+    UserError: the directory or the split is missing, or has no image.
+  """
+  splits = folder_splits(directory)
+  root = Path(directory).expanduser()
+  if split not in splits:
+    found = ", ".join(splits) or "no folder"
+    raise UserError(
+      f"no split {split!r} in {str(root)!r} (found: {found}); {_EXPECTED}"
+    )
+  class_names = _class_names(root)
+  paths, labels = [], []
+  for label, name in enumerate(class_names):
+    files = sorted(_image_files(root / split / name))
+    paths.extend(files)
+    labels.extend([label] * len(files))
+  if not paths:
+    raise UserError(
+      f"empty dataset: no image in {str(root / split)!r}; {_EXPECTED}"
+    )
+  return SkipUnreadable(ImageFolder(paths, np.array(labels), class_names))
+
+
+def folder_splits(directory: str | os.PathLike[str]) -> list[str]:
+  """Names of the splits of an image folder, sorted.
+
+  Args:
+    directory: holds one folder a split.
+
+  Raises:
+    UserError: there is no such directory.
+  """
+  # A config leaf nobody filled in; Path would make "" the current directory.
+  if not directory:
+    raise UserError(
+      "no directory is given; set"
+      f" config.data.source_args.image_folder.directory, {_EXPECTED}"
+    )
+  root = Path(directory).expanduser()
+  if not root.is_dir():
+    raise UserError(f"no directory {str(root)!r}; {_EXPECTED}")
+  return _subfolders(root)
+
+
+def _subfolders(directory: Path) -> list[str]:
+  """Names of the visible folders in a directory, sorted."""
+  with os.scandir(directory) as entries:
+    names = [e.name for e in entries if e.is_dir()]
+  return sorted(name for name in names if not name.startswith("."))
+
+
+def _image_files(directory: Path) -> list[str]:
+  """Paths of the visible image files in a directory, if it exists."""
+  if not directory.is_dir():
+    return []
+  with os.scandir(directory) as entries:
+    return [e.path for e in entries if _is_image(e)]
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+  """Whether a directory entry is a visible file with an image's suffix."""
+  suffix = os.path.splitext(entry.name)[1].lower()
+  visible = not entry.name.startswith(".")
+  return visible and suffix in IMAGE_SUFFIXES and entry.is_file()
+
+
+def _class_names(root: Path) -> list[str]:
+  """Sorted names of the folders that hold an image in any split."""
+  names = set()
+  for split in _subfolders(root):
+    for name in _subfolders(root / split):
+      with os.scandir(root / split / name) as entries:
+        if any(_is_image(entry) for entry in entries):
+          names.add(name)
+  return sorted(names)
