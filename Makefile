@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow test-huggingface lint format clean same-python
+.PHONY: help setup train test test-slow test-huggingface lint format lock clean same-python
 
 help:  ## List these targets.
 	@echo "usage: make TARGET [ARGS=\"...\"]"
@@ -43,6 +43,17 @@ lint: setup  ## Check style and format, changing nothing.
 format: setup  ## Fix what can be fixed and format the code.
 	$(BIN)/ruff check --fix --exit-zero
 	$(BIN)/ruff format
+
+# One lock for Python 3.11 and one for newer ones, since jax 0.11 needs 3.12.
+# Versions that still fit setup.py stay, unless ARGS=--upgrade.
+lock: setup  ## Resolve the versions in requirements/ (ARGS=--upgrade: newer).
+	$(BIN)/python -m pip install --quiet uv
+	for version in 3.11 3.12; do \
+	  $(BIN)/uv pip compile setup.py --extra test --universal --quiet \
+	    --python-version $$version --no-annotate \
+	    --custom-compile-command "make lock" \
+	    --output-file requirements/py$$(echo $$version | tr -d .).txt $(ARGS) || exit 1; \
+	done
 
 clean:  ## Remove .venv and caches; runs/ stays.
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build *.egg-info
