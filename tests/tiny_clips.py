@@ -8,8 +8,8 @@ import numpy as np
 import soundfile
 from array_record.python import array_record_module
 
-from perceiver_jax.data.clips import mp4
 from perceiver_jax.data.clips import shards as clip_shards
+from perceiver_jax.data.clips import video_writer
 
 FPS, RATE = 25, 48_000
 _MILLISECOND = Fraction(1, 1000)
@@ -31,7 +31,9 @@ def write_clip(path, seconds=2.0, sound=True):
   """An mp4 whose frames tell when they are."""
   path.parent.mkdir(parents=True, exist_ok=True)
   audio = tone(seconds) if sound else None
-  mp4.write_video(path, pictures(round(seconds * FPS)), FPS, audio, RATE)
+  video_writer.write_video(
+    path, pictures(round(seconds * FPS)), FPS, audio, RATE
+  )
   return path
 
 

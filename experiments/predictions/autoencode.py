@@ -109,7 +109,7 @@ def _save(
   found: dict[str, np.ndarray],
   rates: _Rates,
 ) -> list[Path]:
-  from perceiver_jax.data.clips import audio, mp4
+  from perceiver_jax.data.clips import audio, video_writer
   from perceiver_jax.viz import side_by_side
 
   folder = source.output_folder()
@@ -119,7 +119,7 @@ def _save(
   )
   sound = np.clip(found["audio"].reshape(-1, 1), -1, 1)
   film = source.free_path(folder, f"{path.stem}-reconstruction.mp4")
-  mp4.write_video(film, both, rates.fps, sound, rates.sample_rate)
+  video_writer.write_video(film, both, rates.fps, sound, rates.sample_rate)
   wav = source.free_path(folder, f"{path.stem}-reconstruction.wav")
   audio.write_wav(wav, sound, rates.sample_rate)
   return [film, wav]

@@ -75,11 +75,11 @@ def _save_images(folder: Path, name: Path, flow: np.ndarray) -> None:
 
 
 def _save_video(folder: Path, path: Path, estimate: Estimate) -> Path:
-  from perceiver_jax.data.clips import mp4, video
+  from perceiver_jax.data.clips import video, video_writer
 
   rate = video.frame_rate(path)
   target = source.free_path(folder, f"{path.stem}-flow.mp4")
-  mp4.write_video(target, _coloured(path, estimate), rate)
+  video_writer.write_video(target, _coloured(path, estimate), rate)
   return target
 
 

@@ -17,7 +17,7 @@ from jax import numpy as jnp
 from perceiver_jax.data.core import pipeline
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.errors import UserError
-from perceiver_jax.evaluation import tagging
+from perceiver_jax.evaluation import multilabel_metrics
 from perceiver_jax.models import (
   perceiver,
   zoo,
@@ -130,7 +130,7 @@ class AudioSet:
     """
     mask = batch["mask"]
     count = len(self._clips.held_out)
-    clip = batch["index"] % count  # See `clips.EvenWindows`.
+    clip = batch["index"] % count  # See `windows.EvenWindows`.
     probabilities = jax.nn.sigmoid(outputs.logits.astype(jnp.float32))
     add = lambda x: jnp.zeros((count, *x.shape[1:])).at[clip].add(x)
     return {
@@ -155,7 +155,7 @@ class AudioSet:
       averages = means["probabilities"][seen] / means["windows"][seen, None]
       scored[name] = {
         "loss": means["loss"],
-        **tagging.summary(labels[seen], averages),
+        **multilabel_metrics.summary(labels[seen], averages),
         "unreadable": 1 - seen.mean(),
       }
     return scored

@@ -6,10 +6,10 @@ from typing import Any
 
 import ml_collections
 
-from perceiver_jax.data.clips import clips
 from perceiver_jax.data.clips import preprocessing as clip_preprocessing
 from perceiver_jax.data.clips import shards as clip_shards
 from perceiver_jax.data.clips import sources as clip_sources
+from perceiver_jax.data.clips import windows
 from perceiver_jax.data.core.source import Source, check_class_names
 from perceiver_jax.errors import UserError
 
@@ -42,7 +42,7 @@ class ClipData:
     self._data, self._one_class = data, one_class
     settings = data.to_dict()
     self.preprocessing = clip_preprocessing.ClipPreprocessing(settings)
-    self.window = clips.check_window(settings)
+    self.window = windows.check_window(settings)
     if not 0 <= data.most_unreadable <= 1:
       raise UserError(
         f"config.data.most_unreadable is {data.most_unreadable}; give a share"
@@ -54,7 +54,7 @@ class ClipData:
       self.window = self.window._replace(num_samples=0)
 
   @functools.cached_property
-  def train(self) -> clips.Clips:
+  def train(self) -> windows.Clips:
     """The clips of the training split.
 
     Raises:
@@ -65,17 +65,17 @@ class ClipData:
     return self._clips(self._data.train_split)
 
   @functools.cached_property
-  def held_out(self) -> clips.Clips:
+  def held_out(self) -> windows.Clips:
     """The clips of the evaluation split; raises UserError as `train`."""
     return self._clips(self._data.eval_split)
 
   @functools.cached_property
-  def train_windows(self) -> clips.RandomWindows:
+  def train_windows(self) -> windows.RandomWindows:
     """Random windows, for `ClipPreprocessing.train`."""
     window = self.window
     if self.preprocessing.crops_at_random:
       window = window._replace(size=())  # Cut out of the clip's own frames.
-    return clips.RandomWindows(
+    return windows.RandomWindows(
       self.train,
       window,
       self._data.get("balanced", False),
@@ -85,7 +85,7 @@ class ClipData:
   @functools.cached_property
   def held_out_windows(self) -> Source:
     """Evenly spaced windows, for `ClipPreprocessing.evaluate`."""
-    return clips.even_windows(
+    return windows.even_windows(
       self.held_out,
       self.window,
       self._data.num_windows,
@@ -99,7 +99,7 @@ class ClipData:
       return self._known
     return self.held_out.class_names
 
-  def _clips(self, split: str) -> clips.Clips:
+  def _clips(self, split: str) -> windows.Clips:
     arguments = self._data.source_args.to_dict().get(self._data.source, {})
     if self._data.source == "files":
       arguments["pictures"] = self.window.num_frames > 0

@@ -24,7 +24,7 @@ from perceiver_jax.data.text import (
   tokenizers,
 )
 from perceiver_jax.errors import UserError
-from perceiver_jax.evaluation import scores as scores_lib
+from perceiver_jax.evaluation import glue_metrics
 from perceiver_jax.models import (
   perceiver,
   zoo,
@@ -192,11 +192,12 @@ class Glue:
       labels, guesses = means["labels"][counts], means["predictions"][counts]
       wanted = self.tasks[_task_of(name)].metrics
       values = {
-        metric: scores_lib.METRICS[metric](labels, guesses) for metric in wanted
+        metric: glue_metrics.METRICS[metric](labels, guesses)
+        for metric in wanted
       }
       scores[name] = {"loss": means["loss"], **values}
       main[name] = values[wanted[0]]
-    return {**scores, "glue": {"average": scores_lib.glue_average(main)}}
+    return {**scores, "glue": {"average": glue_metrics.glue_average(main)}}
 
   def num_train_examples(self) -> int:
     """Length of an epoch, in which every example comes at least once."""

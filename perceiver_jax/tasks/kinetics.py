@@ -18,7 +18,7 @@ import optax
 from absl import logging
 from jax import numpy as jnp
 
-from perceiver_jax.data.clips import clips
+from perceiver_jax.data.clips import windows
 from perceiver_jax.data.core import pipeline
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.errors import UserError
@@ -357,7 +357,7 @@ class Kinetics:
     except UserError as error:
       logging.warning("no mean frame to compare with: %s", error)
       return None
-    source = clips.even_windows(
+    source = windows.even_windows(
       train, self._window, 1, self._data.most_unreadable
     )
     numbers = np.unique(np.linspace(0, len(source) - 1, _MEAN_OF).astype(int))

@@ -16,10 +16,10 @@ from jax import numpy as jnp
 from perceiver_jax.data.core import pipeline
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.flow import augmentation as flow_augmentation
-from perceiver_jax.data.flow import reverse as flow_reverse
 from perceiver_jax.data.flow import sources as flow_sources
+from perceiver_jax.data.flow import time_reversal
 from perceiver_jax.errors import UserError
-from perceiver_jax.evaluation import flow_scores
+from perceiver_jax.evaluation import flow_metrics
 from perceiver_jax.models import (
   perceiver,
   zoo,
@@ -129,16 +129,16 @@ class OpticalFlow:
       error = (distance + _ROBUST_SHIFT) ** _ROBUST_POWER
     known = jnp.maximum(jnp.sum(valid, (1, 2)), 1)
     losses = jnp.sum(error * valid, (1, 2)) / known
-    found = flow_scores.scores(predicted, flow, valid, None)
+    found = flow_metrics.compute_metrics(predicted, flow, valid, None)
     return {
       "loss": metrics_lib.weighted(losses, jnp.ones_like(losses)),
       "epe": found["epe"],
     }
 
   def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
-    """See `flow_scores.scores`; means over pixels, not pairs."""
+    """See `flow_metrics.compute_metrics`; means over pixels, not pairs."""
     valid = batch["valid"] * batch["mask"][:, None, None]
-    return flow_scores.scores(
+    return flow_metrics.compute_metrics(
       _in_pixels(outputs), batch["flow"], valid, batch.get("occluded")
     )
 
@@ -250,7 +250,7 @@ class OpticalFlow:
   ) -> Example:
     """A training pair, `position` being how many come before it."""
     if position < self._opening and position % 2:
-      example = flow_reverse.reverse(example)
+      example = time_reversal.reverse(example)
     severity = self._severity(position)
     return _known(
       flow_augmentation.augment(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from perceiver_jax.data.clips import audio, mp4
+from perceiver_jax.data.clips import audio, video_writer
 from perceiver_jax.errors import UserError
 from perceiver_jax.viz import clip_samples
 
@@ -58,7 +58,7 @@ def _written(
     audio.write_wav(path, sound, sample_rate)
     return clip_samples.Media(name, "audio/wav", path.read_bytes())
   path = folder / "video.mp4"
-  mp4.write_video(path, enlarged(pictures), fps, sound, sample_rate)
+  video_writer.write_video(path, enlarged(pictures), fps, sound, sample_rate)
   return clip_samples.Media(name, "video/mp4", path.read_bytes())
 
 

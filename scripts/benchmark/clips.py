@@ -23,10 +23,15 @@ import numpy as np
 from absl import flags
 
 from experiments import launch
-from perceiver_jax.data.clips import audio, clips, mp4, video
+from perceiver_jax.data.clips import (
+  audio,
+  shard_writer,
+  video,
+  video_writer,
+  windows,
+)
 from perceiver_jax.data.clips import files as clip_files
 from perceiver_jax.data.clips import shards as clip_shards
-from perceiver_jax.data.clips import writing as clip_writing
 from perceiver_jax.errors import UserError
 from scripts.benchmark import timing
 from scripts.data import prepare_clips
@@ -52,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
   """Prints the table."""
   launch.no_arguments(argv)
   seconds = _NUM_FRAMES.value / _FPS
-  window = clips.Window(
+  window = windows.Window(
     _NUM_FRAMES.value,
     _FPS,
     round(seconds * _SAMPLE_RATE),
@@ -63,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
     given = Path(_CLIPS.value).expanduser() if _CLIPS.value else None
     source = clip_files.files(given or _examples(Path(folder)), "train")
     index = Path(folder) / "prepared" / "train.json"
-    settings = clip_writing.Settings(_FPS, _SAMPLE_RATE, 256, 90)
+    settings = shard_writer.Settings(_FPS, _SAMPLE_RATE, 256, 90)
     start = time.perf_counter()
     prepare_clips.prepare(source, index, settings, 2, os.cpu_count() or 1)
     print(f"prepared in {time.perf_counter() - start:.1f} s")
@@ -86,7 +91,7 @@ def main(argv: Sequence[str]) -> None:
     Path(_JSON.value).write_text(json.dumps(rows, indent=2), encoding="utf-8")
 
 
-def _speed(source: clips.Clips, window: clips.Window) -> float:
+def _speed(source: windows.Clips, window: windows.Window) -> float:
   """Windows a second of processor time, after one that is not counted."""
   rng = np.random.default_rng(0)
   source.read(0, window, 0.0)
@@ -96,7 +101,7 @@ def _speed(source: clips.Clips, window: clips.Window) -> float:
   return _NUM_WINDOWS.value / (time.process_time() - start)
 
 
-def _size(files: Sequence[Path], source: clips.Clips) -> float:
+def _size(files: Sequence[Path], source: windows.Clips) -> float:
   """Megabytes of files a clip."""
   return sum(path.stat().st_size for path in files) / len(source) / 1e6
 
@@ -115,7 +120,9 @@ def _examples(folder: Path) -> Path:
   target = folder / "train" / "film"
   target.mkdir(parents=True)
   for number in range(_NUM_CLIPS.value):
-    mp4.write_video(target / f"{number}.mp4", frames, _FPS, sound[:, :2])
+    video_writer.write_video(
+      target / f"{number}.mp4", frames, _FPS, sound[:, :2]
+    )
   return folder
 
 

@@ -10,7 +10,7 @@ processes: images a second when nothing else is done, and the share of the time
 that training waits for data if a step takes --step_seconds on the device (the
 script sleeps instead). Near 0% the device is busy; else use more workers.
 
-The last line is of rendered optical flow pairs (`data.flow_render`), as many a
+The last line is of rendered optical flow pairs (`data.flow.render`), as many a
 second as one core draws at 368 x 496 with the default scenes.
 
 The pictures are JPEGs of ImageNet's usual size (500 x 375, about 100 kB), made

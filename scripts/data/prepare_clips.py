@@ -33,9 +33,9 @@ from tqdm import tqdm
 
 from experiments import launch
 from perceiver_jax.data.clips import files as clip_files
+from perceiver_jax.data.clips import shard_writer
 from perceiver_jax.data.clips import shards as clip_shards
-from perceiver_jax.data.clips import writing as clip_writing
-from perceiver_jax.data.clips.clips import Window
+from perceiver_jax.data.clips.windows import Window
 from perceiver_jax.errors import UserError
 
 _DIRECTORY = flags.DEFINE_string("directory", "", "Where lists and clips are.")
@@ -86,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
         pictures=_FPS.value > 0,
       ),
       index,
-      clip_writing.Settings(
+      shard_writer.Settings(
         _FPS.value, _RATE.value, _SIZE.value, _QUALITY.value
       ),
       _FILES.value,
@@ -99,7 +99,7 @@ def main(argv: Sequence[str]) -> int:
 def prepare(
   source: clip_files.ClipFiles,
   index: Path,
-  settings: clip_writing.Settings,
+  settings: shard_writer.Settings,
   num_files: int,
   num_workers: int,
 ) -> list[str]:
@@ -122,7 +122,7 @@ def prepare(
   index.parent.mkdir(parents=True, exist_ok=True)
   jobs = _jobs(source, index, min(num_files, len(source)))
   _check_same(index, settings, source)
-  clip_writing.remove_stale(index)
+  shard_writer.remove_stale(index)
   notes = _written(jobs, settings, num_workers)
   kept = [number for note in notes for number in note["kept"]]
   bad = [reason for note in notes for reason in note["bad"]]
@@ -147,30 +147,30 @@ def prepare(
     "missing": source.missing,
     **dataclasses.asdict(settings),
   }
-  clip_writing.write_json(index, found)
+  shard_writer.write_json(index, found)
   return bad
 
 
 def _jobs(
   source: clip_files.ClipFiles, index: Path, num_files: int
-) -> list[clip_writing.Job]:
+) -> list[shard_writer.Job]:
   """What each file is to hold: every so-many-th clip."""
   numbered, jobs = list(enumerate(source.segments)), []
   for number in range(num_files):
     clips = numbered[number::num_files]
-    mark = clip_writing.fingerprint((clip for _, clip in clips), source.root)
+    mark = shard_writer.fingerprint((clip for _, clip in clips), source.root)
     name = f"{index.stem}-{number:05d}-of-{num_files:05d}"
-    jobs.append(clip_writing.Job(index.with_name(name), clips, mark))
+    jobs.append(shard_writer.Job(index.with_name(name), clips, mark))
   return jobs
 
 
 def _written(
-  jobs: Sequence[clip_writing.Job],
-  settings: clip_writing.Settings,
+  jobs: Sequence[shard_writer.Job],
+  settings: shard_writer.Settings,
   num_workers: int,
 ) -> list[Any]:
   """Writes the files that are not there; the note of each."""
-  write = functools.partial(clip_writing.write_file, settings)
+  write = functools.partial(shard_writer.write_file, settings)
   # Not forked: threads of the libraries that decode would be lost.
   context = multiprocessing.get_context("spawn")
   try:
@@ -225,7 +225,7 @@ def check(index: Path) -> list[str]:
 
 
 def _check_same(
-  index: Path, settings: clip_writing.Settings, source: clip_files.ClipFiles
+  index: Path, settings: shard_writer.Settings, source: clip_files.ClipFiles
 ) -> None:
   """Refuses to go on with files of other clips or settings."""
   path = index.with_name(f"{index.stem}.settings.json")
@@ -233,10 +233,10 @@ def _check_same(
     **dataclasses.asdict(settings),
     "clips": len(source),
     # Files hold clips by their numbers in the list.
-    "list": clip_writing.fingerprint(source.segments, source.root),
+    "list": shard_writer.fingerprint(source.segments, source.root),
   }
   if not path.is_file():
-    clip_writing.write_json(path, wanted)
+    shard_writer.write_json(path, wanted)
   elif json.loads(path.read_text(encoding="utf-8")) != wanted:
     raise UserError(
       f"{str(index.parent)!r} has files made with other settings, or of other"

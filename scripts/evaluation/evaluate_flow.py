@@ -63,19 +63,19 @@ _COLUMNS = (
 def main(argv: Sequence[str]) -> None:
   """Prints a table a data set."""
   launch.no_arguments(argv)
-  from perceiver_jax.evaluation import flow_benchmark
+  from perceiver_jax.evaluation import flow_baselines
 
   sets = _sources()
   published = _published()
   _prepare_output()
   methods = {"model": flow_model.estimator()}
   if _BASELINES.value:
-    methods |= flow_benchmark.BASELINES
+    methods |= flow_baselines.BASELINES
   figures: dict[str, Any] = {}
   for name, pairs in sets.items():
     rows = []
     for method, estimate in methods.items():
-      found = flow_benchmark.score(pairs, estimate, f"{name}, {method}")
+      found = flow_baselines.evaluate(pairs, estimate, f"{name}, {method}")
       figures.setdefault(name, {})[method] = found
       shown = {c: found[c] for c in _COLUMNS if c in found}
       rows.append({"method": method, **shown})

@@ -36,7 +36,7 @@ from configs import glue as config_file
 from experiments import launch
 from perceiver_jax.data.text import glue_tasks
 from perceiver_jax.errors import UserError
-from perceiver_jax.evaluation import scores
+from perceiver_jax.evaluation import glue_metrics
 from perceiver_jax.training.logs import writers
 
 _TASKS = flags.DEFINE_list(
@@ -162,14 +162,16 @@ def _best_evaluation(folder: Path) -> dict[str, Any]:
 
 
 def _average(best: Mapping[str, Mapping[str, Any]]) -> float:
-  return scores.glue_average({t: run["average"] for t, run in best.items()})
+  return glue_metrics.glue_average(
+    {t: run["average"] for t, run in best.items()}
+  )
 
 
 def _published(task: str) -> float | None:
   """What the paper has for a variant, as `glue/average` is made."""
   row = config_file.get_config(_variant(task)).published.to_dict()
   row.pop("source", None)
-  return row.get("average") or (scores.glue_average(row) if row else None)
+  return row.get("average") or (glue_metrics.glue_average(row) if row else None)
 
 
 def _text(best: Mapping[str, Mapping[str, Any]], average: float) -> str:
@@ -182,7 +184,7 @@ def _text(best: Mapping[str, Mapping[str, Any]], average: float) -> str:
       f"{task:<28}{run['average']:>8.2%}{theirs:>11}  {run['folder']}"
     )
   whole = set(best) == set(glue_tasks.GLUE) and None not in row.values()
-  theirs = _percent(scores.glue_average(row) if whole else None)
+  theirs = _percent(glue_metrics.glue_average(row) if whole else None)
   return "\n".join([*lines, f"{'average':<28}{average:>8.2%}{theirs:>11}"])
 
 

@@ -8,7 +8,7 @@ from jax import numpy as jnp
 
 from configs import digits
 from configs import optical_flow as config_file
-from perceiver_jax.data.clips import mp4, video
+from perceiver_jax.data.clips import video, video_writer
 from perceiver_jax.data.flow import files as flow_files
 from perceiver_jax.data.flow import sources as flow_sources
 from perceiver_jax.data.images import codec
@@ -268,7 +268,7 @@ def test_a_runs_checkpoint_predicts_flow_of_images_and_videos(
   assert found.shape == (20, 32, 2)
   np.testing.assert_allclose(found, want, atol=1e-4)
   assert np.abs(want).max() > 1e-3
-  mp4.write_video(tmp_path / "film.mp4", [*frames, frames[0]], 10.0)
+  video_writer.write_video(tmp_path / "film.mp4", [*frames, frames[0]], 10.0)
   done = call("predict", "flow", *run, "--output=run", "film.mp4")
   assert (done.status, done.out) == (0, "run/film-flow.mp4\n")
   made = list(video.frames(tmp_path / "run" / "film-flow.mp4"))

@@ -15,7 +15,7 @@ from typing import (
 
 import numpy as np
 
-from perceiver_jax.data.clips import media
+from perceiver_jax.data.clips import av_decoding
 from perceiver_jax.errors import UserError
 
 # Decoders and the resampler start from silence; what is read before the clip
@@ -173,10 +173,10 @@ def _read_soundfile(
 def _read_av(
   path: str | os.PathLike[str], start: float, stop: float, sample_rate: int
 ) -> _Part:
-  to_float = media.import_av().AudioResampler("fltp")
+  to_float = av_decoding.import_av().AudioResampler("fltp")
   pieces: list[tuple[int, np.ndarray]] = []
   rate, position = 1, 0
-  for timed in media.decode(path, "audio", max(0.0, start - _BEFORE)):
+  for timed in av_decoding.decode(path, "audio", max(0.0, start - _BEFORE)):
     rate = timed.frame.sample_rate
     ended = timed.start >= stop + _MARGIN
     if ended and pieces:

@@ -14,11 +14,15 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
-from perceiver_jax.data.clips import audio, media, video
-from perceiver_jax.data.clips import lists as clip_lists
-from perceiver_jax.data.clips import lookup as clip_lookup
-from perceiver_jax.data.clips.clips import MISSING, Window
-from perceiver_jax.data.clips.lists import Row
+from perceiver_jax.data.clips import (
+  audio,
+  av_decoding,
+  file_lookup,
+  segment_lists,
+  video,
+)
+from perceiver_jax.data.clips.segment_lists import Row
+from perceiver_jax.data.clips.windows import MISSING, Window
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.errors import UserError
 
@@ -81,12 +85,12 @@ class ClipFiles:
     return len(self.segments)
 
   def read(self, index: int, window: Window, place: float) -> Example:
-    """See `clips.Clips`."""
+    """See `windows.Clips`."""
     return read_window(self.segments[index], window, place)
 
 
 def read_window(segment: Segment, window: Window, place: float) -> Example:
-  """Decodes a part of a clip; see `clips.Clips.read`.
+  """Decodes a part of a clip; see `windows.Clips.read`.
 
   Sound of several channels is averaged.
 
@@ -120,7 +124,7 @@ def seconds(segment: Segment, *kinds: str) -> float:
     UserError: the file can't be read, or ends before the clip starts.
   """
   path, start, stop, listed = segment
-  end = min(media.duration(path, kind) for kind in kinds)
+  end = min(av_decoding.duration(path, kind) for kind in kinds)
   if end <= start:
     raise UserError(
       f"{path!r} ends after {end:.2f} seconds, before its clip starts at"
@@ -144,7 +148,7 @@ def files(
 ) -> ClipFiles:
   """Clips of AudioSet, of Kinetics or of one's own.
 
-  With DIRECTORY/SPLIT.csv (see `clip_lists`), the file of a line may lie
+  With DIRECTORY/SPLIT.csv (see `segment_lists`), the file of a line may lie
   anywhere below DIRECTORY. Its name, without what follows the last dot, is
   the video's, or that with the start, or start and stop, in seconds or
   milliseconds: VIDEO_30, VIDEO_30.000_40.000, VIDEO_30000_40000,
@@ -155,7 +159,7 @@ def files(
   Args:
     directory: holds lists and clips.
     split: name of the list or of the folder.
-    classes: file of all classes (see `clip_lists.read_classes`). If not given,
+    classes: file of all classes (see `read_classes`). If not given,
       DIRECTORY/class_labels_indices.csv where there is one; else the classes
       of all lists or folders, sorted.
     cut: whether files hold just the segment; else the whole video.
@@ -182,10 +186,10 @@ def files(
 def _of_list(
   root: Path, listed: Path, classes: str, cut: bool, pictures: bool
 ) -> ClipFiles:
-  rows = clip_lists.read_rows(listed)
+  rows = segment_lists.read_rows(listed)
   names = _classes(root, classes, lambda: _listed_classes(root))
   numbers = {name: i for i, name in enumerate(names)}
-  found = clip_lookup.by_stem(root, pictures)
+  found = file_lookup.by_stem(root, pictures)
   segments, labels, missing = [], [], []
   for row in rows:
     segment = _find(row, root, found, cut)
@@ -238,10 +242,10 @@ def _classes(
 ) -> Mapping[str, str]:
   """Classes as lists call them, with their names for people."""
   if given:
-    return clip_lists.read_classes(Path(given).expanduser())
-  official = root / clip_lists.AUDIOSET_CLASSES
+    return segment_lists.read_classes(Path(given).expanduser())
+  official = root / segment_lists.AUDIOSET_CLASSES
   if official.is_file():
-    return clip_lists.read_classes(official)
+    return segment_lists.read_classes(official)
   return {name: name for name in sorted(seen())}
 
 
@@ -250,8 +254,8 @@ def _listed_classes(root: Path) -> set[str]:
   found: set[str] = set()
   for path in sorted(root.glob("*.csv")):
     try:
-      rows = clip_lists.read_rows(path)
-    except clip_lists.NoColumnError as error:
+      rows = segment_lists.read_rows(path)
+    except segment_lists.NoColumnError as error:
       logging.warning("not looked into for classes: %s", error)
       continue
     found.update(label for row in rows for label in row.labels)
@@ -265,13 +269,13 @@ def _folder_classes(root: Path) -> set[str]:
 def _holds_clips(folder: Path) -> bool:
   if folder.name.startswith(".") or not folder.is_dir():
     return False
-  return any(clip_lookup.is_clip(path.name) for path in folder.iterdir())
+  return any(file_lookup.is_clip(path.name) for path in folder.iterdir())
 
 
 def _clip_paths(folder: Path) -> list[Path]:
   if not folder.is_dir():
     return []
-  return sorted(p for p in folder.iterdir() if clip_lookup.is_clip(p.name))
+  return sorted(p for p in folder.iterdir() if file_lookup.is_clip(p.name))
 
 
 def _find(
@@ -281,7 +285,7 @@ def _find(
   if row.file:
     path = root / row.file
     return Segment(str(path)) if path.is_file() else None
-  path = clip_lookup.find(row, found)
+  path = file_lookup.find(row, found)
   if path is None:
     return None
   listed = row.stop - row.start

@@ -11,7 +11,7 @@ import itertools
 
 import numpy as np
 
-from perceiver_jax.data.clips.clips import Window
+from perceiver_jax.data.clips.windows import Window
 from perceiver_jax.data.core.source import Example, check_choice
 from perceiver_jax.errors import UserError
 
@@ -64,7 +64,7 @@ class GeneratedClips:
     return len(self._kinds)
 
   def read(self, index: int, window: Window, place: float) -> Example:
-    """See `clips.Clips`."""
+    """See `windows.Clips`."""
     shape, sound = self._kinds[index]
     start = place * max(0.0, self._seconds - window.seconds)
     # Of the clip, and not of the window: the same at every place.

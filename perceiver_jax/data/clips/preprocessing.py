@@ -55,8 +55,8 @@ class ClipPreprocessing:
     """Scales pictures, and makes the spectrogram where one is wanted.
 
     Args:
-      example: of `clips.Clips.read`; `image` uint8 [T, H, W, 3] of the model's
-        size and `audio` float32 [S, 1], or one of them.
+      example: of `Clips.read`; `image` uint8 [T, H, W, 3] of the model's size
+        and `audio` float32 [S, 1], or one of them.
 
     Returns:
       The same with `image` float32 [T, H, W, 3], and `audio` float32 [S, 1] or

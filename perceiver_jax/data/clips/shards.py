@@ -21,7 +21,7 @@ import cv2
 import grain
 import numpy as np
 
-from perceiver_jax.data.clips.clips import MISSING, Window
+from perceiver_jax.data.clips.windows import MISSING, Window
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.images import codec, resizing
 from perceiver_jax.errors import UserError
@@ -67,7 +67,7 @@ class ClipShards:
     return len(self.labels)
 
   def read(self, index: int, window: Window, place: float) -> Example:
-    """See `clips.Clips`."""
+    """See `windows.Clips`."""
     self.check_window(window)
     try:
       return decode(self._record(index), window, place, self._rates)
@@ -161,7 +161,7 @@ def encode(
 def decode(
   record: bytes, window: Window, place: float, rates: tuple[float, int]
 ) -> Example:
-  """A part of a stored clip; see `clips.Clips.read`.
+  """A part of a stored clip; see `windows.Clips.read`.
 
   Args:
     record: of `encode`.

@@ -6,7 +6,7 @@ from typing import Any
 from perceiver_jax.data.clips import files as clip_files
 from perceiver_jax.data.clips import generated as generated_clips
 from perceiver_jax.data.clips import shards as clip_shards
-from perceiver_jax.data.clips.clips import Clips
+from perceiver_jax.data.clips.windows import Clips
 from perceiver_jax.data.core.source import make_named
 
 SOURCES: dict[str, Callable[..., Clips]] = {

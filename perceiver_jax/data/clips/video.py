@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from perceiver_jax.data.clips import media
-from perceiver_jax.data.clips.media import Timed
+from perceiver_jax.data.clips import av_decoding
+from perceiver_jax.data.clips.av_decoding import Timed
 from perceiver_jax.data.images import resizing
 from perceiver_jax.errors import UserError
 
@@ -90,8 +90,8 @@ def frames(
 
 def frame_rate(path: str | os.PathLike[str]) -> float:
   """A video's average frames per second; raises UserError as `frames`."""
-  with media.opened(path, "video") as track:
-    return media.frame_rate(track)
+  with av_decoding.opened(path, "video") as track:
+    return av_decoding.frame_rate(track)
 
 
 def _frames(
@@ -100,7 +100,7 @@ def _frames(
   start: float,
   size: tuple[int, int] | None,
 ) -> Iterator[tuple[float, np.ndarray]]:
-  shown = _until_the_next(media.decode(path, "video", start))
+  shown = _until_the_next(av_decoding.decode(path, "video", start))
   if fps is None:
     early = start + _ROUNDING
     shown = itertools.dropwhile(lambda timed: timed.stop <= early, shown)

@@ -93,7 +93,7 @@ def augment(
   """Changes a pair and cuts out what the model takes.
 
   Args:
-    example: see `flow_sources`.
+    example: see `sources`.
     rng: draws what is random.
     how: at severity 1.
     size: (h, w).
@@ -126,7 +126,7 @@ def resized_crop(
   Where a pair is smaller than the part wanted, it is resized to fit.
 
   Args:
-    example: see `flow_sources`.
+    example: see `sources`.
     rng: draws the place; None takes the middle.
     size: (h, w) wanted.
     scales: down and across: pixels that one pixel becomes.

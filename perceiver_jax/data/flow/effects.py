@@ -1,6 +1,6 @@
 """What a camera and the air do to rendered frames; flow stays as it is.
 
-Shapes: H, W of the frames. Motion blur is part of the layers (`flow_scene`).
+Shapes: H, W of the frames. Motion blur is part of the layers (`scene`).
 """
 
 import cv2

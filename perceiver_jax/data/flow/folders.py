@@ -1,7 +1,7 @@
 """Optical flow data sets in the folders people download.
 
 Nothing is downloaded. Every source holds paths and reads a pair when it is
-asked for; see `flow_sources` for what a pair is.
+asked for; see `sources` for what a pair is.
 """
 
 import itertools
@@ -32,7 +32,7 @@ class Files(NamedTuple):
   Attributes:
     first: an image.
     second: an image.
-    flow: see `flow_files`; None where the truth is not published.
+    flow: see `files`; None where the truth is not published.
     occlusion: an image, black where nothing is occluded, or None.
     visible_flow: flow that is known only where it is not occluded, or None.
     name: of the pair, as benchmarks call it: "alley_1/frame_0001".
@@ -173,7 +173,7 @@ def kitti(
 ) -> FlowFolder:
   """KITTI-2012 (194 pairs) and KITTI-2015 (200), and as many to submit.
 
-  Flow is known at some of the pixels; those that only `flow_occ` has are
+  Flow is known at some of the pixels; those that only `occ` has are
   occluded.
 
   Args:

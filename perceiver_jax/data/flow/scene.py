@@ -37,7 +37,7 @@ class Scene(NamedTuple):
   Attributes:
     objects: least and most of them.
     diameter: of an object, smallest and largest, over the frame's height.
-    vertices: see `flow_shapes.Outline`, as the next five.
+    vertices: see `shapes.Outline`, as the next five.
     irregularity: of polygons.
     spikiness: of shapes.
     blob_share: of smooth shapes.
@@ -52,7 +52,7 @@ class Scene(NamedTuple):
     follow_share: share of objects that move with the background, and by their
       own motion in addition.
     warp_share: share of layers that are bent.
-    warp_points: along each axis of a layer; see `flow_motion.thin_plate`.
+    warp_points: along each axis of a layer; see `motion.thin_plate`.
     warp_strength: see there.
     background_translation: as `translation`, of the background.
     background_rotation: as `rotation`.

@@ -3,7 +3,7 @@
 A source has a length and returns pair i as a dict: `frames` uint8
 [2, H, W, 3]; `flow` float32 [H, W, 2], NaN where it is not known; `occluded`
 bool [H, W], all False where a data set does not say. Sizes may differ from
-pair to pair. Data sets on a disk are in `flow_folders`.
+pair to pair. Data sets on a disk are in `folders`.
 """
 
 from collections.abc import (
@@ -18,10 +18,7 @@ from typing import (
 import numpy as np
 
 from perceiver_jax.data.core.source import Example, check_choice, make_named
-from perceiver_jax.data.flow import effects as flow_effects
-from perceiver_jax.data.flow import folders as flow_folders
-from perceiver_jax.data.flow import motorcycle as flow_motorcycle
-from perceiver_jax.data.flow import render as flow_render
+from perceiver_jax.data.flow import effects, folders, middlebury, render
 from perceiver_jax.data.flow.scene import Scene, draw_layers, make_scene
 from perceiver_jax.data.flow.textures import Textures
 from perceiver_jax.errors import UserError
@@ -81,8 +78,8 @@ class Rendered:
     index = range(self._length)[index]
     rng = np.random.default_rng((self._seed, index))
     layers = draw_layers(rng, self._scene, self._textures, *self._size)
-    pair = flow_render.render(layers, *self._size)
-    frames = flow_effects.apply_effects(rng, self._scene, pair.frames)
+    pair = render.render(layers, *self._size)
+    frames = effects.apply_effects(rng, self._scene, pair.frames)
     return {"frames": frames, "flow": pair.flow, "occluded": pair.occluded}
 
 
@@ -97,7 +94,7 @@ def rendered(
   texture_detail: float = 0.0,
   scene: Mapping[str, Any] | None = None,
 ) -> Rendered:
-  """Pairs drawn by `flow_render`, as many as are wanted.
+  """Pairs drawn by `render`, as many as are wanted.
 
   "test" has other textures than "train": the right third of each installed
   photo, or every tenth picture of a folder.
@@ -111,7 +108,7 @@ def rendered(
     noise_share: share of the textures that are noise.
     texture_scale: least and most pixels of a frame to a pixel of a picture.
     texture_detail: how plain a texture may be; see `Textures`.
-    scene: leaves of `flow_scene.Scene`.
+    scene: leaves of `scene.Scene`.
 
   Raises:
     UserError: there is no such split, a number is out of range, or the folder
@@ -140,11 +137,11 @@ def rendered(
 
 SOURCES: dict[str, Callable[..., FlowSource]] = {
   "rendered": rendered,
-  "autoflow": flow_folders.autoflow,
-  "flying_chairs": flow_folders.flying_chairs,
-  "sintel": flow_folders.sintel,
-  "kitti": flow_folders.kitti,
-  "motorcycle": flow_motorcycle.motorcycle,
+  "autoflow": folders.autoflow,
+  "flying_chairs": folders.flying_chairs,
+  "sintel": folders.sintel,
+  "kitti": folders.kitti,
+  "motorcycle": middlebury.motorcycle,
 }
 
 

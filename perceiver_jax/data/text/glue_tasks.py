@@ -16,8 +16,8 @@ class Task(NamedTuple):
     columns: of its files: those of the texts, and last that of the label.
     classes: names by label; none if the label is a score.
     written: the classes in the benchmark's files; empty: as they are called.
-    metrics: keys of `evaluation.scores.METRICS`; the first is the one that
-      the Perceiver IO paper reports (Table 14).
+    metrics: keys of `glue_metrics.METRICS`; the first is the one that the
+      Perceiver IO paper reports (Table 14).
     parts: endings of the names of the held-out splits.
   """
 

@@ -14,8 +14,8 @@ from hypothesis import (
 from hypothesis import strategies as st
 
 from perceiver_jax.data.clips.audio import read_audio
-from perceiver_jax.data.clips.mp4 import write_video
 from perceiver_jax.data.clips.video import frame_rate, frames, read_video
+from perceiver_jax.data.clips.video_writer import write_video
 from perceiver_jax.errors import UserError
 
 _CODECS = {

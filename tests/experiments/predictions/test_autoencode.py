@@ -8,7 +8,7 @@ import soundfile
 import tiny_weights
 
 from perceiver_jax import weights
-from perceiver_jax.data.clips import audio, mp4, video
+from perceiver_jax.data.clips import audio, video, video_writer
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
@@ -31,7 +31,9 @@ def clip(tmp_path):
     sound = 0.5 * np.sin(2 * np.pi * 440 * times).astype(np.float32)
     sound = sound[:, None] * np.linspace(1, 0.1, channels or 1)
     path = tmp_path / "clip.mp4"
-    mp4.write_video(path, pictures, 25.0, sound if channels else None, RATE)
+    video_writer.write_video(
+      path, pictures, 25.0, sound if channels else None, RATE
+    )
     return path
 
   return make

@@ -6,7 +6,7 @@ from jax import numpy as jnp
 
 from experiments.predictions import flow as flow_command
 from perceiver_jax import weights
-from perceiver_jax.data.clips import mp4, video
+from perceiver_jax.data.clips import video, video_writer
 from perceiver_jax.data.flow import files as flow_files
 from perceiver_jax.data.images import codec
 from perceiver_jax.evaluation import tiling
@@ -112,7 +112,7 @@ def test_a_video_gives_a_frame_less(call, weight_file, tmp_path):
   frames = [
     np.uint8(np.stack([4 * (x + t), 6 * y, x + y], -1)) for t in range(4)
   ]
-  mp4.write_video(tmp_path / "film.mp4", frames, 12.5)
+  video_writer.write_video(tmp_path / "film.mp4", frames, 12.5)
   file = weight_file("flow")
   done = call("predict", "flow", f"--weights={file}", "film.mp4")
   assert done.status == 0, done.err
@@ -135,7 +135,7 @@ def test_a_video_gives_a_frame_less(call, weight_file, tmp_path):
 
 def test_the_colours_of_a_film_have_one_scale(tmp_path):
   frames = [np.full((16, 16, 3), 60 * i, np.uint8) for i in range(3)]
-  mp4.write_video(tmp_path / "film.mp4", frames, 10.0)
+  video_writer.write_video(tmp_path / "film.mp4", frames, 10.0)
   flows = [np.full((16, 16, 2), x, np.float32) for x in (1.0, -10.0)]
   left = iter(flows)
   made = list(
@@ -171,7 +171,7 @@ def test_bad_input_is_one_line(
   pair(30, 40)
   other = np.zeros((30, 20, 3), np.uint8)
   (tmp_path / "other.png").write_bytes(codec.encode_png(other))
-  mp4.write_video(tmp_path / "still.mp4", [other], 25.0)
+  video_writer.write_video(tmp_path / "still.mp4", [other], 25.0)
   flag = f"--weights={weight_file('flow')}"
   refuses("predict", "flow", flag, *arguments, parts=parts)
   assert not list(tmp_path.glob("predictions/*"))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from perceiver_jax.data.clips import shards as clip_shards
-from perceiver_jax.data.clips.clips import Window
+from perceiver_jax.data.clips.windows import Window
 
 sys.path.append(str(pathlib.Path(__file__).parents[2] / "data"))
 import tiny_clips as making

@@ -12,7 +12,7 @@ from perceiver_jax import weights
 from perceiver_jax.data.flow import files as flow_files
 from perceiver_jax.data.images import codec
 from perceiver_jax.evaluation import (
-  flow_benchmark,
+  flow_baselines,
   tiling,
 )
 from perceiver_jax.models.modalities import flow as flow_adapter
@@ -193,7 +193,7 @@ def test_figures_are_kept_data_set_by_data_set(
       raise KeyboardInterrupt
     return {"epe": 1.0}
 
-  monkeypatch.setattr(flow_benchmark, "score", score)
+  monkeypatch.setattr(flow_baselines, "score", score)
   config = runs.ROOT / "configs" / "optical_flow.py"
   done = script(
     "evaluation.evaluate_flow", flag, f"--config={config}:smoke", "--rendered",

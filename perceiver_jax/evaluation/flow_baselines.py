@@ -1,4 +1,4 @@
-"""Scores of anything that estimates flow, on pairs of any size.
+"""Classical methods of optical flow, and the evaluation of any method.
 
 Shapes: H, W of a pair.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from perceiver_jax.data.flow.sources import FlowSource
-from perceiver_jax.evaluation import flow_scores
+from perceiver_jax.evaluation import flow_metrics
 from perceiver_jax.training import metrics
 
 # Rows or columns that DIS's pyramid needs.
@@ -56,7 +56,7 @@ BASELINES: Mapping[str, Estimate] = {
 }
 
 
-def score(
+def evaluate(
   source: FlowSource, estimate: Estimate, progress: str = ""
 ) -> dict[str, float]:
   """Scores on every pair of a source.
@@ -67,9 +67,9 @@ def score(
     progress: name of a progress bar; empty for none.
 
   Returns:
-    The means of `flow_scores.scores` over all known pixels of all pairs, as
-    Sintel has them, without those that nothing was averaged for; and
-    `epe_by_pair`, the mean over pairs of each pair's own error.
+    Means of `flow_metrics.compute_metrics` over all pixels of known flow of all
+    pairs, as Sintel averages, without metrics of no pixel; and `epe_by_pair`,
+    the mean over pairs of each pair's end-point error.
   """
   sums: dict[str, np.ndarray] = {}
   by_pair = []
@@ -78,7 +78,7 @@ def score(
     example = source[i]
     flow = example["flow"]
     valid = np.isfinite(flow).all(-1)
-    found = flow_scores.scores(
+    found = flow_metrics.compute_metrics(
       estimate(*example["frames"])[None],
       np.where(valid[..., None], flow, 0)[None],
       valid[None],

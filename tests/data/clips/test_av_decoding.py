@@ -11,10 +11,10 @@ from hypothesis import (
 )
 from hypothesis import strategies as st
 
-from perceiver_jax.data.clips import media
+from perceiver_jax.data.clips import av_decoding
 from perceiver_jax.data.clips.audio import read_audio
-from perceiver_jax.data.clips.mp4 import write_video
 from perceiver_jax.data.clips.video import frame_rate, frames, read_video
+from perceiver_jax.data.clips.video_writer import write_video
 from perceiver_jax.errors import UserError
 
 _CODECS = {
@@ -224,6 +224,6 @@ def test_an_iteration_that_stops_early_closes_the_file(clips):
 def test_decode_starts_at_or_before_the_time_asked_for(clips):
   for path in sorted(clips.glob("x.*")):
     for start in (0.1, 1.5, 2.9):
-      first = next(media.decode(path, "video", start))
+      first = next(av_decoding.decode(path, "video", start))
       assert first.start <= start
       assert first.stop == pytest.approx(first.start + 0.04, abs=2e-3)

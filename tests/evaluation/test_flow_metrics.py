@@ -8,13 +8,13 @@ from hypothesis import (
 )
 from hypothesis import strategies as st
 
-from perceiver_jax.evaluation import flow_scores
+from perceiver_jax.evaluation import flow_metrics
 from perceiver_jax.training import metrics
 
 
 def means(predicted, flow, valid=None, occluded=None):
   ones = np.ones(flow.shape[:-1], np.float32)
-  found = flow_scores.scores(
+  found = flow_metrics.compute_metrics(
     predicted,
     flow,
     ones if valid is None else valid,
@@ -56,7 +56,7 @@ def test_every_score_is_its_definition(seed):
 
 def test_visible_and_hidden_pixels_need_to_be_known():
   flow = np.zeros((1, 4, 4, 2), np.float32)
-  found = flow_scores.scores(flow, flow, np.ones((1, 4, 4)), None)
+  found = flow_metrics.compute_metrics(flow, flow, np.ones((1, 4, 4)), None)
   assert "epe" in found
   assert not {"epe_visible", "epe_occluded"} & found.keys()
 
@@ -81,7 +81,7 @@ def test_many_frames_add_up_exactly_enough():
   sums = np.zeros(2, np.float32)
   flow = np.ones((1, 8, 8, 2), np.float32)
   for _ in range(2000):
-    total, count = flow_scores.scores(
+    total, count = flow_metrics.compute_metrics(
       flow + np.float32([3, 4]), flow, np.ones((1, 8, 8)), np.zeros((1, 8, 8))
     )["epe"]
     sums += np.float32([total, count])

@@ -23,7 +23,7 @@ def end_point_error(predicted: jax.Array, flow: jax.Array) -> jax.Array:
   return jnp.linalg.norm(predicted - flow, axis=-1)
 
 
-def scores(
+def compute_metrics(
   predicted: jax.Array,
   flow: jax.Array,
   valid: jax.Array,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics
 
-from perceiver_jax.evaluation import tagging
+from perceiver_jax.evaluation import multilabel_metrics
 
 
 def random(seed, examples=40, classes=6):
@@ -24,7 +24,7 @@ def random(seed, examples=40, classes=6):
 @given(st.integers(0, 2**32 - 1))
 def test_means_are_scikit_learns(seed):
   labels, scores = random(seed)
-  found = tagging.summary(labels, scores)
+  found = multilabel_metrics.summary(labels, scores)
   assert found["mAP"] == pytest.approx(
     metrics.average_precision_score(labels, scores, average="macro")
   )
@@ -38,7 +38,9 @@ def test_average_precision_by_hand():
   labels = np.array([[1], [0], [1], [0]])
   scores = np.array([[0.9], [0.8], [0.7], [0.1]])
   # Right at the first place, and two of the first three.
-  assert tagging.average_precision(labels, scores)[0] == (1 + 2 / 3) / 2
+  assert (
+    multilabel_metrics.average_precision(labels, scores)[0] == (1 + 2 / 3) / 2
+  )
 
 
 def test_scores_of_transposed_matrices_are_others():
@@ -47,16 +49,16 @@ def test_scores_of_transposed_matrices_are_others():
   # always the likeliest.
   labels = np.eye(5, dtype=int)
   scores = labels + 10.0 * np.arange(5)
-  assert tagging.summary(labels, scores)["mAP"] == 1
-  assert tagging.summary(labels.T, scores.T)["mAP"] < 0.5
+  assert multilabel_metrics.summary(labels, scores)["mAP"] == 1
+  assert multilabel_metrics.summary(labels.T, scores.T)["mAP"] < 0.5
 
 
 def test_classes_without_examples_do_not_count():
   labels, scores = random(0)
-  want = tagging.summary(labels, scores)
+  want = multilabel_metrics.summary(labels, scores)
   more = np.pad(labels, ((0, 0), (0, 2)))
   more[:, -1] = 1
-  found = tagging.summary(more, np.pad(scores, ((0, 0), (0, 2))))
+  found = multilabel_metrics.summary(more, np.pad(scores, ((0, 0), (0, 2))))
   assert np.isnan(found["class_AP"][-2])
   assert np.isnan(found["class_AUC"][-2:]).all()
   assert found["AUC"] == pytest.approx(want["AUC"])
@@ -65,7 +67,7 @@ def test_classes_without_examples_do_not_count():
 
 
 def test_where_no_class_can_be_judged_nothing_is_said():
-  found = tagging.summary(np.zeros((3, 2), int), np.ones((3, 2)))
+  found = multilabel_metrics.summary(np.zeros((3, 2), int), np.ones((3, 2)))
   assert (found["mAP"], found["AUC"], found["d_prime"]) == (0, 0.5, 0)
 
 
@@ -74,16 +76,16 @@ def test_d_prime_is_the_distance_of_two_normal_distributions(distance):
   # One draw exceeds the other where their difference, of deviation sqrt(2),
   # is positive.
   area = stats.norm.cdf(distance / np.sqrt(2))
-  assert tagging.d_prime(area) == pytest.approx(distance)
+  assert multilabel_metrics.d_prime(area) == pytest.approx(distance)
 
 
 def test_d_prime_of_a_perfect_ranking_is_finite():
-  assert 6 < tagging.d_prime(1.0) < 8
-  assert tagging.d_prime(0.0) == -tagging.d_prime(1.0)
+  assert 6 < multilabel_metrics.d_prime(1.0) < 8
+  assert multilabel_metrics.d_prime(0.0) == -multilabel_metrics.d_prime(1.0)
 
 
 def test_other_shapes_are_refused():
   with pytest.raises(ValueError, match="examples, classes"):
-    tagging.average_precision(np.zeros((3, 2)), np.zeros((2, 3)))
+    multilabel_metrics.average_precision(np.zeros((3, 2)), np.zeros((2, 3)))
   with pytest.raises(ValueError, match="examples, classes"):
-    tagging.area_under_curve(np.zeros(3), np.zeros(3))
+    multilabel_metrics.area_under_curve(np.zeros(3), np.zeros(3))

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from perceiver_jax.data.flow import augmentation as flow_augmentation
 from perceiver_jax.data.flow import render as flow_render
-from perceiver_jax.data.flow import reverse as flow_reverse
 from perceiver_jax.data.flow import scene as flow_scene
 from perceiver_jax.data.flow import sources as flow_sources
+from perceiver_jax.data.flow import time_reversal
 from perceiver_jax.errors import UserError
 
 SIZE = (64, 96)
@@ -218,7 +218,7 @@ def test_reverse_flow_averages_what_lands():
   flow[0, 0] = (2.2, 1.0)
   flow[1, 1] = (1.0, 0.0)
   flow[2, 2] = (9.0, 0.0)  # Leaves the frame.
-  found = flow_reverse.reverse_flow(flow)
+  found = time_reversal.reverse_flow(flow)
   np.testing.assert_allclose(found[1, 2], (-1.6, -0.5), rtol=1e-6)
   assert np.isfinite(found).all(-1).sum() == 1
 
@@ -232,7 +232,7 @@ def test_reverse_flow_is_near_the_truth_where_one_pixel_lands():
   )
   pair = flow_render.render(layers, *SIZE)
   exact = flow_render.backward_flow(layers, pair)
-  found = flow_reverse.reverse_flow(pair.flow)
+  found = time_reversal.reverse_flow(pair.flow)
   known = np.isfinite(found).all(-1)
   error = np.hypot(*np.moveaxis(found - exact, -1, 0))[known]
   still = np.hypot(*np.moveaxis(exact, -1, 0))[known]
@@ -243,7 +243,7 @@ def test_reverse_flow_is_near_the_truth_where_one_pixel_lands():
 
 def test_a_pair_played_backwards():
   pair = smooth_pair()
-  found = flow_reverse.reverse(pair)
+  found = time_reversal.reverse(pair)
   np.testing.assert_array_equal(found["frames"], pair["frames"][::-1])
   assert not found["occluded"].any()
   known = np.isfinite(found["flow"]).all(-1)

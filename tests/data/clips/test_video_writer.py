@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from perceiver_jax.data.clips.audio import read_audio
-from perceiver_jax.data.clips.mp4 import write_video
 from perceiver_jax.data.clips.video import frame_rate, read_video
+from perceiver_jax.data.clips.video_writer import write_video
 from perceiver_jax.errors import UserError
 
 _COLOURS = np.array(

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from perceiver_jax.data.clips import media
+from perceiver_jax.data.clips import av_decoding
 from perceiver_jax.errors import UserError
 
 # Named in the file, so that players need not guess; FFmpeg's numbers.
@@ -64,7 +64,7 @@ def write_video(
     raise UserError(f"video is written to .mp4 files, not {path.name!r}")
   if not 0.01 <= fps <= 1000:
     raise UserError(f"fps must be from 0.01 to 1000, got {fps}")
-  av = media.import_av()
+  av = av_decoding.import_av()
   partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
   # The index goes to the front, so that a browser can begin to play.
   options = {"movflags": "+faststart"}
@@ -118,7 +118,7 @@ def _from_rgb(picture: np.ndarray, number: int) -> Any:
   """Makes the encoder's frame of uint8 [H, W, 3]."""
   odd = [(0, n % 2) for n in picture.shape]
   odd[2] = (0, 0)
-  frame = media.import_av().VideoFrame.from_ndarray(
+  frame = av_decoding.import_av().VideoFrame.from_ndarray(
     np.pad(picture, odd, mode="edge"), format="rgb24"
   )
   frame = frame.reformat(
@@ -132,7 +132,7 @@ def _sounds(
   container: Any, audio: np.ndarray, sample_rate: int
 ) -> Iterator[_Item]:
   """Adds a track of sound; iterates over its frames."""
-  av = media.import_av()
+  av = av_decoding.import_av()
   audio = audio[:, None] if audio.ndim == 1 else audio
   if audio.ndim != 2 or not np.issubdtype(audio.dtype, np.floating):
     raise ValueError(f"audio is floats [S, channels], got {audio.shape}")

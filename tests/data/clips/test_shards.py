@@ -10,7 +10,7 @@ from array_record.python import array_record_module
 
 from perceiver_jax.data.clips import shards as clip_shards
 from perceiver_jax.data.clips import sources as clip_sources
-from perceiver_jax.data.clips.clips import Window
+from perceiver_jax.data.clips.windows import Window
 from perceiver_jax.errors import UserError
 
 RATES = (25.0, 48_000)

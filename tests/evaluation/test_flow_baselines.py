@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from perceiver_jax.data.flow import sources as flow_sources
-from perceiver_jax.evaluation import flow_benchmark
+from perceiver_jax.evaluation import flow_baselines
 
 
 class Pairs:
@@ -30,8 +30,8 @@ class Pairs:
 
 
 def test_means_are_over_pixels_and_over_pairs():
-  found = flow_benchmark.score(
-    Pairs([(10, 10), (10, 30)]), flow_benchmark.no_motion
+  found = flow_baselines.evaluate(
+    Pairs([(10, 10), (10, 30)]), flow_baselines.no_motion
   )
   assert found["epe"] == pytest.approx((100 * 1 + 300 * 2) / 400)
   assert found["epe_by_pair"] == pytest.approx(1.5)
@@ -40,12 +40,12 @@ def test_means_are_over_pixels_and_over_pairs():
 
 
 def test_a_pair_without_truth_counts_for_nothing():
-  found = flow_benchmark.score(
-    Pairs([(10, 10), (10, 30)], unknown=[1]), flow_benchmark.no_motion
+  found = flow_baselines.evaluate(
+    Pairs([(10, 10), (10, 30)], unknown=[1]), flow_baselines.no_motion
   )
   assert found["epe"] == found["epe_by_pair"] == pytest.approx(1)
-  nothing = flow_benchmark.score(
-    Pairs([(10, 10)], unknown=[0]), flow_benchmark.no_motion
+  nothing = flow_baselines.evaluate(
+    Pairs([(10, 10)], unknown=[0]), flow_baselines.no_motion
   )
   assert nothing == {}
 
@@ -53,7 +53,7 @@ def test_a_pair_without_truth_counts_for_nothing():
 @pytest.mark.parametrize("known", [True, False])
 def test_visible_pixels_are_scored_where_they_are_known(known):
   pairs = Pairs([(10, 10)], knows_occlusion=known)
-  found = flow_benchmark.score(pairs, flow_benchmark.no_motion)
+  found = flow_baselines.evaluate(pairs, flow_baselines.no_motion)
   assert ("epe_visible" in found) == known
 
 
@@ -62,5 +62,5 @@ def test_visible_pixels_are_scored_where_they_are_known(known):
 def test_classical_methods_see_small_motions(method, size):
   scene = {"objects": (0, 0), "fog_share": 0.0, "background_translation": 0.01}
   source = flow_sources.rendered("test", size=size, num_test=4, scene=scene)
-  found = flow_benchmark.score(source, flow_benchmark.BASELINES[method])
+  found = flow_baselines.evaluate(source, flow_baselines.BASELINES[method])
   assert found["epe"] < 0.6 * found["zero_epe"]

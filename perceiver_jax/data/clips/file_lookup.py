@@ -8,7 +8,7 @@ from collections.abc import (
 )
 from pathlib import Path
 
-from perceiver_jax.data.clips.lists import Row
+from perceiver_jax.data.clips.segment_lists import Row
 
 _VIDEO = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 _SOUND = (".wav", ".flac", ".m4a", ".mp3", ".ogg")

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import tiny_clips as making
 
-from perceiver_jax.data.clips import clips, media
+from perceiver_jax.data.clips import av_decoding, shard_writer, windows
 from perceiver_jax.data.clips import files as clip_files
 from perceiver_jax.data.clips import generated as generated_clips
 from perceiver_jax.data.clips import sources as clip_sources
-from perceiver_jax.data.clips import writing as clip_writing
-from perceiver_jax.data.clips.clips import Window
+from perceiver_jax.data.clips.windows import Window
 from perceiver_jax.data.core import pipeline
 from perceiver_jax.errors import UserError
 
@@ -51,7 +50,7 @@ class Fifty(Few):
 
 
 def test_evaluation_sees_evenly_spaced_windows_of_every_clip():
-  source = clips.even_windows(Few(), WINDOW, 4)
+  source = windows.even_windows(Few(), WINDOW, 4)
   assert len(source) == 12
   places = [source[i]["image"].tolist() for i in (0, 3, 6, 9)]
   assert places == [
@@ -61,11 +60,11 @@ def test_evaluation_sees_evenly_spaced_windows_of_every_clip():
     [0, 1],
   ]
   np.testing.assert_array_equal(source[2]["label"], [1, 0, 1])
-  assert clips.even_windows(Few(), WINDOW, 1)[0]["image"][1] == 0.5
+  assert windows.even_windows(Few(), WINDOW, 1)[0]["image"][1] == 0.5
 
 
 def test_a_bad_clip_does_not_count_in_evaluation(caplog):
-  source = clips.even_windows(Few(), WINDOW, 2)
+  source = windows.even_windows(Few(), WINDOW, 2)
   with caplog.at_level(logging.WARNING):
     (batch,) = pipeline.eval_dataset(source, global_batch=6)
   np.testing.assert_array_equal(batch["mask"], [1, 0, 1, 1, 0, 1])
@@ -73,7 +72,7 @@ def test_a_bad_clip_does_not_count_in_evaluation(caplog):
 
 
 def test_windows_of_a_bad_clip_count_and_are_named_once(caplog):
-  source = clips.even_windows(Fifty(), WINDOW, 16)
+  source = windows.even_windows(Fifty(), WINDOW, 16)
   copy = pickle.loads(pickle.dumps(source))
   for each in (source, copy):
     caplog.clear()
@@ -91,12 +90,12 @@ def test_the_share_of_bad_clips_can_be_set(share, good):
         raise UserError(f"{index} is bad")
       return super().read(index, window, place)
 
-  windows = clips.RandomWindows(Half(), WINDOW, most_unreadable=share)
+  random = windows.RandomWindows(Half(), WINDOW, most_unreadable=share)
   rng = np.random.default_rng(0)
-  source = clips.even_windows(Half(), WINDOW, 2, share)
+  source = windows.even_windows(Half(), WINDOW, 2, share)
   read_all = (
     lambda: [source[i] for i in range(200)],
-    lambda: [windows.read(windows[i], rng) for i in range(100)],
+    lambda: [random.read(random[i], rng) for i in range(100)],
   )
   for read in read_all:
     if good:
@@ -107,7 +106,7 @@ def test_the_share_of_bad_clips_can_be_set(share, good):
 
 
 def test_training_sees_random_windows_and_counts_bad_clips():
-  source = clips.RandomWindows(Few(), WINDOW)
+  source = windows.RandomWindows(Few(), WINDOW)
   rng = np.random.default_rng(0)
   found = [source.read(source[i % 3], rng) for i in range(30)]
   assert sum(each["unreadable"] for each in found) == 10
@@ -128,7 +127,7 @@ def test_too_many_bad_clips_are_an_error():
     def read(self, index, window, place):
       raise UserError(f"{index} is bad")
 
-  source = clips.RandomWindows(Bad(), WINDOW)
+  source = windows.RandomWindows(Bad(), WINDOW)
   with pytest.raises(UserError, match="11 clips cannot be read"):
     source.read({"clip": 0}, np.random.default_rng(0))
 
@@ -148,7 +147,7 @@ class Uneven(Few):
 
 def _epochs(count, seed=0):
   """Numbers and labels of the clips of epochs that are balanced."""
-  source = clips.RandomWindows(Uneven(), WINDOW, balanced=True)
+  source = windows.RandomWindows(Uneven(), WINDOW, balanced=True)
   dataset = pipeline.train_dataset(
     source, global_batch=100, seed=seed, transform=source.read
   )
@@ -176,16 +175,16 @@ def test_classes_cannot_be_balanced_without_any():
     labels = ((), (), ())
 
   with pytest.raises(UserError, match="no clip has a class"):
-    clips.RandomWindows(Unlabelled(), WINDOW, balanced=True)
+    windows.RandomWindows(Unlabelled(), WINDOW, balanced=True)
 
 
 def test_a_window_is_checked():
   good = {"num_frames": 8, "fps": 25.0, "num_samples": 9, "sample_rate": 3,
           "image_size": (4, 5)}  # fmt: skip
-  assert clips.check_window(good) == Window(8, 25.0, 9, 3, (4, 5))
+  assert windows.check_window(good) == Window(8, 25.0, 9, 3, (4, 5))
   for leaf, value in (("fps", 0.0), ("num_frames", 0), ("image_size", (4,))):
     with pytest.raises(UserError, match=leaf):
-      clips.check_window({**good, leaf: value})
+      windows.check_window({**good, leaf: value})
 
 
 # Generated
@@ -358,7 +357,7 @@ def test_frames_of_a_varying_rate_come_when_they_are_shown(tmp_path):
 
 
 def test_a_folder_with_bad_clips_can_be_trained_on(folder):
-  source = clips.RandomWindows(clip_files.files(folder, "train"), WINDOW)
+  source = windows.RandomWindows(clip_files.files(folder, "train"), WINDOW)
   dataset = pipeline.train_dataset(
     source, global_batch=9, seed=0, transform=source.read, shuffle=False
   )
@@ -425,7 +424,7 @@ def test_a_file_that_does_not_say_how_long_it_is_is_measured(
   tmp_path, place, first
 ):
   path = making.write_live(tmp_path / "live.mkv")
-  with media.opened(path, "video") as track:
+  with av_decoding.opened(path, "video") as track:
     assert not track.duration
     assert not track.container.duration
   segment = clip_files.Segment(str(path))
@@ -438,10 +437,10 @@ def test_a_file_that_does_not_say_how_long_it_is_is_measured(
 def test_a_part_after_the_end_is_refused(tmp_path):
   path = str(making.write_clip(tmp_path / "x.mp4", 1.0))
   late = clip_files.Segment(path, 3.0, 13.0)
-  settings = clip_writing.Settings(25.0, 48_000, 16, 90)
+  settings = shard_writer.Settings(25.0, 48_000, 16, 90)
   for read in (
     lambda: clip_files.read_window(late, WINDOW, 0.5),
-    lambda: clip_writing.read_whole(late, settings),
+    lambda: shard_writer.read_whole(late, settings),
   ):
     with pytest.raises(UserError, match=r"x.mp4' ends after 1.* at 3.00"):
       read()
@@ -452,9 +451,9 @@ def test_a_clip_without_frames_is_not_prepared(tmp_path, monkeypatch):
   monkeypatch.setattr(
     "perceiver_jax.data.clips.video.frames", lambda *_: iter(())
   )
-  settings = clip_writing.Settings(25.0, 48_000, 16, 90)
+  settings = shard_writer.Settings(25.0, 48_000, 16, 90)
   with pytest.raises(UserError, match=r"x.mp4' has no frame from second 0"):
-    clip_writing.read_whole(clip_files.Segment(path), settings)
+    shard_writer.read_whole(clip_files.Segment(path), settings)
 
 
 @pytest.mark.parametrize("cut", [True, False])
