@@ -1,14 +1,14 @@
 """Predicts: python -m experiments.predict COMMAND --weights=FILE INPUT ...
 
-  classify PICTURE ...   likeliest classes, and where the model looked
-  classify-text TEXT ... what a GLUE run says of texts, or of pairs of them
-  fill-mask TEXT ...     what a language model puts for [MASK], or --mask
-  flow FIRST SECOND      where each pixel moves between two images; or VIDEO
-  autoencode CLIP ...    a video with sound, reconstructed
+  classify IMAGE ...     the most likely classes, and the attention
+  classify-text TEXT ... predictions of a GLUE run for texts or pairs of texts
+  fill-mask TEXT ...     predictions of a language model for [MASK], or --mask
+  flow FIRST SECOND      optical flow of two images; or of a VIDEO
+  autoencode CLIP ...    a video with audio, reconstructed
 
-The model is that of --weights: a file the authors released (.pystate, .pickle),
+The model is that of --weights: a file released by DeepMind (.pystate, .pickle),
 a .safetensors file or the folder of a Hugging Face checkpoint; or that of the
-run in --workdir. Without a command, pictures are classified.
+run in --workdir. The default command is classify.
 """
 
 import importlib
@@ -19,7 +19,7 @@ from absl import flags
 from experiments import launch
 from experiments.predictions import flow_model
 
-# Modules of `experiments.predictions`.
+# Command to module of `experiments.predictions`.
 COMMANDS = {
   "classify": "classify",
   "classify-text": "classify_text",
@@ -30,7 +30,7 @@ COMMANDS = {
 
 
 def define_flags() -> None:
-  """Defines the flags of this program."""
+  """Defines the flags of all commands."""
   launch.define_flags(config_required=False)
   flags.DEFINE_string("weights", "", "File or folder of weights.")
   flags.DEFINE_string(
@@ -38,20 +38,24 @@ def define_flags() -> None:
     "latest",
     "classify, classify-text and flow, of --workdir: latest, best, or a step.",
   )
-  flags.DEFINE_integer("top", 5, "Guesses to show.", lower_bound=1)
+  flags.DEFINE_integer(
+    "top", 5, "Number of predictions to show.", lower_bound=1
+  )
   flags.DEFINE_string(
     "output", "", "Folder; default: WORKDIR/predictions or predictions."
   )
-  flags.DEFINE_string("labels", "", "File with the name of a class a line.")
+  flags.DEFINE_string("labels", "", "File of class names, one per line.")
   flags.DEFINE_integer(
     "image_size", 224, "classify, of --weights: pixels.", lower_bound=1
   )
-  flags.DEFINE_string("task", "", "classify-text: which, if there are several.")
-  flags.DEFINE_string("mask", "", "fill-mask: words of the text to hide.")
   flags.DEFINE_string(
-    "tokenizer", "", "fill-mask, of --weights on pieces: its .model file."
+    "task", "", "classify-text: task, if the run has several."
   )
-  flow_model.define_flags_of_tiles()
+  flags.DEFINE_string("mask", "", "fill-mask: words of the text to mask.")
+  flags.DEFINE_string(
+    "tokenizer", "", "fill-mask, of --weights on subwords: its .model file."
+  )
+  flow_model.define_tiling_flags()
   flags.DEFINE_float("start", 0.0, "autoencode: seconds.", lower_bound=0.0)
   flags.DEFINE_integer(
     "parts", 128, "autoencode: parts to decode in.", lower_bound=1
@@ -59,12 +63,13 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-  """Runs the command that comes first."""
+  """Runs the command named by the first argument."""
   arguments = list(argv[1:])
   command = "classify"
   if arguments and arguments[0] in COMMANDS:
     command = arguments.pop(0)
-  # Imported late: --help and a mistyped flag should not wait for JAX.
+  # Imported here because it imports JAX, which is slow: --help and errors in
+  # flags need not wait.
   name = f"experiments.predictions.{COMMANDS[command]}"
   importlib.import_module(name).run(arguments)
   return 0

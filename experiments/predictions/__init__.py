@@ -1,1 +1,4 @@
-"""What `experiments.predict` can do, one file a command."""
+"""Commands of `experiments.predict`, one module each.
+
+`models` and `flow_model` load models, and `outputs` prints and saves results.
+"""

@@ -1,4 +1,4 @@
-"""predict classify PICTURE ...: the likeliest classes, and where it looked."""
+"""predict classify IMAGE ...: the most likely classes and the attention."""
 
 from collections.abc import (
   Callable,
@@ -7,141 +7,135 @@ from collections.abc import (
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from absl import flags
 
-from experiments import launch
-from experiments.predictions import source
+from experiments.predictions import (
+  models,
+  outputs,
+)
+from perceiver_jax.data.images import codec, transforms
 from perceiver_jax.errors import UserError
 from perceiver_jax.tasks import image_classification
 from perceiver_jax.tasks.image_classification import Prediction
+from perceiver_jax.training import restore
+from perceiver_jax.viz import attention_maps
 
-# The released models' input in evaluation (IO, app. A.1, and authors' code).
+# Preprocessing of the released models in evaluation (IO, app. A.1, and
+# DeepMind's code).
 _CROP_FRACTION = 224 / 256
 _NORMALIZATION = "imagenet"
 
 
 class _Classifier(NamedTuple):
-  """A model with all it needs to classify pictures.
+  """An image classifier with its preprocessing.
 
   Attributes:
-    read: an image file to float32 [H, W, C] as the model takes it.
-    predict: that to what the model says of it.
-    picture: that to uint8 [H, W, C] as people see it.
-    class_names: by label.
+    read: Reads an image file as model input, float32 [H, W, C].
+    predict: Predicts the classes of a model input.
+    to_pixels: Converts a model input to a uint8 image [H, W, C] for display.
+    class_names: Names of the classes by label.
   """
 
   read: Callable[[Path], np.ndarray]
   predict: Callable[[np.ndarray], Prediction]
-  picture: Callable[[np.ndarray], np.ndarray]
+  to_pixels: Callable[[np.ndarray], np.ndarray]
   class_names: Sequence[str]
 
 
 def run(arguments: Sequence[str]) -> None:
-  """Prints the classes of each picture; saves it beside the attention.
+  """Prints the classes of images and saves each image next to the attention.
+
+  Args:
+    arguments: Paths of image files.
 
   Raises:
-    UserError: there is no picture or no model, or one can't be read.
+    UserError: No image or no model is given, or one can't be read.
   """
   paths = [Path(p).expanduser() for p in arguments]
   if not paths:
-    raise UserError("no picture given; name image files after the flags")
-  from_run = flags.FLAGS.workdir and not flags.FLAGS.weights
-  classifier = _from_run() if from_run else _from_weights()
-  # All are read before the first is shown: a wrong name stops it at once.
-  pixels = [classifier.read(path) for path in paths]
-  folder = source.output_folder()
-  for path, image in zip(paths, pixels, strict=True):
-    found = classifier.predict(image)
+    raise UserError("no image is given; name image files after the flags")
+  if models.uses_run():
+    classifier = _load_run(flags.FLAGS.checkpoint)
+  else:
+    classifier = _load_weights(flags.FLAGS.image_size)
+  # All images are read first, so that an unreadable one stops the command
+  # before any output.
+  inputs = [classifier.read(path) for path in paths]
+  folder = outputs.output_folder()
+  for path, image in zip(paths, inputs, strict=True):
+    prediction = classifier.predict(image)
     print(path)
-    show(found.probabilities, classifier.class_names)
-    picture = classifier.picture(image)
-    print(f"  {_save(folder, path, picture, found.overlay)}")
+    outputs.print_top_classes(prediction.probabilities, classifier.class_names)
+    pixels = classifier.to_pixels(image)
+    print(f"  {_save(folder, path, pixels, prediction.overlay)}")
 
 
-def show(probabilities: np.ndarray, names: Sequence[str]) -> None:
-  """Prints the likeliest classes, each with a bar."""
-  best = np.argsort(-probabilities)[: flags.FLAGS.top]
-  width = max(len(names[label]) for label in best)
-  for label in best:
-    bar = "#" * round(20 * probabilities[label])
-    print(f"  {names[label]:<{width}}  {probabilities[label]:6.1%}  {bar}")
-
-
-def _from_run() -> _Classifier:
-  """The checkpoint of a run, through its task."""
-  from perceiver_jax.training import restore
-
-  config, task, folder = launch.saved_run()
-  if not isinstance(task, image_classification.ImageClassification):
-    raise UserError(
-      f"--workdir={folder} holds a run of {config.task!r}, which does not"
-      " classify pictures"
-    )
-  restored = restore.restore(config, task, folder, flags.FLAGS.checkpoint)
+def _load_run(checkpoint: str) -> _Classifier:
+  """Restores a checkpoint of the run in --workdir."""
+  config, task, folder = models.saved_run(
+    image_classification.ImageClassification, "classify images"
+  )
+  restored = restore.restore(config, task, folder, checkpoint)
   apply = restore.predictor(restored, return_attention=True)
 
   def predict(image):
     batch = task.batch_of([image])
     return task.predictions(apply(batch), batch)[0]
 
-  picture = task.pixels
-  return _Classifier(task.read, predict, picture, task.class_names)
+  return _Classifier(task.read, predict, task.pixels, task.class_names)
 
 
-def _from_weights() -> _Classifier:
-  """Weights of an ImageNet model, with the authors' preparation."""
-  import jax
-
-  from perceiver_jax.data.images import codec, transforms
-
-  weights = source.load_weights(
+def _load_weights(image_size: int) -> _Classifier:
+  """Loads an ImageNet model, to be used with DeepMind's preprocessing."""
+  weights = models.load_weights(
     ["classification", "average_and_project"],
     "imagenet_fourier", "imagenet_learned", "imagenet_conv",
   )  # fmt: skip
   if weights.spec["adapter"].get("kind", "image") != "image":
-    raise UserError("these weights are of a model that does not take pictures")
-  names = source.labels(weights.spec["num_classes"])
-  apply = source.jitted(weights, return_attention=True)
+    raise UserError("these weights are of a model that does not take images")
+  names = outputs.class_names(weights.spec["num_classes"])
+  apply = models.jit_apply(weights, return_attention=True)
 
   def read(path):
-    size = flags.FLAGS.image_size
     return transforms.prepare_image(
       codec.read_image(path),
-      (size, size, 3),
+      (image_size, image_size, 3),
       crop_fraction=_CROP_FRACTION,
       resize="cubic",
       normalization=_NORMALIZATION,
     )
 
+  def to_pixels(image):
+    return transforms.to_pixels(image, _NORMALIZATION)
+
   def predict(image):
     try:
-      outputs = jax.device_get(apply(image[None]))
+      model_outputs = jax.device_get(apply(image[None]))
     except ValueError as error:
       raise UserError(
-        "the model of these weights does not take colour pictures of"
-        f" {len(image)} x {len(image)} pixels; give the size it was trained at"
+        "the model of these weights does not take color images of"
+        f" {image_size} x {image_size} pixels; give the size it was trained at"
         f" with --image_size ({error})"
       ) from error
-    probabilities = np.asarray(jax.nn.softmax(outputs.logits[0]))
-    seen = picture(image)[None]
-    (overlay,) = image_classification.attention_overlays(outputs, seen)
+    probabilities = np.asarray(jax.nn.softmax(model_outputs.logits[0]))
+    (overlay,) = image_classification.attention_overlays(
+      model_outputs, to_pixels(image)[None]
+    )
     return Prediction(probabilities, overlay)
 
-  picture = lambda image: transforms.to_pixels(image, _NORMALIZATION)
-  return _Classifier(read, predict, picture, names)
+  return _Classifier(read, predict, to_pixels, names)
 
 
 def _save(
-  folder: Path, path: Path, picture: np.ndarray, overlay: np.ndarray
+  folder: Path, path: Path, pixels: np.ndarray, overlay: np.ndarray
 ) -> Path:
-  """Writes what the model saw beside where it looked; returns the file."""
-  from perceiver_jax.viz import attention_maps
-
+  """Saves the input next to the attention overlay; returns the path."""
   sheet = attention_maps.contact_sheet(
-    [picture, overlay], ["input", "attention"], 2
+    [pixels, overlay], ["input", "attention"], 2
   )
-  target = source.free_path(folder, f"{path.stem}-attention.png")
-  with source.writing(target):
+  target = outputs.unused_path(folder, f"{path.stem}-attention.png")
+  with outputs.writing(target):
     target.write_bytes(attention_maps.png_bytes(sheet))
   return target

@@ -1,64 +1,61 @@
-"""predict classify-text TEXT ...: what a GLUE run says of texts."""
+"""predict classify-text TEXT ...: predictions of a GLUE run."""
 
 from collections.abc import Sequence
 
 from absl import flags
 
-from experiments import launch
+from experiments.predictions import (
+  models,
+  outputs,
+)
 from perceiver_jax.errors import UserError
+from perceiver_jax.tasks import glue
+from perceiver_jax.training import restore
 
 
 def run(arguments: Sequence[str]) -> None:
-  """Prints the answer to each text, or to each two of a task about pairs.
+  """Prints the prediction for each text, or for each pair of texts.
 
   Args:
-    arguments: the texts.
+    arguments: Texts; for tasks on pairs, the texts of each pair in turn.
 
   Raises:
-    UserError: there is no text, one is left over, or no such run.
+    UserError: No text is given, the number of texts is odd for a task on
+      pairs, or there is no such run.
   """
   if not arguments:
     raise UserError("no text is given; put each in quotes, after the flags")
-  # Imported late: --help should not wait for JAX.
-  from experiments.predictions import classify
-  from perceiver_jax.tasks import glue
-  from perceiver_jax.training import restore
-
-  config, task, folder = launch.saved_run()
-  if not isinstance(task, glue.Glue):
-    raise UserError(
-      f"--workdir={folder} holds a run of {config.task!r}; this command needs"
-      " one of 'glue'"
-    )
-  name = _chosen(list(task.tasks))
+  config, task, folder = models.saved_run(glue.Glue, "classify texts")
+  name = _choose_task(flags.FLAGS.task, list(task.tasks))
   groups = _groups(arguments, len(task.tasks[name].texts))
   batch = task.texts.batch_of(name, groups)
   restored = restore.restore(config, task, folder, flags.FLAGS.checkpoint)
-  outputs = restore.predictor(restored)(batch).logits
+  logits = restore.predictor(restored)(batch).logits
   classes = task.tasks[name].classes
-  for texts, row in zip(groups, outputs, strict=True):
+  for texts, row in zip(groups, logits, strict=True):
     print(" | ".join(texts))
     if classes:
-      classify.show(task.texts.probabilities(name, row), classes)
+      outputs.print_top_classes(task.texts.probabilities(name, row), classes)
     else:
       print(f"  score {task.texts.answer(name, row)[0]}")
 
 
-def _chosen(tasks: Sequence[str]) -> str:
-  """The task of --task, or the only one."""
-  asked = flags.FLAGS.task or (tasks[0] if len(tasks) == 1 else "")
-  if asked not in tasks:
+def _choose_task(name: str, tasks: Sequence[str]) -> str:
+  """Returns the task of a name; "" is the only task of the run."""
+  name = name or (tasks[0] if len(tasks) == 1 else "")
+  if name not in tasks:
     raise UserError(
-      f"--task is {asked!r}; choose one of this run: {', '.join(tasks)}"
+      f"--task is {name!r}; choose one of this run: {', '.join(tasks)}"
     )
-  return asked
+  return name
 
 
 def _groups(arguments: Sequence[str], size: int) -> Sequence[tuple[str, ...]]:
+  """Groups the arguments to single texts (size 1) or pairs (size 2)."""
   if len(arguments) % size:
     raise UserError(
       f"{len(arguments)} texts are given, but the task is about pairs; give"
-      " two of each pair, one after the other"
+      " two texts for each pair, one after the other"
     )
   starts = range(0, len(arguments), size)
   return [tuple(arguments[i : i + size]) for i in starts]

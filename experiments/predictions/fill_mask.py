@@ -1,4 +1,4 @@
-"""predict fill-mask TEXT: what a language model puts for masked tokens."""
+"""predict fill-mask TEXT ...: predictions of a language model for [MASK]."""
 
 from collections.abc import (
   Callable,
@@ -6,126 +6,121 @@ from collections.abc import (
 )
 from typing import Any
 
+import jax
 import numpy as np
 from absl import flags
 
 from experiments import launch
-from experiments.predictions import source
+from experiments.predictions import models
+from perceiver_jax.data.text import (
+  byte_tokenizer,
+  tokenizers,
+)
 from perceiver_jax.errors import UserError
+from perceiver_jax.training import workdir
 
 _MASK = "[MASK]"
 
-# Tokens [L] of a text to the probabilities [L, V] of each.
+# Maps the tokens [L] of a text to probabilities [L, V].
 _Predict = Callable[[np.ndarray], np.ndarray]
 
 
 def run(arguments: Sequence[str]) -> None:
-  """Prints the filled text and the likeliest tokens of each mask.
+  """Prints each text filled in, and the most likely tokens for each mask.
 
   Args:
-    arguments: texts; each has [MASK] for every hidden byte (or piece), or holds
-      the words of --mask.
+    arguments: Texts with [MASK] for each masked byte (or subword), or with the
+      words of --mask.
 
   Raises:
-    UserError: there is no text, nothing is masked, or it is too long.
+    UserError: No text is given, or one has nothing masked or is too long.
   """
-  from perceiver_jax.data.text import byte_tokenizer
-
+  words = flags.FLAGS.mask
   if not arguments:
     raise UserError(
       f"no text is given: write {_MASK} for each byte to fill, or name the"
-      " words to hide with --mask"
+      " words to mask with --mask"
     )
   for text in arguments:
-    _check(text)
-  weights = source.load_weights(["masked_lm", "token"], "language_bytes")
-  tokenizer = _tokenizer(weights)
-  tokens = [_tokens(text, tokenizer) for text in arguments]
+    _check(text, words)
+  weights = models.load_weights(["masked_lm", "token"], "language_bytes")
+  tokenizer = _load_tokenizer(weights)
+  tokens = [_tokenize(text, words, tokenizer) for text in arguments]
   length = weights.spec["adapter"]["max_length"]
-  byte_tokenizer.pad(tokens, length)  # Refuses a long one before any is filled.
+  byte_tokenizer.pad(tokens, length)  # Raises if any of the texts is too long.
   predict = _predictor(weights, length)
   for text, ids in zip(arguments, tokens, strict=True):
     print(text)
-    print(_report(ids, predict(ids), tokenizer))
+    print(_format(ids, predict(ids), tokenizer))
 
 
-def _check(text: str) -> None:
-  """Refuses a text with nothing to fill before any weights are read."""
-  from perceiver_jax.data.text import byte_tokenizer
-
-  if flags.FLAGS.mask:
-    byte_tokenizer.mask_words(text, flags.FLAGS.mask)
+def _check(text: str, words: str) -> None:
+  """Raises if a text has nothing to fill, before weights are loaded."""
+  if words:
+    byte_tokenizer.mask_words(text, words)
   elif _MASK not in text:
     raise UserError(
       f"nothing to fill in {text!r}: write {_MASK} for each byte, or name the"
-      " words to hide with --mask"
+      " words to mask with --mask"
     )
   else:
     byte_tokenizer.encode(text)
 
 
-def _tokenizer(weights: Any) -> Any:
-  """That of the run, or of --tokenizer."""
-  from perceiver_jax.data.text import tokenizers
-  from perceiver_jax.training import workdir
-
+def _load_tokenizer(weights: Any) -> Any:
+  """Loads the tokenizer of --tokenizer or of the run; by default bytes."""
   name = flags.FLAGS.tokenizer
-  if not name and flags.FLAGS.workdir and not flags.FLAGS.weights:
+  if not name and models.uses_run():
     name = workdir.read_metadata(launch.workdir()).get("tokenizer", "")
-  size = weights.spec["adapter"]["vocab_size"]
-  found = tokenizers.make_tokenizer(name or "bytes")
-  if size != found.vocab_size:
+  name = name or "bytes"
+  vocab_size = weights.spec["adapter"]["vocab_size"]
+  tokenizer = tokenizers.make_tokenizer(name)
+  if vocab_size != tokenizer.vocab_size:
     raise UserError(
-      f"these weights are of a model with {size:,} tokens, and the tokenizer"
-      f" {name or 'bytes'!r} has {found.vocab_size}: give its own with"
+      f"these weights are of a model with {vocab_size:,} tokens, and the"
+      f" tokenizer {name!r} has {tokenizer.vocab_size}: give the model's with"
       " --tokenizer=FILE.model, or other --weights"
     )
-  return found
+  return tokenizer
 
 
-def _tokens(text: str, tokenizer: Any) -> np.ndarray:
-  from perceiver_jax.data.text import byte_tokenizer
-
-  if flags.FLAGS.mask:
-    return tokenizer.mask_words(text, flags.FLAGS.mask)
-  hole = np.array([byte_tokenizer.MASK], np.int32)
+def _tokenize(text: str, words: str, tokenizer: Any) -> np.ndarray:
+  """Returns the tokens of a text in which [MASK], or `words`, are masked."""
+  if words:
+    return tokenizer.mask_words(text, words)
+  mask = np.array([byte_tokenizer.MASK], np.int32)
   parts = [tokenizer.encode(part) for part in text.split(_MASK)]
-  between = [part for p in parts for part in (p, hole)][:-1]
-  return np.concatenate(between)
+  with_masks = [tokens for part in parts for tokens in (part, mask)][:-1]
+  return np.concatenate(with_masks)
 
 
 def _predictor(weights: Any, length: int) -> _Predict:
-  import jax
-
-  from perceiver_jax.data.text import byte_tokenizer
-
-  apply = source.jitted(weights)
+  apply = models.jit_apply(weights)
 
   def predict(ids):
-    rows, real = byte_tokenizer.pad([ids], length)
-    logits = apply(rows, input_mask=real).logits[0, : len(ids)]
+    rows, input_mask = byte_tokenizer.pad([ids], length)
+    logits = apply(rows, input_mask=input_mask).logits[0, : len(ids)]
     return np.asarray(jax.nn.softmax(logits))
 
   return predict
 
 
-def _report(ids: np.ndarray, probabilities: np.ndarray, tokenizer: Any) -> str:
-  """The best text, then a line a mask with its likeliest fillings.
+def _format(ids: np.ndarray, probabilities: np.ndarray, tokenizer: Any) -> str:
+  """Formats the filled text, and a line for each mask with its top tokens.
 
-  The model predicts each mask by itself, so the likeliest token of each makes
-  the likeliest text. Filling one mask at a time, for the next to see, makes it
-  worse: words were hidden whole in training, and half a word never seen.
+  Each mask gets its most likely token independently, because the model predicts
+  them independently. Filling one mask at a time would give worse texts: whole
+  words were masked in training, so the model never saw half a word.
   """
-  from perceiver_jax.data.text import byte_tokenizer
-
-  holes = np.flatnonzero(ids == byte_tokenizer.MASK)
+  positions = np.flatnonzero(ids == byte_tokenizer.MASK)
   filled = ids.copy()
-  filled[holes] = probabilities[holes].argmax(-1)
+  filled[positions] = probabilities[positions].argmax(-1)
   lines = [f"  {tokenizer.display(filled)}"]
-  for place in holes:
-    best = np.argsort(-probabilities[place])[: flags.FLAGS.top]
-    guesses = "  ".join(
-      f"{tokenizer.display([i])!r} {probabilities[place, i]:.1%}" for i in best
+  for i in positions:
+    top = np.argsort(-probabilities[i])[: flags.FLAGS.top]
+    predictions = "  ".join(
+      f"{tokenizer.display([token])!r} {probabilities[i, token]:.1%}"
+      for token in top
     )
-    lines.append(f"  token {place}: {guesses}")
+    lines.append(f"  token {i}: {predictions}")
   return "\n".join(lines)

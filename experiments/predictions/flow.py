@@ -1,4 +1,4 @@
-"""predict flow FIRST SECOND, or VIDEO: where each pixel moves to."""
+"""predict flow FIRST SECOND, or VIDEO: flow of two images or of a video."""
 
 import itertools
 import tempfile
@@ -14,38 +14,44 @@ from tqdm import tqdm
 
 from experiments.predictions import (
   flow_model,
-  source,
+  outputs,
 )
 from experiments.predictions.flow_model import Estimate
+from perceiver_jax.data.clips import video, video_writer
+from perceiver_jax.data.flow import files as flow_files
+from perceiver_jax.data.images import codec
 from perceiver_jax.errors import UserError
+from perceiver_jax.viz import flow_colors, side_by_side
 
 
 def run(arguments: Sequence[str]) -> None:
-  """Writes flow of two images, or of each pair of frames of a video.
+  """Writes the flow of two images, or of each pair of frames of a video.
 
-  For images: NAME.flo, NAME-kitti.png and NAME-flow.png (in colour); for a
-  video: NAME-flow.mp4, frame and flow side by side, in colours of one scale.
+  Two images give NAME.flo, NAME-kitti.png and NAME-flow.png (in color). A video
+  gives NAME-flow.mp4 with frame and flow side by side, with one color scale.
+
+  Args:
+    arguments: Paths of two images, or of one video.
 
   Raises:
-    UserError: the files are not two images of one size or one video.
+    UserError: The files are not two images of one size or one video.
   """
   if len(arguments) not in (1, 2):
     raise UserError(
       f"flow takes two images or one video, and got {len(arguments)} files"
     )
   paths = [Path(p).expanduser() for p in arguments]
-  images = _read_pair(*paths) if len(paths) == 2 else None
+  # Images are read first, so that an unreadable one stops the command early.
+  pair = _read_pair(*paths) if len(paths) == 2 else None
   estimate = flow_model.estimator()
-  folder = source.output_folder()
-  if images is not None:
-    _save_images(folder, paths[0], estimate(*images))
+  folder = outputs.output_folder()
+  if pair is not None:
+    _save_flow(folder, paths[0], estimate(*pair))
   else:
     print(_save_video(folder, paths[0], estimate))
 
 
 def _read_pair(first: Path, second: Path) -> tuple[np.ndarray, np.ndarray]:
-  from perceiver_jax.data.images import codec
-
   pair = codec.read_image(first), codec.read_image(second)
   if pair[0].shape != pair[1].shape:
     raise UserError(
@@ -55,65 +61,60 @@ def _read_pair(first: Path, second: Path) -> tuple[np.ndarray, np.ndarray]:
   return pair
 
 
-def _save_images(folder: Path, name: Path, flow: np.ndarray) -> None:
-  from perceiver_jax.data.flow import files as flow_files
-  from perceiver_jax.data.images import codec
-  from perceiver_jax.viz import flow_colors
-
+def _save_flow(folder: Path, image_path: Path, flow: np.ndarray) -> None:
+  """Saves the flow of two images in three formats and prints the paths."""
   longest = float(np.hypot(flow[..., 0], flow[..., 1]).max())
   print(f"longest displacement: {longest:.1f} pixels")
-  picture = source.free_path(folder, f"{name.stem}-flow.png")
-  colours = flow_colors.flow_to_rgb(flow)
-  with source.writing(picture):
-    picture.write_bytes(codec.encode_png(colours))
-  print(picture)
-  # KITTI's format comes last: it can't hold every flow.
-  for ending in (".flo", "-kitti.png"):
-    path = source.free_path(folder, f"{name.stem}{ending}")
+  path = outputs.unused_path(folder, f"{image_path.stem}-flow.png")
+  with outputs.writing(path):
+    path.write_bytes(codec.encode_png(flow_colors.flow_to_rgb(flow)))
+  print(path)
+  # KITTI's format comes last, because it fails on large displacements.
+  for suffix in (".flo", "-kitti.png"):
+    path = outputs.unused_path(folder, f"{image_path.stem}{suffix}")
     flow_files.write_flow(path, flow)
     print(path)
 
 
 def _save_video(folder: Path, path: Path, estimate: Estimate) -> Path:
-  from perceiver_jax.data.clips import video, video_writer
-
-  rate = video.frame_rate(path)
-  target = source.free_path(folder, f"{path.stem}-flow.mp4")
-  video_writer.write_video(target, _coloured(path, estimate), rate)
+  fps = video.frame_rate(path)
+  target = outputs.unused_path(folder, f"{path.stem}-flow.mp4")
+  video_writer.write_video(target, _frames_with_flow(path, estimate), fps)
   return target
 
 
-def _coloured(path: Path, estimate: Estimate) -> Iterator[np.ndarray]:
-  """Each frame beside the flow to the next one, drawn to one scale."""
-  from perceiver_jax.data.clips import video
-  from perceiver_jax.viz import flow_colors, side_by_side
-
-  # The scale is known at the end, and a film's flow may not fit in memory.
-  with tempfile.TemporaryFile() as stored:
-    pairs, longest = _store_flow(stored, path, estimate)
-    stored.seek(0)
-    for _, (_, frame) in zip(range(pairs), video.frames(path), strict=False):
-      flow = np.load(stored).astype(np.float32)
-      colours = flow_colors.flow_to_rgb(flow, longest or None)
-      yield side_by_side.side_by_side({"frame": frame, "flow": colours})
+def _frames_with_flow(path: Path, estimate: Estimate) -> Iterator[np.ndarray]:
+  """Yields each frame next to its flow, with one color scale for the video."""
+  # The scale is the longest displacement, known only after the last frame, and
+  # the flow of a whole video may not fit in memory.
+  with tempfile.TemporaryFile() as flow_file:
+    num_pairs, longest = _store_flow(flow_file, path, estimate)
+    flow_file.seek(0)
+    frames = (frame for _, frame in video.frames(path))
+    for frame in itertools.islice(frames, num_pairs):
+      flow = np.load(flow_file).astype(np.float32)
+      colors = flow_colors.flow_to_rgb(flow, longest or None)
+      yield side_by_side.side_by_side({"frame": frame, "flow": colors})
 
 
 def _store_flow(
   file: IO[bytes], path: Path, estimate: Estimate
 ) -> tuple[int, float]:
-  """Writes a film's flow as float16; returns pairs and longest motion."""
-  from perceiver_jax.data.clips import video
+  """Writes the flow of a video to a file, as float16.
 
-  pairs, longest = 0, 0.0
-  # disable=None: no bar where nobody watches it.
+  Returns:
+    The number of pairs of frames, and the longest displacement in pixels.
+  """
+  num_pairs, longest = 0, 0.0
+  # With disable=None, tqdm shows the bar only on a terminal.
   bar = {"unit": "frame", "leave": False, "disable": None}
   frames = (frame for _, frame in tqdm(video.frames(path), "flow", **bar))
-  for before, after in itertools.pairwise(frames):
-    flow = estimate(before, after).astype(np.float16)
+  for first, second in itertools.pairwise(frames):
+    flow = estimate(first, second).astype(np.float16)
     lengths = np.hypot(*np.moveaxis(flow.astype(np.float32), -1, 0))
     longest = max(longest, float(lengths.max()))
     np.save(file, flow)
-    pairs += 1
-  if not pairs:
-    raise UserError(f"{path} has a single frame; flow is between two")
-  return pairs, longest
+    num_pairs += 1
+  if not num_pairs:
+    raise UserError(f"{path} has a single frame; flow needs two")
+  return num_pairs, longest

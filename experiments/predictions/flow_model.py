@@ -1,4 +1,4 @@
-"""A flow model as a function from two frames, for predictions and scores."""
+"""A flow model as a function of two frames, for predictions and evaluation."""
 
 from collections.abc import Callable
 
@@ -6,49 +6,46 @@ import numpy as np
 from absl import flags
 
 from experiments import launch
-from experiments.predictions import source
-from perceiver_jax.errors import UserError
+from experiments.predictions import models
 
+# Maps two uint8 frames [H, W, 3] of any size to flow [H, W, 2] in pixels.
 Estimate = Callable[[np.ndarray, np.ndarray], np.ndarray]
-# From frames [b, 2, h, w, 3] of the model's size, uint8, to flow in pixels.
+# Maps uint8 frames [B, 2, h, w, 3] of the model's size to flow in pixels.
 _Predict = Callable[[np.ndarray], np.ndarray]
+
+# JAX is imported in functions, because scripts import this module for --help.
 
 
 def define_flags() -> None:
-  """Defines the flags `estimator` reads, for a program of its own."""
+  """Defines the flags that `estimator` reads, for a script."""
   launch.define_flags(config_required=False)
   flags.DEFINE_string("weights", "", "File or folder of weights.")
   flags.DEFINE_string(
     "checkpoint", "latest", "Of --workdir: latest, best, or a step."
   )
-  define_flags_of_tiles()
+  define_tiling_flags()
 
 
-def define_flags_of_tiles() -> None:
-  """Defines how images larger or smaller than the model's are covered."""
+def define_tiling_flags() -> None:
+  """Defines how images larger than the model's are split into tiles."""
   flags.DEFINE_enum(
     "tiles",
     "even",
     ["even", "released"],
-    "flow: tiles evenly spaced, as the paper says, or as the authors' notebook"
-    " lays them.",
+    "flow: evenly spaced tiles as in the paper, or tiles as in DeepMind's"
+    " notebook.",
   )
 
 
 def estimator() -> Estimate:
-  """The model of --weights, or of a checkpoint of the run in --workdir.
-
-  Returns:
-    A function from two uint8 frames [H, W, 3] of any size to flow float32
-    [H, W, 2] in pixels.
+  """Returns the model of --weights, or of a checkpoint of the run in --workdir.
 
   Raises:
-    UserError: none is given, or it does not predict flow.
+    UserError: No model is given, or it does not predict flow.
   """
   from perceiver_jax.evaluation import tiling
 
-  run = flags.FLAGS.workdir and not flags.FLAGS.weights
-  predict, tile = _from_run() if run else _from_weights()
+  predict, tile = _load_run() if models.uses_run() else _load_weights()
   return lambda first, second: tiling.tiled_flow(
     np.stack([first, second]),
     predict,
@@ -59,12 +56,13 @@ def estimator() -> Estimate:
   )
 
 
-def _from_weights() -> tuple[_Predict, tuple[int, int]]:
+def _load_weights() -> tuple[_Predict, tuple[int, int]]:
+  """Loads --weights; returns the model and its image size."""
   from perceiver_jax.data.images import transforms
   from perceiver_jax.models.modalities import flow
 
-  weights = source.load_weights(["flow"], "flow")
-  apply = source.jitted(weights)
+  weights = models.load_weights(["flow"], "flow")
+  apply = models.jit_apply(weights)
 
   def predict(frames):
     pixels = flow.in_pixels(apply(transforms.normalize(frames, "unit")).logits)
@@ -73,29 +71,20 @@ def _from_weights() -> tuple[_Predict, tuple[int, int]]:
   return predict, tuple(weights.spec["decoder"]["image_size"])
 
 
-def _from_run() -> tuple[_Predict, tuple[int, int]]:
-  import jax
-
+def _load_run() -> tuple[_Predict, tuple[int, int]]:
+  """Restores a checkpoint of a run; returns the model and its image size."""
   from perceiver_jax.models.modalities import flow
   from perceiver_jax.tasks import optical_flow
   from perceiver_jax.training import restore
 
-  config, task, folder = launch.saved_run()
-  if not isinstance(task, optical_flow.OpticalFlow):
-    raise UserError(
-      f"--workdir={folder} holds a run of {config.task!r}, which does not"
-      " predict optical flow"
-    )
-  restored = restore.restore(config, task, folder, flags.FLAGS.checkpoint)
-  variables = jax.device_put(restore.local_params(restored.state))
-  apply = jax.jit(
-    lambda variables, frames: restored.model.apply(
-      *variables, None, {"frames": frames}, False
-    )[0]
+  config, task, folder = models.saved_run(
+    optical_flow.OpticalFlow, "predict optical flow"
   )
+  restored = restore.restore(config, task, folder, flags.FLAGS.checkpoint)
+  apply = restore.predictor(restored)
 
   def predict(frames):
-    pixels = flow.in_pixels(apply(variables, frames).logits)
+    pixels = flow.in_pixels(apply({"frames": frames}).logits)
     return np.asarray(pixels, np.float32)
 
   return predict, tuple(config.model.decoder.image_size)

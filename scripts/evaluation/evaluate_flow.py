@@ -30,7 +30,7 @@ from absl import flags
 from experiments import launch
 from experiments.predictions import (
   flow_model,
-  source,
+  outputs,
 )
 from perceiver_jax.errors import UserError
 from scripts.benchmark import timing
@@ -86,7 +86,7 @@ def main(argv: Sequence[str]) -> None:
     print(f"\n{name}: {len(pairs)} pairs\n{timing.table(rows)}", flush=True)
     if _JSON.value:
       path = Path(_JSON.value)
-      with source.writing(path, "another --json"):
+      with outputs.writing(path, "another --json"):
         path.write_text(json.dumps(figures, indent=2), encoding="utf-8")
 
 
@@ -94,12 +94,12 @@ def _prepare_output() -> None:
   """Finds out before the hours of scoring whether there is room for it."""
   if _JSON.value:
     path = Path(_JSON.value)
-    with source.writing(path, "another --json"):
+    with outputs.writing(path, "another --json"):
       path.parent.mkdir(parents=True, exist_ok=True)
       path.open("a").close()
   if _PICTURES.value:
     path = Path(_PICTURES.value)
-    with source.writing(path, "another --pictures"):
+    with outputs.writing(path, "another --pictures"):
       path.mkdir(parents=True, exist_ok=True)
 
 
@@ -115,7 +115,7 @@ def _draw(path: Path, pairs: Any, estimate: flow_model.Estimate) -> None:
     rows.append(flow_pictures.Row(frames, truth, estimate(*frames)))
   # Rows of a sheet are of one size, which the pairs of KITTI are not.
   rows = [row for row in rows if row.truth.shape == rows[0].truth.shape]
-  with source.writing(path, "another --pictures"):
+  with outputs.writing(path, "another --pictures"):
     path.write_bytes(codec.encode_png(flow_pictures.sheet(rows)))
 
 

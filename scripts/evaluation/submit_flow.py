@@ -22,7 +22,7 @@ from tqdm import tqdm
 from experiments import launch
 from experiments.predictions import (
   flow_model,
-  source,
+  outputs,
 )
 from perceiver_jax.errors import UserError
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
   ((name, directory),) = given.items()
   output = Path(argv[1]).expanduser()
   parts = _sintel(directory) if name == "sintel" else _kitti(name, directory)
-  with source.writing(output, "another folder"):
+  with outputs.writing(output, "another folder"):
     output.mkdir(parents=True, exist_ok=True)
   estimate = flow_model.estimator()
   count = 0
@@ -87,7 +87,7 @@ def _write(path: Path, flow: np.ndarray) -> None:
 
   if path.suffix == ".png":
     flow = flow.clip(-_KITTI_MOST, _KITTI_MOST)
-  with source.writing(path, "another folder"):
+  with outputs.writing(path, "another folder"):
     path.parent.mkdir(parents=True, exist_ok=True)
     flow_files.write_flow(path, flow)
 

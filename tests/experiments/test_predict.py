@@ -15,8 +15,8 @@ pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 @pytest.fixture
-def pictures(tmp_path):
-  """Files of three digits: grey, coloured and large."""
+def images_of_digits(tmp_path):
+  """Image files of three digits: gray, colored and large."""
   source = digits.digits("test")
   made = []
   for number, (index, size) in enumerate([(0, 8), (100, 8), (200, 50)]):
@@ -31,19 +31,19 @@ def pictures(tmp_path):
 
 
 def expected(folder, file, which="latest"):
-  """Probabilities of the model, computed by hand."""
+  """Computes the probabilities of the model."""
   config = workdir.read_config(folder)
   task = tasks.make_task(config)
-  found = restore.restore(config, task, folder, which)
-  weights = jax.device_put(restore.local_params(found.state))
+  restored = restore.restore(config, task, folder, which)
+  weights = jax.device_put(restore.local_params(restored.state))
   batch = task.batch_of([task.read(file)])
-  apply = jax.jit(lambda w, b: found.model.apply(*w, None, b, False)[0])
+  apply = jax.jit(lambda w, b: restored.model.apply(*w, None, b, False)[0])
   outputs = apply(weights, batch)
   return np.asarray(jax.nn.softmax(outputs.logits))[0]
 
 
-def shown(out, file):
-  """(class, percent) lines below a file's name."""
+def printed_classes(out, file):
+  """Returns (class, percent) of the lines below the name of a file."""
   lines = out.split(f"{file}\n")[1].splitlines()
   rows = [line.split() for line in lines]
   return [
@@ -54,14 +54,16 @@ def shown(out, file):
   ]
 
 
-def test_each_picture_has_its_classes_and_its_map(call, trained, pictures):
+def test_each_image_gets_classes_and_an_attention_map(
+  call, trained, images_of_digits
+):
   before = runs.contents(trained)
-  done = call("predict", f"--workdir={trained}", *pictures)
+  done = call("predict", f"--workdir={trained}", *images_of_digits)
   assert (done.status, done.err) == (0, "")
-  for file in pictures:
+  for file in images_of_digits:
     probabilities = expected(trained, file)
     best = np.argsort(-probabilities)[:5]
-    assert shown(done.out, file) == [
+    assert printed_classes(done.out, file) == [
       (str(label), f"{probabilities[label]:.1%}") for label in best
     ]
     saved = trained / "predictions" / f"{file.stem}-attention.png"
@@ -73,39 +75,43 @@ def test_each_picture_has_its_classes_and_its_map(call, trained, pictures):
 
 
 def test_flags_choose_checkpoint_classes_and_folder(
-  call, trained, pictures, tmp_path
+  call, trained, images_of_digits, tmp_path
 ):
   output = tmp_path / "deep" / "output"
   done = call(
     "predict",
     *(f"--workdir={trained}", "--checkpoint=2", "--top=20"),
-    *(f"--output={output}", "classify", *pictures[:2]),
+    *(f"--output={output}", "classify", *images_of_digits[:2]),
   )
   assert done.status == 0, done.err
-  for file in pictures[:2]:
+  for file in images_of_digits[:2]:
     probabilities = expected(trained, file, "2")
-    found = shown(done.out, file)
-    assert len(found) == 10
-    assert dict(found) == {
+    printed = printed_classes(done.out, file)
+    assert len(printed) == 10
+    assert dict(printed) == {
       str(i): f"{p:.1%}" for i, p in enumerate(probabilities)
     }
   assert len(list(output.iterdir())) == 2
   assert not (trained / "predictions").exists()
 
 
-def test_an_earlier_picture_is_kept(call, trained, pictures):
+def test_an_earlier_output_is_kept(call, trained, images_of_digits):
   for _ in range(2):
-    assert call("predict", f"--workdir={trained}", pictures[0]).status == 0
+    assert (
+      call("predict", f"--workdir={trained}", images_of_digits[0]).status == 0
+    )
   names = sorted(p.name for p in (trained / "predictions").iterdir())
   assert names == ["digit-0-attention-2.png", "digit-0-attention.png"]
 
 
-def test_no_data_is_needed(call, trained, pictures, monkeypatch):
+def test_no_data_is_needed(call, trained, images_of_digits, monkeypatch):
   def missing(split):
     raise AssertionError("the data was opened")
 
   monkeypatch.setitem(sources.SOURCES, "digits", missing)
-  assert call("predict", f"--workdir={trained}", pictures[0]).status == 0
+  assert (
+    call("predict", f"--workdir={trained}", images_of_digits[0]).status == 0
+  )
 
 
 @pytest.mark.parametrize(
@@ -117,22 +123,22 @@ def test_no_data_is_needed(call, trained, pictures, monkeypatch):
     (b"\x89PNG\r\n\x1a\n half of one", "cannot be read as an image"),
   ],
 )
-def test_one_bad_file_among_good_ones(
-  refuses, trained, pictures, content, part
+def test_one_bad_file_stops_the_command(
+  refuses, trained, images_of_digits, content, part
 ):
-  bad = pictures[0].with_name("bad.png")
+  bad = images_of_digits[0].with_name("bad.png")
   if content is not None:
     bad.write_bytes(content)
   done = refuses(
     "predict",
-    *(f"--workdir={trained}", pictures[0], bad, pictures[1]),
+    *(f"--workdir={trained}", images_of_digits[0], bad, images_of_digits[1]),
     parts=[part, str(bad)],
   )
   assert done.out == ""
   assert not (trained / "predictions").exists()
 
 
-def test_a_folder_is_no_picture(refuses, trained, tmp_path):
+def test_a_folder_is_not_an_image(refuses, trained, tmp_path):
   parts = [str(tmp_path), "is a directory"]
   refuses("predict", f"--workdir={trained}", tmp_path, parts=parts)
 
@@ -140,20 +146,24 @@ def test_a_folder_is_no_picture(refuses, trained, tmp_path):
 @pytest.mark.parametrize(
   ("flags", "parts"),
   [
-    ([], ["no picture given", "after the flags"]),
+    ([], ["no image is given", "after the flags"]),
     (["--top=0", "x.png"], ["--top=0"]),
     (["--checkpoint=7", "{file}"], ["no checkpoint of step 7", "2, 4"]),
     (["--output=/dev/null/x", "{file}"], ["/dev/null/x", "--output"]),
     (["--batch=7", "{file}"], ["'batch'"]),
   ],
 )
-def test_bad_input_is_one_line(refuses, trained, pictures, flags, parts):
-  flags = [flag.format(file=pictures[0]) for flag in flags]
+def test_bad_input_is_one_line(
+  refuses, trained, images_of_digits, flags, parts
+):
+  flags = [flag.format(file=images_of_digits[0]) for flag in flags]
   refuses("predict", f"--workdir={trained}", *flags, parts=parts)
   assert not (trained / "predictions").exists()
 
 
-def test_a_folder_without_a_run(refuses, tmp_path, pictures):
+def test_a_folder_without_a_run_is_refused(refuses, tmp_path, images_of_digits):
   parts = ["holds no run"]
-  refuses("predict", f"--workdir={tmp_path / 'x'}", pictures[0], parts=parts)
+  refuses(
+    "predict", f"--workdir={tmp_path / 'x'}", images_of_digits[0], parts=parts
+  )
   assert not (tmp_path / "x").exists()

@@ -1,14 +1,16 @@
-"""Weight files of tiny models, one of each kind."""
+"""Flags, and weights files of tiny models."""
 
 import pytest
 import tiny_weights
+from absl import flags
+from absl.testing import flagsaver
 
 from perceiver_jax import weights
 
 
 @pytest.fixture(scope="session")
 def weight_file(tmp_path_factory):
-  """weight_file("flow", ...) writes that model of `tiny_weights`, once."""
+  """Returns a function that writes a model of `tiny_weights`, once."""
   folder, made = tmp_path_factory.mktemp("weights"), {}
 
   def write(kind, *arguments):
@@ -24,5 +26,16 @@ def weight_file(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path, monkeypatch):
-  """Every prediction starts in a folder of its own."""
+  """Runs every prediction in its own folder."""
   monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def flag():
+  """Returns a function that sets flags: flag(labels="x")."""
+  with flagsaver.flagsaver():
+    for name in ("weights", "workdir", "labels", "output"):
+      flags.DEFINE_string(name, "", "")
+    yield lambda **values: [
+      setattr(flags.FLAGS, name, str(value)) for name, value in values.items()
+    ]

@@ -19,20 +19,20 @@ RATE = 48_000
 
 @pytest.fixture
 def clip(tmp_path):
-  """clip(channels, frames) writes a clip with so many channels of sound."""
+  """Returns a function that writes a clip with audio channels."""
 
   def make(channels=1, frames=6):
     y, x = np.mgrid[:24, :32]
-    pictures = [
+    images = [
       np.uint8(np.stack([7 * x, 9 * y + t, 30 + 0 * x], -1))
       for t in range(frames)
     ]
     times = np.arange(frames * RATE // 25) / RATE
-    sound = 0.5 * np.sin(2 * np.pi * 440 * times).astype(np.float32)
-    sound = sound[:, None] * np.linspace(1, 0.1, channels or 1)
+    samples = 0.5 * np.sin(2 * np.pi * 440 * times).astype(np.float32)
+    samples = samples[:, None] * np.linspace(1, 0.1, channels or 1)
     path = tmp_path / "clip.mp4"
     video_writer.write_video(
-      path, pictures, 25.0, sound if channels else None, RATE
+      path, images, 25.0, samples if channels else None, RATE
     )
     return path
 
@@ -40,12 +40,12 @@ def clip(tmp_path):
 
 
 def expected(file, path, start=0.0):
-  """The model's outputs, all points decoded at once."""
-  pictures = video.read_video(path, FRAMES, 25.0, start, (HEIGHT, WIDTH))
-  sound = audio.read_audio(path, RATE, start, SAMPLES).mean(1, keepdims=True)
+  """Computes the outputs of the model, decoded at once."""
+  images = video.read_video(path, FRAMES, 25.0, start, (HEIGHT, WIDTH))
+  samples = audio.read_audio(path, RATE, start, SAMPLES).mean(1, keepdims=True)
   raw = {
-    "image": pictures[None].astype(np.float32) / 255,
-    "audio": sound[None],
+    "image": images[None].astype(np.float32) / 255,
+    "audio": samples[None],
     "label": np.zeros((1, tiny_weights.CLASSES), np.float32),
     "masked": {"label": np.ones(1, bool)},
   }
@@ -60,7 +60,7 @@ def autoencode(call, file, *arguments):
 
 
 @pytest.mark.parametrize(("channels", "start"), [(1, 0.0), (6, 0.0), (2, 0.08)])
-def test_files_and_classes_are_the_models(
+def test_files_and_classes_match_the_model(
   call, weight_file, clip, tmp_path, channels, start
 ):
   file, path = weight_file("autoencoder"), clip(channels)
@@ -74,16 +74,16 @@ def test_files_and_classes_are_the_models(
     "  predictions/clip-reconstruction.mp4",
     "  predictions/clip-reconstruction.wav",
   ]
-  sound, rate = soundfile.read(tmp_path / done.out.splitlines()[-1].strip())
-  assert (sound.shape, rate) == ((SAMPLES,), RATE)
+  samples, rate = soundfile.read(tmp_path / done.out.splitlines()[-1].strip())
+  assert (samples.shape, rate) == ((SAMPLES,), RATE)
   clipped = np.clip(want["audio"].reshape(-1), -1, 1)
-  np.testing.assert_allclose(sound, clipped, atol=1e-3)
-  assert np.std(sound) > 1e-2
-  film = tmp_path / "predictions" / "clip-reconstruction.mp4"
-  made = [frame for _, frame in video.frames(film)]
+  np.testing.assert_allclose(samples, clipped, atol=1e-3)
+  assert np.std(samples) > 1e-2
+  video_path = tmp_path / "predictions" / "clip-reconstruction.mp4"
+  made = [frame for _, frame in video.frames(video_path)]
   assert len(made) == FRAMES
-  assert video.frame_rate(film) == 25
-  assert abs(len(audio.read_audio(film)) - SAMPLES) <= 2048
+  assert video.frame_rate(video_path) == 25
+  assert abs(len(audio.read_audio(video_path)) - SAMPLES) <= 2048
   label = made[0].shape[0] - HEIGHT
   original = video.read_video(path, FRAMES, 25.0, start, (HEIGHT, WIDTH))
   left = np.stack(made)[:, label:, :WIDTH].astype(int)
@@ -93,22 +93,22 @@ def test_files_and_classes_are_the_models(
   np.testing.assert_allclose(right, decoded, atol=16)
 
 
-def test_parts_do_not_matter(call, weight_file, clip, tmp_path):
+def test_the_number_of_parts_does_not_change_outputs(
+  call, weight_file, clip, tmp_path
+):
   file, path = weight_file("autoencoder"), clip()
-  sounds, outs = [], []
+  all_samples, outs = [], []
   for parts in (1, 7):
     folder = tmp_path / str(parts)
     flags = [f"--parts={parts}", f"--output={folder}"]
     done = autoencode(call, file, *flags, path)
     outs.append(done.out.splitlines()[:6])
-    sounds.append(soundfile.read(folder / "clip-reconstruction.wav")[0])
+    all_samples.append(soundfile.read(folder / "clip-reconstruction.wav")[0])
   assert outs[0] == outs[1]
-  np.testing.assert_allclose(*sounds, atol=1e-3)
+  np.testing.assert_allclose(*all_samples, atol=1e-3)
 
 
-def test_a_run_has_rates_and_names_of_its_own(
-  call, weight_file, clip, tmp_path
-):
+def test_rates_and_names_come_from_the_run(call, weight_file, clip, tmp_path):
   run = tmp_path / "run"
   (run / "checkpoints").mkdir(parents=True)
   shutil.copy(weight_file("autoencoder"), run / "model.safetensors")
@@ -119,18 +119,18 @@ def test_a_run_has_rates_and_names_of_its_own(
   path = clip(frames=12)
   done = call("predict", "autoencode", f"--workdir={run}", "--parts=2", path)
   assert done.status == 0, done.err
-  found = [line.split("%  ")[1] for line in done.out.splitlines()[1:6]]
-  assert set(found) < set(names)
-  film, sound = (line.strip() for line in done.out.splitlines()[-2:])
-  assert video.frame_rate(film) == 12.5
-  assert soundfile.info(sound).samplerate == 8000
+  printed = [line.split("%  ")[1] for line in done.out.splitlines()[1:6]]
+  assert set(printed) < set(names)
+  video_path, samples = (line.strip() for line in done.out.splitlines()[-2:])
+  assert video.frame_rate(video_path) == 12.5
+  assert soundfile.info(samples).samplerate == 8000
   # Every other frame of the clip.
-  left = video.read_video(film, FRAMES, 12.5)[:, -HEIGHT:, :WIDTH]
+  left = video.read_video(video_path, FRAMES, 12.5)[:, -HEIGHT:, :WIDTH]
   want = video.read_video(path, FRAMES, 12.5, size=(HEIGHT, WIDTH))
   assert np.abs(left.astype(int) - want).mean() < 8
 
 
-def test_labels_and_the_default_number_of_parts(
+def test_labels_with_the_default_number_of_parts(
   call, weight_file, clip, tmp_path
 ):
   names = [f"sport {chr(97 + i)}" for i in range(tiny_weights.CLASSES)]
@@ -138,8 +138,8 @@ def test_labels_and_the_default_number_of_parts(
   flags = [f"--weights={weight_file('autoencoder')}", "--labels=names.txt"]
   done = call("predict", "autoencode", *flags, "--top=7", clip())
   assert done.status == 0, done.err
-  found = [line.split("%  ")[1] for line in done.out.splitlines()[1:8]]
-  assert sorted(found) == names
+  printed = [line.split("%  ")[1] for line in done.out.splitlines()[1:8]]
+  assert sorted(printed) == names
 
 
 @pytest.mark.parametrize(
@@ -165,12 +165,12 @@ def test_bad_input_is_one_line(
   assert not (tmp_path / "predictions").exists()
 
 
-def test_weights_of_another_kind(refuses, weight_file, clip):
+def test_weights_of_another_kind_are_refused(refuses, weight_file, clip):
   flag = f"--weights={weight_file('language')}"
   parts = ["'masked_lm' decoder", "'multimodal'"]
   refuses("predict", "autoencode", flag, clip(), parts=parts)
 
 
-def test_without_weights_it_says_where_they_are(refuses, clip):
+def test_without_weights_the_error_names_the_download(refuses, clip):
   parts = ["--weights", "https://", "video_autoencoding_checkpoint.pystate"]
   refuses("predict", "autoencode", clip(), parts=parts)

@@ -16,8 +16,8 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 @pytest.fixture
-def picture(tmp_path):
-  """A picture of which the part the authors keep has the model's size."""
+def image_file(tmp_path):
+  """An image whose center crop has the model's size, and its pixels."""
   pixels = np.random.default_rng(1).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
   file = tmp_path / "noise.png"
   # 224 of 256 rows and columns are kept: 8 of 9.
@@ -27,9 +27,9 @@ def picture(tmp_path):
 
 
 def expected(file, pixels):
-  found = weights.load(file)
+  loaded = weights.load(file)
   raw = ((pixels / 255 - MEAN) / STD).astype(np.float32)[None]
-  return np.asarray(jax.nn.softmax(tiny_weights.outputs(found, raw).logits[0]))
+  return np.asarray(jax.nn.softmax(tiny_weights.outputs(loaded, raw).logits[0]))
 
 
 def arguments(file, *rest):
@@ -40,10 +40,10 @@ def arguments(file, *rest):
 @pytest.mark.parametrize(
   "name", ["imagenet_fourier", "imagenet_fourier_average", "imagenet_learned"]
 )
-def test_the_five_likeliest_are_the_models_own(
-  call, weight_file, picture, tmp_path, name
+def test_the_top_five_are_the_models(
+  call, weight_file, image_file, tmp_path, name
 ):
-  file, (path, pixels) = weight_file("classifier", name), picture
+  file, (path, pixels) = weight_file("classifier", name), image_file
   done = call(*arguments(file, path))
   assert (done.status, done.err) == (0, "")
   probabilities = expected(file, pixels)
@@ -60,7 +60,7 @@ def test_the_five_likeliest_are_the_models_own(
   assert sheet.std() > 1
 
 
-def test_a_large_picture_is_cropped_and_resized(call, weight_file, tmp_path):
+def test_a_large_image_is_cropped_and_resized(call, weight_file, tmp_path):
   file = weight_file("classifier")
   pixels = np.zeros((4 * SIZE, 6 * SIZE, 3), np.uint8)
   pixels[..., 1] = 200
@@ -68,28 +68,28 @@ def test_a_large_picture_is_cropped_and_resized(call, weight_file, tmp_path):
   path.write_bytes(codec.encode_png(pixels))
   done = call(*arguments(file, "--top=7", path))
   probabilities = expected(file, pixels[:SIZE, :SIZE])
-  found = {line.split()[1]: line.split()[2] for line in
+  printed = {line.split()[1]: line.split()[2] for line in
            done.out.splitlines()[1:-1]}  # fmt: skip
-  assert found == {str(i): f"{p:.1%}" for i, p in enumerate(probabilities)}
+  assert printed == {str(i): f"{p:.1%}" for i, p in enumerate(probabilities)}
 
 
-def test_labels_name_the_classes(call, weight_file, picture, tmp_path):
+def test_labels_name_the_classes(call, weight_file, image_file, tmp_path):
   names = ["zero", "été", "2", "3", "4", "five of them", "six"]
   labels = tmp_path / "labels.txt"
   labels.write_text("\n".join(names) + "\n\n", encoding="utf-8")
-  file, (path, pixels) = weight_file("classifier"), picture
+  file, (path, pixels) = weight_file("classifier"), image_file
   done = call(*arguments(file, f"--labels={labels}", "--top=2", path))
   probabilities = expected(file, pixels)
   best = np.argsort(-probabilities)[:2]
-  found = [line.strip() for line in done.out.splitlines()[1:-1]]
-  for line, label in zip(found, best, strict=True):
+  lines = [line.strip() for line in done.out.splitlines()[1:-1]]
+  for line, label in zip(lines, best, strict=True):
     assert line.startswith(names[label] + "  ")
     assert f"{probabilities[label]:.1%}" in line
 
 
-def test_a_thousand_classes_have_wordnet_names(call, weight_file, picture):
+def test_a_thousand_classes_have_wordnet_names(call, weight_file, image_file):
   file = weight_file("classifier", "imagenet_fourier", 1000)
-  path, pixels = picture
+  path, pixels = image_file
   done = call(*arguments(file, "--top=1", path))
   assert done.status == 0, done.err
   name, percent = done.out.splitlines()[1].split()[:2]
@@ -97,18 +97,18 @@ def test_a_thousand_classes_have_wordnet_names(call, weight_file, picture):
   assert percent == f"{expected(file, pixels).max():.1%}"
 
 
-def test_the_folder_can_be_chosen_and_nothing_is_replaced(
-  call, weight_file, picture, tmp_path
+def test_the_folder_can_be_chosen_and_no_file_is_replaced(
+  call, weight_file, image_file, tmp_path
 ):
   flags = arguments(weight_file("classifier"), f"--output={tmp_path / 'o'}")
   for _ in range(2):
-    assert call(*flags, picture[0]).status == 0
+    assert call(*flags, image_file[0]).status == 0
   names = sorted(p.name for p in (tmp_path / "o").iterdir())
   assert names == ["noise-attention-2.png", "noise-attention.png"]
 
 
-def test_classify_is_what_it_does_without_a_command(call, weight_file, picture):
-  flags = arguments(weight_file("classifier"), picture[0])
+def test_classify_is_the_default_command(call, weight_file, image_file):
+  flags = arguments(weight_file("classifier"), image_file[0])
   assert (
     call("predict", *flags[2:]).out.splitlines()[:6]
     == (call(*flags).out.splitlines()[:6])
@@ -119,38 +119,38 @@ def test_classify_is_what_it_does_without_a_command(call, weight_file, picture):
   ("kind", "size"),
   [(("imagenet_learned",), 9), (("imagenet_fourier", 7, 1), 8)],
 )
-def test_another_input_than_it_was_trained_on(
-  refuses, weight_file, picture, kind, size
+def test_another_image_size_is_refused(
+  refuses, weight_file, image_file, kind, size
 ):
   file = weight_file("classifier", *kind)
   parts = [f"{size} x {size} pixels", "--image_size"]
-  flags = [f"--weights={file}", f"--image_size={size}", picture[0]]
+  flags = [f"--weights={file}", f"--image_size={size}", image_file[0]]
   refuses("predict", *flags, parts=parts)
 
 
-def test_weights_of_another_kind(refuses, weight_file, picture):
+def test_weights_of_another_kind_are_refused(refuses, weight_file, image_file):
   file = weight_file("flow")
   parts = [
     str(file),
     "'flow' decoder",
     "'classification' or 'average_and_project'",
   ]
-  refuses(*arguments(file, picture[0]), parts=parts)
+  refuses(*arguments(file, image_file[0]), parts=parts)
 
 
-def test_a_classifier_of_something_else(refuses, tmp_path, picture):
+def test_a_classifier_of_points_is_refused(refuses, tmp_path, image_file):
   spec = tiny_weights.classifier().spec
   spec["adapter"] = {"kind": "points", "num_bands": 2}
   file = tmp_path / "points.safetensors"
   weights.save(file, tiny_weights.random(spec, tiny_weights.array(1, 9, 3)))
-  refuses(*arguments(file, picture[0]), parts=["does not take pictures"])
+  refuses(*arguments(file, image_file[0]), parts=["does not take images"])
 
 
-def test_without_weights_it_says_where_they_are(refuses, picture):
+def test_without_weights_the_error_names_the_download(refuses, image_file):
   parts = [
     "--weights",
     "https://storage.googleapis.com/perceiver_io/imagenet_fourier_",
     "imagenet_learned_",
     "imagenet_conv_preprocessing.pystate",
   ]
-  refuses("predict", "classify", picture[0], parts=parts)
+  refuses("predict", "classify", image_file[0], parts=parts)

@@ -14,32 +14,32 @@ pytestmark = pytest.mark.usefixtures("compile_once")
 
 @pytest.fixture
 def fill(call, weight_file):
-  """Calls fill-mask on arguments."""
+  """Returns a function that calls fill-mask on texts."""
   flag = f"--weights={weight_file('language')}"
   return lambda *arguments: call("predict", "fill-mask", flag, *arguments)
 
 
 def expected(file, ids):
-  """Probabilities of the model, of a text padded as it was in training."""
-  found = weights.load(file)
-  rows, real = byte_tokenizer.pad([ids], tiny_weights.LENGTH)
-  mask = jnp.asarray(real)
-  logits = tiny_weights.outputs(found, rows, input_mask=mask).logits[0]
+  """Computes the probabilities for a text that is padded as in training."""
+  loaded = weights.load(file)
+  rows, input_mask = byte_tokenizer.pad([ids], tiny_weights.LENGTH)
+  mask = jnp.asarray(input_mask)
+  logits = tiny_weights.outputs(loaded, rows, input_mask=mask).logits[0]
   return np.asarray(jax.nn.softmax(logits))[: len(ids)]
 
 
 def report(file, ids, top=5):
-  """What should be printed below the text."""
+  """Returns the lines that should be printed below the text."""
   probabilities = expected(file, ids)
   filled, lines = ids.copy(), []
   for place in np.flatnonzero(ids == byte_tokenizer.MASK):
     best = np.argsort(-probabilities[place])[:top]
     filled[place] = best[0]
-    guesses = [
+    predictions = [
       f"{byte_tokenizer.display([i])!r} {probabilities[place, i]:.1%}"
       for i in best
     ]
-    lines.append(f"  token {place}: {'  '.join(guesses)}")
+    lines.append(f"  token {place}: {'  '.join(predictions)}")
   return [f"  {byte_tokenizer.display(filled)}", *lines]
 
 
@@ -47,13 +47,13 @@ def test_each_mask_is_a_byte(fill, weight_file):
   done = fill("a [MASK][MASK]b", "[MASK]")
   assert (done.status, done.err) == (0, "")
   file = weight_file("language")
-  hole = [byte_tokenizer.MASK]
-  first = np.concatenate([byte_tokenizer.encode("a "), hole, hole, [98 + 6]])
+  mask = [byte_tokenizer.MASK]
+  first = np.concatenate([byte_tokenizer.encode("a "), mask, mask, [98 + 6]])
   assert done.out.splitlines() == [
     "a [MASK][MASK]b",
     *report(file, first),
     "[MASK]",
-    *report(file, np.array(hole)),
+    *report(file, np.array(mask)),
   ]
 
 
@@ -65,7 +65,7 @@ def test_the_byte_bert_fills_too(call, weight_file):
   assert done.out.splitlines()[1:] == report(weight_file("byte_bert"), ids)
 
 
-def test_words_are_hidden_byte_by_byte(fill, weight_file):
+def test_words_are_masked_byte_by_byte(fill, weight_file):
   done = fill("--mask=ö", "--top=2", "wörld, ö")
   assert done.status == 0, done.err
   ids = byte_tokenizer.mask_words("wörld, ö", "ö")
@@ -74,19 +74,19 @@ def test_words_are_hidden_byte_by_byte(fill, weight_file):
   assert done.out.splitlines() == ["wörld, ö", *want]
 
 
-def test_any_guess_can_be_printed(fill):
-  """All 262 of them: half of a character, control codes, special tokens."""
+def test_any_token_can_be_printed(fill):
+  """There are 262: parts of characters, control codes, special tokens."""
   done = fill("--top=262", "x[MASK]")
   assert done.status == 0, done.err
-  text, _, guesses = done.out.split("\n", 2)
+  text, _, predictions = done.out.split("\n", 2)
   assert text == "x[MASK]"
-  assert len(re.findall(r"\d%", guesses)) == 262
-  assert all(c.isprintable() for c in guesses.strip("\n"))
-  assert "'\ufffd'" in guesses
-  assert "'[PAD]'" in guesses
+  assert len(re.findall(r"\d%", predictions)) == 262
+  assert all(c.isprintable() for c in predictions.strip("\n"))
+  assert "'\ufffd'" in predictions
+  assert "'[PAD]'" in predictions
 
 
-def test_as_long_as_the_model_reads(fill, refuses, weight_file):
+def test_the_longest_text(fill, refuses, weight_file):
   most = tiny_weights.LENGTH - 1
   assert fill("é" * (most // 2) + "e[MASK]").status == 0
   flag = f"--weights={weight_file('language')}"
@@ -114,24 +114,24 @@ def test_bad_texts_are_refused_before_weights_are_read(
   assert done.out == ""
 
 
-def test_a_model_of_other_tokens(refuses, weight_file):
+def test_a_model_of_other_tokens_is_refused(refuses, weight_file):
   flag = f"--weights={weight_file('language', 300)}"
   parts = ["300 tokens", "'bytes' has 262", "--tokenizer", "--weights"]
   refuses("predict", "fill-mask", flag, "[MASK]", parts=parts)
 
 
-def test_weights_of_another_kind(refuses, weight_file):
+def test_weights_of_another_kind_are_refused(refuses, weight_file):
   flag = f"--weights={weight_file('flow')}"
   parts = ["'flow' decoder", "'masked_lm'"]
   refuses("predict", "fill-mask", flag, "[MASK]", parts=parts)
 
 
-def test_without_weights_it_says_where_they_are(refuses):
+def test_without_weights_the_error_names_the_download(refuses):
   parts = ["--weights", "https://", "language_perceiver_io_bytes.pickle"]
   refuses("predict", "fill-mask", "[MASK]", parts=parts)
 
 
-def test_a_model_of_pieces_fills_pieces(call, weight_file, tmp_path):
+def test_a_model_of_subwords_fills_subwords(call, weight_file, tmp_path):
   sentencepiece = pytest.importorskip("sentencepiece")
   text = tmp_path / "text.txt"
   text.write_text("the fox and the dog run\n" * 50)
@@ -145,10 +145,10 @@ def test_a_model_of_pieces_fills_pieces(call, weight_file, tmp_path):
   done = call("predict", "fill-mask", *flags, "--mask= fox", "the fox run")
   assert done.status == 0, done.err
   ids = tokenizer.mask_words("the fox run", " fox")
-  holes = np.flatnonzero(ids == byte_tokenizer.MASK)
-  assert 0 < len(holes) < len(ids)
+  positions = np.flatnonzero(ids == byte_tokenizer.MASK)
+  assert 0 < len(positions) < len(ids)
   _, text, *rest = done.out.splitlines()
-  assert len(rest) == len(holes)
+  assert len(rest) == len(positions)
   filled = ids.copy()
-  filled[holes] = expected(file, ids)[holes].argmax(-1)
+  filled[positions] = expected(file, ids)[positions].argmax(-1)
   assert text == f"  {tokenizer.display(filled)}"

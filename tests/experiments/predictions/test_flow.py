@@ -20,7 +20,7 @@ HEIGHT, WIDTH = tiny_weights.TILE
 
 @pytest.fixture
 def pair(tmp_path):
-  """pair(height, width) writes two frames of noise."""
+  """Returns a function that writes two frames of noise."""
 
   def make(height, width):
     rng = np.random.default_rng(0)
@@ -34,12 +34,12 @@ def pair(tmp_path):
 
 
 def predictor(file):
-  """The model: frames [b, 2, h, w, 3] to flow in pixels, by hand."""
-  found = weights.load(file)
+  """Returns a function from frames [b, 2, h, w, 3] to flow in pixels."""
+  flow_weights = weights.load(file)
 
   def predict(frames):
     raw = (frames / 127.5 - 1).astype(np.float32)
-    outputs = tiny_weights.outputs(found, raw)
+    outputs = tiny_weights.outputs(flow_weights, raw)
     return np.asarray(flow_adapter.in_pixels(jnp.asarray(outputs.logits)))
 
   return predict
@@ -64,7 +64,7 @@ def expected(file, frames, spacing="even"):
     (5, 3, "even"),
   ],
 )
-def test_the_files_hold_the_models_flow(
+def test_the_files_hold_the_flow_of_the_model(
   call, weight_file, pair, tmp_path, height, width, spacing
 ):
   file, (paths, frames) = weight_file("flow"), pair(height, width)
@@ -88,17 +88,21 @@ def test_the_files_hold_the_models_flow(
   ]
 
 
-def test_the_two_ways_to_lay_tiles_differ(weight_file, pair):
+def test_the_two_tilings_differ(weight_file, pair):
   file, (_, frames) = weight_file("flow"), pair(HEIGHT, WIDTH + 40)
-  even, released = (expected(file, frames, way) for way in tiling.SPACINGS)
+  even, released = (
+    expected(file, frames, spacing) for spacing in tiling.SPACINGS
+  )
   assert np.abs(even - released).max() > 0.1
 
 
-def test_what_kitti_cannot_hold_is_still_saved(refuses, tmp_path, pair):
-  found = tiny_weights.flow()
-  found.params["decoder/output"]["b"][:] = 3000.0
+def test_large_displacements_are_saved_in_other_formats(
+  refuses, tmp_path, pair
+):
+  flow_weights = tiny_weights.flow()
+  flow_weights.params["decoder/output"]["b"][:] = 3000.0
   file = tmp_path / "far.safetensors"
-  weights.save(file, found)
+  weights.save(file, flow_weights)
   paths, _ = pair(HEIGHT, WIDTH)
   parts = ["first-kitti.png", "511.98"]
   done = refuses("predict", "flow", f"--weights={file}", *paths, parts=parts)
@@ -107,47 +111,49 @@ def test_what_kitti_cannot_hold_is_still_saved(refuses, tmp_path, pair):
   assert saved == {"first.flo", "first-flow.png"}
 
 
-def test_a_video_gives_a_frame_less(call, weight_file, tmp_path):
+def test_a_video_gives_one_frame_less(call, weight_file, tmp_path):
   y, x = np.mgrid[:HEIGHT, :40]
   frames = [
     np.uint8(np.stack([4 * (x + t), 6 * y, x + y], -1)) for t in range(4)
   ]
-  video_writer.write_video(tmp_path / "film.mp4", frames, 12.5)
+  video_writer.write_video(tmp_path / "video.mp4", frames, 12.5)
   file = weight_file("flow")
-  done = call("predict", "flow", f"--weights={file}", "film.mp4")
+  done = call("predict", "flow", f"--weights={file}", "video.mp4")
   assert done.status == 0, done.err
-  assert done.out.splitlines() == ["predictions/film-flow.mp4"]
-  path = tmp_path / "predictions" / "film-flow.mp4"
+  assert done.out.splitlines() == ["predictions/video-flow.mp4"]
+  path = tmp_path / "predictions" / "video-flow.mp4"
   assert video.frame_rate(path) == 12.5
   made = [frame for _, frame in video.frames(path)]
   assert len(made) == 3
-  read = [frame for _, frame in video.frames(tmp_path / "film.mp4")]
+  read = [frame for _, frame in video.frames(tmp_path / "video.mp4")]
   flows = [expected(file, np.stack(read[i : i + 2])) for i in range(3)]
   longest = max(np.hypot(*np.moveaxis(flow, 2, 0)).max() for flow in flows)
-  colours = flow_colors.flow_to_rgb(flows[1], longest).astype(int)
-  # H.264 loses a little; the second pair is far from the others by as much.
+  colors = flow_colors.flow_to_rgb(flows[1], longest).astype(int)
+  # H.264 is lossy.
   label = made[0].shape[0] - HEIGHT
   left, right = made[1][label:, :40], made[1][label:, -40:]
   assert np.abs(left.astype(int) - read[1]).mean() < 6
   smooth = lambda a: cv2.blur(a.astype(np.float32), (4, 4))
-  assert np.abs(smooth(right) - smooth(colours)).mean() < 12
+  assert np.abs(smooth(right) - smooth(colors)).mean() < 12
 
 
-def test_the_colours_of_a_film_have_one_scale(tmp_path):
+def test_the_colors_of_a_video_have_one_scale(tmp_path):
   frames = [np.full((16, 16, 3), 60 * i, np.uint8) for i in range(3)]
-  video_writer.write_video(tmp_path / "film.mp4", frames, 10.0)
+  video_writer.write_video(tmp_path / "video.mp4", frames, 10.0)
   flows = [np.full((16, 16, 2), x, np.float32) for x in (1.0, -10.0)]
   left = iter(flows)
   made = list(
-    flow_command._coloured(tmp_path / "film.mp4", lambda a, b: next(left))
+    flow_command._frames_with_flow(
+      tmp_path / "video.mp4", lambda a, b: next(left)
+    )
   )
   longest = np.hypot(10, 10)
   for picture, flow in zip(made, flows, strict=True):
     want = flow_colors.flow_to_rgb(flow, longest)
-    found = picture[-16:, -16:].astype(int)
-    np.testing.assert_allclose(found, want, atol=1)
-  still = flow_command._coloured(
-    tmp_path / "film.mp4", lambda a, b: np.zeros((16, 16, 2), np.float32)
+    drawn = picture[-16:, -16:].astype(int)
+    np.testing.assert_allclose(drawn, want, atol=1)
+  still = flow_command._frames_with_flow(
+    tmp_path / "video.mp4", lambda a, b: np.zeros((16, 16, 2), np.float32)
   )
   assert [(p[-16:, -16:] == 255).all() for p in still] == [True, True]
 
@@ -177,14 +183,14 @@ def test_bad_input_is_one_line(
   assert not list(tmp_path.glob("predictions/*"))
 
 
-def test_weights_of_another_kind(refuses, weight_file, pair):
+def test_weights_of_another_kind_are_refused(refuses, weight_file, pair):
   paths, _ = pair(8, 8)
   flag = f"--weights={weight_file('classifier')}"
   parts = ["'classification' decoder", "'flow'"]
   refuses("predict", "flow", flag, *paths, parts=parts)
 
 
-def test_without_weights_it_says_where_they_are(refuses, pair):
+def test_without_weights_the_error_names_the_download(refuses, pair):
   paths, _ = pair(8, 8)
   parts = ["--weights", "https://", "optical_flow_checkpoint.pystate"]
   refuses("predict", "flow", *paths, parts=parts)

@@ -1,0 +1,92 @@
+"""Models for predictions: from --weights, or from the run in --workdir."""
+
+from collections.abc import (
+  Callable,
+  Sequence,
+)
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from experiments import launch
+from perceiver_jax.errors import UserError
+
+# JAX is imported in functions, because scripts import this module for --help.
+
+
+def uses_run() -> bool:
+  """Tells whether the model is that of --workdir and not of --weights."""
+  return bool(flags.FLAGS.workdir and not flags.FLAGS.weights)
+
+
+def load_weights(decoder_kinds: Sequence[str], *releases: str) -> Any:
+  """Loads --weights, or the exported weights of the run in --workdir.
+
+  Args:
+    decoder_kinds: Kinds of decoder that the command supports.
+    *releases: Released models that it supports, for the error message.
+
+  Returns:
+    A `perceiver_jax.weights.Weights`.
+
+  Raises:
+    UserError: No weights are given, or they are of an unsupported model.
+  """
+  from perceiver_jax import weights as weights_lib
+  from perceiver_jax.weights.deepmind import files as deepmind_files
+
+  path = flags.FLAGS.weights or (flags.FLAGS.workdir and launch.workdir())
+  if not path:
+    raise UserError(
+      "no weights are given: --weights takes a file or folder, --workdir a"
+      f" finished run; {deepmind_files.download_hint(*releases)}"
+    )
+  weights = weights_lib.load(path)
+  kind = weights.spec["decoder"]["kind"]
+  if kind not in decoder_kinds:
+    raise UserError(
+      f"{path} holds a model with a {kind!r} decoder; this command needs"
+      f" {' or '.join(map(repr, decoder_kinds))}"
+    )
+  return weights
+
+
+def jit_apply(weights: Any, **options: bool) -> Callable[..., Any]:
+  """Returns a compiled function `apply(raw, **kwargs)` of a model's outputs.
+
+  Args:
+    weights: The result of `load_weights`.
+    **options: Static options of the model.
+  """
+  import jax
+
+  from perceiver_jax import weights as weights_lib
+
+  model = weights_lib.transformed(weights.spec)
+  variables = jax.device_put((weights.params, weights.state))
+
+  @jax.jit
+  def apply(variables, raw, kwargs):
+    return model.apply(*variables, None, raw, **kwargs, **options)[0]
+
+  return lambda raw, **kwargs: apply(variables, raw, kwargs)
+
+
+def saved_run(task_class: type, ability: str) -> tuple[Any, Any, Path]:
+  """Returns config, task and folder of the run in --workdir.
+
+  Args:
+    task_class: Class of the tasks that the command supports.
+    ability: What such tasks do, for the error message: "classify images".
+
+  Raises:
+    UserError: There is no such run, or it is of another task.
+  """
+  config, task, folder = launch.saved_run()
+  if not isinstance(task, task_class):
+    raise UserError(
+      f"--workdir={folder} holds a run of {config.task!r}, which does not"
+      f" {ability}"
+    )
+  return config, task, folder

@@ -1,0 +1,102 @@
+"""Output of predictions: class names, printed classes, and files."""
+
+import contextlib
+from collections.abc import (
+  Iterator,
+  Sequence,
+)
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from experiments import launch
+from perceiver_jax.errors import UserError
+
+
+def class_names(num_classes: int) -> Sequence[str]:
+  """Returns the names in --labels, or default names.
+
+  The defaults are WordNet ids (from TFDS) for the 1,000 classes of ImageNet,
+  and numbers otherwise.
+
+  Raises:
+    UserError: The file can't be read, or has another number of lines.
+  """
+  path = flags.FLAGS.labels
+  if not path:
+    return _default_class_names(num_classes)
+  try:
+    lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    raise UserError(f"--labels={path} can't be read: {error}") from error
+  names = [line.strip() for line in lines if line.strip()]
+  if len(names) != num_classes:
+    raise UserError(
+      f"--labels={path} has {len(names)} names and the model {num_classes}"
+      " classes; give one name per line, in the order of the classes"
+    )
+  return names
+
+
+def print_top_classes(probabilities: np.ndarray, names: Sequence[str]) -> None:
+  """Prints the --top most likely classes, each with a bar."""
+  top = np.argsort(-probabilities)[: flags.FLAGS.top]
+  width = max(len(names[label]) for label in top)
+  for label in top:
+    bar = "#" * round(20 * probabilities[label])
+    print(f"  {names[label]:<{width}}  {probabilities[label]:6.1%}  {bar}")
+
+
+def output_folder() -> Path:
+  """Creates the folder --output, by default WORKDIR/predictions or predictions.
+
+  Raises:
+    UserError: It can't be created.
+  """
+  values = flags.FLAGS
+  default = launch.workdir() if values.workdir else Path()
+  folder = Path(values.output or default / "predictions").expanduser()
+  with writing(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+  return folder
+
+
+@contextlib.contextmanager
+def writing(path: Path, advice: str = "another --output") -> Iterator[None]:
+  """Turns failures to write `path` into errors for users.
+
+  Args:
+    path: The file or folder that is written in the context.
+    advice: What the user may give instead.
+
+  Raises:
+    UserError: The path can't be written.
+  """
+  try:
+    yield
+  except OSError as error:
+    raise UserError(
+      f"{path} can't be written to ({error.strerror}); give {advice}"
+    ) from error
+
+
+def unused_path(folder: Path, name: str) -> Path:
+  """Returns a path in a folder, with a number added if the name is in use."""
+  path, number = folder / name, 1
+  while path.exists():
+    number += 1
+    stem, dot, suffix = name.partition(".")
+    path = folder / f"{stem}-{number}{dot}{suffix}"
+  return path
+
+
+def _default_class_names(num_classes: int) -> Sequence[str]:
+  if num_classes == 1000:
+    import tensorflow_datasets
+
+    folder = Path(tensorflow_datasets.__file__).parent
+    path = folder / "datasets" / "imagenet2012" / "labels.txt"
+    if path.exists():
+      return path.read_text().split()
+  return [f"class {i}" for i in range(num_classes)]

@@ -1,0 +1,29 @@
+import pytest
+
+from experiments.predictions import models
+from perceiver_jax.errors import UserError
+
+
+@pytest.mark.parametrize(
+  ("name", "part"),
+  [
+    ("missing.safetensors", "no weights at"),
+    ("empty", "config.json"),
+    ("unfinished", "train it to its end"),
+    ("model.onnx", "has an unknown format"),
+    ("broken.safetensors", "can't be read"),
+  ],
+)
+@pytest.mark.parametrize("flag_name", ["weights", "workdir"])
+def test_paths_without_weights_are_refused(
+  flag, tmp_path, name, part, flag_name
+):
+  (tmp_path / "empty").mkdir()
+  (tmp_path / "unfinished" / "checkpoints").mkdir(parents=True)
+  (tmp_path / "model.onnx").touch()
+  (tmp_path / "broken.safetensors").write_bytes(b"nothing")
+  flag(**{flag_name: tmp_path / name})
+  with pytest.raises(UserError) as error:
+    models.load_weights(["flow"], "flow")
+  assert part in str(error.value)
+  assert name in str(error.value)
