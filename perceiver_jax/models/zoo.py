@@ -19,6 +19,7 @@ from perceiver_jax.models import (
 )
 from perceiver_jax.models import encoder as encoder_lib
 from perceiver_jax.models.modalities import (
+  arrays,
   audio,
   entities,
   flow,
@@ -38,6 +39,7 @@ ADAPTERS: dict[str, Callable[..., Any]] = {
   "flow": flow.FlowAdapter,
   "points": points.PointsAdapter,
   "entities": entities.EntitiesAdapter,
+  "arrays": arrays.ArraysAdapter,
   "label": multimodal.LabelAdapter,
   "multimodal": multimodal.MultimodalAdapter,
 }
@@ -58,18 +60,36 @@ DECODERS: dict[str, Callable[..., Any]] = {
   "flow": flow.FlowDecoder,
   "multimodal": multimodal.MultimodalDecoder,
   "entities": entities.EntitiesDecoder,
+  "arrays": arrays.ArraysDecoder,
 }
 
 
-def spec(name: str) -> dict[str, Any]:
-  """A copy of the spec of a model of the papers.
+def spec(name: str, **overrides: Any) -> dict[str, Any]:
+  """Returns a copy of the spec of a published model, with changes if given.
+
+  Args:
+    name: A name in `MODELS`.
+    **overrides: New values, such as `num_classes=10`. A mapping changes only
+      the leaves that it names, such as `encoder={"num_latents": 64}`; one with
+      a `kind` replaces the section.
 
   Raises:
     ValueError: `name` is not in `MODELS`.
   """
   if name not in MODELS:
     raise ValueError(f"model {name!r}: choose one of {', '.join(MODELS)}")
-  return copy.deepcopy(dict(MODELS[name].spec))
+  return _merge(copy.deepcopy(dict(MODELS[name].spec)), overrides)
+
+
+def _merge(
+  section: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> dict[str, Any]:
+  merged = dict(section)
+  for name, value in overrides.items():
+    if isinstance(value, Mapping) and "kind" not in value:
+      value = _merge(merged.get(name, {}), value)
+    merged[name] = copy.deepcopy(value)
+  return merged
 
 
 def build(

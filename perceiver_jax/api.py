@@ -1,0 +1,44 @@
+"""Functions for users of the library; `perceiver_jax` exports all of them.
+
+docs/using_the_models.md shows each in use.
+"""
+
+from typing import Any
+
+from perceiver_jax.models import zoo
+from perceiver_jax.models.perceiver import Outputs
+from perceiver_jax.models.position_encoding import fourier_features
+from perceiver_jax.models.zoo import build
+from perceiver_jax.models.zoo import spec as get_spec
+from perceiver_jax.weights import Weights
+from perceiver_jax.weights import load as load_weights
+from perceiver_jax.weights import save as save_weights
+from perceiver_jax.weights import transformed as transform
+
+__all__ = [
+  "Outputs",
+  "Weights",
+  "build",
+  "fourier_features",
+  "get_spec",
+  "input_shapes",
+  "load_weights",
+  "published_models",
+  "save_weights",
+  "transform",
+]
+
+
+def published_models() -> tuple[str, ...]:
+  """Returns the names of both papers' models; docs/models.md lists them."""
+  return tuple(zoo.MODELS)
+
+
+def input_shapes(name: str, batch_size: int = 1) -> Any:
+  """Returns the shapes of a published model's raw inputs, for `eval_shape`.
+
+  Raises:
+    ValueError: There is no such model.
+  """
+  zoo.spec(name)  # Checks the name.
+  return zoo.MODELS[name].example(batch_size)

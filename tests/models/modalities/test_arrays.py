@@ -1,0 +1,146 @@
+"""A user's own modality: features, coordinates and output queries."""
+
+import functools
+
+import jax
+import numpy as np
+import plain
+import pytest
+import small
+from hypothesis import (
+  given,
+  settings,
+)
+from hypothesis import strategies as st
+from jax import numpy as jnp
+
+from perceiver_jax.models.modalities import arrays
+
+_few = settings(max_examples=10, deadline=None)
+_ELEMENTS, _QUERIES = 7, 5
+_SPEC = {
+  "adapter": {"kind": "arrays", "num_bands": 3, "max_resolution": 8},
+  "encoder": {
+    "num_latents": 3,
+    "num_latent_channels": 8,
+    "num_blocks": 2,
+    "num_self_attends_per_block": 1,
+    "num_self_attend_heads": 2,
+  },
+  "decoder": {"kind": "arrays", "num_outputs": 2},
+}
+
+
+def _adapter(**kwargs):
+  make = lambda x: arrays.ArraysAdapter(**kwargs)(x, is_training=True)
+  return functools.partial(plain.transform(make).apply, {})
+
+
+def _data(seed=0):
+  rng = np.random.default_rng(seed)
+  features = rng.normal(size=(2, _ELEMENTS, 3))
+  coordinates = rng.uniform(-1, 1, (2, _ELEMENTS, 2))
+  real = rng.random((2, _ELEMENTS)) < 0.6
+  real[:, 0] = True
+  raw = {"features": features, "coordinates": coordinates}
+  raw = jax.tree.map(lambda x: jnp.asarray(x, "float32"), raw)
+  return raw, jnp.asarray(real), plain.normal(2, _QUERIES, 4, seed=seed)
+
+
+@functools.cache
+def _model():
+  model = small.model(_SPEC)
+  raw, mask, queries = _data()
+  shapes, _ = small.shapes(model, raw, input_mask=mask, queries=queries)
+  params = plain.random_like(shapes)
+  return plain.jit(
+    lambda raw, mask, queries: model.apply(
+      params, {}, None, raw, input_mask=mask, queries=queries
+    )[0]
+  )
+
+
+def test_features_come_before_fourier_features_of_the_coordinates():
+  raw, _, _ = _data()
+  out = _adapter(num_bands=3, max_resolution=(8, 6))(raw)
+  want = plain.fourier(raw["coordinates"], 3, (8, 6))
+  np.testing.assert_array_equal(out[..., :3], raw["features"])
+  np.testing.assert_allclose(out[..., 3:], want, atol=1e-4)
+
+
+def test_shared_coordinates_are_the_same_as_repeated_ones():
+  raw, mask, queries = _data()
+  shared = raw["coordinates"][0]
+  once = raw | {"coordinates": shared}
+  repeated = raw | {"coordinates": jnp.stack([shared, shared])}
+  np.testing.assert_array_equal(_adapter()(once), _adapter()(repeated))
+  out, want = (_model()(r, mask, queries) for r in (once, repeated))
+  np.testing.assert_allclose(out.logits, want.logits, atol=1e-4)
+
+
+def test_without_coordinates_the_input_array_is_the_features():
+  raw, _, _ = _data()
+  out = _adapter()({"features": raw["features"]})
+  np.testing.assert_array_equal(out, raw["features"])
+
+
+@_few
+@given(st.integers(0, 99), st.sampled_from([0.0, -1e9, np.nan]))
+def test_masked_elements_do_not_matter(seed, garbage):
+  raw, mask, queries = _data(seed)
+  want = _model()(raw, mask, queries)
+  other = jax.tree.map(lambda x: jnp.where(mask[..., None], x, garbage), raw)
+  out = _model()(other, mask, queries)
+  jax.tree.map(np.testing.assert_array_equal, out, want)
+
+
+@_few
+@given(st.permutations(range(_ELEMENTS)), st.integers(0, 99))
+def test_order_of_elements_does_not_change_the_latents(order, seed):
+  raw, mask, queries = _data(seed)
+  order = jnp.asarray(order)
+  want = _model()(raw, mask, queries)
+  permuted = jax.tree.map(lambda x: x[:, order], raw)
+  out = _model()(permuted, mask[:, order], queries)
+  np.testing.assert_allclose(out.latents, want.latents, atol=1e-3)
+  np.testing.assert_allclose(out.logits, want.logits, atol=1e-3)
+
+
+@_few
+@given(st.sets(st.sampled_from(range(_QUERIES)), min_size=1))
+def test_a_subset_of_queries_has_a_subset_of_the_outputs(subset):
+  raw, mask, queries = _data()
+  rows = jnp.asarray(sorted(subset))
+  want = _model()(raw, mask, queries).logits
+  out = _model()(raw, mask, queries[:, rows]).logits
+  assert out.shape == (2, len(rows), 2)
+  np.testing.assert_allclose(out, want[:, rows], atol=1e-4)
+
+
+def test_queries_can_be_shared_by_all_examples():
+  raw, mask, queries = _data()
+  shared = queries[0]
+  out = _model()(raw, mask, shared).logits
+  want = _model()(raw, mask, jnp.stack([shared, shared])).logits
+  np.testing.assert_allclose(out, want, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("raw", "message"),
+  [
+    ({"values": jnp.ones((2, 3, 1))}, "inputs values: give a mapping with"),
+    (
+      {"features": jnp.ones((2, 3, 1)), "coordinates": jnp.ones((4, 1))},
+      r"coordinates \(4, 1\) do not belong to features \(2, 3, 1\)",
+    ),
+  ],
+)
+def test_inputs_that_do_not_fit(raw, message):
+  with pytest.raises(ValueError, match=message):
+    _adapter()(raw)
+
+
+def test_missing_queries():
+  raw, mask, _ = _data()
+  with pytest.raises(ValueError, match="pass queries="):
+    _model()(raw, mask, None)
