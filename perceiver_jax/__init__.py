@@ -17,6 +17,7 @@ from typing import (
 
 if TYPE_CHECKING:
   from perceiver_jax.api import (
+    Execution,
     Outputs,
     Weights,
     build,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+  "Execution",
   "Outputs",
   "Weights",
   "build",

@@ -6,6 +6,7 @@ docs/using_the_models.md shows each in use.
 from typing import Any
 
 from perceiver_jax.models import zoo
+from perceiver_jax.models.ops.execution import Execution
 from perceiver_jax.models.perceiver import Outputs
 from perceiver_jax.models.position_encoding import fourier_features
 from perceiver_jax.models.zoo import build
@@ -16,6 +17,7 @@ from perceiver_jax.weights import save as save_weights
 from perceiver_jax.weights import transformed as transform
 
 __all__ = [
+  "Execution",
   "Outputs",
   "Weights",
   "build",

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import haiku as hk
+import jax
 from jax import numpy as jnp
 
 from perceiver_jax.models import blocks, position_encoding
@@ -107,25 +108,25 @@ class PerceiverEncoder(hk.Module):
     inputs: InputArray | Float[Array, "B M C"],
     input_mask: Bool[Array, "B M"] | None = None,
     return_attention: bool = False,
-  ) -> tuple[Float[Array, "B N D"], list[Float[Array, "B H N M"]]]:
+    initial_latents: Float[Array, "B n D"] | Float[Array, "n D"] | None = None,
+  ) -> tuple[Float[Array, "B n D"], list[Float[Array, "B H n M"]]]:
     """Encodes the inputs and processes the latents.
 
     Args:
       inputs: The input array.
       input_mask: True at real elements; the others are never attended to.
       return_attention: Whether to compute the weights of each cross-attend.
+      initial_latents: Latents to start from, of any number n, shared by all
+        examples or not; None starts from the learned ones.
 
     Returns:
       The latents, and the weights (an empty list unless asked for).
+
+    Raises:
+      ValueError: `initial_latents` have another number of channels.
     """
-    cfg = self._config
     inputs = as_input_array(inputs).zero_padding(input_mask)
-    table = position_encoding.TrainablePositions(
-      cfg.num_latents,
-      cfg.num_latent_channels,
-      cfg.latent_init_scale,
-      name="latents",
-    )()
+    latents = self._initial_latents(initial_latents)
     attention = []
 
     def apply(latents, stage):
@@ -139,16 +140,34 @@ class PerceiverEncoder(hk.Module):
         attention.append(weights)
       return depth.apply_repeatedly(stage.block, latents, stage.repeats)
 
-    stages, latents = self._stages(), table[None]
+    stages = self._stages()
     scan = self._execution.scan_layers and not return_attention
-    shape = (inputs.shape[0], *table.shape)
-    # All examples share the latents before the first cross-attend, but the
-    # latents of a loop have the same shape throughout.
+    shape = (inputs.shape[0], *latents.shape[1:])
+    # All examples share the learned latents before the first cross-attend, but
+    # the latents of a loop have the same shape throughout.
     if scan and stages[:1] == stages[1:2]:
       latents = jnp.broadcast_to(latents, shape)
     latents = depth.apply_stages(apply, stages, latents, scan=scan)
     latents = jnp.broadcast_to(latents, shape)
     return latents, attention if return_attention else []
+
+  @hk.transparent
+  def _initial_latents(self, latents: jax.Array | None) -> jax.Array:
+    """Returns the latents to start from, [B, n, D] or [1, n, D]."""
+    cfg = self._config
+    if latents is None:
+      latents = position_encoding.TrainablePositions(
+        cfg.num_latents,
+        cfg.num_latent_channels,
+        cfg.latent_init_scale,
+        name="latents",
+      )()
+    if latents.shape[-1] != cfg.num_latent_channels:
+      raise ValueError(
+        f"initial_latents {latents.shape} have {latents.shape[-1]} channels:"
+        f" give {cfg.num_latent_channels}, or change num_latent_channels"
+      )
+    return latents if latents.ndim == 3 else latents[None]
 
   @hk.transparent
   def _stages(self) -> list["_Stage"]:

@@ -71,6 +71,7 @@ class Perceiver(hk.Module):
     latents: Float[Array, "B N D"] | None = None,
     queries: Any = None,
     return_attention: bool = False,
+    initial_latents: Float[Array, "B N D"] | Float[Array, "N D"] | None = None,
   ) -> Outputs:
     """Runs the model.
 
@@ -83,6 +84,8 @@ class Perceiver(hk.Module):
       queries: Which outputs to decode, for decoders that can choose; None
         decodes all.
       return_attention: Whether to compute the attention weights too.
+      initial_latents: Latents that the encoder starts from in place of the
+        learned ones, for a `PerceiverEncoder` only.
 
     Returns:
       See `Outputs`.
@@ -90,7 +93,12 @@ class Perceiver(hk.Module):
     inputs = inputs_lib.of_adapter(self._adapter, raw, is_training=is_training)
     reads = []
     if latents is None:
-      latents, reads = self._encoder(inputs, input_mask, return_attention)
+      start = {}
+      if initial_latents is not None:
+        start["initial_latents"] = initial_latents
+      latents, reads = self._encoder(
+        inputs, input_mask, return_attention, **start
+      )
     logits, decoder_attention = self._decoder(
       latents,
       inputs,

@@ -36,15 +36,15 @@ class Weights(NamedTuple):
 def transformed(
   spec: Mapping[str, Any], execution: Execution = AUTO
 ) -> hk.TransformedWithState:
-  """Returns the model of a spec as pure functions, for inference.
+  """Returns the model of a spec as pure functions `init` and `apply`.
 
   `apply(params, state, None, raw, **kwargs)` takes the keyword arguments of
-  `models.perceiver.Perceiver`, except for `is_training`.
+  `models.perceiver.Perceiver`; `is_training` is False unless given.
   """
 
-  def run(raw, **kwargs):
+  def run(raw, is_training=False, **kwargs):
     # BatchNorm creates its running statistics only in training mode.
-    is_training = hk.running_init()
+    is_training = is_training or hk.running_init()
     return zoo.build(spec, execution)(raw, is_training=is_training, **kwargs)
 
   return hk.transform_with_state(run)

@@ -54,10 +54,15 @@ def _model():
   shapes, _ = small.shapes(model, raw, input_mask=mask, queries=queries)
   params = plain.random_like(shapes)
   return plain.jit(
-    lambda raw, mask, queries: model.apply(
-      params, {}, None, raw, input_mask=mask, queries=queries
+    lambda raw, mask, queries, **kwargs: model.apply(
+      params, {}, None, raw, input_mask=mask, queries=queries, **kwargs
     )[0]
-  )
+  ), params
+
+
+def _run(*args, **kwargs):
+  run, _ = _model()
+  return run(*args, **kwargs)
 
 
 def test_features_come_before_fourier_features_of_the_coordinates():
@@ -74,7 +79,7 @@ def test_shared_coordinates_are_the_same_as_repeated_ones():
   once = raw | {"coordinates": shared}
   repeated = raw | {"coordinates": jnp.stack([shared, shared])}
   np.testing.assert_array_equal(_adapter()(once), _adapter()(repeated))
-  out, want = (_model()(r, mask, queries) for r in (once, repeated))
+  out, want = (_run(r, mask, queries) for r in (once, repeated))
   np.testing.assert_allclose(out.logits, want.logits, atol=1e-4)
 
 
@@ -88,9 +93,9 @@ def test_without_coordinates_the_input_array_is_the_features():
 @given(st.integers(0, 99), st.sampled_from([0.0, -1e9, np.nan]))
 def test_masked_elements_do_not_matter(seed, garbage):
   raw, mask, queries = _data(seed)
-  want = _model()(raw, mask, queries)
+  want = _run(raw, mask, queries)
   other = jax.tree.map(lambda x: jnp.where(mask[..., None], x, garbage), raw)
-  out = _model()(other, mask, queries)
+  out = _run(other, mask, queries)
   jax.tree.map(np.testing.assert_array_equal, out, want)
 
 
@@ -99,9 +104,9 @@ def test_masked_elements_do_not_matter(seed, garbage):
 def test_order_of_elements_does_not_change_the_latents(order, seed):
   raw, mask, queries = _data(seed)
   order = jnp.asarray(order)
-  want = _model()(raw, mask, queries)
+  want = _run(raw, mask, queries)
   permuted = jax.tree.map(lambda x: x[:, order], raw)
-  out = _model()(permuted, mask[:, order], queries)
+  out = _run(permuted, mask[:, order], queries)
   np.testing.assert_allclose(out.latents, want.latents, atol=1e-3)
   np.testing.assert_allclose(out.logits, want.logits, atol=1e-3)
 
@@ -111,8 +116,8 @@ def test_order_of_elements_does_not_change_the_latents(order, seed):
 def test_a_subset_of_queries_has_a_subset_of_the_outputs(subset):
   raw, mask, queries = _data()
   rows = jnp.asarray(sorted(subset))
-  want = _model()(raw, mask, queries).logits
-  out = _model()(raw, mask, queries[:, rows]).logits
+  want = _run(raw, mask, queries).logits
+  out = _run(raw, mask, queries[:, rows]).logits
   assert out.shape == (2, len(rows), 2)
   np.testing.assert_allclose(out, want[:, rows], atol=1e-4)
 
@@ -120,8 +125,8 @@ def test_a_subset_of_queries_has_a_subset_of_the_outputs(subset):
 def test_queries_can_be_shared_by_all_examples():
   raw, mask, queries = _data()
   shared = queries[0]
-  out = _model()(raw, mask, shared).logits
-  want = _model()(raw, mask, jnp.stack([shared, shared])).logits
+  out = _run(raw, mask, shared).logits
+  want = _run(raw, mask, jnp.stack([shared, shared])).logits
   np.testing.assert_allclose(out, want, atol=1e-5)
 
 
@@ -143,4 +148,28 @@ def test_inputs_that_do_not_fit(raw, message):
 def test_missing_queries():
   raw, mask, _ = _data()
   with pytest.raises(ValueError, match="pass queries="):
-    _model()(raw, mask, None)
+    _run(raw, mask, None)
+
+
+def test_learned_latents_supplied_by_the_caller_change_nothing():
+  args = _data()
+  learned = _model()[1]["encoder/latents"]["embeddings"]
+  want = _run(*args)
+  for initial in (learned, jnp.stack([learned, learned])):
+    out = _run(*args, initial_latents=initial)
+    np.testing.assert_allclose(out.latents, want.latents, atol=1e-4)
+
+
+def test_initial_latents_of_any_number_start_the_encoder():
+  args = _data()
+  initial = plain.normal(2, 4, 8)
+  out = _run(*args, initial_latents=initial)
+  assert out.latents.shape == (2, 4, 8)
+  other = _run(*args, initial_latents=initial.at[0].add(1))
+  assert np.abs(other.latents[0] - out.latents[0]).max() > 1e-2
+  np.testing.assert_array_equal(other.latents[1], out.latents[1])
+
+
+def test_initial_latents_of_another_width():
+  with pytest.raises(ValueError, match="change num_latent_channels"):
+    _run(*_data(), initial_latents=plain.normal(3, 6))
