@@ -142,7 +142,7 @@ def _data(sound: str) -> dict[str, Any]:
     "num_windows": 16,  # Of a clip, in evaluation.
     "balanced": False,  # Whether classes come equally often in training.
     "normalization": "unit",  # Or "imagenet".
-    "crop": "inception",  # Or "centre", in training.
+    "crop": "inception",  # Or "center", in training.
     "flip": True,
     # Share of the clips that are changed, and the most by which.
     "colour": {
@@ -182,7 +182,7 @@ def _generated(config: ml_collections.ConfigDict) -> None:
   config.published = {}  # Of another model and data.
   data = config.data
   data.source, data.train_split, data.eval_split = "generated", "train", "test"
-  data.crop, data.flip, data.colour.probability = "centre", False, 0.0
+  data.crop, data.flip, data.colour.probability = "center", False, 0.0
   data.num_frames, data.fps, data.image_size = 8, 6.25, (24, 24)
   data.num_samples, data.sample_rate = 10_240, 8_000
   data.mel.update(window=512, hop=256, bands=24, highest=4000.0)

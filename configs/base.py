@@ -115,7 +115,7 @@ def image_classification() -> ml_collections.ConfigDict:
     "normalization": "unit",  # Or "imagenet": by its mean and deviation.
     "resize": "area",  # Or "cubic", unclamped.
     "crop_fraction": 1.0,  # Of the short side, in evaluation.
-    "crop": "centre",  # Or "inception": random crops, in training.
+    "crop": "center",  # Or "inception": random crops, in training.
     "flip": False,  # Half of the training pictures, left to right.
     "rand_augment": {"num_layers": 0, "magnitude": 5.0},
     # The most that training pictures are turned, scaled and moved (pixels).

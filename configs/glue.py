@@ -76,7 +76,7 @@ _MULTITASK = {
   "multitask_query": ("task", "none"),
 }
 _VARIANTS = (*glue_tasks.GLUE, *_MULTITASK, "own", *glue_tasks.TINY)
-_SOURCES = {"own": "files", **dict.fromkeys(glue_tasks.TINY, "embedded")}
+_SOURCES = {"own": "files", **dict.fromkeys(glue_tasks.TINY, "tiny")}
 _COLUMNS = (
   "cola", "mnli_matched", "mnli_mismatched", "mrpc", "qnli", "qqp", "rte",
   "sst2", "stsb",
@@ -148,7 +148,7 @@ def get_config(variant: str = "cola") -> ml_collections.ConfigDict:
   if smoke:
     _smoke(config)
     if name != "own":
-      config.data.source = "embedded"
+      config.data.source = "tiny"
       tasks = list(glue_tasks.TINY)[: len(tasks)]
   _set_model(config, name, model + ",smoke" * smoke, tasks)
   return config

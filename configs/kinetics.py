@@ -111,7 +111,7 @@ def _data() -> dict[str, Any]:
     "normalization": "zero_one",
     "sound": "raw",
     # Changes of training clips; see configs/audioset.py.
-    "crop": "centre",
+    "crop": "center",
     "flip": False,
     "colour": {
       "probability": 0.0,

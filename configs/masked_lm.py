@@ -114,23 +114,23 @@ def _corpus(source: str, name: str = "") -> dict[str, object]:
     "eval_split": "test",
     "arguments": {
       "tfds": {"name": name, "data_dir": ""},
-      "embedded": {"docstrings": False},
+      "python_docs": {"docstrings": False},
       # A folder or a pattern; documents: "line", "paragraph" or "file".
       "files": {"train": "", "eval": "", "documents": "line", "field": "text"},
     },
   }
 
 
-def _embedded(config: ml_collections.ConfigDict) -> None:
+def _python_docs(config: ml_collections.ConfigDict) -> None:
   """Reads what ships with Python; nothing is downloaded."""
   config.data.tokenizer = "bytes"
   config.data.num_workers = 0
-  config.data.corpora = {"embedded": _corpus("embedded")}
+  config.data.corpora = {"python_docs": _corpus("python_docs")}
 
 
 def _small(config: ml_collections.ConfigDict) -> None:
-  _embedded(config)
-  config.data.corpora.embedded.arguments.embedded.docstrings = True
+  _python_docs(config)
+  config.data.corpora.python_docs.arguments.python_docs.docstrings = True
   config.num_steps = 5000
   config.batch_size = 32
   config.data.documents_per_example = 1
@@ -177,7 +177,7 @@ def _smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """The same on a little text, with a tiny model."""
   encoder = config.model.encoder.to_dict()
   config = base.smoke(config)
-  _embedded(config)
+  _python_docs(config)
   _shrink(config, length=64, channels=16)
   config.model.adapter.vocab_size = 262
   config.local_attention_init_bands = min(config.local_attention_init_bands, 2)

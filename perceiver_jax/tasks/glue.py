@@ -101,8 +101,8 @@ class Glue:
       check_choice(name, (*glue_tasks.TASKS, glue_examples.OWN), "task", "GLUE")
       return glue_tasks.TASKS[name]
     if self._own:
-      return glue_tasks.restored(self._own)
-    return glue_examples.own_task(self._data.source_args.files.data_dir)
+      return glue_tasks.task_from_dict(self._own)
+    return glue_examples.task_from_files(self._data.source_args.files.data_dir)
 
   @functools.cached_property
   def texts(self) -> glue_texts.GlueTexts:
@@ -112,7 +112,7 @@ class Glue:
       UserError: the tokenizer can't be read, or is not the model's.
     """
     size = self._config.model.adapter.vocab_size
-    tokenizer = tokenizers.of_model(self._data.tokenizer, size)
+    tokenizer = tokenizers.tokenizer_for_model(self._data.tokenizer, size)
     first_token = self._data.first_token
     return glue_texts.GlueTexts(
       self.tasks, tokenizer, self._length, first_token
@@ -233,7 +233,7 @@ class Glue:
       examples: see `data.glue`.
       global_batch: examples in a batch.
     """
-    tagged = glue_examples.OfTask(examples, self._number(name))
+    tagged = glue_examples.WithTaskId(examples, self._number(name))
     return self._once(tagged, global_batch=global_batch)
 
   def pictures(
@@ -300,13 +300,13 @@ class Glue:
         found[f"{name}/{metric}"] = value
     return found
 
-  def _examples(self, name: str, split: str) -> glue_examples.OfTask:
+  def _examples(self, name: str, split: str) -> glue_examples.WithTaskId:
     data = self._data
     arguments = data.source_args.to_dict().get(data.source, {})
     source = glue_examples.make_examples(
       data.source, task=name, split=split, **arguments
     )
-    return glue_examples.OfTask(source, self._number(name))
+    return glue_examples.WithTaskId(source, self._number(name))
 
   @functools.cached_property
   def _train_source(self) -> Source:
@@ -318,7 +318,7 @@ class Glue:
     return mixture.Mixture(parts, weights)
 
   @functools.cached_property
-  def _held_out(self) -> dict[str, glue_examples.OfTask]:
+  def _held_out(self) -> dict[str, glue_examples.WithTaskId]:
     found = {
       name + part: self._examples(name, self._data.eval_split + part)
       for name, task in self.tasks.items()

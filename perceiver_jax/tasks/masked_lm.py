@@ -74,7 +74,7 @@ class MaskedLanguageModel:
     """One empty text."""
     return {
       "tokens": np.full((1, self._length), byte_tokenizer.PAD, np.int32),
-      "hidden": np.zeros((1, self._length), bool),
+      "masked": np.zeros((1, self._length), bool),
       "index": np.zeros(1, np.int32),
       "mask": np.ones(1, np.float32),
     }
@@ -91,7 +91,7 @@ class MaskedLanguageModel:
     In training, those of `config.data.most_hidden` positions, if that isn't 0.
     """
     tokens = batch["tokens"]
-    seen = jnp.where(batch["hidden"], byte_tokenizer.MASK, tokens)
+    seen = jnp.where(batch["masked"], byte_tokenizer.MASK, tokens)
     spec = self._config.model.to_dict()
     with local_attention_init.local_attention_init(
       spec, self._config.local_attention_init_bands
@@ -108,7 +108,7 @@ class MaskedLanguageModel:
     """Cross-entropy and accuracy of hidden tokens; real tokens an example."""
     real = (batch["tokens"] != byte_tokenizer.PAD).sum(-1)
     ones = jnp.ones(real.shape, jnp.float32)
-    trained = {name: batch[name] for name in ("tokens", "hidden")}
+    trained = {name: batch[name] for name in ("tokens", "masked")}
     if (places := self._decoded(batch)) is not None:
       trained = {
         name: jnp.take_along_axis(value, places, 1)
@@ -125,7 +125,7 @@ class MaskedLanguageModel:
       outputs.logits, batch["tokens"]
     )
     right = outputs.logits.argmax(-1) == batch["tokens"]
-    weights = batch["hidden"] * batch["mask"][:, None]
+    weights = batch["masked"] * batch["mask"][:, None]
     return {
       "loss": metrics_lib.weighted(losses, weights),
       "accuracy": metrics_lib.weighted(right, weights),
@@ -143,7 +143,7 @@ class MaskedLanguageModel:
     most = self._config.data.most_hidden
     if not most:
       return None
-    return jax.lax.top_k(batch["hidden"].astype(jnp.int32), most)[1]
+    return jax.lax.top_k(batch["masked"].astype(jnp.int32), most)[1]
 
   def num_train_examples(self) -> int:
     """Length of an epoch, in which every document comes at least once."""
@@ -194,7 +194,7 @@ class MaskedLanguageModel:
     return {
       "fillings": [
         self._filling(*row)
-        for row in zip(batch["tokens"], batch["hidden"], guesses, strict=True)
+        for row in zip(batch["tokens"], batch["masked"], guesses, strict=True)
       ]
     }
 
@@ -206,7 +206,7 @@ class MaskedLanguageModel:
       UserError: it can't be, or has another vocabulary than the model.
     """
     size = self._config.model.adapter.vocab_size
-    return tokenizers.of_model(self._config.data.tokenizer, size)
+    return tokenizers.tokenizer_for_model(self._config.data.tokenizer, size)
 
   def _hide(self, example: Example, rng: np.random.Generator) -> Example:
     return masking.masked_example(
@@ -245,7 +245,7 @@ class MaskedLanguageModel:
     weights = self._corpora()
     count = self._config.data.documents_per_example
     joined = {
-      name: masking.Joined(self._documents(name, role), count)
+      name: masking.JoinedDocuments(self._documents(name, role), count)
       for name in weights
     }
     return mixture.Mixture(joined, weights)
@@ -287,10 +287,10 @@ def hidden_bytes(
     The bytes of each example that counts, without padding, and a mask bool of
     the same length.
   """
-  first = len(byte_tokenizer.SPECIAL)
+  first = len(byte_tokenizer.SPECIAL_TOKENS)
   found = []
   for tokens, hidden, counts in zip(
-    batch["tokens"], batch["hidden"], batch["mask"], strict=True
+    batch["tokens"], batch["masked"], batch["mask"], strict=True
   ):
     real = tokens >= first
     if counts:

@@ -4,8 +4,8 @@ r"""Trains a SentencePiece model, the tokenizer of `language_sentencepiece`.
 
 writes FILE.model, to be named with --config.data.tokenizer=FILE.model
 (`configs/masked_lm.py:sentencepiece`). It needs sentencepiece: pip install
-'perceiver_jax[text]'. --embedded instead of --input reads the text that ships
-with Python, which is enough for some thousand tokens.
+'perceiver_jax[text]'. --python_docs instead of --input reads the documentation
+that ships with Python, which is enough for some thousand tokens.
 
 Perceiver IO (section 4.1) takes 32,000 tokens and does not say how they were
 found. Chosen here: a unigram model; text is left as it is, spaces included, and
@@ -31,12 +31,14 @@ from perceiver_jax.errors import UserError
 _INPUT = flags.DEFINE_string(
   "input", "", "Folder or pattern of .txt or .jsonl files, also .gz or .zst."
 )
-_EMBEDDED = flags.DEFINE_bool("embedded", False, "Reads text of Python's own.")
+_PYTHON_DOCS = flags.DEFINE_bool(
+  "python_docs", False, "Reads Python's own documentation."
+)
 _VOCAB_SIZE = flags.DEFINE_integer(
   "vocab_size",
   32_000,
-  f"Tokens of the model, {len(byte_tokenizer.SPECIAL)} special ones included.",
-  lower_bound=len(byte_tokenizer.SPECIAL) + 1,
+  f"Tokens of the model; {len(byte_tokenizer.SPECIAL_TOKENS)} are special ones.",
+  lower_bound=len(byte_tokenizer.SPECIAL_TOKENS) + 1,
 )
 _OUT = flags.DEFINE_string("out", "", "File to write, without its .model.")
 
@@ -51,14 +53,14 @@ _MOST_LINES = 5_000_000
 def main(argv: Sequence[str]) -> None:
   """Trains a model and writes it."""
   launch.no_arguments(argv)
-  if bool(_INPUT.value) == _EMBEDDED.value:
-    raise UserError("give either --input=FILES or --embedded")
+  if bool(_INPUT.value) == _PYTHON_DOCS.value:
+    raise UserError("give either --input=FILES or --python_docs")
   if not _OUT.value:
     raise UserError("--out is missing; give the file to write")
   path = Path(_OUT.value.removesuffix(".model") + ".model").expanduser()
   documents = (
-    corpora.make_documents("embedded", split="train")
-    if _EMBEDDED.value
+    corpora.make_documents("python_docs", split="train")
+    if _PYTHON_DOCS.value
     else corpora.make_documents(
       "files", split="train", train=_INPUT.value, eval=""
     )
@@ -119,7 +121,7 @@ def train(texts: Iterator[str], vocab_size: int) -> bytes:
       sentence_iterator=texts,
       model_writer=model,
       model_type="unigram",
-      vocab_size=vocab_size - len(byte_tokenizer.SPECIAL),
+      vocab_size=vocab_size - len(byte_tokenizer.SPECIAL_TOKENS),
       # The tokenizer has special tokens of its own; this one can't be left out.
       unk_id=0,
       bos_id=-1,
@@ -141,7 +143,7 @@ def train(texts: Iterator[str], vocab_size: int) -> bytes:
 
 def _reason(message: str) -> str:
   """SentencePiece's own message in the terms of this script's flags."""
-  special = len(byte_tokenizer.SPECIAL)
+  special = len(byte_tokenizer.SPECIAL_TOKENS)
   if most := re.search(r"too high .*<= (\d+)", message):
     return f"the text gives {int(most[1]) + special} at most; read more of it"
   if least := re.search(r"smaller than required_chars.* vs (\d+)", message):

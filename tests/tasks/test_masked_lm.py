@@ -47,7 +47,7 @@ def test_only_hidden_bytes_of_examples_that_count_are_measured():
   rng = np.random.default_rng(0)
   logits = rng.normal(size=(*batch["tokens"].shape, 262)).astype(np.float32)
   found = task.metrics(_outputs(logits), batch)
-  counts = batch["hidden"][:-1]
+  counts = batch["masked"][:-1]
   shifted = logits - logits.max(-1, keepdims=True)
   probabilities = np.exp(shifted) / np.exp(shifted).sum(-1, keepdims=True)
   own = np.take_along_axis(probabilities, batch["tokens"][..., None], -1)[
@@ -65,7 +65,7 @@ def test_only_hidden_bytes_of_examples_that_count_are_measured():
 def test_training_counts_the_real_tokens():
   task = _task()
   batch = _batch(task)
-  batch["tokens"][0, 10:], batch["hidden"][0, 10:] = 0, False
+  batch["tokens"][0, 10:], batch["masked"][0, 10:] = 0, False
   logits = np.zeros((*batch["tokens"].shape, 262))
   total, count = task.loss(_outputs(logits), batch)["tokens"]
   assert float(count) == 4
@@ -75,7 +75,7 @@ def test_training_counts_the_real_tokens():
 def test_hidden_positions_alone_give_the_same_loss():
   whole, few = (_task(data__most_hidden=count) for count in (0, 40))
   batch = _batch(whole)
-  assert batch["hidden"].sum(-1).max() <= 40
+  assert batch["masked"].sum(-1).max() <= 40
   logits = np.random.default_rng(0).normal(size=(4, 64, 262))
   places = np.asarray(few._decoded(batch))[..., None]
   want = whole.loss(_outputs(logits), batch)
@@ -109,7 +109,7 @@ def test_the_model_does_not_see_what_is_hidden():
   config = config_file.get_config("bytes,smoke")
   model = step.model_of(task, config.precision)
   params, state = model.init(jax.random.key(0), batch, is_training=False)
-  other = {**batch, "tokens": np.where(batch["hidden"], 99, batch["tokens"])}
+  other = {**batch, "tokens": np.where(batch["masked"], 99, batch["tokens"])}
   apply = jax.jit(
     lambda b: model.apply(params, state, None, b, False)[0].logits
   )
@@ -123,21 +123,21 @@ def test_epochs_hide_other_words_and_evaluation_the_same():
   first, second = next(iterator), next(iterator)
   iterator.close()
   hidden = [
-    epoch["hidden"][np.argsort(epoch["index"])] for epoch in (first, second)
+    epoch["masked"][np.argsort(epoch["index"])] for epoch in (first, second)
   ]
   assert (hidden[0] != hidden[1]).any(-1).mean() > 0.9
   evals = [
     next(iter(task.eval_data(global_batch=16)["eval"])) for _ in range(2)
   ]
-  for name in ("tokens", "hidden", "mask"):
+  for name in ("tokens", "masked", "mask"):
     np.testing.assert_array_equal(evals[0][name], evals[1][name])
 
 
 def test_own_files_take_the_place_of_a_corpus(tmp_path):
   (tmp_path / "own.txt").write_text("".join(f"line {i}\n" for i in range(200)))
   task = _task(
-    data__corpora__embedded__source="files",
-    data__corpora__embedded__arguments__files__train=str(tmp_path / "*.txt"),
+    data__corpora__python_docs__source="files",
+    data__corpora__python_docs__arguments__files__train=str(tmp_path / "*.txt"),
   )
   texts = list(task.train_texts())
   assert len(texts) == task.num_train_examples() == 198
@@ -146,13 +146,13 @@ def test_own_files_take_the_place_of_a_corpus(tmp_path):
 
 def test_a_corpus_without_weight_is_left_out_and_one_is_needed():
   config = config_file.get_config("bytes")
-  config.data.corpora.embedded = config_file.get_config("smoke").data.corpora[
-    "embedded"
-  ]
+  config.data.corpora.python_docs = config_file.get_config(
+    "smoke"
+  ).data.corpora["python_docs"]
   for name in ("c4", "wikipedia"):
     config.data.corpora[name].weight = 0.0
   assert tasks.make_task(config).num_train_examples() > 100
-  config.data.corpora.embedded.weight = 0.0
+  config.data.corpora.python_docs.weight = 0.0
   with pytest.raises(UserError, match="no corpus"):
     tasks.make_task(config).num_train_examples()
 
@@ -166,16 +166,28 @@ def test_hidden_bytes_of_a_batch():
   assert text.decode(errors="replace") == task.tokenizer.decode(
     batch["tokens"][0]
   )
-  assert hidden.sum() == batch["hidden"][0].sum()
+  assert hidden.sum() == batch["masked"][0].sum()
 
 
 @pytest.mark.parametrize(
   ("leaf", "value", "message"),
   [
     ("model__adapter__vocab_size", 300, "vocab_size is 300.*has 262"),
-    ("data__corpora__embedded__weight", -1.0, r"embedded\.weight is -1.0"),
-    ("data__corpora__embedded__weight", math.nan, r"embedded\.weight is nan"),
-    ("data__corpora__embedded__weight", math.inf, r"embedded\.weight is inf"),
+    (
+      "data__corpora__python_docs__weight",
+      -1.0,
+      r"python_docs\.weight is -1.0",
+    ),
+    (
+      "data__corpora__python_docs__weight",
+      math.nan,
+      r"python_docs\.weight is nan",
+    ),
+    (
+      "data__corpora__python_docs__weight",
+      math.inf,
+      r"python_docs\.weight is inf",
+    ),
     ("data__mask_rate", 0.0, "mask_rate is 0.0"),
     ("data__mask_rate", 1.0, "mask_rate is 1.0"),
     ("data__most_hidden", 65, "most_hidden is 65.*at most.* 64"),

@@ -83,13 +83,13 @@ def train_dataset(
   if transform is not None:
     ds = ds.random_map(transform, seed=transform_seed)
   if curriculum is not None:
-    ds = ds.random_map(_with_key, seed=curriculum_seed)
+    ds = ds.random_map(_add_curriculum_key, seed=curriculum_seed)
   ds = ds.map_with_index(add_index)
   if shuffle:
     ds = ds.shuffle(seed=shuffle_seed)
   ds = ds.repeat()
   if curriculum is not None:
-    ds = _in_time(ds, curriculum, num_doubled)
+    ds = _apply_curriculum(ds, curriculum, num_doubled)
   ds = ds.batch(local_batch, drop_remainder=True)
   return _Batches(ds[process_index::process_count], source, num_workers)
 
@@ -240,12 +240,12 @@ def _local_batch(
   return global_batch // process_count
 
 
-def _with_key(example: Example, rng: np.random.Generator) -> Example:
+def _add_curriculum_key(example: Example, rng: np.random.Generator) -> Example:
   """Draws the seed of what a curriculum draws."""
   return {**example, _KEY: rng.integers(2**63)}
 
 
-def _in_time(
+def _apply_curriculum(
   ordered: grain.MapDataset, curriculum: Curriculum, num_doubled: int
 ) -> grain.MapDataset:
   """Changes examples in the order they are taken in."""
@@ -263,7 +263,7 @@ def _in_time(
 def _split_seed(seed: int) -> tuple[int, int, int]:
   """Derives unrelated 32-bit seeds, for the order and the two transforms.
 
-  Grain adds the epoch to its seed, so neighbouring seeds used as they are
+  Grain adds the epoch to its seed, so neighboring seeds used as they are
   would share all but one of their epochs.
   """
   if seed < 0:

@@ -1,6 +1,6 @@
 """Reads, decodes and encodes image files.
 
-Shapes: H height, W width; channels are 1 (grey), 3 (RGB) or 4 (RGBA).
+Shapes: H height, W width; channels are 1 (gray), 3 (RGB) or 4 (RGBA).
 """
 
 import os
@@ -26,7 +26,7 @@ def read_image(path: str | os.PathLike[str], channels: int = 3) -> np.ndarray:
 
   Args:
     path: any file OpenCV decodes: JPEG, PNG, WebP, BMP and others.
-    channels: 1 (grey) or 3 (RGB).
+    channels: 1 (gray) or 3 (RGB).
 
   Returns:
     uint8 [H, W, channels], channels in RGB order.
@@ -49,7 +49,7 @@ def decode_image(
 
   Args:
     data: the bytes of the file.
-    channels: 1 (grey) or 3 (RGB).
+    channels: 1 (gray) or 3 (RGB).
     name: what an error calls the image.
 
   Returns:
@@ -68,12 +68,12 @@ def decode_image(
 
 
 def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
-  """Converts between grey, RGB and RGBA.
+  """Converts between gray, RGB and RGBA.
 
   Args:
     image: uint8 [H, W] or [H, W, 1 | 3 | 4]; four channels are RGBA and are
       composited on white.
-    channels: 1 (grey, by luma) or 3 (RGB).
+    channels: 1 (gray, by luma) or 3 (RGB).
 
   Returns:
     uint8 [H, W, channels].
@@ -86,7 +86,7 @@ def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
   if image.ndim == 2:
     image = image[..., None]
   if image.ndim != 3 or image.shape[2] not in (1, 3, 4):
-    raise ValueError(f"not a grey, RGB or RGBA image: shape {image.shape}")
+    raise ValueError(f"not a gray, RGB or RGBA image: shape {image.shape}")
   if image.shape[2] == 4:
     image = _composite_on_white(image)
   if image.shape[2] == channels:
@@ -129,11 +129,11 @@ def _read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def _decode(data: bytes) -> np.ndarray | None:
-  """Decodes to grey, RGB or RGBA of the stored depth; None if undecodable."""
+  """Decodes to gray, RGB or RGBA of the stored depth; None if undecodable."""
   buffer = np.frombuffer(data, np.uint8)
   try:
     if data.startswith(_JPEG_MAGIC):
-      # What most images are: saves a copy that puts colours in order.
+      # What most images are: saves a copy that puts colors in order.
       return cv2.imdecode(buffer, cv2.IMREAD_COLOR_RGB)
     image = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
     if image is None:
@@ -163,6 +163,6 @@ def _to_uint8(image: np.ndarray, name: str) -> np.ndarray:
 
 def _composite_on_white(image: np.ndarray) -> np.ndarray:
   """Composites uint8 RGBA [H, W, 4] on white; uint8 [H, W, 3]."""
-  colour, alpha = np.split(image.astype(np.uint32), [3], axis=2)
-  blend = colour * alpha + 255 * (255 - alpha)
+  color, alpha = np.split(image.astype(np.uint32), [3], axis=2)
+  blend = color * alpha + 255 * (255 - alpha)
   return ((blend + 127) // 255).astype(np.uint8)

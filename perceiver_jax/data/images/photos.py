@@ -1,6 +1,6 @@
 """Crops of a few real photos that ship with scikit-learn and scikit-image.
 
-The task is to tell which photo a crop comes from, by its texture and colours.
+The task is to tell which photo a crop comes from, by its texture and colors.
 Labels are made by construction; nobody annotated anything. It is for runs of a
 real input pipeline without a network and says nothing about ImageNet.
 """

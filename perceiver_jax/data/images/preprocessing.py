@@ -1,7 +1,7 @@
 """What happens to a picture between its source and the model.
 
 In training (IO, app. A.1): random crop, flip, RandAugment, resize,
-normalisation. In evaluation: central crop, resize, normalisation.
+normalization. In evaluation: central crop, resize, normalization.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ import numpy as np
 from perceiver_jax.data.images import codec, rand_augment, resizing, transforms
 from perceiver_jax.errors import UserError
 
-CROPS = ("centre", "inception")
+CROPS = ("center", "inception")
 
 
 class Preprocessing:
@@ -85,7 +85,7 @@ class Preprocessing:
     return image
 
   def pixels(self, x: np.ndarray) -> np.ndarray:
-    """Normalised pictures [..., C] as uint8, to look at."""
+    """Normalized pictures [..., C] as uint8, to look at."""
     return transforms.to_pixels(x, self._settings["normalization"])
 
   def _augmented(
@@ -96,7 +96,7 @@ class Preprocessing:
       image = rand_augment.rand_augment(
         codec.to_channels(image, 3), rng, **self._settings["rand_augment"]
       )
-    if self._settings["crop"] == "centre":
+    if self._settings["crop"] == "center":
       return self.evaluate(image)
     height, width, channels = self._shape
     return transforms.normalize(

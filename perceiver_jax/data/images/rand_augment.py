@@ -11,9 +11,9 @@ it imitates Pillow, and so do we:
 - Posterize keeps more bits at higher levels, so it is weaker there: 2 at
   level 5. Below level 2.5 it keeps one bit, not none.
 - Solarize is weaker at higher levels too: its threshold is 128 at level 5.
-- Contrast turns towards the mean grey of the picture. The authors' code means
+- Contrast turns towards the mean gray of the picture. The authors' code means
   to, but takes min(255, pixels / 256) for the mean.
-- Geometry samples the nearest pixel, and what comes into view is grey 128.
+- Geometry samples the nearest pixel, and what comes into view is gray 128.
 
 Pictures are uint8 [H, W, 3]. No operation changes its argument, but it may
 return it.
@@ -30,7 +30,7 @@ from perceiver_jax.errors import UserError
 Operation = Callable[[np.ndarray, float, np.ndarray], np.ndarray]
 
 MAX_LEVEL = 10
-_GREY = 128
+_GRAY = 128
 _LEVELS = np.arange(256)
 # OpenCV rounds to nearest where Pillow and TensorFlow drop the fraction; less
 # than a half keeps whole numbers whole in spite of rounding.
@@ -113,16 +113,16 @@ def solarize_add(image: np.ndarray, addition: int) -> np.ndarray:
 
 
 def color(image: np.ndarray, factor: float) -> np.ndarray:
-  """Strengthens (`factor` > 1) or fades the colours; 0 leaves grey."""
-  grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-  return _blend(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), image, factor)
+  """Strengthens (`factor` > 1) or fades the colors; 0 leaves gray."""
+  gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+  return _blend(cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB), image, factor)
 
 
 def contrast(image: np.ndarray, factor: float) -> np.ndarray:
-  """Moves all values away from (`factor` > 1) or towards the mean grey."""
+  """Moves all values away from (`factor` > 1) or towards the mean gray."""
   mean = cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0]
-  grey = int(mean + 0.5)
-  return _look_up(image, grey + np.float32(factor) * np.float32(_LEVELS - grey))
+  gray = int(mean + 0.5)
+  return _look_up(image, gray + np.float32(factor) * np.float32(_LEVELS - gray))
 
 
 def brightness(image: np.ndarray, factor: float) -> np.ndarray:
@@ -139,10 +139,10 @@ def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
-  """Turns the picture counterclockwise around its centre."""
+  """Turns the picture counterclockwise around its center."""
   height, width = image.shape[:2]
-  centre = ((width - 1) / 2, (height - 1) / 2)
-  return _warp(image, cv2.getRotationMatrix2D(centre, -degrees, 1))
+  center = ((width - 1) / 2, (height - 1) / 2)
+  return _warp(image, cv2.getRotationMatrix2D(center, -degrees, 1))
 
 
 def shear_x(image: np.ndarray, slope: float) -> np.ndarray:
@@ -166,18 +166,18 @@ def translate_y(image: np.ndarray, pixels: float) -> np.ndarray:
 
 
 def cutout(
-  image: np.ndarray, half_side: int, centre: tuple[int, int]
+  image: np.ndarray, half_side: int, center: tuple[int, int]
 ) -> np.ndarray:
-  """Paints a grey square, as much of it as lies inside.
+  """Paints a gray square, as much of it as lies inside.
 
   Args:
     image: uint8 [H, W, 3].
-    half_side: pixels from its centre to its edges.
-    centre: row and column, the first ones of its lower right quarter.
+    half_side: pixels from its center to its edges.
+    center: row and column, the first ones of its lower right quarter.
   """
-  rows, columns = (slice(max(0, c - half_side), c + half_side) for c in centre)
+  rows, columns = (slice(max(0, c - half_side), c + half_side) for c in center)
   out = image.copy()
-  out[rows, columns] = _GREY
+  out[rows, columns] = _GRAY
   return out
 
 
@@ -237,7 +237,7 @@ def _warp(image: np.ndarray, matrix: ArrayLike) -> np.ndarray:
     np.asarray(matrix) + _TIE,
     image.shape[1::-1],
     flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
-    borderValue=(_GREY,) * 3,
+    borderValue=(_GRAY,) * 3,
   )
 
 
@@ -276,8 +276,8 @@ def _anywhere(apply: Callable, most: int) -> Operation:
 
   def operation(image, level, draw):
     height, width = image.shape[:2]
-    centre = (int(draw[0] * height), int(draw[1] * width))
-    return apply(image, int(level / MAX_LEVEL * most), centre)
+    center = (int(draw[0] * height), int(draw[1] * width))
+    return apply(image, int(level / MAX_LEVEL * most), center)
 
   return operation
 

@@ -55,7 +55,7 @@ def cubic_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
   """Resizes with the cubic convolution kernel of Keys (1981), a = -0.5.
 
   As `tf.image.resize` does with "bicubic" and no antialiasing: pixels are
-  where their centres are, each output pixel is made of the 4 x 4 nearest, and
+  where their centers are, each output pixel is made of the 4 x 4 nearest, and
   those outside the image count for nothing.
 
   Args:
@@ -103,9 +103,9 @@ RESIZES = {"area": resize, "cubic": cubic_resize}
 @functools.lru_cache(maxsize=1024)
 def _cubic_weights(size: int, new_size: int) -> sparse.csr_array:
   """Weights [new_size, size] of the old pixels of an axis in the new ones."""
-  centre = (np.arange(new_size) + 0.5) * (size / new_size) - 0.5
-  taps = np.floor(centre)[:, None] + np.arange(-1, 3)
-  weights = _keys_kernel(np.abs(centre[:, None] - taps))
+  center = (np.arange(new_size) + 0.5) * (size / new_size) - 0.5
+  taps = np.floor(center)[:, None] + np.arange(-1, 3)
+  weights = _keys_kernel(np.abs(center[:, None] - taps))
   weights[(taps < 0) | (taps >= size)] = 0
   weights /= weights.sum(axis=1, keepdims=True)
   columns = taps.clip(0, size - 1).astype(np.int32)

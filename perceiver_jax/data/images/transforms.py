@@ -1,6 +1,6 @@
 """Crops, normalizes and distorts images, numpy arrays.
 
-Shapes: H height, W width, C channels (1 grey, 3 RGB). Pixels are uint8 in
+Shapes: H height, W width, C channels (1 gray, 3 RGB). Pixels are uint8 in
 0..255 until `normalize` brings them to what a model takes.
 """
 
@@ -75,7 +75,7 @@ def normalize(pixels: np.ndarray, normalization: str) -> np.ndarray:
     float32 [..., W, C].
 
   Raises:
-    UserError: there is no such normalisation, or not for these channels.
+    UserError: there is no such normalization, or not for these channels.
   """
   white, mean, deviation = _statistics(normalization, pixels.shape[-2:])
   # In rows: NumPy is slow where the last axis is as short as the channels.
@@ -90,13 +90,13 @@ def to_pixels(x: np.ndarray, normalization: str) -> np.ndarray:
 
   Args:
     x: float32 [..., W, C].
-    normalization: what it was normalised by.
+    normalization: what it was normalized by.
 
   Returns:
     uint8 [..., W, C], clipped to 0..255.
 
   Raises:
-    UserError: there is no such normalisation, or not for these channels.
+    UserError: there is no such normalization, or not for these channels.
   """
   white, mean, deviation = _statistics(normalization, x.shape[-2:])
   pixels = (x.reshape(*x.shape[:-2], -1) * deviation + mean) * white
@@ -130,14 +130,14 @@ def prepare_image(
 
   Raises:
     ValueError: `crop_fraction` is out of range.
-    UserError: there is no such way to resize or normalise.
+    UserError: there is no such way to resize or normalize.
   """
   _check_fraction(crop_fraction)
   height, width, channels = shape
   image = codec.to_channels(image, channels)
   scale = min(image.shape[0] / height, image.shape[1] / width) * crop_fraction
   crop = (max(1, round(height * scale)), max(1, round(width * scale)))
-  pixels = resizing.resize_by(_centre_crop(image, *crop), height, width, resize)
+  pixels = resizing.resize_by(_center_crop(image, *crop), height, width, resize)
   return normalize(255 - pixels if invert else pixels, normalization)
 
 
@@ -163,8 +163,8 @@ def random_affine(
   """
   angle, size, x, y = rng.uniform(-1, 1, 4) * (degrees, scale, shift, shift)
   height, width = image.shape[:2]
-  centre = ((width - 1) / 2, (height - 1) / 2)
-  matrix = cv2.getRotationMatrix2D(centre, angle, 1 + size)
+  center = ((width - 1) / 2, (height - 1) / 2)
+  matrix = cv2.getRotationMatrix2D(center, angle, 1 + size)
   matrix[:, 2] += (x, y)
   out = cv2.warpAffine(
     image,
@@ -182,8 +182,8 @@ def has_bright_border(image: np.ndarray) -> bool:
   Args:
     image: uint8 [H, W] or [H, W, 1 | 3 | 4].
   """
-  grey = codec.to_channels(image, 1)[..., 0]
-  edges = [grey[0], grey[-1], grey[:, 0], grey[:, -1]]
+  gray = codec.to_channels(image, 1)[..., 0]
+  edges = [gray[0], gray[-1], gray[:, 0], gray[:, -1]]
   return bool(np.mean(np.concatenate(edges)) > _BRIGHT)
 
 
@@ -212,7 +212,7 @@ def _check_fraction(crop_fraction: float) -> None:
     raise ValueError(f"crop_fraction must be in (0, 1], got {crop_fraction}")
 
 
-def _centre_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
+def _center_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
   """Cuts the central [height, width] out, or less where there is less."""
   top = max(0, (image.shape[0] - height) // 2)
   left = max(0, (image.shape[1] - width) // 2)

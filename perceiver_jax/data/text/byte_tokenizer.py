@@ -13,9 +13,9 @@ from perceiver_jax.errors import UserError
 from perceiver_jax.viz.text import printable
 
 PAD, BOS, EOS, MASK, CLS, SEP = range(6)
-SPECIAL = ("PAD", "BOS", "EOS", "MASK", "CLS", "SEP")
+SPECIAL_TOKENS = ("PAD", "BOS", "EOS", "MASK", "CLS", "SEP")
 # The paper counts 4 special tokens; the published parameters have these 6.
-VOCABULARY = len(SPECIAL) + 256
+VOCAB_SIZE = len(SPECIAL_TOKENS) + 256
 
 
 def encode(text: str) -> np.ndarray:
@@ -38,7 +38,7 @@ def encode(text: str) -> np.ndarray:
       f"character {error.start} of the text is {text[error.start]!a}, which "
       "UTF-8 cannot hold; give the text as UTF-8"
     ) from error
-  return np.frombuffer(data, np.uint8).astype(np.int32) + len(SPECIAL)
+  return np.frombuffer(data, np.uint8).astype(np.int32) + len(SPECIAL_TOKENS)
 
 
 def decode(ids: Sequence[int] | np.ndarray) -> str:
@@ -54,8 +54,10 @@ def decode(ids: Sequence[int] | np.ndarray) -> str:
   Raises:
     ValueError: `ids` are not one row of tokens.
   """
-  ids = checked(ids)
-  return _bytes(ids[ids >= len(SPECIAL)]).decode("utf-8", errors="replace")
+  ids = check_tokens(ids)
+  return _bytes(ids[ids >= len(SPECIAL_TOKENS)]).decode(
+    "utf-8", errors="replace"
+  )
 
 
 def display(ids: Sequence[int] | np.ndarray) -> str:
@@ -71,12 +73,12 @@ def display(ids: Sequence[int] | np.ndarray) -> str:
   Raises:
     ValueError: `ids` are not one row of tokens.
   """
-  ids = checked(ids)
-  edges = np.flatnonzero(np.diff(ids < len(SPECIAL))) + 1
+  ids = check_tokens(ids)
+  edges = np.flatnonzero(np.diff(ids < len(SPECIAL_TOKENS))) + 1
   runs = [run for run in np.split(ids, edges) if len(run)]
   return "".join(
-    "".join(f"[{SPECIAL[i]}]" for i in run)
-    if run[0] < len(SPECIAL)
+    "".join(f"[{SPECIAL_TOKENS[i]}]" for i in run)
+    if run[0] < len(SPECIAL_TOKENS)
     else printable(decode(run))
     for run in runs
   )
@@ -136,11 +138,11 @@ def pad(
 
 def _bytes(ids: np.ndarray) -> bytes:
   """The bytes of tokens that are none of the special ones."""
-  return (ids - len(SPECIAL)).astype(np.uint8).tobytes()
+  return (ids - len(SPECIAL_TOKENS)).astype(np.uint8).tobytes()
 
 
-def checked(
-  ids: Sequence[int] | np.ndarray, vocab_size: int = VOCABULARY
+def check_tokens(
+  ids: Sequence[int] | np.ndarray, vocab_size: int = VOCAB_SIZE
 ) -> np.ndarray:
   """The tokens as an int64 array [L].
 

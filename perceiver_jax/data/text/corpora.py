@@ -1,4 +1,4 @@
-"""Documents, strings in any order: embedded text, files, TFDS data sets."""
+"""Documents for language modeling: Python's own, text files, or from TFDS."""
 
 import glob
 import gzip
@@ -24,7 +24,7 @@ import numpy as np
 
 from perceiver_jax.data.core import tfds as tfds_sources
 from perceiver_jax.data.core.source import check_choice, make_named
-from perceiver_jax.data.text.python_docs import SPLITS, embedded
+from perceiver_jax.data.text.python_docs import SPLITS, python_docs
 from perceiver_jax.errors import UserError
 
 KINDS = ("line", "paragraph", "file")
@@ -164,7 +164,7 @@ def files(
 
 
 SOURCES: dict[str, Callable[..., Documents]] = {
-  "embedded": embedded,
+  "python_docs": python_docs,
   "files": files,
   "tfds": tfds_sources.texts,
 }
@@ -217,7 +217,7 @@ def _line_number(path: str, start: int) -> int:
 
 
 def _runs(path: str, joined: bool) -> Iterator[tuple[int, int]]:
-  """Places of the lines that are not blank; neighbours as one if `joined`."""
+  """Places of the lines that are not blank; neighbors as one if `joined`."""
   position = start = 0
   with open(path, "rb") as file:
     for line in file:

@@ -1,4 +1,4 @@
-"""Examples of GLUE tasks: from TFDS, from TSV files, or the embedded ones.
+"""Examples of GLUE tasks: from TFDS, from TSV files, or the tiny ones.
 
 An example has its `texts`, one or two strings; its `label`, a position in the
 classes or a score, UNKNOWN where the benchmark keeps it secret; and its
@@ -52,7 +52,7 @@ class Row(NamedTuple):
   number: int
 
 
-class Prepared:
+class TfdsExamples:
   """Examples of a TFDS random-access source."""
 
   in_memory = False
@@ -73,7 +73,7 @@ class Prepared:
     return {**row._asdict(), "label": float(row.label)}
 
 
-class OfTask:
+class WithTaskId:
   """A source whose examples say the number of their task, `task`."""
 
   def __init__(self, source: Source, number: int):
@@ -88,7 +88,7 @@ class OfTask:
     return {**self._source[index], "task": self._number}
 
 
-def tfds(task: str, split: str, data_dir: str = "") -> Prepared:
+def tfds(task: str, split: str, data_dir: str = "") -> TfdsExamples:
   """A task as TensorFlow Datasets has prepared it (`glue/*`).
 
   Args:
@@ -102,7 +102,7 @@ def tfds(task: str, split: str, data_dir: str = "") -> Prepared:
   known = tuple(name for name in TASKS if name not in TINY)
   check_choice(task, known, "task", "TensorFlow Datasets")
   found = tfds_sources.open_prepared(f"glue/{task}", split, data_dir)
-  return Prepared(found, TASKS[task])
+  return TfdsExamples(found, TASKS[task])
 
 
 def files(task: str, split: str, data_dir: str = "") -> InMemory:
@@ -123,7 +123,7 @@ def files(task: str, split: str, data_dir: str = "") -> InMemory:
   """
   check_choice(task, (*TASKS, OWN), "task", "TSV files")
   root = Path(data_dir).expanduser()
-  kind = own_task(data_dir) if task == OWN else TASKS[task]
+  kind = task_from_files(data_dir) if task == OWN else TASKS[task]
   if task == "ax":
     found = [root / name for name in _AX_FILES if (root / name).exists()]
     path = found[0] if found else root / _AX_FILES[0]
@@ -133,7 +133,7 @@ def files(task: str, split: str, data_dir: str = "") -> InMemory:
   return InMemory([row._asdict() for row in rows], kind.classes)
 
 
-def own_task(data_dir: str) -> Task:
+def task_from_files(data_dir: str) -> Task:
   """The user's own task, by the columns and labels of its train.tsv.
 
   Args:
@@ -154,8 +154,8 @@ def own_task(data_dir: str) -> Task:
   return Task("", texts, (*texts, "label"), tuple(sorted(labels)))
 
 
-def embedded(task: str, split: str) -> InMemory:
-  """A tiny task made of the embedded text, in the form of GLUE's.
+def tiny(task: str, split: str) -> InMemory:
+  """A tiny task made of the Python documentation, in the form of GLUE's.
 
   Args:
     task: "word_order" or "next_sentence".
@@ -164,15 +164,15 @@ def embedded(task: str, split: str) -> InMemory:
   Raises:
     UserError: there is no such task or split.
   """
-  check_choice(task, tuple(TINY), "task", "the embedded text")
-  check_choice(split, tiny_glue.SPLITS, "split", "the embedded text")
+  check_choice(task, tuple(TINY), "task", "the tiny tasks")
+  check_choice(split, tiny_glue.SPLITS, "split", "the tiny tasks")
   made = tiny_glue.examples(task, split)
   rows = [Row(texts, float(label), i) for i, (texts, label) in enumerate(made)]
   return InMemory([row._asdict() for row in rows], TASKS[task].classes)
 
 
 SOURCES: dict[str, Callable[..., Source]] = {
-  "embedded": embedded,
+  "tiny": tiny,
   "files": files,
   "tfds": tfds,
 }

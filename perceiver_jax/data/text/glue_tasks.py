@@ -94,7 +94,7 @@ GLUE: dict[str, Task] = {
   "qnli": Task("QNLI", _ANSWER, (*_ANSWER, "label"), _ENTAILMENT),
   "rte": Task("RTE", _PAIR, (*_PAIR, "label"), _ENTAILMENT),
 }
-# Made from the embedded text; see `tiny_glue`.
+# Made from the Python documentation; see `tiny_glue`.
 TINY: dict[str, Task] = {
   "word_order": Task(
     "word_order", ("sentence",), ("sentence", "label"), ("shuffled", "in_order")
@@ -111,7 +111,7 @@ TASKS: dict[str, Task] = {
 }
 
 
-def restored(fields: Mapping[str, Any]) -> Task:
+def task_from_dict(fields: Mapping[str, Any]) -> Task:
   """A task from its `_asdict`, as it comes back from JSON: with lists."""
   whole = lambda value: tuple(value) if isinstance(value, list) else value
   return Task(**{name: whole(value) for name, value in fields.items()})

@@ -1,4 +1,4 @@
-"""Masked language modelling on documents: crops and hidden words.
+"""Masked language modeling on documents: crops and hidden words.
 
 As in Perceiver IO, section 4.1 and app. F: documents are put one after the
 other, cropped to the model's length, and white-space words of the crop are
@@ -17,7 +17,7 @@ from perceiver_jax.errors import UserError
 _BETWEEN = "\n\n"
 
 
-class Joined:
+class JoinedDocuments:
   """Examples of several documents each, one starting at every document.
 
   Args:
@@ -62,12 +62,12 @@ def crop(
   Returns:
     int32 [L], L at most `length`. The last character of bytes may be cut.
   """
-  characters = tokenizer.most_characters(length)
+  characters = tokenizer.max_characters(length)
   start = int(rng.integers(0, max(1, len(text) - characters + 1)))
   return tokenizer.encode(text[start : start + characters])[:length]
 
 
-def hide_words(
+def choose_masked_words(
   words: np.ndarray, rate: float, rng: np.random.Generator
 ) -> np.ndarray:
   """Chooses words to hide, each by itself; one at least.
@@ -96,13 +96,13 @@ def masked_example(
   rate: float,
   rng: np.random.Generator,
 ) -> Example:
-  """A crop of an example of `Joined`, with hidden words.
+  """A crop of an example of `JoinedDocuments`, with hidden words.
 
   Args:
     example: with `text`.
     tokenizer: of the model.
     length: tokens the model reads.
-    rate: see `hide_words`.
+    rate: see `choose_masked_words`.
     rng: draws crop and words.
 
   Returns:
@@ -113,5 +113,5 @@ def masked_example(
   tokens = np.full(length, PAD, np.int32)
   hidden = np.zeros(length, bool)
   tokens[: len(found)] = found
-  hidden[: len(found)] = hide_words(tokenizer.words(found), rate, rng)
-  return {"tokens": tokens, "hidden": hidden}
+  hidden[: len(found)] = choose_masked_words(tokenizer.words(found), rate, rng)
+  return {"tokens": tokens, "masked": hidden}

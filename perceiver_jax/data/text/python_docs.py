@@ -29,7 +29,7 @@ _LEFT_OUT = {
 }
 
 
-def embedded(split: str, docstrings: bool = False) -> InMemory:
+def python_docs(split: str, docstrings: bool = False) -> InMemory:
   """The documentation of Python itself, which ships with it.
 
   About 465 kB in Python 3.11; it differs a little from version to version.
@@ -45,7 +45,7 @@ def embedded(split: str, docstrings: bool = False) -> InMemory:
   Raises:
     UserError: there is no such split.
   """
-  check_choice(split, SPLITS, "split", "the embedded text")
+  check_choice(split, SPLITS, "split", "Python's documentation")
   texts = _topics()
   if docstrings:
     texts = itertools.chain(texts, _docstrings())

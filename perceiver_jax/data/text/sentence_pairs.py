@@ -28,7 +28,7 @@ def join(
   lead = [] if first is None else [first]
   room = length - len(lead) - (len(texts) - 1)
   # Cut before they are encoded: a text may have megabytes.
-  most = tokenizer.most_characters(length)
+  most = tokenizer.max_characters(length)
   rows = [tokenizer.encode(_sound(text[:most])) for text in texts]
   sizes = _cut([len(row) for row in rows], room)
   tokens = np.full(length, PAD, np.int32)

@@ -1,4 +1,4 @@
-"""A tiny benchmark in the form of GLUE, made of the embedded text.
+"""A tiny benchmark in the form of GLUE, made of the Python documentation.
 
 Two questions that pretraining on text should help with: are the words of a
 passage in order, and does one passage follow another? Both classes are equally
@@ -31,7 +31,7 @@ def examples(task: str, split: str) -> Examples:
   Raises:
     UserError: there is no such split.
   """
-  check_choice(split, SPLITS, "split", "the embedded text")
+  check_choice(split, SPLITS, "split", "Python's documentation")
   earlier: set[str] = set()
   for name in SPLITS:
     runs = [
@@ -50,9 +50,9 @@ def examples(task: str, split: str) -> Examples:
 
 def _documents(split: str) -> Sequence[str]:
   if split == "train":
-    return python_docs.embedded("train")
+    return python_docs.python_docs("train")
   # The held-out documents in turn.
-  return python_docs.embedded("test")[SPLITS.index(split) - 1 :: 2]
+  return python_docs.python_docs("test")[SPLITS.index(split) - 1 :: 2]
 
 
 def _runs(document: str) -> list[list[str]]:

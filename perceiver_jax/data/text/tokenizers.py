@@ -19,7 +19,7 @@ from perceiver_jax.data.text import byte_tokenizer
 from perceiver_jax.errors import UserError
 from perceiver_jax.viz.text import printable
 
-_FIRST = len(byte_tokenizer.SPECIAL)
+_FIRST = len(byte_tokenizer.SPECIAL_TOKENS)
 # ASCII white space; a byte of another character is never one of these.
 _SPACES = np.frombuffer(b" \t\n\r\v\f", np.uint8).astype(np.int32) + _FIRST
 # What SentencePiece writes for the space before a word.
@@ -68,7 +68,7 @@ class Tokenizer(Protocol):
     """
     ...
 
-  def most_characters(self, length: int) -> int:
+  def max_characters(self, length: int) -> int:
     """Characters of a text that are surely enough for `length` tokens."""
     ...
 
@@ -76,7 +76,7 @@ class Tokenizer(Protocol):
 class Bytes:
   """A token a byte of UTF-8; see `byte_tokenizer`."""
 
-  vocab_size = byte_tokenizer.VOCABULARY
+  vocab_size = byte_tokenizer.VOCAB_SIZE
   encode = staticmethod(byte_tokenizer.encode)
   decode = staticmethod(byte_tokenizer.decode)
   display = staticmethod(byte_tokenizer.display)
@@ -88,7 +88,7 @@ class Bytes:
     solid = (ids >= _FIRST) & ~blank
     return _numbered(solid, blank, np.zeros_like(solid))
 
-  def most_characters(self, length: int) -> int:
+  def max_characters(self, length: int) -> int:
     """A character has a byte at least."""
     return length
 
@@ -164,12 +164,12 @@ class SentencePiece:
 
   def decode(self, ids: Sequence[int] | np.ndarray) -> str:
     """As in `Tokenizer`."""
-    ids = byte_tokenizer.checked(ids, self.vocab_size)
+    ids = byte_tokenizer.check_tokens(ids, self.vocab_size)
     return self._processor.decode((ids[ids >= _FIRST] - _FIRST).tolist())
 
   def display(self, ids: Sequence[int] | np.ndarray) -> str:
     """As in `Tokenizer`."""
-    ids = byte_tokenizer.checked(ids, self.vocab_size)
+    ids = byte_tokenizer.check_tokens(ids, self.vocab_size)
     return printable("".join(map(self._shown, ids.tolist())))
 
   def words(self, ids: np.ndarray) -> np.ndarray:
@@ -194,13 +194,13 @@ class SentencePiece:
         ids[i] = byte_tokenizer.MASK
     return ids
 
-  def most_characters(self, length: int) -> int:
+  def max_characters(self, length: int) -> int:
     """No piece has more characters than the longest."""
     return length * self._longest
 
   def _shown(self, token: int) -> str:
     if token < _FIRST:
-      return f"[{byte_tokenizer.SPECIAL[token]}]"
+      return f"[{byte_tokenizer.SPECIAL_TOKENS[token]}]"
     return _text(self._pieces[token - _FIRST])
 
 
@@ -223,7 +223,7 @@ def make_tokenizer(name: str) -> Tokenizer:
   return SentencePiece(name)
 
 
-def of_model(name: str, vocab_size: int) -> Tokenizer:
+def tokenizer_for_model(name: str, vocab_size: int) -> Tokenizer:
   """The tokenizer a config names, for a model that knows `vocab_size` tokens.
 
   Raises:

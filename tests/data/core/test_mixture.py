@@ -19,7 +19,7 @@ class Texts(list):
 
 def _mixture(sizes, weights):
   sources = {
-    name: masking.Joined(Texts(f"{name}{i}" for i in range(size)), 1)
+    name: masking.JoinedDocuments(Texts(f"{name}{i}" for i in range(size)), 1)
     for name, size in sizes.items()
   }
   return mixture.Mixture(sources, weights)

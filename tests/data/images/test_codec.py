@@ -38,7 +38,7 @@ def test_read_image_turns_pictures_upright(tmp_path, suffix, orientation):
   Image.fromarray(quarters()).save(path, exif=exif)
   with Image.open(path) as stored:
     upright = np.asarray(ImageOps.exif_transpose(stored).convert("RGB"))
-  # Pillow and OpenCV round colours differently by a few levels.
+  # Pillow and OpenCV round colors differently by a few levels.
   close(codec.read_image(path), upright, 4)
 
 
@@ -52,26 +52,26 @@ def test_read_image_turns_16_bit_grey_upright(tmp_path):
 
 
 def test_read_image_of_grey(tmp_path):
-  grey = np.arange(20, dtype=np.uint8).reshape(4, 5, 1)
-  cv2.imwrite(str(tmp_path / "x.png"), grey)
-  close(codec.read_image(tmp_path / "x.png", 1), grey)
-  close(codec.read_image(tmp_path / "x.png"), grey.repeat(3, axis=2))
+  gray = np.arange(20, dtype=np.uint8).reshape(4, 5, 1)
+  cv2.imwrite(str(tmp_path / "x.png"), gray)
+  close(codec.read_image(tmp_path / "x.png", 1), gray)
+  close(codec.read_image(tmp_path / "x.png"), gray.repeat(3, axis=2))
 
 
 def test_read_image_in_grey_weighs_colours_as_eyes_do(tmp_path):
   Image.fromarray(quarters()).save(tmp_path / "x.png")
-  grey = codec.read_image(tmp_path / "x.png", 1)
-  assert grey.shape == (32, 48, 1)
+  gray = codec.read_image(tmp_path / "x.png", 1)
+  assert gray.shape == (32, 48, 1)
   luma = np.array([[76, 150], [29, 128]])
-  close(grey[[0, -1]][:, [0, -1], 0], luma, 1)
+  close(gray[[0, -1]][:, [0, -1], 0], luma, 1)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_read_image_composites_on_white(tmp_path, mode):
-  colour = (100, 100, 100)[: len(mode) - 1]
+  color = (100, 100, 100)[: len(mode) - 1]
   picture = Image.new(mode, (3, 1))
   for x, alpha in enumerate((0, 102, 255)):
-    picture.putpixel((x, 0), (*colour, alpha))
+    picture.putpixel((x, 0), (*color, alpha))
   picture.save(tmp_path / "x.png")
   # 255 * 0.6 + 100 * 0.4 = 193.
   expected = np.array([[[255], [193], [100]]]).repeat(3, axis=2)
@@ -182,9 +182,9 @@ def test_decode_image_of_cmyk_is_within_2_levels_of_pillow(transform):
 
 
 def test_decode_image_of_a_grey_jpeg():
-  grey = _smooth()[..., 0]
-  data = _encoded(Image.fromarray(grey), quality=95)
-  close(codec.decode_image(data, 1)[..., 0], grey, 4)
+  gray = _smooth()[..., 0]
+  data = _encoded(Image.fromarray(gray), quality=95)
+  close(codec.decode_image(data, 1)[..., 0], gray, 4)
   close(codec.decode_image(data), codec.decode_image(data, 1).repeat(3, -1))
 
 
@@ -206,8 +206,8 @@ def test_decode_image_of_16_bit_pngs():
 def test_decode_image_of_palettes():
   picture = Image.fromarray(quarters()).quantize(4)
   close(codec.decode_image(_encoded(picture, "PNG")), quarters(), 1)
-  grey = picture.getpixel((47, 31))
-  clear = codec.decode_image(_encoded(picture, "PNG", transparency=grey))
+  gray = picture.getpixel((47, 31))
+  clear = codec.decode_image(_encoded(picture, "PNG", transparency=gray))
   close(clear[:16], quarters()[:16], 1)
   close(clear[16:, 24:], np.full((16, 24, 3), 255))
 
@@ -249,7 +249,7 @@ def test_to_channels_refuses_what_is_no_picture():
   with pytest.raises(ValueError, match="must be 1 or 3, got 4"):
     codec.to_channels(np.zeros((2, 2, 3), np.uint8), 4)
   for shape in ((2,), (2, 2, 2), (1, 2, 2, 3)):
-    with pytest.raises(ValueError, match="not a grey, RGB or RGBA image"):
+    with pytest.raises(ValueError, match="not a gray, RGB or RGBA image"):
       codec.to_channels(np.zeros(shape, np.uint8), 3)
 
 

@@ -35,7 +35,7 @@ def test_by_default_training_sees_what_evaluation_sees():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("crop", ["centre", "inception"])
+@pytest.mark.parametrize("crop", ["center", "inception"])
 def test_pictures_of_any_size_get_the_models_shape(crop, channels):
   settings = _settings(
     crop=crop,
@@ -107,7 +107,7 @@ def test_randaugment_comes_before_the_resize(monkeypatch):
   assert given == {"num_layers": 3, "magnitude": 7.0}
 
 
-def test_pixels_are_what_was_normalised():
+def test_pixels_are_what_was_normalized():
   prepare = Preprocessing(_SHAPE, _settings(normalization="imagenet"))
   image = _picture(16, 24)
   np.testing.assert_array_equal(prepare.pixels(prepare.evaluate(image)), image)

@@ -19,7 +19,7 @@ from sklearn.datasets import load_sample_image
 from perceiver_jax.data.images import rand_augment as augment
 from perceiver_jax.errors import UserError
 
-_GREY = (128, 128, 128)
+_GRAY = (128, 128, 128)
 _PHOTO = load_sample_image("china.jpg")
 _LEVELS = (0.0, 2.0, 5.0, 7.3, 10.0)
 # A place half-way between two pixels belongs to the second.
@@ -42,11 +42,11 @@ def _affine(picture, *matrix):
     picture.size,
     Image.Transform.PERSPECTIVE,
     (*matrix, 0, 0),
-    fillcolor=_GREY,
+    fillcolor=_GRAY,
   )
 
 
-# Pillow takes pixels by their corners and the operations by their centres:
+# Pillow takes pixels by their corners and the operations by their centers:
 # half a pixel, times the slope, lies between.
 def _shear_x(picture, slope):
   return _affine(picture, 1, slope, _TIE - slope / 2, 0, 1, 0)
@@ -61,7 +61,7 @@ def _cutout(picture, half, draw):
   picture = picture.copy()
   if half:
     box = (x - half, y - half, x + half - 1, y + half - 1)
-    ImageDraw.Draw(picture).rectangle(box, fill=_GREY)
+    ImageDraw.Draw(picture).rectangle(box, fill=_GRAY)
   return picture
 
 
@@ -75,7 +75,7 @@ _PILLOW = {
   "Equalize": lambda p, level, draw: ImageOps.equalize(p),
   "Invert": lambda p, level, draw: ImageOps.invert(p),
   "Rotate": lambda p, level, draw: p.rotate(
-    _amount(30, level, draw), fillcolor=_GREY
+    _amount(30, level, draw), fillcolor=_GRAY
   ),
   "Posterize": lambda p, level, draw: ImageOps.posterize(
     p, max(1, int(level / 10 * 4))
@@ -260,10 +260,10 @@ def test_cutout_covers_every_place_and_as_much_as_fits(only):
     augment.rand_augment(image, rng, num_layers=1, magnitude=2)
     for _ in range(600)
   ]
-  grey = np.stack(outs)[..., 0] == 128
-  assert np.all(grey.any(axis=0))
+  gray = np.stack(outs)[..., 0] == 128
+  assert np.all(gray.any(axis=0))
   # A square of 16 pixels around any of the pixels; a corner shows 8 by 8.
-  areas = grey.sum(axis=(1, 2))
+  areas = gray.sum(axis=(1, 2))
   assert areas.max() == 16 * 16
   assert 8 * 8 <= areas.min() <= 10 * 10
 

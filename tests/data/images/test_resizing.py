@@ -59,9 +59,9 @@ def _reference(image, height, width):
   """Every output pixel as a sum over the whole image, in float64."""
 
   def weights(size, new_size):
-    centres = (np.arange(new_size) + 0.5) * size / new_size
+    centers = (np.arange(new_size) + 0.5) * size / new_size
     pixels = np.arange(size) + 0.5
-    w = [[_kernel(c - p) for p in pixels] for c in centres]
+    w = [[_kernel(c - p) for p in pixels] for c in centers]
     return np.array(w) / np.sum(w, axis=1, keepdims=True)
 
   rows, columns = image.shape[:2]

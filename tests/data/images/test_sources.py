@@ -43,7 +43,7 @@ def test_digits_examples_are_light_ink_in_minus_one_to_one():
 
 
 def test_digits_labels_fit_the_pictures():
-  # Nearest neighbour in the training split is about 98 % right on this set.
+  # Nearest neighbor in the training split is about 98 % right on this set.
   train, test = digits.digits("train"), digits.digits("test")
   a, b = (
     np.stack([s[i]["image"].ravel() for i in range(len(s))])

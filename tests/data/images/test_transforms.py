@@ -228,7 +228,7 @@ def test_an_affine_change_of_nothing_changes_nothing():
 def test_affine_changes_stay_within_their_bounds():
   rng = np.random.default_rng(0)
   image = np.zeros((41, 41, 1), np.float32)
-  image[20, 30] = 1.0  # 10 pixels to the right of the centre.
+  image[20, 30] = 1.0  # 10 pixels to the right of the center.
   places = []
   for _ in range(200):
     out = transforms.random_affine(image, rng, degrees=30, scale=0.1, shift=2)

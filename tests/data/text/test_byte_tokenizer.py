@@ -15,7 +15,7 @@ _MISSING = [38, 115, 111, 121, 121, 111, 116, 109, 52]
 
 
 def test_the_tokens_are_those_of_the_published_model():
-  assert byte_tokenizer.VOCABULARY == 262
+  assert byte_tokenizer.VOCAB_SIZE == 262
   assert byte_tokenizer.encode(" missing.").tolist() == _MISSING
   assert byte_tokenizer.decode(_MISSING) == " missing."
 

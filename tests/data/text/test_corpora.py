@@ -46,14 +46,14 @@ def _write(path, texts):
   return str(path)
 
 
-# embedded
+# python_docs
 
 
-def test_embedded_splits_are_apart_and_always_the_same():
-  train = corpora.embedded("train")
-  test = corpora.embedded("test")
+def test_python_docs_splits_are_apart_and_always_the_same():
+  train = corpora.python_docs("train")
+  test = corpora.python_docs("test")
   assert train.in_memory
-  assert list(train) == list(corpora.embedded("train"))
+  assert list(train) == list(corpora.python_docs("train"))
   assert not _paragraphs(train) & _paragraphs(test)
   assert len(test) == (len(train) + len(test)) // 10
   assert sum(map(len, train)) > 300_000
@@ -64,7 +64,7 @@ def _paragraphs(documents):
   return {p.strip() for text in documents for p in text.split("\n\n")}
 
 
-def test_embedded_documents_are_whole_paragraphs(monkeypatch):
+def test_python_docs_documents_are_whole_paragraphs(monkeypatch):
   from pydoc_data import topics
 
   long, short = "a" * 900, "b" * 700
@@ -74,12 +74,12 @@ def test_embedded_documents_are_whole_paragraphs(monkeypatch):
     "third": "\n\n".join([short, *(f"{i}" * 1500 for i in range(9))]),
   }
   monkeypatch.setattr(topics, "topics", fake)
-  train = list(corpora.embedded("train"))
+  train = list(corpora.python_docs("train"))
   numbered = [f"{i}" * 1500 for i in range(9)]
   held_out = numbered.pop(7)
   # What a topic repeats of an earlier one is left out.
   assert train == [f"{long}\n\n{short}", "rest", *numbered]
-  assert list(corpora.embedded("test")) == [held_out]
+  assert list(corpora.python_docs("test")) == [held_out]
 
 
 def test_docstrings_follow_the_documentation(monkeypatch, tmp_path):
@@ -94,9 +94,9 @@ def test_docstrings_follow_the_documentation(monkeypatch, tmp_path):
     python_docs.sysconfig, "get_path", lambda name: str(tmp_path)
   )
   python_docs._docstrings.cache_clear()
-  splits = [corpora.embedded(s, docstrings=True) for s in ("train", "test")]
+  splits = [corpora.python_docs(s, docstrings=True) for s in ("train", "test")]
   python_docs._docstrings.cache_clear()
-  plain = [corpora.embedded(s) for s in ("train", "test")]
+  plain = [corpora.python_docs(s) for s in ("train", "test")]
   assert sum(map(len, splits)) == sum(map(len, plain)) + 1
   added = set().union(*splits) - set().union(*plain)
   assert added == {f"Of a module.\n\n{long}"}
@@ -108,9 +108,9 @@ def test_half_a_surrogate_pair_in_a_docstring_is_replaced(tmp_path):
   assert python_docs.docstrings_of(path) == "Half ? of one."
 
 
-def test_embedded_has_no_other_split():
+def test_python_docs_has_no_other_split():
   with pytest.raises(UserError, match="unknown split 'validation'"):
-    corpora.embedded("validation")
+    corpora.python_docs("validation")
 
 
 # files
@@ -381,9 +381,13 @@ def test_tfds_refuses_a_data_set_without_text(tmp_path):
 @pytest.mark.parametrize(
   ("name", "arguments", "message"),
   [
-    ("books", {"split": "train"}, "unknown source 'books'.*embedded, files"),
-    ("embedded", {}, "'embedded' got wrong arguments .*it takes: split, d"),
-    ("embedded", {"split": "train", "size": 3}, "wrong arguments .*'size'"),
+    ("books", {"split": "train"}, "unknown source 'books'.*python_docs, files"),
+    (
+      "python_docs",
+      {},
+      "'python_docs' got wrong arguments .*it takes: split, d",
+    ),
+    ("python_docs", {"split": "train", "size": 3}, "wrong arguments .*'size'"),
     ("files", {"train": "a", "split": "val"}, "unknown split 'val'"),
     (
       "files",
@@ -420,7 +424,7 @@ def test_make_documents_finds_every_source(folder, prepared):
   path = _write(folder / "a.txt", ["one", "two"])
   found = corpora.make_documents("files", train=path, split="train")
   assert list(found) == ["one"]
-  assert corpora.make_documents("embedded", split="test")[0]
+  assert corpora.make_documents("python_docs", split="test")[0]
   assert _tfds(prepared)[2] == "three"
 
 

@@ -1,4 +1,4 @@
-"""GLUE's examples from files, from TFDS and from the embedded text."""
+"""GLUE's examples from files, from TFDS and from the tiny ones."""
 
 import numpy as np
 import pytest
@@ -195,13 +195,13 @@ def test_an_own_task_is_known_by_its_files(folder, header, texts):
     for label in ("ok", "bad", "ok")
   ]
   data_dir = folder("train.tsv", "\n".join([header, *rows]))
-  task = glue_examples.own_task(data_dir)
+  task = glue_examples.task_from_files(data_dir)
   assert task.classes == ("bad", "ok")
   assert len(task.texts) == len(texts)
   examples = _all(_read(data_dir, "own"))
   assert [e["texts"] for e in examples] == [texts] * 3
   assert [e["label"] for e in examples] == [1.0, 0.0, 1.0]
-  assert glue_tasks.restored(task._asdict()) == task
+  assert glue_tasks.task_from_dict(task._asdict()) == task
 
 
 def test_an_own_task_without_files_says_where_they_go(tmp_path):
@@ -209,7 +209,7 @@ def test_an_own_task_without_files_says_where_they_go(tmp_path):
     UserError,
     match=r"train\.tsv can't.*config\.data\.source_args\.files\.data_d",
   ):
-    glue_examples.own_task(str(tmp_path / "none"))
+    glue_examples.task_from_files(str(tmp_path / "none"))
 
 
 # TFDS
@@ -260,11 +260,11 @@ def test_tfds_refuses_what_it_has_not(prepared):
     _prepared(prepared, "word_order", "train")
 
 
-# The embedded text
+# Tiny tasks
 
 
 @pytest.mark.parametrize("task", list(glue_tasks.TINY))
-def test_embedded_classes_are_equally_frequent_and_splits_apart(task):
+def test_tiny_classes_are_equally_frequent_and_splits_apart(task):
   found = {split: tiny_glue.examples(task, split) for split in tiny_glue.SPLITS}
   assert len(found["train"]) > 5000
   for split, examples in found.items():
@@ -279,8 +279,8 @@ def test_embedded_classes_are_equally_frequent_and_splits_apart(task):
 
 
 def test_what_is_held_out_is_held_out_of_the_small_models_text_too():
-  trained = set(python_docs.embedded("train", docstrings=True))
-  assert not trained & set(python_docs.embedded("test"))
+  trained = set(python_docs.python_docs("train", docstrings=True))
+  assert not trained & set(python_docs.python_docs("test"))
 
 
 def test_word_order_shuffles_all_words_of_a_passage():
@@ -294,7 +294,7 @@ def test_word_order_shuffles_all_words_of_a_passage():
 
 
 def test_what_is_next_follows_in_the_text():
-  documents = " ".join(python_docs.embedded("train")).split()
+  documents = " ".join(python_docs.python_docs("train")).split()
   text = " ".join(documents)
   examples = tiny_glue.examples("next_sentence", "train")
   follows = [" ".join(texts) in text for texts, _ in examples]
@@ -303,6 +303,6 @@ def test_what_is_next_follows_in_the_text():
   assert all(f for f, label in zip(follows, labels, strict=True) if label)
 
 
-def test_embedded_refuses_a_split():
+def test_tiny_refuses_a_split():
   with pytest.raises(UserError, match="unknown split 'dev'"):
-    glue_examples.make_examples("embedded", task="word_order", split="dev")
+    glue_examples.make_examples("tiny", task="word_order", split="dev")

@@ -29,22 +29,22 @@ def _hidden(text, rate=0.5, length=64, seed=0):
   found = masking.masked_example(
     {"text": text}, _bytes, length, rate, _rng(seed)
   )
-  shown = np.where(found["hidden"], MASK, found["tokens"])
+  shown = np.where(found["masked"], MASK, found["tokens"])
   return found, _bytes.display(shown[found["tokens"] != PAD])
 
 
 def test_documents_follow_each_other_and_the_first_the_last():
-  joined = masking.Joined(Texts("abc"), 2)
+  joined = masking.JoinedDocuments(Texts("abc"), 2)
   assert [joined[i]["text"] for i in range(3)] == ["a\n\nb", "b\n\nc", "c\n\na"]
 
 
 def test_few_documents_are_not_repeated_in_an_example():
-  assert masking.Joined(Texts("ab"), 10)[1]["text"] == "b\n\na"
+  assert masking.JoinedDocuments(Texts("ab"), 10)[1]["text"] == "b\n\na"
 
 
 def test_no_documents_an_example_are_refused():
   with pytest.raises(UserError, match="documents_per_example is 0"):
-    masking.Joined(Texts("ab"), 0)
+    masking.JoinedDocuments(Texts("ab"), 0)
 
 
 def test_words_are_hidden_whole_with_the_space_before():
@@ -60,18 +60,18 @@ def test_words_are_hidden_whole_with_the_space_before():
 
 def test_each_word_is_hidden_with_the_given_chance():
   words = np.arange(20_000)
-  share = masking.hide_words(words, 0.15, _rng()).mean()
+  share = masking.choose_masked_words(words, 0.15, _rng()).mean()
   assert abs(share - 0.15) < 0.01
 
 
 def test_one_word_is_hidden_at_least():
-  assert masking.hide_words(np.zeros(3, int), 1e-9, _rng()).all()
+  assert masking.choose_masked_words(np.zeros(3, int), 1e-9, _rng()).all()
 
 
 @pytest.mark.parametrize("text", ["", " \n\t ", "\n\n"])
 def test_text_without_words_has_nothing_to_hide(text):
   found, _ = _hidden(text)
-  assert not found["hidden"].any()
+  assert not found["masked"].any()
   assert (found["tokens"] != PAD).sum() == len(text)
 
 
@@ -82,7 +82,7 @@ def test_any_text_fits_any_length(text, length, seed):
   real = found["tokens"] != PAD
   assert real.sum() == min(length, len(text.encode()))
   assert real[: real.sum()].all()
-  assert not found["hidden"][~real].any()
+  assert not found["masked"][~real].any()
   assert _bytes.decode(found["tokens"][real]).rstrip("\ufffd") in text
 
 
@@ -111,6 +111,6 @@ def test_the_same_generator_makes_the_same_example():
   text = "some words that can be hidden " * 9
   one, two = (_hidden(text, seed=3)[0] for _ in range(2))
   other = _hidden(text, seed=4)[0]
-  for name in ("tokens", "hidden"):
+  for name in ("tokens", "masked"):
     np.testing.assert_array_equal(one[name], two[name])
     assert (one[name] != other[name]).any()

@@ -121,7 +121,7 @@ def test_pieces_of_a_word_have_the_space_before_it(pieces):
 @settings(deadline=None)
 @given(st.text(min_size=1), st.integers(1, 20))
 def test_most_characters_fill_the_length(any_tokenizer, text, length):
-  characters = any_tokenizer.most_characters(length)
+  characters = any_tokenizer.max_characters(length)
   text = text * (characters // len(text) + 1)
   assert len(any_tokenizer.encode(text[:characters])) >= length
 

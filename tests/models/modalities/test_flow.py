@@ -95,7 +95,7 @@ def test_patches_of_the_first_frame_then_of_the_second(size, concat):
   params = plain.random_params(model, frames)
   assert set(params) == {"adapter/image/patches"}
   cut = [[_patches(f, size) for f in pair] for pair in np.asarray(frames)]
-  # Joined along channels, or one frame after the other.
+  # JoinedDocuments along channels, or one frame after the other.
   want = [np.concatenate(pair, axis=1 if concat else 0) for pair in cut]
   want = plain.Module(params, "adapter").linear("image/patches", want)
   places = plain.grid(*_SIZE) if concat else plain.grid(2, *_SIZE)

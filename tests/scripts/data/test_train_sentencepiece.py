@@ -15,7 +15,7 @@ def trained(script, tmp_path_factory):
   path = tmp_path_factory.mktemp("new") / "folder" / "small.model"
   done = script(
     "data.train_sentencepiece",
-    "--embedded",
+    "--python_docs",
     "--vocab_size=400",
     f"--out={path.with_suffix('')}",
   )
@@ -30,13 +30,13 @@ def test_the_vocabulary_has_the_size_that_was_asked_for(trained):
 
 def test_any_text_comes_back(trained):
   tokenizer, _ = trained
-  for text in (_TEXT, *corpora.embedded("test")[:20]):
+  for text in (_TEXT, *corpora.python_docs("test")[:20]):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 def test_tokens_are_fewer_than_bytes(trained):
   tokenizer, _ = trained
-  text = "".join(corpora.embedded("test"))
+  text = "".join(corpora.python_docs("test"))
   assert len(tokenizer.encode(text)) < 0.8 * len(text.encode())
 
 
@@ -51,7 +51,7 @@ def test_words_are_those_between_white_space(trained):
 
 
 def test_files_give_the_same_model_every_time(script, trained, tmp_path):
-  (tmp_path / "a.txt").write_text("\n".join(corpora.embedded("train")))
+  (tmp_path / "a.txt").write_text("\n".join(corpora.python_docs("train")))
   outs = []
   for name in ("one", "two.model"):
     done = script(
@@ -77,21 +77,24 @@ def test_long_lines_are_cut_and_blank_ones_left_out():
 @pytest.mark.parametrize(
   ("arguments", "parts"),
   [
-    ([], ["either --input=FILES or --embedded"]),
-    (["--embedded", "--input=x"], ["either --input=FILES or --embedded"]),
-    (["--embedded"], ["--out is missing"]),
-    (["--embedded", "--out=OUT", "x"], ["unexpected argument 'x'"]),
+    ([], ["either --input=FILES or --python_docs"]),
+    (["--python_docs", "--input=x"], ["either --input=FILES or --python_docs"]),
+    (["--python_docs"], ["--out is missing"]),
+    (["--python_docs", "--out=OUT", "x"], ["unexpected argument 'x'"]),
     (["--input=OUT/none", "--out=OUT"], ["no file"]),
-    (["--embedded", "--out=OUT", "--vocab_size=6"], ["vocab_size"]),
+    (["--python_docs", "--out=OUT", "--vocab_size=6"], ["vocab_size"]),
     (
-      ["--embedded", "--out=OUT", "--vocab_size=100"],
+      ["--python_docs", "--out=OUT", "--vocab_size=100"],
       ["--vocab_size=100: its bytes and characters alone take"],
     ),
     (
-      ["--embedded", "--out=OUT", "--vocab_size=32000"],
+      ["--python_docs", "--out=OUT", "--vocab_size=32000"],
       ["--vocab_size=32000: the text gives", "at most"],
     ),
-    (["--embedded", "--out=FILE/x", "--vocab_size=400"], ["cannot be written"]),
+    (
+      ["--python_docs", "--out=FILE/x", "--vocab_size=400"],
+      ["cannot be written"],
+    ),
   ],
 )
 def test_what_is_wrong_is_one_line(refused, tmp_path, arguments, parts):

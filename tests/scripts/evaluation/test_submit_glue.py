@@ -163,7 +163,7 @@ def test_a_missing_test_set_is_told_before_any_is_predicted(
 
 
 def test_runs_of_no_task_of_the_benchmark_are_refused(run, refused, tmp_path):
-  folder = run("word_order,smoke", source="embedded")
+  folder = run("word_order,smoke", source="tiny")
   refused(
     "evaluation.submit_glue", "--partial", f"--out={tmp_path}/out.zip", folder,
     parts=["no run is about cola"],
