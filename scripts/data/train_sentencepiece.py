@@ -37,7 +37,7 @@ _PYTHON_DOCS = flags.DEFINE_bool(
 _VOCAB_SIZE = flags.DEFINE_integer(
   "vocab_size",
   32_000,
-  f"Tokens of the model; {len(byte_tokenizer.SPECIAL_TOKENS)} are special ones.",
+  f"Tokens of the model; {len(byte_tokenizer.SPECIAL_TOKENS)} are special.",
   lower_bound=len(byte_tokenizer.SPECIAL_TOKENS) + 1,
 )
 _OUT = flags.DEFINE_string("out", "", "File to write, without its .model.")
