@@ -59,6 +59,16 @@ def test_following_the_tutorial_trains_a_new_task(
   assert smoke.num_steps < 10
 
 
+def test_code_of_using_the_models_runs(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  text = (_ROOT / "docs" / "using_the_models.md").read_text()
+  blocks = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+  assert len(blocks) >= 8
+  namespace = {}
+  for block in blocks:
+    exec(block, namespace)
+
+
 @pytest.mark.parametrize("page", _PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(page):
   text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
