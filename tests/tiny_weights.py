@@ -1,4 +1,4 @@
-"""Weight files of tiny models that the predictions can use."""
+"""Weights of tiny models for tests of predictions."""
 
 import jax
 import numpy as np
@@ -10,18 +10,18 @@ from perceiver_jax.weights import model
 IMAGE_SIZE, CLASSES = 8, 7
 LENGTH = 32
 TILE = (24, 32)
-# Frames at 25 a second and samples at 48,000: not of the same length.
+# At 25 frames and 48,000 samples per second, these differ in length.
 FRAMES, SAMPLES, CLIP_SIZE = 3, 512, (12, 16)
 _PER_POINT = 4
 
 
 def array(*shape, dtype="float32"):
-  """Raw data by its shape only."""
+  """Returns the abstract shape of raw inputs."""
   return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def classifier(name="imagenet_fourier", num_classes=CLASSES, channels=3):
-  """A model for pictures of 8 x 8."""
+  """Returns a classifier of 8 x 8 images."""
   spec = _small_encoder(name) | {"num_classes": num_classes}
   for leaf in ("num_bands", "num_channels", "num_position_channels"):
     if spec["adapter"].get(leaf):
@@ -33,7 +33,7 @@ def classifier(name="imagenet_fourier", num_classes=CLASSES, channels=3):
 
 
 def language(vocab_size=262):
-  """A model of 32 bytes."""
+  """Returns a language model of 32 bytes."""
   spec = _small_encoder("language_bytes")
   spec["encoder"] |= {"qk_channels": 4, "v_channels": 8}
   spec["encoder"]["num_cross_attend_heads"] = 2
@@ -50,7 +50,7 @@ def language(vocab_size=262):
 
 
 def byte_bert():
-  """A plain Transformer of 32 bytes."""
+  """Returns a plain Transformer of 32 bytes."""
   spec = zoo.spec("byte_bert")
   spec["adapter"] |= {"max_length": LENGTH, "num_channels": 8}
   spec["encoder"] |= {"num_layers": 1, "num_heads": 2}
@@ -58,7 +58,7 @@ def byte_bert():
 
 
 def flow():
-  """A model for frames of 24 x 32; it says up to tens of pixels."""
+  """Returns a flow model of 24 x 32 frames, with flow of tens of pixels."""
   spec = _small_encoder("flow")
   sizes = {"num_channels": 4, "num_bands": 2, "max_resolution": TILE}
   spec["adapter"] |= sizes
@@ -67,7 +67,7 @@ def flow():
 
 
 def autoencoder():
-  """A model for 3 frames of 12 x 16 and 512 samples."""
+  """Returns an autoencoder of 3 frames of 12 x 16 and 512 samples."""
   spec = _small_encoder("kinetics_784")
   parts = spec["adapter"]["modalities"]
   parts["audio"] |= {"num_bands": 2, "samples_per_patch": 32}
@@ -90,7 +90,7 @@ def autoencoder():
 
 
 def random(spec, raw, scale=1.0):
-  """A model with parameters that nothing compiled has to make."""
+  """Returns random weights of a model, without compilation."""
   rng = np.random.default_rng(0)
   params, state = model.abstract_variables(spec, raw)
   draw = lambda x: (scale * rng.normal(size=x.shape)).astype(x.dtype)
@@ -99,11 +99,11 @@ def random(spec, raw, scale=1.0):
   )
 
 
-def outputs(found, raw, **kwargs):
-  """What the model says, on the host."""
-  apply = weights.transformed(found.spec).apply
+def outputs(model_weights, raw, **kwargs):
+  """Returns the outputs of a model, on the host."""
+  apply = weights.transformed(model_weights.spec).apply
   run = jax.jit(lambda p, s, x: apply(p, s, None, x, **kwargs)[0])
-  return jax.device_get(run(found.params, found.state, raw))
+  return jax.device_get(run(model_weights.params, model_weights.state, raw))
 
 
 def _small_encoder(name):

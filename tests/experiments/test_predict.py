@@ -119,7 +119,7 @@ def test_no_data_is_needed(call, trained, images_of_digits, monkeypatch):
   [
     (None, "no such file"),
     (b"", "is empty"),
-    (b"no picture", "cannot be read as an image"),
+    (b"no image", "cannot be read as an image"),
     (b"\x89PNG\r\n\x1a\n half of one", "cannot be read as an image"),
   ],
 )

@@ -77,8 +77,8 @@ def test_the_files_hold_the_flow_of_the_model(
   np.testing.assert_allclose(exact, want, rtol=1e-3, atol=1e-3)
   kitti = flow_files.read_flow(tmp_path / "o" / "first-kitti.png")
   np.testing.assert_allclose(kitti, exact, atol=0.5 / 64 + 1e-6)
-  picture = codec.read_image(tmp_path / "o" / "first-flow.png")
-  np.testing.assert_array_equal(picture, flow_colors.flow_to_rgb(exact))
+  image = codec.read_image(tmp_path / "o" / "first-flow.png")
+  np.testing.assert_array_equal(image, flow_colors.flow_to_rgb(exact))
   longest = np.hypot(*np.moveaxis(exact, 2, 0)).max()
   assert done.out.splitlines() == [
     f"longest displacement: {longest:.1f} pixels",
@@ -148,9 +148,9 @@ def test_the_colors_of_a_video_have_one_scale(tmp_path):
     )
   )
   longest = np.hypot(10, 10)
-  for picture, flow in zip(made, flows, strict=True):
+  for image, flow in zip(made, flows, strict=True):
     want = flow_colors.flow_to_rgb(flow, longest)
-    drawn = picture[-16:, -16:].astype(int)
+    drawn = image[-16:, -16:].astype(int)
     np.testing.assert_allclose(drawn, want, atol=1)
   still = flow_command._frames_with_flow(
     tmp_path / "video.mp4", lambda a, b: np.zeros((16, 16, 2), np.float32)

@@ -140,12 +140,12 @@ def test_every_tensor_is_used_once(unpack, architecture):
 def test_round_trip_is_bitwise(unpack, tmp_path, architecture):
   folder = unpack(architecture)
   spec, params, state = loaded = huggingface.load(folder)
-  huggingface.save(tmp_path / "ours", spec, params, state)
-  again = huggingface.load(tmp_path / "ours")
+  huggingface.save(tmp_path / "saved", spec, params, state)
+  again = huggingface.load(tmp_path / "saved")
   assert again[0] == spec
   _same(again[1:], loaded[1:])
   before = load_file(folder / _WEIGHTS)
-  after = load_file(tmp_path / "ours" / _WEIGHTS)
+  after = load_file(tmp_path / "saved" / _WEIGHTS)
   assert set(before) == set(after)
   for name, x in before.items():
     if "num_batches_tracked" not in name:
@@ -407,8 +407,8 @@ def test_gelu_is_named_as_transformers_does(unpack, tmp_path, gelu, name):
   spec, params, state = huggingface.load(unpack(_TEXT))
   spec["encoder"]["gelu"] = spec["decoder"]["gelu"] = gelu
   spec = ml_collections.ConfigDict(spec)  # As in a config file.
-  huggingface.save(tmp_path / "ours", spec, params, state)
-  config = json.loads((tmp_path / "ours" / "config.json").read_text())
+  huggingface.save(tmp_path / "saved", spec, params, state)
+  config = json.loads((tmp_path / "saved" / "config.json").read_text())
   assert config["hidden_act"] == name
   assert config["architectures"] == [_TEXT]
   assert config["id2label"] == {str(i): f"LABEL_{i}" for i in range(4)}
@@ -419,10 +419,10 @@ def test_a_classifier_without_query_residual_is_saved(unpack, tmp_path):
   spec, params, state = huggingface.load(unpack(_LEARNED))
   spec["decoder"]["use_query_residual"] = False
   before = copy.deepcopy((spec, params))
-  huggingface.save(tmp_path / "ours", spec, params, state)
+  huggingface.save(tmp_path / "saved", spec, params, state)
   assert spec == before[0]
   _same(params, before[1])
-  loaded = huggingface.load(tmp_path / "ours")
+  loaded = huggingface.load(tmp_path / "saved")
   assert loaded[0]["decoder"]["use_query_residual"]
   want = runs.logits_of(spec, params, state, _io(_LEARNED))
   out = runs.logits_of(*loaded, _io(_LEARNED))
@@ -503,9 +503,9 @@ def test_unsupported_specs_are_refused(
 ):
   spec, params, state = huggingface.load(unpack(architecture))
   spec[section][leaf] = value
-  ours = tmp_path / "ours"
-  _refused(match, huggingface.save, ours, spec, params, state)
-  assert not ours.exists()
+  folder = tmp_path / "saved"
+  _refused(match, huggingface.save, folder, spec, params, state)
+  assert not folder.exists()
 
 
 @pytest.mark.parametrize(
@@ -521,8 +521,8 @@ def test_training_options_are_ignored(unpack, tmp_path, section, leaf, value):
   spec, params, state = huggingface.load(unpack(_CONV))
   changed = copy.deepcopy(spec)
   changed[section][leaf] = value
-  huggingface.save(tmp_path / "ours", changed, params, state)
-  again = huggingface.load(tmp_path / "ours")
+  huggingface.save(tmp_path / "saved", changed, params, state)
+  again = huggingface.load(tmp_path / "saved")
   assert again[0] == spec
   _same(again[1], params)
 
@@ -544,9 +544,9 @@ def test_variables_of_another_model_are_refused(
 ):
   spec, params, state = huggingface.load(unpack(_CONV))
   change(params, state)
-  ours = tmp_path / "ours"
-  _refused(match, huggingface.save, ours, spec, params, state)
-  assert not ours.exists()
+  folder = tmp_path / "saved"
+  _refused(match, huggingface.save, folder, spec, params, state)
+  assert not folder.exists()
 
 
 def test_an_unwritable_folder_is_refused(unpack, tmp_path):
@@ -557,12 +557,12 @@ def test_an_unwritable_folder_is_refused(unpack, tmp_path):
 
 def test_a_model_replaces_another(unpack, tmp_path):
   loaded = huggingface.load(unpack(_TEXT))
-  huggingface.save(tmp_path / "ours", *huggingface.load(unpack(_FLOW)))
-  huggingface.save(tmp_path / "ours", *loaded)
-  spec, params, _ = huggingface.load(tmp_path / "ours")
+  huggingface.save(tmp_path / "saved", *huggingface.load(unpack(_FLOW)))
+  huggingface.save(tmp_path / "saved", *loaded)
+  spec, params, _ = huggingface.load(tmp_path / "saved")
   assert spec == loaded[0]
   _same(params, loaded[1])
-  names = {path.name for path in (tmp_path / "ours").iterdir()}
+  names = {path.name for path in (tmp_path / "saved").iterdir()}
   assert names == {"config.json", _WEIGHTS}
 
 

@@ -35,14 +35,14 @@ _SMALL = {
 }
 
 
-def _error(ours, theirs):
+def _error(actual, expected):
   """Returns the largest difference; relative where outputs are small."""
-  assert set(ours) == set(theirs)
+  assert set(actual) == set(expected)
   errors = []
-  for name, want in theirs.items():
-    assert ours[name].shape == want.shape
+  for name, want in expected.items():
+    assert actual[name].shape == want.shape
     scale = min(1, np.abs(want).max())
-    errors.append(np.abs(ours[name] - want).max() / scale)
+    errors.append(np.abs(actual[name] - want).max() / scale)
   return float(max(errors))
 
 
@@ -78,8 +78,8 @@ def test_models_of_transformers_match_here(tmp_path, architecture, seed):
   model = make_huggingface.build(architecture, config, seed)
   model.save_pretrained(tmp_path)
   inputs = make_huggingface.inputs_of(architecture, config, seed)
-  ours = runs.logits_of(*huggingface.load(tmp_path), inputs)
-  error = _error(ours, make_huggingface.outputs_of(model, inputs))
+  actual = runs.logits_of(*huggingface.load(tmp_path), inputs)
+  error = _error(actual, make_huggingface.outputs_of(model, inputs))
   print(f"{architecture}: {error:.1e}")  # Shown by pytest -rP.
   assert error < 2e-5
 
@@ -91,8 +91,8 @@ def test_shards_of_transformers_match_here(tmp_path):
   model.save_pretrained(tmp_path, max_shard_size="200KB")
   assert not (tmp_path / "model.safetensors").exists()
   inputs = make_huggingface.inputs_of(architecture, config, 0)
-  ours = runs.logits_of(*huggingface.load(tmp_path), inputs)
-  assert _error(ours, make_huggingface.outputs_of(model, inputs)) < 2e-5
+  actual = runs.logits_of(*huggingface.load(tmp_path), inputs)
+  assert _error(actual, make_huggingface.outputs_of(model, inputs)) < 2e-5
 
 
 def _small(name, num_classes=None, **sections):
@@ -170,11 +170,11 @@ def test_saved_models_match_in_transformers(tmp_path, architecture, gelu):
   model, report = cls.from_pretrained(tmp_path, output_loading_info=True)
   assert not any(report.values()), report
   assert not model.training
-  theirs = make_huggingface.outputs_of(model, inputs)
-  ours = runs.logits_of(spec, params, state, inputs)
+  expected = make_huggingface.outputs_of(model, inputs)
+  actual = runs.logits_of(spec, params, state, inputs)
   if architecture == "PerceiverForMaskedLM":  # Padding is not the same.
-    for logits in (ours, theirs):
+    for logits in (actual, expected):
       logits["logits"] = logits["logits"][inputs["mask"]]
-  error = _error(ours, theirs)
+  error = _error(actual, expected)
   print(f"{architecture}: {error:.1e}")  # Shown by pytest -rP.
   assert error < 2e-5
