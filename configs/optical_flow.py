@@ -147,7 +147,7 @@ def _small(config: ml_collections.ConfigDict) -> None:
     objects=(0, 2),
     diameter=(0.3, 0.9),
     translation=0.03,
-    longest=2.0,
+    max_translation=2.0,
     rotation=2.0,
     scale=0.02,
     shear=0.005,

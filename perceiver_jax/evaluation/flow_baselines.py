@@ -31,7 +31,7 @@ def no_motion(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def farneback(first: np.ndarray, second: np.ndarray) -> np.ndarray:
   """OpenCV's Farneback, with the settings of its documentation's example."""
   return cv2.calcOpticalFlowFarneback(
-    *map(_grey, (first, second)), None, 0.5, 3, 15, 3, 5, 1.2, 0
+    *map(_gray, (first, second)), None, 0.5, 3, 15, 3, 5, 1.2, 0
   )
 
 
@@ -43,7 +43,7 @@ def dis(first: np.ndarray, second: np.ndarray) -> np.ndarray:
   height, width = first.shape[:2]
   times = max(1, -(-_DIS_SMALLEST // min(height, width)))
   size = (width * times, height * times)
-  frames = [cv2.resize(_grey(f), size) for f in (first, second)]
+  frames = [cv2.resize(_gray(f), size) for f in (first, second)]
   method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
   flow = method.calc(*frames, None)
   return cv2.resize(flow, (width, height), interpolation=cv2.INTER_AREA) / times
@@ -95,5 +95,5 @@ def evaluate(
   return means | ({"epe_by_pair": float(np.mean(by_pair))} if by_pair else {})
 
 
-def _grey(image: np.ndarray) -> np.ndarray:
+def _gray(image: np.ndarray) -> np.ndarray:
   return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)

@@ -7,7 +7,7 @@ seen t times before k different bytes, has the probability
   p(x | c) = (count(c x) + k p(x | c without its first byte)) / (t + k),
 
 and below the empty context all 256 bytes are equally likely. What a masked
-language model gains over it, it gains from more than its neighbours.
+language model gains over it, it gains from more than its neighbors.
 """
 
 import collections

@@ -42,7 +42,7 @@ def tiled_flow(
     predict: frames [b, 2, h, w, C] to flow [b, h, w, 2], in pixels. Every call
       gets the same b, so that a jitted function compiles once.
     tile: (h, w).
-    min_overlap: rows or columns that neighbours share at least.
+    min_overlap: rows or columns that neighbors share at least.
     spacing: 'even', as the paper says, or 'released', as the authors' notebook
       does; see `tile_starts`.
     batch_size: the most tiles a call.
@@ -98,7 +98,7 @@ def tile_starts(
   Args:
     size: pixels of the image, at least `tile`.
     tile: pixels of a tile.
-    min_overlap: pixels that neighbours share at least.
+    min_overlap: pixels that neighbors share at least.
     spacing: 'even': as few tiles as will do, evenly spaced (1024 by 496: 0,
       264, 528). 'released': a tile every `tile - min_overlap` pixels, the last
       one flush with the border (0, 476, 528).

@@ -102,7 +102,7 @@ class ClipData:
   def _clips(self, split: str) -> windows.Clips:
     arguments = self._data.source_args.to_dict().get(self._data.source, {})
     if self._data.source == "files":
-      arguments["pictures"] = self.window.num_frames > 0
+      arguments["prefer_video"] = self.window.num_frames > 0
     found = clip_sources.make_clips(self._data.source, split=split, **arguments)
     if isinstance(found, clip_shards.ClipShards):
       found.check_window(self.window)

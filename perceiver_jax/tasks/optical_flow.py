@@ -266,7 +266,7 @@ class OpticalFlow:
     arguments = data.source_args.to_dict().get(name, {})
     split = data.train_split if train else data.eval_split
     source = flow_sources.make_flow_source(name, split=split, **arguments)
-    if not source.has_truth:
+    if not source.has_ground_truth:
       raise UserError(
         f"the {split!r} split of {name!r} has no truth; set"
         f" config.data.{role}_split=train, or config.data.{role}_source to"

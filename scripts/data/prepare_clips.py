@@ -83,7 +83,7 @@ def main(argv: Sequence[str]) -> int:
         _SPLIT.value,
         _CLASSES.value,
         _CUT.value,
-        pictures=_FPS.value > 0,
+        prefer_video=_FPS.value > 0,
       ),
       index,
       shard_writer.Settings(

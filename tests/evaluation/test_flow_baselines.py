@@ -10,7 +10,7 @@ from perceiver_jax.evaluation import flow_baselines
 class Pairs:
   """Pairs of the sizes given, whose flow is (number + 1, 0)."""
 
-  in_memory = has_truth = True
+  in_memory = has_ground_truth = True
 
   def __init__(self, sizes, unknown=(), knows_occlusion=True):
     self._sizes, self._unknown = sizes, unknown

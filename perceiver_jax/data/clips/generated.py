@@ -91,7 +91,7 @@ def generated(
 ) -> GeneratedClips:
   """Clips in which a shape moves while a sound is heard.
 
-  Clip i is always the same; those of "test" are none of "train". Colours,
+  Clip i is always the same; those of "test" are none of "train". Colors,
   paths and speeds, pitches and loudness differ from clip to clip.
 
   Args:
@@ -136,10 +136,10 @@ def _pictures(
   first, speed = rng.uniform(0, 1, 2), rng.uniform(0.15, 0.5, 2)
   # From 0 to 1 and back, then from one edge of the frame to the other.
   path = np.abs((first + speed * times[:, None]) % 2 - 1)
-  centre = half + path * (1 - 2 * half)
+  center = half + path * (1 - 2 * half)
   y, x = ((np.arange(n) + 0.5) / n for n in size)
-  down = (y[None, :, None] - centre[:, :1, None]) / half[0]
-  across = (x[None, None] - centre[:, 1:, None]) / half[1]
+  down = (y[None, :, None] - center[:, :1, None]) / half[0]
+  across = (x[None, None] - center[:, 1:, None]) / half[1]
   if shape == "disc":
     far = np.hypot(down, across)
   else:

@@ -83,9 +83,9 @@ def filters(
     )
   edges = _to_hertz(np.linspace(_to_mel(lowest), _to_mel(highest), bands + 2))
   frequencies = np.fft.rfftfreq(window, 1 / sample_rate)
-  low, centre, high = (edges[i : i + bands, None] for i in range(3))
-  up = (frequencies - low) / (centre - low)
-  down = (high - frequencies) / (high - centre)
+  low, center, high = (edges[i : i + bands, None] for i in range(3))
+  up = (frequencies - low) / (center - low)
+  down = (high - frequencies) / (high - center)
   return np.maximum(0, np.minimum(up, down)) * 2 / (high - low)
 
 
@@ -95,7 +95,7 @@ def spec_augment(
   """Hides stripes of time and of frequency (arXiv 1904.08779).
 
   Args:
-    spectrogram: float32 [F, M], normalised so that 0 is its mean.
+    spectrogram: float32 [F, M], normalized so that 0 is its mean.
     rng: draws the stripes.
     settings: `num_times` stripes of up to `times` frames, and
       `num_frequencies` of up to `frequencies` bands.

@@ -1,6 +1,6 @@
 """What happens to a clip between its source and a model.
 
-The same crop, flip and colours for all frames of a clip. Shapes: T frames, H
+The same crop, flip and colors for all frames of a clip. Shapes: T frames, H
 height, W width, S samples.
 """
 
@@ -77,7 +77,7 @@ class ClipPreprocessing:
       if settings["flip"] and rng.random() < 0.5:
         pictures = pictures[:, :, ::-1]
       if rng.random() < settings["colour"]["probability"]:
-        pictures = change_colours(pictures, rng, settings["colour"])
+        pictures = color_jitter(pictures, rng, settings["colour"])
       found["image"] = self._normalized(pictures)
     if "audio" in found and settings["sound"] == "mel":
       heard = self._spectrogram(found["audio"])
@@ -90,7 +90,7 @@ class ClipPreprocessing:
     return found
 
   def pixels(self, pictures: np.ndarray) -> np.ndarray:
-    """Normalised pictures [..., C] as uint8, to look at."""
+    """Normalized pictures [..., C] as uint8, to look at."""
     return transforms.to_pixels(pictures, self._settings["normalization"])
 
   def _cropped(
@@ -116,7 +116,7 @@ class ClipPreprocessing:
     )
 
 
-def change_colours(
+def color_jitter(
   pictures: np.ndarray,
   rng: np.random.Generator,
   settings: Mapping[str, float],
@@ -141,9 +141,9 @@ def change_colours(
   )
   x = pictures.astype(np.float32)
   mean = x.mean((0, 1, 2)) @ _LUMA
-  grey = np.outer(np.ones(3), _LUMA)
+  gray = np.outer(np.ones(3), _LUMA)
   matrix = _hue(2 * np.pi * turn) @ (
-    grey + (1 + saturation) * (np.eye(3) - grey)
+    gray + (1 + saturation) * (np.eye(3) - gray)
   )
   matrix = ((1 + contrast) * matrix).astype(np.float32)
   x = x @ matrix.T.astype(np.float32) + np.float32(
@@ -153,7 +153,7 @@ def change_colours(
 
 
 def _hue(angle: float) -> np.ndarray:
-  """Turns colours around grey, keeping brightness; [3, 3]."""
+  """Turns colors around gray, keeping brightness; [3, 3]."""
   to_yiq = np.array(
     [
       _LUMA,

@@ -1,4 +1,4 @@
-"""Changes of a training pair: colours, erased parts, size and place.
+"""Changes of a training pair: colors, erased parts, size and place.
 
 What the authors of AutoFlow released for RAFT, which the paper uses with a
 curriculum on its severity (IO, app. H). For the change of size their code has
@@ -26,8 +26,8 @@ class Augmentation(NamedTuple):
 
   Attributes:
     brightness: most that pixels are multiplied by, above or below 1.
-    contrast: the same of their distance from the mean colour.
-    saturation: the same of their distance from grey.
+    contrast: the same of their distance from the mean color.
+    saturation: the same of their distance from gray.
     hue: most that hues turn, as a share of the circle.
     asymmetric_share: of pairs whose frames are changed differently.
     erase_share: of pairs with one or two boxes of the second frame erased.
@@ -104,7 +104,7 @@ def augment(
   """
   frames = example["frames"]
   if severity:
-    frames = _colours(frames, rng, how, severity)
+    frames = _colors(frames, rng, how, severity)
     if rng.random() < severity * how.erase_share:
       frames = _erased(frames, rng, how.erase_size)
   scales = _scales(rng, how, severity)
@@ -147,7 +147,7 @@ def resized_crop(
     ratio = np.float32([columns / part[1], rows / part[0]])
     frames = np.stack([_resize(f, size, cv2.INTER_LINEAR) for f in frames])
     flow = _resized_flow(flow, size) * ratio
-    # INTER_NEAREST would displace it: it is not about the pixels' centres.
+    # INTER_NEAREST would displace it: it is not about the pixels' centers.
     way = cv2.INTER_NEAREST_EXACT
     occluded = _resize(occluded.astype(np.uint8), size, way) > 0
   return {**example, "frames": frames, "flow": flow, "occluded": occluded}
@@ -177,7 +177,7 @@ def _scales(
   return float(down), float(across)
 
 
-def _colours(
+def _colors(
   frames: np.ndarray,
   rng: np.random.Generator,
   how: Augmentation,
@@ -200,13 +200,13 @@ def _jittered(
   light, contrast, saturation, hue = severity * most * rng.uniform(-1, 1, 4)
   pixels = frames.reshape(-1, frames.shape[2], 3)
   mean = np.array(cv2.mean(pixels)[:3])
-  grey = np.tile([0.299, 0.587, 0.114], (3, 1))
-  matrix = (1 + saturation) * np.eye(3) - saturation * grey
+  gray = np.tile([0.299, 0.587, 0.114], (3, 1))
+  matrix = (1 + saturation) * np.eye(3) - saturation * gray
   matrix *= (1 + light) * (1 + contrast)
   offset = (
     -contrast
     * (1 + light)
-    * (((1 + saturation) * np.eye(3) - saturation * grey) @ mean)
+    * (((1 + saturation) * np.eye(3) - saturation * gray) @ mean)
   )
   pixels = cv2.transform(pixels, np.column_stack([matrix, offset]))
   turn = round(256 * hue)
@@ -220,7 +220,7 @@ def _jittered(
 def _erased(
   frames: np.ndarray, rng: np.random.Generator, sides: tuple[int, int]
 ) -> np.ndarray:
-  """Fills boxes of the second frame with its mean colour."""
+  """Fills boxes of the second frame with its mean color."""
   frames = frames.copy()
   height, width = frames.shape[1:3]
   mean = np.array(cv2.mean(frames[1])[:3])

@@ -41,14 +41,14 @@ def apply_effects(
 
 
 def _fog(rng: np.random.Generator, scene: Scene, x: np.ndarray) -> np.ndarray:
-  """Grey that lies before everything and stays where it is."""
+  """Gray that lies before everything and stays where it is."""
   field = _smooth(rng, x.shape[1:3])
   density = (scene.fog_density * rng.random()) * field[..., None]
   return x + density * (np.float32(rng.uniform(120, 255)) - x)
 
 
 def _light(rng: np.random.Generator, scene: Scene, x: np.ndarray) -> np.ndarray:
-  """Brightens or darkens a frame, its colours and its parts unevenly."""
+  """Brightens or darkens a frame, its colors and its parts unevenly."""
   gains = 1 + scene.light * rng.uniform(-1, 1, 3) / 2
   field = 1 + scene.light * (_smooth(rng, x.shape[:2]) - 0.5)
   return x * field[..., None] * gains.astype(np.float32)

@@ -125,10 +125,10 @@ def _read_kitti(data: bytes) -> np.ndarray:
   if not match:
     raise _DamagedError("it is no PNG file")
   width, height = (int.from_bytes(size, "big") for size in match.groups()[:2])
-  depth, colours = match[3][0], match[4][0]
-  if (depth, colours) != (16, _PNG_RGB):
+  depth, colors = match[3][0], match[4][0]
+  if (depth, colors) != (16, _PNG_RGB):
     raise _DamagedError(
-      f"it has {depth} bits per channel and PNG colour type {colours}; KITTI "
+      f"it has {depth} bits per channel and PNG color type {colors}; KITTI "
       "flow has 16 bits and type 2 (RGB)"
     )
   if width * height * 6 > len(data) * _DEFLATE_MOST:

@@ -57,7 +57,7 @@ class FlowFolder:
 
   def __init__(self, files: Sequence[Files]):
     self.files = tuple(files)
-    self.has_truth = all(pair.flow is not None for pair in self.files)
+    self.has_ground_truth = all(pair.flow is not None for pair in self.files)
     self.knows_occlusion = all(
       pair.occlusion or pair.visible_flow for pair in self.files
     )

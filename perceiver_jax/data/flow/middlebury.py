@@ -34,7 +34,7 @@ class Motorcycle:
   """See `motorcycle`."""
 
   in_memory = True
-  has_truth = True
+  has_ground_truth = True
   knows_occlusion = False
 
   def __init__(self, scale: float):
@@ -52,7 +52,7 @@ class Motorcycle:
       disparity = stored["arr_0"].astype(np.float32)
     rows, columns = (round(n * scale) for n in disparity.shape)
     # Not averaged: values of two depths, or unknown ones, would mix. Exact:
-    # about the pixels' centres, as the frames are resized.
+    # about the pixels' centers, as the frames are resized.
     small = cv2.resize(
       disparity, (columns, rows), interpolation=cv2.INTER_NEAREST_EXACT
     )

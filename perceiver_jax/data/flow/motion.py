@@ -81,7 +81,7 @@ class Motion(NamedTuple):
 
 
 def affine(
-  centre: np.ndarray,
+  center: np.ndarray,
   translation: np.ndarray,
   degrees: float,
   scale: float,
@@ -90,7 +90,7 @@ def affine(
   """The matrix [2, 3] that turns, scales, shears and then moves.
 
   Args:
-    centre: what stays in place but for the translation.
+    center: what stays in place but for the translation.
     translation: (x, y) in pixels.
     degrees: anticlockwise as seen in an image.
     scale: of both axes.
@@ -101,7 +101,7 @@ def affine(
     [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]
   )
   linear = scale * turn @ np.array([[1.0, shear], [0.0, 1.0]])
-  offset = centre - linear @ centre + translation
+  offset = center - linear @ center + translation
   return np.column_stack([linear, offset])
 
 
@@ -119,7 +119,7 @@ def thin_plate(
     rng: moves the points, normally distributed.
     box: what is bent.
     points: along each axis of the box.
-    strength: standard deviation over the distance of neighbouring points.
+    strength: standard deviation over the distance of neighboring points.
 
   Returns:
     float32 [_COARSE, _COARSE, 2] in pixels; so weak that nothing folds.

@@ -1,10 +1,10 @@
-"""Random scenes of moving layers, in the manner of AutoFlow.
+"""Random scenes of moving layers, as in AutoFlow.
 
-A scene is a background and objects before it, each with a texture, a mask and
-a motion (Sun et al., "AutoFlow: Learning a Better Training Set for Optical
-Flow", 2021; their renderer was not released, and the numbers they searched for
-are not known: these are ours). Lengths are shares of the frame's height, so
-that the same settings fit any size.
+A scene is a background with objects in front of it, each with a texture, a mask
+and a motion (Sun et al., "AutoFlow: Learning a Better Training Set for Optical
+Flow", 2021). Neither AutoFlow's renderer nor its learned hyperparameters were
+released; the defaults here are our own. Lengths are fractions of the frame's
+height, so that the same settings fit any size.
 """
 
 from collections.abc import Mapping
@@ -27,46 +27,48 @@ from perceiver_jax.data.flow.shapes import Outline, random_shape
 from perceiver_jax.data.flow.textures import Textures
 from perceiver_jax.errors import UserError
 
-# Pixels of texture beyond what is seen in the second frame.
+# Texture around the second frame's part, as a fraction of the larger side.
 _MARGIN = 0.15
 
 
 class Scene(NamedTuple):
-  """How scenes are drawn. Shares of pairs or layers are from 0 to 1.
+  """Settings of random scenes. Shares of pairs or layers are from 0 to 1.
 
   Attributes:
-    objects: least and most of them.
-    diameter: of an object, smallest and largest, over the frame's height.
-    vertices: see `shapes.Outline`, as the next five.
+    objects: minimum and maximum number of objects.
+    diameter: smallest and largest diameter of an object, over the frame's
+      height.
+    vertices: this and the next five: see `shapes.Outline`.
     irregularity: of polygons.
     spikiness: of shapes.
     blob_share: of smooth shapes.
     hole_share: of shapes with a hole.
     elongation: of shapes.
-    translation: mean length of an object's, over the frame's height; lengths
-      are distributed exponentially, so that most are short and some long.
-    longest: times the mean that a translation may be long.
-    rotation: standard deviation of an object's, in degrees.
-    scale: standard deviation of the logarithm of an object's growth.
-    shear: standard deviation of an object's.
-    follow_share: share of objects that move with the background, and by their
-      own motion in addition.
+    translation: mean length of an object's translation, over the frame's
+      height; lengths are drawn from an exponential distribution.
+    max_translation: longest translation, as a multiple of the mean.
+    rotation: standard deviation of an object's rotation, in degrees.
+    scale: standard deviation of the logarithm of an object's scale.
+    shear: standard deviation of an object's shear.
+    follow_share: share of objects that move with the background, in addition
+      to their own motion.
     warp_share: share of layers that are bent.
-    warp_points: along each axis of a layer; see `motion.thin_plate`.
-    warp_strength: see there.
-    background_translation: as `translation`, of the background.
-    background_rotation: as `rotation`.
-    background_scale: as `scale`.
-    background_shear: as `shear`.
-    edge_blur: most pixels that an object's edge is softened by.
+    warp_points: points along each axis of a layer; see `motion.thin_plate`.
+    warp_strength: see `motion.thin_plate`.
+    background_translation: `translation` of the background.
+    background_rotation: `rotation` of the background.
+    background_scale: `scale` of the background.
+    background_shear: `shear` of the background.
+    edge_blur: largest standard deviation of the blur of an object's edge, in
+      pixels.
     motion_blur_share: share of pairs with motion blur.
-    motion_blur: most of a motion that is smeared: 1 is all of it.
-    fog_share: share of pairs seen through fog.
-    fog_density: most of it.
+    motion_blur: longest blur, as a fraction of the motion between the frames.
+    fog_share: share of pairs with fog.
+    fog_density: largest density of fog, 0 to 1.
     light_share: share of pairs whose frames are lit differently.
-    light: most that they differ, as a share of the brightness.
-    noise_share: share of pairs with noise of the sensor.
-    noise: its largest standard deviation, in levels of 255.
+    light: largest difference in brightness, as a fraction.
+    noise_share: share of pairs with sensor noise.
+    noise: largest standard deviation of the noise, in levels of 255.
   """
 
   objects: tuple[int, int] = (2, 8)
@@ -78,7 +80,7 @@ class Scene(NamedTuple):
   hole_share: float = 0.1
   elongation: float = 3.0
   translation: float = 0.05
-  longest: float = 6.0
+  max_translation: float = 6.0
   rotation: float = 8.0
   scale: float = 0.08
   shear: float = 0.03
@@ -102,19 +104,19 @@ class Scene(NamedTuple):
 
 
 class Layer(NamedTuple):
-  """What is drawn, from back to front. Its home is the second frame.
+  """A textured shape with its position in the second frame and its motion.
 
   Attributes:
     texture: uint8 [h, w, 3].
-    place: [2, 3], from the second frame to the texture.
+    to_texture: [2, 3], affine map from the second frame to the texture.
     motion: from the first frame to the second.
     mask: coverage uint8 over `mask_box`; None covers everything.
-    mask_box: in the second frame.
-    first_box: pixels of the first frame it may be seen at.
+    mask_box: extent of the layer in the second frame.
+    first_box: pixels of the first frame in which the layer may be visible.
   """
 
   texture: np.ndarray
-  place: np.ndarray
+  to_texture: np.ndarray
   motion: Motion
   mask: np.ndarray | None
   mask_box: Box
@@ -122,15 +124,16 @@ class Layer(NamedTuple):
 
 
 def make_scene(settings: Mapping[str, Any]) -> Scene:
-  """A `Scene` from the leaves of a config.
+  """Makes a `Scene` from the leaves of a config.
 
   Raises:
-    UserError: there is no such leaf, or a number is out of range.
+    UserError: a leaf is unknown, or a number is out of range.
   """
   unknown = sorted(set(settings) - set(Scene._fields))
   if unknown:
     raise UserError(
-      f"the rendered scenes have no setting {', '.join(unknown)}; choose from"
+      f"config.data.source_args.rendered.scene has no {', '.join(unknown)};"
+      " choose from"
       f" {', '.join(Scene._fields)}"
     )
   scene = Scene(**settings)
@@ -138,7 +141,8 @@ def make_scene(settings: Mapping[str, Any]) -> Scene:
     value = getattr(scene, name)
     if len(value) != 2 or not 0 <= value[0] <= value[1]:
       raise UserError(
-        f"the rendered scenes have {name} {value}; give the least and the most"
+        f"config.data.source_args.rendered.scene.{name} is {value}; give the"
+        " minimum and the maximum"
       )
   least = {"diameter": 1e-3, "vertices": 3}
   for name, value in least.items():
@@ -159,24 +163,24 @@ def draw_layers(
   height: int,
   width: int,
 ) -> list[Layer]:
-  """The layers of one pair, the background first.
+  """Draws the layers of a random pair, the background first.
 
   Args:
-    rng: draws what is random.
-    scene: how.
-    textures: what they look like.
-    height: of the frames, in pixels.
-    width: of the frames.
+    rng: random generator.
+    scene: settings of the scene.
+    textures: textures of the layers.
+    height: height of the frames in pixels.
+    width: width of the frames in pixels.
   """
-  smear = 0.0
+  blur = 0.0
   if rng.random() < scene.motion_blur_share:
-    smear = rng.uniform(0, scene.motion_blur)
+    blur = rng.uniform(0, scene.motion_blur)
   frame = Box(0, 0, width, height)
   camera = _affine(rng, scene, frame, "background_", height)
   motion = _bent(rng, scene, Motion(camera, frame, None))
-  layers = [_layer(rng, textures, motion, None, frame, frame, smear)]
+  layers = [_layer(rng, textures, motion, None, frame, frame, blur)]
   for _ in range(rng.integers(scene.objects[0], scene.objects[1] + 1)):
-    layers.append(_object(rng, scene, textures, frame, camera, smear))
+    layers.append(_object(rng, scene, textures, frame, camera, blur))
   return layers
 
 
@@ -186,27 +190,27 @@ def _object(
   textures: Textures,
   frame: Box,
   camera: np.ndarray,
-  smear: float,
+  blur: float,
 ) -> Layer:
   height, width = frame.shape
   diameter = height * np.exp(rng.uniform(*np.log(scene.diameter)))
   outline = Outline(*(getattr(scene, name) for name in Outline._fields))
-  centre = rng.uniform((0, 0), (width, height))
-  mask, box = random_shape(rng, outline, centre, diameter)
+  center = rng.uniform((0, 0), (width, height))
+  mask, box = random_shape(rng, outline, center, diameter)
   softness = rng.uniform(0, scene.edge_blur)
   if softness > 0.2:
-    # Two pixels around the shape are there already.
+    # The mask already has a margin of two pixels around the shape.
     reach = max(0, int(3 * softness) - 2)
     mask = cv2.GaussianBlur(np.pad(mask, reach), (0, 0), softness)
-    box = _grown(box, reach)
+    box = _grow(box, reach)
   matrix = _affine(rng, scene, box, "", height)
   if rng.random() < scene.follow_share:
-    matrix = _composed(matrix, camera)
-  mask, box = _smeared(mask, box, smear * _way(matrix, box))
-  motion = _bent(rng, scene, Motion(matrix, _before(box, matrix), None))
+    matrix = _compose(matrix, camera)
+  mask, box = _blurred_mask(mask, box, blur * _displacement(matrix, box))
+  motion = _bent(rng, scene, Motion(matrix, _preimage(box, matrix), None))
   reach = 0 if motion.bend is None else int(np.abs(motion.bend).max()) + 1
-  first_box = _before(_grown(box, reach), matrix)
-  return _layer(rng, textures, motion, mask, box, first_box, smear)
+  first_box = _preimage(_grow(box, reach), matrix)
+  return _layer(rng, textures, motion, mask, box, first_box, blur)
 
 
 def _affine(
@@ -214,7 +218,7 @@ def _affine(
 ) -> np.ndarray:
   of = lambda name: getattr(scene, kind + name)
   mean = height * of("translation")
-  length = min(rng.exponential(mean), scene.longest * mean)
+  length = min(rng.exponential(mean), scene.max_translation * mean)
   angle = rng.uniform(0, 2 * np.pi)
   return affine(
     np.array([box.left + box.right - 1, box.top + box.bottom - 1]) / 2,
@@ -240,56 +244,64 @@ def _layer(
   mask: np.ndarray | None,
   box: Box,
   first_box: Box,
-  smear: float,
+  blur: float,
 ) -> Layer:
-  """Gives a motion its texture, turned so that both frames are resampled."""
+  """Makes a layer of a motion, with a rotated texture.
+
+  The rotation has the texture resampled in both frames, not only in the first.
+  """
   margin = round(_MARGIN * max(box.shape))
   rows, columns = (n + 2 * margin for n in box.shape)
   texture = textures.draw(rng, rows, columns)
   corner = np.array([box.left - margin, box.top - margin], float)
   middle = np.array([columns - 1, rows - 1]) / 2
   turn = affine(middle, 0.0, rng.uniform(-180, 180), 1.0, 0.0)[:, :2]
-  place = np.column_stack([turn, middle - turn @ (corner + middle)])
-  way = smear * _way(motion.matrix, box)
+  to_texture = np.column_stack([turn, middle - turn @ (corner + middle)])
+  path = blur * _displacement(motion.matrix, box)
   return Layer(
-    _blurred(texture, turn @ way), place, motion, mask, box, first_box
+    _motion_blurred(texture, turn @ path),
+    to_texture,
+    motion,
+    mask,
+    box,
+    first_box,
   )
 
 
-def _way(matrix: np.ndarray, box: Box) -> np.ndarray:
-  """How the middle of a box has come there."""
+def _displacement(matrix: np.ndarray, box: Box) -> np.ndarray:
+  """Returns the displacement (x, y) of the center of a box."""
   middle = np.array([box.left + box.right, box.top + box.bottom, 2]) / 2
   return middle[:2] - inverted(matrix) @ middle
 
 
-def _smeared(
-  mask: np.ndarray, box: Box, way: np.ndarray
+def _blurred_mask(
+  mask: np.ndarray, box: Box, path: np.ndarray
 ) -> tuple[np.ndarray, Box]:
-  """Blurs a mask along its way; it grows by that."""
-  reach = int(np.ceil(np.hypot(*way) / 2))
-  return _blurred(np.pad(mask, reach), way), _grown(box, reach)
+  """Blurs a mask along a line; returns it with its enlarged box."""
+  reach = int(np.ceil(np.hypot(*path) / 2))
+  return _motion_blurred(np.pad(mask, reach), path), _grow(box, reach)
 
 
-def _blurred(image: np.ndarray, way: np.ndarray) -> np.ndarray:
-  """Blurs along a line, in the same way in both frames."""
-  length = np.hypot(*way)
+def _motion_blurred(image: np.ndarray, path: np.ndarray) -> np.ndarray:
+  """Blurs an image along a line (x, y)."""
+  length = np.hypot(*path)
   if length < 1:
     return image
   reach = int(np.ceil(length / 2))
   size = 2 * reach + 1
   kernel = np.zeros((size, size), np.uint8)
-  ends = np.rint((reach + np.stack([-way, way]) / 2) * 16).astype(int)
+  ends = np.rint((reach + np.stack([-path, path]) / 2) * 16).astype(int)
   cv2.line(kernel, ends[0], ends[1], 255, 1, cv2.LINE_AA, 4)
   kernel = kernel.astype(np.float32)
   return cv2.filter2D(image, -1, kernel / kernel.sum())
 
 
-def _composed(after: np.ndarray, before: np.ndarray) -> np.ndarray:
+def _compose(after: np.ndarray, before: np.ndarray) -> np.ndarray:
   return after @ np.vstack([before, [0, 0, 1]])
 
 
-def _before(box: Box, matrix: np.ndarray) -> Box:
-  """What moves into a box."""
+def _preimage(box: Box, matrix: np.ndarray) -> Box:
+  """Returns the box of the first frame that moves into a box."""
   x, y = [box.left, box.right], [box.top, box.bottom]
   corners = np.stack([*map(np.ravel, np.meshgrid(x, y)), np.ones(4)])
   places = inverted(matrix) @ corners
@@ -298,6 +310,6 @@ def _before(box: Box, matrix: np.ndarray) -> Box:
   return Box(int(low[0]), int(low[1]), int(high[0]), int(high[1]))
 
 
-def _grown(box: Box, by: int) -> Box:
+def _grow(box: Box, by: int) -> Box:
   left, top, right, bottom = box
   return Box(left - by, top - by, right + by, bottom + by)

@@ -41,7 +41,7 @@ class Outline(NamedTuple):
 def random_shape(
   rng: np.random.Generator,
   outline: Outline,
-  centre: np.ndarray,
+  center: np.ndarray,
   diameter: float,
 ) -> tuple[np.ndarray, Box]:
   """Draws a shape.
@@ -49,7 +49,7 @@ def random_shape(
   Args:
     rng: draws what is random.
     outline: how.
-    centre: (x, y) in pixels.
+    center: (x, y) in pixels.
     diameter: in pixels, about.
 
   Returns:
@@ -57,7 +57,7 @@ def random_shape(
   """
   blob = rng.random() < outline.blob_share
   unit = _blob(rng, outline) if blob else _polygon(rng, outline)
-  points = centre + unit @ _stretch(rng, outline.elongation) * diameter / 2
+  points = center + unit @ _stretch(rng, outline.elongation) * diameter / 2
   # Two pixels of nothing around, so that interpolation ends at zero.
   low = np.floor(points.min(0)).astype(int) - 2
   high = np.ceil(points.max(0)).astype(int) + 3
@@ -65,7 +65,7 @@ def random_shape(
   mask = np.zeros(box.shape, np.uint8)
   _fill(mask, points - low, 255)
   if rng.random() < outline.hole_share:
-    hole = centre + (points - centre) * rng.uniform(*_HOLE)
+    hole = center + (points - center) * rng.uniform(*_HOLE)
     _fill(mask, hole - low, 0)
   return mask, box
 

@@ -31,12 +31,12 @@ class FlowSource(Protocol):
 
   Attributes:
     in_memory: whether fetching a pair costs no reading or decoding.
-    has_truth: whether flow is known; not where a benchmark keeps it.
+    has_ground_truth: whether flow is known; not where a benchmark keeps it.
     knows_occlusion: whether `occluded` says which pixels are hidden.
   """
 
   in_memory: bool
-  has_truth: bool
+  has_ground_truth: bool
   knows_occlusion: bool
 
   def __len__(self) -> int: ...
@@ -57,7 +57,7 @@ class Rendered:
 
   # Nothing is read, but drawing takes as long: threads help.
   in_memory = False
-  has_truth = True
+  has_ground_truth = True
   knows_occlusion = True
 
   def __init__(

@@ -29,7 +29,7 @@ class Textures:
     noise_share: share of the pictures that are procedural noise.
     scale: least and most pixels of a frame to a pixel of a photo, the same
       along both axes.
-    detail: least mean difference of neighbouring pixels, in levels of 255; a
+    detail: least mean difference of neighboring pixels, in levels of 255; a
       part of a photo that is plainer is drawn again, 20 times at most.
 
   Raises:
@@ -52,7 +52,7 @@ class Textures:
   def draw(
     self, rng: np.random.Generator, height: int, width: int
   ) -> np.ndarray:
-    """A picture, with other colours than the photo's.
+    """A picture, with other colors than the photo's.
 
     Returns:
       uint8 [height, width, 3].
@@ -63,7 +63,7 @@ class Textures:
       part = self._part(rng, height, width)
       if not self._detail or _detail(part) >= self._detail:
         break
-    return _recoloured(rng, part)
+    return _recolored(rng, part)
 
   def _part(
     self, rng: np.random.Generator, height: int, width: int
@@ -71,7 +71,7 @@ class Textures:
     """A part of a photo, resized; one that is too small is mirrored on."""
     photo = self._photo(rng)
     scale = np.exp(rng.uniform(*np.log(self._scale)))
-    # Tiny layers would be one blurred colour with fewer pixels of the photo.
+    # Tiny layers would be one blurred color with fewer pixels of the photo.
     rows, columns = (max(8, round(n / scale)) for n in (height, width))
     top = rng.integers(max(0, photo.shape[0] - rows) + 1)
     left = rng.integers(max(0, photo.shape[1] - columns) + 1)
@@ -92,7 +92,7 @@ class Textures:
 
 
 def noise(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-  """Coloured noise of several octaves, less of the finer ones.
+  """Colored noise of several octaves, less of the finer ones.
 
   Returns:
     uint8 [height, width, 3].
@@ -106,9 +106,9 @@ def noise(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     weight = 60 * rng.uniform(0.3, 1) / (octave + 1) ** 0.5
     size = (width, height)
     total += weight * cv2.resize(grid, size, interpolation=cv2.INTER_CUBIC)
-  # Colours that vary together, so that not all noise is a rainbow.
-  grey = total.mean(axis=2, keepdims=True)
-  total = grey + rng.uniform(0, 1) * (total - grey) + rng.uniform(60, 196, 3)
+  # Colors that vary together, so that not all noise is a rainbow.
+  gray = total.mean(axis=2, keepdims=True)
+  total = gray + rng.uniform(0, 1) * (total - gray) + rng.uniform(60, 196, 3)
   return total.clip(0, 255).astype(np.uint8)
 
 
@@ -117,7 +117,7 @@ def _detail(image: np.ndarray) -> float:
   return float(cv2.absdiff(image[:, 1:], image[:, :-1]).mean())
 
 
-def _recoloured(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+def _recolored(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
   """Channels in another order, each with another gain."""
   gains, offsets = rng.uniform(0.6, 1.3, 3), rng.uniform(-20, 20, 3)
   matrix = np.diag(gains)[:, rng.permutation(3)]

@@ -76,10 +76,10 @@ def test_a_tone_is_loudest_in_its_band():
   settings = {**SETTINGS, "bands": 24, "window": 512, "hop": 256,
               "highest": 4000.0}  # fmt: skip
   filters = mel.filters(8000, 512, 24, 0.0, 4000.0)
-  centres = np.fft.rfftfreq(512, 1 / 8000)[filters.argmax(axis=1)]
+  centers = np.fft.rfftfreq(512, 1 / 8000)[filters.argmax(axis=1)]
   for band in (3, 12, 20):
     times = np.arange(4096) / 8000
-    tone = np.sin(2 * np.pi * centres[band] * times)[:, None]
+    tone = np.sin(2 * np.pi * centers[band] * times)[:, None]
     found = mel.log_mel(tone.astype(np.float32), 8000, settings)
     assert set(found.argmax(axis=1)) == {band}
 

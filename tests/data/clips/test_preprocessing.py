@@ -97,20 +97,20 @@ def test_a_whole_modality_is_left_out_of_some_examples(name):
   assert set(empty.values()) == {0}
 
 
-def test_nothing_is_changed_without_colour_changes():
+def test_nothing_is_changed_without_color_changes():
   pictures = example()["image"]
   rng = np.random.default_rng(0)
-  found = clip_preprocessing.change_colours(pictures, rng, NO_COLOUR)
+  found = clip_preprocessing.color_jitter(pictures, rng, NO_COLOUR)
   np.testing.assert_allclose(found, pictures, atol=0.01)
 
 
-def test_each_colour_change_is_what_its_name_says():
+def test_each_color_change_is_what_its_name_says():
   rng = np.random.default_rng(1)
   # Far from black and white, so that nothing is cut off.
   pictures = rng.integers(100, 140, (2, 4, 4, 3), np.uint8)
 
   def changed(**amounts):
-    return clip_preprocessing.change_colours(
+    return clip_preprocessing.color_jitter(
       pictures, Always(), NO_COLOUR | amounts
     )
 
@@ -122,17 +122,17 @@ def test_each_colour_change_is_what_its_name_says():
     1.4 * pictures.std((0, 1, 2)).mean(), rel=1e-3
   )
   luma = np.array([0.299, 0.587, 0.114])
-  grey = pictures @ luma
+  gray = pictures @ luma
   vivid = changed(saturation=0.5)
-  np.testing.assert_allclose(vivid @ luma, grey, atol=0.05)
+  np.testing.assert_allclose(vivid @ luma, gray, atol=0.05)
   np.testing.assert_allclose(
-    vivid - grey[..., None], 1.5 * (pictures - grey[..., None]), atol=0.05
+    vivid - gray[..., None], 1.5 * (pictures - gray[..., None]), atol=0.05
   )
 
 
 def test_a_third_of_a_turn_makes_green_of_red():
   pictures = np.full((1, 1, 1, 3), (150, 100, 100), np.uint8)
-  found = clip_preprocessing.change_colours(
+  found = clip_preprocessing.color_jitter(
     pictures, Always(), NO_COLOUR | {"hue": 1 / 3}
   )[0, 0, 0]
   hue, *_ = colorsys.rgb_to_hsv(*found / 255)

@@ -27,7 +27,7 @@ _CODECS = {
 }
 
 
-def _grey(number):
+def _gray(number):
   """A picture that tells its number, up to 31, by its level."""
   return np.full((32, 48, 3), 8 * number, np.uint8)
 
@@ -48,7 +48,7 @@ def _write(path, times):
     track = file.add_stream(codec, rate=1 / tick, options=options)
     track.width, track.height, track.pix_fmt = 48, 32, "yuv420p"
     for number, time in enumerate(times):
-      frame = av.VideoFrame.from_ndarray(_grey(number), format="rgb24")
+      frame = av.VideoFrame.from_ndarray(_gray(number), format="rgb24")
       frame.pts = number if codec == "mpeg4" else time
       frame.time_base = tick
       file.mux(track.encode(frame))
@@ -147,7 +147,7 @@ def test_a_late_first_frame_stands_for_the_time_before(tmp_path):
     frame.sample_rate, frame.pts = 8000, 0
     file.mux(sound.encode(frame))
     for number in range(5):
-      frame = av.VideoFrame.from_ndarray(_grey(number), format="rgb24")
+      frame = av.VideoFrame.from_ndarray(_gray(number), format="rgb24")
       frame.pts = 10 + number
       file.mux(video.encode(frame))
     file.mux(video.encode())

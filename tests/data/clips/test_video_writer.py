@@ -24,7 +24,7 @@ _COLOURS = np.array(
 
 
 def _stripes(frames=3, height=32):
-  """Six stripes of colours, which move by one stripe a frame."""
+  """Six stripes of colors, which move by one stripe a frame."""
   rolled = [np.roll(_COLOURS, number, axis=0) for number in range(frames)]
   return np.stack(rolled)[:, None].repeat(16, 2).repeat(height, 1)
 
@@ -39,7 +39,7 @@ def _middles(video):
   return video[:, 16, 8::16].astype(int)
 
 
-def test_colours_and_their_order_survive(tmp_path):
+def test_colors_and_their_order_survive(tmp_path):
   write_video(tmp_path / "x.mp4", _stripes(7), 25)
   back = read_video(tmp_path / "x.mp4", 7)
   assert np.abs(_middles(back) - _middles(_stripes(7))).max() <= 4

@@ -530,7 +530,7 @@ def test_the_file_with_what_is_wanted_is_taken(tmp_path, names):
     (tmp_path / name).touch()
   sound, video = sorted(names, key=lambda x: x.endswith(("MP4", "mkv")))
   assert _one(tmp_path) == video
-  assert _one(tmp_path, pictures=False) == sound
+  assert _one(tmp_path, prefer_video=False) == sound
   (tmp_path / video).unlink()
   assert _one(tmp_path) == sound
 

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+from exact_backward_flow import backward_flow
 from hypothesis import (
   given,
   settings,
@@ -18,7 +19,7 @@ from perceiver_jax.errors import UserError
 
 SIZE = (64, 96)
 HOW = flow_augmentation.Augmentation()
-# Changes of place alone: colours stay comparable.
+# Changes of place alone: colors stay comparable.
 PLACES = HOW._replace(
   brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, erase_share=0.0
 )
@@ -101,12 +102,12 @@ def test_nothing_changes_at_severity_zero():
     np.testing.assert_array_equal(found[name], value)
 
 
-def test_colours_change_alike_or_each_frame_by_itself():
+def test_colors_change_alike_or_each_frame_by_itself():
   frames = np.full((2, 8, 8, 3), (200, 100, 50), np.uint8)
   pair = {**smooth_pair(size=(8, 8)), "frames": frames}
-  colours = HOW._replace(spatial_share=0.0, erase_share=0.0)
+  colors = HOW._replace(spatial_share=0.0, erase_share=0.0)
   for share, differ in ((0.0, False), (1.0, True)):
-    how = colours._replace(asymmetric_share=share)
+    how = colors._replace(asymmetric_share=share)
     for seed in range(5):
       rng = np.random.default_rng(seed)
       first, second = flow_augmentation.augment(pair, rng, how, (8, 8), 1.0)[
@@ -152,8 +153,8 @@ def test_boxes_of_the_second_frame_are_erased():
     np.testing.assert_array_equal(found["flow"], pair["flow"])
     changed = (found["frames"][1] != pair["frames"][1]).any(-1)
     assert 0 < changed.sum() <= 2 * 20 * 20
-    colours = np.unique(found["frames"][1][changed], axis=0)
-    assert len(colours) == 1
+    colors = np.unique(found["frames"][1][changed], axis=0)
+    assert len(colors) == 1
 
 
 def test_sparse_flow_stays_sparse_and_exact():
@@ -231,7 +232,7 @@ def test_reverse_flow_is_near_the_truth_where_one_pixel_lands():
     *SIZE,
   )
   pair = flow_render.render(layers, *SIZE)
-  exact = flow_render.backward_flow(layers, pair)
+  exact = backward_flow(layers, pair)
   found = time_reversal.reverse_flow(pair.flow)
   known = np.isfinite(found).all(-1)
   error = np.hypot(*np.moveaxis(found - exact, -1, 0))[known]

@@ -151,9 +151,9 @@ def test_sizes_below_one_are_refused(tmp_path, size):
 def test_other_pictures_are_refused(tmp_path):
   path = tmp_path / "x.png"
   cv2.imwrite(str(path), np.zeros((4, 4, 3), np.uint8))
-  _refused(path, "8 bits per channel and PNG colour type 2")
+  _refused(path, "8 bits per channel and PNG color type 2")
   cv2.imwrite(str(path), np.zeros((4, 4), np.uint16))
-  _refused(path, "16 bits per channel and PNG colour type 0")
+  _refused(path, "16 bits per channel and PNG color type 0")
   (tmp_path / "x.pfm").write_bytes(b"Pf\n1 1\n-1\n\0\0\0\0")
   _refused(tmp_path / "x.pfm", r"one channel \(disparity")
   (tmp_path / "x.pfm").write_bytes(b"PF\n1 1\n-e\n\0\0\0\0")

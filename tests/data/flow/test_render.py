@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+from exact_backward_flow import backward_flow
 from hypothesis import (
   given,
   settings,
@@ -55,7 +56,7 @@ def inside(flow):
 
 
 def seams(labels, reach=2):
-  """Pixels near another layer, where colours are mixed."""
+  """Pixels near another layer, where colors are mixed."""
   size = np.ones((2 * reach + 1,) * 2, np.uint8)
   return cv2.dilate(labels, size) != cv2.erode(labels, size)
 
@@ -114,7 +115,7 @@ def test_what_does_not_move_has_no_flow_and_hides_nothing(seed):
 @given(seed=SEEDS)
 def test_there_and_back_is_where_it_began_unless_occluded(seed):
   layers, pair = scene(seed)
-  back = flow_render.backward_flow(layers, pair)
+  back = backward_flow(layers, pair)
   miss = np.hypot(*np.moveaxis(pair.flow + looked_up(back, pair.flow), -1, 0))
   sure = interior(pair)
   assert sure.mean() > 0.3
@@ -137,7 +138,7 @@ def test_what_moves_apart_does_not_come_back_where_hidden():
   )  # fmt: skip
   for seed in range(5):
     layers, pair = scene(seed, moving)
-    back = flow_render.backward_flow(layers, pair)
+    back = backward_flow(layers, pair)
     miss = np.hypot(*np.moveaxis(pair.flow + looked_up(back, pair.flow), -1, 0))
     hidden = pair.occluded & inside(pair.flow) & ~seams(pair.labels[0], 3)
     assert hidden.sum() > 20
@@ -247,8 +248,8 @@ def test_smeared_objects_are_not_cut_off():
 
 def test_textures_of_a_folder(tmp_path):
   for i in range(12):
-    grey = np.full((20, 30, 3), 10 * i, np.uint8)
-    (tmp_path / f"{i:02}.png").write_bytes(codec.encode_png(grey))
+    gray = np.full((20, 30, 3), 10 * i, np.uint8)
+    (tmp_path / f"{i:02}.png").write_bytes(codec.encode_png(gray))
   found = {
     split: {p.name for p in Textures(split, tmp_path)._paths}
     for split in ("train", "test")
@@ -258,7 +259,7 @@ def test_textures_of_a_folder(tmp_path):
   rng = np.random.default_rng(0)
   drawn = Textures("train", tmp_path, noise_share=0.0).draw(rng, 50, 40)
   assert drawn.shape == (50, 40, 3)
-  # A grey photo stays plain.
+  # A gray photo stays plain.
   assert drawn.std((0, 1)).max() == 0
 
 
@@ -271,7 +272,7 @@ def test_plain_parts_of_photos_are_drawn_again():
     drawn = [textures.draw(rng, 32, 48) for _ in range(40)]
     details.append([flow_textures._detail(p) for p in drawn])
     assert min(map(flow_textures._detail, parts)) < 6
-  # Colours are changed afterwards, by less than half.
+  # Colors are changed afterwards, by less than half.
   assert min(details[0]) < 3 < min(details[1])
 
 
@@ -288,7 +289,7 @@ def test_a_folder_with_too_few_pictures_is_refused(tmp_path, count):
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"object": (1, 2)}, "no setting object"),
+    ({"object": (1, 2)}, "has no object"),
     ({"objects": (3, 2)}, "objects"),
     ({"objects": (1, 400)}, "at most 200"),
     ({"vertices": (2, 5)}, "vertices of 3"),

@@ -54,7 +54,7 @@ def test_scenes_can_be_set():
     ({"split": "all"}, "unknown split"),
     ({"size": (8, 64)}, "16 or more"),
     ({"texture_scale": (0.0, 1.0)}, "texture_scale"),
-    ({"scene": {"speed": 3}}, "no setting speed"),
+    ({"scene": {"speed": 3}}, "has no speed"),
     ({"pairs": 3}, "wrong arguments.*num_train"),
     ({"num_train": 0}, "empty dataset"),
   ],
