@@ -1,4 +1,9 @@
-"""Several sources as one, each with its share of the examples."""
+"""Mixes several sources by weight.
+
+`grain.MapDataset.mix` ends an epoch where its first dataset is exhausted, so
+not every example of the others comes. `Mixture` is a source with a length
+instead: the pipeline shuffles it and numbers its examples as any other.
+"""
 
 import math
 from collections.abc import (
@@ -11,20 +16,20 @@ import numpy as np
 
 from perceiver_jax.data.core.source import Example
 
-# Positions over which a mixture keeps its weights.
+# Number of consecutive positions in which the weights hold exactly.
 _PATTERN = 1000
 
 
 class Mixture:
-  """Sources mixed by weight, the same way every time.
+  """A deterministic mixture of sources.
 
-  An epoch is as long as it takes for every example of every source to come at
-  least once; small sources come again.
+  An epoch takes every example of every source at least once, and repeats the
+  smaller sources.
 
   Args:
-    sources: by name, each with an example or more.
-    weights: share of each; they need not add up to 1. They are kept in whole
-      thousandths.
+    sources: by name; none may be empty.
+    weights: of each source; they need not add up to 1, and are rounded to
+      thousandths of the total.
 
   Raises:
     ValueError: there is no source, or a weight is not a positive number.
@@ -35,7 +40,7 @@ class Mixture:
 
   def __init__(self, sources: Mapping[str, Any], weights: Mapping[str, float]):
     if not sources or any(not 0 < weights[n] < math.inf for n in sources):
-      raise ValueError(f"weights of a mixture are positive: {dict(weights)}")
+      raise ValueError(f"mixture weights must be positive, got {dict(weights)}")
     self._sources = list(sources.values())
     self.in_memory = all(source.in_memory for source in self._sources)
     shares = np.array([weights[name] for name in sources], np.float64)
@@ -43,11 +48,11 @@ class Mixture:
     owners = np.repeat(np.arange(len(shares)), self._counts)
     owners = np.random.default_rng(0).permutation(owners)
     self._owners = owners
-    # The how-manieth of its source in the pattern each position is.
+    # Of each position: earlier positions of the pattern with the same source.
     ranks = np.zeros(_PATTERN, np.int64)
     for source in range(len(shares)):
-      mine = owners == source
-      ranks[mine] = np.arange(mine.sum())
+      is_owner = owners == source
+      ranks[is_owner] = np.arange(is_owner.sum())
     self._ranks = ranks
     sizes = map(len, self._sources)
     rounds = (
@@ -69,12 +74,12 @@ class Mixture:
 
 
 def _whole_counts(shares: np.ndarray, total: int) -> np.ndarray:
-  """Integers of 1 or more that add up to `total`, nearest to the shares."""
+  """Rounds shares to positive integers that add up to `total`."""
   exact = shares * total
   counts = np.maximum(np.floor(exact).astype(np.int64), 1)
   order: Sequence[int] = np.argsort(counts - exact, kind="stable")
   for i in order[: max(0, total - counts.sum())]:
     counts[i] += 1
-  # Tiny shares that were raised to 1 are taken from the largest.
+  # The largest share makes up for tiny ones that were raised to 1.
   counts[counts.argmax()] -= counts.sum() - total
   return counts

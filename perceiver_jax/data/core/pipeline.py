@@ -1,8 +1,8 @@
-"""Batches from a source, the same on any number of processes.
+"""Makes batches from a source with Grain.
 
 A global batch is what all processes take together in one step. Process p gets
-the p-th contiguous part of each, so joining the parts in the order of the
-processes gives the same global batches whatever their number.
+its p-th contiguous part, so the global batches do not depend on the number of
+processes.
 """
 
 import os
@@ -16,7 +16,7 @@ from perceiver_jax.data.core.source import Example, Source
 from perceiver_jax.errors import UserError
 
 TrainTransform = Callable[[Example, np.random.Generator], Example]
-# The last argument counts the examples that training takes before this one.
+# The last argument is the number of examples taken before this one.
 Curriculum = Callable[[Example, np.random.Generator, int], Example]
 EvalTransform = Callable[[Example], Example]
 
@@ -42,28 +42,29 @@ def train_dataset(
 ) -> grain.IterDataset:
   """Makes endless training batches.
 
-  Every epoch takes each example once, in its own order; epochs follow each
-  other without a gap, so a batch may straddle two of them.
+  Every epoch takes each example once, in a new order. Epochs follow each other
+  without a gap, so a batch may contain the end of one and the start of the
+  next.
 
   Args:
-    source: the examples; fewer than a batch are enough.
+    source: the examples; there may be fewer than a batch.
     global_batch: examples in a batch over all processes.
     seed: of the order and of the transform; not negative.
-    process_index: which part of each batch to make.
+    process_index: index of the part of each batch to make.
     process_count: number of parts.
-    transform: from an example and a generator to an example whose shapes do
-      not vary. The generator depends only on the seed, the example and the
+    transform: maps an example and a random generator to an example of fixed
+      shapes. The generator depends only on the seed, the example and the
       epoch.
     shuffle: whether to shuffle.
     num_workers: processes that prepare batches; 0 uses threads only.
-    curriculum: a transform that comes after `transform` and changes as
-      training goes on. Its generator depends on the same.
-    num_doubled: how many examples, at the beginning of training, come twice in
-      succession; each counts twice, and an odd one is cut off.
+    curriculum: a transform applied after `transform` that also gets the number
+      of examples taken so far. Its generator has the same dependencies.
+    num_doubled: number of examples at the beginning of training that are made
+      of half as many, each taken twice in succession; rounded down to even.
 
   Returns:
-    A dataset of dicts of arrays [global_batch / process_count, ...], `index`
-    int32 among them: the position of each example in the source. The state
+    A dataset of dicts of arrays [global_batch / process_count, ...], among
+    them `index` int32, the position of each example in the source. The state
     of its iterators is the number of batches taken, and stays valid when
     `num_workers` or `process_count` change.
 
@@ -78,8 +79,8 @@ def train_dataset(
     return {**example, "index": np.int32(position % length)}
 
   ds = grain.MapDataset.source(source)
-  # Before the shuffle, positions count examples and epochs, not steps: that is
-  # what makes the generator of an example independent of the order.
+  # Before the shuffle, a position identifies an example and an epoch, so the
+  # random generator of an example does not depend on the order.
   if transform is not None:
     ds = ds.random_map(transform, seed=transform_seed)
   if curriculum is not None:
@@ -105,21 +106,21 @@ def eval_dataset(
 ) -> grain.IterDataset:
   """Makes one ordered pass over a source.
 
-  The last global batch is filled up with copies of the last example, so that
-  all processes get the same number of full batches.
+  The last global batch is padded with copies of the last example, so that all
+  processes get the same number of full batches.
 
   Args:
     source: the examples.
     global_batch: examples in a batch over all processes.
-    process_index: which part of each batch to make.
+    process_index: index of the part of each batch to make.
     process_count: number of parts.
-    transform: from an example to an example whose shapes do not vary.
+    transform: maps an example to an example of fixed shapes.
     num_workers: processes that prepare batches; 0 uses threads only.
 
   Returns:
     A dataset of dicts of arrays [global_batch / process_count, ...], among
-    them `index` int32 and `mask` float32: 1 for the first and only time an
-    example comes, 0 for a copy, and 0 where the source says `unreadable`.
+    them `index` int32 and `mask` float32: 1 for an example that counts, 0 for
+    padding and for examples that the source marks as `unreadable`.
 
   Raises:
     UserError: a number is out of range or the source is empty.
@@ -130,7 +131,7 @@ def eval_dataset(
   def example_at(position: int) -> Example:
     index = min(position, length - 1)
     example = source[index]
-    # What takes the place of an unreadable example comes once more by itself.
+    # The replacement of an unreadable example is also taken in its own right.
     counts = position < length and not example.get("unreadable", 0)
     if transform is not None:
       example = transform(example)
@@ -143,7 +144,7 @@ def eval_dataset(
 
 
 class _Batches(grain.IterDataset):
-  """Iterates over batches in order, made ahead by threads or processes."""
+  """Batches in order, prefetched by threads or processes."""
 
   def __init__(
     self, batches: grain.MapDataset, source: Source, num_workers: int
@@ -167,15 +168,15 @@ class _Batches(grain.IterDataset):
     return iter(ds)
 
   def num_batches(self) -> int:
-    """Number of batches; practically endless in training."""
+    """Returns the number of batches; practically endless in training."""
     return len(self._batches)
 
 
 class _BatchIterator(grain.DatasetIterator):
   """An iterator whose whole state is the number of batches taken.
 
-  Grain's own state depends on the number of workers. Batches can be made in
-  any order, so a count is enough, and a run may resume with other workers.
+  Grain's own state depends on the number of workers. Batch i depends on i
+  alone, so a count is enough, and a run may resume with other workers.
   """
 
   def __init__(self, batches: _Batches):
@@ -201,17 +202,17 @@ class _BatchIterator(grain.DatasetIterator):
     return {"next_index": self._next_index}
 
   def set_state(self, state: dict[str, Any]) -> None:
-    """Goes to where `get_state` was called."""
+    """Moves to the position at which `get_state` was called."""
     next_index = int(state["next_index"])
     if not 0 <= next_index <= self._batches.num_batches():
       raise ValueError(
-        f"cannot go to batch {next_index} of {self._batches.num_batches()}"
+        f"cannot move to batch {next_index} of {self._batches.num_batches()}"
       )
     self._stop()
     self._next_index = next_index
 
   def close(self) -> None:
-    """Stops the workers; the iterator cannot be used any more."""
+    """Stops the workers; the iterator cannot be used afterwards."""
     self._is_open = False
     self._stop()
     super().close()
@@ -225,7 +226,7 @@ class _BatchIterator(grain.DatasetIterator):
 def _local_batch(
   source: Source, global_batch: int, process_index: int, process_count: int
 ) -> int:
-  """Checks the numbers of a pipeline; returns the batch of one process."""
+  """Checks arguments and returns the batch size of one process."""
   if not len(source):
     raise UserError("empty dataset: the source has no example")
   if global_batch < 1:
@@ -241,14 +242,14 @@ def _local_batch(
 
 
 def _add_curriculum_key(example: Example, rng: np.random.Generator) -> Example:
-  """Draws the seed of what a curriculum draws."""
+  """Adds the seed of the curriculum's generator to an example."""
   return {**example, _KEY: rng.integers(2**63)}
 
 
 def _apply_curriculum(
   ordered: grain.MapDataset, curriculum: Curriculum, num_doubled: int
 ) -> grain.MapDataset:
-  """Changes examples in the order they are taken in."""
+  """Applies a curriculum to examples in the order of training."""
   num_doubled -= num_doubled % 2
 
   def example_at(position: int) -> Example:
@@ -261,22 +262,22 @@ def _apply_curriculum(
 
 
 def _split_seed(seed: int) -> tuple[int, int, int]:
-  """Derives unrelated 32-bit seeds, for the order and the two transforms.
+  """Derives independent 32-bit seeds for the order and the two transforms.
 
-  Grain adds the epoch to its seed, so neighboring seeds used as they are
+  Grain adds the epoch to its seed, so without this, runs of consecutive seeds
   would share all but one of their epochs.
   """
   if seed < 0:
     raise UserError(f"the seed is {seed}; give 0 or more")
-  # A longer state begins as a shorter one does.
+  # Generating more seeds would not change the first ones.
   first, second, third = np.random.SeedSequence(seed).generate_state(3)
   return int(first), int(second), int(third)
 
 
 def _num_threads(source: Source, num_workers: int) -> int:
-  """Threads that make batches, in each process that makes any."""
+  """Returns the number of threads that make batches in each process."""
   if getattr(source, "in_memory", False):
-    return 1  # Nothing waits for a disk or a decoder: more would only contend.
+    return 1  # Nothing waits for a disk or decoder, so more would only contend.
   if num_workers:
     return _WORKER_THREADS
   return min(_MAX_THREADS, os.cpu_count() or 1)

@@ -1,4 +1,4 @@
-"""Skips examples that cannot be read."""
+"""A source that replaces examples which cannot be read."""
 
 import threading
 from collections.abc import Callable
@@ -9,49 +9,53 @@ from absl import logging
 from perceiver_jax.data.core.source import Example, Source
 from perceiver_jax.errors import UserError
 
-# Unreadable examples that a small data set may have, whatever their share.
+# Up to this many unreadable examples are accepted whatever their share.
 _FEW = 10
-# Unreadable examples that are named.
+# Number of unreadable examples that warnings and errors name.
 _NAMED = 3
 
 
 class SkipUnreadable:
-  """A source some of whose images cannot be read.
+  """A source that replaces unreadable examples by the next readable one.
 
-  An unreadable image is replaced by the next one that can be read, with its
-  label, and the example says so: `unreadable` is float32 1, else 0. The first
-  few are named in warnings. Every process counts for itself: a copy that is
-  sent to a worker starts anew.
+  The label is replaced as well, and `unreadable` of the example is float32 1,
+  else 0. Warnings name the first few unreadable examples. Every process counts
+  for itself; a copy sent to a worker process starts at zero.
 
   Args:
     source: the examples; fetching an unreadable one raises a UserError.
-    most: share of the images read that may be unreadable before it is an
-      error, once there are more than ten.
-    what: what an example is, for messages.
-    count: how many of that there are, if examples are parts of them: example i
-      is then of number i % count, which counts once.
+    max_share: share of the examples read that may be unreadable; a higher share
+      is an error once there are more than ten.
+    kind: the kind of example, for messages.
+    num_files: number of files if examples are parts of files: example i is
+      then of file i % num_files, and each file counts once.
   """
 
   def __init__(
     self,
     source: Source,
-    most: float = 0.01,
-    what: str = "image",
-    count: int = 0,
+    max_share: float = 0.01,
+    kind: str = "image",
+    num_files: int = 0,
   ):
     self.source = source
-    self._what = what
+    self._kind = kind
     self.class_names = source.class_names
     self.num_classes = source.num_classes
     self.in_memory = source.in_memory
-    self._most, self._count = most, count or len(source)
+    self._max_share, self._num_files = max_share, num_files or len(source)
     self._lock = threading.Lock()
     self._num_read = 0
     self._unreadable: set[int] = set()
     self._reasons: list[str] = []  # Of the first few.
 
   def __reduce__(self) -> tuple[type, tuple[Source, float, str, int]]:
-    return SkipUnreadable, (self.source, self._most, self._what, self._count)
+    return SkipUnreadable, (
+      self.source,
+      self._max_share,
+      self._kind,
+      self._num_files,
+    )
 
   def __len__(self) -> int:
     return len(self.source)
@@ -67,11 +71,11 @@ class SkipUnreadable:
   def first_readable(
     self, index: int, read: Callable[[int], Example]
   ) -> Example:
-    """The same where examples are fetched in another way.
+    """Returns the example, or the next one that `read` can read.
 
     Args:
       index: of the example.
-      read: from an index to an example; raises UserError for a bad one.
+      read: maps an index to an example; raises UserError if it is unreadable.
     """
     position = index
     for _ in range(len(self)):
@@ -82,32 +86,32 @@ class SkipUnreadable:
     raise self._too_many()
 
   def _read(self, index: int, read: Callable[[int], Example]) -> Example | None:
-    """The example, or None if it can't be read."""
+    """Returns the example, or None if it cannot be read."""
     try:
       example = read(index)
     except UserError as error:
-      self._note(index % self._count, str(error))
+      self._note(index % self._num_files, str(error))
       return None
     with self._lock:
       self._num_read += 1
     return example
 
   def _note(self, number: int, reason: str) -> None:
-    """Notes an unreadable image; raises UserError if there are too many."""
+    """Counts an unreadable example; raises UserError if there are too many."""
     with self._lock:
       self._num_read += 1
-      # Each counts once, however often it comes: epochs change no share.
+      # Each counts once, so that further epochs do not change the share.
       if number not in self._unreadable and len(self._reasons) < _NAMED:
         self._reasons.append(reason)
-        logging.warning("%s; the next %s takes its place", reason, self._what)
+        logging.warning("%s; the next %s takes its place", reason, self._kind)
       self._unreadable.add(number)
-      different = min(self._num_read, self._count)
-      if len(self._unreadable) > max(_FEW, self._most * different):
+      num_distinct = min(self._num_read, self._num_files)
+      if len(self._unreadable) > max(_FEW, self._max_share * num_distinct):
         raise self._too_many()
 
   def _too_many(self) -> UserError:
     return UserError(
-      f"{len(self._unreadable)} {self._what}s cannot be read after"
-      f" {self._num_read} were tried, which is too many to leave out: "
+      f"{len(self._unreadable)} {self._kind}s cannot be read, of"
+      f" {self._num_read} tried, which is too many to skip: "
       + "; ".join(self._reasons)
     )

@@ -1,7 +1,7 @@
-"""What a source is: labelled examples that can be fetched in any order.
+"""The protocol of a source: examples that can be fetched in any order.
 
-A source has a length and returns example i as a dict of numpy arrays, here
-`image` [H, W, C] and `label` (int32 scalar, a position in `class_names`).
+A source has a length and returns example i as a dict of numpy arrays; for
+images `image` [H, W, C] and `label` (int32 scalar, an index of `class_names`).
 """
 
 import inspect
@@ -24,12 +24,12 @@ Example = dict[str, np.ndarray]
 
 
 class Source(Protocol):
-  """What a pipeline needs of a data set.
+  """Protocol of the data sets that a pipeline reads.
 
   Attributes:
     class_names: name of each label.
-    num_classes: their number.
-    in_memory: whether fetching an example costs no reading or decoding.
+    num_classes: number of class names.
+    in_memory: whether examples are fetched without reading or decoding files.
   """
 
   class_names: tuple[str, ...]
@@ -44,16 +44,16 @@ class Source(Protocol):
 def check_choice(
   given: str, allowed: tuple[str, ...], what: str, owner: str
 ) -> None:
-  """Refuses what is not one of the choices.
+  """Checks that a value is one of the allowed choices.
 
   Args:
-    given: what was asked for.
+    given: the value.
     allowed: the choices.
-    what: what they are, "split" for example.
-    owner: what has them, "digits" for example.
+    what: the kind of value, for the error: "split" for example.
+    owner: of the choices, for the error: "digits" for example.
 
   Raises:
-    UserError: `given` is none of them.
+    UserError: `given` is not allowed.
   """
   if given not in allowed:
     raise UserError(
@@ -65,22 +65,22 @@ def check_choice(
 def check_class_names(
   known: Sequence[str], found: Sequence[str], owner: str
 ) -> None:
-  """Refuses data whose labels mean something else than a run has learned.
+  """Checks that data has the classes that a run was trained on.
 
   Args:
     known: names of the classes of the run.
-    found: those of the data.
-    owner: what has them, "split 'test'" for example.
+    found: names of the classes of the data.
+    owner: of the data, for the error: "split 'test'" for example.
 
   Raises:
-    UserError: they differ; it names the first that does.
+    UserError: they differ; the error names the first difference.
   """
   pairs = itertools.zip_longest(known, found)
   for number, (old, new) in enumerate(pairs):
     if old != new:
       shown = ["none" if x is None else repr(x) for x in (new, old)]
       raise UserError(
-        f"{owner} has {len(found)} classes, and the run {len(known)}: the first"
+        f"{owner} has {len(found)} classes and the run {len(known)}; the first"
         f" that differs is number {number}, {shown[0]} instead of {shown[1]};"
         " give the same classes in the same order"
       )
@@ -92,13 +92,13 @@ def make_named(
   owner: str,
   arguments: Mapping[str, Any],
 ) -> Any:
-  """Calls one of several makers of sources.
+  """Makes a source by name.
 
   Args:
-    makers: by name.
-    name: which one.
-    owner: what has them, "the data" for example.
-    arguments: for it.
+    makers: functions that make sources, by name.
+    name: a key of `makers`.
+    owner: of the sources, for errors: "the data" for example.
+    arguments: keyword arguments of the function.
 
   Raises:
     UserError: the name or an argument is unknown, or there is no example.

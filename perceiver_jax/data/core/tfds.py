@@ -1,4 +1,4 @@
-"""Opens and reads data sets that TensorFlow Datasets has prepared on a disk.
+"""Reads data sets prepared by TensorFlow Datasets (TFDS).
 
 Nothing is downloaded, and TensorFlow is not imported.
 """
@@ -8,7 +8,7 @@ from typing import Any
 
 from perceiver_jax.errors import UserError
 
-# Files that may be open beside those of a data set.
+# Files that may be open besides those of a data set.
 _OTHER_FILES = 1024
 
 
@@ -31,21 +31,21 @@ class Texts:
 
 
 def texts(name: str, split: str, data_dir: str = "") -> Texts:
-  """A text data set that TensorFlow Datasets has prepared: C4, Wikipedia.
+  """Returns the texts of a data set prepared by TFDS: C4, Wikipedia.
 
   Args:
-    name: "c4/en", "wikipedia/20230601.en" or another with a feature `text`.
-    split: slices allowed: "train[1000:]".
-    data_dir: where it was prepared; empty for TFDS's own default.
+    name: "c4/en", "wikipedia/20230601.en" or another with a `text` feature.
+    split: a TFDS split; slices are allowed: "train[1000:]".
+    data_dir: directory in which it was prepared; empty for TFDS's own default.
 
   Raises:
-    UserError: it is unknown, not prepared, or has no text.
+    UserError: the data set is unknown, not prepared, or has no text.
   """
   found = open_prepared(name, split, data_dir)
   features = dict(found.dataset_info.features.items())
   if "text" not in features:
     raise UserError(
-      f"{name!r} has features {', '.join(sorted(features))}; a text is needed:"
+      f"{name!r} has features {', '.join(sorted(features))}; 'text' is needed;"
       " choose another data set"
     )
   return Texts(found)
@@ -57,20 +57,20 @@ def open_prepared(
   data_dir: str = "",
   decoders: dict[str, Any] | None = None,
 ) -> Any:
-  """The random-access source of a data set that TFDS has prepared.
+  """Opens a data set prepared by TFDS as a random-access source.
 
   Args:
     name: a TFDS name, with config and version if wanted.
-    split: slices allowed.
-    data_dir: where it was prepared; empty for TFDS's own default.
-    decoders: of features that are not to be decoded as usual.
+    split: a TFDS split; slices are allowed.
+    data_dir: directory in which it was prepared; empty for TFDS's own default.
+    decoders: replace the usual decoders of some features.
 
   Raises:
-    UserError: it is unknown, not prepared in the array_record format, or
-      lacks the split.
+    UserError: the data set is unknown, not prepared in the array_record format,
+      or lacks the split.
   """
   import tensorflow_datasets
-  import tensorflow_datasets.text  # Makes texts known: C4, Wikipedia, GLUE.
+  import tensorflow_datasets.text  # Registers C4, Wikipedia, GLUE.
 
   where = data_dir or "the default TFDS directory"
   try:
@@ -86,7 +86,7 @@ def open_prepared(
       f"TensorFlow Datasets has no {name!r} in {where}; check the name and "
       "data_dir"
     ) from error
-  # TFDS says "not prepared" in four ways, by what it finds on the disk.
+  # TFDS raises any of these when a data set is not fully prepared.
   except (NotImplementedError, AssertionError, KeyError, OSError) as error:
     raise UserError(
       f"{name!r} split {split!r} is not prepared in {where}: prepare it once"
@@ -103,30 +103,31 @@ def open_prepared(
 
 
 def fetch(data_source: Any, index: int) -> dict[str, Any]:
-  """An example of a source of `open_prepared`.
+  """Reads an example, and names the data set in errors.
 
   Args:
-    data_source: to read.
+    data_source: from `open_prepared`.
     index: of the example.
 
   Raises:
-    UserError: its file is missing or damaged.
+    UserError: the file of the example is missing or damaged.
   """
   try:
     return data_source[index]
   except RuntimeError as error:
     name = data_source.dataset_info.name
     raise UserError(
-      f"example {index} of {name} cannot be read: {error}; look for what is"
-      f" wrong with python -m scripts.data.prepare --check --dataset={name}"
+      f"example {index} of {name} cannot be read: {error}; find the"
+      " damaged files with python -m scripts.data.prepare --check"
+      f" --dataset={name}"
     ) from error
 
 
 def _allow_open_files(count: int) -> None:
-  """Lets this process and its workers keep as many more files open.
+  """Raises the limit of open files of this process and its workers.
 
-  Every file of a data set stays open once it was read. ImageNet has 1,024 to
-  train on, which is also the usual limit.
+  Every file of a data set stays open once it was read. The training split of
+  ImageNet has 1,024, which is also the usual limit.
   """
   soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
   wanted = count + _OTHER_FILES

@@ -53,10 +53,10 @@ def test_every_source_comes_whatever_its_weight(weights):
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
 def test_impossible_weights_are_refused(weight):
-  with pytest.raises(ValueError, match="weights of a mixture are positive"):
+  with pytest.raises(ValueError, match="mixture weights must be positive"):
     _mixture({"a": 2}, {"a": weight})
 
 
 def test_no_source_is_refused():
-  with pytest.raises(ValueError, match="weights of a mixture"):
+  with pytest.raises(ValueError, match="mixture weights"):
     mixture.Mixture({}, {})

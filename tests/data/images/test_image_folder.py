@@ -333,7 +333,7 @@ def _all(source):
   return [(int(x["label"]), float(x["unreadable"])) for x in source]
 
 
-def test_tolerant_takes_the_next_readable_example():
+def test_an_unreadable_example_is_replaced_by_the_next_readable_one():
   source = SkipUnreadable(_Coded(6, {1, 2, 5}))
   assert _all(source) == [(0, 0), (3, 1), (3, 1), (3, 0), (4, 0), (0, 1)]
   assert source[1]["unreadable"].dtype == np.float32
@@ -342,13 +342,13 @@ def test_tolerant_takes_the_next_readable_example():
   assert not source.in_memory
 
 
-def test_tolerant_leaves_other_errors_alone():
+def test_other_errors_are_not_skipped():
   source = SkipUnreadable(_Coded(3))
   with pytest.raises(IndexError):
     source[3]
 
 
-def test_tolerant_warns_of_the_first_few_once(warned):
+def test_the_first_few_unreadable_examples_are_warned_of_once(warned):
   source = SkipUnreadable(_Coded(200, range(0, 100, 20)))
   for _ in range(3):
     _all(source)
@@ -364,7 +364,7 @@ def test_tolerant_warns_of_the_first_few_once(warned):
   ("length", "damaged", "good"),
   [(40, 10, True), (40, 11, False), (2000, 20, True), (2000, 21, False)],
 )
-def test_tolerant_bears_ten_or_one_per_cent_in_any_number_of_epochs(
+def test_ten_or_one_percent_may_be_unreadable_in_any_number_of_epochs(
   length, damaged, good
 ):
   # At the end and apart, so that no share is exceeded on the way.
@@ -378,7 +378,7 @@ def test_tolerant_bears_ten_or_one_per_cent_in_any_number_of_epochs(
       _all(source)
 
 
-def test_tolerant_takes_another_share():
+def test_the_share_of_unreadable_examples_can_be_set():
   damaged = range(0, 100, 2)
   assert len(_all(SkipUnreadable(_Coded(100, damaged), 0.6))) == 100
   with pytest.raises(UserError):
@@ -386,7 +386,7 @@ def test_tolerant_takes_another_share():
 
 
 @pytest.mark.parametrize("length", [1, 5, 1000])
-def test_tolerant_gives_up_where_nothing_is_readable(length):
+def test_an_error_is_raised_if_nothing_is_readable(length):
   source = SkipUnreadable(_Coded(length, range(length)))
   with pytest.raises(
     UserError, match=r"too many.*'0\.jpg' is damaged"
@@ -396,7 +396,7 @@ def test_tolerant_gives_up_where_nothing_is_readable(length):
   assert "'3.jpg'" not in str(error.value)  # names the first three
 
 
-def test_tolerant_counts_exactly_over_threads():
+def test_unreadable_examples_are_counted_exactly_over_threads():
   source = SkipUnreadable(_Coded(3000, range(0, 3000, 100)), 0.02)
   with futures.ThreadPoolExecutor(16) as pool:
     examples = list(pool.map(source.__getitem__, range(3000)))
@@ -407,7 +407,7 @@ def test_tolerant_counts_exactly_over_threads():
     list(pool.map(strict.__getitem__, range(3000)))
 
 
-def test_tolerant_starts_anew_in_a_copy(warned):
+def test_a_copy_starts_counting_at_zero(warned):
   source = SkipUnreadable(_Coded(12, range(11)), 0.5)
   with pytest.raises(UserError):
     source[0]

@@ -371,7 +371,9 @@ def test_tfds_refuses_a_data_set_without_text(tmp_path):
   spec = tiny_tfds.classification()
   records = [tiny_tfds.record(b"", 0)]
   tiny_tfds.prepare(tmp_path, "tiny", spec, {"train": records})
-  with pytest.raises(UserError, match="'tiny' has features image, label; a"):
+  with pytest.raises(
+    UserError, match="'tiny' has features image, label; 'text'"
+  ):
     _tfds(tmp_path, name="tiny")
 
 
