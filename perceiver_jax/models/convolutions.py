@@ -1,7 +1,7 @@
 """Convolutions before and after a Perceiver: the stem and the upsamplers.
 
-Shapes: images [B, Y, X, c], video [B, T, Y, X, c]; lower case t, y, x are the
-smaller grids.
+Shapes: images [B, Y, X, c], video [B, T, Y, X, c]; lower case t, y, x are sizes
+of the smaller grid.
 """
 
 import haiku as hk
@@ -24,13 +24,13 @@ class ConvDownsample(hk.Module):
 
   Args:
     num_layers: Number of layers.
-    num_channels: Output channels of each.
+    num_channels: Output channels of each layer.
     use_batchnorm: Whether BatchNorm follows each convolution.
     cross_replica_axis: Mapped axis over which batch statistics are averaged,
       so that they do not depend on the number of devices; "" for none.
-    padding: "same", the authors'; or "torch", that of Hugging Face's models:
-      3 zeros on every side of the convolution and none around the pool, which
-      makes 55 x 55 elements of 224 x 224 pixels.
+    padding: "same", as in the authors' code; or "torch", as in Hugging Face's
+      models: 3 zeros on every side before the convolution and none before the
+      pool, which gives 55 x 55 elements for 224 x 224 pixels.
 
   Raises:
     ValueError: An unknown `padding`.
@@ -61,7 +61,7 @@ class ConvDownsample(hk.Module):
   def __call__(
     self, images: Float[Array, "B Y X c"], *, is_training: bool
   ) -> Float[Array, "B y x C"]:
-    """Downsamples; batch statistics are used and updated in training."""
+    """Downsamples; uses and updates batch statistics in training."""
     x = images
     for i in range(self._num_layers):
       x = hk.Conv2D(
@@ -87,14 +87,14 @@ class ConvDownsample(hk.Module):
     return x
 
   def _axis(self, is_training: bool) -> str | None:
-    # Parameters are initialised outside the mapped step, where no axis exists.
+    # Parameters are initialized outside the mapped step, where no axis exists.
     if hk.running_init() or not is_training:
       return None
     return self._cross_replica_axis
 
 
 class ConvUpsample2D(hk.Module):
-  """Two 4x4 stride-2 transposed convolutions: 4 times the size."""
+  """Upsamples by 4 with two 4x4 stride-2 transposed convolutions."""
 
   def __init__(self, num_outputs: int, name: str | None = None):
     super().__init__(name=name)
@@ -143,14 +143,14 @@ class ConvUpsample3D(hk.Module):
 
 
 class ConvexUpsample(hk.Module):
-  """Coarse flow and its upsampling, each fine pixel a mean of 3x3 coarse ones.
+  """Predicts coarse flow and upsamples it by convex combinations, as RAFT does.
 
-  The weights of the mean are predicted for every fine pixel and sum to one, as
-  RAFT does; the paper names the method without its sizes (IO, app. H), so the
-  hidden width (twice the input's) is our choice. The flow starts at zero.
+  Each fine pixel is a weighted mean of 3x3 coarse ones, with predicted weights
+  that sum to one. The paper names the method without its sizes (IO, app. H);
+  the hidden width, twice the input's, is our choice. The flow starts at zero.
 
   Args:
-    factor: Fine pixels along the side of a coarse one.
+    factor: Fine pixels per side of a coarse one.
   """
 
   def __init__(self, factor: int, name: str | None = None):
@@ -167,7 +167,7 @@ class ConvexUpsample(hk.Module):
     weights = hk.Conv2D(9 * n * n, 1, name="mask")(hidden)
     weights = weights.reshape(batch, height, width, 9, n, n)
     weights = jax.nn.softmax(weights.astype(jnp.float32), axis=3)
-    neighbours = patches.extract_patches(flow, (3, 3), padding="SAME")
-    neighbours = neighbours.reshape(batch, height, width, 9, 2)
-    fine = jnp.einsum("bhwkij,bhwkc->bhiwjc", weights, neighbours)
+    neighbors = patches.extract_patches(flow, (3, 3), padding="SAME")
+    neighbors = neighbors.reshape(batch, height, width, 9, 2)
+    fine = jnp.einsum("bhwkij,bhwkc->bhiwjc", weights, neighbors)
     return fine.reshape(batch, height * n, width * n, 2)

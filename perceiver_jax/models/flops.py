@@ -16,7 +16,7 @@ _SOFTMAX_COST = 3
 
 
 def count_flops(fn: Callable[..., Any], *args: Any) -> int:
-  """Operations of one call of `fn`, from its shapes alone.
+  """Counts the operations of one call of `fn`, from its shapes alone.
 
   Args:
     fn: A function that can be traced.
@@ -52,7 +52,7 @@ def _count_convolution(eqn: Any) -> int:
 
 
 def _inner_jaxprs(eqn: Any) -> list[Any]:
-  """Jaxprs of nested calls; for a conditional, only its dearest branch."""
+  """Returns jaxprs of nested calls; of a conditional, the costliest branch."""
   if eqn.primitive.name == "cond":
     return [
       max((b.jaxpr for b in eqn.params["branches"]), key=count_jaxpr_flops)
@@ -60,10 +60,10 @@ def _inner_jaxprs(eqn: Any) -> list[Any]:
   leaves = jax.tree.leaves(
     list(eqn.params.values()), is_leaf=lambda p: hasattr(p, "eqns")
   )
-  found = [getattr(p, "jaxpr", p) for p in leaves]
-  return [p for p in found if hasattr(p, "eqns")]
+  jaxprs = [getattr(p, "jaxpr", p) for p in leaves]
+  return [p for p in jaxprs if hasattr(p, "eqns")]
 
 
 def abstract(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
-  """An array known by shape and dtype only."""
+  """Returns an array known by shape and dtype only."""
   return jax.ShapeDtypeStruct(shape, dtype)

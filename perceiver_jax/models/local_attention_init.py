@@ -1,15 +1,15 @@
-"""Starting values with which attention begins nearby, for sequences.
+"""Initial values that make cross-attention local, for sequences.
 
-With tables that start as noise, every latent first reads an average of all
-inputs, and every output an average of all latents: two addressings have to be
-found at once, and neither helps without the other. Large runs find them; in
-minutes on a CPU, language models don't (docs/language.md). Here inputs,
-latents and output queries start with sines of their places, and projections
-of queries and keys compare those, so that a latent first reads the inputs
-about its place and an output the latents about its own. Starting values alone
-change, not the model. Not in the papers.
+With random tables every latent attends to all inputs alike at first, and every
+output to all latents: two alignments must be learned at once, and neither helps
+without the other. Long runs learn them; a few minutes on a CPU are not enough
+(docs/language.md). Here the positions of inputs, latents and output queries are
+initialized with sinusoids, and the projections of queries and keys so that they
+compare these. Each latent then attends to the inputs around its position first,
+and each output to the latents around its own. Only the initial values change,
+not the model. This is not in the papers.
 
-Shapes: K bands, c = 2 K; a table has P rows of C channels, at places of L.
+Shapes: K bands, c = 2 K; a table has P rows of C channels; L is the length.
 """
 
 import contextlib
@@ -36,31 +36,32 @@ _TABLES = re.compile(r"(adapter/positions|encoder/latents|decoder/query)/emb")
 _PROJECTIONS = re.compile(
   r"(encoder|decoder)/cross_attend\w*/attention/(query|key)/w"
 )
-# What the layers between add to the latents must not drown their places.
+# Scaled up, because the layers between add to the latents.
 _LATENTS_SCALE = 2.0
 
 
 def local_attention_init(
   model: Mapping[str, Any], bands: int
 ) -> contextlib.AbstractContextManager:
-  """A context, inside a Haiku transform; what is built in it starts nearby.
+  """Returns a context in which Haiku initializes a model with local attention.
 
   Args:
-    model: a spec for `zoo.build` of a text adapter, a Perceiver's encoder and
-      a decoder "masked_lm".
-    bands: K. Twice as many channels of each table, and of each head, start as
-      sines; the others as they would. 0 changes nothing.
+    model: A spec for `zoo.build` with a text adapter, a Perceiver encoder and a
+      decoder of kind "masked_lm".
+    bands: K. The first 2 K channels of each table and of each head are
+      initialized with sinusoids, the others as usual. 0 changes nothing.
 
   Raises:
-    ValueError: the model is another; or, when parameters are made, a table or
-      a head is too narrow.
+    ValueError: The decoder is of another kind; or, at initialization, a table
+      or a head has too few channels.
   """
   if not bands:
     return contextlib.nullcontext()
   if model["decoder"]["kind"] != "masked_lm":
     raise ValueError(
-      "only latents and output queries can start nearby; take 0 bands for"
-      f" a decoder of kind {model['decoder']['kind']!r}"
+      "local attention needs a decoder of kind 'masked_lm': set"
+      " local_attention_init_bands to 0 for a decoder of kind"
+      f" {model['decoder']['kind']!r}"
     )
   length = model["adapter"]["max_length"]
   stride = length / model["encoder"]["num_latents"]
@@ -78,15 +79,15 @@ def local_attention_init(
   ) -> jax.Array:
     value = next_creator(shape, dtype, init)
     if table := _TABLES.search(context.full_name):
-      places = (np.arange(shape[0]) + 0.5) * length / shape[0]
+      positions = (np.arange(shape[0]) + 0.5) * length / shape[0]
       scale = _LATENTS_SCALE if table[1] == "encoder/latents" else 1.0
-      return _replaced(value, scale * sines(places, length, bands))
+      return _replaced(value, scale * sinusoids(positions, length, bands))
     if projection := _PROJECTIONS.search(context.full_name):
-      part, what = projection.groups()
-      # Heads look a little before and after: over a latent's stretch in all.
-      width = stride if what == "query" else 0.0
+      part, role = projection.groups()
+      # Heads attend at offsets that together cover a latent's inputs.
+      width = stride if role == "query" else 0.0
       middles = (np.arange(heads[part]) + 0.5) / heads[part] - 0.5
-      corners = [moved(width * at, length, bands) for at in middles]
+      corners = [shift_matrix(width * at, length, bands) for at in middles]
       parts = jnp.split(value, heads[part], 1)
       return jnp.concatenate(list(map(_replaced, parts, corners)), 1)
     return value
@@ -94,38 +95,41 @@ def local_attention_init(
   return hk.custom_creator(create)
 
 
-def sines(
-  places: Float[np.ndarray, "P"], length: int, bands: int
+def sinusoids(
+  positions: Float[np.ndarray, "P"], length: int, bands: int
 ) -> Float[np.ndarray, "P c"]:
-  """Sines, then cosines, of frequencies from a turn in 4 places downwards.
+  """Returns sines, then cosines, of positions, with a mean square of 1.
 
-  The lowest makes a quarter of a turn over `length` places; they are evenly
-  spaced in their logarithms. Their mean square is 1.
+  Wavelengths run from 4 positions to 4 times `length`, evenly spaced in their
+  logarithms.
   """
-  angles = places[:, None] * _frequencies(length, bands)
+  angles = positions[:, None] * _frequencies(length, bands)
   return np.sqrt(2) * np.concatenate([np.sin(angles), np.cos(angles)], 1)
 
 
-def moved(offset: float, length: int, bands: int) -> Float[np.ndarray, "c c"]:
-  """The matrix that takes `sines` of places to those `offset` further on."""
+def shift_matrix(
+  offset: float, length: int, bands: int
+) -> Float[np.ndarray, "c c"]:
+  """Returns the matrix that maps `sinusoids(x)` to `sinusoids(x + offset)`."""
   angles = offset * _frequencies(length, bands)
   sin, cos = np.diag(np.sin(angles)), np.diag(np.cos(angles))
   return np.block([[cos, -sin], [sin, cos]])
 
 
 def _frequencies(length: int, bands: int) -> np.ndarray:
-  """Radians a place, [K]."""
+  """Returns radians per position, [K]."""
   return np.pi / 2 * np.geomspace(1, 1 / length, bands)
 
 
 def _replaced(
   value: Float[Array, "R C"], corner: Float[np.ndarray, "r c"]
 ) -> Float[Array, "R C"]:
-  """`value` with its first rows and columns replaced."""
+  """Replaces the first rows and columns of `value`."""
   rows, columns = corner.shape
   if rows > value.shape[0] or columns > value.shape[1]:
     raise ValueError(
-      f"{columns} channels cannot start as sines where there are"
-      f" {min(value.shape)}: take fewer bands, or more channels a head"
+      f"{columns} channels can't be sinusoids where there are only"
+      f" {min(value.shape)}: lower local_attention_init_bands, or use more"
+      " channels per head"
     )
   return value.at[:rows, :columns].set(jnp.asarray(corner, value.dtype))

@@ -1,4 +1,4 @@
-"""Between pixels and patches: space to depth, and overlapping patches."""
+"""Patches of images and video: space to depth, and overlapping patches."""
 
 import jax
 
@@ -11,7 +11,7 @@ from perceiver_jax.models.typing import (
 def space_to_depth(
   frames: Float[Array, "..."], temporal: int = 1, spatial: int = 1
 ) -> Float[Array, "..."]:
-  """Moves blocks of pixels into channels: (dt, dy, dx, c) flattened.
+  """Moves blocks of pixels into channels, flattened as (dt, dy, dx, c).
 
   Args:
     frames: Images or video whose sizes the blocks divide.
@@ -41,7 +41,7 @@ def space_to_depth(
 def depth_to_space(
   frames: Float[Array, "..."], temporal: int = 1, spatial: int = 1
 ) -> Float[Array, "..."]:
-  """Inverse of `space_to_depth`."""
+  """Inverts `space_to_depth`."""
   video = frames.ndim == 5
   x = frames if video else frames[:, None]
   batch, t, height, width, _ = x.shape
@@ -58,10 +58,10 @@ def extract_patches(
   rates: tuple[int, int] = (1, 1),
   padding: str = "VALID",
 ) -> Float[Array, "B y x P"]:
-  """Patches around pixels, each flattened as (row, column, channel).
+  """Extracts patches, each flattened as (row, column, channel).
 
   Args:
-    images: Batch of images.
+    images: A batch of images.
     sizes: Rows and columns of a patch.
     strides: Step between patches.
     rates: Step between the pixels of a patch.

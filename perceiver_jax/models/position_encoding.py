@@ -21,7 +21,7 @@ from perceiver_jax.models.typing import (
 def linear_positions(
   index_dims: Sequence[int], low: float = -1.0, high: float = 1.0
 ) -> Float[Array, "..."]:
-  """A grid of coordinates from `low` to `high`, both ends included.
+  """Returns a grid of coordinates from `low` to `high`, both ends included.
 
   Args:
     index_dims: Sizes of the d dimensions.
@@ -38,10 +38,11 @@ def linear_positions(
 def subsampled_positions(
   indices: Int[Array, "O"], index_dims: Sequence[int]
 ) -> Float[Array, "O d"]:
-  """Coordinates of flat indices, as the authors' subsampled queries have them.
+  """Returns the coordinates of flat indices in a grid.
 
-  They lie at -1 + 2 i / n and so never reach +1, unlike `linear_positions`; the
-  published video autoencoder depends on the difference.
+  They are -1 + 2 i / n and so never reach +1, unlike `linear_positions`. The
+  authors' subsampled queries use these, and the released video autoencoder
+  was trained with them.
 
   Args:
     indices: Row-major positions in a grid of sizes `index_dims`.
@@ -59,7 +60,7 @@ def fourier_features(
   concat_pos: bool = True,
   sine_only: bool = False,
 ) -> Float[Array, "M P"]:
-  """Sines and cosines of positions at linearly spaced frequencies.
+  """Returns sines and cosines of positions at linearly spaced frequencies.
 
   The bands of dimension i run from 1 to max_resolution[i] / 2 (its Nyquist
   frequency), both included. Channels: the positions, then all sines (dimension
@@ -74,7 +75,7 @@ def fourier_features(
     sine_only: Whether to leave the cosines out.
 
   Raises:
-    ValueError: `max_resolution` has another number of dimensions.
+    ValueError: `max_resolution` and the positions have different dimensions.
   """
   if len(max_resolution) != positions.shape[-1]:
     raise ValueError(
@@ -98,7 +99,7 @@ def fourier_grid(
   max_resolution: Sequence[int] = (),
   **kwargs: bool,
 ) -> Float[Array, "M P"]:
-  """Fourier features of every element of a grid, in row-major order.
+  """Returns Fourier features of all elements of a grid, in row-major order.
 
   Args:
     index_dims: Sizes of the grid.
@@ -115,8 +116,8 @@ def fourier_grid(
 class TrainablePositions(hk.Module):
   """A learned table of `num_positions` vectors.
 
-  Also the latent array and the learned output queries: all start from a
-  truncated normal of standard deviation 0.02 (Perceiver, app. C).
+  Position encodings, latents and output queries are such tables; all start from
+  a truncated normal of standard deviation 0.02 (Perceiver, app. C).
   """
 
   def __init__(
@@ -139,19 +140,19 @@ class TrainablePositions(hk.Module):
 def repeat_batch(
   table: Shaped[Array, "M P"], batch_size: int
 ) -> Shaped[Array, "B M P"]:
-  """The same rows for every example of a batch."""
+  """Repeats a table for every example of a batch."""
   return jnp.broadcast_to(table, (batch_size, *table.shape))
 
 
 def first_rows(table: Shaped[Array, "M P"], count: int) -> Shaped[Array, "m P"]:
-  """The first rows of a table, for inputs shorter than it.
+  """Returns the first rows of a table, for inputs shorter than it.
 
   Raises:
     ValueError: The table is too short.
   """
   if count > len(table):
     raise ValueError(
-      f"{count} elements need as many positions, and there are {len(table)}:"
-      " raise max_length, or shorten the input"
+      f"{count} elements, but only {len(table)} positions: raise max_length, or"
+      " shorten the input"
     )
   return table[:count]

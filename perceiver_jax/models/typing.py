@@ -1,7 +1,7 @@
-"""Array annotations that cost nothing where jaxtyping is not installed.
+"""Shape annotations that do not require jaxtyping.
 
-`Float[Array, "B M C"]` documents a shape everywhere; the tests install
-jaxtyping and check every annotation at run time.
+`Float[Array, "B M C"]` documents a shape. The tests install jaxtyping, which
+checks the annotations at run time.
 """
 
 from typing import (

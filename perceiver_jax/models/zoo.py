@@ -1,8 +1,8 @@
 """Builds any model of the papers from a spec, at any size.
 
-A spec is a plain mapping with sections `adapter`, `encoder` and `decoder`, so a
-config file can hold it, change it and hand it back to `build`. The specs of the
-papers' models are in `published`.
+A spec is a plain mapping with sections `adapter`, `encoder` and `decoder`, so
+that config files can hold and change it. The specs of the papers' models are in
+`published`.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""Starting values with which attention begins nearby."""
+"""Initial values that make cross-attention local."""
 
 import functools
 
@@ -66,7 +66,7 @@ def test_latents_read_their_stretch_and_outputs_their_latents():
   assert (np.abs(decoded.argmax(-1) - latents) <= 1).mean() > 0.9
 
 
-def test_only_the_tables_and_what_compares_them_change():
+def test_only_tables_and_their_projections_change():
   nearby, usual = _params(_BANDS), _params(0)
   changed = {
     f"{module}/{name}"
@@ -85,20 +85,20 @@ def test_only_the_tables_and_what_compares_them_change():
   np.testing.assert_array_equal(table[:, 2 * _BANDS :], rest)
 
 
-def test_sines_move():
+def test_shift_matrix_shifts_sinusoids():
   places = np.arange(5.0)
-  first = local_attention_init.sines(places, 30, 4)
+  first = local_attention_init.sinusoids(places, 30, 4)
   assert (first**2).mean() == pytest.approx(1)
   np.testing.assert_allclose(
-    first @ local_attention_init.moved(2.5, 30, 4),
-    local_attention_init.sines(places + 2.5, 30, 4),
+    first @ local_attention_init.shift_matrix(2.5, 30, 4),
+    local_attention_init.sinusoids(places + 2.5, 30, 4),
     atol=1e-12,
   )
 
 
-def test_what_cannot_start_nearby_is_refused():
+def test_too_many_bands_and_other_decoders_are_errors():
   tokens = jnp.zeros((1, _LENGTH), "int32")
-  with pytest.raises(ValueError, match="fewer bands"):
+  with pytest.raises(ValueError, match="lower local_attention_init_bands"):
     jax.eval_shape(_model(_BANDS + 1).init, jax.random.key(0), tokens)
   with pytest.raises(ValueError, match="kind 'token'"):
     local_attention_init.local_attention_init(zoo.spec("byte_bert"), 2)

@@ -173,7 +173,7 @@ def test_a_small_language_model():
   tokens = flops.abstract(2, 5, dtype=jnp.int32)
   out = _apply_small(spec, tokens, flops.abstract(2, 5, dtype=jnp.bool_))
   assert out.logits.shape == (2, 5, 11)
-  with pytest.raises(ValueError, match="10 elements need as many positions"):
+  with pytest.raises(ValueError, match="10 elements, but only"):
     _apply_small(spec, flops.abstract(2, 10, dtype=jnp.int32))
 
 

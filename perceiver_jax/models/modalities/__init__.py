@@ -1,1 +1,1 @@
-"""Adapters: all that knows a modality, one file each."""
+"""Adapters and decoders that know a modality, one file for each."""

@@ -1,4 +1,4 @@
-"""Sound to an input array [B, M, C]: raw samples or a mel spectrogram."""
+"""The audio adapter, for raw samples or a mel spectrogram."""
 
 from collections.abc import Sequence
 
@@ -13,14 +13,14 @@ from perceiver_jax.models.typing import (
 
 
 class AudioAdapter(hk.Module):
-  """Patches of samples with one-dimensional Fourier features.
+  """Patches of audio samples with one-dimensional Fourier features.
 
-  Raw sound is cut into `samples_per_patch` (16 for Kinetics, 128 for AudioSet);
-  a mel spectrogram comes flattened with 1, so that each of its numbers is an
-  element (Perceiver, AudioSet; IO, app. I).
+  Raw audio is split into patches of 16 samples for Kinetics and of 128 for
+  AudioSet. A mel spectrogram is flattened and has patches of 1, so that each of
+  its values is an element (Perceiver, AudioSet; IO, app. I).
 
   Args:
-    samples_per_patch: Samples of an element.
+    samples_per_patch: Samples per element.
     num_bands: Fourier bands.
     max_resolution: See `position_encoding.fourier_features`; empty means the
       number of elements. The released Kinetics model has the number of samples.
@@ -39,27 +39,27 @@ class AudioAdapter(hk.Module):
     self._max_resolution = max_resolution
 
   def __call__(
-    self, sound: Float[Array, "B S 1"], *, is_training: bool
+    self, audio: Float[Array, "B S 1"], *, is_training: bool
   ) -> Float[Array, "B M C"]:
     """Returns the input array.
 
     Raises:
       ValueError: The number of samples is not a multiple of a patch.
     """
-    return self.parts(sound, is_training=is_training).array()
+    return self.parts(audio, is_training=is_training).array()
 
   def parts(
-    self, sound: Float[Array, "B S 1"], *, is_training: bool
+    self, audio: Float[Array, "B S 1"], *, is_training: bool
   ) -> InputArray:
-    """The same, with positions apart."""
+    """Returns the input array with its positions kept apart."""
     del is_training
-    samples, size = sound.shape[1], self._samples_per_patch
+    samples, size = audio.shape[1], self._samples_per_patch
     if samples % size:
       raise ValueError(
         f"{samples} samples do not divide into patches of {size}: change the"
-        " length of the sound or samples_per_patch"
+        " length of the audio or samples_per_patch"
       )
-    x = sound.reshape(sound.shape[0], samples // size, size)
+    x = audio.reshape(audio.shape[0], samples // size, size)
     table = position_encoding.fourier_grid(
       (x.shape[1],), self._num_bands, self._max_resolution
     )

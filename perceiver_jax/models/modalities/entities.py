@@ -1,7 +1,7 @@
-"""Units of a game to an input array, and their encodings from latents.
+"""The adapter and decoder of entities, such as the units of a game.
 
-Perceiver IO in the place of AlphaStar's entity encoder (IO, StarCraft II,
-app. B). Shapes: units [B, M, F] of which `input_mask` marks the real ones.
+Perceiver IO replaces AlphaStar's entity encoder (IO, StarCraft II, app. B).
+Shapes: entities [B, M, F]; `input_mask` is True at real ones.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ from perceiver_jax.models.typing import (
 
 
 class EntitiesAdapter(hk.Module):
-  """One linear layer on the features of each unit; they have no positions.
+  """A linear layer on the features of each entity, without positions.
 
   Args:
     num_channels: C (IO, Table 6).
@@ -37,20 +37,20 @@ class EntitiesAdapter(hk.Module):
     self._num_channels = num_channels
 
   def __call__(
-    self, units: Float[Array, "B M F"], *, is_training: bool
+    self, entities: Float[Array, "B M F"], *, is_training: bool
   ) -> Float[Array, "B M C"]:
     """Returns the input array."""
     del is_training
-    return layers.Linear(self._num_channels, name="embed")(units)
+    return layers.Linear(self._num_channels, name="embed")(entities)
 
 
 class EntitiesDecoder(decoders.QueryDecoder):
-  """An encoding of each unit and one of them all, as AlphaStar uses them.
+  """Encodes each entity, and all of them together, as AlphaStar does.
 
-  Queries are the input elements, so that unit i reads what concerns unit i.
+  The input elements are the output queries, one for each entity.
 
   Args:
-    num_embedding_channels: G, of both encodings (256).
+    num_embedding_channels: G, the channels of both encodings.
     **decoder: Arguments of `QueryDecoder`.
   """
 
@@ -71,18 +71,18 @@ class EntitiesDecoder(decoders.QueryDecoder):
     queries: Any = None,
     return_attention: bool = False,
   ) -> tuple[dict[str, jax.Array], Float[Array, "B H M N"] | None]:
-    """`entity_embeddings` [B, M, G] and `embedded_entity` [B, G]."""
+    """Returns `entity_embeddings` [B, M, G] and `embedded_entity` [B, G]."""
     del queries
     if input_mask is None:
       input_mask = jnp.ones(inputs.shape[:2], bool)
-    # What padding holds, or overflowed to, would pass its zero weight below.
+    # An infinity or NaN in the padding would not vanish when multiplied by 0.
     inputs = as_input_array(inputs).zero_padding(input_mask)
     out, weights = super().__call__(
       inputs, latents, input_mask, return_attention
     )
     real = input_mask[..., None].astype(out.dtype)
     size = self._num_embedding_channels
-    # A convolution of width 1 is a linear layer on each unit.
+    # A convolution of width 1 is a linear layer on each entity.
     each = hk.Linear(size, name="entity_embeddings")(jax.nn.relu(out))
     mean = jnp.sum(out * real, 1) / jnp.maximum(jnp.sum(real, 1), 1)
     everything = jax.nn.relu(hk.Linear(size, name="embedded_entity")(mean))

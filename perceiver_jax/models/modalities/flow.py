@@ -1,4 +1,4 @@
-"""Two frames to an input array, and optical flow from latents.
+"""The adapter and decoder of optical flow.
 
 Shapes: frames [B, 2, Y, X, 3] in [-1, 1]; flow [B, Y, X, 2], the displacement
 (x, y) of each pixel of the first frame. Sizes in IO, Tables 5, 6 and 16.
@@ -27,26 +27,26 @@ from perceiver_jax.models.typing import (
   Float,
 )
 
-# The decoder's projection is divided by 100, so that training starts from
-# small flow, and its result times 20 is in pixels (the authors' notebook).
+# The decoder's output is divided by 100, so that training starts from small
+# flow, and multiplied by 20 to be in pixels (the authors' notebook).
 OUTPUT_DIVISOR = 100.0
 PIXELS_PER_UNIT = 20.0
 
 
 class FlowAdapter(hk.Module):
-  """Pairs of frames to the input array (IO, app. H).
+  """Patches of pairs of frames with their positions (IO, app. H).
 
   Args:
     patch_size: Side of the zero-padded patch around each pixel: 3 or 1. Unused
       with convolutions.
-    concat_frames: Whether the two frames are one element a pixel (channels
-      joined) or two elements with three-dimensional positions.
-    use_convolutions: Whether a 7x7 convolution stem, which divides the sizes by
-      4, stands in for the patches and their linear layer.
+    concat_frames: Whether the two frames of a pixel are one element (channels
+      concatenated) or two elements with three-dimensional positions.
+    use_convolutions: Whether a 7x7 convolutional stem, which divides the sizes
+      by 4, replaces the patches and their linear layer.
     num_channels: Channels of the linear layer or of the stem.
     num_bands: Fourier bands per dimension.
-    max_resolution: See `positions.fourier_features`, one number a dimension of
-      the grid; empty means the grid.
+    max_resolution: See `position_encoding.fourier_features`, one number for
+      each dimension of the grid; empty means the sizes of the grid.
     cross_replica_axis: See `convolutions.ConvDownsample`.
   """
 
@@ -84,7 +84,7 @@ class FlowAdapter(hk.Module):
   def parts(
     self, frames: Float[Array, "B 2 Y X c"], *, is_training: bool
   ) -> InputArray:
-    """The same, with positions apart."""
+    """Returns the input array with its positions kept apart."""
     x = frames
     if not self._use_convolutions and self._patch_size > 1:
       sizes = (self._patch_size, self._patch_size)
@@ -98,7 +98,7 @@ class FlowAdapter(hk.Module):
 
 
 class FlowDecoder(decoders.QueryDecoder):
-  """Flow of each pixel, queried with the input elements of the first frame.
+  """Decodes the flow of each pixel; the first frame makes the queries.
 
   Args:
     image_size: (Y, X) of the frames.
@@ -134,7 +134,7 @@ class FlowDecoder(decoders.QueryDecoder):
     queries: Any = None,
     return_attention: bool = False,
   ) -> tuple[Float[Array, "B Y X 2"], Float[Array, "B H O N"] | None]:
-    """Flow in the model's unit; times `PIXELS_PER_UNIT` it is in pixels.
+    """Returns flow in units of `PIXELS_PER_UNIT` pixels.
 
     Raises:
       ValueError: The input elements are not those of `image_size`.
@@ -144,10 +144,10 @@ class FlowDecoder(decoders.QueryDecoder):
     factor = 4 if self._upsample else 1
     grid = (-(-height // factor), -(-width // factor))
     size = grid[0] * grid[1]
-    if inputs.shape[1] not in (size, 2 * size):  # Frames joined or apart.
+    if inputs.shape[1] not in (size, 2 * size):  # Concatenated or not.
       raise ValueError(
-        f"{inputs.shape[1]} input elements are not of frames of {height} x"
-        f" {width}: give frames of that size or change image_size"
+        f"{inputs.shape[1]} input elements do not come from frames of {height}"
+        f" x {width}: give frames of that size or change image_size"
       )
     first_frame = as_input_array(inputs).slice(0, size)
     out, weights = super().__call__(
@@ -161,5 +161,5 @@ class FlowDecoder(decoders.QueryDecoder):
 
 
 def in_pixels(flow: jax.Array) -> jax.Array:
-  """A `FlowDecoder`'s output as displacements in pixels."""
+  """Converts the output of a `FlowDecoder` to pixels."""
   return flow * PIXELS_PER_UNIT

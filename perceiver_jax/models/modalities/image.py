@@ -1,7 +1,7 @@
-"""Images and video to an input array [B, M, C].
+"""The adapter of images and video.
 
-Shapes: images [B, Y, X, c], video [B, T, Y, X, c]. M runs over the grid that
-is left after downsampling, in row-major order.
+Shapes: images [B, Y, X, c], video [B, T, Y, X, c]. The M elements are those of
+the downsampled grid, in row-major order.
 """
 
 import math
@@ -28,7 +28,7 @@ POSITIONS = ("fourier", "trainable")
 
 
 class ImageAdapter(hk.Module):
-  """Images or video to the input array (IO, app. A.1; Perceiver, 4.1).
+  """Pixels or patches with positions (IO, app. A.1; Perceiver, 4.1).
 
   Args:
     prep_type: "pixels": each pixel an element; "conv1x1": pixels through a
@@ -37,7 +37,7 @@ class ImageAdapter(hk.Module):
       patches; 0 leaves patches unprojected.
     spatial_downsample: Pixels per side of an element (4 per "conv" layer).
     temporal_downsample: Frames per element, for video patches.
-    use_batchnorm: Whether the "conv" stem normalises.
+    use_batchnorm: Whether the "conv" stem normalizes.
     position_encoding: "fourier" or "trainable".
     num_bands: Fourier bands per dimension.
     max_resolution: See `position_encoding.fourier_features`; empty means that
@@ -48,9 +48,9 @@ class ImageAdapter(hk.Module):
     concat_or_add: Whether positions are appended to the channels or added.
     num_position_mlp: Residual linear layers on the positions.
     cross_replica_axis: See `ConvDownsample`.
-    padding: Of the "conv" stem; see `ConvDownsample`.
-    permutation_seed: Of the one order in which all inputs come, with their
-      positions (Perceiver, Table 2, "permuted"); 0 leaves them in place.
+    padding: Padding of the "conv" stem; see `ConvDownsample`.
+    permutation_seed: Seed of a fixed permutation of all elements with their
+      positions (Perceiver, Table 2, "permuted"); 0 for none.
 
   Raises:
     ValueError: An unknown `prep_type`, `position_encoding` or
@@ -108,16 +108,16 @@ class ImageAdapter(hk.Module):
   def parts(
     self, images: Float[Array, "B ..."], *, is_training: bool
   ) -> InputArray:
-    """The same, with positions apart where they are appended."""
+    """Returns the input array with appended positions kept apart."""
     x = self._prepare(images, is_training)
     index_dims = x.shape[1:-1]
     x = x.reshape(x.shape[0], -1, x.shape[-1])
     table = self._positions(index_dims, x.shape[-1]).astype(x.dtype)
     appended = self._concat_or_add == "concat"
-    found = InputArray(x, table) if appended else InputArray(x + table)
+    inputs = InputArray(x, table) if appended else InputArray(x + table)
     if not self._permutation_seed:
-      return found
-    return found.permute(permutation(self._permutation_seed, x.shape[1]))
+      return inputs
+    return inputs.permute(permutation(self._permutation_seed, x.shape[1]))
 
   @hk.transparent
   def _prepare(self, images: jax.Array, is_training: bool) -> jax.Array:
@@ -135,7 +135,7 @@ class ImageAdapter(hk.Module):
       return self._conv(images, is_training)
     x = patches.space_to_depth(images, self._temporal, self._spatial)
     if images.ndim == 5 and x.shape[1] == 1:
-      x = x[:, 0]  # One frame is left: positions are two-dimensional.
+      x = x[:, 0]  # A single frame has two-dimensional positions.
     if self._num_channels:
       x = hk.Linear(self._num_channels, name="patches")(x)
     return x
@@ -164,7 +164,7 @@ class ImageAdapter(hk.Module):
 
   @hk.transparent
   def _positions(self, index_dims: tuple[int, ...], channels: int) -> jax.Array:
-    """The position table [M, P], after its projections."""
+    """Returns the position encodings [M, P], projected if asked for."""
     if self._position_encoding == "fourier":
       x = position_encoding.fourier_grid(
         index_dims, self._num_bands, self._max_resolution
@@ -187,7 +187,7 @@ class ImageAdapter(hk.Module):
 
 
 def permutation(seed: int, size: int) -> np.ndarray:
-  """The order [M] of `ImageAdapter.permutation_seed`."""
+  """Returns the order [M] that `ImageAdapter.permutation_seed` means."""
   return np.random.default_rng(seed).permutation(size)
 
 

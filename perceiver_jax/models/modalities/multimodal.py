@@ -1,8 +1,8 @@
-"""Several modalities to one input array, and all of them back from latents.
+"""The adapter and decoder of several modalities together.
 
-Modalities are joined in the order of their names. Each has a learned padding
-that brings it to the common width and tells it from the others, and a learned
-token that stands for what is masked (Perceiver, AudioSet; IO, app. I).
+Modalities are concatenated in the order of their names. Each is padded to a
+common width with learned channels, which also identify it, and has a learned
+token that replaces masked elements (Perceiver, AudioSet; IO, app. I).
 """
 
 import math
@@ -32,7 +32,7 @@ Adapter = Callable[..., jax.Array]
 
 
 class LabelAdapter(hk.Module):
-  """A vector [B, P], such as a one-hot label, as a single element."""
+  """Makes a single element of a vector, such as a one-hot label."""
 
   def __call__(
     self, label: Float[Array, "B P"], *, is_training: bool
@@ -43,10 +43,10 @@ class LabelAdapter(hk.Module):
 
 
 class MultimodalAdapter(hk.Module):
-  """Joins the input arrays of several modalities.
+  """Concatenates the input arrays of several modalities.
 
   Args:
-    adapters: By modality.
+    adapters: Adapters by modality.
     min_padding: Learned channels that the widest modality gets (4).
     use_mask_tokens: Whether parts of the input can be masked.
   """
@@ -69,12 +69,12 @@ class MultimodalAdapter(hk.Module):
     """Returns the input array.
 
     Args:
-      raw: By modality, what its adapter takes. 'masked' may hold, by modality,
-        bool [B] or [B, m]: the examples or elements to hide.
+      raw: The raw inputs by modality. 'masked' may hold, by modality, bool [B]
+        or [B, m]: the examples or elements to mask.
       is_training: Passed on to the adapters.
 
     Raises:
-      ValueError: `raw` lacks a modality, masks one that there is not, or masks
+      ValueError: `raw` lacks a modality, or masks an unknown one, or masks
         without mask tokens.
     """
     masked = raw.get("masked", {})
@@ -97,8 +97,8 @@ class MultimodalAdapter(hk.Module):
           1, width, name=f"{name}_mask"
         )()
         if name in masked:
-          hide = masked[name].reshape(masked[name].shape[0], -1, 1)
-          padded = jnp.where(hide, token.astype(padded.dtype), padded)
+          mask = masked[name].reshape(masked[name].shape[0], -1, 1)
+          padded = jnp.where(mask, token.astype(padded.dtype), padded)
       parts.append(padded)
     return jnp.concatenate(parts, axis=1)
 
@@ -135,10 +135,10 @@ class MultimodalDecoder(decoders.QueryDecoder):
   """Decodes every modality in one cross-attend (IO, app. I).
 
   Args:
-    outputs: By modality.
+    outputs: Outputs by modality.
     min_padding: Learned channels that the widest query gets (2).
-    num_decoded_channels: Width that all modalities are decoded to, before each
-      has its own linear layer (512).
+    num_decoded_channels: Width of the decoded queries, before the linear layer
+      of each modality (512).
     **decoder: Arguments of `QueryDecoder`.
   """
 
@@ -163,10 +163,10 @@ class MultimodalDecoder(decoders.QueryDecoder):
     queries: Mapping[str, Any] | None = None,
     return_attention: bool = False,
   ) -> tuple[dict[str, jax.Array], Float[Array, "B H O N"] | None]:
-    """Decodes all points, or those asked for.
+    """Decodes all points, or those in `queries`.
 
     Args:
-      latents: Of the encoder.
+      latents: The processed latents.
       inputs: Unused.
       input_mask: Unused.
       queries: By modality, the row-major indices [O] or [B, O] of the grid
@@ -178,7 +178,7 @@ class MultimodalDecoder(decoders.QueryDecoder):
       are decoded, [B, num_outputs] for a label; and the weights or None.
 
     Raises:
-      ValueError: `queries` names what is not a modality with a grid.
+      ValueError: `queries` names something that is not a modality with a grid.
     """
     del inputs, input_mask
     chosen = dict(queries or {})
@@ -210,7 +210,7 @@ class MultimodalDecoder(decoders.QueryDecoder):
   def _queries(
     self, name: str, output: GridOutput | LabelOutput, points: Any, batch: int
   ) -> jax.Array:
-    """Queries [B, O, E] of one modality before padding."""
+    """Returns the queries [B, O, E] of one modality before padding."""
     if isinstance(output, LabelOutput):
       table = position_encoding.TrainablePositions(
         1, output.num_query_channels, name=f"{name}_query"
@@ -273,7 +273,7 @@ def pad_channels(
 def outputs_of(
   spec: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, GridOutput | LabelOutput]:
-  """Outputs from the section of a spec: those with a `shape` are grids."""
+  """Returns the outputs of a spec's section; those with a `shape` are grids."""
   return {
     name: (GridOutput if "shape" in fields else LabelOutput)(**fields)
     for name, fields in spec.items()

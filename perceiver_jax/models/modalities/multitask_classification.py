@@ -1,6 +1,6 @@
-"""Classes and scores of texts, of one task or of several (IO, section 4.1).
+"""The decoder of GLUE, for one task or several (IO, section 4.1).
 
-Shapes: T tasks, P the most outputs of one of them; E channels of a query.
+Shapes: T tasks; P outputs of the task with the most; E channels of a query.
 """
 
 from collections.abc import Mapping
@@ -24,30 +24,30 @@ from perceiver_jax.models.typing import (
 )
 
 QUERIES = ("task", "first_position", "first_latent")
-# In the place of an output that a task has not; a finite number, so that the
-# gradient of a softmax over it is 0 and not undefined.
-_NEVER = -1e9
+# Logit of outputs that a task does not have. It is finite, because the gradient
+# of a softmax with an infinite logit may be undefined.
+_MASKED_LOGIT = -1e9
 
 
 class MultitaskClassificationDecoder(decoders.QueryDecoder):
-  """One query a task, and of each task a two-layer head with tanh between.
+  """Decodes a query for each task; each task has a two-layer tanh head.
 
-  Modules are called as in `text.MaskedLmDecoder` and `text.TokenDecoder`, so
-  that the parameters of a pretrained model are found by name.
+  Module names are those of `text.MaskedLmDecoder` and `text.TokenDecoder`, so
+  that parameters of a pretrained model can be loaded by name.
 
   Args:
-    outputs: Numbers to predict by task; 0 leaves a task out. Tasks are numbered
+    outputs: Number of outputs by task; 0 leaves a task out. Tasks are numbered
       in the order of their names.
-    query: "task": a learned query for each. "first_position": that of the
-      first token, as it was pretrained. "first_latent": none, the first latent
-      is read; for a plain Transformer, whose latents are the tokens.
-    max_length: Rows of the pretrained table of queries, for "first_position".
+    query: "task": a learned query for each task. "first_position": the
+      pretrained query of the first token. "first_latent": no query; the heads
+      take the first latent, for a plain Transformer, whose latents are tokens.
+    max_length: Rows of the pretrained query table, for "first_position".
     num_query_channels: E.
     num_hidden_channels: Width of the heads' hidden layer.
     **decoder: Arguments of `QueryDecoder`.
 
   Raises:
-    ValueError: There is no such query, or no task.
+    ValueError: An unknown `query`, or no task has outputs.
   """
 
   def __init__(
@@ -65,7 +65,7 @@ class MultitaskClassificationDecoder(decoders.QueryDecoder):
       raise ValueError(f"query {query!r}: choose one of {', '.join(QUERIES)}")
     self._outputs = {task: n for task, n in sorted(outputs.items()) if n}
     if not self._outputs:
-      raise ValueError("outputs: no task has any")
+      raise ValueError("no task has outputs: set one of decoder.outputs")
     self._query = query
     self._max_length = max_length
     self._num_query_channels = num_query_channels
@@ -79,18 +79,18 @@ class MultitaskClassificationDecoder(decoders.QueryDecoder):
     queries: Int[Array, "B"] | None = None,
     return_attention: bool = False,
   ) -> tuple[Float[Array, "..."], Float[Array, "B H Q N"] | None]:
-    """Predicts.
+    """Returns the outputs of each example's task, or of all tasks.
 
     Args:
-      latents: Of the encoder.
-      inputs: Not read.
-      input_mask: Not read.
+      latents: The processed latents.
+      inputs: Unused.
+      input_mask: Unused.
       queries: The task of each example; None asks for all tasks.
       return_attention: Whether to compute the decoder's weights.
 
     Returns:
-      [B, P], or [B, T, P] of all tasks, and the weights (or None). A task with
-      fewer outputs than P has -1e9 in the place of the others.
+      [B, P], or [B, T, P] for all tasks, and the weights (or None). A task with
+      fewer outputs than P is padded with -1e9.
     """
     del inputs, input_mask
     batch, count = latents.shape[0], len(self._outputs)
@@ -100,17 +100,17 @@ class MultitaskClassificationDecoder(decoders.QueryDecoder):
       tasks = queries[:, None]
     if self._query == "first_latent":
       norm = layers.LayerNorm("norm", self._execution)
-      read, weights = norm(latents[:, :1]), None
+      decoded, weights = norm(latents[:, :1]), None
     else:
-      read, weights = super().__call__(
+      decoded, weights = super().__call__(
         self._rows(tasks), latents, return_attention=return_attention
       )
-    found = self._predict(read, tasks)
-    return (found if queries is None else found[:, 0]), weights
+    outputs = self._predict(decoded, tasks)
+    return (outputs if queries is None else outputs[:, 0]), weights
 
   @hk.transparent
   def _rows(self, tasks: jax.Array) -> jax.Array:
-    """Output queries [B, Q, E] of tasks [B, Q]; Q is 1 if all share one."""
+    """Returns queries [B, Q, E] of tasks [B, Q]; Q is 1 if all share one."""
     if self._query == "task":
       table = position_encoding.TrainablePositions(
         len(self._outputs), self._num_query_channels, name="task_query"
@@ -122,16 +122,16 @@ class MultitaskClassificationDecoder(decoders.QueryDecoder):
     return position_encoding.repeat_batch(table[:1], len(tasks))
 
   @hk.transparent
-  def _predict(self, read: jax.Array, tasks: jax.Array) -> jax.Array:
-    """Each task's own head [B, Q, P]; `read` is [B, Q or 1, E]."""
-    most = max(self._outputs.values())
-    every = []
+  def _predict(self, decoded: jax.Array, tasks: jax.Array) -> jax.Array:
+    """Applies each task's head to [B, Q or 1, E]; returns [B, Q, P]."""
+    max_outputs = max(self._outputs.values())
+    outputs = []
     for task, count in self._outputs.items():
       hidden = hk.Linear(self._num_hidden_channels, name=f"{task}_hidden")
-      output = hk.Linear(count, name=f"{task}_output")
-      found = output(jnp.tanh(hidden(read))).astype(jnp.float32)
-      missing = [(0, 0), (0, 0), (0, most - count)]
-      every.append(jnp.pad(found, missing, constant_values=_NEVER))
-    # All heads are run: they are small beside the model.
-    stacked = jnp.stack(every, 2)  # [B, Q or 1, T, P]
+      project = hk.Linear(count, name=f"{task}_output")
+      out = project(jnp.tanh(hidden(decoded))).astype(jnp.float32)
+      padding = [(0, 0), (0, 0), (0, max_outputs - count)]
+      outputs.append(jnp.pad(out, padding, constant_values=_MASKED_LOGIT))
+    # All heads are applied, since they are small compared to the model.
+    stacked = jnp.stack(outputs, 2)  # [B, Q or 1, T, P]
     return jnp.take_along_axis(stacked, tasks[..., None, None], 2)[:, :, 0]

@@ -1,4 +1,4 @@
-"""Point clouds to an input array [B, M, C] (ModelNet40; Perceiver, 4.4)."""
+"""The adapter of point clouds (ModelNet40; Perceiver, 4.4)."""
 
 import haiku as hk
 import jax
@@ -11,7 +11,7 @@ from perceiver_jax.models.typing import (
 
 
 class PointsAdapter(hk.Module):
-  """The coordinates of points with Fourier features of themselves.
+  """The coordinates of points with their Fourier features.
 
   Args:
     num_bands: Fourier bands per coordinate.

@@ -1,4 +1,4 @@
-"""Tokens to an input array, and masked language modelling from latents.
+"""The adapter and decoders of text.
 
 Shapes: tokens int [B, M], V vocabulary; C channels of an embedding.
 """
@@ -32,10 +32,10 @@ class TextAdapter(hk.Module):
     max_length: Rows of the position table; shorter inputs use its first ones.
     embedding_init_scale: Standard deviation of the initial embeddings; 1 is
       Haiku's default, which the authors' code uses.
-    position_init_scale: The same of the positions.
-    num_task_tokens: Further tokens, V and up, that stand for the tasks of a
-      multitask model (IO, Table 4). Their embeddings are a table of their own,
-      so that nothing predicts them.
+    position_init_scale: Standard deviation of the initial positions.
+    num_task_tokens: Number of task tokens of a multitask model, with ids from V
+      up (IO, Table 4). Their embeddings are a separate table, so that the
+      decoder never predicts them.
   """
 
   def __init__(
@@ -59,7 +59,7 @@ class TextAdapter(hk.Module):
   def __call__(
     self, tokens: Int[Array, "B M"], *, is_training: bool
   ) -> Float[Array, "B M C"]:
-    """Returns the input array; all tokens are looked up at once.
+    """Returns the input array.
 
     Raises:
       ValueError: There are more tokens than positions.
@@ -80,27 +80,27 @@ class TextAdapter(hk.Module):
       embeddings = jnp.concatenate([embeddings, own])
     return embeddings[tokens] + rows
 
-  # Named like `__call__`, or Haiku would give it parameters of its own.
+  # Named like `__call__`, so that both share their parameters in Haiku.
   @hk.name_like("__call__")
   def embeddings(self) -> Float[Array, "V C"]:
-    """The table that embeds tokens and, transposed, predicts them."""
+    """Returns the embeddings, which the decoder uses too."""
     init = hk.initializers.TruncatedNormal(self._embedding_init_scale)
     shape = (self._vocab_size, self._num_channels)
     return hk.get_parameter("embeddings", shape, init=init)
 
 
 class MaskedLmDecoder(decoders.QueryDecoder):
-  """A learned query a position, then logits over the vocabulary.
+  """Decodes a learned query per position to logits over the vocabulary.
 
-  Logits are products with the input embeddings (tied) plus a bias; nothing is
-  projected before (IO, Table 11 and the authors' code).
+  Logits are products with the tied input embeddings plus a bias, without a
+  projection before (IO, Table 11 and the authors' code).
 
   Args:
-    adapter: Whose embeddings are shared.
+    adapter: The adapter that shares its embeddings.
     max_length: Rows of the query table.
     num_query_channels: E, which is the adapter's C.
-    use_query_mask: Whether queries at padding read nothing, as in the authors'
-      code; Hugging Face's models let them read.
+    use_query_mask: Whether queries at padding attend to nothing, as in the
+      authors' code; in Hugging Face's models they attend to the latents.
     query_init_scale: Standard deviation of the initial queries.
     **decoder: Arguments of `QueryDecoder`.
   """
@@ -130,9 +130,9 @@ class MaskedLmDecoder(decoders.QueryDecoder):
     queries: Int[Array, "O"] | Int[Array, "B O"] | None = None,
     return_attention: bool = False,
   ) -> tuple[Float[Array, "B O V"], Float[Array, "B H O N"] | None]:
-    """Logits of each position, or of those in `queries` alone.
+    """Returns the logits of each position, or of those in `queries`.
 
-    Examples may have positions of their own: `queries` [B, O].
+    `queries` are [B, O], or [O] if all examples share the positions.
     """
     table = position_encoding.TrainablePositions(
       self._max_length,
@@ -158,12 +158,13 @@ class MaskedLmDecoder(decoders.QueryDecoder):
 
 
 class TokenDecoder(hk.Module):
-  """Logits over the vocabulary from a plain Transformer's own positions.
+  """Computes logits over the vocabulary from a plain Transformer's outputs.
 
-  Normalised, since the blocks are pre-norm, and tied like `MaskedLmDecoder`.
+  The outputs are normalized, since the blocks are pre-norm; the embeddings are
+  tied as in `MaskedLmDecoder`.
 
   Args:
-    adapter: Whose embeddings are shared.
+    adapter: The adapter that shares its embeddings.
   """
 
   def __init__(
@@ -184,8 +185,8 @@ class TokenDecoder(hk.Module):
     queries: Int[Array, "O"] | Int[Array, "B O"] | None = None,
     return_attention: bool = False,
   ) -> tuple[Float[Array, "B O V"], None]:
-    """Logits of each position, or of `queries`; see `MaskedLmDecoder`."""
-    del inputs, input_mask, return_attention  # It reads nothing more.
+    """Returns logits of each position or of `queries`, as `MaskedLmDecoder`."""
+    del inputs, input_mask, return_attention
     if queries is not None:
       wanted = jnp.atleast_2d(queries)[..., None]
       latents = jnp.take_along_axis(latents, wanted, 1)
@@ -196,7 +197,7 @@ class TokenDecoder(hk.Module):
 def _tied_logits(
   out: Float[Array, "B O C"], adapter: TextAdapter
 ) -> Float[Array, "B O V"]:
-  """Products with the embeddings, and a bias of the module that calls."""
+  """Returns products with the embeddings plus a bias of the calling module."""
   embeddings = adapter.embeddings()
   bias = hk.get_parameter("bias", embeddings.shape[:1], init=jnp.zeros)
   logits = jnp.einsum(

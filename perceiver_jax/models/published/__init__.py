@@ -1,9 +1,9 @@
-"""The models of both papers: sizes as published, with what they cost.
+"""The models of both papers, with their published sizes and costs.
 
-Sizes are those of the tables named in each entry and of the authors' code; what
-neither states is marked "chosen". `num_parameters` is exact for the structure
-as built here; `docs/models.md` puts it and our count of operations beside the
-published figures, and says where the papers contradict themselves.
+Sizes are from the table named in each entry and from the authors' code; sizes
+that neither states are marked "chosen". `num_parameters` is exact for the
+models as built here. `docs/models.md` compares it and our count of operations
+with the published figures, and says where the papers contradict themselves.
 """
 
 from perceiver_jax.models.published import (

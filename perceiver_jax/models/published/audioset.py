@@ -1,8 +1,8 @@
 """AudioSet classifiers (Perceiver, Table 3; IO, AudioSet).
 
-Widths of 487 channels fix 16 bands a dimension for video. Bands of sound are
-not stated: 64 for raw samples, so that 128 samples and their features still
-leave room for the learned padding, and 192 for a spectrogram (chosen).
+Inputs of 487 channels imply 16 bands per dimension for video. Bands for audio
+are not stated; chosen are 64 for raw samples, so that 128 samples and their
+features leave room for the learned padding, and 192 for a spectrogram.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from perceiver_jax.models.published.entry import (
   encoder,
 )
 
-_SOUNDS = {
+_AUDIO = {
   "raw": (
     {"kind": "audio", "samples_per_patch": 128, "num_bands": 64},
     array(61_440, 1),
@@ -35,7 +35,7 @@ _VIDEO = (
   },
   array(32, 224, 224, 3),
 )
-# The first paper's: nothing shared, 2 cross-attends x 8 self-attends.
+# The first paper's encoder: nothing shared, 2 cross-attends x 8 self-attends.
 _ICML = encoder(
   num_latent_channels=512,
   num_blocks=2,
@@ -57,7 +57,7 @@ def _audioset(
   *figures: Any,
   note: str = "",
 ) -> Entry:
-  chosen = {"audio": _SOUNDS[sound]} if sound else {}
+  chosen = {"audio": _AUDIO[sound]} if sound else {}
   chosen |= {"image": _VIDEO} if video else {}
   spec = {
     "num_classes": 527,

@@ -1,4 +1,4 @@
-"""What a published model is described by."""
+"""Descriptions of published models, and helpers to write them."""
 
 from collections.abc import Mapping
 from typing import (
@@ -16,14 +16,14 @@ class Entry(NamedTuple):
   """A model of the papers.
 
   Attributes:
-    spec: What `zoo.build` takes.
+    spec: Argument of `zoo.build`.
     raw: Shapes and types of one raw example, without the batch axis: an array,
       or arrays by modality.
     num_parameters: Exact number of trainable parameters.
     published_parameters: In millions, as printed; "" where it is not.
-    published_flops: In units of 1e9, as printed; "" where it is not.
+    published_flops: In billions, as printed; "" where it is not.
     source: The table of those figures.
-    note: Where they and ours differ, why.
+    note: Explanation of a difference from our figures.
     has_input_mask: Whether an input mask goes with the raw data.
   """
 
@@ -37,26 +37,26 @@ class Entry(NamedTuple):
   has_input_mask: bool = False
 
   def example(self, batch_size: int = 1) -> Any:
-    """Abstract raw data of a batch."""
+    """Returns the shapes of a batch of raw data."""
     return jax.tree.map(
       lambda x: jax.ShapeDtypeStruct((batch_size, *x.shape), x.dtype), self.raw
     )
 
 
 def array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
-  """Raw data of one example, by shape and type only."""
+  """Returns the shape and type of the raw data of one example."""
   return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def encoder(**sizes: Any) -> dict[str, Any]:
-  """The encoder section of a spec: ImageNet's, but for `sizes`."""
+  """Returns ImageNet's encoder section of a spec, changed by `sizes`."""
   return EncoderConfig()._asdict() | sizes
 
 
 def deep(
   num_latents: int, channels: int, depth: int, **sizes: Any
 ) -> dict[str, Any]:
-  """An encoder with one block of `depth` self-attends, all its own weights."""
+  """Returns an encoder with one block of `depth` self-attends."""
   return encoder(
     num_latents=num_latents,
     num_latent_channels=channels,

@@ -1,7 +1,7 @@
 """Multimodal autoencoders of Kinetics-700 (IO, app. I and Table 17).
 
-Bands and resolutions are the released model's, quirks included: pixel queries
-are encoded at a resolution of 56 and patches of sound at one of 30,720.
+Bands and resolutions are those of the released model, which encodes pixel
+queries at a resolution of 56 and patches of audio at one of 30,720.
 """
 
 from perceiver_jax.models.published.entry import (
@@ -19,7 +19,7 @@ def _autoencoder(
   num_latents: int, num_parameters: int, published: str, flops: str
 ) -> Entry:
   video = {"num_bands": 32, "max_resolution": _VIDEO_RESOLUTION}
-  sound = {"num_bands": 192, "max_resolution": (_SAMPLES,)}
+  audio = {"num_bands": 192, "max_resolution": (_SAMPLES,)}
   spec = {
     "adapter": {
       "kind": "multimodal",
@@ -28,7 +28,7 @@ def _autoencoder(
         "audio": {
           "kind": "audio",
           "samples_per_patch": _SAMPLES_PER_PATCH,
-          **sound,
+          **audio,
         },
         "image": {
           "kind": "image",
@@ -48,7 +48,7 @@ def _autoencoder(
         "audio": {
           "shape": (_SAMPLES // _SAMPLES_PER_PATCH,),
           "num_outputs": _SAMPLES_PER_PATCH,
-          **sound,
+          **audio,
         },
         "image": {
           "shape": (_FRAMES, _SIDE, _SIDE),

@@ -1,9 +1,9 @@
 """The entity encoder of AlphaStar (IO, StarCraft II, app. B).
 
-Not stated: the latents' 512 channels and the MLPs' widening of 4 are chosen
-because the published 0.93B operations fit them (with 32 latents, 3 layers and
-128 channels of input and query), and the 256 features of a unit because the
-paper's Table 5 has inputs of 512 x 256.
+The papers do not state the latents' 512 channels and the MLPs' widening of 4;
+they are chosen because they fit the published 0.93B operations (with 32
+latents, 3 layers and 128 channels of input and query). The 256 features of an
+entity are those of the inputs of 512 x 256 in Table 5.
 """
 
 from perceiver_jax.models.published.entry import (

@@ -231,6 +231,8 @@ def test_flow_starts_at_zero(name):
 def test_frames_of_another_size_are_an_error(name, height, width):
   spec = small.spec(name)
   spec["decoder"]["image_size"] = (20, 20)
-  message = "input elements are not of frames of 20 x 20: give frames of that"
+  message = (
+    "input elements do not come from frames of 20 x 20: give frames of that"
+  )
   with pytest.raises(ValueError, match=message):
     small.shapes(small.model(spec), flops.abstract(1, 2, height, width, 3))

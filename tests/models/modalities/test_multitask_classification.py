@@ -138,7 +138,7 @@ def test_task_tokens_have_embeddings_of_their_own():
   ("decoder", "message"),
   [
     ({"query": "all"}, "query 'all': choose one of task"),
-    ({"outputs": {"a": 0}}, "no task has any"),
+    ({"outputs": {"a": 0}}, "no task has outputs"),
   ],
 )
 def test_what_cannot_be_is_refused(decoder, message):

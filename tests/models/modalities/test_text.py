@@ -46,7 +46,7 @@ def test_embeddings_plus_the_first_positions():
 
 def test_more_tokens_than_positions_are_an_error():
   tokens = flops.abstract(2, 10, dtype=jnp.int32)
-  message = "10 elements need as many positions, and there are 9: raise max_l"
+  message = "10 elements, but only 9 positions: raise max_l"
   with pytest.raises(ValueError, match=message):
     small.shapes(plain.transform(_adapter), tokens)
 
