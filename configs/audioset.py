@@ -128,7 +128,7 @@ def _data(sound: str) -> dict[str, Any]:
     "source": "files",  # See `perceiver_jax.data.clips.sources.SOURCES`.
     # The other arguments of each source.
     "source_args": {
-      "files": {"directory": "", "classes": "", "cut": True},
+      "files": {"directory": "", "classes": "", "trimmed": True},
       "shards": {"directory": ""},
       "generated": {"num_train": 4096, "num_test": 512, "seconds": 3.0},
     },

@@ -90,7 +90,7 @@ def _data() -> dict[str, Any]:
     "source": "files",  # See `perceiver_jax.data.clips.sources.SOURCES`.
     # The other arguments of each source.
     "source_args": {
-      "files": {"directory": "", "classes": "", "cut": True},
+      "files": {"directory": "", "classes": "", "trimmed": True},
       "shards": {"directory": ""},
       "generated": {
         "num_train": 4096,

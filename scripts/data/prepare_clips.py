@@ -42,8 +42,8 @@ _DIRECTORY = flags.DEFINE_string("directory", "", "Where lists and clips are.")
 _SPLIT = flags.DEFINE_string("split", "train", "Name of the list or folder.")
 _OUTPUT = flags.DEFINE_string("output", "", "Folder to write to.")
 _CLASSES = flags.DEFINE_string("classes", "", "File of all classes.")
-_CUT = flags.DEFINE_bool(
-  "cut", True, "Whether files hold just the segment of the list."
+_TRIMMED = flags.DEFINE_bool(
+  "trimmed", True, "Whether files hold just the segment of the list."
 )
 _CHECK = flags.DEFINE_bool("check", False, "Only read what is in --output.")
 _FILES = flags.DEFINE_integer("num_files", 64, "Files to write.", lower_bound=1)
@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
         _DIRECTORY.value,
         _SPLIT.value,
         _CLASSES.value,
-        _CUT.value,
+        _TRIMMED.value,
         prefer_video=_FPS.value > 0,
       ),
       index,

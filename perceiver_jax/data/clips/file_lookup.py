@@ -1,4 +1,4 @@
-"""Where the clips of a list lie, whatever they are called."""
+"""Finds the files of the clips of a list by their names."""
 
 import os
 from collections.abc import (
@@ -11,54 +11,54 @@ from pathlib import Path
 from perceiver_jax.data.clips.segment_lists import Row
 
 _VIDEO = (".mp4", ".mkv", ".webm", ".avi", ".mov")
-_SOUND = (".wav", ".flac", ".m4a", ".mp3", ".ogg")
+_AUDIO = (".wav", ".flac", ".m4a", ".mp3", ".ogg")
 
 
 def is_clip(name: str) -> bool:
-  """Whether a file is one of video or sound, by its name."""
-  suffixes = (*_VIDEO, *_SOUND)
+  """Returns whether a file's name is that of a video or audio file."""
+  suffixes = (*_VIDEO, *_AUDIO)
   return not name.startswith(".") and name.lower().endswith(suffixes)
 
 
-def by_stem(root: Path, pictures: bool) -> dict[str, str]:
-  """Paths of all clips below a folder by their names without the suffix.
+def by_stem(root: Path, prefer_video: bool) -> dict[str, str]:
+  """Returns the paths of all clips below a folder, by the stem of the name.
 
-  Of several with the same name, it is the first one of the wanted kind; links
-  to other folders are followed.
+  Of several files with the same stem, the first of the preferred kind is
+  returned. Links to other folders are followed.
 
   Args:
     root: the folder.
-    pictures: whether files of video are wanted, else of sound.
+    prefer_video: whether to prefer video files to audio files.
   """
-  wanted = _VIDEO if pictures else _SOUND
-  found: dict[str, str] = {}
+  wanted = _VIDEO if prefer_video else _AUDIO
+  paths: dict[str, str] = {}
   for folder, names in _folders(root):
     for name in filter(is_clip, names):
       stem = name.rpartition(".")[0]
-      if stem not in found or (
+      if stem not in paths or (
         name.lower().endswith(wanted)
-        and not found[stem].lower().endswith(wanted)
+        and not paths[stem].lower().endswith(wanted)
       ):
-        found[stem] = os.path.join(folder, name)
-  return found
+        paths[stem] = os.path.join(folder, name)
+  return paths
 
 
-def find(row: Row, found: Mapping[str, str]) -> str | None:
-  """Path of the video of a line of a list, None if there is none.
+def find(row: Row, paths: Mapping[str, str]) -> str | None:
+  """Returns the path of the clip of a row, or None if there is none.
 
   Args:
-    row: the line.
-    found: of `by_stem`.
+    row: row of a list.
+    paths: result of `by_stem`.
   """
-  return next((found[stem] for stem in _stems(row) if stem in found), None)
+  return next((paths[stem] for stem in _stems(row) if stem in paths), None)
 
 
 def _folders(root: Path) -> Iterator[tuple[str, list[str]]]:
-  """All folders with the names of their files, in the order of the names."""
+  """Iterates over all folders and the sorted names of their files."""
   seen = set()
   for folder, folders, names in os.walk(root, followlinks=True):
     real = os.path.realpath(folder)
-    if real in seen:  # A link to where we have been, maybe above it.
+    if real in seen:  # A link to a visited folder, possibly a parent.
       folders.clear()
       continue
     seen.add(real)
@@ -67,7 +67,7 @@ def _folders(root: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _stems(row: Row) -> Iterable[str]:
-  """Names under which the clip of a line may be stored."""
+  """Iterates over the stems that the file of a row may have."""
   plain = lambda seconds: f"{seconds:g}"
   exact = lambda seconds: f"{seconds:.3f}"
   milliseconds = lambda seconds: str(round(seconds * 1000))

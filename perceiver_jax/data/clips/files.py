@@ -1,4 +1,4 @@
-"""Clips in files: a list of segments and a folder, or a folder a class."""
+"""Clips in media files, by a list of segments or a folder per class."""
 
 import functools
 import itertools
@@ -26,12 +26,10 @@ from perceiver_jax.data.clips.windows import MISSING, Window
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.errors import UserError
 
-# A clip that lacks more of what its list says is reported.
-_SHORTER = 1.0  # seconds
-# Clips whose lengths are kept: each is a file that need not be opened again.
-_KEPT = 1 << 16
-# Missing clips that a warning names, and short ones.
-_NAMED = 3
+# Clips shorter than listed by more than this are reported.
+_MAX_SHORTFALL = 1.0  # seconds
+_MAX_CACHED_DURATIONS = 1 << 16
+_MAX_NAMED = 3  # Clips named in a warning.
 _EXPECTED = (
   "expected DIRECTORY/SPLIT.csv (AudioSet's, Kinetics' or your own) with the"
   " clips anywhere below DIRECTORY, or DIRECTORY/SPLIT/CLASS/*.mp4"
@@ -39,13 +37,13 @@ _EXPECTED = (
 
 
 class Segment(NamedTuple):
-  """A clip.
+  """A segment of a media file.
 
   Attributes:
-    path: of its file.
-    start: second of the file at which it begins.
-    stop: second at which it ends; 0 for the end of the file.
-    listed: seconds that it should last; 0 if no list says so.
+    path: path of the file.
+    start: start of the segment in seconds.
+    stop: end of the segment in seconds; 0 for the end of the file.
+    listed: duration in seconds according to a list; 0 without a list.
   """
 
   path: str
@@ -55,14 +53,14 @@ class Segment(NamedTuple):
 
 
 class ClipFiles:
-  """Clips decoded when asked for.
+  """Clips that are decoded from files on access.
 
   Args:
     segments: the clips.
     labels: positions of each clip's classes in `class_names`.
     class_names: name of each class.
-    missing: names of the clips of the list that have no file.
-    root: the folder of all data.
+    missing: names of the listed clips without a file.
+    root: root folder of the data set.
   """
 
   in_memory = False
@@ -85,14 +83,14 @@ class ClipFiles:
     return len(self.segments)
 
   def read(self, index: int, window: Window, place: float) -> Example:
-    """See `windows.Clips`."""
+    """Reads a part of a clip; see `windows.Clips.read`."""
     return read_window(self.segments[index], window, place)
 
 
 def read_window(segment: Segment, window: Window, place: float) -> Example:
   """Decodes a part of a clip; see `windows.Clips.read`.
 
-  Sound of several channels is averaged.
+  The channels of the audio are averaged.
 
   Raises:
     UserError: the file is missing, damaged, too short, or lacks a track.
@@ -101,24 +99,24 @@ def read_window(segment: Segment, window: Window, place: float) -> Example:
   kinds = ["video"] * bool(window.num_frames)
   kinds += ["audio"] * bool(window.num_samples)
   start += place * max(0.0, seconds(segment, *kinds) - window.seconds)
-  found = {}
+  example = {}
   if window.num_frames:
-    found["image"] = _pictures(path, window, start)
+    example["image"] = _read_frames(path, window, start)
   if window.num_samples:
     samples = audio.read_audio(
       path, window.sample_rate, start, window.num_samples
     )
-    found["audio"] = samples.mean(axis=1, keepdims=True)
-  return found
+    example["audio"] = samples.mean(axis=1, keepdims=True)
+  return example
 
 
-@functools.lru_cache(_KEPT)
+@functools.lru_cache(_MAX_CACHED_DURATIONS)
 def seconds(segment: Segment, *kinds: str) -> float:
-  """How long a clip lasts; a warning says if that is less than it should.
+  """Returns the duration of a clip; warns if it is shorter than listed.
 
   Args:
     segment: the clip.
-    *kinds: "video", "audio" or both: the shorter one counts.
+    *kinds: "video", "audio" or both, of which the shorter counts.
 
   Raises:
     UserError: the file can't be read, or ends before the clip starts.
@@ -130,48 +128,46 @@ def seconds(segment: Segment, *kinds: str) -> float:
       f"{path!r} ends after {end:.2f} seconds, before its clip starts at"
       f" {start:.2f}; correct the list, or get the whole video"
     )
-  found = min(end, stop) - start if stop > start else end - start
-  if found < listed - _SHORTER:
+  duration = min(end, stop) - start if stop > start else end - start
+  if duration < listed - _MAX_SHORTFALL:
     logging.log_first_n(
-      logging.WARNING, "%r has %.2f of the %.2f seconds of its list", _NAMED,
-      path, found, listed,
+      logging.WARNING, "%r has %.2f of the %.2f seconds listed", _MAX_NAMED,
+      path, duration, listed,
     )  # fmt: skip
-  return found
+  return duration
 
 
 def files(
   directory: str | os.PathLike[str],
   split: str,
   classes: str = "",
-  cut: bool = True,
-  pictures: bool = True,
+  trimmed: bool = True,
+  prefer_video: bool = True,
 ) -> ClipFiles:
-  """Clips of AudioSet, of Kinetics or of one's own.
+  """Finds the clips of AudioSet, Kinetics or a custom data set.
 
-  With DIRECTORY/SPLIT.csv (see `segment_lists`), the file of a line may lie
-  anywhere below DIRECTORY. Its name, without what follows the last dot, is
-  the video's, or that with the start, or start and stop, in seconds or
-  milliseconds: VIDEO_30, VIDEO_30.000_40.000, VIDEO_30000_40000,
-  VIDEO_000030_000040; "Y" may stand before any of them. Lines without a file
-  are counted in a warning and left out. Without the list, clips are
-  DIRECTORY/SPLIT/CLASS/*.
+  With a list DIRECTORY/SPLIT.csv (see `segment_lists`), clips may be anywhere
+  below DIRECTORY. The stem of a file is the name of the video, optionally
+  with the start, or start and stop, in seconds or milliseconds: VIDEO_30,
+  VIDEO_30.000_40.000, VIDEO_30000_40000, VIDEO_000030_000040. "Y" may precede
+  any of them. Listed clips without a file are skipped with a warning. Without a
+  list, clips are DIRECTORY/SPLIT/CLASS/*.
 
   Args:
-    directory: holds lists and clips.
-    split: name of the list or of the folder.
-    classes: file of all classes (see `read_classes`). If not given,
-      DIRECTORY/class_labels_indices.csv where there is one; else the classes
-      of all lists or folders, sorted.
-    cut: whether files hold just the segment; else the whole video.
-    pictures: whether pictures are wanted: where ID.mp4 and ID.wav are there,
-      the former is taken, else the latter.
+    directory: folder with lists and clips.
+    split: name of the list or folder.
+    classes: file of all classes (see `read_classes`). Defaults to
+      DIRECTORY/class_labels_indices.csv if it exists, else to the classes of
+      all lists or folders, sorted.
+    trimmed: whether a file holds only the segment, not the whole video.
+    prefer_video: whether to choose ID.mp4 over ID.wav if both exist.
 
   Raises:
-    UserError: a list is damaged, a class is unknown, or there is no clip.
+    UserError: a list is damaged, a class is unknown, or no clip is found.
   """
   if not directory:
     raise UserError(
-      "no directory is given; set config.data.source_args.files.directory,"
+      "no directory is set; set config.data.source_args.files.directory,"
       f" {_EXPECTED}"
     )
   root = Path(directory).expanduser()
@@ -179,37 +175,37 @@ def files(
     raise UserError(f"no directory {str(root)!r}; {_EXPECTED}")
   listed = root / f"{split}.csv"
   if listed.is_file():
-    return _of_list(root, listed, classes, cut, pictures)
+    return _of_list(root, listed, classes, trimmed, prefer_video)
   return _of_folders(root, split, classes)
 
 
 def _of_list(
-  root: Path, listed: Path, classes: str, cut: bool, pictures: bool
+  root: Path, listed: Path, classes: str, trimmed: bool, prefer_video: bool
 ) -> ClipFiles:
   rows = segment_lists.read_rows(listed)
   names = _classes(root, classes, lambda: _listed_classes(root))
   numbers = {name: i for i, name in enumerate(names)}
-  found = file_lookup.by_stem(root, pictures)
+  found = file_lookup.by_stem(root, prefer_video)
   segments, labels, missing = [], [], []
   for row in rows:
-    segment = _find(row, root, found, cut)
+    segment = _find(row, root, found, trimmed)
     if segment is None:
       missing.append(row.file or row.video)
       continue
     unknown = [label for label in row.labels if label not in numbers]
     if unknown:
       raise UserError(
-        f"{str(listed)!r} has the class {unknown[0]!r}, which is none of the"
-        f" {len(names)} known; give"
-        " config.data.source_args.files.classes=FILE with all of them"
+        f"{str(listed)!r} has the class {unknown[0]!r}, which is not one"
+        f" of the {len(names)} known; set"
+        " config.data.source_args.files.classes to a file with all classes"
       )
     segments.append(segment)
     labels.append([numbers[label] for label in row.labels])
   if missing:
     logging.warning(
-      "%s: %s of %s clips have no file and are left out, the first of them: %s",
+      "%s: %s of %s clips have no file and are skipped, the first of them: %s",
       listed, f"{len(missing):,}", f"{len(rows):,}",
-      ", ".join(missing[:_NAMED]),
+      ", ".join(missing[:_MAX_NAMED]),
     )  # fmt: skip
   if not segments:
     raise UserError(
@@ -240,7 +236,7 @@ def _of_folders(root: Path, split: str, classes: str) -> ClipFiles:
 def _classes(
   root: Path, given: str, seen: Callable[[], set[str]]
 ) -> Mapping[str, str]:
-  """Classes as lists call them, with their names for people."""
+  """Returns display names of the classes, by their names in lists."""
   if given:
     return segment_lists.read_classes(Path(given).expanduser())
   official = root / segment_lists.AUDIOSET_CLASSES
@@ -250,13 +246,13 @@ def _classes(
 
 
 def _listed_classes(root: Path) -> set[str]:
-  """Classes of all lists that have labels; Kinetics' test.csv has none."""
+  """Returns the classes of all lists; Kinetics' test.csv has no labels."""
   found: set[str] = set()
   for path in sorted(root.glob("*.csv")):
     try:
       rows = segment_lists.read_rows(path)
     except segment_lists.NoColumnError as error:
-      logging.warning("not looked into for classes: %s", error)
+      logging.warning("skipped when collecting classes: %s", error)
       continue
     found.update(label for row in rows for label in row.labels)
   return found
@@ -279,9 +275,9 @@ def _clip_paths(folder: Path) -> list[Path]:
 
 
 def _find(
-  row: Row, root: Path, found: Mapping[str, str], cut: bool
+  row: Row, root: Path, found: Mapping[str, str], trimmed: bool
 ) -> Segment | None:
-  """The clip of a line of a list, or None if it has no file."""
+  """Returns the clip of a row of a list, or None if it has no file."""
   if row.file:
     path = root / row.file
     return Segment(str(path)) if path.is_file() else None
@@ -289,16 +285,16 @@ def _find(
   if path is None:
     return None
   listed = row.stop - row.start
-  if cut:
+  if trimmed:
     return Segment(path, listed=listed)
   return Segment(path, row.start, row.stop, listed)
 
 
-def _pictures(path: str, window: Window, start: float) -> np.ndarray:
-  """Frames uint8 [T, H, W, 3]; the last stays if they end a little early."""
+def _read_frames(path: str, window: Window, start: float) -> np.ndarray:
+  """Reads uint8 [T, H, W, 3]; repeats the last frame if a few are missing."""
   count = window.num_frames
   shown = video.frames(path, window.fps, start, window.size or None)
-  frames = [picture for _, picture in itertools.islice(shown, count)]
+  frames = [frame for _, frame in itertools.islice(shown, count)]
   missing = count - len(frames)
   if not frames or missing > MISSING * window.fps:
     raise UserError(

@@ -402,12 +402,12 @@ def test_audiosets_list(audioset, caplog):
   assert source.labels == ((0, 1), (1,))
   assert [segment.start for segment in source.segments] == [0, 0]
   assert source.missing == ("gone",)
-  assert "1 of 3 clips have no file and are left out" in caplog.text
+  assert "1 of 3 clips have no file and are skipped" in caplog.text
   assert "gone" in caplog.text
 
 
 def test_parts_of_whole_videos(audioset):
-  source = clip_files.files(audioset, "balanced", cut=False)
+  source = clip_files.files(audioset, "balanced", trimmed=False)
   assert source.segments[0][1:] == (30, 40, 10)
 
 
@@ -456,13 +456,13 @@ def test_a_clip_without_frames_is_not_prepared(tmp_path, monkeypatch):
     shard_writer.read_whole(clip_files.Segment(path), settings)
 
 
-@pytest.mark.parametrize("cut", [True, False])
-def test_clips_shorter_than_listed_are_reported(tmp_path, cut, caplog):
+@pytest.mark.parametrize("trimmed", [True, False])
+def test_clips_shorter_than_listed_are_reported(tmp_path, trimmed, caplog):
   header = "label,youtube_id,time_start,time_end"
   (tmp_path / "train.csv").write_text(f"{header}\na,v,0,5\nb,w,0,2.5\n")
   making.write_clip(tmp_path / "v.mp4", 2.0)
   making.write_clip(tmp_path / "w.mp4", 2.0)
-  source = clip_files.files(tmp_path, "train", cut=cut)
+  source = clip_files.files(tmp_path, "train", trimmed=trimmed)
   with caplog.at_level(logging.WARNING):
     for _ in range(3):
       source.read(0, WINDOW, 1.0)
@@ -570,7 +570,7 @@ def test_a_list_of_ones_own(tmp_path):
   assert source.class_names == ("bird", "wind")
   assert source.labels == ((0, 1),)
   (tmp_path / "classes.txt").write_text("wind\n")
-  with pytest.raises(UserError, match=r"class 'bird'.*none of the 1 known"):
+  with pytest.raises(UserError, match=r"class 'bird'.*not one of the 1 known"):
     clip_files.files(tmp_path, "mine", str(tmp_path / "classes.txt"))
 
 
@@ -595,7 +595,7 @@ def test_bad_lists_are_refused(tmp_path, content, why):
 
 
 def test_missing_folders_are_refused(tmp_path):
-  for given, why in (("", "no directory is given"), ("x", "no directory")):
+  for given, why in (("", "no directory is set"), ("x", "no directory")):
     with pytest.raises(UserError, match=why):
       clip_files.files(given and tmp_path / given, "train")
   with pytest.raises(UserError, match=r"neither train.csv nor the folder"):
