@@ -26,7 +26,8 @@ Variants:
     GLUE 71.5 (Tables 1 and 11).
   small: a model for two CPU cores on text that ships with Python: 28.3% of
     the hidden bytes in 5 minutes, when a byte 5-gram fills in 21.5%. Its
-    attention starts nearby, unlike the paper's; see docs/language.md.
+    attention is initialized to be local, unlike the paper's; see
+    docs/language.md.
   smoke: a few steps of a tiny model, in seconds; alone, or with any variant.
 
 The recipe is Table 12's: 500,000 steps of 2,048 examples, LAMB 1.25e-3, 1,000

@@ -67,10 +67,10 @@ def test_latents_read_their_stretch_and_outputs_their_latents():
 
 
 def test_only_tables_and_their_projections_change():
-  nearby, usual = _params(_BANDS), _params(0)
+  local, usual = _params(_BANDS), _params(0)
   changed = {
     f"{module}/{name}"
-    for module, name, value in hk.data_structures.traverse(nearby)
+    for module, name, value in hk.data_structures.traverse(local)
     if (value != usual[module][name]).any()
   }
   projections = [
@@ -80,7 +80,7 @@ def test_only_tables_and_their_projections_change():
   ]
   tables = ["adapter/positions", "encoder/latents", "decoder/query"]
   assert changed == {*projections, *(f"{t}/embeddings" for t in tables)}
-  table = nearby["adapter/positions"]["embeddings"]
+  table = local["adapter/positions"]["embeddings"]
   rest = usual["adapter/positions"]["embeddings"][:, 2 * _BANDS :]
   np.testing.assert_array_equal(table[:, 2 * _BANDS :], rest)
 

@@ -113,7 +113,7 @@ def test_padding_that_is_not_a_number_does_not_matter():
   jax.tree.map(np.testing.assert_array_equal, out, run(raw, mask)[1])
 
 
-def test_example_without_units_is_finite_and_leaves_the_other():
+def test_example_without_entities_is_finite_and_leaves_the_other():
   run, _ = _model()
   raw, real = small.raw("starcraft"), _mask(0)
   _, want = run(raw, jnp.asarray(real))
@@ -128,7 +128,7 @@ def test_example_without_units_is_finite_and_leaves_the_other():
 
 @_few
 @given(st.permutations(range(_UNITS)), st.integers(0, 99))
-def test_permuted_units_have_permuted_encodings(order, seed):
+def test_permuted_entities_have_permuted_encodings(order, seed):
   run, _ = _model()
   raw, mask = small.raw("starcraft", seed=seed), jnp.asarray(_mask(seed))
   order = jnp.asarray(order)
@@ -144,7 +144,7 @@ def test_permuted_units_have_permuted_encodings(order, seed):
   )
 
 
-def test_without_a_mask_all_units_are_real():
+def test_without_a_mask_all_entities_are_real():
   make = lambda latents, inputs, mask=None: entities.EntitiesDecoder(
     5, name="decoder"
   )(latents, inputs, mask)[0]
