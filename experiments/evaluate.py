@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     restore,
     workdir,
   )
-  from perceiver_jax.training.logs import results, writers
+  from perceiver_jax.training.logs import metric_writers, results
 
   launch.initialize_distributed()
   config, task, folder = launch.saved_run()
@@ -55,7 +55,9 @@ def main(argv: Sequence[str]) -> int:
       print(f"  {name:<{width}}  {value:.4f}")
     path = folder / f"evaluation-{restored.step}.json"
     with workdir.writing(folder):
-      writers.write_json(path, {"step": restored.step, "metrics": scores})
+      metric_writers.write_json(
+        path, {"step": restored.step, "metrics": scores}
+      )
     print(f"written to {path}")
   return 0
 

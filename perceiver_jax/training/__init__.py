@@ -1,1 +1,1 @@
-"""Training: optimizers, the pmapped step, the loop, checkpoints, writers."""
+"""Training: optimizers, the pmapped step, the loop, checkpoints and logs."""

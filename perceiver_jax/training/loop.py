@@ -21,17 +21,17 @@ from perceiver_jax.tasks.base import Task
 from perceiver_jax.training import (
   config_checks,
   evaluation,
+  initialize_from,
   interrupts,
   optimizers,
-  transfer,
   workdir,
 )
 from perceiver_jax.training import step as step_lib
 from perceiver_jax.training.checkpoints.checkpointer import Checkpointer
-from perceiver_jax.training.logs import results, run_summary, writers
-from perceiver_jax.training.logs.chrono import Chrono, format_seconds
+from perceiver_jax.training.logs import metric_writers, results, run_summary
 from perceiver_jax.training.logs.console import Console
-from perceiver_jax.training.logs.meter import Meter
+from perceiver_jax.training.logs.metrics_accumulator import MetricsAccumulator
+from perceiver_jax.training.logs.wall_time import WallTimer, format_seconds
 from perceiver_jax.training.step import TrainState
 
 # Steps given to the device before the oldest is done: while it takes one, the
@@ -107,7 +107,7 @@ class Trainer:
       ema_decay=config.ema_decay,
     )
     self._eval_step = evaluation.make_eval_step(self._model, task, self._mesh)
-    self._weights = transfer.load(config, folder)
+    self._weights = initialize_from.load(config, folder)
     self._data, self._eval_data = self._open_data()
     self._is_first = jax.process_index() == 0
     # On fake CPU devices, un-synced steps would time out in a collective.
@@ -140,19 +140,19 @@ class Trainer:
       self._checkpoints.close()
 
   def _run(self, stop: interrupts.Interrupts) -> Outcome:
-    self._taken_over = None
+    self._initialization = None
     state, start, extras = self._restore()
-    self._chrono = Chrono(extras.get("seconds"))
+    self._timer = WallTimer(extras.get("seconds"))
     self._evaluation = None
     self._writers = self._make_writers(start)
     compiled = self._compile(state) if start < self._num_steps else None
-    facts = run_summary.facts(
+    facts = run_summary.summarize(
       self._config, self._task, self._model, self._abstract, self._mesh
     )
-    self._meter = Meter(
+    self._accumulator = MetricsAccumulator(
       extras.get("interval", {}),
       step_lib.replicated(self._mesh),
-      self._chrono,
+      self._timer,
       batch_size=self._config.batch_size,
       flops_per_step=facts.flops_per_step,
       peak_flops=facts.peak_flops,
@@ -164,12 +164,12 @@ class Trainer:
         self._num_steps,
         start,
         compiled,
-        self._chrono.totals().get("compile", 0.0),
+        self._timer.totals().get("compile", 0.0),
       )
     )
-    if self._taken_over is not None:
+    if self._initialization is not None:
       self._console.say(f"  started from {self._config.init_from}")
-      self._console.say(self._taken_over.text())
+      self._console.say(self._initialization.text())
     try:
       state, stopped = self._steps(state, start, compiled, stop)
       if stopped:
@@ -188,7 +188,7 @@ class Trainer:
     init = jax.jit(self._init, out_shardings=step_lib.replicated(self._mesh))
     state = init(self._task.example())
     if self._weights is not None:
-      state, self._taken_over = transfer.start_from(
+      state, self._initialization = initialize_from.initialize_state(
         state, self._weights, self._config.model
       )
     return state, 0, {}
@@ -198,7 +198,7 @@ class Trainer:
     batch = step_lib.abstract_train_batch(
       self._task.example(), self._config.batch_size, self._mesh
     )
-    with self._chrono.section("compile"):
+    with self._timer.section("compile"):
       # With several processes, pmap lowers for arrays, not for their shapes.
       zeros = jax.tree.map(step_lib.zeros, batch)
       return self._step_fn.lower(state, zeros).compile()
@@ -212,12 +212,12 @@ class Trainer:
   ) -> tuple[TrainState, str]:
     """Takes the steps that are left; returns why it stopped early, or ""."""
     for step in range(start + 1, self._num_steps + 1):
-      with self._chrono.section("data"):
+      with self._timer.section("data"):
         batch = step_lib.place_train_batch(next(self._data), self._mesh)
-      with self._chrono.section("step"):
+      with self._timer.section("step"):
         state, metrics = compiled(state, batch)
-        self._meter.add(metrics)
-        self._meter.wait(self._ahead)
+        self._accumulator.add(metrics)
+        self._accumulator.wait(self._ahead)
       self._console.step()
       self._end_interval(step, start, state)
       if step < self._num_steps and (why := stop.reason(step)):
@@ -250,13 +250,13 @@ class Trainer:
 
   def _check_finite(self, step: int) -> None:
     # The device is still busy with the steps; its time is theirs.
-    with self._chrono.section("step"):
-      self._meter.check_finite(step)
+    with self._timer.section("step"):
+      self._accumulator.check_finite(step)
 
   def _log(self, step: int, start: int) -> None:
-    values = self._meter.take()
+    values = self._accumulator.take()
     values["learning_rate"] = float(self._schedule(step - 1))
-    pace = self._meter.pace()
+    pace = self._accumulator.pace()
     if "tokens" in values:  # Of a text task, as a mean over examples.
       rate = values["tokens"] * pace["examples_per_second"]
       pace["tokens_per_second"] = rate
@@ -265,7 +265,7 @@ class Trainer:
       {f"train/{name}": value for name, value in values.items()}
       | {f"speed/{name}": value for name, value in pace.items()},
     )
-    eta = format_seconds(self._chrono.eta(step, self._num_steps, start))
+    eta = format_seconds(self._timer.eta(step, self._num_steps, start))
     self._console.interval(step, values | pace, eta)
 
   def _evaluate(self, step: int, state: TrainState) -> None:
@@ -276,7 +276,7 @@ class Trainer:
     self._console.say(f"step {step:,}: {shown}")
 
   def _measure(self, step: int, state: TrainState) -> None:
-    with self._chrono.section("evaluate"):
+    with self._timer.section("evaluate"):
       found = evaluation.evaluate_all(
         self._eval_step,
         state,
@@ -291,15 +291,15 @@ class Trainer:
       self._writers.scalars(step, values)
 
   def _save(self, step: int, state: TrainState) -> None:
-    with self._chrono.section("checkpoint"):
+    with self._timer.section("checkpoint"):
       measured = self._evaluation and self._evaluation[0] == step
       self._checkpoints.save(
         step,
         state,
         self._data,
         {
-          "seconds": self._chrono.totals(),
-          "interval": self._meter.stored(),
+          "seconds": self._timer.totals(),
+          "interval": self._accumulator.stored(),
         },
         results.flat_scalars(self._evaluation[1]) if measured else {},
       )
@@ -326,12 +326,12 @@ class Trainer:
       "steps": self._num_steps,
       "epochs": round(self._num_steps / self._epoch, 2),
       "best_step": self._num_steps if best is None else best,
-      "train_seconds": round(sum(self._chrono.totals().values()), 1),
-      "seconds": self._chrono.totals(),
+      "train_seconds": round(sum(self._timer.totals().values()), 1),
+      "seconds": self._timer.totals(),
     }
     found = {}
     if self._is_first:
-      transfer.export(self._folder, self._config, state)
+      initialize_from.export(self._folder, self._config, state)
       with workdir.writing(self._folder):
         found = results.write(
           self._folder,
@@ -345,10 +345,10 @@ class Trainer:
         )
     return Outcome("", self._num_steps, found)
 
-  def _make_writers(self, start: int) -> writers.Writers:
+  def _make_writers(self, start: int) -> metric_writers.MetricWriters:
     log = self._config.log
     with workdir.writing(self._folder):
-      return writers.Writers(
+      return metric_writers.MetricWriters(
         self._folder,
         resume_step=start,
         tensorboard=log.tensorboard,

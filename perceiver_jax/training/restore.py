@@ -1,4 +1,4 @@
-"""A trained model from a run's folder, for evaluation and prediction."""
+"""Restores a trained model from a workdir, for evaluation and prediction."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +42,7 @@ class Restored(NamedTuple):
 def abstract_state(
   config: ml_collections.ConfigDict, task: Task, mesh: Mesh
 ) -> step_lib.TrainState:
-  """Shapes and sharding of the state a config trains, nothing allocated."""
+  """Returns the shapes and shardings of the training state of a config."""
   # The state's structure does not depend on the length of the schedule.
   optimizer, _ = optimizers.from_config(
     config.optimizer, max(config.optimizer.get("warmup_steps", 0) + 1, 2), 1
@@ -95,7 +95,9 @@ def restore(
 
 
 def predictor(restored: Restored, **options: bool) -> Callable[[Any], Any]:
-  """Outputs of a restored model for a batch, on the host, by one process.
+  """Returns a function from a batch to model outputs, as NumPy arrays.
+
+  It runs in this process alone.
 
   Args:
     restored: of `restore`.
@@ -115,7 +117,7 @@ def predictor(restored: Restored, **options: bool) -> Callable[[Any], Any]:
 
 
 def local_params(state: step_lib.TrainState) -> tuple[Any, Any]:
-  """(parameters to evaluate, net state) as arrays of this process alone."""
+  """Returns the parameters to evaluate and the net state as local arrays."""
   take = lambda x: np.asarray(x.addressable_data(0))
   return jax.tree.map(take, (state.eval_params, state.net_state))
 

@@ -1,4 +1,4 @@
-"""A run's folder: which config it belongs to, and what it was run with."""
+"""Reads and writes the config, task and versions files of a workdir."""
 
 import contextlib
 import importlib.metadata
@@ -17,7 +17,7 @@ import ml_collections
 
 from perceiver_jax.data.core.source import check_class_names
 from perceiver_jax.errors import UserError
-from perceiver_jax.training.logs.writers import write_json
+from perceiver_jax.training.logs.metric_writers import write_json
 
 CONFIG_FILE = "config.json"
 TASK_FILE = "task.json"
@@ -105,7 +105,7 @@ def write(
 
 @contextlib.contextmanager
 def writing(workdir: Path) -> Iterator[None]:
-  """Inside, only the workdir is written to.
+  """Turns an `OSError` while writing to the workdir into a `UserError`.
 
   Raises:
     UserError: something could not be written: the disk is full, for example.
@@ -115,13 +115,13 @@ def writing(workdir: Path) -> Iterator[None]:
   except OSError as error:
     reason = error.strerror or type(error).__name__
     raise UserError(
-      f"--workdir={workdir} can't be written to: {reason.lower()}; mend that,"
+      f"--workdir={workdir} can't be written to: {reason.lower()}; fix that,"
       " or give another --workdir"
     ) from error
 
 
 def read_config(workdir: Path) -> ml_collections.ConfigDict:
-  """The config a workdir was trained with.
+  """Reads the config a workdir was trained with.
 
   Raises:
     UserError: it holds no run.
@@ -136,28 +136,28 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
 
 
 def read_metadata(workdir: Path) -> dict[str, Any]:
-  """`Task.metadata()` of the run; {} if it is missing."""
+  """Reads `Task.metadata()` of the run; {} if it is missing."""
   return _read(workdir / TASK_FILE) or {}
 
 
 def versions() -> dict[str, str]:
-  """Versions of what a number depends on, with device and commit."""
-  found = {"python": platform.python_version()}
+  """Returns versions of Python and packages, the devices and the commit."""
+  versions = {"python": platform.python_version()}
   for package in _PACKAGES:
     try:
-      found[package] = importlib.metadata.version(package)
+      versions[package] = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
       continue
   devices = jax.devices()
-  found["devices"] = f"{len(devices)} x {devices[0].device_kind}"
-  found["platform"] = platform.platform()
+  versions["devices"] = f"{len(devices)} x {devices[0].device_kind}"
+  versions["platform"] = platform.platform()
   if commit := _commit():
-    found["commit"] = commit
-  return found
+    versions["commit"] = commit
+  return versions
 
 
 def _commit() -> str:
-  """Commit of the code, marked if it was changed since; "" if unknown."""
+  """Returns the commit of the code, "-dirty" if changed; "" if unknown."""
   here = Path(__file__).parent
 
   def git(*args: str) -> str:
@@ -184,19 +184,19 @@ def _read(path: Path) -> dict[str, Any] | None:
     return None
   except (OSError, ValueError) as error:
     raise UserError(
-      f"{path} can't be read ({error}); mend it, or give another --workdir"
+      f"{path} can't be read ({error}); fix it, or give another --workdir"
     ) from error
 
 
 def _jsonable(config: Mapping[str, Any]) -> dict[str, Any]:
-  """The config as JSON gives it back: tuples as lists."""
+  """Returns the config as JSON gives it back: tuples as lists."""
   if isinstance(config, ml_collections.ConfigDict):
     config = config.to_dict()
   return json.loads(json.dumps(config))
 
 
 def _tuples(value: Any) -> Any:
-  """Lists back to tuples, which configs hold so that flags can set them."""
+  """Converts lists to tuples, which flags can set in a config."""
   if isinstance(value, dict):
     return {name: _tuples(inner) for name, inner in value.items()}
   return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -37,7 +37,7 @@ from experiments import launch
 from perceiver_jax.data.text import glue_tasks
 from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import glue_metrics
-from perceiver_jax.training.logs import writers
+from perceiver_jax.training.logs import metric_writers
 
 _TASKS = flags.DEFINE_list(
   "tasks", list(glue_tasks.GLUE), "Variants of configs/glue.py."
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
     ]
     best[task] = max(runs, key=lambda run: run["average"])
   table = {"best": best, "average": _average(best)}
-  writers.write_json(out / "sweep.json", table)
+  metric_writers.write_json(out / "sweep.json", table)
   print(_text(best, table["average"]))
 
 
@@ -123,7 +123,7 @@ def _check_same(path: Path, flags_of_run: Sequence[str]) -> None:
   wanted.insert(0, flags_of_run[0].rpartition(":")[2])
   if not path.exists():
     path.parent.mkdir(parents=True, exist_ok=True)
-    writers.write_json(path, {"flags": wanted})
+    metric_writers.write_json(path, {"flags": wanted})
   found = json.loads(path.read_text(encoding="utf-8"))["flags"]
   if found != wanted:
     raise UserError(
@@ -146,7 +146,7 @@ def _finish(process: subprocess.Popen) -> int:
 
 def _best_evaluation(folder: Path) -> dict[str, Any]:
   """The metrics of the evaluation with the best average, and its step."""
-  records = writers.read_metrics(folder / "metrics.jsonl")
+  records = metric_writers.read_metrics(folder / "metrics.jsonl")
   measured = [r for r in records if "glue/average" in r]
   best = max(measured, key=lambda record: record["glue/average"])
   metrics = {

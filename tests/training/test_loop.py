@@ -17,7 +17,7 @@ from perceiver_jax.training import (
   loop,
 )
 from perceiver_jax.training.checkpoints import (
-  integrity as checkpoint_integrity,
+  manifest as manifest_lib,
 )
 from perceiver_jax.training.checkpoints.checkpointer import Checkpointer
 
@@ -117,7 +117,7 @@ def test_every_interval_is_kept_apart(tmp_path):
   assert steps == {"train/loss": [4, 8, 12], "eval/loss": [5, 10, 12]}
   assert runs.checkpoint_steps(tmp_path) == [9, 12]
   measured = [
-    checkpoint_integrity.read_stamp(tmp_path / "checkpoints" / step).metrics
+    manifest_lib.read_manifest(tmp_path / "checkpoints" / step).metrics
     for step in ("9", "12")
   ]
   # Those of step 5 are not those of step 9.

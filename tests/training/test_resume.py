@@ -148,7 +148,7 @@ def test_a_damaged_checkpoint_is_passed_over(
   (line,) = said
   assert "step 8 can't be read" in line
   assert "step 6 is used instead" in line
-  assert runs.contents(tmp_path / "checkpoints_unreadable/8-1") == damaged
+  assert runs.contents(tmp_path / "checkpoints_quarantine/8-1") == damaged
   assert runs.contents(folder / "6") == older
   live(tmp_path, "plain", {})
   runs.assert_same_end(tmp_path, undisturbed("plain"))
@@ -243,7 +243,7 @@ def test_killed_and_damaged(tmp_path, program, whole):
   # The kill may have come before the newest was written to its end.
   assert re.search(rf"step {newest} (can't be read|was never finished)", err)
   assert f"step {older} is used instead" in err
-  aside = tmp_path / "checkpoints_unreadable" / f"{newest}-1"
+  aside = tmp_path / "checkpoints_quarantine" / f"{newest}-1"
   assert runs.contents(aside) == damaged
   runs.assert_same_end(tmp_path, whole)
 

@@ -1,13 +1,13 @@
-"""Saving the whole state of a run, and getting it back exactly.
+"""Saves the whole state of a run and restores it exactly.
 
     directory/<step>/state   the arrays, one entry for each leaf of the state
-    directory/<step>/extras  the stamp: data position, extras, checksums
+    directory/<step>/extras  the manifest: data position, extras, checksums
 
-Orbax writes a checkpoint under another name and renames it when it is whole.
-All else about reliability is here: what was damaged afterwards is recognised
-(`checkpoint_integrity`), reported, set aside and never trained on, and an old
-checkpoint goes only once a newer one is complete. With several processes, all
-of them make the same calls in the same order.
+Orbax writes a checkpoint under a temporary name and renames it when it is
+complete. This module adds checksums (`manifest`): a damaged checkpoint is
+reported, quarantined and never used, and an old checkpoint is deleted only once
+a newer one is complete. With several processes, all of them must make the same
+calls in the same order.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ from perceiver_jax.errors import UserError
 from perceiver_jax.training.checkpoints import (
   folder as checkpoint_folder,
 )
-from perceiver_jax.training.checkpoints import integrity
+from perceiver_jax.training.checkpoints import manifest as manifest_lib
 
 
 class Restored(NamedTuple):
@@ -73,7 +73,7 @@ class Checkpointer:
         f"{best_mode!r}: need keep_latest >= 1, keep_best >= 0 and best_mode "
         "'max' or 'min'; change the checkpoint leaves of the config"
       )
-    integrity.quiet_orbax()
+    manifest_lib.quiet_orbax()
     self._folder = checkpoint_folder.CheckpointFolder(
       directory, best_metric, best_mode, read_only
     )
@@ -157,7 +157,7 @@ class Checkpointer:
     """Restores the newest readable checkpoint.
 
     Each newer one that can't be read is reported and, unless read-only, set
-    aside in `checkpoints_unreadable` next to the directory, so that its step
+    aside in `checkpoints_quarantine` next to the directory, so that its step
     can be saved again.
 
     Args:
@@ -176,10 +176,10 @@ class Checkpointer:
     for step in reversed(self._folder.agreed_steps()):
       try:
         restored = self._restore(step, abstract_state, data_iterator)
-      except integrity.UnreadableError as error:
+      except manifest_lib.UnreadableError as error:
         damaged[step] = str(error)
         continue
-      self._folder.set_aside(damaged, f"step {step} is used instead")
+      self._folder.quarantine(damaged, f"step {step} is used instead")
       return restored
     if damaged:
       reasons = "; ".join(f"step {s}: {why}" for s, why in damaged.items())
@@ -187,7 +187,7 @@ class Checkpointer:
         f"no checkpoint in {self._folder.path} can be read ({reasons}); put "
         "back a good copy, or use another --workdir to start afresh"
       )
-    self._folder.set_aside({}, "no checkpoint was finished before")
+    self._folder.quarantine({}, "no checkpoint was finished before")
     return None
 
   def restore(
@@ -203,7 +203,7 @@ class Checkpointer:
       raise UserError(f"no checkpoint of step {step}: {self._choices(step)}")
     try:
       return self._restore(step, abstract_state, data_iterator)
-    except integrity.UnreadableError as error:
+    except manifest_lib.UnreadableError as error:
       raise UserError(
         f"the checkpoint {self._folder / step} can't be read: {error}; "
         f"{self._choices(step)}"
@@ -248,27 +248,29 @@ class Checkpointer:
     """Restores one step; raises `UnreadableError` in all processes or none."""
     error = None
     try:
-      state, stamp = self._read(step, abstract_state)
-    except integrity.UnreadableError as unreadable:
+      state, manifest = self._read(step, abstract_state)
+    except manifest_lib.UnreadableError as unreadable:
       error = unreadable
     if not checkpoint_folder.in_all_processes(error is None):
-      raise error or integrity.UnreadableError("unreadable in another process")
+      raise error or manifest_lib.UnreadableError(
+        "unreadable in another process"
+      )
     if data_iterator is not None:
-      _set_position(data_iterator, stamp.data, str(self._folder / step))
-    return Restored(step, state, stamp.extras)
+      _set_position(data_iterator, manifest.data, str(self._folder / step))
+    return Restored(step, state, manifest.extras)
 
   def _read(
     self, step: int, abstract_state: Any
-  ) -> tuple[Any, integrity.Stamp]:
+  ) -> tuple[Any, manifest_lib.Manifest]:
     path = self._folder / step
-    stamp = integrity.read_stamp(path)
-    abstract = integrity.flatten(abstract_state)
-    integrity.check_fits(stamp, abstract, f"the checkpoint {path}")
+    manifest = manifest_lib.read_manifest(path)
+    abstract = manifest_lib.flatten(abstract_state)
+    manifest_lib.check_fits(manifest, abstract, f"the checkpoint {path}")
     leaves = self._read_leaves(path, abstract)
-    integrity.check_values(stamp, leaves)
+    manifest_lib.check_values(manifest, leaves)
     structure = jax.tree.structure(abstract_state)
     state = jax.tree.unflatten(structure, [leaves[name] for name in abstract])
-    return state, stamp
+    return state, manifest
 
   def _read_leaves(
     self, path: epath.Path, abstract: dict[str, Any]
@@ -279,7 +281,9 @@ class Checkpointer:
     except (jax.errors.JaxRuntimeError, MemoryError):
       raise  # the machine's trouble, not the checkpoint's
     except Exception as error:
-      raise integrity.UnreadableError(integrity.read_reason(error)) from error
+      raise manifest_lib.UnreadableError(
+        manifest_lib.read_reason(error)
+      ) from error
 
   def _save_failed(self, step: int, error: Exception) -> UserError:
     self._folder.remove_unfinished(step)
@@ -287,7 +291,7 @@ class Checkpointer:
     last = f"is step {steps[-1]}" if steps else "does not exist yet"
     return UserError(
       f"the checkpoint of step {step} could not be written to "
-      f"{self._folder.path}: {integrity.one_line(error)}; the last good one "
+      f"{self._folder.path}: {manifest_lib.one_line(error)}; the last good one "
       f"{last}; free space there or give another --workdir"
     )
 
@@ -298,17 +302,17 @@ def _make_items(
   extras: Mapping[str, Any],
   metrics: Mapping[str, float],
 ) -> dict[str, Any]:
-  leaves = integrity.flatten(state)
+  leaves = manifest_lib.flatten(state)
   data = None if data_iterator is None else data_iterator.get_state()
-  # Only the first process writes the stamp, so only it needs the checksums.
-  stamp = (
-    integrity.make_stamp(leaves, extras, metrics, data)
+  # Only the first process writes the manifest, so only it needs the checksums.
+  manifest = (
+    manifest_lib.make_manifest(leaves, extras, metrics, data)
     if jax.process_index() == 0
     else {}
   )
   return {
     "state": ocp.args.StandardSave(leaves),
-    integrity.STAMP_ITEM: ocp.args.JsonSave(stamp),
+    manifest_lib.MANIFEST_ITEM: ocp.args.JsonSave(manifest),
   }
 
 
@@ -318,6 +322,6 @@ def _set_position(data_iterator: Any, position: Any, where: str) -> None:
   except Exception as error:
     raise UserError(
       f"the data position in {where} does not fit this data pipeline: "
-      f"{integrity.one_line(error)}; use the data settings it was saved with "
-      "or another --workdir"
+      f"{manifest_lib.one_line(error)}; use the data settings it was saved "
+      "with or another --workdir"
     ) from error

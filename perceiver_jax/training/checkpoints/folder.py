@@ -1,7 +1,7 @@
-"""The directory that checkpoints are kept in: what is there, what goes.
+"""Lists, ranks, deletes and quarantines the checkpoints of a directory.
 
-Nothing in it is read beyond the stamps, and nothing is deleted but what a
-newer checkpoint has superseded and what a failed save left behind.
+Only manifests are read. Only checkpoints that a newer one has superseded, and
+the remains of a failed save, are deleted.
 """
 
 import contextlib
@@ -15,14 +15,14 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from perceiver_jax.errors import UserError
-from perceiver_jax.training.checkpoints import integrity
+from perceiver_jax.training.checkpoints import manifest as manifest_lib
 
 _UNFINISHED = ".orbax-checkpoint-tmp"
-_UNREADABLE_DIRECTORY = "checkpoints_unreadable"
+_QUARANTINE_DIRECTORY = "checkpoints_quarantine"
 
 
 class CheckpointFolder:
-  """Lists, ranks, removes and sets aside the checkpoints of one directory.
+  """Lists, ranks, removes and quarantines the checkpoints of one directory.
 
   Args:
     directory: where the checkpoints are; local, relative or gs://.
@@ -95,7 +95,7 @@ class CheckpointFolder:
   def remove_unfinished(self, step: int) -> None:
     """Deletes what a failed save of `step` has left, if that is possible.
 
-    The disk is probably full, and what stays is set aside at the next start.
+    The disk is probably full, and what stays is quarantined at the next start.
     """
     if jax.process_index() != 0:
       return
@@ -108,11 +108,11 @@ class CheckpointFolder:
           path.rmtree()
       time.sleep(0.1)  # other files of it may still be on their way
 
-  def set_aside(self, damaged: dict[int, str], instead: str) -> None:
-    """Reports what can't be read and, unless read-only, moves it away.
+  def quarantine(self, damaged: dict[int, str], instead: str) -> None:
+    """Reports damaged checkpoints and, unless read-only, quarantines them.
 
-    What a killed process left half-written is treated alike, unless read-only:
-    another run may be writing it this moment.
+    Unfinished checkpoints of a killed process are quarantined too, unless
+    read-only: another process may still be writing them.
 
     Args:
       damaged: the reason for each step that can't be read.
@@ -123,44 +123,44 @@ class CheckpointFolder:
     """
     if jax.process_index() == 0:
       for step, why in damaged.items():
-        self._set_aside(self / step, f"can't be read: {why}", instead)
+        self._quarantine(self / step, f"can't be read: {why}", instead)
       for path in () if self._read_only else self._unfinished():
-        self._set_aside(path, "was never finished", instead)
+        self._quarantine(path, "was never finished", instead)
     if jax.process_count() > 1:
-      multihost_utils.sync_global_devices("checkpoints set aside")
+      multihost_utils.sync_global_devices("checkpoints quarantined")
 
   def _make(self) -> None:
     try:
       self.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
       raise UserError(
-        f"can't make {self.path}: {integrity.one_line(error)}; "
+        f"can't make {self.path}: {manifest_lib.one_line(error)}; "
         "give another --workdir"
       ) from error
 
   def _metric(self, step: int) -> float | None:
     try:
-      stamp = integrity.read_stamp(self / step)
-    except integrity.UnreadableError:
+      manifest = manifest_lib.read_manifest(self / step)
+    except manifest_lib.UnreadableError:
       return None
-    value = stamp.metrics.get(self._best_metric)
+    value = manifest.metrics.get(self._best_metric)
     return value if value is not None and np.isfinite(value) else None
 
   def _unfinished(self) -> list[epath.Path]:
     return sorted(self.path.glob(f"*{_UNFINISHED}*"))
 
-  def _set_aside(self, path: epath.Path, why: str, instead: str) -> None:
+  def _quarantine(self, path: epath.Path, why: str, instead: str) -> None:
     step = path.name.partition(_UNFINISHED)[0]
     moved = ""
     if not self._read_only:
-      moved = f"; moved to {_move_aside(path, step)}"
+      moved = f"; moved to {_move_to_quarantine(path, step)}"
     logging.warning(
       "the checkpoint of step %s %s; %s%s", step, why, instead, moved
     )
 
 
-def _move_aside(path: epath.Path, step: str) -> epath.Path:
-  aside = path.parent.parent / _UNREADABLE_DIRECTORY
+def _move_to_quarantine(path: epath.Path, step: str) -> epath.Path:
+  aside = path.parent.parent / _QUARANTINE_DIRECTORY
   number = 1
   while (target := aside / f"{step}-{number}").exists():
     number += 1
@@ -170,7 +170,7 @@ def _move_aside(path: epath.Path, step: str) -> epath.Path:
   except OSError as error:
     raise UserError(
       f"can't move the unreadable checkpoint {path} to {target}: "
-      f"{integrity.one_line(error)}; move it away by hand"
+      f"{manifest_lib.one_line(error)}; move it away by hand"
     ) from error
   return target
 
@@ -179,7 +179,7 @@ def _remove(path: epath.Path) -> None:
   try:
     path.rmtree()
   except OSError as error:
-    reason = integrity.one_line(error)
+    reason = manifest_lib.one_line(error)
     logging.warning("can't remove the old checkpoint %s: %s", path, reason)
 
 
@@ -191,7 +191,7 @@ def from_first_process(value: Any) -> Any:
 
 
 def in_all_processes(flag: bool) -> bool:
-  """Whether `flag` is true in every process."""
+  """Returns whether `flag` is true in every process."""
   if jax.process_count() == 1:
     return flag
   return bool(multihost_utils.process_allgather(np.asarray(flag)).all())

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes: a bar on a terminal, else lines."""
+"""Prints the progress of a run: a bar on a terminal, lines elsewhere."""
 
 import sys
 from collections.abc import Mapping
@@ -12,8 +12,8 @@ _SHOWN = ("loss", "accuracy")
 class Console:
   """Progress of a run, on stdout.
 
-  On a terminal a bar moves with every step; in a log file there is one line an
-  interval, with the share done drawn in it.
+  On a terminal a bar moves with every step; in a log file there is one line
+  per interval, which shows the fraction done.
 
   Args:
     total: steps of the run.
@@ -33,7 +33,7 @@ class Console:
 
   @property
   def draws(self) -> bool:
-    """Whether there is a terminal to draw on."""
+    """True if there is a terminal to draw a progress bar on."""
     return self._bar is not None
 
   def step(self) -> None:
@@ -63,7 +63,7 @@ class Console:
     )
 
   def close(self) -> None:
-    """Leaves the bar where it is."""
+    """Closes the progress bar."""
     if self._bar is not None:
       self._bar.close()
 

@@ -15,7 +15,7 @@ from perceiver_jax.training import (
   workdir,
 )
 from perceiver_jax.training import step as step_lib
-from perceiver_jax.training.logs import run_summary, writers
+from perceiver_jax.training.logs import metric_writers, run_summary
 from perceiver_jax.viz import report
 
 _SHOWN_EXAMPLES = 12
@@ -69,7 +69,7 @@ def write(
   state: step_lib.TrainState,
   evaluation: Evaluation,
   facts: Mapping[str, Any],
-  sinks: writers.Writers,
+  sinks: metric_writers.MetricWriters,
 ) -> dict[str, Any]:
   """Writes both files.
 
@@ -104,7 +104,7 @@ def write(
     title=folder.name,
     summary={**primary, **scores, **_plain(found, facts)},
     published=task.published or None,
-    records=writers.read_metrics(folder / "metrics.jsonl"),
+    records=metric_writers.read_metrics(folder / "metrics.jsonl"),
     config=config.to_dict(),
     versions=found["versions"],
     parameters=run_summary.parameter_table(state.params),
@@ -112,7 +112,7 @@ def write(
   )
   # The report first: results.json says that a run is complete.
   report.write_report(folder / "report.html", page)
-  writers.write_json(folder / "results.json", found)
+  metric_writers.write_json(folder / "results.json", found)
   return found
 
 

@@ -1,4 +1,4 @@
-"""What a run says about itself before it starts."""
+"""Summarizes a run before it starts: devices, batch, FLOPs, parameters."""
 
 import math
 from typing import (
@@ -34,13 +34,13 @@ _PEAKS = {
 
 
 def peak_flops(device_kind: str) -> float:
-  """Peak operations a second of a device; 0 if unknown."""
+  """Returns the peak operations per second of a device; 0 if unknown."""
   known = [name for name in _PEAKS if device_kind.startswith(name)]
   return _PEAKS[max(known, key=len)] if known else 0.0
 
 
 def parameter_table(params: Any) -> list[tuple[str, tuple[int, ...], int]]:
-  """(name, shape, count) of each parameter array."""
+  """Returns the name, shape and size of each parameter array."""
   return [
     (f"{module}/{name}", tuple(array.shape), math.prod(array.shape))
     for module, leaves in params.items()
@@ -49,12 +49,12 @@ def parameter_table(params: Any) -> list[tuple[str, tuple[int, ...], int]]:
 
 
 def num_parameters(params: Any) -> int:
-  """Number of parameters, of arrays or of their shapes."""
+  """Returns the number of parameters, given arrays or of their shapes."""
   return sum(math.prod(x.shape) for x in jax.tree.leaves(params))
 
 
 def grouped_parameters(params: Any, depth: int = 2) -> dict[str, int]:
-  """Parameters by the first `depth` parts of their module's name."""
+  """Counts parameters by the first `depth` parts of their module's name."""
   groups: dict[str, int] = {}
   for module, leaves in params.items():
     parts = [p for p in module.split("/") if p != "~"]
@@ -63,8 +63,8 @@ def grouped_parameters(params: Any, depth: int = 2) -> dict[str, int]:
   return groups
 
 
-class Facts(NamedTuple):
-  """What is known of a run before it starts.
+class RunSummary(NamedTuple):
+  """The properties of a run that are known before it starts.
 
   Attributes:
     devices: what it runs on, in words.
@@ -89,14 +89,14 @@ class Facts(NamedTuple):
   params: Any
 
 
-def facts(
+def summarize(
   config: ml_collections.ConfigDict,
   task: Task,
   model: hk.TransformedWithState,
   abstract: TrainState,
   mesh: Mesh,
-) -> Facts:
-  """Collects the facts of a run; computes nothing on a device."""
+) -> RunSummary:
+  """Summarizes a run; computes nothing on a device."""
   forward = lambda params, net_state, batch: model.apply(
     params, net_state, None, batch, False
   )[0]
@@ -109,7 +109,7 @@ def facts(
   }
   jaxpr = jax.make_jaxpr(forward)(abstract.params, abstract.net_state, batch)
   part = flops.count_jaxpr_flops(jaxpr.jaxpr)
-  return Facts(
+  return RunSummary(
     devices=f"{mesh.size} x {device.device_kind} ({device.platform}),"
     f" {jax.process_count()} process(es), jax {jax.__version__}",
     batch=f"{config.batch_size} = {mesh.size} device(s) x {parts}"
@@ -125,12 +125,12 @@ def facts(
 
 
 def text(
-  run: Facts, num_steps: int, start: int, compiled: Any, seconds: float
+  run: RunSummary, num_steps: int, start: int, compiled: Any, seconds: float
 ) -> str:
-  """The start-up summary.
+  """Formats the summary of a run.
 
   Args:
-    run: see `facts`.
+    run: see `summarize`.
     num_steps: of the whole run.
     start: the step it was resumed from; 0 if it is new.
     compiled: the compiled step, None if there is nothing left to train.
@@ -160,7 +160,7 @@ def text(
 
 
 def human(number: float, unit: str = "") -> str:
-  """Four significant digits with a prefix: '404.3 G'."""
+  """Formats four significant digits with a prefix: '404.3 G'."""
   for prefix in ("", "k", "M", "G", "T", "P"):
     if abs(number) < 1000 or prefix == "P":
       return f"{number:.4g} {prefix}{unit}".rstrip()
@@ -169,7 +169,7 @@ def human(number: float, unit: str = "") -> str:
 
 
 def memory_text(compiled: Any) -> str:
-  """Memory of a compiled step on one device: state, batch and temporaries."""
+  """Describes the memory of a compiled step on one device."""
   stats = compiled.memory_analysis()
   if stats is None:
     return "unknown on this backend"

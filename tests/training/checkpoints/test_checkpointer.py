@@ -206,10 +206,10 @@ DAMAGES = {
   "late array byte": damage_arrays(0.9),
   "truncated": truncate,
   "intact arrays of another step": swap_arrays,
-  "manifest byte": lambda step: flip(step / "state/manifest.ocdbt", 40),
-  "manifest missing": remove("state/manifest.ocdbt"),
-  "stamp byte": lambda step: flip(step / "extras/metadata", 100),
-  "stamp missing": remove("extras/metadata"),
+  "array manifest byte": lambda step: flip(step / "state/manifest.ocdbt", 40),
+  "array manifest missing": remove("state/manifest.ocdbt"),
+  "manifest byte": lambda step: flip(step / "extras/metadata", 100),
+  "manifest missing": remove("extras/metadata"),
   "other data position": swap_position,
   "empty directory": empty,
 }
@@ -288,7 +288,7 @@ def test_damage_is_reported_and_skipped(saved, directory, warnings_seen, kind):
   assert "; step 10 is used instead; moved to " in warning
   assert "\n" not in warning
   assert len(warning) < 600
-  aside = directory.parent / "checkpoints_unreadable" / "20-1"
+  aside = directory.parent / "checkpoints_quarantine" / "20-1"
   assert contents(aside) == damaged
   assert contents(directory / "10") == intact
   saved.save(20, make_state(20), iterator, {})
@@ -315,9 +315,9 @@ def test_read_only_makes_no_directory(directory, open_checkpointer):
 
 def test_a_second_damaged_copy_gets_its_own_name(saved, directory):
   for number in (1, 2):
-    DAMAGES["stamp byte"](directory / "20")
+    DAMAGES["manifest byte"](directory / "20")
     saved.restore_latest(abstract(make_state()))
-    aside = directory.parent / "checkpoints_unreadable" / f"20-{number}"
+    aside = directory.parent / "checkpoints_quarantine" / f"20-{number}"
     assert aside.is_dir()
     saved.save(20, make_state(), make_iterator(), {})
     saved.wait()
@@ -325,7 +325,7 @@ def test_a_second_damaged_copy_gets_its_own_name(saved, directory):
 
 def test_all_damaged_is_an_error_and_nothing_moves(saved, directory):
   DAMAGES["truncated"](directory / "10")
-  DAMAGES["stamp missing"](directory / "20")
+  DAMAGES["manifest missing"](directory / "20")
   before = contents(directory.parent)
   for _ in range(2):  # a second start must not begin afresh either
     with pytest.raises(UserError) as error:
@@ -434,7 +434,7 @@ def test_damaged_checkpoint_is_never_the_best(open_checkpointer, directory):
   for step in (1, 2):
     checkpointer.save(step, make_state(), None, {}, {"accuracy": -step})
   checkpointer.wait()
-  DAMAGES["stamp byte"](directory / "1")
+  DAMAGES["manifest byte"](directory / "1")
   assert checkpointer.best_step() == 2
 
 
@@ -525,7 +525,7 @@ def test_killed_while_saving(
     assert checkpointer.restore_latest(abstract(make_state())).step == 20
     assert warnings_seen == [
       "the checkpoint of step 30 was never finished; step 20 is used instead; "
-      f"moved to {directory.parent / 'checkpoints_unreadable' / '30-1'}"
+      f"moved to {directory.parent / 'checkpoints_quarantine' / '30-1'}"
     ]
   checkpointer.save(30, make_state(30), make_iterator(), {})
   checkpointer.wait()
@@ -590,7 +590,7 @@ folder, process, port = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 jax.distributed.initialize(f"localhost:{port}", 2, process)
 sys.path.insert(0, sys.argv[4])
 from jax.experimental import multihost_utils
-from test_checkpoints import *
+from test_checkpointer import *
 
 state, iterator = make_state(), make_iterator()
 next(iterator)
@@ -630,7 +630,7 @@ def test_two_processes(directory, open_checkpointer):
   here = pathlib.Path(__file__)
   environment = os.environ | {
     "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-    "PYTHONPATH": str(here.parents[2]),
+    "PYTHONPATH": str(here.parents[3]),
   }
   runs = [
     subprocess.Popen(
@@ -649,7 +649,7 @@ def test_two_processes(directory, open_checkpointer):
   for run, output in zip(runs, outputs, strict=True):
     assert run.returncode == 0, output
     assert "refused no checkpoint in" in output
-  assert (directory.parent / "checkpoints_unreadable" / "3-1").is_dir()
+  assert (directory.parent / "checkpoints_quarantine" / "3-1").is_dir()
   flip(directory / "2" / "extras" / "metadata", 12)  # back to what it was
   iterator = make_iterator()
   open_checkpointer().restore(2, abstract(make_state()), iterator)

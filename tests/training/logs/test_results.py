@@ -9,7 +9,7 @@ from perceiver_jax.data.core import pipeline
 from perceiver_jax.data.core.in_memory import InMemoryArrays
 from perceiver_jax.tasks import registry as tasks
 from perceiver_jax.training import step
-from perceiver_jax.training.logs import results, run_summary, writers
+from perceiver_jax.training.logs import metric_writers, results, run_summary
 from perceiver_jax.viz import report
 
 SHOWN = 12
@@ -158,7 +158,7 @@ def test_results_say_what_was_reached_and_how(run, tmp_path):
 
 @pytest.mark.usefixtures("quick_show")
 def test_the_report_has_all_its_parts(run, tmp_path, monkeypatch):
-  file = writers.MetricsFile(tmp_path / "metrics.jsonl")
+  file = metric_writers.MetricsFile(tmp_path / "metrics.jsonl")
   for at in (10, 20):
     file.write(at, {"train/loss": 1 / at})
   file.close()

@@ -18,7 +18,11 @@ def collect(config, devices=2):
   model = step.model_of(task, config.precision)
   init = step.make_init(model, optax.sgd(0.1), 0, use_ema=False)
   abstract = step.abstract_state(init, task.example(), mesh)
-  return run_summary.facts(config, task, model, abstract, mesh), task, abstract
+  return (
+    run_summary.summarize(config, task, model, abstract, mesh),
+    task,
+    abstract,
+  )
 
 
 def compiled_of(arguments, temporary):
@@ -125,7 +129,7 @@ def test_parameters_are_counted_by_array_by_group_and_in_all(params):
 
 @pytest.fixture
 def run(params):
-  return run_summary.Facts(
+  return run_summary.RunSummary(
     devices="8 x TPU v4 (tpu), 2 process(es), jax 0.10.2",
     batch="64 = 8 device(s) x 1 microbatch(es) x 8",
     examples_per_epoch=1437,

@@ -23,10 +23,10 @@ from tensorboardX.proto.event_pb2 import (
 )
 
 from perceiver_jax.errors import UserError
-from perceiver_jax.training.logs import writers
-from perceiver_jax.training.logs.writers import (
+from perceiver_jax.training.logs import metric_writers
+from perceiver_jax.training.logs.metric_writers import (
   MetricsFile,
-  Writers,
+  MetricWriters,
   read_metrics,
   write_json,
 )
@@ -97,7 +97,7 @@ def test_a_failing_write_leaves_the_old_file_and_no_litter(
   def full(file, *args, **kwargs):
     return _FullDisk(pathlib.Path(file))
 
-  monkeypatch.setattr(writers, "open", full, raising=False)
+  monkeypatch.setattr(metric_writers, "open", full, raising=False)
   with pytest.raises(OSError, match="no space"):
     write_json(path, {"top1": 0.9})
   assert json.loads(path.read_text()) == {"top1": 0.1}
@@ -224,7 +224,7 @@ def picture(shape=(4, 6, 3)):
 
 
 def open_writers(workdir, resume_step=0, tensorboard=False, **kwargs):
-  return Writers(
+  return MetricWriters(
     workdir, resume_step=resume_step, tensorboard=tensorboard, **kwargs
   )
 

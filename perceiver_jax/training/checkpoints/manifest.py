@@ -1,10 +1,9 @@
-"""What tells a good checkpoint from a damaged one.
+"""Manifests of checkpoints, whose checksums reveal damage.
 
-Beside the arrays every checkpoint holds a *stamp*, a small JSON record with
-the name, shape and CRC32 of each state leaf, the position in the data, the
-extras and the metrics. The stamp carries a CRC32 of its own: any changed byte
-that reaches a restored value is found, wherever on the way from memory to disk
-and back it happened.
+Every checkpoint holds, besides its arrays, a JSON manifest with the name, shape
+and CRC32 of each leaf of the state, the position in the data, the extras and
+the metrics. The manifest has a CRC32 of its own, so any changed byte in a
+restored value is detected, whether memory or the disk changed it.
 """
 
 import concurrent.futures
@@ -29,7 +28,7 @@ from etils import epath
 
 from perceiver_jax.errors import UserError
 
-STAMP_ITEM = "extras"
+MANIFEST_ITEM = "extras"
 _ABANDONED = re.compile(
   "loop is closed|error while reading array index|OCDBT database|/orbax/"
 )
@@ -40,8 +39,8 @@ class UnreadableError(Exception):
   """A checkpoint is damaged; the message is the reason, in one line."""
 
 
-class Stamp(NamedTuple):
-  """The JSON record that vouches for one checkpoint.
+class Manifest(NamedTuple):
+  """The manifest of one checkpoint.
 
   Attributes:
     extras: whatever the caller stored with the state.
@@ -57,7 +56,7 @@ class Stamp(NamedTuple):
 
 
 def flatten(tree: Any) -> dict[str, Any]:
-  """Names the leaves of `tree`: `{"params.lin.w": leaf, ...}`, in tree order.
+  """Returns the leaves of `tree` by name, `{"params.lin.w": leaf}`, in order.
 
   A flat dict is stored instead of the tree because containers without leaves
   (no EMA, optax's empty states) then cannot make two equal states differ.
@@ -81,13 +80,13 @@ def flatten(tree: Any) -> dict[str, Any]:
   return leaves
 
 
-def make_stamp(
+def make_manifest(
   leaves: Mapping[str, Any],
   extras: Mapping[str, Any],
   metrics: Mapping[str, float],
   data: Any,
 ) -> dict[str, Any]:
-  """Returns the stamp of a state as JSON-able data.
+  """Returns the manifest of a state as JSON-able data.
 
   Args:
     leaves: state arrays by name, each held whole by this process.
@@ -98,7 +97,7 @@ def make_stamp(
   Returns:
     A dict for Orbax's `JsonSave`.
   """
-  body = Stamp(
+  body = Manifest(
     extras=dict(extras),
     metrics={name: float(value) for name, value in metrics.items()},
     leaves={
@@ -110,29 +109,29 @@ def make_stamp(
   return {"body": body, "crc32": _json_checksum(body)}
 
 
-def read_stamp(path: epath.Path) -> Stamp:
-  """Reads the stamp of the checkpoint in directory `path`.
+def read_manifest(path: epath.Path) -> Manifest:
+  """Reads the manifest of the checkpoint in directory `path`.
 
   Raises:
     UnreadableError: if it is missing or does not match its own checksum.
   """
   try:
-    stored = ocp.JsonCheckpointHandler().restore(path / STAMP_ITEM)
+    stored = ocp.JsonCheckpointHandler().restore(path / MANIFEST_ITEM)
     body, checksum = stored["body"], stored["crc32"]
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise UnreadableError(f"damaged record: {one_line(error)}") from error
   if _json_checksum(body) != checksum:
     raise UnreadableError("its record does not match its checksum")
-  return Stamp(**body)
+  return Manifest(**body)
 
 
 def check_fits(
-  stamp: Stamp, abstract_leaves: Mapping[str, Any], where: str
+  manifest: Manifest, abstract_leaves: Mapping[str, Any], where: str
 ) -> None:
   """Checks that a checkpoint has exactly the leaves that are asked for.
 
   Args:
-    stamp: of the checkpoint.
+    manifest: of the checkpoint.
     abstract_leaves: `jax.ShapeDtypeStruct`s by name.
     where: the checkpoint, for the message.
 
@@ -140,7 +139,7 @@ def check_fits(
     UserError: naming the first differing leaf and both shapes.
   """
   wanted = {name: describe(leaf) for name, leaf in abstract_leaves.items()}
-  stored = {name: shape for name, (shape, _) in stamp.leaves.items()}
+  stored = {name: shape for name, (shape, _) in manifest.leaves.items()}
   for name in [*wanted, *(name for name in stored if name not in wanted)]:
     if stored.get(name) != wanted.get(name):
       raise UserError(
@@ -151,14 +150,14 @@ def check_fits(
       )
 
 
-def check_values(stamp: Stamp, leaves: Mapping[str, Any]) -> None:
+def check_values(manifest: Manifest, leaves: Mapping[str, Any]) -> None:
   """Compares restored arrays with the checksums taken when they were saved.
 
   Raises:
     UnreadableError: naming the first leaf that differs.
   """
   for name, checksum in _checksums(leaves).items():
-    if stamp.leaves[name][1] != checksum:
+    if manifest.leaves[name][1] != checksum:
       raise UnreadableError(f"{name} does not match its checksum")
 
 

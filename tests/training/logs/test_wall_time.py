@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perceiver_jax.training.logs.chrono import Chrono, format_seconds
+from perceiver_jax.training.logs.wall_time import WallTimer, format_seconds
 
 
 class Clock:
@@ -24,113 +24,113 @@ def clock():
 
 
 def test_an_inner_section_pauses_the_outer_one(clock):
-  chrono = Chrono(clock=clock)
-  with chrono.section("train"):
+  timer = WallTimer(clock=clock)
+  with timer.section("train"):
     clock.wait(3)
-    with chrono.section("eval"):
+    with timer.section("eval"):
       clock.wait(10)
-      with chrono.section("save"):
+      with timer.section("save"):
         clock.wait(100)
       clock.wait(20)
     clock.wait(4)
-  assert chrono.totals() == {"train": 7, "eval": 30, "save": 100}
+  assert timer.totals() == {"train": 7, "eval": 30, "save": 100}
 
 
 # Each number opens that many sections, waits, and closes as many.
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 50)), max_size=8))
 def test_totals_add_up_to_the_wall_time(visits):
   clock = Clock()
-  chrono = Chrono(clock=clock)
+  timer = WallTimer(clock=clock)
   start = clock()
 
   def nest(depth, seconds):
     if depth:
-      with chrono.section("abc"[depth % 3]):
+      with timer.section("abc"[depth % 3]):
         clock.wait(seconds)
         nest(depth - 1, seconds)
         clock.wait(1)
 
   for depth, seconds in visits:
     nest(depth, seconds)
-  assert sum(chrono.totals().values()) == clock() - start
+  assert sum(timer.totals().values()) == clock() - start
 
 
 def test_time_outside_every_section_is_not_counted(clock):
-  chrono = Chrono(clock=clock)
+  timer = WallTimer(clock=clock)
   clock.wait(5)
-  with chrono.section("train"):
+  with timer.section("train"):
     clock.wait(1)
   clock.wait(5)
-  with chrono.section("train"):
+  with timer.section("train"):
     clock.wait(2)
-  assert chrono.totals() == {"train": 3}
+  assert timer.totals() == {"train": 3}
 
 
 def test_totals_count_the_open_section_until_now_and_only_once(clock):
-  chrono = Chrono(clock=clock)
-  with chrono.section("train"):
+  timer = WallTimer(clock=clock)
+  with timer.section("train"):
     clock.wait(2)
-    assert chrono.totals() == {"train": 2}
-    assert chrono.totals() == {"train": 2}
+    assert timer.totals() == {"train": 2}
+    assert timer.totals() == {"train": 2}
     clock.wait(3)
-  assert chrono.totals() == {"train": 5}
+  assert timer.totals() == {"train": 5}
 
 
 def test_a_section_that_raises_is_closed(clock):
-  chrono = Chrono(clock=clock)
+  timer = WallTimer(clock=clock)
 
   def fail():
-    with chrono.section("eval"):
+    with timer.section("eval"):
       clock.wait(2)
       raise KeyError
 
   with pytest.raises(KeyError):
     fail()
   clock.wait(7)
-  assert chrono.totals() == {"eval": 2}
+  assert timer.totals() == {"eval": 2}
 
 
 def test_restored_totals_go_on_and_are_not_shared(clock):
   earlier = {"train": 100, "save": 5.0}
-  chrono = Chrono(earlier, clock=clock)
-  with chrono.section("train"):
+  timer = WallTimer(earlier, clock=clock)
+  with timer.section("train"):
     clock.wait(1)
-  chrono.totals()["train"] = 0.0
-  assert chrono.totals() == {"train": 101, "save": 5}
+  timer.totals()["train"] = 0.0
+  assert timer.totals() == {"train": 101, "save": 5}
   assert earlier == {"train": 100, "save": 5.0}
 
 
 def test_the_real_clock_is_the_default():
-  chrono = Chrono()
-  with chrono.section("train"):
+  timer = WallTimer()
+  with timer.section("train"):
     pass
-  assert 0 <= chrono.totals()["train"] < 60
+  assert 0 <= timer.totals()["train"] < 60
 
 
 def test_eta_leaves_out_compilation_and_earlier_lives(clock):
-  chrono = Chrono({"train": 1e6, "compile": 1e6}, clock=clock)
-  with chrono.section("train"):
-    with chrono.section("compile"):
+  timer = WallTimer({"train": 1e6, "compile": 1e6}, clock=clock)
+  with timer.section("train"):
+    with timer.section("compile"):
       clock.wait(500)
     clock.wait(30)
-    with chrono.section("eval"):
+    with timer.section("eval"):
       clock.wait(10)
     # 40 seconds for 20 steps, 60 steps to go, though a section is open.
-    assert chrono.eta(step=40, total=100, start_step=20) == pytest.approx(120)
+    assert timer.eta(step=40, total=100, start_step=20) == pytest.approx(120)
 
 
 @pytest.mark.parametrize(
   ("step", "expected"), [(20, math.inf), (100, 0.0), (101, 0.0)]
 )
 def test_eta_before_the_first_step_and_after_the_last(clock, step, expected):
-  chrono = Chrono(clock=clock)
-  with chrono.section("train"):
+  timer = WallTimer(clock=clock)
+  with timer.section("train"):
     clock.wait(9)
-  assert chrono.eta(step, total=100, start_step=20) == expected
+  assert timer.eta(step, total=100, start_step=20) == expected
 
 
 def test_eta_of_a_run_that_was_done_when_it_started(clock):
-  assert Chrono(clock=clock).eta(100, total=100, start_step=100) == 0.0
+  assert WallTimer(clock=clock).eta(100, total=100, start_step=100) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Metrics and pace of the interval of steps that is under way."""
+"""Accumulates the metrics and speed of an interval of training steps."""
 
 import collections
 from collections.abc import Mapping
@@ -10,11 +10,11 @@ import numpy as np
 from perceiver_jax.errors import DivergedError
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.evaluation import add
-from perceiver_jax.training.logs.chrono import Chrono
+from perceiver_jax.training.logs.wall_time import WallTimer
 
 
-class Meter:
-  """Adds metrics up on the device and fetches them once an interval.
+class MetricsAccumulator:
+  """Sums metrics on the device and fetches them once per interval.
 
   The sums are part of a checkpoint: a run resumed in the middle of an interval
   reports the same means as one that never stopped.
@@ -22,7 +22,7 @@ class Meter:
   Args:
     stored: `stored()` of a checkpoint; {} to begin anew.
     sharding: of the metrics a step returns.
-    chrono: counts the seconds of the sections "data" and "step".
+    timer: counts the seconds of the sections "data" and "step".
     batch_size: examples in a step.
     flops_per_step: operations in a step; 0 if unknown.
     peak_flops: operations a second of all devices; 0 if unknown.
@@ -32,7 +32,7 @@ class Meter:
     self,
     stored: Mapping[str, Any],
     sharding: jax.sharding.Sharding,
-    chrono: Chrono,
+    timer: WallTimer,
     *,
     batch_size: int,
     flops_per_step: float = 0.0,
@@ -40,14 +40,14 @@ class Meter:
   ):
     sums = {name: tuple(map(np.float32, pair)) for name, pair in stored.items()}
     self._sums = jax.device_put(sums, sharding) if sums else None
-    self._chrono = chrono
+    self._timer = timer
     self._batch_size = batch_size
     self._flops_per_step = flops_per_step
     self._peak_flops = peak_flops
     self._pending = collections.deque()
     # Steps of this process alone, as its seconds are.
     self._steps = 0
-    self._seconds = chrono.totals()
+    self._seconds = timer.totals()
 
   def add(self, metrics: metrics_lib.Metrics) -> None:
     """Adds the metrics of a step."""
@@ -56,12 +56,12 @@ class Meter:
     self._pending.append(self._sums)
 
   def wait(self, ahead: int = 0) -> None:
-    """Waits until at most `ahead` of the steps added are not yet taken."""
+    """Waits until at most `ahead` of the added steps are unfinished."""
     while len(self._pending) > ahead:
       jax.block_until_ready(self._pending.popleft())
 
   def stored(self) -> dict[str, list[float]]:
-    """The sums as JSON; float32 numbers survive it exactly."""
+    """Returns the sums as JSON; float32 numbers survive it exactly."""
     host = jax.device_get(self._sums or {})
     return {name: [float(x) for x in pair] for name, pair in host.items()}
 
@@ -84,14 +84,14 @@ class Meter:
         )
 
   def take(self) -> dict[str, float]:
-    """Means of the interval, which ends here."""
+    """Returns the means of the interval and starts a new one."""
     values = metrics_lib.scalars(metrics_lib.means(self._sums))
     self._sums = None
     return values
 
   def pace(self) -> dict[str, float]:
-    """Speed since the last call, while data was awaited or steps taken."""
-    now, steps = self._chrono.totals(), self._steps
+    """Returns the speed since the last call, without evaluation and saving."""
+    now, steps = self._timer.totals(), self._steps
     spent = {
       name: now.get(name, 0.0) - self._seconds.get(name, 0.0)
       for name in ("data", "step")

@@ -1,8 +1,8 @@
-"""What a run writes down while it goes: metrics, pictures, small JSON files.
+"""Writes the metrics, images and small JSON files of a run.
 
 A run that was killed and resumed leaves the same `metrics.jsonl` as one that
-never was: lines after the restored step are cut off before the run goes on.
-That holds if the loop writes a step's line before it saves its checkpoint.
+was not interrupted: lines after the restored step are removed first. The loop
+must therefore write a step's line before it saves the step's checkpoint.
 """
 
 import json
@@ -41,9 +41,9 @@ def write_json(path: str | os.PathLike, obj: Any) -> None:
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
-  """The records of a `metrics.jsonl`, oldest first; [] if there is no file.
+  """Reads the records of a `metrics.jsonl`, oldest first; [] without a file.
 
-  A half-written last line, as `kill -9` leaves it, is passed over.
+  A half-written last line, as `kill -9` leaves it, is skipped.
 
   Args:
     path: the file.
@@ -88,7 +88,7 @@ class MetricsFile:
       self._file = None
 
 
-class Writers:
+class MetricWriters:
   """Sends scalars and images to every place a run reports to.
 
   Always `metrics.jsonl` and `pictures/`; TensorBoard and Weights & Biases on

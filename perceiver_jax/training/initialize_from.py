@@ -1,4 +1,4 @@
-"""Weights that a run starts from, and those it leaves for others."""
+"""Initializes a run from given weights, and exports the trained weights."""
 
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,13 @@ from perceiver_jax.weights import initialize
 def load(
   config: ml_collections.ConfigDict, folder: Path
 ) -> weights_lib.Weights | None:
-  """What `config.init_from` names; None if nothing, or if a run goes on.
+  """Loads the weights that `config.init_from` names.
+
+  Returns:
+    The weights; None if the leaf is empty or the run resumes a checkpoint.
 
   Raises:
-    UserError: It can't be read.
+    UserError: the weights can't be read.
   """
   # A run that was killed early has the folder, and nothing finished in it.
   checkpoints = (folder / workdir.CHECKPOINTS).glob("*")
@@ -31,18 +34,18 @@ def load(
   return weights_lib.load(config.init_from)
 
 
-def start_from(
+def initialize_state(
   state: TrainState, weights: weights_lib.Weights, spec: Any
 ) -> tuple[TrainState, initialize.Report]:
-  """A first state with parameters taken over where they fit.
+  """Returns a first state with parameters initialized from `weights`.
 
   Args:
-    state: as initialised, replicated.
+    state: as initialized at random, replicated.
     weights: what to start from.
     spec: `config.model`.
 
   Returns:
-    The state, placed as before, and what became of each array.
+    The state, placed as before, and a report on each array.
   """
   sharding = jax.tree.leaves(state.params)[0].sharding
   params, report = initialize.initialize_from(
@@ -64,10 +67,10 @@ def start_from(
 def export(
   folder: Path, config: ml_collections.ConfigDict, state: TrainState
 ) -> None:
-  """Leaves spec and weights to evaluate in the run's folder.
+  """Saves the spec and the weights to evaluate in the run's folder.
 
   Raises:
-    UserError: It can't be written.
+    UserError: the folder can't be written to.
   """
   params, net_state = restore.local_params(state)
   weights = weights_lib.Weights(config.model.to_dict(), params, net_state)

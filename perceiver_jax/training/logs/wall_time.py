@@ -1,4 +1,4 @@
-"""Where the wall time of a run goes, over all its restarts."""
+"""Measures the wall time of a run by section, over all its restarts."""
 
 import contextlib
 import math
@@ -10,14 +10,14 @@ from collections.abc import (
 )
 
 
-class Chrono:
-  """Seconds by section; a section opened inside another pauses the outer one.
+class WallTimer:
+  """A timer of sections; opening one inside another pauses the outer one.
 
   Every second is thus counted once, and the totals of a run whose work is all
   inside sections add up to its wall time. Use it from one thread.
 
   Args:
-    totals: seconds by section of the run's earlier lives, from `totals()`.
+    totals: seconds by section of the run's earlier processes, from `totals()`.
     clock: returns seconds; only differences matter.
   """
 
@@ -44,12 +44,12 @@ class Chrono:
       self._open.pop()
 
   def totals(self) -> dict[str, float]:
-    """Seconds by section, with the section that is open counted until now."""
+    """Returns the seconds of each section, including the open one until now."""
     self._settle()
     return dict(self._totals)
 
   def eta(self, step: int, total: int, start_step: int) -> float:
-    """Seconds until step `total` at the pace since this process started.
+    """Returns the seconds until step `total`, at this process's pace so far.
 
     Compilation happens once, so it is left out of the pace; evaluations and
     checkpoints come again, so they are in it.
@@ -82,7 +82,7 @@ class Chrono:
 
 
 def format_seconds(seconds: float) -> str:
-  """The two largest units: '45s', '3m05s', '3h12m', '2d04h'; '?' if unknown."""
+  """Formats as "45s", "3m05s", "3h12m" or "2d04h"; "?" if not finite."""
   if not math.isfinite(seconds):
     return "?"
   whole = max(0, round(seconds))
