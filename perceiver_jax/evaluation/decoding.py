@@ -1,4 +1,4 @@
-"""Decoding a large output in parts: the input is encoded only once."""
+"""Decodes large outputs in parts, encoding the input only once."""
 
 import math
 from collections.abc import (
@@ -23,14 +23,14 @@ def decode_in_parts(
   num_parts: int = 128,
   progress: Callable[[Iterable], Iterable] = iter,
 ) -> dict[str, np.ndarray]:
-  """Decodes every point of several grids, some of each at a time.
+  """Decodes every point of several grids in parts.
 
   Args:
     decode: From row-major indices int32 [O] by modality to outputs
       [B, O, channels] by modality, and [B, channels] of those without a grid.
       O is the same at every call, so that a jitted function compiles once.
     shapes: Sizes of the grid of each modality.
-    num_parts: Calls; 128 as in the authors' notebook.
+    num_parts: Number of calls; 128 as in the authors' notebook.
     progress: Wraps the loop, to draw a bar.
 
   Returns:
@@ -38,7 +38,7 @@ def decode_in_parts(
   """
   sizes = {name: math.prod(shape) for name, shape in shapes.items()}
   counts = {name: -(-size // num_parts) for name, size in sizes.items()}
-  found: dict[str, list[np.ndarray]] = {name: [] for name in shapes}
+  decoded_parts: dict[str, list[np.ndarray]] = {name: [] for name in shapes}
   rest: dict[str, np.ndarray] = {}
   for part in progress(range(num_parts)):
     indices = {
@@ -49,12 +49,12 @@ def decode_in_parts(
       for name, n in counts.items()
     }
     for name, output in decode(indices).items():
-      if name in found:
-        found[name].append(np.asarray(output))
+      if name in decoded_parts:
+        decoded_parts[name].append(np.asarray(output))
       else:
         rest[name] = np.asarray(output)
   whole = {}
-  for name, parts in found.items():
+  for name, parts in decoded_parts.items():
     points = np.concatenate(parts, axis=1)[:, : sizes[name]]
     whole[name] = points.reshape(len(points), *shapes[name], -1)
   return whole | rest
@@ -65,19 +65,19 @@ def decode_all(
   shapes: Mapping[str, tuple[int, ...]],
   num_parts: int,
 ) -> perceiver.Outputs:
-  """Decodes every point of several grids, some of each at a time.
+  """Decodes every point of several grids in parts, in a compiled function.
 
-  As `decode_in_parts`, but within a compiled function.
+  See `decode_in_parts` for the same outside of one.
 
   Args:
-    model: `Perceiver.__call__` but for `latents` and `queries`: Haiku code,
-      whose parameters are there already.
-    shapes: sizes of each grid.
-    num_parts: how many parts.
+    model: `Perceiver.__call__` with all arguments but `latents` and `queries`
+      bound; its parameters must have been created already.
+    shapes: sizes of the grid of each modality.
+    num_parts: number of parts.
 
   Returns:
-    Outputs whose `logits` are [b, *shape, channels] by modality, and what is
-    decoded without a grid.
+    Outputs with `logits` [b, *shape, channels] of modalities with a grid, and
+    the outputs of those without.
   """
   sizes = {name: math.prod(shape) for name, shape in shapes.items()}
   # One point of each is enough to encode; the latents serve all parts.
@@ -94,9 +94,11 @@ def decode_all(
       num_parts, each
     )
 
-  found = hk.map(decode, {name: points(size) for name, size in sizes.items()})
+  decoded_parts = hk.map(
+    decode, {name: points(size) for name, size in sizes.items()}
+  )
   whole = {}
-  for name, parts in found.items():
+  for name, parts in decoded_parts.items():
     joined = jnp.moveaxis(parts, 0, 1)
     joined = joined.reshape(joined.shape[0], -1, joined.shape[-1])
     joined = joined[:, : sizes[name]]

@@ -1,4 +1,4 @@
-"""Scores of whole sets of predictions, which are no means over examples."""
+"""Metrics of GLUE, computed on all predictions of an evaluation set."""
 
 import warnings
 from collections.abc import (
@@ -12,29 +12,29 @@ from sklearn import metrics
 
 
 def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
-  """Share of the predictions [N] that are the labels [N]."""
+  """Returns the share of predictions [N] equal to the labels [N]."""
   return float(np.mean(labels == predictions))
 
 
 def f1(labels: np.ndarray, predictions: np.ndarray) -> float:
-  """F1 of class 1 of labels and predictions [N]; 0 where it is undefined."""
+  """Returns the F1 of class 1 for classes [N]; 0 where undefined."""
   return float(metrics.f1_score(labels, predictions, zero_division=0))
 
 
 def matthews(labels: np.ndarray, predictions: np.ndarray) -> float:
-  """Matthews correlation of classes [N]; 0 where one side is constant."""
+  """Returns the Matthews correlation of classes [N]; 0 if one is constant."""
   if min(len(np.unique(labels)), len(np.unique(predictions))) < 2:
     return 0.0
   return float(metrics.matthews_corrcoef(labels, predictions))
 
 
 def pearson(labels: np.ndarray, predictions: np.ndarray) -> float:
-  """Linear correlation of scores [N]; 0 where one side is constant."""
+  """Returns the Pearson correlation of scores [N]; 0 if one is constant."""
   return _correlation(stats.pearsonr, labels, predictions)
 
 
 def spearman(labels: np.ndarray, predictions: np.ndarray) -> float:
-  """Rank correlation of scores [N]; 0 where one side is constant."""
+  """Returns the Spearman correlation of scores [N]; 0 if one is constant."""
   return _correlation(stats.spearmanr, labels, predictions)
 
 
@@ -48,12 +48,12 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 
 
 def glue_average(scores: Mapping[str, float]) -> float:
-  """The GLUE average: the matched and mismatched parts count as one task.
+  """Returns the GLUE average of the Perceiver IO paper (Table 14).
 
-  As the Perceiver IO paper takes it (Table 14).
+  The matched and mismatched sets of MNLI count as one task.
 
   Args:
-    scores: of each held-out set, MNLI's called "mnli_matched" and
+    scores: score of each evaluation set; MNLI's are called "mnli_matched" and
       "mnli_mismatched".
   """
   tasks: dict[str, list[float]] = {}
@@ -71,5 +71,5 @@ def _correlation(
   with warnings.catch_warnings():
     warnings.simplefilter("ignore", stats.ConstantInputWarning)
     warnings.simplefilter("ignore", stats.NearConstantInputWarning)
-    found = function(labels, predictions).statistic
-  return float(found) if np.isfinite(found) else 0.0
+    statistic = function(labels, predictions).statistic
+  return float(statistic) if np.isfinite(statistic) else 0.0

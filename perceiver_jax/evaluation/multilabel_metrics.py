@@ -1,23 +1,22 @@
-"""Scores of classifiers that may give an example several classes.
+"""Metrics of multilabel classification, as for AudioSet.
 
-Shapes: S examples, P classes. Every function takes labels and scores as
-[S, P]: examples first. Classes are judged one by one, by how their scores rank
-the examples; those without a positive or without a negative example have no
-score (NaN) and count in no mean. The transpose would rank the classes within an
-example, which is another number: that was the mistake in the first version of
-the Perceiver paper (app. F of its second).
+Shapes: S examples, P classes. Metrics are computed per class from the ranking
+of the examples [S, P] by score. Classes without positive or negative examples
+are NaN and excluded from means. Transposed arguments would rank the
+classes of an example instead, a mistake of the Perceiver paper's first version
+(app. F of its second).
 """
 
 import numpy as np
 from scipy import stats
 from sklearn import metrics
 
-# A larger area is taken as this, so that d' stays finite.
-_LARGEST_AREA = 1 - 1e-6
+# Larger areas are clipped, so that d' stays finite.
+_MAX_AREA = 1 - 1e-6
 
 
 def average_precision(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-  """Average precision of each class, as scikit-learn defines it.
+  """Returns the average precision of each class, as scikit-learn defines it.
 
   Args:
     labels: [S, P], 1 where an example has a class, else 0.
@@ -30,49 +29,49 @@ def average_precision(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     ValueError: the shapes differ or are not [S, P].
   """
   _check(labels, scores)
-  found = np.full(labels.shape[1], np.nan)
+  values = np.full(labels.shape[1], np.nan)
   for k in np.flatnonzero(labels.any(axis=0)):
-    found[k] = metrics.average_precision_score(labels[:, k], scores[:, k])
-  return found
+    values[k] = metrics.average_precision_score(labels[:, k], scores[:, k])
+  return values
 
 
 def area_under_curve(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-  """Area under each class's ROC curve.
+  """Returns the area under each class's ROC curve.
 
   Args:
     labels: as in `average_precision`.
-    scores: as there.
+    scores: as in `average_precision`.
 
   Returns:
-    float64 [P]; NaN for a class whose examples are all alike.
+    float64 [P]; NaN for a class without positive or negative examples.
   """
   _check(labels, scores)
-  found = np.full(labels.shape[1], np.nan)
+  values = np.full(labels.shape[1], np.nan)
   both = labels.any(axis=0) & ~labels.all(axis=0)
   for k in np.flatnonzero(both):
-    found[k] = metrics.roc_auc_score(labels[:, k], scores[:, k])
-  return found
+    values[k] = metrics.roc_auc_score(labels[:, k], scores[:, k])
+  return values
 
 
 def d_prime(area: float) -> float:
-  """Distance of two normal distributions whose ROC curve has that area.
+  """Returns d', the distance of two normal distributions by ROC area.
 
-  In standard deviations, as AudioSet's authors give it: of the mean area.
+  In standard deviations. AudioSet's authors report it for the mean area.
   """
-  area = np.clip(area, 1 - _LARGEST_AREA, _LARGEST_AREA)
+  area = np.clip(area, 1 - _MAX_AREA, _MAX_AREA)
   return float(np.sqrt(2) * stats.norm.ppf(area))
 
 
 def summary(labels: np.ndarray, scores: np.ndarray) -> dict[str, np.ndarray]:
-  """Means over classes, and the scores of each.
+  """Returns means over classes and the metrics of each class.
 
   Returns:
-    'mAP', 'AUC' and 'd_prime'; 'class_AP' and 'class_AUC' [P], and
-    'class_examples' [P], the positive examples.
+    'mAP', 'AUC' and 'd_prime'; 'class_AP', 'class_AUC' and 'class_examples'
+    (positive examples), each [P].
   """
   precision = average_precision(labels, scores)
   area = area_under_curve(labels, scores)
-  # Without a class that can be judged: as of scores that say nothing.
+  # Without any valid class, the area is that of uninformative scores.
   mean_area = _mean(area, 0.5)
   return {
     "mAP": _mean(precision, 0.0),

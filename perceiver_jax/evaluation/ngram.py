@@ -1,4 +1,4 @@
-"""Fills hidden bytes by counting: a baseline for masked language models.
+"""Fills masked bytes by an n-gram model: a baseline of masked language models.
 
 An n-gram model of bytes with Witten-Bell interpolation (Bell, Cleary and
 Witten, 1990; Chen and Goodman, 1998, section 2.5): what follows a context c,
@@ -6,8 +6,8 @@ seen t times before k different bytes, has the probability
 
   p(x | c) = (count(c x) + k p(x | c without its first byte)) / (t + k),
 
-and below the empty context all 256 bytes are equally likely. What a masked
-language model gains over it, it gains from more than its neighbors.
+and without any context all 256 bytes are equally likely. A masked language
+model with a higher accuracy uses more than the neighboring bytes.
 """
 
 import collections
@@ -20,7 +20,7 @@ from collections.abc import (
 import numpy as np
 
 _BYTES = 256
-# Distributions kept, of 2 KiB each.
+# Number of cached distributions, of 2 KiB each.
 _CACHED = 1 << 15
 
 
@@ -28,8 +28,8 @@ class NGram:
   """Byte n-gram model.
 
   Args:
-    texts: what is counted; contexts do not reach from one to the next.
-    order: n: the next byte depends on the n - 1 before it.
+    texts: training texts; contexts do not cross their boundaries.
+    order: n; the next byte depends on the n - 1 before it.
 
   Raises:
     ValueError: the order is not positive.
@@ -48,30 +48,30 @@ class NGram:
     self._cached = functools.lru_cache(_CACHED)(self._mixed)
 
   def probabilities(self, context: bytes) -> np.ndarray:
-    """How likely each byte is to come next.
+    """Returns the probabilities of the next byte.
 
     Args:
-      context: bytes before it, of which the last n - 1 count.
+      context: preceding bytes, of which the last n - 1 are used.
 
     Returns:
-      float64 [256], positive, with the sum 1; not to be written to.
+      float64 [256], positive, with the sum 1; a cached array, do not modify.
     """
     return self._cached(self._end(context))
 
   def fill(self, tokens: bytes, masked: np.ndarray, beam: int = 16) -> bytes:
-    """Replaces hidden bytes by likely ones.
+    """Fills masked bytes with likely ones.
 
-    Runs of hidden bytes are filled from left to right, each by beam search;
-    its candidates are judged by the visible bytes after the run too. What
-    earlier runs were filled with is context of the later ones.
+    Runs of masked bytes are filled from left to right, each by beam search;
+    candidates are also scored by the visible bytes after the run. Filled runs
+    are context of the later ones.
 
     Args:
-      tokens: L bytes; hidden ones may be anything.
-      masked: bool [L], True where hidden.
-      beam: candidates that are kept.
+      tokens: L bytes; the values of masked ones are ignored.
+      masked: bool [L], True where masked.
+      beam: number of candidates kept.
 
     Returns:
-      L bytes, those of `tokens` where not hidden.
+      L bytes, those of `tokens` where not masked.
 
     Raises:
       ValueError: the mask is not [L], or there is no candidate.
@@ -107,29 +107,29 @@ class NGram:
     return mixed / (counts.total() + len(counts))
 
   def _end(self, text: bytes) -> bytes:
-    """The part of a text that what comes next depends on."""
+    """Returns the last n - 1 bytes of a text."""
     return text[max(0, len(text) - self.order + 1) :]
 
   def _filling(
     self, before: bytes, length: int, after: bytes, beam: int
   ) -> bytes:
-    """The best candidate of so many bytes between two contexts."""
-    found, scores = [b""], np.zeros(1)
+    """Returns the best `length` bytes between two contexts."""
+    candidates, scores = [b""], np.zeros(1)
     for _ in range(length):
-      nexts = [np.log(self.probabilities(before + text)) for text in found]
+      nexts = [np.log(self.probabilities(before + text)) for text in candidates]
       total = (scores[:, None] + np.stack(nexts)).ravel()
       # Stable, so that equals are taken in the same order every time.
       best = np.argsort(-total, kind="stable")[:beam]
       scores = total[best]
-      found = [found[i // _BYTES] + bytes([i % _BYTES]) for i in best]
+      candidates = [candidates[i // _BYTES] + bytes([i % _BYTES]) for i in best]
     scores = [
       score + self._log_likelihood(before + text, after)
-      for text, score in zip(found, scores, strict=True)
+      for text, score in zip(candidates, scores, strict=True)
     ]
-    return found[int(np.argmax(scores))]
+    return candidates[int(np.argmax(scores))]
 
   def _log_likelihood(self, before: bytes, after: bytes) -> float:
-    """Of `after` once `before` has been seen, in nats."""
+    """Returns the log likelihood of `after` given `before`, in nats."""
     text, first = before + after, len(before)
     return sum(
       float(np.log(self.probabilities(text[:i])[text[i]]))
@@ -140,15 +140,15 @@ class NGram:
 def accuracy(
   model: NGram, pairs: Iterable[tuple[bytes, np.ndarray]], beam: int = 16
 ) -> float:
-  """Share of the hidden bytes of some texts that are filled in right.
+  """Returns the accuracy of filling masked bytes.
 
   Args:
-    model: fills them in.
-    pairs: texts of L bytes, each with a mask bool [L], True where hidden.
+    model: the n-gram model.
+    pairs: texts of L bytes, each with a mask bool [L], True where masked.
     beam: see `NGram.fill`.
 
   Raises:
-    ValueError: nothing is hidden.
+    ValueError: no byte is masked.
   """
   right = total = 0
   for text, masked in pairs:
@@ -156,11 +156,11 @@ def accuracy(
     right += int((filled == np.frombuffer(text, np.uint8))[masked].sum())
     total += int(masked.sum())
   if not total:
-    raise ValueError("no byte is hidden: there is nothing to fill in")
+    raise ValueError("no byte is masked: there is nothing to fill in")
   return right / total
 
 
 def _runs(masked: np.ndarray) -> Iterator[tuple[int, int]]:
-  """First position and end of each run of True."""
+  """Iterates over the start and end of each run of True."""
   edges = np.flatnonzero(np.diff(np.pad(masked.astype(np.int8), 1)))
   return zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)

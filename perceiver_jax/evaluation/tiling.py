@@ -10,15 +10,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-# What the published model was trained on (Perceiver IO, app. H).
+# Input size of the published model (Perceiver IO, app. H).
 TRAINING_SIZE = (368, 496)
-# The authors' notebook; the paper does not give one.
+# From the authors' notebook; the paper does not give a value.
 MIN_OVERLAP = 20
 
 SPACINGS = ("even", "released")
 
-# Of small tiles; with many latents, more would not fit.
-_MOST_AT_ONCE = 16
+# Limits the memory of small tiles with many latents.
+_MAX_BATCH = 16
 
 Predict = Callable[[np.ndarray], np.ndarray]
 
@@ -34,24 +34,24 @@ def tiled_flow(
 ) -> np.ndarray:
   """Predicts flow tile by tile and blends the tiles.
 
-  An image smaller than the tile, along either axis, is continued with its
-  edge pixels to the right and below.
+  An image smaller than the tile along an axis is padded with its edge pixels
+  to the right or below.
 
   Args:
     frames: [2, H, W, C], of any type: the pair as `predict` takes it.
     predict: frames [b, 2, h, w, C] to flow [b, h, w, 2], in pixels. Every call
       gets the same b, so that a jitted function compiles once.
     tile: (h, w).
-    min_overlap: rows or columns that neighbors share at least.
+    min_overlap: smallest overlap of neighboring tiles in pixels.
     spacing: 'even', as the paper says, or 'released', as the authors' notebook
       does; see `tile_starts`.
-    batch_size: the most tiles a call.
+    batch_size: largest number of tiles per call.
 
   Returns:
     Flow float32 [H, W, 2].
 
   Raises:
-    ValueError: a shape, the spacing or the overlap is not as described.
+    ValueError: a shape, the spacing or the overlap is invalid.
   """
   if frames.ndim != 4 or frames.shape[0] != 2 or not frames.size:
     raise ValueError(f"frames are [2, H, W, C], got {frames.shape}")
@@ -76,15 +76,15 @@ def tiled_flow(
 
 
 def overlap(tile: tuple[int, int]) -> int:
-  """Least overlap of tiles (h, w): that of the published model to scale."""
+  """Returns the published model's overlap, scaled to tiles (h, w)."""
   share = min(tile) / min(TRAINING_SIZE)
   return min(max(1, round(MIN_OVERLAP * share)), min(tile) - 1)
 
 
 def tiles_at_once(tile: tuple[int, int]) -> int:
-  """Tiles (h, w) of no more pixels than the published model's, 16 at most."""
+  """Returns how many tiles (h, w) to batch, by the published model's pixels."""
   fitting = math.prod(TRAINING_SIZE) // math.prod(tile)
-  return max(1, min(fitting, _MOST_AT_ONCE))
+  return max(1, min(fitting, _MAX_BATCH))
 
 
 def tile_starts(
@@ -93,13 +93,13 @@ def tile_starts(
   min_overlap: int = MIN_OVERLAP,
   spacing: str = "even",
 ) -> list[int]:
-  """Where tiles begin along one axis.
+  """Returns the start of every tile along one axis.
 
   Args:
     size: pixels of the image, at least `tile`.
     tile: pixels of a tile.
-    min_overlap: pixels that neighbors share at least.
-    spacing: 'even': as few tiles as will do, evenly spaced (1024 by 496: 0,
+    min_overlap: smallest overlap of neighboring tiles in pixels.
+    spacing: 'even': the fewest tiles possible, evenly spaced (1024 by 496: 0,
       264, 528). 'released': a tile every `tile - min_overlap` pixels, the last
       one flush with the border (0, 476, 528).
 
@@ -124,7 +124,7 @@ def tile_starts(
 
 
 def edge_distance(height: int, width: int) -> np.ndarray:
-  """How far each pixel is from the nearest edge, 1 for those along it.
+  """Returns the distance of each pixel from the nearest edge, 1 at the edge.
 
   Returns:
     float64 [height, width].
@@ -138,9 +138,9 @@ def edge_distance(height: int, width: int) -> np.ndarray:
 def _in_batches(
   predict: Predict, tiles: list[np.ndarray], batch_size: int
 ) -> list[np.ndarray]:
-  """The flow of every tile, in calls of one size that is as small as will do.
+  """Predicts the flow of every tile in batches of equal size.
 
-  The last call repeats its last tile where too few are left.
+  The last batch is padded by repeating its last tile.
   """
   if batch_size < 1:
     raise ValueError(f"batch_size must be at least 1, got {batch_size}")

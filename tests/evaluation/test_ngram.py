@@ -126,7 +126,7 @@ def test_accuracy_counts_bytes_not_texts():
     (wrong, _masked(b"the ???\xfc.")),
   ]
   assert ngram.accuracy(model, pairs) == pytest.approx(1 / 4)
-  with pytest.raises(ValueError, match="no byte is hidden"):
+  with pytest.raises(ValueError, match="no byte is masked"):
     ngram.accuracy(model, [(right, np.zeros(11, bool))])
 
 

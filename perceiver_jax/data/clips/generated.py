@@ -1,10 +1,9 @@
-"""Clips of moving shapes and tones, generated: labelled by construction.
+"""Generated clips of moving shapes and tones, with exact labels.
 
-A clip shows one of three shapes and has one of three sounds, independently of
-each other. Its classes are the shape, the sound, and both together: pictures
-alone say nothing about the sound, sound alone nothing about the shape, and
-what is of both takes both. Nobody recorded or annotated anything; results on
-these clips say nothing about AudioSet or Kinetics.
+A clip has one of three shapes and one of three sounds, drawn independently. Its
+classes are the shape, the sound and the pair of both, so that the pair can only
+be classified from video and audio together. The clips are synthetic: results on
+them say nothing about AudioSet or Kinetics.
 """
 
 import itertools
@@ -19,25 +18,25 @@ SHAPES = ("disc", "tall bar", "wide bar")
 SOUNDS = ("low tone", "high tone", "beeps")
 PAIRS = tuple(f"{s} with {t}" for s, t in itertools.product(SHAPES, SOUNDS))
 _SPLITS = ("train", "test")
-# Frames of clips that have no size of their own.
+# Size of frames if a window gives none.
 _SIZE = (64, 64)
 # Hertz, drawn evenly on a logarithmic scale.
 _PITCHES = {"low tone": (150, 300), "high tone": (1000, 2000)}
 _BEEPS = (450, 650)
 # Half the height and width of a shape, as a share of the frame's side.
 _HALVES = {"disc": (0.2, 0.2), "tall bar": (0.3, 0.08), "wide bar": (0.08, 0.3)}
-_LARGEST = 1.5  # Larger ones would not fit into the frame.
+_MAX_SCALE = 1.5  # Larger shapes would not fit into the frame.
 
 
 class GeneratedClips:
-  """See `generated`.
+  """Generated clips; see `generated`.
 
   Args:
     length: number of clips.
-    seconds: that each lasts.
-    pairs_only: whether the classes are just the pairs, one a clip.
-    scale: of the shapes.
-    seed: of all clips.
+    seconds: duration of a clip.
+    pairs_only: whether the classes are only the pairs, one per clip.
+    scale: scale of the shapes.
+    seed: random seed of all clips.
   """
 
   in_memory = True
@@ -64,21 +63,21 @@ class GeneratedClips:
     return len(self._kinds)
 
   def read(self, index: int, window: Window, place: float) -> Example:
-    """See `windows.Clips`."""
+    """Generates a part of a clip; see `windows.Clips.read`."""
     shape, sound = self._kinds[index]
     start = place * max(0.0, self._seconds - window.seconds)
-    # Of the clip, and not of the window: the same at every place.
+    # Seeded per clip, so that all windows of a clip show the same.
     rngs = np.random.default_rng((self._seed, index)).spawn(2)
-    found = {}
+    example = {}
     if window.num_frames:
       times = start + np.arange(window.num_frames) / window.fps
       size = window.size or _SIZE
       half = self._scale * np.array(_HALVES[SHAPES[shape]])
-      found["image"] = _pictures(SHAPES[shape], half, times, size, rngs[0])
+      example["image"] = _frames(SHAPES[shape], half, times, size, rngs[0])
     if window.num_samples:
       times = start + np.arange(window.num_samples) / window.sample_rate
-      found["audio"] = _sound(SOUNDS[sound], times, rngs[1])
-    return found
+      example["audio"] = _sound(SOUNDS[sound], times, rngs[1])
+    return example
 
 
 def generated(
@@ -89,22 +88,22 @@ def generated(
   pairs_only: bool = False,
   scale: float = 1.0,
 ) -> GeneratedClips:
-  """Clips in which a shape moves while a sound is heard.
+  """Generates clips with a moving shape and a sound.
 
-  Clip i is always the same; those of "test" are none of "train". Colors,
+  Clip i is deterministic; "train" and "test" use different seeds. Colors,
   paths and speeds, pitches and loudness differ from clip to clip.
 
   Args:
     split: "train" or "test".
     num_train: clips of "train".
     num_test: clips of "test".
-    seconds: that each clip lasts.
-    pairs_only: whether the classes are just the nine pairs of a shape and a
-      sound; else also the three shapes and the three sounds.
-    scale: of the shapes, up to 1.5.
+    seconds: duration of a clip.
+    pairs_only: whether the classes are only the nine pairs of a shape and a
+      sound, without the three shapes and the three sounds.
+    scale: scale of the shapes, up to 1.5.
 
   Raises:
-    UserError: there is no such split, or a number is out of range.
+    UserError: the split is unknown, or a number is out of range.
   """
   check_choice(split, _SPLITS, "split", "the generated clips")
   length = num_test if split == "test" else num_train
@@ -113,24 +112,24 @@ def generated(
       f"the generated clips got {length} clips of {seconds} seconds; give more"
       " than 0 of each"
     )
-  if not 0 < scale <= _LARGEST:
+  if not 0 < scale <= _MAX_SCALE:
     raise UserError(
       f"the generated clips got scale {scale}; give more than 0 and at most"
-      f" {_LARGEST}"
+      f" {_MAX_SCALE}"
     )
   return GeneratedClips(
     length, seconds, pairs_only, scale, _SPLITS.index(split)
   )
 
 
-def _pictures(
+def _frames(
   shape: str,
   half: np.ndarray,
   times: np.ndarray,
   size: tuple[int, ...],
   rng: np.random.Generator,
 ) -> np.ndarray:
-  """A shape that moves and bounces off the edges, uint8 [T, H, W, 3]."""
+  """Draws a shape that bounces off the edges; uint8 [T, H, W, 3]."""
   ground, ink = rng.uniform(0, 0.35, 3), rng.uniform(0.55, 1.0, 3)
   half = half * rng.uniform(0.8, 1.1)
   first, speed = rng.uniform(0, 1, 2), rng.uniform(0.15, 0.5, 2)
@@ -152,7 +151,7 @@ def _pictures(
 def _sound(
   sound: str, times: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-  """A tone, steady or in beeps, with a little noise; float32 [S, 1]."""
+  """Generates a steady or beeping tone with some noise; float32 [S, 1]."""
   low, high = np.log(_PITCHES.get(sound, _BEEPS))
   pitch, phase = np.exp(rng.uniform(low, high)), rng.uniform(0, 2 * np.pi)
   loudness = rng.uniform(0.25, 0.6)

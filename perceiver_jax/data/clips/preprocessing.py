@@ -1,7 +1,7 @@
-"""What happens to a clip between its source and a model.
+"""Preprocessing and augmentation of windows of clips.
 
-The same crop, flip and colors for all frames of a clip. Shapes: T frames, H
-height, W width, S samples.
+All frames of a window share the same crop, flip and color jitter. Shapes: T
+frames, H height, W width, S samples.
 """
 
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ from perceiver_jax.data.images import resizing, transforms
 from perceiver_jax.data.images.preprocessing import CROPS
 from perceiver_jax.errors import UserError
 
-SOUNDS = ("raw", "mel")
+AUDIO_FORMATS = ("raw", "mel")
 # Red, green and blue in brightness (ITU-R BT.601).
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 class ClipPreprocessing:
-  """Windows of a source to what a model takes.
+  """Converts windows of a source to the inputs of a model.
 
   Args:
     settings: `data` section of a config, with `image_size`, `sample_rate`,
@@ -34,7 +34,7 @@ class ClipPreprocessing:
 
   def __init__(self, settings: Mapping[str, Any]):
     self._settings = settings
-    for leaf, choices in (("crop", CROPS), ("sound", SOUNDS)):
+    for leaf, choices in (("crop", CROPS), ("sound", AUDIO_FORMATS)):
       if settings[leaf] not in choices:
         raise UserError(
           f"config.data.{leaf} is {settings[leaf]!r}; choose one of"
@@ -48,11 +48,11 @@ class ClipPreprocessing:
 
   @property
   def crops_at_random(self) -> bool:
-    """Whether `train` needs frames of the clip's own size."""
+    """Whether `train` crops frames of the clip's original size."""
     return self._settings["crop"] == "inception"
 
   def evaluate(self, example: Example) -> Example:
-    """Scales pictures, and makes the spectrogram where one is wanted.
+    """Normalizes frames, and computes the mel spectrogram if configured.
 
     Args:
       example: of `Clips.read`; `image` uint8 [T, H, W, 3] of the model's size
@@ -70,44 +70,44 @@ class ClipPreprocessing:
     return found
 
   def train(self, example: Example, rng: np.random.Generator) -> Example:
-    """A random view of a window; arguments and value as in `evaluate`."""
+    """Augments a window; see `evaluate` for arguments and return value."""
     settings, found = self._settings, dict(example)
     if "image" in found:
-      pictures = self._cropped(found["image"], rng)
+      frames = self._cropped(found["image"], rng)
       if settings["flip"] and rng.random() < 0.5:
-        pictures = pictures[:, :, ::-1]
+        frames = frames[:, :, ::-1]
       if rng.random() < settings["colour"]["probability"]:
-        pictures = color_jitter(pictures, rng, settings["colour"])
-      found["image"] = self._normalized(pictures)
+        frames = color_jitter(frames, rng, settings["colour"])
+      found["image"] = self._normalized(frames)
     if "audio" in found and settings["sound"] == "mel":
-      heard = self._spectrogram(found["audio"])
-      heard = mel.spec_augment(heard, rng, settings["spec_augment"])
-      found["audio"] = heard.reshape(-1, 1)
+      spectrogram = self._spectrogram(found["audio"])
+      spectrogram = mel.spec_augment(spectrogram, rng, settings["spec_augment"])
+      found["audio"] = spectrogram.reshape(-1, 1)
     for name, share in settings["dropout"].items():
-      # The whole modality of the example (Perceiver, AudioSet).
+      # Drops a whole modality of the example (Perceiver, AudioSet).
       if rng.random() < share and name in found:
         found[name] = np.zeros_like(found[name])
     return found
 
-  def pixels(self, pictures: np.ndarray) -> np.ndarray:
-    """Normalized pictures [..., C] as uint8, to look at."""
-    return transforms.to_pixels(pictures, self._settings["normalization"])
+  def pixels(self, frames: np.ndarray) -> np.ndarray:
+    """Converts normalized frames [..., C] to uint8 pixels."""
+    return transforms.to_pixels(frames, self._settings["normalization"])
 
   def _cropped(
-    self, pictures: np.ndarray, rng: np.random.Generator
+    self, frames: np.ndarray, rng: np.random.Generator
   ) -> np.ndarray:
     if not self.crops_at_random:
-      return pictures
+      return frames
     top, left, height, width = transforms.inception_crop(
-      *pictures.shape[1:3], rng
+      *frames.shape[1:3], rng
     )
-    part = pictures[:, top : top + height, left : left + width]
+    part = frames[:, top : top + height, left : left + width]
     size = self._settings["image_size"]
     return np.stack([resizing.resize(p, *size) for p in part])
 
-  def _normalized(self, pictures: np.ndarray) -> np.ndarray:
+  def _normalized(self, frames: np.ndarray) -> np.ndarray:
     return transforms.normalize(
-      pictures.astype(np.float32), self._settings["normalization"]
+      frames.astype(np.float32), self._settings["normalization"]
     )
 
   def _spectrogram(self, sound: np.ndarray) -> np.ndarray:
@@ -117,18 +117,18 @@ class ClipPreprocessing:
 
 
 def color_jitter(
-  pictures: np.ndarray,
+  frames: np.ndarray,
   rng: np.random.Generator,
   settings: Mapping[str, float],
 ) -> np.ndarray:
-  """Changes brightness, contrast, saturation and hue of a clip.
+  """Jitters brightness, contrast, saturation and hue of a clip.
 
-  All four are one matrix and one shift of red, green and blue.
+  All four are combined in one affine map of red, green and blue.
 
   Args:
-    pictures: uint8 [T, H, W, 3].
-    rng: draws each change evenly between its bounds.
-    settings: the most that each changes: `brightness` (share of white),
+    frames: uint8 [T, H, W, 3].
+    rng: random generator; every change is uniform within its bounds.
+    settings: the largest change of each: `brightness` (share of white),
       `contrast` and `saturation` (0.4: by 0.6 to 1.4), `hue` (share of a full
       turn).
 
@@ -139,7 +139,7 @@ def color_jitter(
   shift, contrast, saturation, turn = (
     rng.uniform(-1, 1) * settings[name] for name in amounts
   )
-  x = pictures.astype(np.float32)
+  x = frames.astype(np.float32)
   mean = x.mean((0, 1, 2)) @ _LUMA
   gray = np.outer(np.ones(3), _LUMA)
   matrix = _hue(2 * np.pi * turn) @ (
@@ -153,7 +153,7 @@ def color_jitter(
 
 
 def _hue(angle: float) -> np.ndarray:
-  """Turns colors around gray, keeping brightness; [3, 3]."""
+  """Returns the matrix [3, 3] that rotates hues and keeps brightness."""
   to_yiq = np.array(
     [
       _LUMA,

@@ -1,7 +1,7 @@
-"""Writes clips into ArrayRecord files, which `clip_shards` reads.
+"""Writes clips to ArrayRecord files, which `shards` reads.
 
-A file is complete or not there, and a note beside it says what it holds.
-`scripts.data.prepare_clips` makes all files of a split.
+Files appear only when complete, each with a note that lists its contents.
+`scripts.data.prepare_clips` writes all files of a split.
 """
 
 import dataclasses
@@ -29,19 +29,18 @@ from perceiver_jax.data.clips.files import Segment
 from perceiver_jax.data.images import resizing
 from perceiver_jax.errors import UserError
 
-# Most seconds of a clip.
-_LONGEST = 60.0
+_MAX_SECONDS = 60.0  # Longer clips are truncated.
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """How clips are stored.
+  """Settings of stored clips.
 
   Attributes:
-    fps: frames per second; 0 for no pictures.
-    sample_rate: samples per second; 0 for no sound.
-    size: pixels of the short side, for larger pictures.
-    quality: of the JPEGs, up to 100.
+    fps: frames per second; 0 for no video.
+    sample_rate: samples per second; 0 for no audio.
+    size: short side in pixels to which larger frames are resized.
+    quality: JPEG quality, up to 100.
   """
 
   fps: float
@@ -54,9 +53,9 @@ class Job(NamedTuple):
   """A file to be written.
 
   Attributes:
-    path: without its ending.
-    clips: by their numbers in the split.
-    fingerprint: of the clips.
+    path: path without suffix.
+    clips: clips with their numbers in the split.
+    fingerprint: hash of the clips.
   """
 
   path: Path
@@ -65,11 +64,11 @@ class Job(NamedTuple):
 
 
 def fingerprint(segments: Iterable[Segment], root: str) -> str:
-  """A hash that changes with any clip, or with the order of the clips.
+  """Returns a hash of the clips and their order.
 
   Args:
     segments: the clips.
-    root: the folder of all data, which may be moved.
+    root: root folder of the data set; the hash is of paths relative to it.
   """
   digest = hashlib.sha256()
   for path, start, stop, _ in segments:
@@ -79,20 +78,20 @@ def fingerprint(segments: Iterable[Segment], root: str) -> str:
 
 
 def write_file(settings: Settings, job: Job) -> dict[str, Any]:
-  """Writes a file with its note, or finds both there.
+  """Writes a file with its note, unless both exist already.
 
   Args:
-    settings: how clips are stored.
+    settings: settings of stored clips.
     job: the file.
 
   Returns:
-    The note: `kept`, the numbers of the clips in the file, `bad`, what is wrong
-    with others, and what else says that the file need not be made again.
+    The note: `kept`, the numbers of the clips in the file; `bad`, the errors of
+    unreadable clips; and `made_of` and `checksum`, which identify the file.
   """
   from array_record.python import array_record_module
 
   target = job.path.with_name(f"{job.path.name}.array_record")
-  # Written last: where it is, the file was complete.
+  # Written last, so that its existence implies a complete file.
   note_path = job.path.with_name(f"{job.path.name}.note.json")
   made_of = {**dataclasses.asdict(settings), "list": job.fingerprint}
   note = _read_note(note_path, target)
@@ -125,10 +124,10 @@ def write_file(settings: Settings, job: Job) -> dict[str, Any]:
 
 
 def remove_stale(index: Path) -> None:
-  """Removes what processes that were killed left half written of a split.
+  """Removes partial files of a split left by killed processes.
 
   Args:
-    index: SPLIT.json.
+    index: path of SPLIT.json.
   """
   name = glob.escape(index.stem)
   for pattern in ("-[0-9]*-of-[0-9]*", ".*json*"):
@@ -137,7 +136,7 @@ def remove_stale(index: Path) -> None:
 
 
 def _read_note(note_path: Path, target: Path) -> dict[str, Any]:
-  """The note of a file that is as it was written, else {}."""
+  """Reads the note of a file; {} if the file was changed since."""
   try:
     note = json.loads(note_path.read_text(encoding="utf-8"))
   except (OSError, ValueError):
@@ -146,7 +145,7 @@ def _read_note(note_path: Path, target: Path) -> dict[str, Any]:
 
 
 def _checksum(path: Path) -> str:
-  """Of a file's content; "" if there is no file."""
+  """Returns the SHA-256 of a file; "" if it does not exist."""
   if not path.is_file():
     return ""
   with open(path, "rb") as file:
@@ -154,47 +153,47 @@ def _checksum(path: Path) -> str:
 
 
 def read_whole(segment: Segment, settings: Settings) -> bytes:
-  """Decodes a clip and stores it; see `clip_shards.encode`.
+  """Decodes and encodes a clip; see `shards.encode`.
 
   Raises:
-    UserError: it can't be read.
+    UserError: the clip can't be read.
   """
   path, start = segment.path, segment.start
   kinds = ["video"] * bool(settings.fps)
   kinds += ["audio"] * bool(settings.sample_rate)
-  length = min(clip_files.seconds(segment, *kinds), _LONGEST)
-  pictures: list[np.ndarray] = []
+  length = min(clip_files.seconds(segment, *kinds), _MAX_SECONDS)
+  frames: list[np.ndarray] = []
   if settings.fps:
     count = max(1, round(length * settings.fps))
     shown = video.frames(path, settings.fps, start)
-    pictures = [
-      _smaller(picture, settings.size)
-      for _, picture in itertools.islice(shown, count)
+    frames = [
+      _shrink(frame, settings.size)
+      for _, frame in itertools.islice(shown, count)
     ]
-    if not pictures:
+    if not frames:
       raise UserError(
         f"{path!r} has no frame from second {start:.2f} on; give another file"
       )
-  sound = np.zeros((0, 1), np.float32)
+  samples = np.zeros((0, 1), np.float32)
   if settings.sample_rate:
     count = max(1, int(length * settings.sample_rate))
-    sound = audio.read_audio(path, settings.sample_rate, start, count)
+    samples = audio.read_audio(path, settings.sample_rate, start, count)
   return clip_shards.encode(
-    pictures, sound.mean(axis=1, keepdims=True), settings.quality
+    frames, samples.mean(axis=1, keepdims=True), settings.quality
   )
 
 
-def _smaller(picture: np.ndarray, size: int) -> np.ndarray:
-  """Shrinks a picture so that its short side has `size` pixels."""
-  height, width = picture.shape[:2]
+def _shrink(frame: np.ndarray, size: int) -> np.ndarray:
+  """Shrinks a frame to a short side of at most `size` pixels."""
+  height, width = frame.shape[:2]
   scale = size / min(height, width)
   if scale >= 1:
-    return picture
-  return resizing.resize(picture, round(height * scale), round(width * scale))
+    return frame
+  return resizing.resize(frame, round(height * scale), round(width * scale))
 
 
 def write_json(path: Path, value: Any) -> None:
-  """Writes a file completely or not at all."""
+  """Writes a JSON file atomically."""
   partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
   partial.write_text(json.dumps(value), encoding="utf-8")
   os.replace(partial, path)

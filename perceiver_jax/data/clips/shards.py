@@ -1,8 +1,8 @@
-"""Clips in ArrayRecord files: frames as JPEG, sound as 16-bit samples.
+"""Clips in ArrayRecord files: frames as JPEG, audio as 16-bit samples.
 
-Any frame of any clip can be had without decoding those before it. A split is
-SPLIT.json and SPLIT-00000-of-00016.array_record and so on, which
-`scripts.data.prepare_clips` writes.
+Every frame can be decoded without those before it. A split consists of
+SPLIT.json and SPLIT-00000-of-00016.array_record and so on, written by
+`scripts.data.prepare_clips`.
 """
 
 import io
@@ -34,11 +34,11 @@ class ClipShards:
   """Clips of prepared files; see `shards`.
 
   Args:
-    files: how many clips each file holds, by its path.
-    labels: positions of each clip's classes in `class_names`.
+    files: number of clips in each file, by path.
+    labels: indices of each clip's classes in `class_names`.
     class_names: name of each class.
-    rates: frames and samples per second of what is stored.
-    names: of the clips.
+    rates: stored frames and samples per second.
+    names: name of each clip.
   """
 
   in_memory = False
@@ -67,7 +67,7 @@ class ClipShards:
     return len(self.labels)
 
   def read(self, index: int, window: Window, place: float) -> Example:
-    """See `windows.Clips`."""
+    """Reads a part of a clip; see `windows.Clips.read`."""
     self.check_window(window)
     try:
       return decode(self._record(index), window, place, self._rates)
@@ -75,7 +75,7 @@ class ClipShards:
       raise UserError(f"clip {self.names[index]!r}: {error}") from error
 
   def check_window(self, window: Window) -> None:
-    """Raises UserError where what is stored is none of what is wanted."""
+    """Raises UserError if the clips lack the modalities of the window."""
     fps, sample_rate = self._rates
     if window.num_frames and not fps:
       raise UserError(
@@ -94,11 +94,11 @@ class ClipShards:
       )
 
   def check_files(self) -> None:
-    """Raises UserError for files that can't be opened or are others."""
+    """Raises UserError if a file is damaged or holds other clips."""
     self._opened()
 
   def file_of(self, index: int) -> str:
-    """Path of the file that holds a clip."""
+    """Returns the path of the file that holds a clip."""
     ends = np.cumsum(list(self._files.values()))
     return list(self._files)[np.searchsorted(ends, index, side="right")]
 
@@ -118,13 +118,13 @@ class ClipShards:
 
 
 def _open(files: Mapping[str, int]) -> Any:
-  """Records of all files, one after the other."""
+  """Opens the concatenated records of all files."""
   try:
     records = grain.sources.ArrayRecordDataSource(list(files))
     if len(records) == sum(files.values()):
       return records
   except RuntimeError:
-    pass  # Does not say of which file.
+    pass  # The error does not name the file.
   damaged = [path for path in files if _num_records(path) != files[path]]
   raise UserError(
     f"{len(damaged)} of {len(files)} files of clips are damaged:"
@@ -135,12 +135,12 @@ def _open(files: Mapping[str, int]) -> Any:
 def encode(
   frames: list[np.ndarray], audio: np.ndarray, quality: int = 90
 ) -> bytes:
-  """A clip as it is stored.
+  """Encodes a clip as a record.
 
   Args:
-    frames: uint8 [H, W, 3] each; none for a clip without pictures.
-    audio: float32 [S, 1] in [-1, 1]; empty for one without sound.
-    quality: of the JPEGs, up to 100.
+    frames: uint8 [H, W, 3] each; empty for a clip without video.
+    audio: float32 [S, 1] in [-1, 1]; empty for a clip without audio.
+    quality: JPEG quality, up to 100.
   """
   options = [cv2.IMWRITE_JPEG_QUALITY, quality]
   files = [
@@ -161,13 +161,12 @@ def encode(
 def decode(
   record: bytes, window: Window, place: float, rates: tuple[float, int]
 ) -> Example:
-  """A part of a stored clip; see `windows.Clips.read`.
+  """Decodes a part of a stored clip; see `windows.Clips.read`.
 
   Args:
-    record: of `encode`.
-    window: what is wanted, of what the record has; its sampling rate is that
-      of the record.
-    place: where it lies, from 0 to 1.
+    record: a record of `encode`.
+    window: size of the part, at the sampling rate of the record.
+    place: position of the part, from 0 to 1.
     rates: frames and samples per second of the record.
 
   Raises:
@@ -185,34 +184,34 @@ def decode(
   if window.num_samples:
     lengths.append(len(audio) / sample_rate)
   start = place * max(0.0, min(lengths) - window.seconds)
-  found = {}
+  example = {}
   if window.num_frames:
-    # The one on screen at each time; those beyond the end are the last.
+    # The frame on screen at each time; the last one beyond the end.
     times = start + np.arange(window.num_frames) / window.fps
     numbers = np.floor(times * fps + 1e-6).astype(int)
     if not len(ends) or numbers[-1] >= len(ends) + MISSING * fps:
       raise _too_short(len(ends) / fps, window)
-    found["image"] = _pictures(frames, ends, numbers.clip(max=len(ends) - 1),
-                               window.size)  # fmt: skip
+    numbers = numbers.clip(max=len(ends) - 1)
+    example["image"] = _decode_frames(frames, ends, numbers, window.size)
   if window.num_samples:
     part = audio[round(start * sample_rate) :][: window.num_samples]
     missing = window.num_samples - len(part)
     if not len(part) or missing > MISSING * sample_rate:
       raise _too_short(len(audio) / sample_rate, window)
     part = np.pad(part, (0, missing)).astype(np.float32) / _FULL_SCALE
-    found["audio"] = part[:, None]
-  return found
+    example["audio"] = part[:, None]
+  return example
 
 
 def shards(directory: str | os.PathLike[str], split: str) -> ClipShards:
-  """Clips that `scripts.data.prepare_clips` has prepared.
+  """Opens the clips that `scripts.data.prepare_clips` has written.
 
   Args:
-    directory: where they are.
-    split: name of the list or folder they were made from.
+    directory: folder of the files.
+    split: name of the list or folder from which they were made.
 
   Raises:
-    UserError: they are not there, or not complete.
+    UserError: the split is missing or incomplete.
   """
   index = Path(directory).expanduser() / f"{split}.json"
   if not directory or not index.is_file():
@@ -221,30 +220,30 @@ def shards(directory: str | os.PathLike[str], split: str) -> ClipShards:
       " config.data.source_args.shards.directory to where"
       " scripts.data.prepare_clips has written the split"
     )
-  found = read_index(index)
-  files = {str(index.parent / k): n for k, n in found["files"].items()}
+  contents = read_index(index)
+  files = {str(index.parent / k): n for k, n in contents["files"].items()}
   lost = [path for path in files if not os.path.isfile(path)]
   if lost:
     raise UserError(
       f"{len(lost)} of {len(files)} files of {str(index)!r} are missing, the"
       f" first of them {lost[0]!r}; copy them or prepare the split again"
     )
-  if sum(files.values()) != len(found["labels"]):
+  if sum(files.values()) != len(contents["labels"]):
     raise UserError(
-      f"{str(index)!r} has labels of {len(found['labels']):,} clips and files"
-      f" of {sum(files.values()):,}; prepare the split again"
+      f"{str(index)!r} has labels of {len(contents['labels']):,} clips and"
+      f" files of {sum(files.values()):,}; prepare the split again"
     )
-  rates = (found["fps"], found["sample_rate"])
+  rates = (contents["fps"], contents["sample_rate"])
   return ClipShards(
-    files, found["labels"], found["class_names"], rates, found["names"]
+    files, contents["labels"], contents["class_names"], rates, contents["names"]
   )
 
 
 def read_index(path: Path) -> Mapping[str, Any]:
-  """What SPLIT.json says: files, labels, names, class_names and rates.
+  """Reads SPLIT.json: files, labels, names, class_names and rates.
 
   Raises:
-    UserError: it is damaged.
+    UserError: the file is damaged.
   """
   try:
     return json.loads(path.read_text(encoding="utf-8"))
@@ -255,27 +254,27 @@ def read_index(path: Path) -> Mapping[str, Any]:
 
 
 def _num_records(path: str) -> int:
-  """How many there are in a file; -1 if it is damaged."""
+  """Returns the number of records of a file; -1 if it is damaged."""
   try:
     return len(grain.sources.ArrayRecordDataSource([path]))
   except RuntimeError:
     return -1
 
 
-def _pictures(
+def _decode_frames(
   frames: np.ndarray,
   ends: np.ndarray,
   numbers: np.ndarray,
   size: tuple[int, ...],
 ) -> np.ndarray:
-  """Frames by number, uint8 [T, H, W, 3]; each is decoded once."""
+  """Decodes frames by number, each once; returns uint8 [T, H, W, 3]."""
   starts = np.concatenate([[0], ends[:-1]])
-  found = {}
+  decoded = {}
   for number in np.unique(numbers):
     data = frames[starts[number] : ends[number]].tobytes()
     picture = codec.decode_image(data, name="a frame")
-    found[number] = resizing.fit(picture, *size) if size else picture
-  return np.stack([found[number] for number in numbers])
+    decoded[number] = resizing.fit(picture, *size) if size else picture
+  return np.stack([decoded[number] for number in numbers])
 
 
 def _too_short(seconds: float, window: Window) -> UserError:

@@ -1,8 +1,8 @@
-"""Clips of video and sound, and the windows that a model sees of them.
+"""Random and evenly spaced windows of clips of video and audio.
 
-A clip is longer than what a model takes: training sees a random part of it,
-evaluation evenly spaced parts. Shapes: T frames, H height, W width, S samples,
-P classes.
+A clip is longer than the input of a model: training reads a random window of
+it, evaluation reads evenly spaced windows. Shapes: T frames, H height, W width,
+S samples, P classes.
 """
 
 from collections.abc import (
@@ -21,23 +21,23 @@ from perceiver_jax.data.core.skip_unreadable import SkipUnreadable
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.errors import UserError
 
-# Pictures or sound may end that much before the clip does. The last picture
-# stays, and there is silence.
+# Video or audio may end this much before the clip does. The last frame is
+# repeated, and audio is padded with silence.
 MISSING = 0.2  # seconds
-# Share of the clips.
-_MOST_UNREADABLE = 0.01
+# As a share of the clips.
+_MAX_UNREADABLE = 0.01
 
 
 class Window(NamedTuple):
-  """The part of a clip that a model sees.
+  """The part of a clip that a model takes.
 
   Attributes:
-    num_frames: T; 0 where only the sound is wanted.
+    num_frames: T; 0 for audio only.
     fps: frames per second.
-    num_samples: S; 0 where only the pictures are wanted.
+    num_samples: S; 0 for video only.
     sample_rate: samples per second.
-    size: (H, W), to which the central part of every frame is resized; () for
-      the clip's own.
+    size: (H, W) to which the central crop of a frame is resized; () keeps the
+      size of the clip.
   """
 
   num_frames: int
@@ -48,18 +48,18 @@ class Window(NamedTuple):
 
   @property
   def seconds(self) -> float:
-    """How long it lasts."""
-    pictures = self.num_frames / self.fps
-    return max(pictures, self.num_samples / self.sample_rate)
+    """The duration of the window."""
+    video = self.num_frames / self.fps
+    return max(video, self.num_samples / self.sample_rate)
 
 
 class Clips(Protocol):
-  """What windows are cut out of.
+  """Protocol of a data set of clips.
 
   Attributes:
     class_names: name of each class.
-    labels: of each clip, the positions of its classes in `class_names`.
-    in_memory: whether reading a window costs no reading or decoding.
+    labels: for each clip, the indices of its classes in `class_names`.
+    in_memory: whether windows are available without reading or decoding.
   """
 
   class_names: tuple[str, ...]
@@ -72,10 +72,9 @@ class Clips(Protocol):
     """Reads a part of a clip.
 
     Args:
-      index: of the clip.
-      window: what is wanted.
-      place: where it lies, from 0 (at the beginning of the clip) to 1 (at its
-        end).
+      index: index of the clip.
+      window: size of the part.
+      place: position of the part, from 0 (start of the clip) to 1 (its end).
 
     Returns:
       `image` uint8 [T, H, W, 3] if there are frames, `audio` float32 [S, 1] if
@@ -90,16 +89,16 @@ class Clips(Protocol):
 class EvenWindows:
   """A source of evenly spaced windows of every clip; see `pipeline`.
 
-  Example i is of clip i % len(clips): the next of a clip that can't be read,
-  which takes its place, is then of another clip.
+  Example i is a window of clip i % len(clips). An unreadable example is
+  therefore replaced by one of another clip.
 
   Args:
-    clips: what they are cut out of.
-    window: what each is.
-    count: windows a clip; a single one is in the middle.
+    clips: the clips.
+    window: size of the windows.
+    count: windows per clip; a single one is in the middle.
 
   Raises:
-    UserError: there is no window.
+    UserError: `count` is below 1.
   """
 
   def __init__(self, clips: Clips, window: Window, count: int):
@@ -120,20 +119,20 @@ class EvenWindows:
 
 
 class RandomWindows:
-  """A source of what `read` makes random windows of: clips, or classes.
+  """A source of indices of clips or classes, and a transform to windows.
 
-  What a window is depends on the generator of an example, which the source of
-  a pipeline does not get; so `read` is the pipeline's transform.
+  A window depends on the random generator of an example, which a pipeline
+  passes to its transform but not to its source; so `read` is the transform.
 
   Args:
-    clips: what they are cut out of.
-    window: what each is.
-    balanced: whether all classes come equally often. Examples are then classes
-      in turn, and `read` draws one of the clips of a class.
-    most_unreadable: see `SkipUnreadable`.
+    clips: the clips.
+    window: size of the windows.
+    balanced: whether to sample all classes equally often. Examples are then
+      indices of classes, and `read` draws a clip of the class.
+    max_unreadable: see `SkipUnreadable`.
 
   Raises:
-    UserError: classes shall come equally often and no clip has one.
+    UserError: `balanced` is set and no clip has a class.
   """
 
   def __init__(
@@ -141,17 +140,17 @@ class RandomWindows:
     clips: Clips,
     window: Window,
     balanced: bool = False,
-    most_unreadable: float = _MOST_UNREADABLE,
+    max_unreadable: float = _MAX_UNREADABLE,
   ):
     self._window = window
     self._members = _by_class(clips.labels) if balanced else []
     self.class_names = clips.class_names
     self.num_classes = len(clips.class_names)
     self.in_memory = clips.in_memory
-    self._tolerant = SkipUnreadable(_Clips(clips), most_unreadable, "clip")
+    self._readable = SkipUnreadable(_Clips(clips), max_unreadable, "clip")
 
   def __len__(self) -> int:
-    return len(self._tolerant)
+    return len(self._readable)
 
   def __getitem__(self, index: int) -> Example:
     if self._members:
@@ -159,10 +158,10 @@ class RandomWindows:
     return {"clip": np.int64(index)}
 
   def read(self, example: Example, rng: np.random.Generator) -> Example:
-    """A random window of a clip of this source, or of the next readable one.
+    """Reads a random window of a clip, or of the next readable one.
 
     Returns:
-      What `Clips.read` returns, `label` float32 [P] with 1 at the clip's
+      The example of `Clips.read`, `label` float32 [P] with 1 at the clip's
       classes, and `unreadable` of `SkipUnreadable`.
 
     Raises:
@@ -173,8 +172,8 @@ class RandomWindows:
       clip = rng.choice(self._members[example["class"]])
     else:
       clip = example["clip"]
-    clips = self._tolerant.source.clips
-    return self._tolerant.first_readable(
+    clips = self._readable.source.clips
+    return self._readable.first_readable(
       int(clip), lambda i: _read(clips, i, self._window, place)
     )
 
@@ -183,18 +182,18 @@ def even_windows(
   clips: Clips,
   window: Window,
   count: int,
-  most_unreadable: float = _MOST_UNREADABLE,
+  max_unreadable: float = _MAX_UNREADABLE,
 ) -> SkipUnreadable:
-  """`EvenWindows` in which the next one stands for one that can't be read.
+  """Returns `EvenWindows` that replace an unreadable window by the next one.
 
   A clip counts as unreadable if one of its windows is.
   """
   source = EvenWindows(clips, window, count)
-  return SkipUnreadable(source, most_unreadable, "clip", len(clips))
+  return SkipUnreadable(source, max_unreadable, "clip", len(clips))
 
 
 def check_window(settings: Mapping[str, Any]) -> Window:
-  """The window of a config's `data` section.
+  """Returns the window of a config's `data` section.
 
   Args:
     settings: `num_frames`, `fps`, `num_samples`, `sample_rate`, `image_size`.
@@ -222,7 +221,7 @@ def check_window(settings: Mapping[str, Any]) -> Window:
 
 
 def _by_class(labels: Sequence[Sequence[int]]) -> list[np.ndarray]:
-  """The clips of each class that has any, in the order of the classes."""
+  """Returns the indices of the clips of each class with any, by class."""
   clips = np.repeat(np.arange(len(labels)), [len(each) for each in labels])
   if not len(clips):
     raise UserError(
@@ -235,7 +234,7 @@ def _by_class(labels: Sequence[Sequence[int]]) -> list[np.ndarray]:
 
 
 class _Clips:
-  """Clips as what `SkipUnreadable` asks of a source."""
+  """Adapts clips to the interface of `SkipUnreadable`."""
 
   def __init__(self, clips: Clips):
     self.clips = clips

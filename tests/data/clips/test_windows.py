@@ -90,7 +90,7 @@ def test_the_share_of_bad_clips_can_be_set(share, good):
         raise UserError(f"{index} is bad")
       return super().read(index, window, place)
 
-  random = windows.RandomWindows(Half(), WINDOW, most_unreadable=share)
+  random = windows.RandomWindows(Half(), WINDOW, max_unreadable=share)
   rng = np.random.default_rng(0)
   source = windows.even_windows(Half(), WINDOW, 2, share)
   read_all = (
