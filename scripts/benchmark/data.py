@@ -1,21 +1,22 @@
-"""Times preparing pictures: python -m scripts.benchmark.data.
+"""Times the image input pipeline: python -m scripts.benchmark.data.
 
-One row a stage of what an ImageNet picture goes through in training: decode,
-random crop (Inception's), RandAugment, bicubic resize, normalisation. Columns:
-milliseconds an image and images a second of the stage alone on one core, then
-images a second of all stages so far, and of those without RandAugment.
+Prints a row for each stage of ImageNet's training preprocessing: decode, random
+crop (Inception's), RandAugment, bicubic resize, normalization. The columns are
+the milliseconds per image and the images per second of the stage alone on one
+core, then the images per second of all stages so far, with and without
+RandAugment.
 
-Below that is the whole input pipeline with its threads, or --num_workers
-processes: images a second when nothing else is done, and the share of the time
+Then it times the whole input pipeline with its threads or --num_workers
+processes: the images per second without training, and the share of the time
 that training waits for data if a step takes --step_seconds on the device (the
-script sleeps instead). Near 0% the device is busy; else use more workers.
+script sleeps instead). If the share is far above 0%, use more workers.
 
-The last line is of rendered optical flow pairs (`data.flow.render`), as many a
-second as one core draws at 368 x 496 with the default scenes.
+Last it times rendering optical flow pairs (perceiver_jax/data/flow/render.py):
+the pairs per second of one core at 368 x 496 with the default scenes.
 
-The pictures are JPEGs of ImageNet's usual size (500 x 375, about 100 kB), made
-from a photograph that comes with scikit-learn; --directory=FOLDER takes the
-first --num_images of your own, subfolders included.
+The images are JPEGs of ImageNet's usual size (500 x 375, about 100 kB), made
+from a photo that ships with scikit-learn; --directory=FOLDER reads the first
+--num_images of your own, including subfolders.
 """
 
 import functools
@@ -52,16 +53,16 @@ from scripts.benchmark import timing
 
 _DIRECTORY = flags.DEFINE_string("directory", "", "Folder of your own images.")
 _NUM_IMAGES = flags.DEFINE_integer(
-  "num_images", 64, "Images to take.", lower_bound=1
+  "num_images", 64, "Number of images.", lower_bound=1
 )
 _SIZE = flags.DEFINE_integer(
-  "image_size", 224, "Rows and columns the model takes.", lower_bound=1
+  "image_size", 224, "Rows and columns of the model's input.", lower_bound=1
 )
 _LAYERS = flags.DEFINE_integer(
-  "layers", 4, "Of RandAugment, at magnitude 5; 0: none.", lower_bound=0
+  "layers", 4, "Layers of RandAugment, of magnitude 5; 0: none.", lower_bound=0
 )
 _REPEATS = flags.DEFINE_integer(
-  "repeats", 5, "Passes over the images a stage; their median is shown.",
+  "repeats", 5, "Passes over the images; the median is shown.",
   lower_bound=1,
 )  # fmt: skip
 _WORKERS = flags.DEFINE_integer(
@@ -71,14 +72,17 @@ _BATCH = flags.DEFINE_integer(
   "batch_size", 64, "Images in a batch.", lower_bound=1
 )
 _STEPS = flags.DEFINE_integer(
-  "num_steps", 16, "Batches timed, after as many more; 0: no pipeline.",
+  "num_steps", 16, "Batches to time, after as many for warm-up; 0: skip it.",
   lower_bound=0,
 )  # fmt: skip
 _STEP_SECONDS = flags.DEFINE_float(
-  "step_seconds", 0.25, "What a step takes on the device.", lower_bound=0.0
+  "step_seconds",
+  0.25,
+  "Seconds that a train step takes on the device.",
+  lower_bound=0.0,
 )
 _FLOW_PAIRS = flags.DEFINE_integer(
-  "flow_pairs", 16, "Flow pairs rendered; 0: none.", lower_bound=0
+  "flow_pairs", 16, "Flow pairs to render; 0: none.", lower_bound=0
 )
 _JSON = flags.DEFINE_string("json", "", "File to write the figures to.")
 
@@ -125,13 +129,13 @@ def main(argv: Sequence[str]) -> None:
   if _STEPS.value:
     figures["pipeline"] = pipeline_figures(list(files.values()))
   if _FLOW_PAIRS.value:
-    figures["flow_pairs/s"] = flow_pairs_a_second()
+    figures["flow_pairs/s"] = flow_pairs_per_second()
   if _JSON.value:
     path.write_text(json.dumps(figures, indent=2), encoding="utf-8")
 
 
 def stage_rows(files: dict[str, bytes]) -> list[dict[str, Any]]:
-  """Figures of each stage."""
+  """Measures each stage."""
   size = _SIZE.value
   stages = {
     "decode": lambda file, _: codec.decode_image(file[1], name=file[0]),
@@ -140,14 +144,16 @@ def stage_rows(files: dict[str, bytes]) -> list[dict[str, Any]]:
       rand_augment.rand_augment, num_layers=_LAYERS.value, magnitude=_MAGNITUDE
     ),
     "resize": lambda image, _: resizing.cubic_resize(image, size, size),
-    "normalise": lambda image, _: transforms.normalize(image, "imagenet"),
+    "normalize": lambda image, _: transforms.normalize(image, "imagenet"),
   }
   print("the stages on one core ...", flush=True)
   passes = [_stage_seconds(files, stages) for _ in range(_REPEATS.value + 1)]
   rows, spent, plain = [], 0.0, 0.0
   for name in stages:
-    # After one pass that is not counted.
-    seconds = statistics.median(found[name] for found in passes[1:])
+    # The first pass is for warm-up.
+    seconds = statistics.median(
+      seconds_by_stage[name] for seconds_by_stage in passes[1:]
+    )
     spent += seconds
     plain += seconds if name != "RandAugment" else 0.0
     rows.append(
@@ -163,11 +169,11 @@ def stage_rows(files: dict[str, bytes]) -> list[dict[str, Any]]:
 
 
 def pipeline_figures(files: Sequence[bytes]) -> dict[str, float]:
-  """Images a second of the whole pipeline, and how long a step waits."""
+  """Measures the whole pipeline and the time that a step waits for it."""
   steps, batch_size = _STEPS.value, _BATCH.value
   print(f"pipeline with --num_workers={_WORKERS.value} ...", flush=True)
   batches = iter(_dataset(files))
-  # Batches are made ahead: none of those that wait for us may count.
+  # Batches are prefetched, so the first ones are not counted.
   _drain(batches, steps)
   seconds = _drain(batches, steps)
   waited = _drain(batches, steps, _STEP_SECONDS.value)
@@ -188,11 +194,11 @@ def pipeline_figures(files: Sequence[bytes]) -> dict[str, float]:
   return figures
 
 
-def flow_pairs_a_second() -> float:
-  """Flow pairs that one core renders in a second."""
+def flow_pairs_per_second() -> float:
+  """Measures the flow pairs that one core renders per second."""
   source = flow_sources.rendered("train", size=_FLOW_SIZE)
-  source[0]  # Reads the photos of the textures.
-  # Not the clock's time: what else runs on the machine is not to count.
+  source[0]  # Loads the textures.
+  # Processor time, so that other load on the machine does not count.
   start = time.process_time()
   for index in range(1, _FLOW_PAIRS.value + 1):
     source[index]
@@ -234,7 +240,7 @@ def _train_view(
 
 
 def _drain(batches: Iterable, steps: int, sleep: float = 0.0) -> float:
-  """Takes batches, sleeping after each; seconds spent waiting for them."""
+  """Reads batches, sleeping after each; returns the seconds of waiting."""
   waited = 0.0
   for _ in range(steps):
     start = time.perf_counter()
@@ -247,7 +253,7 @@ def _drain(batches: Iterable, steps: int, sleep: float = 0.0) -> float:
 def _stage_seconds(
   files: dict[str, bytes], stages: dict[str, Callable]
 ) -> dict[str, float]:
-  """Mean seconds of each stage, image by image as in a pipeline."""
+  """Measures mean seconds of each stage, image by image as in a pipeline."""
   spent, rng = dict.fromkeys(stages, 0.0), np.random.default_rng(0)
   for value in files.items():
     for name, stage in stages.items():
@@ -267,10 +273,12 @@ def _crop(
 
 
 def _files(folder: Path) -> dict[str, bytes]:
-  """Contents of the first images in a folder, by their paths."""
+  """Reads the first images of a folder; returns contents by path."""
   folder = folder.expanduser()
   if not folder.is_dir():
-    raise UserError(f"--directory={folder} is no folder; give one of images")
+    raise UserError(
+      f"--directory={folder} is not a folder; give a folder of images"
+    )
   paths = sorted(
     path
     for path in folder.rglob("*")
@@ -278,15 +286,15 @@ def _files(folder: Path) -> dict[str, bytes]:
   )
   if not paths:
     raise UserError(
-      f"--directory={folder} has no image; looked for"
+      f"--directory={folder} has no images; supported are"
       f" {', '.join(image_folder.IMAGE_SUFFIXES)}"
     )
   return {str(path): path.read_bytes() for path in paths[: _NUM_IMAGES.value]}
 
 
 def _photographs() -> dict[str, bytes]:
-  """JPEGs of parts of a photograph, by number."""
-  # Here, since your own images don't need it.
+  """Encodes crops of a photo as JPEGs; returns contents by name."""
+  # Imported here because your own images don't need it.
   from sklearn import datasets
 
   photograph = datasets.load_sample_image("china.jpg")

@@ -1,6 +1,7 @@
-"""How time and memory of one cross-attend grow with its inputs.
+"""Measures time and memory of one cross-attend by the number of inputs.
 
-For `benchmark --scaling`: 512 latents of 1,024 channels read M inputs of 261,
+For `scripts.benchmark --scaling`: 512 latents of 1,024 channels attend to M
+inputs of 261,
 as in the ImageNet model (Perceiver, section 4.1), M from 2,048 to 1,048,576.
 """
 
@@ -25,27 +26,27 @@ def rows(
   batch_size: int,
   repeats: int,
 ) -> list[dict[str, Any]]:
-  """One row a size: seconds, time per input and temporary memory."""
-  found = []
+  """Measures each number of inputs: seconds and temporary memory."""
+  figures = []
   for size in SIZES:
     print(
       f"{size:,} inputs, {implementation}: compiling and running ...",
       flush=True,
     )
     row = _measure(choices, batch_size, size, repeats)
-    found.append(
+    figures.append(
       {"inputs": f"{size:,}", "implementation": implementation, **row}
     )
-  return found
+  return figures
 
 
 def _measure(
   choices: Execution, batch_size: int, size: int, repeats: int
 ) -> dict[str, float]:
-  def read(latents, inputs):
+  def cross_attend(latents, inputs):
     return blocks.CrossAttention(execution=choices)(latents, inputs)[0]
 
-  module = hk.without_apply_rng(hk.transform(read))
+  module = hk.without_apply_rng(hk.transform(cross_attend))
   keys = jax.random.split(jax.random.key(0), 3)
   latents = jax.random.normal(keys[0], (batch_size, *_LATENTS))
   inputs = jax.random.normal(keys[1], (batch_size, size, _CHANNELS))
@@ -56,7 +57,7 @@ def _measure(
 
   args = (params, latents, inputs)
   forward, cost = timing.compiled(jax.jit(module.apply), *args)
-  # Of the inputs too: learned positions need their gradients.
+  # Includes gradients of the inputs, which learned positions need.
   both, cost_both = timing.compiled(jax.jit(jax.grad(loss, (0, 1, 2))), *args)
   seconds = timing.median(lambda: forward(*args), repeats)
   seconds_both = timing.median(lambda: both(*args), repeats)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing, compiling, tables."""
+"""Timing, compilation and tables for the benchmarks."""
 
 import statistics
 import time
@@ -16,7 +16,7 @@ _PEAK_SIZE = 2048
 
 
 def median(fn: Callable[[], Any], repeats: int) -> float:
-  """Seconds of a call, after one that is not counted."""
+  """Returns the median seconds of a call, after one for warm-up."""
   times = []
   for _ in range(repeats + 1):
     start = time.perf_counter()
@@ -26,7 +26,7 @@ def median(fn: Callable[[], Any], repeats: int) -> float:
 
 
 def compiled(fn: Any, *args: Any) -> tuple[Any, dict[str, float]]:
-  """A jitted function compiled for its arguments, and what is known of it.
+  """Compiles a jitted function for its arguments.
 
   Returns:
     The compiled function, and 'compile' in seconds, 'temporary' memory in
@@ -45,14 +45,14 @@ def compiled(fn: Any, *args: Any) -> tuple[Any, dict[str, float]]:
 
 
 def matmul_peak(repeats: int) -> float:
-  """Operations a second of large float32 matrix products."""
+  """Measures operations per second of large float32 matrix products."""
   x = jnp.ones((_PEAK_SIZE, _PEAK_SIZE), jnp.float32)
   product = jax.jit(lambda x: x @ x)
   return 2 * _PEAK_SIZE**3 / median(lambda: product(x), repeats)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-  """Rows under their columns' names; what a row lacks is '-'."""
+  """Formats rows under their columns' names; missing values are '-'."""
   names = list(dict.fromkeys(name for row in rows for name in row))
   cells = [names] + [[_text(row.get(n, "-")) for n in names] for row in rows]
   widths = [max(len(line[i]) for line in cells) for i in range(len(names))]

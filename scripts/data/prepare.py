@@ -1,4 +1,4 @@
-r"""Prepares image and text data to train on, and checks it.
+r"""Prepares image and text data sets for training, and checks them.
 
   python -m scripts.data.prepare --dataset=imagenet2012 --data_dir=DIR \
     --manual_dir=TARS
@@ -6,23 +6,23 @@ r"""Prepares image and text data to train on, and checks it.
 writes a data set of TensorFlow Datasets into DIR, in the ArrayRecord format
 that training reads: any image classification data set, c4/en, a wikipedia, or a
 task of GLUE such as glue/cola. It needs TensorFlow: pip install
-'perceiver_jax[prepare]'. Training does not, so this may run elsewhere. ImageNet
-cannot be downloaded by a program: register at https://image-net.org, and put
-ILSVRC2012_img_train.tar (148 GB) and ILSVRC2012_img_val.tar (7 GB) into TARS.
-DIR takes as much again.
+'perceiver_jax[prepare]'. Training does not, so this may run on another machine.
+ImageNet has to be downloaded by hand: register at https://image-net.org, and
+put ILSVRC2012_img_train.tar (148 GB) and ILSVRC2012_img_val.tar (7 GB) into
+TARS. DIR needs the same space again.
 
   python -m scripts.data.prepare --dataset=imagenet2012 --data_dir=DIR --check
 
-only looks, without TensorFlow: is every file of every split there, with as many
-examples as it should have, and can some be decoded?
+only checks, without TensorFlow, that every file of every split exists with the
+right number of examples, and decodes some of them.
 
   python -m scripts.data.prepare --directory=FOLDER
 
-checks a folder of images, FOLDER/train/CLASS/*.JPEG and so on: counts the
-images of each class and reads every one. Training takes the next image in the
-place of one that cannot be read, and stops if those are more than 1%.
+checks a folder of images, FOLDER/train/CLASS/*.JPEG and so on: it counts the
+images of each class and reads every one. Training replaces an unreadable image
+by the next one, and stops if more than 1% are unreadable.
 
-The exit status is 0 if all is well.
+The exit status is 0 if no problem is found.
 """
 
 import functools
@@ -46,31 +46,31 @@ from perceiver_jax.data.text import glue_examples
 from perceiver_jax.errors import UserError
 from perceiver_jax.viz.text import shorten
 
-# Characters that are shown of a text.
+# Characters of a text that are printed.
 _TEXT = 60
 
 _DATASET = flags.DEFINE_string(
   "dataset", "", "Name in TensorFlow Datasets, imagenet2012 for example."
 )
 _DATA_DIR = flags.DEFINE_string(
-  "data_dir", "", "Where data sets are; default: that of TensorFlow Datasets."
+  "data_dir", "", "Folder of data sets; default: that of TensorFlow Datasets."
 )
 _MANUAL_DIR = flags.DEFINE_string(
-  "manual_dir", "", "Where the tar files are; default: DIR/downloads/manual."
+  "manual_dir", "", "Folder of the tar files; default: DIR/downloads/manual."
 )
-_CHECK = flags.DEFINE_bool("check", False, "Only look.")
+_CHECK = flags.DEFINE_bool("check", False, "Only check what is prepared.")
 _DIRECTORY = flags.DEFINE_string("directory", "", "Folder of images to check.")
 
-# Of ILSVRC 2012 (Russakovsky et al., 2015, Table 2): what has to be there.
+# Examples of ILSVRC 2012 (Russakovsky et al., 2015, Table 2).
 _SIZES = {"imagenet2012": {"train": 1_281_167, "validation": 50_000}}
-# In bytes, as TensorFlow Datasets has them.
+# Sizes in bytes, as in TensorFlow Datasets.
 _TARS = {
   "imagenet2012": {
     "ILSVRC2012_img_train.tar": 147_897_477_120,
     "ILSVRC2012_img_val.tar": 6_744_924_160,
   }
 }
-# Problems that an error names.
+# Problems that an error lists.
 _SHOWN = 3
 
 
@@ -94,15 +94,15 @@ def prepare(name: str, data_dir: str, manual_dir: str = "") -> None:
   """Writes a data set in the ArrayRecord format.
 
   Args:
-    name: in TensorFlow Datasets.
-    data_dir: where to write it; empty for the default.
-    manual_dir: holds what must be downloaded by hand; empty for the default.
+    name: Its name in TensorFlow Datasets.
+    data_dir: The folder to write to; empty for the default.
+    manual_dir: The folder of manual downloads; empty for the default.
 
   Raises:
-    UserError: it is unknown, or TensorFlow or a tar file is missing.
+    UserError: The data set is unknown, or TensorFlow or a tar file is missing.
   """
   import tensorflow_datasets
-  import tensorflow_datasets.text  # Makes text data sets known.
+  import tensorflow_datasets.text  # Registers text data sets.
 
   try:
     builder = tensorflow_datasets.builder(
@@ -120,27 +120,27 @@ def prepare(name: str, data_dir: str, manual_dir: str = "") -> None:
   if importlib.util.find_spec("tensorflow") is None:
     raise UserError(
       "preparing a data set needs TensorFlow: pip install"
-      " 'perceiver_jax[prepare]'; with --check there is no need of it"
+      " 'perceiver_jax[prepare]'; --check does not need it"
     )
   config = tensorflow_datasets.download.DownloadConfig(
     manual_dir=manual_dir or None
   )
   try:
     builder.download_and_prepare(download_config=config)
-  # A file to be downloaded by hand, no space, a version that can't be made.
+  # A missing manual download, a full disk, an unavailable version.
   except (AssertionError, OSError, ValueError) as error:
     raise UserError(f"{name} cannot be prepared: {error}") from error
 
 
 def check_dataset(name: str, data_dir: str) -> None:
-  """Prints what there is of each split of a prepared data set.
+  """Checks and prints the splits of a prepared data set.
 
   Args:
-    name: in TensorFlow Datasets.
-    data_dir: where it was prepared; empty for the default.
+    name: Its name in TensorFlow Datasets.
+    data_dir: The folder with it; empty for the default.
 
   Raises:
-    UserError: it is not prepared, or something is missing.
+    UserError: The data set is not prepared, or a part is missing.
   """
   splits = _prepared_splits(name, data_dir)
   expected = _SIZES.get(_plain(name), {})
@@ -149,11 +149,11 @@ def check_dataset(name: str, data_dir: str) -> None:
     print(
       f"{split}: {info.num_examples:,} examples in {info.num_shards:,} files"
     )
-    found = _split_problems(info, expected.get(split, 0))
-    found = found or _example_problems(name, split, data_dir)
-    for line in found or ["complete"]:
+    split_problems = _split_problems(info, expected.get(split, 0))
+    split_problems = split_problems or _example_problems(name, split, data_dir)
+    for line in split_problems or ["complete"]:
       print(f"  {line}")
-    problems += found
+    problems += split_problems
   if problems:
     where = data_dir or "the default TFDS directory"
     raise UserError(
@@ -163,7 +163,7 @@ def check_dataset(name: str, data_dir: str) -> None:
 
 
 def check_folder(directory: str) -> int:
-  """Prints what an image folder holds and which images cannot be read.
+  """Prints the classes of an image folder and its unreadable images.
 
   Args:
     directory: as `image_folder.image_folder` takes it.
@@ -172,14 +172,14 @@ def check_folder(directory: str) -> int:
     0 if every image can be read, else 1.
 
   Raises:
-    UserError: there is no such directory, or it has another layout.
+    UserError: There is no such directory, or it has another layout.
   """
   reasons: list[str] = []
   total = 0
   for split in image_folder.folder_splits(directory):
     try:
       source = image_folder.image_folder(directory, split).source
-    except UserError as error:  # Another folder that lies beside the splits.
+    except UserError as error:  # A folder beside the splits.
       print(f"{split}: {error}")
       continue
     print(f"{split}: {_counts(source)}")
@@ -197,7 +197,11 @@ def check_folder(directory: str) -> int:
 
 
 def _check_tars(name: str, folder: Path) -> None:
-  """Refuses to start without what must be downloaded by hand."""
+  """Checks that the manual downloads are complete.
+
+  Raises:
+    UserError: A file is missing or has another size.
+  """
   for tar, size in _TARS.get(_plain(name), {}).items():
     path = folder / tar
     if not path.is_file():
@@ -210,7 +214,7 @@ def _check_tars(name: str, folder: Path) -> None:
 
 
 def _where_from(name: str) -> str:
-  """What must be downloaded by hand, to be added to an error."""
+  """Returns the part of an error that tells where to get manual downloads."""
   tars = " and ".join(_TARS.get(_plain(name), {}))
   if not tars:
     return ""
@@ -218,12 +222,12 @@ def _where_from(name: str) -> str:
 
 
 def _plain(name: str) -> str:
-  """Name of a data set without config and version."""
+  """Returns the name of a data set without config and version."""
   return re.split("[/:]", name)[0]
 
 
 def _prepared_splits(name: str, data_dir: str) -> dict[str, Any]:
-  """TFDS's description of each split that is prepared."""
+  """Returns TFDS's description of each prepared split."""
   try:
     source = tfds_sources.open_prepared(name, "all", data_dir)
   except UserError as error:
@@ -232,12 +236,12 @@ def _prepared_splits(name: str, data_dir: str) -> dict[str, Any]:
 
 
 def _split_problems(split: Any, expected: int) -> list[str]:
-  """What is missing of a split, by its files and by the expected size."""
+  """Compares a split's files and size with the expected ones."""
   problems = []
   for path, length in zip(split.filepaths, split.shard_lengths, strict=True):
-    found = _num_records(path)
-    if found != length:
-      problems.append(f"{path.name} has {found:,} of {length:,} examples")
+    count = _num_records(path)
+    if count != length:
+      problems.append(f"{path.name} has {count:,} of {length:,} examples")
   if expected and split.num_examples != expected:
     problems.append(
       f"split {split.name} was made with {split.num_examples:,} of"
@@ -247,7 +251,7 @@ def _split_problems(split: Any, expected: int) -> list[str]:
 
 
 def _num_records(path: Path) -> int:
-  """Examples in a file; 0 if it is missing or damaged."""
+  """Counts the examples of a file; 0 if it is missing or damaged."""
   from array_record.python import array_record_module
 
   try:
@@ -260,7 +264,7 @@ def _num_records(path: Path) -> int:
 
 
 def _example_problems(name: str, split: str, data_dir: str) -> list[str]:
-  """Prints the first, the middle and the last example; what is wrong there."""
+  """Prints the first, middle and last example; returns their problems."""
   info = tfds_sources.open_prepared(name, split, data_dir).dataset_info
   benchmark, _, task = name.partition("/")
   if benchmark == "glue":
@@ -271,7 +275,7 @@ def _example_problems(name: str, split: str, data_dir: str) -> list[str]:
     describe = lambda text: f"{len(text):,} characters, {shorten(text, _TEXT)}"
   else:
     source = tfds.tfds_images(name, split, data_dir).source
-    describe = functools.partial(_picture, source.class_names)
+    describe = functools.partial(_image, source.class_names)
   for index in sorted({0, len(source) // 2, len(source) - 1}):
     try:
       print(f"  example {index}: {describe(source[index])}")
@@ -280,7 +284,7 @@ def _example_problems(name: str, split: str, data_dir: str) -> list[str]:
   return []
 
 
-def _picture(class_names: Sequence[str], example: Example) -> str:
+def _image(class_names: Sequence[str], example: Example) -> str:
   height, width = example["image"].shape[:2]
   return f"{width} x {height} pixels, {class_names[example['label']]}"
 
@@ -288,14 +292,16 @@ def _picture(class_names: Sequence[str], example: Example) -> str:
 def _texts(class_names: Sequence[str], example: Example) -> str:
   label = example["label"]
   if label == glue_examples.UNKNOWN:
-    said = "secret label"
+    label_text = "unpublished label"
   else:
-    said = class_names[int(label)] if class_names else f"score {label:g}"
-  return f"{said}, {' | '.join(shorten(t, _TEXT) for t in example['texts'])}"
+    label_text = class_names[int(label)] if class_names else f"score {label:g}"
+  return (
+    f"{label_text}, {' | '.join(shorten(t, _TEXT) for t in example['texts'])}"
+  )
 
 
 def _counts(source: image_folder.ImageFolder) -> str:
-  """Images of a split, and the fewest and most of a class."""
+  """Formats the number of images, and the fewest and most per class."""
   counts = np.bincount(source.labels, minlength=source.num_classes)
   return (
     f"{len(source):,} images in {source.num_classes:,} classes,"
@@ -304,11 +310,11 @@ def _counts(source: image_folder.ImageFolder) -> str:
 
 
 def _unreadable(source: image_folder.ImageFolder) -> list[str]:
-  """Reads every image; what is wrong with those that cannot be read."""
+  """Reads every image; returns the errors of the unreadable ones."""
   read = functools.partial(_problem, source)
   with ThreadPool(os.cpu_count()) as pool:
-    found = pool.imap(read, range(len(source)), chunksize=16)
-    bar = tqdm(found, "read", len(source), leave=False, disable=None)
+    problems = pool.imap(read, range(len(source)), chunksize=16)
+    bar = tqdm(problems, "read", len(source), leave=False, disable=None)
     return [reason for reason in bar if reason]
 
 

@@ -1,20 +1,20 @@
-r"""Prepares clips to train on: small frames and sound in ArrayRecord files.
+r"""Prepares clips for training: small frames and audio in ArrayRecord files.
 
   python -m scripts.data.prepare_clips --directory=DIR --split=train \
     --output=OUT
 
 reads the clips of DIR as --config.data.source=files does (docs/audioset.md
-says how they may lie there) and writes OUT/train.json and
-OUT/train-00000-of-00064.array_record and so on: frames as JPEGs of --size
-pixels on the short side at --fps a second, sound as one channel of 16 bits at
---sample_rate. Training then takes any window without decoding the whole clip:
+describes its layout) and writes OUT/train.json,
+OUT/train-00000-of-00064.array_record and so on. Frames are stored as JPEGs of
+--size pixels on the short side at --fps, audio as one channel of 16 bits at
+--sample_rate. Training then reads any window without decoding the whole clip:
 --config.data.source=shards --config.data.source_args.shards.directory=OUT.
 
-Files are made by --num_workers processes, each complete or not at all: a run
-that was stopped goes on with the same command, and a file that is lost or
-damaged is made again. Clips that cannot be read are named and left out. In the
-end every record is read again; --check does only that, and names the files to
-remove. The exit status is 0 if all is well, else 1.
+Files are written by --num_workers processes, each completely or not at all.
+The same command resumes a run that was stopped, and writes missing or damaged
+files again. Unreadable clips are named and left out. Finally every record is
+read again; --check does only that, and names the files to remove. The exit
+status is 1 if a clip or a record is unreadable, else 0.
 """
 
 import dataclasses
@@ -38,31 +38,31 @@ from perceiver_jax.data.clips import shards as clip_shards
 from perceiver_jax.data.clips.windows import Window
 from perceiver_jax.errors import UserError
 
-_DIRECTORY = flags.DEFINE_string("directory", "", "Where lists and clips are.")
+_DIRECTORY = flags.DEFINE_string("directory", "", "Folder of lists and clips.")
 _SPLIT = flags.DEFINE_string("split", "train", "Name of the list or folder.")
 _OUTPUT = flags.DEFINE_string("output", "", "Folder to write to.")
-_CLASSES = flags.DEFINE_string("classes", "", "File of all classes.")
+_CLASSES = flags.DEFINE_string("classes", "", "File that lists all classes.")
 _TRIMMED = flags.DEFINE_bool(
   "trimmed", True, "Whether files hold just the segment of the list."
 )
-_CHECK = flags.DEFINE_bool("check", False, "Only read what is in --output.")
+_CHECK = flags.DEFINE_bool("check", False, "Only check the files in --output.")
 _FILES = flags.DEFINE_integer("num_files", 64, "Files to write.", lower_bound=1)
 _WORKERS = flags.DEFINE_integer(
   "num_workers", os.cpu_count(), "Processes.", lower_bound=1
 )
-_FPS = flags.DEFINE_float("fps", 25.0, "Frames per second; 0: no pictures.",
+_FPS = flags.DEFINE_float("fps", 25.0, "Frames per second; 0: no video.",
                           lower_bound=0)  # fmt: skip
 _RATE = flags.DEFINE_integer(
-  "sample_rate", 48_000, "Samples per second; 0: no sound.", lower_bound=0
+  "sample_rate", 48_000, "Samples per second; 0: no audio.", lower_bound=0
 )
 _SIZE = flags.DEFINE_integer(
   "size", 256, "Pixels of the short side.", lower_bound=1
 )
 _QUALITY = flags.DEFINE_integer(
-  "quality", 90, "Of the JPEGs.", lower_bound=1, upper_bound=100
+  "quality", 90, "Quality of the JPEGs.", lower_bound=1, upper_bound=100
 )
 
-# Bad clips that are named.
+# Unreadable clips that are named.
 _SHOWN = 10
 
 
@@ -103,21 +103,21 @@ def prepare(
   num_files: int,
   num_workers: int,
 ) -> list[str]:
-  """Writes what is not there yet.
+  """Writes the files that do not exist yet.
 
   Args:
-    source: the clips.
-    index: SPLIT.json, which is written last.
-    settings: how clips are stored.
-    num_files: how many ArrayRecord files.
-    num_workers: processes.
+    source: The clips.
+    index: The path of SPLIT.json, which is written last.
+    settings: How clips are stored.
+    num_files: The number of ArrayRecord files.
+    num_workers: The number of processes.
 
   Returns:
-    What is wrong with clips that were left out.
+    The errors of clips that were left out.
 
   Raises:
-    UserError: no clip can be read, the files that are there were made with
-      other settings or of other clips, or a process was killed.
+    UserError: No clip can be read, existing files were made with other
+      settings or from other clips, or a process was killed.
   """
   index.parent.mkdir(parents=True, exist_ok=True)
   jobs = _jobs(source, index, min(num_files, len(source)))
@@ -134,7 +134,7 @@ def prepare(
   )
   if not kept:
     raise UserError(f"none of the {len(source):,} clips can be read")
-  found = {
+  contents = {
     "files": {
       f"{job.path.name}.array_record": len(note["kept"])
       for job, note in zip(jobs, notes, strict=True)
@@ -147,14 +147,14 @@ def prepare(
     "missing": source.missing,
     **dataclasses.asdict(settings),
   }
-  shard_writer.write_json(index, found)
+  shard_writer.write_json(index, contents)
   return bad
 
 
 def _jobs(
   source: clip_files.ClipFiles, index: Path, num_files: int
 ) -> list[shard_writer.Job]:
-  """What each file is to hold: every so-many-th clip."""
+  """Divides the clips among files, each taking every `num_files`-th."""
   numbered, jobs = list(enumerate(source.segments)), []
   for number in range(num_files):
     clips = numbered[number::num_files]
@@ -169,9 +169,9 @@ def _written(
   settings: shard_writer.Settings,
   num_workers: int,
 ) -> list[Any]:
-  """Writes the files that are not there; the note of each."""
+  """Writes the missing files; returns a summary of each."""
   write = functools.partial(shard_writer.write_file, settings)
-  # Not forked: threads of the libraries that decode would be lost.
+  # A fork would lose the threads of the decoding libraries.
   context = multiprocessing.get_context("spawn")
   try:
     with futures.ProcessPoolExecutor(num_workers, context) as pool:
@@ -189,20 +189,20 @@ def check(index: Path) -> list[str]:
   """Reads every record and decodes its first, middle and last frames.
 
   Args:
-    index: SPLIT.json.
+    index: The path of SPLIT.json.
 
   Returns:
-    What is wrong with records.
+    The errors of damaged records.
 
   Raises:
-    UserError: files are missing, or damaged as a whole.
+    UserError: Files are missing or entirely unreadable.
   """
   source = clip_shards.shards(index.parent, index.stem)
   source.check_files()
-  found = clip_shards.read_index(index)
-  frames, samples = int(found["fps"] > 0), int(found["sample_rate"] > 0)
+  contents = clip_shards.read_index(index)
+  frames, samples = int(contents["fps"] > 0), int(contents["sample_rate"] > 0)
   window = Window(
-    frames, found["fps"] or 1.0, samples, found["sample_rate"] or 1
+    frames, contents["fps"] or 1.0, samples, contents["sample_rate"] or 1
   )
   bad, damaged = [], set()
   for number in tqdm(range(len(source)), "check", leave=False, disable=None):
@@ -216,7 +216,7 @@ def check(index: Path) -> list[str]:
     print(reason)
   if damaged:
     print("remove and prepare the split again:", *sorted(damaged))
-  size = sum((index.parent / name).stat().st_size for name in found["files"])
+  size = sum((index.parent / name).stat().st_size for name in contents["files"])
   print(
     f"{index.stem}: {len(source):,} clips, {size / 1e6 / len(source):.3g} MB"
     f" each, {len(bad):,} of them damaged"
@@ -227,7 +227,11 @@ def check(index: Path) -> list[str]:
 def _check_same(
   index: Path, settings: shard_writer.Settings, source: clip_files.ClipFiles
 ) -> None:
-  """Refuses to go on with files of other clips or settings."""
+  """Checks that existing files have the same clips and settings.
+
+  Raises:
+    UserError: They have not.
+  """
   path = index.with_name(f"{index.stem}.settings.json")
   wanted = {
     **dataclasses.asdict(settings),

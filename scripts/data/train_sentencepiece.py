@@ -1,17 +1,18 @@
-r"""Trains a SentencePiece model, the tokenizer of `language_sentencepiece`.
+r"""Trains a SentencePiece tokenizer.
 
   python -m scripts.data.train_sentencepiece --input='books/*.txt.gz' --out=FILE
 
-writes FILE.model, to be named with --config.data.tokenizer=FILE.model
+writes FILE.model, for --config.data.tokenizer=FILE.model
 (`configs/masked_lm.py:sentencepiece`). It needs sentencepiece: pip install
-'perceiver_jax[text]'. --python_docs instead of --input reads the documentation
-that ships with Python, which is enough for some thousand tokens.
+'perceiver_jax[text]'. --embedded instead of --input reads the text that ships
+with Python, which is enough for a few thousand tokens.
 
-Perceiver IO (section 4.1) takes 32,000 tokens and does not say how they were
-found. Chosen here: a unigram model; text is left as it is, spaces included, and
-what has no piece becomes the bytes of its UTF-8, so that any text comes back
-from its tokens (but for '\u2581', which SentencePiece writes for a space). A
-piece has no white space but spaces, and those only before a word or alone.
+Perceiver IO (section 4.1) uses 32,000 tokens and does not say how they were
+trained. This script trains a unigram model without normalizing the text or its
+spaces. Characters outside the vocabulary become their UTF-8 bytes, so that
+decoding restores any text (except '\u2581', which SentencePiece writes for a
+space). A subword has no white space but spaces, and those only before a word or
+alone.
 """
 
 import io
@@ -40,13 +41,15 @@ _VOCAB_SIZE = flags.DEFINE_integer(
   f"Tokens of the model; {len(byte_tokenizer.SPECIAL_TOKENS)} are special.",
   lower_bound=len(byte_tokenizer.SPECIAL_TOKENS) + 1,
 )
-_OUT = flags.DEFINE_string("out", "", "File to write, without its .model.")
+_OUT = flags.DEFINE_string(
+  "out", "", "File to write, without the suffix .model."
+)
 
-# All white space but the space.
+# All white space except the space.
 _BREAK = re.compile(r"[^\S ]+")
 # Characters of a line; SentencePiece skips lines of more than 4,192 bytes.
 _LONGEST = 1000
-# Lines that SentencePiece holds in memory, drawn at random from all there are.
+# Lines that SentencePiece holds in memory, sampled at random.
 _MOST_LINES = 5_000_000
 
 
@@ -77,10 +80,10 @@ def main(argv: Sequence[str]) -> None:
 
 
 def lines(documents: corpora.Documents) -> Iterator[str]:
-  """The lines of documents, long ones in parts.
+  """Yields the lines of documents, with long ones split.
 
   Args:
-    documents: the texts.
+    documents: The texts.
 
   Yields:
     Strings of 1 to 1,000 characters, not all of them spaces.
@@ -97,16 +100,16 @@ def train(texts: Iterator[str], vocab_size: int) -> bytes:
   """Trains a unigram model.
 
   Args:
-    texts: lines.
-    vocab_size: tokens of the tokenizer, which has 6 special ones besides the
-      model's.
+    texts: The lines.
+    vocab_size: The number of tokens, including the 6 special ones that the
+      model does not have.
 
   Returns:
-    What is to be in the .model file.
+    The contents of the .model file.
 
   Raises:
-    UserError: the package is missing, there is no text, or it does not give
-      that many tokens.
+    UserError: The package is missing, there is no text, or it is too short or
+      too varied for so many tokens.
   """
   try:
     import sentencepiece
@@ -122,7 +125,7 @@ def train(texts: Iterator[str], vocab_size: int) -> bytes:
       model_writer=model,
       model_type="unigram",
       vocab_size=vocab_size - len(byte_tokenizer.SPECIAL_TOKENS),
-      # The tokenizer has special tokens of its own; this one can't be left out.
+      # The tokenizer adds its own special tokens; this one is required.
       unk_id=0,
       bos_id=-1,
       eos_id=-1,
@@ -142,7 +145,7 @@ def train(texts: Iterator[str], vocab_size: int) -> bytes:
 
 
 def _reason(message: str) -> str:
-  """SentencePiece's own message in the terms of this script's flags."""
+  """Rephrases SentencePiece's message in terms of this script's flags."""
   special = len(byte_tokenizer.SPECIAL_TOKENS)
   if most := re.search(r"too high .*<= (\d+)", message):
     return f"the text gives {int(most[1]) + special} at most; read more of it"

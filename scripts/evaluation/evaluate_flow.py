@@ -42,13 +42,17 @@ _FOLDERS = {
     "sintel", "kitti_2012", "kitti_2015", "flying_chairs", "autoflow",
   )
 }  # fmt: skip
-_RENDERED = flags.DEFINE_bool("rendered", False, "Score on rendered pairs.")
+_RENDERED = flags.DEFINE_bool("rendered", False, "Evaluate on rendered pairs.")
 _MOTORCYCLE = flags.DEFINE_float(
-  "motorcycle", 0.0, "Scale of the Middlebury pair; 0: not scored.",
+  "motorcycle", 0.0, "Scale of the Middlebury pair; 0: leave it out.",
   lower_bound=0.0, upper_bound=1.0,
 )  # fmt: skip
-_BASELINES = flags.DEFINE_bool("baselines", True, "Score OpenCV's methods too.")
-_ROW = flags.DEFINE_string("row", "", "Variant whose published row is shown.")
+_BASELINES = flags.DEFINE_bool(
+  "baselines", True, "Evaluate OpenCV's methods too."
+)
+_ROW = flags.DEFINE_string(
+  "row", "", "Variant whose published errors are shown."
+)
 _JSON = flags.DEFINE_string("json", "", "File to write the figures to.")
 _PICTURES = flags.DEFINE_string(
   "pictures", "", "Folder for a picture of some pairs a data set."
@@ -61,7 +65,7 @@ _COLUMNS = (
 
 
 def main(argv: Sequence[str]) -> None:
-  """Prints a table a data set."""
+  """Prints one table per data set."""
   launch.no_arguments(argv)
   from perceiver_jax.evaluation import flow_baselines
 
@@ -75,9 +79,9 @@ def main(argv: Sequence[str]) -> None:
   for name, pairs in sets.items():
     rows = []
     for method, estimate in methods.items():
-      found = flow_baselines.evaluate(pairs, estimate, f"{name}, {method}")
-      figures.setdefault(name, {})[method] = found
-      shown = {c: found[c] for c in _COLUMNS if c in found}
+      metrics = flow_baselines.evaluate(pairs, estimate, f"{name}, {method}")
+      figures.setdefault(name, {})[method] = metrics
+      shown = {c: metrics[c] for c in _COLUMNS if c in metrics}
       rows.append({"method": method, **shown})
     if _PICTURES.value:
       _draw(Path(_PICTURES.value) / f"{name}.png", pairs, methods["model"])
@@ -91,7 +95,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _prepare_output() -> None:
-  """Finds out before the hours of scoring whether there is room for it."""
+  """Checks that the output can be written, before hours of evaluation."""
   if _JSON.value:
     path = Path(_JSON.value)
     with outputs.writing(path, "another --json"):
@@ -104,7 +108,7 @@ def _prepare_output() -> None:
 
 
 def _draw(path: Path, pairs: Any, estimate: flow_model.Estimate) -> None:
-  """Draws pairs spread evenly over a data set."""
+  """Draws evenly spaced pairs of a data set."""
   from perceiver_jax.data.images import codec
   from perceiver_jax.viz import flow_pictures
 
@@ -113,38 +117,40 @@ def _draw(path: Path, pairs: Any, estimate: flow_model.Estimate) -> None:
   for i in range(0, count * (len(pairs) // count), len(pairs) // count):
     frames, truth = pairs[i]["frames"], pairs[i]["flow"]
     rows.append(flow_pictures.Row(frames, truth, estimate(*frames)))
-  # Rows of a sheet are of one size, which the pairs of KITTI are not.
+  # Rows of a sheet have one size; the pairs of KITTI differ in size.
   rows = [row for row in rows if row.truth.shape == rows[0].truth.shape]
   with outputs.writing(path, "another --pictures"):
     path.write_bytes(codec.encode_png(flow_pictures.sheet(rows)))
 
 
 def _sources() -> dict[str, Any]:
-  """The data sets that are asked for, by name."""
+  """Returns the requested data sets by name."""
   from perceiver_jax.data.flow.sources import make_flow_source
 
-  found: dict[str, Any] = {}
+  data_sets: dict[str, Any] = {}
   for name, flag in _FOLDERS.items():
     if flag.value:
-      found |= _of_folder(name, flag.value)
+      data_sets |= _parts_of(name, flag.value)
   if _RENDERED.value:
     settings = _settings().source_args.rendered.to_dict()
-    found["rendered"] = make_flow_source("rendered", split="test", **settings)
+    data_sets["rendered"] = make_flow_source(
+      "rendered", split="test", **settings
+    )
   if _MOTORCYCLE.value:
-    found["motorcycle"] = make_flow_source(
+    data_sets["motorcycle"] = make_flow_source(
       "motorcycle", split="test", scale=_MOTORCYCLE.value
     )
-  if not found:
+  if not data_sets:
     raise UserError(
       "no data set is given; choose from"
       f" {', '.join(f'--{n}=DIR' for n in _FOLDERS)}, --rendered and"
       " --motorcycle=SCALE"
     )
-  return found
+  return data_sets
 
 
-def _of_folder(name: str, directory: str) -> dict[str, Any]:
-  """What of a data set is scored."""
+def _parts_of(name: str, directory: str) -> dict[str, Any]:
+  """Returns the parts of a data set that are evaluated."""
   from perceiver_jax.data.flow import sources as flow_sources
 
   if name == "sintel":
@@ -164,7 +170,7 @@ def _of_folder(name: str, directory: str) -> dict[str, Any]:
 
 
 def _settings() -> Any:
-  """The `data` section of --config, or of the run in --workdir."""
+  """Returns the `data` section of --config, or of the run in --workdir."""
   from perceiver_jax.training import workdir
 
   if flags.FLAGS.config is not None:
@@ -173,7 +179,7 @@ def _settings() -> Any:
 
 
 def _published() -> dict[str, float]:
-  """The paper's errors by data set."""
+  """Returns the paper's errors by data set."""
   if not _ROW.value:
     return {}
   from configs import optical_flow

@@ -1,10 +1,10 @@
-"""A run's masked bytes beside a 5-gram's.
+"""Compares a run's masked-byte accuracy with an n-gram model's.
 
   python -m scripts.evaluation.ngram_baseline --workdir=runs/mlm
 
-Counts byte n-grams in the run's own training documents and lets them fill the
-same held-out crops, with the same bytes hidden and the visible bytes on both
-sides used. Prints the share of hidden bytes that each gets right.
+Counts byte n-grams in the run's training documents, and predicts the masked
+bytes of its held-out crops from the unmasked bytes on both sides. Prints the
+accuracy of both models.
 """
 
 import json
@@ -25,7 +25,7 @@ _BATCH = 64
 
 
 def main(argv: Sequence[str]) -> None:
-  """Evaluates both and prints them."""
+  """Evaluates both models and prints their accuracy."""
   launch.no_arguments(argv)
   config, task, folder = launch.saved_run()
   if not isinstance(task, masked_lm.MaskedLanguageModel):
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
     f"{_ORDER.value}-gram": ngram.accuracy(model, pairs),
   }
   for name, value in rows.items():
-    print(f"{name:<10}{value:7.2%} of the hidden bytes right")
+    print(f"{name:<10}{value:7.2%} of masked bytes correct")
 
 
 def _accuracy(text: str) -> float:

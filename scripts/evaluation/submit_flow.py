@@ -31,12 +31,12 @@ _FOLDERS = {
   name: flags.DEFINE_string(name, "", "Folder of the data set.")
   for name in ("sintel", "kitti_2012", "kitti_2015")
 }
-# The most that KITTI's files hold, in pixels; see `flow_files`.
-_KITTI_MOST = 511.0
+# The largest flow that KITTI's files hold, in pixels.
+_KITTI_MAX = 511.0
 
 
 def main(argv: Sequence[str]) -> None:
-  """Writes a folder."""
+  """Predicts and writes the files."""
   if len(argv) != 2:
     raise UserError("give one folder to write to, and flags that start with --")
   given = {name: flag.value for name, flag in _FOLDERS.items() if flag.value}
@@ -51,16 +51,16 @@ def main(argv: Sequence[str]) -> None:
     output.mkdir(parents=True, exist_ok=True)
   estimate = flow_model.estimator()
   count = 0
-  for folder, pairs, ending in parts:
+  for folder, pairs, suffix in parts:
     for i in tqdm(range(len(pairs)), folder, leave=False, disable=None):
       flow = estimate(*pairs[i]["frames"])
-      _write(output / folder / _file_name(pairs.files[i].name, ending), flow)
+      _write(output / folder / _file_name(pairs.files[i].name, suffix), flow)
       count += 1
   print(f"{count} files in {output}")
 
 
 def _sintel(directory: str) -> list[tuple]:
-  """(folder, pairs, ending) of each rendering."""
+  """Returns (folder, pairs, file suffix) of each rendering."""
   from perceiver_jax.data.flow import folders as flow_folders
 
   return [
@@ -77,16 +77,16 @@ def _kitti(name: str, directory: str) -> list[tuple]:
   return [(folder, flow_folders.kitti(directory, "test", year), ".png")]
 
 
-def _file_name(pair: str, ending: str) -> str:
+def _file_name(pair: str, suffix: str) -> str:
   # Sintel's frames are frame_0001.png and its submissions frame0001.flo.
-  return pair.replace("/frame_", "/frame") + ending
+  return pair.replace("/frame_", "/frame") + suffix
 
 
 def _write(path: Path, flow: np.ndarray) -> None:
   from perceiver_jax.data.flow import files as flow_files
 
   if path.suffix == ".png":
-    flow = flow.clip(-_KITTI_MOST, _KITTI_MOST)
+    flow = flow.clip(-_KITTI_MAX, _KITTI_MAX)
   with outputs.writing(path, "another folder"):
     path.parent.mkdir(parents=True, exist_ok=True)
     flow_files.write_flow(path, flow)

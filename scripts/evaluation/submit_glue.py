@@ -44,16 +44,16 @@ from perceiver_jax.training import (
 
 _OUT = flags.DEFINE_string("out", "submission.zip", "The zip to write.")
 _CHECKPOINT = flags.DEFINE_string(
-  "checkpoint", "best", "Of each run: latest, best, or a step."
+  "checkpoint", "best", "Checkpoint of each run: latest, best, or a step."
 )
 _PARTIAL = flags.DEFINE_bool(
-  "partial", False, "Write the zip though tasks have no run."
+  "partial", False, "Write the zip even if tasks have no run."
 )
 _BATCH = flags.DEFINE_integer(
   "batch_size", 32, "Texts at a time.", lower_bound=1
 )
 
-# Task and split of each file of a submission, and its examples.
+# Task, split and number of examples of each file of a submission.
 _FILES = {
   "CoLA.tsv": ("cola", "test", 1_063),
   "SST-2.tsv": ("sst2", "test", 1_821),
@@ -71,12 +71,12 @@ _WNLI = [_HEAD, *(f"{i}\t0" for i in range(146))]
 
 
 class _Run(NamedTuple):
-  """A run that predicts.
+  """A finished run.
 
   Attributes:
-    folder: of the run.
-    config: of the run.
-    task: of the run.
+    folder: Its workdir.
+    config: Its config.
+    task: Its task.
   """
 
   folder: Path
@@ -97,25 +97,25 @@ def main(argv: Sequence[str]) -> None:
   missing = sorted(known - owners.keys())
   if len(missing) == len(known) or (missing and not _PARTIAL.value):
     raise UserError(
-      f"no run is about {', '.join(missing)}; name one of each, or give"
-      " --partial for some"
+      f"no run has the task {', '.join(missing)}; name a run of each, or"
+      " give --partial"
     )
-  # All are opened before the first, which may take hours, is predicted.
+  # All are opened before the predictions, which may take hours.
   sources = {
-    file: _examples(owners[_answering(name)], name, split)
+    file: _examples(owners[_model_task(name)], name, split)
     for file, (name, split, _) in _FILES.items()
-    if _answering(name) in owners
+    if _model_task(name) in owners
   }
   contents = {"WNLI.tsv": _WNLI}
   for run in runs:
-    files = [f for f in sources if owners[_answering(_FILES[f][0])] is run]
+    files = [f for f in sources if owners[_model_task(_FILES[f][0])] is run]
     contents |= _predictions(run, {file: sources[file] for file in files})
   _write(out, contents)
   print(f"{len(sources)} files of predictions: {out}")
 
 
-def _answering(name: str) -> str:
-  """The task whose model answers: the diagnostic set is for one of MNLI."""
+def _model_task(name: str) -> str:
+  """Returns the task whose model predicts: MNLI for the diagnostic set."""
   return "mnli" if name == "ax" else name
 
 
@@ -138,7 +138,7 @@ def _examples(run: _Run, name: str, split: str) -> Source:
 def _predictions(
   run: _Run, sources: Mapping[str, Source]
 ) -> dict[str, list[str]]:
-  """The lines of a run's files; its parameters are held only as long."""
+  """Predicts the files of a run; its parameters are freed afterwards."""
   if not sources:
     return {}
   restored = restore.restore(
@@ -158,9 +158,9 @@ def _lines(
   source: Source,
   predict: Callable[[Any], Any],
 ) -> list[str]:
-  """A file of the submission, in the order of the examples' numbers."""
+  """Predicts a file of the submission, in the order of example numbers."""
   name, _, size = _FILES[file]
-  name, found = _answering(name), {}
+  name, predictions = _model_task(name), {}
   classes, labels = task.tasks[name].classes, task.tasks[name].labels
   batches = task.test_data(name, source, global_batch=_BATCH.value)
   bar = tqdm(batches, file, batches.num_batches(), leave=False,
@@ -169,19 +169,27 @@ def _lines(
     outputs = predict(batch).logits
     for number, row in zip(batch["number"], outputs, strict=True):
       answer, _ = task.texts.answer(name, row)
-      found[int(number)] = labels[classes.index(answer)] if classes else answer
-  if len(found) != len(source):
+      predictions[int(number)] = (
+        labels[classes.index(answer)] if classes else answer
+      )
+  if len(predictions) != len(source):
     raise UserError(
-      f"{file}: {len(source)} examples have {len(found)} different numbers;"
-      " get the test set anew"
+      f"{file}: {len(source)} examples have {len(predictions)} different"
+      " numbers; get the test set anew"
     )
-  if len(found) != size:
-    print(f"{file}: {len(found):,} predictions; the leaderboard wants {size:,}")
-  return [_HEAD, *(f"{number}\t{found[number]}" for number in sorted(found))]
+  if len(predictions) != size:
+    print(
+      f"{file}: {len(predictions):,} predictions; the leaderboard wants"
+      f" {size:,}"
+    )
+  return [
+    _HEAD,
+    *(f"{number}\t{predictions[number]}" for number in sorted(predictions)),
+  ]
 
 
 def _write(path: Path, contents: Mapping[str, Sequence[str]]) -> None:
-  """Writes the whole zip or nothing."""
+  """Writes the zip atomically."""
   partial = path.with_name(f".{uuid.uuid4().hex}-{path.name}")
   try:
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -2,19 +2,19 @@ r"""Fine-tunes on GLUE tasks over the paper's grid (IO, app. F, Table 13).
 
   python -m scripts.sweeps.glue --init_from=runs/mlm --out=runs/glue
 
-Trains a run of configs/glue.py for each task, batch (16, 32, 64) and learning
-rate (1e-4, 5e-5, 2e-5, 1e-5), one after the other, into
-OUT/TASK/batch16-rate1e-4 and so on. It goes on where it was stopped: finished
-runs are not run again. What follows `--` goes to every run:
+trains a run of configs/glue.py for each task, batch size (16, 32, 64) and
+learning rate (1e-4, 5e-5, 2e-5, 1e-5), one after the other, into
+OUT/TASK/batch16-rate1e-4 and so on. The same command resumes a sweep that was
+stopped; finished runs are not repeated. Arguments after `--` go to every run:
 
   python -m scripts.sweeps.glue --tasks=cola,rte --model=bytes_plus_plus \
     --init_from=runs/mlm --out=runs/glue -- --config.precision=bfloat16
 
-The best of each task on the dev set, over the grid and the epochs, and their
-average, are printed beside the published ones and written to OUT/sweep.json. A
-run of the byte model keeps two checkpoints and an export, 6 GB. On
-several machines, give each a part of --tasks; the last, started again with all
-of them, finds the others' runs and makes the table.
+Prints the best dev-set metric of each task, over the grid and the epochs, and
+their average beside the published ones, and writes them to OUT/sweep.json. A
+run of the byte model keeps two checkpoints and an export, 6 GB. To use several
+machines, give each a part of --tasks; then run the sweep with all tasks, which
+collects the finished runs into the table.
 """
 
 import itertools
@@ -42,14 +42,16 @@ from perceiver_jax.training.logs import metric_writers
 _TASKS = flags.DEFINE_list(
   "tasks", list(glue_tasks.GLUE), "Variants of configs/glue.py."
 )
-_MODEL = flags.DEFINE_string("model", "", "Model, as in configs/glue.py.")
-_INIT_FROM = flags.DEFINE_string("init_from", "", "The pretrained model.")
-_OUT = flags.DEFINE_string("out", "runs/glue", "Folder of the runs.")
-_BATCHES = flags.DEFINE_list("batch_sizes", ["16", "32", "64"], "The grid's.")
-_RATES = flags.DEFINE_list(
-  "learning_rates", ["1e-4", "5e-5", "2e-5", "1e-5"], "The grid's."
+_MODEL = flags.DEFINE_string("model", "", "Model variant of configs/glue.py.")
+_INIT_FROM = flags.DEFINE_string(
+  "init_from", "", "Run or file of the pretrained model."
 )
-# Exit statuses of a run that saved itself; see `experiments.launch`.
+_OUT = flags.DEFINE_string("out", "runs/glue", "Folder of the runs.")
+_BATCHES = flags.DEFINE_list("batch_sizes", ["16", "32", "64"], "Batch sizes.")
+_RATES = flags.DEFINE_list(
+  "learning_rates", ["1e-4", "5e-5", "2e-5", "1e-5"], "Learning rates."
+)
+# Exit statuses of a run that stopped after saving; see `experiments.launch`.
 _STOPPED = (75, 130)
 
 
@@ -57,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
   """Runs the grid and prints the table."""
   out = Path(_OUT.value).expanduser()
   best = {}
-  # Typing errors before any work.
+  # Report mistyped flags before any work.
   for name, kind in (("batch_sizes", int), ("learning_rates", float)):
     _check_numbers(name, flags.FLAGS[name].value, kind)
   for task in _TASKS.value:
@@ -79,7 +81,9 @@ def _check_numbers(
   try:
     list(map(kind, values))
   except ValueError as error:
-    raise UserError(f"--{name}: {error}; give numbers with commas") from error
+    raise UserError(
+      f"--{name}: {error}; give numbers separated by commas"
+    ) from error
 
 
 def _variant(task: str) -> str:
@@ -89,7 +93,7 @@ def _variant(task: str) -> str:
 def _run(
   task: str, out: Path, batch: str, rate: str, others: Sequence[str]
 ) -> dict[str, Any]:
-  """Trains, or finds, a run; its best evaluation."""
+  """Trains a run unless it is finished; returns its best evaluation."""
   folder = out / task / f"batch{batch}-rate{rate}"
   flags_of_run = [
     f"--config={config_file.__file__}:{_variant(task)}",
@@ -111,41 +115,45 @@ def _run(
       sys.exit(status)
     if status:
       raise UserError(
-        f"the run in {folder} ended with status {status}; mend what it says"
+        f"the run in {folder} ended with status {status}; fix its error"
         " and start the same sweep again"
       )
   return {**_best_evaluation(folder), "folder": str(folder)}
 
 
 def _check_same(path: Path, flags_of_run: Sequence[str]) -> None:
-  """Refuses the run of another sweep; notes the flags of a new one."""
+  """Saves the flags of a new run, or checks those of an existing one.
+
+  Raises:
+    UserError: The run was made with other flags.
+  """
   wanted = list(flags_of_run[1:])  # The config's own path may have moved.
   wanted.insert(0, flags_of_run[0].rpartition(":")[2])
   if not path.exists():
     path.parent.mkdir(parents=True, exist_ok=True)
     metric_writers.write_json(path, {"flags": wanted})
-  found = json.loads(path.read_text(encoding="utf-8"))["flags"]
-  if found != wanted:
+  saved = json.loads(path.read_text(encoding="utf-8"))["flags"]
+  if saved != wanted:
     raise UserError(
-      f"{path.with_suffix('')} is of another sweep, with {' '.join(found)};"
-      " give another --out"
+      f"{path.with_suffix('')} belongs to another sweep, with"
+      f" {' '.join(saved)}; give another --out"
     )
 
 
 def _finish(process: subprocess.Popen) -> int:
-  """Waits for a run, which saves itself when this program is to stop."""
+  """Waits for a run, and passes on a request to save and stop."""
   stop = lambda *_: process.send_signal(signal.SIGTERM)
   before = signal.signal(signal.SIGTERM, stop)
   try:
     return process.wait()
-  except KeyboardInterrupt:  # The terminal tells the run too.
+  except KeyboardInterrupt:  # The terminal interrupts the run too.
     return process.wait()
   finally:
     signal.signal(signal.SIGTERM, before)
 
 
 def _best_evaluation(folder: Path) -> dict[str, Any]:
-  """The metrics of the evaluation with the best average, and its step."""
+  """Returns the evaluation with the best average: metrics and step."""
   records = metric_writers.read_metrics(folder / "metrics.jsonl")
   measured = [r for r in records if "glue/average" in r]
   best = max(measured, key=lambda record: record["glue/average"])
@@ -168,24 +176,24 @@ def _average(best: Mapping[str, Mapping[str, Any]]) -> float:
 
 
 def _published(task: str) -> float | None:
-  """What the paper has for a variant, as `glue/average` is made."""
+  """Returns the published `glue/average` of a variant."""
   row = config_file.get_config(_variant(task)).published.to_dict()
   row.pop("source", None)
   return row.get("average") or (glue_metrics.glue_average(row) if row else None)
 
 
 def _text(best: Mapping[str, Mapping[str, Any]], average: float) -> str:
-  """A line a task: our best, the published score, and where it is."""
+  """Formats a line per task: best metric, published metric, and folder."""
   lines = [f"{'task':<28}{'dev':>8}{'published':>11}  run"]
   row = {task: _published(task) for task in best}
   for task, run in best.items():
-    theirs = _percent(row[task])
+    published = _percent(row[task])
     lines.append(
-      f"{task:<28}{run['average']:>8.2%}{theirs:>11}  {run['folder']}"
+      f"{task:<28}{run['average']:>8.2%}{published:>11}  {run['folder']}"
     )
   whole = set(best) == set(glue_tasks.GLUE) and None not in row.values()
-  theirs = _percent(glue_metrics.glue_average(row) if whole else None)
-  return "\n".join([*lines, f"{'average':<28}{average:>8.2%}{theirs:>11}"])
+  published = _percent(glue_metrics.glue_average(row) if whole else None)
+  return "\n".join([*lines, f"{'average':<28}{average:>8.2%}{published:>11}"])
 
 
 def _percent(share: float | None) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from perceiver_jax.data.images import codec
 
-_STAGES = ["decode", "crop", "RandAugment", "resize", "normalise"]
+_STAGES = ["decode", "crop", "RandAugment", "resize", "normalize"]
 _COLUMNS = ["stage", "ms", "images/s", "so far", "so far without RandAugment"]
 _QUICK = [
   *("--num_images=3", "--repeats=1", "--image_size=32", "--flow_pairs=0")
@@ -95,7 +95,7 @@ def test_images_of_a_folder(script, tmp_path):
     (["--num_workers=-1"], ["--num_workers=-1"]),
     (["--step_seconds=soon"], ["--step_seconds=soon"]),
     (["batch_size=4"], ["'batch_size=4'", "--"]),
-    (["--directory=no/such"], ["--directory=no/such", "no folder"]),
+    (["--directory=no/such"], ["--directory=no/such", "not a folder"]),
     (["--json=no/such/x.json"], ["--json=no/such/x.json", "no folder"]),
   ],
 )

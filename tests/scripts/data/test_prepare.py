@@ -121,7 +121,7 @@ def test_check_reads_glue_too(script, tmp_path):
   )
   assert done.status == 0, done.err
   assert "example 1: neutral, é1 | h" in done.out
-  assert "example 0: secret label, p | h" in done.out
+  assert "example 0: unpublished label, p | h" in done.out
 
 
 def test_check_knows_how_large_imagenet_is(refused, tmp_path):

@@ -187,13 +187,13 @@ def test_figures_are_kept_data_set_by_data_set(
   file = tmp_path / "figures.json"
   scored = []
 
-  def score(pairs, estimate, progress):
+  def evaluate(pairs, estimate, progress):
     scored.append(progress)
     if len(scored) == 2:
       raise KeyboardInterrupt
     return {"epe": 1.0}
 
-  monkeypatch.setattr(flow_baselines, "score", score)
+  monkeypatch.setattr(flow_baselines, "evaluate", evaluate)
   config = runs.ROOT / "configs" / "optical_flow.py"
   done = script(
     "evaluation.evaluate_flow", flag, f"--config={config}:smoke", "--rendered",

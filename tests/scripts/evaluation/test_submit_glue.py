@@ -118,7 +118,7 @@ def test_a_task_without_a_run_is_named(script, run, refused, tmp_path):
   folder = run("rte")
   refused(
     "evaluation.submit_glue", f"--out={out}", folder,
-    parts=["no run is about cola, mnli, mrpc", "--partial"],
+    parts=["no run has the task cola, mnli, mrpc", "--partial"],
   )  # fmt: skip
   assert not out.exists()
   done = script("evaluation.submit_glue", f"--out={out}", "--partial", folder)
@@ -166,7 +166,7 @@ def test_runs_of_no_task_of_the_benchmark_are_refused(run, refused, tmp_path):
   folder = run("word_order,smoke", source="tiny")
   refused(
     "evaluation.submit_glue", "--partial", f"--out={tmp_path}/out.zip", folder,
-    parts=["no run is about cola"],
+    parts=["no run has the task cola"],
   )  # fmt: skip
 
 

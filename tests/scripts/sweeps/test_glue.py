@@ -93,7 +93,7 @@ def test_the_runs_of_another_sweep_are_not_taken(
   arguments = ("--tasks=cola", f"--out={tmp_path}", "--batch_sizes=16")
   assert script("sweeps.glue", *arguments).status == 0
   refused(
-    "sweeps.glue", *arguments, *change, parts=["of another sweep", "--out"]
+    "sweeps.glue", *arguments, *change, parts=["to another sweep", "--out"]
   )
   assert len(commands) == 4
 
