@@ -19,40 +19,40 @@ VOCAB_SIZE = len(SPECIAL_TOKENS) + 256
 
 
 def encode(text: str) -> np.ndarray:
-  """Turns text into tokens; no special token is added.
+  """Converts text to tokens, without special tokens.
 
   Args:
-    text: any text that UTF-8 can hold.
+    text: any text that UTF-8 can encode.
 
   Returns:
     int32 [L]: each byte plus 6.
 
   Raises:
-    UserError: `text` holds half of a surrogate pair, as arguments do that
-      were not UTF-8.
+    UserError: `text` contains an unpaired surrogate, as command-line arguments
+      that were not UTF-8 do.
   """
   try:
     data = text.encode("utf-8")
   except UnicodeEncodeError as error:
     raise UserError(
       f"character {error.start} of the text is {text[error.start]!a}, which "
-      "UTF-8 cannot hold; give the text as UTF-8"
+      "UTF-8 cannot encode; give the text as UTF-8"
     ) from error
   return np.frombuffer(data, np.uint8).astype(np.int32) + len(SPECIAL_TOKENS)
 
 
 def decode(ids: Sequence[int] | np.ndarray) -> str:
-  """Turns tokens into text, leaving special tokens out.
+  """Converts tokens to text, skipping special tokens.
 
   Args:
     ids: [L] integers in 0..261.
 
   Returns:
-    The text; bytes that are not UTF-8, which a model may well predict, become
+    The text; bytes that are not valid UTF-8, which a model may predict, become
     '\ufffd'.
 
   Raises:
-    ValueError: `ids` are not one row of tokens.
+    ValueError: `ids` is not one row of tokens.
   """
   ids = check_tokens(ids)
   return _bytes(ids[ids >= len(SPECIAL_TOKENS)]).decode(
@@ -61,17 +61,17 @@ def decode(ids: Sequence[int] | np.ndarray) -> str:
 
 
 def display(ids: Sequence[int] | np.ndarray) -> str:
-  """Turns tokens into one printable line.
+  """Converts tokens to one printable line.
 
   Args:
     ids: [L] integers in 0..261.
 
   Returns:
-    The text with special tokens as '[MASK]', line breaks as spaces and what
-    cannot be printed as '\ufffd'.
+    The text with special tokens as '[MASK]', line breaks as spaces and
+    characters that cannot be printed as '\ufffd'.
 
   Raises:
-    ValueError: `ids` are not one row of tokens.
+    ValueError: `ids` is not one row of tokens.
   """
   ids = check_tokens(ids)
   edges = np.flatnonzero(np.diff(ids < len(SPECIAL_TOKENS))) + 1
@@ -85,21 +85,21 @@ def display(ids: Sequence[int] | np.ndarray) -> str:
 
 
 def mask_words(text: str, words: str) -> np.ndarray:
-  """Encodes text with each of its occurrences of some words masked.
+  """Encodes text and masks every occurrence of some words.
 
   Args:
-    text: any text that UTF-8 can hold.
-    words: the part to hide, such as ' missing.'; a mask a byte.
+    text: any text that UTF-8 can encode.
+    words: the part to mask, such as ' missing.'; each byte becomes a MASK.
 
   Returns:
     int32 [L], as long as `encode(text)`.
 
   Raises:
-    UserError: `words` are empty or not in `text`, or not UTF-8.
+    UserError: `words` is empty, not in `text`, or not UTF-8.
   """
-  ids, hidden = encode(text), _bytes(encode(words))
-  places = [m.span() for m in re.finditer(re.escape(hidden), _bytes(ids))]
-  if not hidden or not places:
+  ids, masked = encode(text), _bytes(encode(words))
+  places = [m.span() for m in re.finditer(re.escape(masked), _bytes(ids))]
+  if not masked or not places:
     raise UserError(f"{words!r} is not in the text {text!r}: nothing to mask")
   for start, stop in places:
     ids[start:stop] = MASK
@@ -109,17 +109,17 @@ def mask_words(text: str, words: str) -> np.ndarray:
 def pad(
   texts: Sequence[np.ndarray], length: int, *, cut: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Brings tokens of several texts to one length.
+  """Pads the tokens of several texts to one length.
 
   Args:
     texts: B arrays [L] of tokens, of any lengths.
-    length: tokens the model reads, 2,048 in the published one.
-    cut: drops what is too long instead of refusing it; a character may lose
+    length: number of tokens that the model takes, 2,048 in the published one.
+    cut: truncates long texts instead of raising an error; a character may lose
       some of its bytes.
 
   Returns:
     Tokens int32 [B, length], padded with PAD, and a mask bool [B, length],
-    True where a text's own tokens are.
+    False at padding.
 
   Raises:
     UserError: a text is longer than `length`, unless `cut`.
@@ -137,24 +137,24 @@ def pad(
 
 
 def _bytes(ids: np.ndarray) -> bytes:
-  """The bytes of tokens that are none of the special ones."""
+  """Returns the bytes of tokens that are not special."""
   return (ids - len(SPECIAL_TOKENS)).astype(np.uint8).tobytes()
 
 
 def check_tokens(
   ids: Sequence[int] | np.ndarray, vocab_size: int = VOCAB_SIZE
 ) -> np.ndarray:
-  """The tokens as an int64 array [L].
+  """Returns the tokens as an int64 array [L].
 
   Raises:
-    ValueError: they are not one row of integers from 0 to `vocab_size` - 1.
+    ValueError: `ids` is not one row of integers from 0 to `vocab_size` - 1.
   """
   array = np.asarray(ids)
   if array.ndim != 1:
-    raise ValueError(f"tokens of one text are one row, got {array.shape}")
+    raise ValueError(f"tokens must be one row [L], got shape {array.shape}")
   if array.size and not np.issubdtype(array.dtype, np.integer):
-    raise ValueError(f"tokens are integers, got {array.dtype}")
+    raise ValueError(f"tokens must be integers, got {array.dtype}")
   array = array.astype(np.int64)
   if wrong := [int(i) for i in array if not 0 <= i < vocab_size]:
-    raise ValueError(f"tokens are 0 to {vocab_size - 1}, got {wrong[0]}")
+    raise ValueError(f"tokens must be 0 to {vocab_size - 1}, got {wrong[0]}")
   return array

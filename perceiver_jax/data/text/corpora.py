@@ -30,19 +30,19 @@ from perceiver_jax.errors import UserError
 KINDS = ("line", "paragraph", "file")
 _SUFFIXES = (".txt", ".jsonl")
 _COMPRESSED = (".gz", ".zst")
-# One of so many documents is held out.
+# Every hundredth document is held out.
 _STRIDE = 100
-# What some editors put before a text to say that it is UTF-8.
-_MARK = "\ufeff"
+# The byte order mark that some editors put before UTF-8 text.
+_BYTE_ORDER_MARK = "\ufeff"
 # Bytes read at a time of a compressed file.
 _BLOCK = 1 << 18
 
 
 class Documents(Protocol):
-  """Texts by number.
+  """Protocol of documents that can be fetched in any order.
 
   Attributes:
-    in_memory: whether fetching one costs no reading.
+    in_memory: whether documents are fetched without reading files.
   """
 
   in_memory: bool
@@ -53,18 +53,18 @@ class Documents(Protocol):
 
 
 class Files:
-  """Documents of text or JSONL files, found by their place in bytes.
+  """Documents of text or JSONL files, found by their byte offsets.
 
-  Opens the file for every document, so that threads and copies in other
-  processes share nothing.
+  The file is opened for every document, so that threads and worker processes
+  share nothing.
 
   Args:
     paths: of the files, which may be compressed.
-    kind: what a document of a text file is, one of `KINDS`.
-    field: name of the text in each object of a JSONL file.
+    kind: the unit that is a document of a text file, one of `KINDS`.
+    field: field of the text in each JSON object.
 
   Raises:
-    UserError: a file is damaged or can't be read.
+    UserError: a file is damaged or cannot be read.
   """
 
   in_memory = False
@@ -87,7 +87,7 @@ class Files:
       with open(self._paths[number], "rb") as file:
         file.seek(start)
         text = file.read(stop - start).decode("utf-8", errors="replace")
-        text = text.removeprefix(_MARK) if start == 0 else text
+        text = text.removeprefix(_BYTE_ORDER_MARK) if start == 0 else text
     except OSError as error:
       raise _unreadable(self._paths[number], error) from error
     if self._paths[number].lower().endswith(".jsonl"):
@@ -95,7 +95,7 @@ class Files:
     return text if self._kind == "file" else text.strip("\r\n")
 
   def only(self, chosen: np.ndarray) -> "Files":
-    """The same files with some of the documents, by a mask bool [len]."""
+    """Returns a subset of the documents, by a mask bool [len]."""
     part = object.__new__(Files)
     part.__dict__ = {**self.__dict__, "_places": self._places[chosen]}
     return part
@@ -118,11 +118,11 @@ class Files:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
       where = _line_number(self._paths[number], start)
       raise UserError(
-        f"{self._names[number]} line {where} is no JSON object whose field"
-        f" {self._field!r} is a string; mend the line, or name the field with"
+        f"{self._names[number]} line {where} is not a JSON object whose field"
+        f" {self._field!r} is a string; fix the line, or name the field with"
         " config.data.corpora.NAME.arguments.field"
       ) from error
-    # JSON can escape half a surrogate pair, which no UTF-8 can hold.
+    # JSON can escape unpaired surrogates, which UTF-8 cannot encode.
     return found.encode("utf-8", errors="replace").decode("utf-8")
 
 
@@ -133,19 +133,19 @@ def files(
   documents: str = "line",
   field: str = "text",
 ) -> Files:
-  """Documents of .txt or .jsonl files, also .gz or .zst.
+  """Returns documents of .txt or .jsonl files, also .gz or .zst.
 
   Compressed files are decompressed once, to $XDG_CACHE_HOME (else ~/.cache)
   /perceiver_jax/text.
 
   Args:
-    train: a folder, with all in it, or a pattern such as 'books/*.txt.gz'.
+    train: a folder, searched recursively, or a pattern such as 'a/*.txt.gz'.
     split: "train" or "test".
     eval: the same for the held-out files; if empty, every hundredth document
       of `train` (of fewer, the last) is held out.
-    documents: what a document of a .txt file is: "line", "paragraph" (empty
-      lines stand between) or "file". Empty ones are left out.
-    field: name of the text in each object of a .jsonl file, one a line.
+    documents: the unit that is a document of a .txt file: "line", "paragraph"
+      (separated by empty lines) or "file". Empty documents are skipped.
+    field: field of the text in each line's object of a .jsonl file.
 
   Raises:
     UserError: there is no file, one is damaged, or an argument is unknown.
@@ -184,7 +184,7 @@ def make_documents(name: str, /, **kwargs: Any) -> Documents:
 
 
 def _matches(pattern: str, which: str) -> list[str]:
-  """Files of a folder or a pattern, sorted; `which` names the argument."""
+  """Returns the files of a folder or pattern, sorted; `which` is for errors."""
   where = os.path.expanduser(pattern)
   if os.path.isdir(where):
     where = os.path.join(glob.escape(where), "**")
@@ -205,19 +205,19 @@ def _is_known(path: str) -> bool:
 
 def _unreadable(path: str, error: OSError) -> UserError:
   return UserError(
-    f"{path} cannot be read: {error.strerror}; mend it, or leave it out"
+    f"{path} cannot be read: {error.strerror}; fix the file, or leave it out"
   )
 
 
 def _line_number(path: str, start: int) -> int:
-  """The number, from 1, of the line that starts at a byte."""
+  """Returns the number, from 1, of the line that starts at a byte."""
   with open(path, "rb") as file:
     blocks = iter(lambda: file.read(min(_BLOCK, start - file.tell())), b"")
     return 1 + sum(block.count(b"\n") for block in blocks)
 
 
 def _runs(path: str, joined: bool) -> Iterator[tuple[int, int]]:
-  """Places of the lines that are not blank; neighbors as one if `joined`."""
+  """Yields byte ranges of nonblank lines; adjacent ones as one if `joined`."""
   position = start = 0
   with open(path, "rb") as file:
     for line in file:
@@ -233,7 +233,7 @@ def _runs(path: str, joined: bool) -> Iterator[tuple[int, int]]:
 
 
 def _places(path: str, kind: str) -> Iterator[tuple[int, int]]:
-  """First byte and end of every document that is not blank."""
+  """Returns the byte range of every document that is not blank."""
   runs = _runs(path, joined=kind == "paragraph")
   if kind != "file":
     return runs
@@ -241,7 +241,7 @@ def _places(path: str, kind: str) -> Iterator[tuple[int, int]]:
 
 
 def _plain(path: str) -> str:
-  """The path of a file's text, decompressed if it has to be."""
+  """Returns the path of a file's text, decompressing it if needed."""
   stem, suffix = os.path.splitext(path)
   if suffix.lower() not in _COMPRESSED:
     return path
@@ -257,7 +257,7 @@ def _plain(path: str) -> str:
 
 
 def _decompress(path: str, target: Path) -> None:
-  """Writes the whole text or nothing."""
+  """Decompresses a file; on errors, leaves nothing at `target`."""
   blocks = _gzip_blocks if path.lower().endswith(".gz") else _zstd_blocks
   partial = target.with_name(f".{uuid.uuid4().hex}-{target.name}")
   try:
@@ -267,8 +267,8 @@ def _decompress(path: str, target: Path) -> None:
     os.replace(partial, target)
   except (OSError, EOFError, zlib.error) as error:
     raise UserError(
-      f"{path} cannot be decompressed to {target.parent}: {error}; get the file"
-      " anew or mend the folder"
+      f"{path} cannot be decompressed to {target.parent}: {error}; download"
+      " the file again or fix the folder"
     ) from error
   finally:
     partial.unlink(missing_ok=True)
@@ -280,7 +280,7 @@ def _gzip_blocks(source: BinaryIO) -> Iterator[bytes]:
 
 
 def _zstd_blocks(source: BinaryIO) -> Iterator[bytes]:
-  """Text of all frames; zstandard's own files take a cut one as it is."""
+  """Yields the text of all frames; raises EOFError if a frame is truncated."""
   try:
     import zstandard
   except ImportError as error:
@@ -288,7 +288,7 @@ def _zstd_blocks(source: BinaryIO) -> Iterator[bytes]:
       f"{source.name} needs the package zstandard: pip install"
       " 'perceiver_jax[text]'"
     ) from error
-  # As `zstd --long=31` writes; by default it stops at 128 MiB.
+  # `zstd --long=31` needs this; the default limit is 128 MiB.
   decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
   frame, rest = decompressor.decompressobj(), source.read(_BLOCK)
   try:

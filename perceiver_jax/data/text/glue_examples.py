@@ -1,9 +1,9 @@
 """Examples of GLUE tasks: from TFDS, from TSV files, or the tiny ones.
 
-An example has its `texts`, one or two strings; its `label`, a position in the
-classes or a score, UNKNOWN where the benchmark keeps it secret; and its
-`number`, by which the leaderboard wants predictions. Splits are called train,
-validation and test, with the ending of one of `glue_tasks.Task.parts`.
+An example has `texts`, one or two strings; `label`, a class index or a score,
+UNKNOWN where the benchmark does not publish it; and `number`, which identifies
+predictions on the leaderboard. Splits are called train, validation and test,
+plus one of the suffixes `glue_tasks.Task.parts`.
 """
 
 import os
@@ -33,19 +33,19 @@ from perceiver_jax.data.text.glue_tasks import TASKS, TINY, Task
 from perceiver_jax.errors import UserError
 
 UNKNOWN = -1.0
-# The task whose files are the user's: train.tsv and dev.tsv with the columns
+# A task from the user's own files: train.tsv and dev.tsv with the columns
 # label and sentence, or sentence1 and sentence2.
 OWN = "own"
-# Share of damaged lines of a file, of which QQP's has a few.
-_MOST_DAMAGED = 0.01
-# CoLA's files have no header, but for the test set's.
+# Largest share of damaged lines in a file; QQP's has a few.
+_MAX_DAMAGED = 0.01
+# Only the test file of CoLA has a header.
 _COLA_COLUMNS = ("source", "label", "judgement", "sentence")
 _NUMBER_COLUMNS = ("index", "id")
 _AX_FILES = ("diagnostic/diagnostic.tsv", "AX.tsv", "AX/AX.tsv")
 
 
 class Row(NamedTuple):
-  """See the module's docstring."""
+  """An example; see the module's docstring."""
 
   texts: tuple[str, ...]
   label: float
@@ -74,7 +74,7 @@ class TfdsExamples:
 
 
 class WithTaskId:
-  """A source whose examples say the number of their task, `task`."""
+  """A source that adds the index of its task, `task`, to every example."""
 
   def __init__(self, source: Source, number: int):
     self._source, self._number = source, number
@@ -89,7 +89,7 @@ class WithTaskId:
 
 
 def tfds(task: str, split: str, data_dir: str = "") -> TfdsExamples:
-  """A task as TensorFlow Datasets has prepared it (`glue/*`).
+  """Reads a task prepared by TensorFlow Datasets (`glue/*`).
 
   Args:
     task: a key of `glue_tasks.TASKS`, not one of the tiny ones.
@@ -97,7 +97,7 @@ def tfds(task: str, split: str, data_dir: str = "") -> TfdsExamples:
     data_dir: where it was prepared; empty for TFDS's own default.
 
   Raises:
-    UserError: it is not one of GLUE's, or not prepared.
+    UserError: the task is not one of GLUE's, or not prepared.
   """
   known = tuple(name for name in TASKS if name not in TINY)
   check_choice(task, known, "task", "TensorFlow Datasets")
@@ -106,17 +106,17 @@ def tfds(task: str, split: str, data_dir: str = "") -> TfdsExamples:
 
 
 def files(task: str, split: str, data_dir: str = "") -> InMemory:
-  """A task from tab-separated files, laid out as GLUE is given out.
+  """Reads a task from tab-separated files in the layout of GLUE's downloads.
 
-  Of a training or validation file, lines with too few fields are left out and
-  counted, and more than 1% are an error; of a test file, any is. Labels of a
-  test file are read if it has any.
+  In training and validation files, lines with too few fields are skipped with a
+  warning, and more than 1% are an error; in test files, any is an error. Labels
+  of a test file are read if it has any.
 
   Args:
     task: a key of `glue_tasks.TASKS`, or `OWN`.
     split: see the module's docstring.
     data_dir: holds CoLA/train.tsv, CoLA/dev.tsv, MNLI/dev_matched.tsv and so
-      on; of the user's own task, train.tsv, dev.tsv and test.tsv themselves.
+      on; for `OWN`, train.tsv, dev.tsv and test.tsv directly.
 
   Raises:
     UserError: a folder, file or column is missing, or a label is unknown.
@@ -134,7 +134,7 @@ def files(task: str, split: str, data_dir: str = "") -> InMemory:
 
 
 def task_from_files(data_dir: str) -> Task:
-  """The user's own task, by the columns and labels of its train.tsv.
+  """Describes the user's own task by the columns and labels of train.tsv.
 
   Args:
     data_dir: see `files`.
@@ -155,11 +155,11 @@ def task_from_files(data_dir: str) -> Task:
 
 
 def tiny(task: str, split: str) -> InMemory:
-  """A tiny task made of the Python documentation, in the form of GLUE's.
+  """Makes a tiny task from Python's documentation, in the form of GLUE's.
 
   Args:
     task: "word_order" or "next_sentence".
-    split: "train", "validation" or "test", whose labels are kept too.
+    split: "train", "validation" or "test", which has labels too.
 
   Raises:
     UserError: there is no such task or split.
@@ -196,10 +196,10 @@ def _decoded(text: Any) -> str:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-  """Number and fields of each line that is not empty."""
+  """Yields the line number and fields of each line that is not empty."""
   try:
-    # Quotes mean nothing in these files, and a field may hold a NUL or ten
-    # megabytes, which the csv module refuses.
+    # The csv module would interpret quotes, and rejects NULs and very long
+    # fields, which these files contain.
     with open(
       path, encoding="utf-8-sig", errors="replace", newline="\n"
     ) as file:
@@ -251,7 +251,7 @@ def _rows(path: Path, task: Task, is_test: bool) -> Iterator[Row]:
     yield Row(tuple(values), label, number)
     count += 1
   if damaged:
-    _report_damage(path, damaged, 0.0 if is_test else _MOST_DAMAGED, count)
+    _report_damage(path, damaged, 0.0 if is_test else _MAX_DAMAGED, count)
 
 
 def _label(text: str, task: Task, path: Path, line: int) -> float:
@@ -263,12 +263,14 @@ def _label(text: str, task: Task, path: Path, line: int) -> float:
   try:
     return float(text)
   except ValueError as error:
-    raise UserError(f"{path} line {line}: {text!r} is no score") from error
+    raise UserError(f"{path} line {line}: {text!r} is not a score") from error
 
 
 def _whole(text: str, path: Path, line: int) -> int:
   if not text.isdecimal():
-    raise UserError(f"{path} line {line}: {text!r} is no number of an example")
+    raise UserError(
+      f"{path} line {line}: {text!r} is not the number of an example"
+    )
   return int(text)
 
 
@@ -280,5 +282,5 @@ def _report_damage(
     f"{path}: {len(damaged)} lines have too few fields, as line {damaged[0]}"
   )
   if share > most:
-    raise UserError(f"{what}; mend them, or get the file anew")
-  logging.warning("%s; they are left out", what)
+    raise UserError(f"{what}; fix them, or download the file again")
+  logging.warning("%s; they are skipped", what)

@@ -1,4 +1,4 @@
-"""The tasks of the GLUE benchmark (arXiv 1804.07461), and two tiny ones."""
+"""Tasks of the GLUE benchmark (arXiv 1804.07461), and two tiny ones."""
 
 from collections.abc import Mapping
 from typing import (
@@ -8,17 +8,17 @@ from typing import (
 
 
 class Task(NamedTuple):
-  """What a task is about.
+  """Columns, classes and metrics of a task.
 
   Attributes:
-    folder: of its files, and the name of its part of a submission.
-    texts: names of its one or two texts in TensorFlow Datasets.
-    columns: of its files: those of the texts, and last that of the label.
-    classes: names by label; none if the label is a score.
-    written: the classes in the benchmark's files; empty: as they are called.
+    folder: of the task's files, and its name in a submission.
+    texts: names of the one or two texts in TensorFlow Datasets.
+    columns: columns of the files: the texts, then the label.
+    classes: class names by label; empty if the label is a score.
+    written: the classes as the files spell them; empty: as in `classes`.
     metrics: keys of `glue_metrics.METRICS`; the first is the one that the
       Perceiver IO paper reports (Table 14).
-    parts: endings of the names of the held-out splits.
+    parts: suffixes of the names of the held-out splits.
   """
 
   folder: str
@@ -31,12 +31,12 @@ class Task(NamedTuple):
 
   @property
   def num_outputs(self) -> int:
-    """Numbers a model predicts: a logit a class, or the score."""
+    """Number of outputs: a logit per class, or one score."""
     return max(1, len(self.classes))
 
   @property
   def labels(self) -> tuple[str, ...]:
-    """The classes as the benchmark's files write them."""
+    """Classes as the benchmark's files spell them."""
     return self.written or self.classes
 
 
@@ -48,7 +48,7 @@ _PREMISE = ("premise", "hypothesis")
 _ENTAILMENT = ("entailment", "not_entailment")
 _THREE = ("entailment", "neutral", "contradiction")
 
-# The eight that the paper averages; WNLI, as in most papers, is not among them.
+# The eight tasks that the paper averages; like most, it leaves WNLI out.
 GLUE: dict[str, Task] = {
   "cola": Task(
     "CoLA",
@@ -112,6 +112,6 @@ TASKS: dict[str, Task] = {
 
 
 def task_from_dict(fields: Mapping[str, Any]) -> Task:
-  """A task from its `_asdict`, as it comes back from JSON: with lists."""
-  whole = lambda value: tuple(value) if isinstance(value, list) else value
-  return Task(**{name: whole(value) for name, value in fields.items()})
+  """Makes a task from its `_asdict` after a round trip through JSON."""
+  as_tuple = lambda value: tuple(value) if isinstance(value, list) else value
+  return Task(**{name: as_tuple(value) for name, value in fields.items()})

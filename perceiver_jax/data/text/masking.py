@@ -1,8 +1,8 @@
-"""Masked language modeling on documents: crops and hidden words.
+"""Crops and whole-word masking for masked language modeling.
 
-As in Perceiver IO, section 4.1 and app. F: documents are put one after the
-other, cropped to the model's length, and white-space words of the crop are
-hidden whole. Shapes: L tokens of a crop.
+Follows Perceiver IO, section 4.1 and app. F: documents are concatenated and
+cropped to the model's length, and whole words of the crop, as separated by
+white space, are masked. Shapes: L tokens of a crop.
 """
 
 import numpy as np
@@ -14,15 +14,15 @@ from perceiver_jax.data.text.tokenizers import Tokenizer
 from perceiver_jax.errors import UserError
 
 # White space, so that no word spans two documents.
-_BETWEEN = "\n\n"
+_SEPARATOR = "\n\n"
 
 
 class JoinedDocuments:
-  """Examples of several documents each, one starting at every document.
+  """Examples of several consecutive documents, one starting at each document.
 
   Args:
-    documents: the texts; there may be fewer than an example takes.
-    count: documents of an example; the first follows the last.
+    documents: the texts; there may be fewer than `count`.
+    count: number of documents in an example; the first follows the last.
   """
 
   class_names = ()
@@ -41,26 +41,26 @@ class JoinedDocuments:
     return len(self._documents)
 
   def __getitem__(self, index: int) -> Example:
-    """Returns `text`, a string, and `position`, the index itself."""
+    """Returns `text`, a string, and `position`, the index."""
     places = (index + np.arange(self._count)) % len(self._documents)
-    text = _BETWEEN.join(self._documents[int(i)] for i in places)
+    text = _SEPARATOR.join(self._documents[int(i)] for i in places)
     return {"text": text, "position": index}
 
 
 def crop(
   text: str, tokenizer: Tokenizer, length: int, rng: np.random.Generator
 ) -> np.ndarray:
-  """Tokens of a random part of a text.
+  """Returns the tokens of a random part of a text.
 
   Args:
     text: any text.
     tokenizer: of the model.
-    length: tokens wanted.
-    rng: draws where the part begins, so that it surely fills `length` tokens;
-      a text that may be too short for that is taken from its start.
+    length: number of tokens.
+    rng: draws the start, such that the part fills `length` tokens; a text that
+      may be too short is taken from its beginning.
 
   Returns:
-    int32 [L], L at most `length`. The last character of bytes may be cut.
+    int32 [L], L at most `length`. With bytes, the last character may be cut.
   """
   characters = tokenizer.max_characters(length)
   start = int(rng.integers(0, max(1, len(text) - characters + 1)))
@@ -70,23 +70,23 @@ def crop(
 def choose_masked_words(
   words: np.ndarray, rate: float, rng: np.random.Generator
 ) -> np.ndarray:
-  """Chooses words to hide, each by itself; one at least.
+  """Chooses words to mask, independently of each other and at least one.
 
   Args:
-    words: int [L], the number of each token's word, -1 for none.
-    rate: the chance of each word, in [0, 1].
-    rng: draws them.
+    words: int [L], the index of each token's word, -1 for none.
+    rate: probability of masking a word, in [0, 1].
+    rng: draws the words.
 
   Returns:
-    bool [L], True at all tokens of a hidden word; all False if there is none.
+    bool [L], True at all tokens of a masked word; all False without words.
   """
   count = int(words.max(initial=-1)) + 1
   if not count:
     return np.zeros(len(words), bool)
-  hidden = rng.random(count) < rate
-  # So that every example has something to learn from.
-  hidden[rng.integers(count)] |= not hidden.any()
-  return (words >= 0) & hidden[words]
+  masked = rng.random(count) < rate
+  # Every example has a token to predict.
+  masked[rng.integers(count)] |= not masked.any()
+  return (words >= 0) & masked[words]
 
 
 def masked_example(
@@ -96,22 +96,24 @@ def masked_example(
   rate: float,
   rng: np.random.Generator,
 ) -> Example:
-  """A crop of an example of `JoinedDocuments`, with hidden words.
+  """Crops an example of `JoinedDocuments` and chooses words to mask.
 
   Args:
     example: with `text`.
     tokenizer: of the model.
-    length: tokens the model reads.
+    length: number of tokens that the model takes.
     rate: see `choose_masked_words`.
-    rng: draws crop and words.
+    rng: draws the crop and the words.
 
   Returns:
-    `tokens` int32 [length], the truth, padded with PAD, and
-    `hidden` bool [length].
+    `tokens` int32 [length], not masked and padded with PAD, and
+    `masked` bool [length], True where the model must predict the token.
   """
-  found = crop(example["text"], tokenizer, length, rng)
+  cropped = crop(example["text"], tokenizer, length, rng)
   tokens = np.full(length, PAD, np.int32)
-  hidden = np.zeros(length, bool)
-  tokens[: len(found)] = found
-  hidden[: len(found)] = choose_masked_words(tokenizer.words(found), rate, rng)
-  return {"tokens": tokens, "masked": hidden}
+  masked = np.zeros(length, bool)
+  tokens[: len(cropped)] = cropped
+  masked[: len(cropped)] = choose_masked_words(
+    tokenizer.words(cropped), rate, rng
+  )
+  return {"tokens": tokens, "masked": masked}

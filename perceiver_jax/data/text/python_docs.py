@@ -12,13 +12,12 @@ from perceiver_jax.data.core.in_memory import InMemory
 from perceiver_jax.data.core.source import check_choice
 
 SPLITS = ("train", "test")
-# Characters of a document, unless its topic or module ends.
+# Minimum characters of a document, unless its topic or module ends.
 _DOCUMENT_SIZE = 1500
-# One of so many documents is held out.
+# Every tenth document is held out.
 _STRIDE = 10
-# Folders of the standard library without docstrings to learn from, and what
-# was installed.
-_LEFT_OUT = {
+# Folders without useful docstrings, and installed packages.
+_EXCLUDED = {
   "dist-packages",
   "encodings",
   "idlelib",
@@ -30,17 +29,17 @@ _LEFT_OUT = {
 
 
 def python_docs(split: str, docstrings: bool = False) -> InMemory:
-  """The documentation of Python itself, which ships with it.
+  """Returns documents of the documentation that ships with Python.
 
-  About 465 kB in Python 3.11; it differs a little from version to version.
-  Texts repeat each other: a paragraph is taken where it comes first, which
-  leaves 373 kB, and no held-out one is trained on. Every tenth document, of
+  It has about 465 kB in Python 3.11 and differs a little between versions.
+  Repeated paragraphs are taken only once, which leaves 373 kB, so no held-out
+  paragraph is trained on. Every tenth document, of
   some 1,500 characters, is held out.
 
   Args:
     split: "train" or "test".
-    docstrings: whether those of the standard library follow, 1.9 MB in all;
-      reading them takes seconds.
+    docstrings: whether to add the docstrings of the standard library, 1.9 MB in
+      all; reading them takes seconds.
 
   Raises:
     UserError: there is no such split.
@@ -49,15 +48,15 @@ def python_docs(split: str, docstrings: bool = False) -> InMemory:
   texts = _topics()
   if docstrings:
     texts = itertools.chain(texts, _docstrings())
-  found = list(_documents(texts))
+  documents = list(_documents(texts))
   test = slice(_STRIDE - 1, None, _STRIDE)
-  held_out = found[test]
-  del found[test]
-  return InMemory(held_out if split == "test" else found)
+  held_out = documents[test]
+  del documents[test]
+  return InMemory(held_out if split == "test" else documents)
 
 
 def _documents(texts: Iterator[str]) -> Iterator[str]:
-  """Pieces of the texts, without paragraphs that came before."""
+  """Splits texts into documents, without repeated paragraphs."""
   seen = set()
   for text in texts:
     document = ""
@@ -74,7 +73,7 @@ def _documents(texts: Iterator[str]) -> Iterator[str]:
 
 
 def _topics() -> Iterator[str]:
-  # Imported here: half a megabyte that others need not read.
+  # Imported here because it loads half a megabyte.
   from pydoc_data import topics
 
   for name in sorted(topics.topics):
@@ -83,21 +82,21 @@ def _topics() -> Iterator[str]:
 
 @functools.cache
 def _docstrings() -> tuple[str, ...]:
-  """Those of each module of the standard library, as one text."""
+  """Returns the docstrings of each module of the standard library, joined."""
   root = Path(sysconfig.get_path("stdlib"))
   paths = sorted(
     path
     for path in root.rglob("*.py")
-    if not _LEFT_OUT & set(path.relative_to(root).parts)
+    if not _EXCLUDED & set(path.relative_to(root).parts)
   )
   return tuple(filter(None, map(docstrings_of, paths)))
 
 
 def docstrings_of(path: Path) -> str:
-  """Docstrings of a Python file, an empty line between; none if it's broken."""
+  """Returns the docstrings of a Python file, or "" if it cannot be parsed."""
   try:
     with warnings.catch_warnings():
-      warnings.simplefilter("ignore")  # About its code, which isn't run.
+      warnings.simplefilter("ignore")  # Of code that is only parsed.
       tree = ast.parse(path.read_bytes())
   except (SyntaxError, ValueError):
     return ""
@@ -108,5 +107,5 @@ def docstrings_of(path: Path) -> str:
     if isinstance(node, kinds)
   )
   text = "\n\n".join(filter(None, found))
-  # Escapes can make half a surrogate pair, which no UTF-8 can hold.
+  # Escapes can make unpaired surrogates, which UTF-8 cannot encode.
   return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""One or two texts as the tokens of one row, cut and padded to a length."""
+"""Joins one or two texts into one row of tokens, cut and padded to a length."""
 
 from collections.abc import Sequence
 
@@ -12,24 +12,24 @@ def join(
   texts: Sequence[str],
   tokenizer: Tokenizer,
   length: int,
-  first: int | None = None,
+  first_token: int | None = None,
 ) -> np.ndarray:
-  """Texts with SEP between them, the longest cut first if they don't fit.
+  """Joins texts with SEP, truncating the longest ones first if they don't fit.
 
   Args:
-    texts: one or more; what UTF-8 can't hold becomes "?".
+    texts: one or more; characters that UTF-8 cannot encode become "?".
     tokenizer: of the model.
     length: L.
-    first: a token to put before them; None for none.
+    first_token: a token to put before them; None for none.
 
   Returns:
     int32 [L], padded with PAD at the end.
   """
-  lead = [] if first is None else [first]
+  lead = [] if first_token is None else [first_token]
   room = length - len(lead) - (len(texts) - 1)
   # Cut before they are encoded: a text may have megabytes.
-  most = tokenizer.max_characters(length)
-  rows = [tokenizer.encode(_sound(text[:most])) for text in texts]
+  max_chars = tokenizer.max_characters(length)
+  rows = [tokenizer.encode(_encodable(text[:max_chars])) for text in texts]
   sizes = _cut([len(row) for row in rows], room)
   tokens = np.full(length, PAD, np.int32)
   place = 0
@@ -42,14 +42,15 @@ def join(
 
 
 def _cut(sizes: list[int], room: int) -> list[int]:
-  """Sizes that add up to `room` at most, the longest made equal."""
-  left, found = max(0, room), [0] * len(sizes)
+  """Shortens the largest sizes, to equal ones, until they fit into `room`."""
+  left, new_sizes = max(0, room), [0] * len(sizes)
   order = sorted(range(len(sizes)), key=sizes.__getitem__)
   for taken, i in enumerate(order):
-    found[i] = min(sizes[i], left // (len(sizes) - taken))
-    left -= found[i]
-  return found
+    new_sizes[i] = min(sizes[i], left // (len(sizes) - taken))
+    left -= new_sizes[i]
+  return new_sizes
 
 
-def _sound(text: str) -> str:
+def _encodable(text: str) -> str:
+  """Replaces characters that UTF-8 cannot encode by "?"."""
   return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,8 +1,8 @@
-"""A tiny benchmark in the form of GLUE, made of the Python documentation.
+"""A tiny benchmark in the form of GLUE, made from Python's documentation.
 
-Two questions that pretraining on text should help with: are the words of a
-passage in order, and does one passage follow another? Both classes are equally
-frequent. Passages of the held-out documents make the held-out splits.
+Its two tasks are easier after pretraining on text: whether the words of a
+passage are in order, and whether one passage follows another. Both classes are
+equally frequent. The held-out splits are made from held-out documents.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from perceiver_jax.data.core.source import check_choice
 from perceiver_jax.data.text import python_docs
 
 SPLITS = ("train", "validation", "test")
-# Of a passage. Two of the longest, and what stands between, have 127 bytes.
+# Limits of a passage. Two of the longest and SEP have 127 bytes.
 _MOST_WORDS, _FEWEST_WORDS = 10, 5
 _MOST_BYTES = 63
 
@@ -22,7 +22,7 @@ Examples = list[tuple[tuple[str, ...], int]]
 
 
 def examples(task: str, split: str) -> Examples:
-  """Texts and label of each example of a task.
+  """Returns the texts and label of each example of a task.
 
   Args:
     task: "word_order" (1: in order) or "next_sentence" (1: it follows).
@@ -35,7 +35,7 @@ def examples(task: str, split: str) -> Examples:
   earlier: set[str] = set()
   for name in SPLITS:
     runs = [
-      # What another split has is left out of the later one.
+      # Passages of an earlier split are left out.
       ["" if passage in earlier else passage for passage in run]
       for document in _documents(name)
       for run in _runs(document)
@@ -51,17 +51,17 @@ def examples(task: str, split: str) -> Examples:
 def _documents(split: str) -> Sequence[str]:
   if split == "train":
     return python_docs.python_docs("train")
-  # The held-out documents in turn.
+  # Validation and test take the held-out documents in turn.
   return python_docs.python_docs("test")[SPLITS.index(split) - 1 :: 2]
 
 
 def _runs(document: str) -> list[list[str]]:
-  """The passages of each paragraph, in order; "" for one that is left out."""
+  """Returns the passages of each paragraph; "" for those left out."""
   return [_passages(paragraph) for paragraph in document.split("\n\n")]
 
 
 def _passages(paragraph: str) -> list[str]:
-  """Consecutive runs of words; "" in the place of one that is too short."""
+  """Splits a paragraph into passages; "" for those too short."""
   found: list[str] = []
   passage = ""
   for word in paragraph.split():
@@ -77,7 +77,7 @@ def _passages(paragraph: str) -> list[str]:
 
 
 def _word_order(runs: list[list[str]], rng: np.random.Generator) -> Examples:
-  """Each passage as it is and with its words shuffled."""
+  """Returns each passage in order and with its words shuffled."""
   found: Examples = []
   for passage in filter(None, itertools.chain.from_iterable(runs)):
     words = passage.split()
@@ -88,7 +88,7 @@ def _word_order(runs: list[list[str]], rng: np.random.Generator) -> Examples:
 
 
 def _next_sentence(runs: list[list[str]], rng: np.random.Generator) -> Examples:
-  """Each passage with the one after it, and with one of another paragraph."""
+  """Pairs each passage with the next, and with one of another paragraph."""
   places = [
     (owner, passage)
     for owner, run in enumerate(runs)

@@ -1,7 +1,7 @@
-"""Tokenizers by name: UTF-8 bytes, or a SentencePiece model of the user's.
+"""Tokenizers by name: UTF-8 bytes, or a SentencePiece model.
 
-All of them have the special tokens of `byte_tokenizer`, with the same numbers,
-before their own. Shapes: L tokens of one text.
+Both start with the special tokens of `byte_tokenizer`, which have the same ids.
+Shapes: L tokens of one text.
 """
 
 import functools
@@ -20,61 +20,61 @@ from perceiver_jax.errors import UserError
 from perceiver_jax.viz.text import printable
 
 _FIRST = len(byte_tokenizer.SPECIAL_TOKENS)
-# ASCII white space; a byte of another character is never one of these.
+# ASCII white space; in UTF-8, no other character contains these bytes.
 _SPACES = np.frombuffer(b" \t\n\r\v\f", np.uint8).astype(np.int32) + _FIRST
-# What SentencePiece writes for the space before a word.
+# The character that SentencePiece uses for the space before a word.
 _SPACE = "\u2581"
-# A piece that stands for one byte of a character without a piece.
+# A subword that stands for one byte of a character outside the vocabulary.
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class Tokenizer(Protocol):
-  """Text to tokens and back.
+  """Converts text to tokens and back.
 
   Attributes:
-    vocab_size: V; tokens are 0 to V - 1, the first six of them special.
+    vocab_size: V; token ids are 0 to V - 1, and the first six are special.
   """
 
   vocab_size: int
 
   def encode(self, text: str) -> np.ndarray:
-    """Tokens int32 [L] of a text, none of them special."""
+    """Returns the tokens int32 [L] of a text, without special tokens."""
     ...
 
   def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-    """The text of tokens, special ones left out.
+    """Returns the text of tokens, without special tokens.
 
     Raises:
-      ValueError: they are not one row of tokens.
+      ValueError: `ids` is not one row of tokens.
     """
     ...
 
   def display(self, ids: Sequence[int] | np.ndarray) -> str:
-    """One printable line, special tokens as '[MASK]'."""
+    """Returns one printable line, with special tokens as '[MASK]'."""
     ...
 
   def words(self, ids: np.ndarray) -> np.ndarray:
-    """The white-space word of each token, int32 [L] from 0; -1 for none.
+    """Returns the index of each token's word, int32 [L]; -1 for none.
 
-    The space before a word is part of it.
+    Words are separated by white space, and include the space before them.
     """
     ...
 
   def mask_words(self, text: str, words: str) -> np.ndarray:
-    """Tokens of a text, MASK in the place of those of some words.
+    """Returns the tokens of a text, with those of some words replaced by MASK.
 
     Raises:
-      UserError: the words are empty or not in the text, or not UTF-8.
+      UserError: `words` is empty, not in the text, or not UTF-8.
     """
     ...
 
   def max_characters(self, length: int) -> int:
-    """Characters of a text that are surely enough for `length` tokens."""
+    """Returns a number of characters that always fill `length` tokens."""
     ...
 
 
 class Bytes:
-  """A token a byte of UTF-8; see `byte_tokenizer`."""
+  """Bytes of UTF-8 as tokens; see `byte_tokenizer`."""
 
   vocab_size = byte_tokenizer.VOCAB_SIZE
   encode = staticmethod(byte_tokenizer.encode)
@@ -83,24 +83,24 @@ class Bytes:
   mask_words = staticmethod(byte_tokenizer.mask_words)
 
   def words(self, ids: np.ndarray) -> np.ndarray:
-    """As in `Tokenizer`; a word begins with one white-space byte, if any."""
+    """See `Tokenizer`; a word includes at most one white-space byte."""
     blank = np.isin(ids, _SPACES)
     solid = (ids >= _FIRST) & ~blank
-    return _numbered(solid, blank, np.zeros_like(solid))
+    return _word_indices(solid, blank, np.zeros_like(solid))
 
   def max_characters(self, length: int) -> int:
-    """A character has a byte at least."""
+    """See `Tokenizer`; a character has at least one byte."""
     return length
 
 
 class SentencePiece:
-  """Pieces of a SentencePiece model, after the special tokens.
+  """Subwords of a SentencePiece model as tokens, after the special tokens.
 
   Args:
     path: the model file; `scripts.data.train_sentencepiece` makes one.
 
   Raises:
-    UserError: the package is missing, or the file is not such a model.
+    UserError: the package is missing, or the file is not a SentencePiece model.
   """
 
   def __init__(self, path: str):
@@ -113,14 +113,14 @@ class SentencePiece:
         " scripts.data.train_sentencepiece makes"
       ) from error
     try:
-      # An empty model is not refused when it is read, only when it is used.
+      # SentencePiece accepts an empty model and fails only when it is used.
       if not self._proto:
         raise RuntimeError("no bytes")
       self._size = self._processor.get_piece_size()
     except RuntimeError as error:
       raise UserError(
-        f"config.data.tokenizer={path} is no SentencePiece model, or a damaged"
-        " one; python -m scripts.data.train_sentencepiece makes one"
+        f"config.data.tokenizer={path} is not a SentencePiece model, or is"
+        " damaged; python -m scripts.data.train_sentencepiece makes one"
       ) from error
     self.vocab_size = self._size + _FIRST
 
@@ -140,50 +140,50 @@ class SentencePiece:
     return sentencepiece.SentencePieceProcessor(model_proto=self._proto)
 
   @functools.cached_property
-  def _pieces(self) -> list[str]:
+  def _subwords(self) -> list[str]:
     return [self._processor.id_to_piece(i) for i in range(self._size)]
 
   @functools.cached_property
   def _spaced(self) -> np.ndarray:
-    """Which pieces begin with a space, bool [V - 6]."""
-    return np.array([piece.startswith(_SPACE) for piece in self._pieces])
+    """True for subwords that begin with a space, bool [V - 6]."""
+    return np.array([subword.startswith(_SPACE) for subword in self._subwords])
 
   @functools.cached_property
   def _blank(self) -> np.ndarray:
-    """Which pieces are white space only, bool [V - 6]."""
-    return np.array([_text(piece).isspace() for piece in self._pieces])
+    """True for subwords of white space only, bool [V - 6]."""
+    return np.array([_text(subword).isspace() for subword in self._subwords])
 
   @functools.cached_property
   def _longest(self) -> int:
-    return max(map(len, self._pieces))
+    return max(map(len, self._subwords))
 
   def encode(self, text: str) -> np.ndarray:
-    """As in `Tokenizer`."""
-    byte_tokenizer.encode(text)  # Refuses what UTF-8 cannot hold, as bytes do.
+    """See `Tokenizer`."""
+    byte_tokenizer.encode(text)  # Raises an error if UTF-8 cannot encode it.
     return np.array(self._processor.encode(text), np.int32) + _FIRST
 
   def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-    """As in `Tokenizer`."""
+    """See `Tokenizer`."""
     ids = byte_tokenizer.check_tokens(ids, self.vocab_size)
     return self._processor.decode((ids[ids >= _FIRST] - _FIRST).tolist())
 
   def display(self, ids: Sequence[int] | np.ndarray) -> str:
-    """As in `Tokenizer`."""
+    """See `Tokenizer`."""
     ids = byte_tokenizer.check_tokens(ids, self.vocab_size)
     return printable("".join(map(self._shown, ids.tolist())))
 
   def words(self, ids: np.ndarray) -> np.ndarray:
-    """As in `Tokenizer`; white space may be a piece or begin one."""
+    """See `Tokenizer`; white space may be a subword or begin one."""
     known = ids >= _FIRST
-    pieces = np.maximum(ids - _FIRST, 0)
-    blank = known & self._blank[pieces]
+    subwords = np.maximum(ids - _FIRST, 0)
+    blank = known & self._blank[subwords]
     solid = known & ~blank
-    return _numbered(solid, blank, solid & self._spaced[pieces])
+    return _word_indices(solid, blank, solid & self._spaced[subwords])
 
   def mask_words(self, text: str, words: str) -> np.ndarray:
-    """As in `Tokenizer`; a piece that has any part of the words is masked."""
+    """See `Tokenizer`; a subword with any part of the words is masked."""
     ids = self.encode(text)
-    # White space around the words is not theirs: it may be in another's piece.
+    # White space around the words may belong to a neighboring subword.
     wanted = re.escape(words.strip() or words)
     places = [m.span() for m in re.finditer(wanted, text)]
     if not words or not places:
@@ -195,23 +195,23 @@ class SentencePiece:
     return ids
 
   def max_characters(self, length: int) -> int:
-    """No piece has more characters than the longest."""
+    """See `Tokenizer`; as if every subword were the longest."""
     return length * self._longest
 
   def _shown(self, token: int) -> str:
     if token < _FIRST:
       return f"[{byte_tokenizer.SPECIAL_TOKENS[token]}]"
-    return _text(self._pieces[token - _FIRST])
+    return _text(self._subwords[token - _FIRST])
 
 
 def make_tokenizer(name: str) -> Tokenizer:
-  """The tokenizer a config names.
+  """Makes the tokenizer that `config.data.tokenizer` names.
 
   Args:
     name: "bytes", or the path of a SentencePiece .model.
 
   Raises:
-    UserError: it is neither, or can't be read.
+    UserError: the name is neither, or the file cannot be read.
   """
   if name == "bytes":
     return Bytes()
@@ -224,45 +224,45 @@ def make_tokenizer(name: str) -> Tokenizer:
 
 
 def tokenizer_for_model(name: str, vocab_size: int) -> Tokenizer:
-  """The tokenizer a config names, for a model that knows `vocab_size` tokens.
+  """Makes a tokenizer and checks that it has as many tokens as the model.
 
   Raises:
-    UserError: it can't be read, or has another number of tokens.
+    UserError: it cannot be read, or `vocab_size` differs from its own.
   """
-  found = make_tokenizer(name)
-  if vocab_size != found.vocab_size:
+  tokenizer = make_tokenizer(name)
+  if vocab_size != tokenizer.vocab_size:
     raise UserError(
       f"config.model.adapter.vocab_size is {vocab_size} but"
-      f" config.data.tokenizer={name} has {found.vocab_size} tokens; make"
+      f" config.data.tokenizer={name} has {tokenizer.vocab_size} tokens; make"
       " them equal"
     )
-  return found
+  return tokenizer
 
 
-def _text(piece: str) -> str:
-  """The text of a piece; U+FFFD for a byte that is no character."""
-  byte = _BYTE.fullmatch(piece)
+def _text(subword: str) -> str:
+  """Returns the text of a subword; U+FFFD for a part of a character."""
+  byte = _BYTE.fullmatch(subword)
   if byte is None:
-    return piece.replace(_SPACE, " ")
+    return subword.replace(_SPACE, " ")
   code = int(byte[1], 16)
   return chr(code) if code < 128 else "\ufffd"
 
 
-def _numbered(
+def _word_indices(
   solid: np.ndarray, blank: np.ndarray, spaced: np.ndarray
 ) -> np.ndarray:
-  """Numbers the words of a text.
+  """Returns the index of each token's word.
 
   Args:
-    solid: bool [L], tokens that are not white space only, nor special.
-    blank: bool [L], tokens of white space only.
-    spaced: bool [L], solid tokens that begin with a space.
+    solid: bool [L], True at tokens neither special nor only white space.
+    blank: bool [L], True at tokens of white space only.
+    spaced: bool [L], True at solid tokens that begin with a space.
 
   Returns:
-    int32 [L] from 0; -1 for special tokens and surplus white space.
+    int32 [L]; -1 for special tokens and additional white space.
   """
   first = solid & (spaced | ~np.append(False, solid[:-1]))
-  # The white space before a word is its own, unless it has some already.
+  # A word includes the white space before it unless it begins with some.
   lead = blank & np.append((first & ~spaced)[1:], False)
   starts = lead | (first & ~np.append(False, lead[:-1]))
   return np.where(solid | lead, np.cumsum(starts) - 1, -1).astype(np.int32)

@@ -71,11 +71,11 @@ def test_other_ids_are_refused(ids):
     byte_tokenizer.decode(ids)
 
 
-def test_what_is_no_row_of_tokens_is_refused():
+def test_tokens_that_are_not_one_row_are_refused():
   for ids in ([7.0], [True]):
-    with pytest.raises(ValueError, match="tokens are integers"):
+    with pytest.raises(ValueError, match="tokens must be integers"):
       byte_tokenizer.decode(ids)
-  with pytest.raises(ValueError, match=r"one row, got \(1, 2\)"):
+  with pytest.raises(ValueError, match=r"one row \[L\], got shape \(1, 2\)"):
     byte_tokenizer.display([[7, 8]])
 
 

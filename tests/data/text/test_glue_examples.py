@@ -149,7 +149,7 @@ def test_what_is_wrong_is_named(folder, name, text, message):
 @pytest.mark.parametrize(
   ("task", "text", "message"),
   [
-    ("stsb", _TRAIN["stsb"].replace("4.750", "much"), "'much' is no score"),
+    ("stsb", _TRAIN["stsb"].replace("4.750", "much"), "'much' is not a score"),
     ("other", "", "unknown task 'other'"),
   ],
 )
@@ -160,7 +160,7 @@ def test_wrong_labels_and_tasks(folder, task, text, message):
 
 def test_a_number_that_is_none_is_named(folder):
   text = "index\tsentence1\tsentence2\nx\ta\tb\n"
-  with pytest.raises(UserError, match="line 2: 'x' is no number"):
+  with pytest.raises(UserError, match="line 2: 'x' is not the number"):
     _read(folder("RTE/test.tsv", text), "rte", "test")
 
 
