@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-# Small models run for a millisecond and compile for seconds: do not optimise.
+# Small models run for a millisecond and compile for seconds: do not optimize.
 jit = functools.partial(
   jax.jit,
   compiler_options={

@@ -78,7 +78,7 @@ def test_statistics_do_not_depend_on_the_number_of_devices():
 
 
 def test_evaluation_uses_running_statistics():
-  model = _stem("data")  # No mapped axis is needed to evaluate or initialise.
+  model = _stem("data")  # No mapped axis is needed to evaluate or initialize.
   params, state = _random_params(model, _IMAGES)
   run = jax.jit(lambda state, x: model.apply(params, state, x, False))
   running = {
@@ -191,7 +191,7 @@ def _convex():
   return plain.jit(model.apply), params
 
 
-def _neighbours(image, y, x):
+def _neighbors(image, y, x):
   """The 3 x 3 pixels around one, row by row; zeros outside."""
   padded = np.pad(np.asarray(image, np.float64), ((1, 1), (1, 1), (0, 0)))
   return padded[y : y + 3, x : x + 3].reshape(9, -1)
@@ -206,12 +206,12 @@ def test_convex_upsampling_by_definition():
   kernel = np.asarray(params["up/mask_hidden"]["w"], np.float64)
   kernel, bias = kernel.reshape(36, 8), params["up/mask_hidden"]["b"]
   for b, y, x_ in np.ndindex(2, *_COARSE):
-    around = _neighbours(x[b], y, x_).reshape(-1)
+    around = _neighbors(x[b], y, x_).reshape(-1)
     hidden = np.maximum(around @ kernel + bias, 0)
     weights = layers.linear("mask", hidden)[0, 0].reshape(9, _FACTOR, _FACTOR)
     weights = np.exp(weights - weights.max(0))
     weights /= weights.sum(0)
-    coarse = _FACTOR * _neighbours(layers.linear("flow", x[b]), y, x_)
+    coarse = _FACTOR * _neighbors(layers.linear("flow", x[b]), y, x_)
     want = np.einsum("kij,kc->ijc", weights, coarse)
     fine = out[b, _FACTOR * y : _FACTOR * (y + 1)]
     fine = fine[:, _FACTOR * x_ : _FACTOR * (x_ + 1)]
@@ -238,13 +238,13 @@ def test_constant_coarse_flow_is_constant_and_scaled(seed, u, v):
   assert np.all(np.abs(out) <= np.abs(want) + 1e-5)
 
 
-def test_fine_flow_lies_between_its_coarse_neighbours():
+def test_fine_flow_lies_between_its_coarse_neighbors():
   run, params = _convex()
   x = plain.normal(2, *_COARSE, 4)
   out = np.asarray(run(params, x)).reshape(2, 4, _FACTOR, 5, _FACTOR, 2)
   coarse = _FACTOR * plain.Module(params, "up").linear("flow", x)
   for b, y, x_ in np.ndindex(2, *_COARSE):
-    around = _neighbours(coarse[b], y, x_)
+    around = _neighbors(coarse[b], y, x_)
     fine = out[b, y, :, x_].reshape(-1, 2)
     assert np.all(fine <= around.max(0) + 1e-4)
     assert np.all(fine >= around.min(0) - 1e-4)

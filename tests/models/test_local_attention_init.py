@@ -59,8 +59,8 @@ def test_latents_read_their_stretch_and_outputs_their_latents():
   own = np.arange(_LENGTH) // stretch == np.arange(_LATENTS)[:, None]
   assert reads[:, own].reshape(2, _LATENTS, -1).sum(-1).min() > 0.5
   # The first head reads the first half of it, the second the rest.
-  centres = (reads * np.arange(_LENGTH)).sum(-1)
-  assert (centres[0] + 0.5 < centres[1]).all()
+  centers = (reads * np.arange(_LENGTH)).sum(-1)
+  assert (centers[0] + 0.5 < centers[1]).all()
   decoded = np.asarray(out.decoder_attention)[0].sum(0)  # [O, N]
   latents = np.arange(_LENGTH) // stretch
   assert (np.abs(decoded.argmax(-1) - latents) <= 1).mean() > 0.9

@@ -1,4 +1,4 @@
-"""The papers' models at full size, by shapes alone; what models import."""
+"""The published models at full size, by shapes alone."""
 
 import ast
 import copy

@@ -50,14 +50,14 @@ _QUERY = {"kind": "classification", "num_query_channels": 1024}
 
 
 def _audioset(
-  sound: str,
+  audio: str,
   video: bool,
   sizes: Mapping[str, Any],
   decoder: Mapping[str, Any],
   *figures: Any,
   note: str = "",
 ) -> Entry:
-  chosen = {"audio": _AUDIO[sound]} if sound else {}
+  chosen = {"audio": _AUDIO[audio]} if audio else {}
   chosen |= {"image": _VIDEO} if video else {}
   spec = {
     "num_classes": 527,
@@ -74,21 +74,21 @@ def _audioset(
   return Entry(spec, raw, *figures, note)
 
 
-def _icml(sound: str, video: bool, num_parameters: int) -> Entry:
+def _icml(audio: str, video: bool, num_parameters: int) -> Entry:
   source = "Perceiver, Table 3"
   return _audioset(
-    sound, video, _ICML, _AVERAGE, num_parameters, "", "", source
+    audio, video, _ICML, _AVERAGE, num_parameters, "", "", source
   )
 
 
 def _io(
-  sound: str, decoder: Mapping[str, Any], channels: int, *figures: Any
+  audio: str, decoder: Mapping[str, Any], channels: int, *figures: Any
 ) -> Entry:
   surplus = "the published parameters are 0.1M (D = 512) and 1.6M (1,024) more"
   note = surplus if decoder is _QUERY else ""
   sizes = deep(512, channels, 12)
   return _audioset(
-    sound, True, sizes, decoder, *figures, "IO, AudioSet", note=note
+    audio, True, sizes, decoder, *figures, "IO, AudioSet", note=note
   )
 
 

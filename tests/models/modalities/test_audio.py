@@ -1,4 +1,4 @@
-"""Sound to elements: patches of samples and where they are."""
+"""The audio adapter: patches of samples and their positions."""
 
 import functools
 
@@ -32,8 +32,8 @@ def test_full_size(name, samples, elements, channels):
   section = zoo.spec(name)["adapter"]["modalities"]["audio"]
   assert section.pop("kind") == "audio"
   assert zoo.MODELS[name].raw["audio"].shape == (samples, 1)
-  sound = flops.abstract(2, samples, 1)
-  out = jax.eval_shape(_adapter(**section), sound)
+  audio = flops.abstract(2, samples, 1)
+  out = jax.eval_shape(_adapter(**section), audio)
   assert out.shape == (2, elements, channels)
 
 
@@ -42,25 +42,25 @@ def test_full_size(name, samples, elements, channels):
   [(4, 3, 2, ()), (1, 5, 3, ()), (3, 4, 2, (40,))],
 )
 def test_samples_of_a_patch_then_its_position(size, count, bands, resolution):
-  sound = plain.normal(2, size * count, 1)
+  audio = plain.normal(2, size * count, 1)
   adapter = _adapter(
     samples_per_patch=size, num_bands=bands, max_resolution=resolution
   )
-  out = plain.jit(adapter)(sound)
+  out = plain.jit(adapter)(audio)
   assert out.shape == (2, count, size + 2 * bands + 1)
   # The highest band is half the number of patches, unless said otherwise.
   want = plain.fourier(plain.grid(count), bands, resolution or (count,))
   for i in range(count):
-    samples = sound[:, i * size : (i + 1) * size, 0]
+    samples = audio[:, i * size : (i + 1) * size, 0]
     np.testing.assert_array_equal(out[:, i, :size], samples)
     for example in out:
       np.testing.assert_allclose(example[i, size:], want[i], atol=1e-4)
 
 
 def test_positions_follow_the_dtype_of_the_sound():
-  sound = jnp.ones((1, 8, 1), jnp.bfloat16)
+  audio = jnp.ones((1, 8, 1), jnp.bfloat16)
   adapter = _adapter(samples_per_patch=2, num_bands=3, max_resolution=(30_720,))
-  out = plain.jit(adapter)(sound)
+  out = plain.jit(adapter)(audio)
   assert out.dtype == jnp.bfloat16
   # They are rounded once, at the end: high bands survive half precision.
   want = plain.fourier(plain.grid(4), 3, (30_720,))

@@ -1,4 +1,4 @@
-"""Units of a game to elements, and an encoding of each from latents."""
+"""The adapter and decoder of entities."""
 
 import functools
 
@@ -21,7 +21,7 @@ from perceiver_jax.models import (
 from perceiver_jax.models.modalities import entities
 
 _few = settings(max_examples=10, deadline=None)
-_UNITS = 6
+_ENTITIES = 6
 
 
 def test_full_size():
@@ -61,7 +61,7 @@ def _model():
 
 
 def _mask(seed):
-  real = np.random.default_rng(seed).random((2, _UNITS)) < 0.5
+  real = np.random.default_rng(seed).random((2, _ENTITIES)) < 0.5
   real[:, 0], real[:, -1] = True, False
   return real
 
@@ -127,7 +127,7 @@ def test_example_without_entities_is_finite_and_leaves_the_other():
 
 
 @_few
-@given(st.permutations(range(_UNITS)), st.integers(0, 99))
+@given(st.permutations(range(_ENTITIES)), st.integers(0, 99))
 def test_permuted_entities_have_permuted_encodings(order, seed):
   run, _ = _model()
   raw, mask = small.raw("starcraft", seed=seed), jnp.asarray(_mask(seed))

@@ -1,4 +1,4 @@
-"""Two frames to elements, and flow from latents."""
+"""The adapter and decoder of optical flow."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Every way from an image or a video to the input array."""
+"""The adapter of images and video."""
 
 import haiku as hk
 import jax

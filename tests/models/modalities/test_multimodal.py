@@ -1,4 +1,4 @@
-"""Several modalities to one input array and back, at given points or all."""
+"""The adapter and decoder of several modalities."""
 
 import functools
 
@@ -159,7 +159,7 @@ def test_modalities_by_name_padded_and_masked():
   plainly = plain.Module(params, "adapter")
   want = np.zeros(out.shape)
   arrays = raw | {"label": raw["label"][:, None]}
-  hidden = {
+  masked = {
     "audio": np.zeros((2, 3), bool),
     "label": np.asarray(masked["label"])[:, None],
     "video": np.asarray(masked["video"]),
@@ -172,7 +172,7 @@ def test_modalities_by_name_padded_and_masked():
       )
       for i, element in enumerate(np.asarray(arrays[name][b])):
         shown = np.concatenate([element, padding])
-        rows.append(token if hidden[name][b, i] else shown)
+        rows.append(token if masked[name][b, i] else shown)
     want[b] = rows
   np.testing.assert_allclose(out, want, atol=1e-6)
 
@@ -369,10 +369,10 @@ def test_queries_are_of_modalities_with_a_grid(name):
 
 def test_label_masked_from_the_input_is_not_read():
   run, _, raw = _autoencoder()
-  hidden = {"masked": {"label": jnp.ones(2, bool)}}
+  masked = {"masked": {"label": jnp.ones(2, bool)}}
   other = raw | {"label": -raw["label"]}
-  want = run(raw | hidden).logits
-  jax.tree.map(np.testing.assert_array_equal, run(other | hidden).logits, want)
+  want = run(raw | masked).logits
+  jax.tree.map(np.testing.assert_array_equal, run(other | masked).logits, want)
   assert np.abs(run(other).logits["label"] - want["label"]).max() > 1e-3
 
 

@@ -1,4 +1,4 @@
-"""Classes of texts from latents: queries, heads, names of a pretrained one."""
+"""The multitask classification decoder."""
 
 import jax
 import numpy as np

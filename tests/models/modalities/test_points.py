@@ -1,4 +1,4 @@
-"""Points to elements: their coordinates are their positions."""
+"""The adapter of point clouds."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Tokens to elements, and the language model from latents to logits."""
+"""The adapter and decoders of text."""
 
 import functools
 
