@@ -1,6 +1,6 @@
-"""Sound as numpy arrays, from sound files and from the tracks of video.
+"""Reads and writes audio as numpy arrays, from audio and video files.
 
-Shapes: S samples, in [-1, 1] but for what a file holds beyond. Times are
+Shapes: S samples, usually in [-1, 1]. Times are
 seconds from the beginning of the file, the same as those of `video`.
 """
 
@@ -32,7 +32,7 @@ _RIFF_SLACK = 1024  # bytes by which headers of .wav files are wrong
 
 
 class _Part(NamedTuple):
-  """Sound [S, channels] at its own rate, from the file's sample `first` on."""
+  """Audio [S, channels] at its own rate, from sample `first` of the file."""
 
   samples: np.ndarray
   rate: int
@@ -45,15 +45,15 @@ def read_audio(
   start: float = 0.0,
   num_samples: int | None = None,
 ) -> np.ndarray:
-  """Reads sound at any sampling rate.
+  """Reads audio at any sampling rate.
 
   Sample k is at `start + k / sample_rate`, to the nearest sample (in Matroska
   and WebM, whose times are coarse, to about a millisecond).
 
   Args:
-    path: a sound or video file that FFmpeg decodes: wav, flac, mp3, mp4, mkv,
+    path: an audio or video file that FFmpeg decodes: wav, flac, mp3, mp4, mkv,
       webm and others.
-    sample_rate: per second; the papers' sound is at 48,000.
+    sample_rate: per second; the papers use 48,000.
     start: seconds.
     num_samples: S; to the end if not given. Up to 0.1 seconds that are
       missing at the end are silence.
@@ -121,7 +121,7 @@ def write_wav(
 def _read(
   path: str | os.PathLike[str], start: float, stop: float, sample_rate: int
 ) -> _Part:
-  """Reads sound from a little before `start` to a little after `stop`."""
+  """Reads audio from a little before `start` to a little after `stop`."""
   if Path(path).suffix.lower() in (".wav", ".flac"):
     _check_riff(path)
     with contextlib.suppress(ImportError):
@@ -150,7 +150,7 @@ def _check_riff(path: str | os.PathLike[str]) -> None:
 def _read_soundfile(
   path: str | os.PathLike[str], start: float, stop: float, sample_rate: int
 ) -> _Part | None:
-  """None for what soundfile does not know; PyAV may, or says what is wrong."""
+  """Reads with soundfile; returns None for formats that it does not know."""
   import soundfile
 
   try:
@@ -196,7 +196,7 @@ def _read_av(
 
 
 def _first(start: float, rate: int, sample_rate: int) -> int:
-  """A sample before `start` that is also one at the other rate."""
+  """Returns a sample before `start` that both rates share."""
   step = rate // math.gcd(rate, sample_rate)
   return max(0, math.floor((start - _MARGIN) * rate)) // step * step
 
@@ -204,7 +204,7 @@ def _first(start: float, rate: int, sample_rate: int) -> int:
 def _to_array(
   to_float: Any, frame: Any, path: str | os.PathLike[str]
 ) -> np.ndarray:
-  """PyAV's frame as float32 [S, channels]."""
+  """Converts PyAV's frame to float32 [S, channels]."""
   try:
     parts = [part.to_ndarray() for part in to_float.resample(frame)]
   except ValueError as error:
@@ -216,7 +216,7 @@ def _to_array(
 
 
 def _join(pieces: list[tuple[int, np.ndarray]], first: int) -> np.ndarray:
-  """Pieces put where they belong, with silence between; [S, channels]."""
+  """Joins pieces at their positions, with silence between; [S, channels]."""
   stop = max(place + len(piece) for place, piece in pieces)
   out = np.zeros((max(0, stop - first), pieces[0][1].shape[1]), np.float32)
   for place, piece in pieces:
@@ -227,7 +227,7 @@ def _join(pieces: list[tuple[int, np.ndarray]], first: int) -> np.ndarray:
 
 
 def _resample(part: _Part, sample_rate: int) -> np.ndarray:
-  """The part at another rate, by soxr at its "HQ" quality; [S, channels]."""
+  """Resamples the part by soxr at its "HQ" quality; [S, channels]."""
   if part.rate == sample_rate or not len(part.samples):
     return part.samples
   try:

@@ -1,7 +1,7 @@
-"""Files of pictures and sound, decoded by PyAV (FFmpeg's libraries).
+"""Decodes video and audio files with PyAV (FFmpeg's libraries).
 
-`video` and `audio` build on this: a local file of a known kind is opened,
-times are seconds from its beginning, and what is wrong with it is a UserError.
+`video` and `audio` build on this module. Files are local and of a known format,
+times are seconds from the beginning, and damage raises UserError.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ _SECOND = 1_000_000  # FFmpeg counts a file's time in microseconds
 
 
 class Timed(NamedTuple):
-  """A decoded frame, and from when to when it lasts, in seconds."""
+  """A decoded frame with its start and stop in seconds."""
 
   start: float
   stop: float
@@ -54,7 +54,7 @@ def import_av() -> ModuleType:
 
 @contextlib.contextmanager
 def opened(path: str | os.PathLike[str], kind: str) -> Iterator[Any]:
-  """Opens a file; what FFmpeg finds wrong inside the block is a UserError.
+  """Opens a file; FFmpeg's errors inside the block become UserErrors.
 
   Args:
     path: a local file; its content says what it is, not its name.
@@ -129,14 +129,14 @@ def decode(
 
 
 def frame_rate(track: Any) -> float:
-  """Average frames per second of a video track."""
+  """Returns the average frames per second of a video track."""
   return float(track.average_rate or track.guessed_rate or 25)
 
 
 def duration(path: str | os.PathLike[str], kind: str) -> float:
-  """Seconds that a track lasts, by the header where it says so.
+  """Returns the duration of a track in seconds, from the header if possible.
 
-  Else (what was recorded live, for example) the whole file is read.
+  Otherwise (live recordings, for example) the whole file is read.
 
   Raises:
     UserError: as in `opened`; also if the track holds no frame.
@@ -167,12 +167,12 @@ def _track(container: Any, kind: str, path: str | os.PathLike[str]) -> Any:
 
 
 def _origin(track: Any) -> float:
-  """The time stamp of the beginning of the file, in seconds."""
+  """Returns the time stamp of the beginning of the file, in seconds."""
   return (track.container.start_time or 0) / _SECOND
 
 
 def _seek(track: Any, start: float) -> bool:
-  """Goes to the last key frame by `start`; says whether that worked."""
+  """Seeks to the last key frame before `start`; returns whether it worked."""
   try:
     track.container.seek(round((start + _origin(track)) * _SECOND))
   except import_av().error.FFmpegError:
@@ -181,7 +181,7 @@ def _seek(track: Any, start: float) -> bool:
 
 
 def _packets(track: Any, path: str | os.PathLike[str]) -> Iterator[Any]:
-  """Packets of all tracks from wherever the file is at."""
+  """Iterates over the packets of all tracks from the current position."""
   try:
     yield from track.container.demux()
   except IndexError as error:  # Damage can begin a track that PyAV has not.
@@ -191,7 +191,7 @@ def _packets(track: Any, path: str | os.PathLike[str]) -> Iterator[Any]:
 
 
 def _decode(track: Any, path: str | os.PathLike[str]) -> Iterator[Timed]:
-  """Decodes from wherever the file is at."""
+  """Decodes from the current position of the file."""
   invalid = import_av().error.InvalidDataError
   reached, timed = 0.0, None
   # All tracks: any of them may be shorter than the file.
@@ -215,7 +215,7 @@ def _decode(track: Any, path: str | os.PathLike[str]) -> Iterator[Timed]:
 
 
 def _timed(frame: Any, track: Any, last: Timed | None) -> Timed:
-  """Says when a frame is, given the one before it."""
+  """Adds start and stop to a frame, given the previous one."""
   start = last.stop if last else 0.0
   if frame.pts is not None:
     start = float(frame.pts * frame.time_base) - _origin(track)
@@ -230,7 +230,7 @@ def _timed(frame: Any, track: Any, last: Timed | None) -> Timed:
 def _check_end(
   track: Any, reached: float, path: str | os.PathLike[str]
 ) -> None:
-  """Raises UserError if the header promises much more than there was."""
+  """Raises UserError if the file is much shorter than its header says."""
   slack = _SAY_DURATION.get(track.container.format.name, math.inf)
   promised = (track.container.duration or 0) / _SECOND
   if track.type == "video":

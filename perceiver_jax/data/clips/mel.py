@@ -22,9 +22,9 @@ _FLOOR = 1e-8
 def log_mel(
   sound: np.ndarray, sample_rate: int, settings: Mapping[str, Any]
 ) -> np.ndarray:
-  """Logarithm of the power in mel bands.
+  """Computes a log-mel spectrogram.
 
-  As librosa has it with its default bands (Slaney's, each of unit area), Hann
+  Equals librosa's with its default bands (Slaney's, each of unit area), Hann
   window and power 2. The sound is continued by its mirror image, so that every
   hop gives a frame.
 
@@ -67,7 +67,7 @@ def log_mel(
 def filters(
   sample_rate: int, window: int, bands: int, lowest: float, highest: float
 ) -> np.ndarray:
-  """Triangles of unit area, evenly spaced on the mel scale.
+  """Returns triangular filters of unit area, evenly spaced on the mel scale.
 
   Returns:
     float64 [M, window // 2 + 1].
@@ -92,16 +92,16 @@ def filters(
 def spec_augment(
   spectrogram: np.ndarray, rng: np.random.Generator, settings: Mapping[str, int]
 ) -> np.ndarray:
-  """Hides stripes of time and of frequency (arXiv 1904.08779).
+  """Masks stripes of time and of frequency (arXiv 1904.08779).
 
   Args:
     spectrogram: float32 [F, M], normalized so that 0 is its mean.
-    rng: draws the stripes.
+    rng: random generator.
     settings: `num_times` stripes of up to `times` frames, and
       `num_frequencies` of up to `frequencies` bands.
 
   Returns:
-    float32 [F, M], 0 where hidden.
+    float32 [F, M], 0 where masked.
   """
   found = spectrogram.copy()
   for axis, name in ((0, "times"), (1, "frequencies")):
@@ -116,7 +116,7 @@ def spec_augment(
 
 @functools.lru_cache(maxsize=16)
 def _hann(size: int) -> np.ndarray:
-  """The periodic Hann window."""
+  """Returns the periodic Hann window."""
   return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
 
 

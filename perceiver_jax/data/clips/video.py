@@ -1,7 +1,7 @@
 """Video files as numpy arrays, by the time stamps of their frames.
 
 Shapes: T frames, H height, W width; pixels are uint8 RGB. Times are seconds
-from the beginning of the file, the same for pictures and sound (`audio`).
+from the beginning of the file, the same for video and audio.
 """
 
 import itertools
@@ -89,7 +89,7 @@ def frames(
 
 
 def frame_rate(path: str | os.PathLike[str]) -> float:
-  """A video's average frames per second; raises UserError as `frames`."""
+  """Returns a video's average frames per second; may raise UserError."""
   with av_decoding.opened(path, "video") as track:
     return av_decoding.frame_rate(track)
 
@@ -114,7 +114,7 @@ def _frames(
 
 
 def _until_the_next(shown: Iterator[Timed]) -> Iterator[Timed]:
-  """Lets every frame last until the next begins."""
+  """Extends every frame to the start of the next."""
   for timed, after in itertools.pairwise(itertools.chain(shown, [None])):
     yield timed._replace(stop=after.start) if after else timed
 
@@ -134,5 +134,5 @@ def _constant(
 def _to_rgb(frame: Any) -> np.ndarray:
   """Converts PyAV's frame to uint8 [H, W, 3], upright."""
   picture = frame.to_ndarray(format="rgb24")
-  # Telephones store what they film lying and note how to turn it.
+  # Phones store video sideways, with the rotation as metadata.
   return np.rot90(picture, round(frame.rotation / 90))

@@ -1,11 +1,11 @@
-"""Changes of a training pair: colors, erased parts, size and place.
+"""Augmentation of training pairs: color jitter, erasing, scaling, cropping.
 
-What the authors of AutoFlow released for RAFT, which the paper uses with a
-curriculum on its severity (IO, app. H). For the change of size their code has
-two ranges, log2: -0.2 to 0.5 where none is given, as RAFT has it, and 0.2 to 1
-in its file of settings, which it shares with another model. The paper does not
-say which it used; ours is the former. Shapes: H, W of the pair; h, w of what
-the model takes.
+Follows AutoFlow's released code for RAFT, which the paper uses with a
+curriculum on its severity (IO, app. H). That code has two ranges of
+log2 scales: -0.2 to 0.5 by default, as in RAFT, and 0.2 to 1 in a configuration
+file shared with another model. The paper does not say which it used;
+the default here is the former. Shapes: H, W of the pair; h, w of the input of
+the model.
 """
 
 from collections.abc import Mapping
@@ -22,23 +22,23 @@ from perceiver_jax.errors import UserError
 
 
 class Augmentation(NamedTuple):
-  """How much is changed at severity 1; everything is off at 0.
+  """Strength of the augmentation at severity 1; severity 0 turns it off.
 
   Attributes:
-    brightness: most that pixels are multiplied by, above or below 1.
-    contrast: the same of their distance from the mean color.
-    saturation: the same of their distance from gray.
-    hue: most that hues turn, as a share of the circle.
-    asymmetric_share: of pairs whose frames are changed differently.
-    erase_share: of pairs with one or two boxes of the second frame erased.
-    erase_size: least and most pixels of a box's sides.
-    spatial_share: of pairs that change in size.
-    min_scale: least change, log2.
-    max_scale: most change, log2.
-    stretch_share: of pairs whose axes change in size differently.
-    stretch: most that they do, log2.
-    left_right_share: of pairs that are mirrored.
-    up_down_share: of pairs that are turned upside down.
+    brightness: largest change of brightness, as a fraction.
+    contrast: largest change of the distance from the mean color.
+    saturation: largest change of the distance from gray.
+    hue: largest rotation of hues, as a fraction of the circle.
+    asymmetric_share: share of pairs whose frames get different colors.
+    erase_share: share of pairs with one or two boxes erased in frame 2.
+    erase_size: minimum and maximum side of a box in pixels.
+    spatial_share: share of pairs that are scaled.
+    min_scale: minimum scale, log2.
+    max_scale: maximum scale, log2.
+    stretch_share: share of scaled pairs whose axes are scaled differently.
+    stretch: largest difference from the common scale, log2.
+    left_right_share: share of pairs flipped horizontally.
+    up_down_share: share of pairs flipped vertically.
   """
 
   brightness: float = 0.4
@@ -58,10 +58,10 @@ class Augmentation(NamedTuple):
 
 
 def make_augmentation(settings: Mapping[str, Any]) -> Augmentation:
-  """An `Augmentation` from the leaves of a config.
+  """Makes an `Augmentation` from the leaves of a config.
 
   Raises:
-    UserError: there is no such leaf, or a range is the wrong way round.
+    UserError: a leaf is unknown, or a minimum exceeds its maximum.
   """
   unknown = sorted(set(settings) - set(Augmentation._fields))
   if unknown:
@@ -90,12 +90,12 @@ def augment(
   size: tuple[int, int],
   severity: float,
 ) -> Example:
-  """Changes a pair and cuts out what the model takes.
+  """Augments a pair and crops it to the size of the model.
 
   Args:
     example: see `sources`.
-    rng: draws what is random.
-    how: at severity 1.
+    rng: random generator.
+    how: augmentation at severity 1.
     size: (h, w).
     severity: 0 to 1; shares and strengths are multiplied by it.
 
@@ -121,15 +121,15 @@ def resized_crop(
   size: tuple[int, int],
   scales: tuple[float, float] = (1.0, 1.0),
 ) -> Example:
-  """Cuts a part out and resizes it; a part that is too large is made smaller.
+  """Crops a pair and resizes the crop to a size.
 
-  Where a pair is smaller than the part wanted, it is resized to fit.
+  The crop is limited to the size of the pair.
 
   Args:
     example: see `sources`.
-    rng: draws the place; None takes the middle.
-    size: (h, w) wanted.
-    scales: down and across: pixels that one pixel becomes.
+    rng: draws the position; None crops the center.
+    size: (h, w) of the result.
+    scales: vertical and horizontal scale.
   """
   shape = example["flow"].shape[:2]
   part, start = [], []
@@ -143,18 +143,18 @@ def resized_crop(
   occluded = example["occluded"][where]
   if tuple(part) != tuple(size):
     rows, columns = size
-    # What the part was really resized by, after rounding.
+    # The scale after rounding the size of the crop.
     ratio = np.float32([columns / part[1], rows / part[0]])
     frames = np.stack([_resize(f, size, cv2.INTER_LINEAR) for f in frames])
     flow = _resized_flow(flow, size) * ratio
-    # INTER_NEAREST would displace it: it is not about the pixels' centers.
-    way = cv2.INTER_NEAREST_EXACT
-    occluded = _resize(occluded.astype(np.uint8), size, way) > 0
+    # INTER_NEAREST ignores the centers of pixels and would displace the mask.
+    interpolation = cv2.INTER_NEAREST_EXACT
+    occluded = _resize(occluded.astype(np.uint8), size, interpolation) > 0
   return {**example, "frames": frames, "flow": flow, "occluded": occluded}
 
 
 def flip(example: Example, axis: int) -> Example:
-  """Mirrors a pair along axis 0 (down) or 1 (across)."""
+  """Flips a pair along axis 0 (vertical) or 1 (horizontal)."""
   signs = np.float32([1, -1] if axis == 0 else [-1, 1])
   return {
     **example,
@@ -167,7 +167,7 @@ def flip(example: Example, axis: int) -> Example:
 def _scales(
   rng: np.random.Generator, how: Augmentation, severity: float
 ) -> tuple[float, float]:
-  """Changes of size down and across."""
+  """Draws the vertical and horizontal scale."""
   both, along = 0.0, np.zeros(2)
   if rng.random() < severity * how.spatial_share:
     both = severity * rng.uniform(how.min_scale, how.max_scale)
@@ -183,7 +183,7 @@ def _colors(
   how: Augmentation,
   severity: float,
 ) -> np.ndarray:
-  """Both frames in the same way, or each in its own."""
+  """Jitters the colors of both frames alike, or of each separately."""
   if rng.random() < severity * how.asymmetric_share:
     return np.stack([_jittered(f[None], rng, how, severity)[0] for f in frames])
   return _jittered(frames, rng, how, severity)
@@ -195,7 +195,7 @@ def _jittered(
   how: Augmentation,
   severity: float,
 ) -> np.ndarray:
-  """Brightness, contrast, saturation, hue; uint8 [n, H, W, 3]."""
+  """Jitters brightness, contrast, saturation and hue; uint8 [n, H, W, 3]."""
   most = np.array([how.brightness, how.contrast, how.saturation, how.hue])
   light, contrast, saturation, hue = severity * most * rng.uniform(-1, 1, 4)
   pixels = frames.reshape(-1, frames.shape[2], 3)
@@ -232,20 +232,22 @@ def _erased(
 
 
 def _resized_flow(flow: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """Flow at [h, w]; of sparse flow each value comes once, or not at all.
+  """Resizes flow to [h, w]; sparse values are moved, not interpolated.
 
-  A value goes to the pixel that the middle of its own falls into; to fill the
-  ones around would put it where it was not measured.
+  A value is moved to the pixel that contains the center of its own, and not
+  copied to pixels without a measurement.
   """
   known = np.isfinite(flow).all(-1)
   if known.all():
     return _resize(flow, size, cv2.INTER_LINEAR)
   ratios = np.divide(size, known.shape)
   places = np.floor((np.argwhere(known) + 0.5) * ratios).astype(int)
-  found = np.full((*size, 2), np.nan, np.float32)
-  found[tuple(places.T)] = flow[known]
-  return found
+  resized = np.full((*size, 2), np.nan, np.float32)
+  resized[tuple(places.T)] = flow[known]
+  return resized
 
 
-def _resize(image: np.ndarray, size: tuple[int, int], way: int) -> np.ndarray:
-  return cv2.resize(image, size[::-1], interpolation=way)
+def _resize(
+  image: np.ndarray, size: tuple[int, int], interpolation: int
+) -> np.ndarray:
+  return cv2.resize(image, size[::-1], interpolation=interpolation)

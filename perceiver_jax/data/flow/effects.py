@@ -1,6 +1,7 @@
-"""What a camera and the air do to rendered frames; flow stays as it is.
+"""Fog, lighting changes and noise of rendered frames.
 
-Shapes: H, W of the frames. Motion blur is part of the layers (`scene`).
+Flow is not changed. Motion blur is part of the layers (`scene`). Shapes: H, W
+of the frames.
 """
 
 import cv2
@@ -8,18 +9,18 @@ import numpy as np
 
 from perceiver_jax.data.flow.scene import Scene
 
-# Cells of the smooth random fields of fog and light along each axis.
+# Cells along each axis of the random fields of fog and light.
 _CELLS = 4
 
 
 def apply_effects(
   rng: np.random.Generator, scene: Scene, frames: np.ndarray
 ) -> np.ndarray:
-  """Fog, light that changes between the frames, and noise.
+  """Adds fog, a change of light between the frames, and noise at random.
 
   Args:
-    rng: draws which, and how strong.
-    scene: how often and how strong at most.
+    rng: random generator.
+    scene: share of pairs and largest strength of each effect.
     frames: uint8 [2, H, W, 3].
 
   Returns:
@@ -41,21 +42,21 @@ def apply_effects(
 
 
 def _fog(rng: np.random.Generator, scene: Scene, x: np.ndarray) -> np.ndarray:
-  """Gray that lies before everything and stays where it is."""
+  """Adds static gray fog in front of the scene."""
   field = _smooth(rng, x.shape[1:3])
   density = (scene.fog_density * rng.random()) * field[..., None]
   return x + density * (np.float32(rng.uniform(120, 255)) - x)
 
 
 def _light(rng: np.random.Generator, scene: Scene, x: np.ndarray) -> np.ndarray:
-  """Brightens or darkens a frame, its colors and its parts unevenly."""
+  """Changes the brightness of a frame by color and region."""
   gains = 1 + scene.light * rng.uniform(-1, 1, 3) / 2
   field = 1 + scene.light * (_smooth(rng, x.shape[:2]) - 0.5)
   return x * field[..., None] * gains.astype(np.float32)
 
 
 def _smooth(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-  """A smooth random field float32 [H, W] in [0, 1]."""
+  """Draws a smooth random field float32 [H, W] in [0, 1]."""
   cells = rng.random((_CELLS, _CELLS), np.float32)
   field = cv2.resize(cells, shape[::-1], interpolation=cv2.INTER_CUBIC)
   return field.clip(0, 1)

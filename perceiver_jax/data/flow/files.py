@@ -1,8 +1,8 @@
-"""Optical flow in files: Middlebury .flo, KITTI .png and .pfm.
+"""Reads and writes optical flow: Middlebury .flo, KITTI .png and .pfm.
 
-Flow is float32 [H, W, 2]: how far each pixel of the first frame moves, in
-pixels, x (right) then y (down). It is NaN where it is not known, whichever
-way a format says so. No memory is taken on the word of a header alone.
+Flow is float32 [H, W, 2]: the displacement of each pixel of the first frame, x
+(right) then y (down), in pixels. Unknown flow is NaN in every format. Sizes in
+headers are checked against the file before memory is allocated.
 """
 
 import os
@@ -18,7 +18,7 @@ import numpy as np
 from perceiver_jax.errors import UserError
 
 _FLO_MAGIC = struct.pack("<f", 202021.25)
-# Middlebury's rule: what is larger is unknown, and is written as 1e10.
+# In Middlebury's format larger values are unknown; they are written as 1e10.
 _FLO_LARGEST = 1e9
 _FLO_UNKNOWN = 1e10
 _PNG_HEADER = re.compile(
@@ -34,11 +34,11 @@ _PFM_HEADER = re.compile(
 
 
 class _DamagedError(Exception):
-  """The bytes are not what the format wants; the message says in what."""
+  """The bytes violate the format, as the message explains."""
 
 
 def read_flow(path: str | os.PathLike[str]) -> np.ndarray:
-  """Reads optical flow; the ending of the name says which format.
+  """Reads optical flow in the format of the file's suffix.
 
   Args:
     path: a .flo (Middlebury, Sintel), 16-bit .png (KITTI) or .pfm file.
@@ -70,7 +70,7 @@ def read_flow(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def write_flow(path: str | os.PathLike[str], flow: np.ndarray) -> None:
-  """Writes optical flow; the ending of the name says which format.
+  """Writes optical flow in the format of the file's suffix.
 
   Args:
     path: ends in .flo or .pfm, which keep float32 exactly, or in .png, which
@@ -109,7 +109,7 @@ def _read_flo(data: bytes) -> np.ndarray:
     raise _DamagedError("it does not start as a .flo file does")
   width, height = struct.unpack("<2i", data[4:12])
   flow = _floats(data[12:], (height, width, 2), "<f4")
-  # Written so that NaN, too, is unknown.
+  # The comparison is also False for NaN.
   return np.where(np.abs(flow) <= _FLO_LARGEST, flow, np.float32(np.nan))
 
 
@@ -175,7 +175,7 @@ def _write_pfm(flow: np.ndarray, unknown: np.ndarray) -> bytes:
 
 
 def _floats(data: bytes, shape: tuple[int, int, int], order: str) -> np.ndarray:
-  """The array in `data`, which must be just as long as its header says."""
+  """Returns the array in `data`, whose length must match the header."""
   height, width, channels = shape
   if height < 1 or width < 1:
     raise _DamagedError(f"its header says {width} x {height} pixels")

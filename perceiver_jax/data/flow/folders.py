@@ -1,7 +1,6 @@
-"""Optical flow data sets in the folders people download.
+"""Optical flow data sets in their original folders.
 
-Nothing is downloaded. Every source holds paths and reads a pair when it is
-asked for; see `sources` for what a pair is.
+Nothing is downloaded. Pairs are read on access; see `sources` for their format.
 """
 
 import itertools
@@ -18,10 +17,10 @@ from perceiver_jax.data.flow import files as flow_files
 from perceiver_jax.data.images import codec
 from perceiver_jax.errors import UserError
 
-# Of 40,000 pairs of AutoFlow, how many the held-out split has: every 200th.
+# Every 200th of AutoFlow's 40,000 pairs is in the test split.
 _AUTOFLOW_STRIDE = 200
-# All that is known, and what of it can be seen in the second frame.
-_KITTI_TRUTH = ("flow_occ", "flow_noc")
+# All known flow, and the part that is visible in the second frame.
+_KITTI_FLOW = ("flow_occ", "flow_noc")
 # The folder of the frames.
 _KITTI_YEARS = {"2012": "colored_0", "2015": "image_2"}
 
@@ -30,12 +29,12 @@ class Files(NamedTuple):
   """Paths of one pair.
 
   Attributes:
-    first: an image.
-    second: an image.
-    flow: see `files`; None where the truth is not published.
-    occlusion: an image, black where nothing is occluded, or None.
-    visible_flow: flow that is known only where it is not occluded, or None.
-    name: of the pair, as benchmarks call it: "alley_1/frame_0001".
+    first: first frame.
+    second: second frame.
+    flow: see `files`; None if the ground truth is not published.
+    occlusion: image that is black where nothing is occluded, or None.
+    visible_flow: flow of the pixels that are not occluded, or None.
+    name: name of the pair in benchmarks, such as "alley_1/frame_0001".
   """
 
   first: Path
@@ -50,7 +49,7 @@ class FlowFolder:
   """Pairs read from files.
 
   Args:
-    files: of each pair.
+    files: paths of each pair.
   """
 
   in_memory = False
@@ -89,7 +88,7 @@ class FlowFolder:
 
 
 def autoflow(directory: str | os.PathLike[str], split: str) -> FlowFolder:
-  """The public AutoFlow release (40,000 pairs).
+  """Opens the public AutoFlow release (40,000 pairs).
 
   Args:
     directory: holds `static_40k_png_1_of_4` to `_4_of_4`, with a folder a pair
@@ -115,7 +114,7 @@ def autoflow(directory: str | os.PathLike[str], split: str) -> FlowFolder:
 
 
 def flying_chairs(directory: str | os.PathLike[str], split: str) -> FlowFolder:
-  """FlyingChairs (22,872 pairs), with its own split.
+  """Opens FlyingChairs (22,872 pairs), with its official split.
 
   Args:
     directory: holds `data/` and `FlyingChairs_train_val.txt`, in which 1 is
@@ -142,11 +141,11 @@ def flying_chairs(directory: str | os.PathLike[str], split: str) -> FlowFolder:
 def sintel(
   directory: str | os.PathLike[str], split: str, render: str = "clean"
 ) -> FlowFolder:
-  """MPI Sintel: 1,041 pairs to train on, 552 to submit.
+  """Opens MPI Sintel: 1,041 training pairs and 552 test pairs.
 
   Args:
     directory: holds `training/` and `test/`.
-    split: "train" (with truth and occlusion) or "test" (without).
+    split: "train" (with ground truth and occlusion) or "test" (without).
     render: "clean" or "final".
 
   Raises:
@@ -171,14 +170,14 @@ def sintel(
 def kitti(
   directory: str | os.PathLike[str], split: str, year: str = "2015"
 ) -> FlowFolder:
-  """KITTI-2012 (194 pairs) and KITTI-2015 (200), and as many to submit.
+  """Opens KITTI-2012 (194 training pairs) or KITTI-2015 (200).
 
-  Flow is known at some of the pixels; those that only `occ` has are
-  occluded.
+  Flow is sparse; pixels of `flow_occ` that `flow_noc` lacks are occluded. The
+  test splits have similar sizes.
 
   Args:
     directory: holds `training/` and `testing/`.
-    split: "train" (with truth) or "test" (without).
+    split: "train" (with ground truth) or "test" (without).
     year: "2012" or "2015", whose folders have other names.
 
   Raises:
@@ -194,7 +193,7 @@ def kitti(
     second = first.with_name(first.name.replace("_10.png", "_11.png"))
     truth, seen = None, None
     if split == "train":
-      truth, seen = (folder / kind / first.name for kind in _KITTI_TRUTH)
+      truth, seen = (folder / kind / first.name for kind in _KITTI_FLOW)
     files.append(Files(first, second, truth, None, seen, first.stem))
   return _folder(root, f"{folder.name}/{camera}/*_10.png", files)
 
@@ -212,7 +211,7 @@ def _root(directory: str | os.PathLike[str], source: str) -> Path:
 
 
 def _folder(root: Path, expected: str, files: list[Files]) -> FlowFolder:
-  """Checks that there are pairs, and that all of their files are there."""
+  """Checks that there are pairs and that their files exist."""
   if not files:
     raise UserError(
       f"empty dataset: no pair in {str(root)!r}; expected {expected}"

@@ -1,4 +1,4 @@
-"""A real pair that needs no download: Middlebury's Motorcycle."""
+"""Middlebury's Motorcycle pair, which ships with scikit-image."""
 
 import importlib.util
 from pathlib import Path
@@ -12,17 +12,17 @@ from perceiver_jax.errors import UserError
 
 
 def motorcycle(split: str, scale: float = 0.5) -> "Motorcycle":
-  """The real Middlebury pair that ships with scikit-image, once.
+  """Opens the Middlebury pair that ships with scikit-image.
 
-  A stereo pair: flow is minus the disparity, along x. Where that is not known
-  (7% of the pixels), neither is the flow.
+  It is a stereo pair: flow along x is minus the disparity, which is unknown at
+  7% of the pixels.
 
   Args:
-    split: only "test": it is never trained on.
-    scale: it is resized by; 1 is 500 x 741 pixels.
+    split: only "test"; the pair is not used for training.
+    scale: scale of the pair; 1 is 500 x 741 pixels.
 
   Raises:
-    UserError: the split or the scale is another, or scikit-image is missing.
+    UserError: the split or the scale is invalid, or scikit-image is missing.
   """
   check_choice(split, ("test",), "split", "motorcycle")
   if not 0.05 <= scale <= 1:
@@ -31,7 +31,7 @@ def motorcycle(split: str, scale: float = 0.5) -> "Motorcycle":
 
 
 class Motorcycle:
-  """See `motorcycle`."""
+  """A source of one pair; see `motorcycle`."""
 
   in_memory = True
   has_ground_truth = True
@@ -51,8 +51,8 @@ class Motorcycle:
     with np.load(folder / "motorcycle_disp.npz") as stored:
       disparity = stored["arr_0"].astype(np.float32)
     rows, columns = (round(n * scale) for n in disparity.shape)
-    # Not averaged: values of two depths, or unknown ones, would mix. Exact:
-    # about the pixels' centers, as the frames are resized.
+    # Averaging would mix depths and unknown values. The exact variant uses the
+    # centers of pixels, as the resizing of the frames does.
     small = cv2.resize(
       disparity, (columns, rows), interpolation=cv2.INTER_NEAREST_EXACT
     )

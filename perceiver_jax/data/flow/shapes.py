@@ -1,6 +1,6 @@
 """Masks of random polygons and smooth blobs.
 
-Shapes: h, w of a mask that just holds its shape.
+Shapes: h, w of the bounding box of a mask.
 """
 
 from typing import NamedTuple
@@ -10,24 +10,24 @@ import numpy as np
 
 from perceiver_jax.data.flow.motion import Box
 
-# Vertices are given to OpenCV in 1/16 of a pixel.
+# OpenCV takes vertices in units of 1/16 pixel.
 _SHIFT = 4
 _BLOB_POINTS = 48
 _BLOB_WAVES = 4
-# Of the radius, of the hole in a shape that has one.
+# Radius of a hole, as a fraction of the shape's.
 _HOLE = (0.3, 0.6)
 
 
 class Outline(NamedTuple):
-  """How shapes are drawn; the names are AutoFlow's where it has them.
+  """Settings of random shapes, named as in AutoFlow where it has them.
 
   Attributes:
-    vertices: least and most corners of a polygon.
-    irregularity: how uneven their angles are, 0 to 1.
-    spikiness: standard deviation of a corner's distance over the mean one.
+    vertices: minimum and maximum number of corners of a polygon.
+    irregularity: irregularity of their angles, 0 to 1.
+    spikiness: standard deviation of a corner's radius over the mean radius.
     blob_share: share of shapes that are smooth.
     hole_share: share of shapes with a hole.
-    elongation: most that a shape is longer one way than the other.
+    elongation: largest ratio of a shape's axes.
   """
 
   vertices: tuple[int, int]
@@ -47,18 +47,18 @@ def random_shape(
   """Draws a shape.
 
   Args:
-    rng: draws what is random.
-    outline: how.
+    rng: random generator.
+    outline: settings of the shape.
     center: (x, y) in pixels.
-    diameter: in pixels, about.
+    diameter: approximate diameter in pixels.
 
   Returns:
-    Coverage uint8 [h, w], smooth at the edge, and the box it stands for.
+    Coverage uint8 [h, w], smooth at the edge, and its box in the frame.
   """
   blob = rng.random() < outline.blob_share
   unit = _blob(rng, outline) if blob else _polygon(rng, outline)
   points = center + unit @ _stretch(rng, outline.elongation) * diameter / 2
-  # Two pixels of nothing around, so that interpolation ends at zero.
+  # A margin of two pixels, so that interpolation ends at zero.
   low = np.floor(points.min(0)).astype(int) - 2
   high = np.ceil(points.max(0)).astype(int) + 3
   box = Box(int(low[0]), int(low[1]), int(high[0]), int(high[1]))
@@ -93,7 +93,7 @@ def _around(angles: np.ndarray, radii: np.ndarray) -> np.ndarray:
 
 
 def _stretch(rng: np.random.Generator, elongation: float) -> np.ndarray:
-  """A matrix that stretches along a random direction, keeping the area."""
+  """Returns a matrix that stretches randomly and keeps the area."""
   ratio = np.sqrt(np.exp(rng.uniform(0, np.log(elongation))))
   angle = rng.uniform(0, np.pi)
   turn = np.array(

@@ -1,9 +1,9 @@
-"""Pairs of frames with optical flow, by name.
+"""Sources of pairs of frames with optical flow, by name.
 
 A source has a length and returns pair i as a dict: `frames` uint8
 [2, H, W, 3]; `flow` float32 [H, W, 2], NaN where it is not known; `occluded`
-bool [H, W], all False where a data set does not say. Sizes may differ from
-pair to pair. Data sets on a disk are in `folders`.
+bool [H, W], all False if a data set lacks it. Sizes may differ between pairs.
+The data sets on disk are in `folders`.
 """
 
 from collections.abc import (
@@ -27,12 +27,12 @@ _SPLITS = ("train", "test")
 
 
 class FlowSource(Protocol):
-  """What a pipeline needs of a data set.
+  """Protocol of an optical flow data set.
 
   Attributes:
-    in_memory: whether fetching a pair costs no reading or decoding.
-    has_ground_truth: whether flow is known; not where a benchmark keeps it.
-    knows_occlusion: whether `occluded` says which pixels are hidden.
+    in_memory: whether pairs are available without reading or decoding.
+    has_ground_truth: whether flow is known, unlike in benchmarks' test splits.
+    knows_occlusion: whether `occluded` is known.
   """
 
   in_memory: bool
@@ -45,17 +45,17 @@ class FlowSource(Protocol):
 
 
 class Rendered:
-  """Rendered pairs; pair i is always the same.
+  """Rendered pairs; pair i is deterministic.
 
   Args:
-    scene: how they are drawn.
-    textures: what they look like.
+    scene: settings of the scenes.
+    textures: textures of the layers.
     size: (H, W).
     length: number of pairs.
-    seed: of all that is random.
+    seed: random seed.
   """
 
-  # Nothing is read, but drawing takes as long: threads help.
+  # Rendering is as slow as reading, so that threads help.
   in_memory = False
   has_ground_truth = True
   knows_occlusion = True
@@ -94,10 +94,10 @@ def rendered(
   texture_detail: float = 0.0,
   scene: Mapping[str, Any] | None = None,
 ) -> Rendered:
-  """Pairs drawn by `render`, as many as are wanted.
+  """Makes a source of pairs drawn by `render`.
 
-  "test" has other textures than "train": the right third of each installed
-  photo, or every tenth picture of a folder.
+  The textures of "test" differ from those of "train": the right third of each
+  installed photo, or every tenth image of a folder.
 
   Args:
     split: "train" or "test".

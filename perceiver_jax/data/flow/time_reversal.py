@@ -1,4 +1,4 @@
-"""Pairs of frames played backwards, with flow that is approximate."""
+"""Reverses pairs of frames in time, with approximate flow."""
 
 import numpy as np
 
@@ -8,15 +8,14 @@ from perceiver_jax.data.core.source import Example
 def reverse_flow(flow: np.ndarray) -> np.ndarray:
   """Approximates the flow from the second frame to the first.
 
-  A pixel gets minus the mean of all flow that lands on it, to the nearest
-  pixel; the authors' rule (IO, app. H). It mixes surfaces where one hides
-  another.
+  A pixel gets minus the mean of all flow vectors that end nearest to it, as in
+  the paper (IO, app. H). This mixes surfaces at occlusions.
 
   Args:
     flow: float32 [H, W, 2] in pixels; NaN where it is not known.
 
   Returns:
-    float32 [H, W, 2]; NaN where nothing lands.
+    float32 [H, W, 2]; NaN where no vector ends.
   """
   height, width = flow.shape[:2]
   y, x = np.indices((height, width))
@@ -34,7 +33,7 @@ def reverse_flow(flow: np.ndarray) -> np.ndarray:
 
 
 def reverse(example: Example) -> Example:
-  """A pair with its frames exchanged; what is occluded is not known."""
+  """Swaps the frames of a pair; its occlusion becomes unknown."""
   flow = reverse_flow(example["flow"])
   return {
     **example,
