@@ -10,7 +10,7 @@ _TEST_STRIDE = 5
 
 
 def digits(split: str) -> InMemoryArrays:
-  """Handwritten digits that ship with scikit-learn: 1,797 images of 8 x 8.
+  """Returns the handwritten digits of scikit-learn: 1,797 images of 8 x 8.
 
   The held-out part is fixed: every fifth image of each class.
 
@@ -18,8 +18,8 @@ def digits(split: str) -> InMemoryArrays:
     split: "train" (1,437 examples) or "test" (360).
 
   Returns:
-    A source of image float32 [8, 8, 1] in [-1, 1], light ink on a dark
-    ground, and label int32.
+    A source of image float32 [8, 8, 1] in [-1, 1], bright ink on a dark
+    background, and label int32.
 
   Raises:
     UserError: there is no such split.

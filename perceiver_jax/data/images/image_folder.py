@@ -19,11 +19,11 @@ _EXPECTED = (
 
 
 class ImageFolder:
-  """Images in one folder a class, decoded when asked for.
+  """Images in one folder per class, decoded when fetched.
 
   Args:
     paths: of the images.
-    labels: of the images, positions in `class_names`.
+    labels: of the images, indices of `class_names`.
     class_names: name of each label.
   """
 
@@ -50,14 +50,14 @@ class ImageFolder:
 def image_folder(
   directory: str | os.PathLike[str], split: str
 ) -> SkipUnreadable:
-  """Images laid out as `directory/split/CLASS/*.jpg`.
+  """Returns images laid out as `directory/split/CLASS/*.jpg`.
 
   A class is any folder that holds an image in any split, so labels mean the
   same in all splits even where one of them lacks a class. Names that start
   with a dot are ignored.
 
   Args:
-    directory: holds one folder a split.
+    directory: contains one folder per split.
     split: the folder to use, "train" for example.
 
   Returns:
@@ -88,15 +88,15 @@ def image_folder(
 
 
 def folder_splits(directory: str | os.PathLike[str]) -> list[str]:
-  """Names of the splits of an image folder, sorted.
+  """Returns the sorted names of the splits of an image folder.
 
   Args:
-    directory: holds one folder a split.
+    directory: contains one folder per split.
 
   Raises:
     UserError: there is no such directory.
   """
-  # A config leaf nobody filled in; Path would make "" the current directory.
+  # An unset config leaf; Path would make "" the current directory.
   if not directory:
     raise UserError(
       "no directory is given; set"
@@ -109,14 +109,14 @@ def folder_splits(directory: str | os.PathLike[str]) -> list[str]:
 
 
 def _subfolders(directory: Path) -> list[str]:
-  """Names of the visible folders in a directory, sorted."""
+  """Returns the sorted names of the visible folders in a directory."""
   with os.scandir(directory) as entries:
     names = [e.name for e in entries if e.is_dir()]
   return sorted(name for name in names if not name.startswith("."))
 
 
 def _image_files(directory: Path) -> list[str]:
-  """Paths of the visible image files in a directory, if it exists."""
+  """Returns the paths of visible image files in a directory, if it exists."""
   if not directory.is_dir():
     return []
   with os.scandir(directory) as entries:
@@ -124,14 +124,14 @@ def _image_files(directory: Path) -> list[str]:
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
-  """Whether a directory entry is a visible file with an image's suffix."""
+  """Returns whether an entry is a visible file with an image's suffix."""
   suffix = os.path.splitext(entry.name)[1].lower()
   visible = not entry.name.startswith(".")
   return visible and suffix in IMAGE_SUFFIXES and entry.is_file()
 
 
 def _class_names(root: Path) -> list[str]:
-  """Sorted names of the folders that hold an image in any split."""
+  """Returns the sorted names of folders with an image in any split."""
   names = set()
   for split in _subfolders(root):
     for name in _subfolders(root / split):

@@ -1,8 +1,8 @@
 """Crops of a few real photos that ship with scikit-learn and scikit-image.
 
 The task is to tell which photo a crop comes from, by its texture and colors.
-Labels are made by construction; nobody annotated anything. It is for runs of a
-real input pipeline without a network and says nothing about ImageNet.
+Labels follow from the construction. The task exercises a real input pipeline
+without a download, and says nothing about ImageNet.
 """
 
 import importlib.util
@@ -100,7 +100,7 @@ def photos(
   num_train: int = 4096,
   num_test: int = 1024,
 ) -> PhotoCrops:
-  """Square crops of 17 photos; the label is which photo, made by construction.
+  """Returns square crops of 17 photos, labeled with the photo they are from.
 
   Crops of "test" come from the right third of each photo and those of "train"
   from the rest, so no pixel is in both. Every photo has as many examples as
@@ -137,7 +137,7 @@ def photos(
 
 
 def parts(split: str) -> dict[str, np.ndarray]:
-  """The part of each photo that a split may see, by name.
+  """Returns the part of each photo that belongs to a split, by name.
 
   Returns:
     uint8 [H, W, 3] of several sizes.
@@ -150,7 +150,7 @@ def parts(split: str) -> dict[str, np.ndarray]:
 
 
 def _paths() -> list[Path]:
-  """Where the photos are."""
+  """Returns the paths of the photos."""
   return [
     _folder(package) / folder / name
     for (package, folder), names in _FILES.items()
@@ -170,6 +170,6 @@ def _folder(package: str) -> Path:
 
 
 def _part(photo: np.ndarray, split: str) -> np.ndarray:
-  """The right third of a photo for "test", the rest for "train"."""
+  """Returns the right third of a photo for "test", the rest for "train"."""
   seam = photo.shape[1] - photo.shape[1] // 3
   return photo[:, seam:] if split == "test" else photo[:, :seam]

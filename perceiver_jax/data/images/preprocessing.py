@@ -1,4 +1,4 @@
-"""What happens to a picture between its source and the model.
+"""Preprocesses images of a source for the model.
 
 In training (IO, app. A.1): random crop, flip, RandAugment, resize,
 normalization. In evaluation: central crop, resize, normalization.
@@ -17,7 +17,7 @@ CROPS = ("center", "inception")
 
 
 class Preprocessing:
-  """Pictures of a source to what a model takes.
+  """Preprocessing of images, for training and evaluation.
 
   Args:
     shape: height, width and channels of the model's input.
@@ -48,10 +48,10 @@ class Preprocessing:
       )
 
   def evaluate(self, image: np.ndarray, *, invert: bool = False) -> np.ndarray:
-    """The central part of a picture.
+    """Returns the central part of an image, preprocessed for the model.
 
     Args:
-      image: uint8 [H, W, c], or float32 that is prepared already.
+      image: uint8 [H, W, c], or float32 that is already preprocessed.
       invert: swaps black and white.
 
     Returns:
@@ -69,7 +69,7 @@ class Preprocessing:
     )
 
   def train(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random view of a picture; arguments as in `evaluate`."""
+    """Returns a randomly augmented view of an image [H, W, c]."""
     settings = self._settings
     if image.dtype == np.uint8 and settings["crop"] == "inception":
       top, left, height, width = transforms.inception_crop(
@@ -85,13 +85,13 @@ class Preprocessing:
     return image
 
   def pixels(self, x: np.ndarray) -> np.ndarray:
-    """Normalized pictures [..., C] as uint8, to look at."""
+    """Returns normalized images [..., C] as uint8, for display."""
     return transforms.to_pixels(x, self._settings["normalization"])
 
   def _augmented(
     self, image: np.ndarray, rng: np.random.Generator
   ) -> np.ndarray:
-    """RandAugment, then what evaluation does but for its crop."""
+    """Applies RandAugment, resizing and normalization."""
     if self._settings["rand_augment"]["num_layers"]:
       image = rand_augment.rand_augment(
         codec.to_channels(image, 3), rng, **self._settings["rand_augment"]

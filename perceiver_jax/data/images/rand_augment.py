@@ -1,4 +1,4 @@
-"""RandAugment (https://arxiv.org/abs/1909.13719): random changes to a picture.
+"""RandAugment (https://arxiv.org/abs/1909.13719): random image operations.
 
 Each layer draws one of sixteen operations, evenly and with replacement, and
 applies it at the same level, from 0 to 10. The Perceiver papers give only the
@@ -90,7 +90,7 @@ def equalize(image: np.ndarray) -> np.ndarray:
 
 
 def invert(image: np.ndarray) -> np.ndarray:
-  """Turns dark into light and back."""
+  """Inverts all values."""
   return cv2.bitwise_not(image)
 
 
@@ -139,7 +139,7 @@ def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
-  """Turns the picture counterclockwise around its center."""
+  """Rotates the image counterclockwise around its center."""
   height, width = image.shape[:2]
   center = ((width - 1) / 2, (height - 1) / 2)
   return _warp(image, cv2.getRotationMatrix2D(center, -degrees, 1))
@@ -156,19 +156,19 @@ def shear_y(image: np.ndarray, slope: float) -> np.ndarray:
 
 
 def translate_x(image: np.ndarray, pixels: float) -> np.ndarray:
-  """Moves the picture to the left."""
+  """Translates the image to the left."""
   return _warp(image, [[1, 0, pixels], [0, 1, 0]])
 
 
 def translate_y(image: np.ndarray, pixels: float) -> np.ndarray:
-  """Moves the picture up."""
+  """Translates the image up."""
   return _warp(image, [[1, 0, 0], [0, 1, pixels]])
 
 
 def cutout(
   image: np.ndarray, half_side: int, center: tuple[int, int]
 ) -> np.ndarray:
-  """Paints a gray square, as much of it as lies inside.
+  """Paints a gray square, clipped to the image.
 
   Args:
     image: uint8 [H, W, 3].
@@ -182,7 +182,7 @@ def cutout(
 
 
 def _check(image: np.ndarray, num_layers: int, magnitude: float) -> None:
-  """Raises what `rand_augment` does for arguments out of range."""
+  """Checks the arguments of `rand_augment`."""
   if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
     raise ValueError(
       f"image must be uint8 [H, W, 3], got {image.dtype} {image.shape}"
@@ -201,7 +201,7 @@ def _check(image: np.ndarray, num_layers: int, magnitude: float) -> None:
 
 
 def _histograms(image: np.ndarray) -> list[np.ndarray]:
-  """Number of pixels at each level, int64 [256], of each channel."""
+  """Returns the histogram int64 [256] of each channel."""
   return [
     cv2.calcHist([image], [channel], None, [256], [0, 256])
     .ravel()
@@ -242,17 +242,17 @@ def _warp(image: np.ndarray, matrix: ArrayLike) -> np.ndarray:
 
 
 def _fixed(apply: Callable) -> Operation:
-  """Entry of an operation that has no level."""
+  """Makes an operation that has no level."""
   return lambda image, level, draw: apply(image)
 
 
 def _whole(apply: Callable, most: int) -> Operation:
-  """Entry of one that takes a whole number, `most` at level 10."""
+  """Makes an operation with an integer argument, `most` at level 10."""
   return lambda image, level, draw: apply(image, int(level / MAX_LEVEL * most))
 
 
 def _either_way(apply: Callable, most: float) -> Operation:
-  """Entry of one that goes either way, by `most` at level 10."""
+  """Makes an operation of random sign, by `most` at level 10."""
 
   def operation(image, level, draw):
     amount = level / MAX_LEVEL * most
@@ -262,7 +262,7 @@ def _either_way(apply: Callable, most: float) -> Operation:
 
 
 def _enhance(apply: Callable) -> Operation:
-  """Entry of one that takes a factor: 0.1 at level 0, 1.9 at level 10."""
+  """Makes an operation with a factor: 0.1 at level 0, 1.9 at level 10."""
 
   def operation(image, level, draw):
     factor = level / MAX_LEVEL * 1.8 + 0.1
@@ -272,7 +272,7 @@ def _enhance(apply: Callable) -> Operation:
 
 
 def _anywhere(apply: Callable, most: int) -> Operation:
-  """Entry of one that paints around any pixel, `most` far at level 10."""
+  """Makes an operation at a random pixel, of size `most` at level 10."""
 
   def operation(image, level, draw):
     height, width = image.shape[:2]

@@ -13,12 +13,12 @@ from perceiver_jax.errors import UserError
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-  """Resizes: averages areas on the way down, bicubic on the way up.
+  """Resizes an image: area averages to shrink, bicubic to enlarge.
 
   Args:
     image: uint8 or float32 [H, W, C].
-    height: rows wanted.
-    width: columns wanted.
+    height: number of rows.
+    width: number of columns.
 
   Returns:
     [height, width, C] of the same type; uint8 values saturate at 0 and 255.
@@ -32,12 +32,12 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def fit(image: np.ndarray, height: int, width: int) -> np.ndarray:
-  """Resizes the largest central part that has the shape.
+  """Resizes the largest central crop with the aspect ratio of the output.
 
   Args:
     image: uint8 [H, W, C].
-    height: rows wanted.
-    width: columns wanted.
+    height: number of rows.
+    width: number of columns.
 
   Returns:
     uint8 [height, width, C].
@@ -54,14 +54,14 @@ def fit(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def cubic_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
   """Resizes with the cubic convolution kernel of Keys (1981), a = -0.5.
 
-  As `tf.image.resize` does with "bicubic" and no antialiasing: pixels are
-  where their centers are, each output pixel is made of the 4 x 4 nearest, and
-  those outside the image count for nothing.
+  Equals `tf.image.resize` with "bicubic" and no antialiasing: positions are
+  pixel centers, each output pixel is made of the 4 x 4 nearest, and pixels
+  outside the image have no weight.
 
   Args:
     image: uint8 or float32 [H, W, C].
-    height: rows wanted.
-    width: columns wanted.
+    height: number of rows.
+    width: number of columns.
 
   Returns:
     float32 [height, width, C]; values may leave the range of the image.
@@ -78,16 +78,16 @@ def cubic_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def resize_by(
   image: np.ndarray, height: int, width: int, method: str
 ) -> np.ndarray:
-  """Resizes by one of `RESIZES`.
+  """Resizes an image by one of `RESIZES`.
 
   Args:
     image: uint8 [H, W, C].
-    height: rows wanted.
-    width: columns wanted.
+    height: number of rows.
+    width: number of columns.
     method: "area" (`resize`) or "cubic" (`cubic_resize`).
 
   Returns:
-    [height, width, C], of the type the method gives.
+    [height, width, C], of the type that the method returns.
 
   Raises:
     UserError: there is no such method.
@@ -102,7 +102,7 @@ RESIZES = {"area": resize, "cubic": cubic_resize}
 
 @functools.lru_cache(maxsize=1024)
 def _cubic_weights(size: int, new_size: int) -> sparse.csr_array:
-  """Weights [new_size, size] of the old pixels of an axis in the new ones."""
+  """Returns the weights [new_size, size] of old pixels in new ones."""
   center = (np.arange(new_size) + 0.5) * (size / new_size) - 0.5
   taps = np.floor(center)[:, None] + np.arange(-1, 3)
   weights = _keys_kernel(np.abs(center[:, None] - taps))
@@ -117,7 +117,7 @@ def _cubic_weights(size: int, new_size: int) -> sparse.csr_array:
 
 
 def _keys_kernel(distance: np.ndarray) -> np.ndarray:
-  """Keys' kernel with a = -0.5 at distances in 0..2, in pixels."""
+  """Evaluates Keys' kernel, a = -0.5, at distances of 0 to 2 pixels."""
   near = (1.5 * distance - 2.5) * distance**2 + 1
   far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
   return np.where(distance <= 1, near, far)

@@ -13,7 +13,7 @@ from perceiver_jax.errors import UserError
 
 
 class TfdsImages:
-  """The image and label of a TensorFlow Datasets random-access source.
+  """Images and labels of a TensorFlow Datasets random-access source.
 
   Args:
     data_source: of TensorFlow Datasets, with undecoded images.
@@ -29,7 +29,7 @@ class TfdsImages:
 
   @property
   def info(self) -> Any:
-    """The `DatasetInfo` of all of its splits."""
+    """Returns the `DatasetInfo` of all splits."""
     return self._data_source.dataset_info
 
   def __len__(self) -> int:
@@ -47,7 +47,7 @@ class TfdsImages:
 
 
 def tfds_images(name: str, split: str, data_dir: str = "") -> SkipUnreadable:
-  """A data set that TensorFlow Datasets has already prepared on disk.
+  """Returns images of a data set prepared by TensorFlow Datasets.
 
   Nothing is downloaded, and TensorFlow is not imported.
 
@@ -61,19 +61,19 @@ def tfds_images(name: str, split: str, data_dir: str = "") -> SkipUnreadable:
     `SkipUnreadable`.
 
   Raises:
-    UserError: it is unknown, not prepared in the array_record format, lacks
+    UserError: the data set is unknown, not prepared in the array_record format, lacks
       the split, or has no image and label.
   """
   import tensorflow_datasets
 
-  # Its own decoder dies of a damaged image and does not say which.
+  # The decoder of TFDS does not name a damaged image.
   decoders = {"image": tensorflow_datasets.decode.SkipDecoding()}
   data_source = tfds_sources.open_prepared(name, split, data_dir, decoders)
   return SkipUnreadable(_checked(data_source, name, split))
 
 
 def _checked(data_source: Any, name: str, split: str) -> TfdsImages:
-  """Checks that a TFDS source has what image classification needs."""
+  """Checks that a TFDS source has images and class labels."""
   # A FeaturesDict is no Mapping: it has `items` but no `get`.
   features = dict(data_source.dataset_info.features.items())
   names = getattr(features.get("label"), "names", None)

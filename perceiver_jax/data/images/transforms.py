@@ -20,7 +20,7 @@ _STATISTICS = {
   "imagenet": (255.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 NORMALIZATIONS = tuple(_STATISTICS)
-# Mean level of the outermost pixels above which a picture has a light ground.
+# Mean level of the outermost pixels above which an image has a bright background.
 _BRIGHT = 127.5
 _CROP_TRIES = 10
 
@@ -33,10 +33,10 @@ def inception_crop(
   area: tuple[float, float] = (0.08, 1.0),
   aspect: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> tuple[int, int, int, int]:
-  """Draws a part of an image to train on (Szegedy et al., 2015, section 6).
+  """Draws a random crop for training (Szegedy et al., 2015, section 6).
 
-  A part that does not fit is drawn again, ten times at most; then it is the
-  largest central one with an allowed aspect ratio.
+  A crop that does not fit is drawn again, at most ten times; after that it is
+  the largest central crop with an allowed aspect ratio.
 
   Args:
     height: of the image.
@@ -86,7 +86,7 @@ def normalize(pixels: np.ndarray, normalization: str) -> np.ndarray:
 
 
 def to_pixels(x: np.ndarray, normalization: str) -> np.ndarray:
-  """Undoes `normalize`, to look at what a model was given.
+  """Inverts `normalize`, for display.
 
   Args:
     x: float32 [..., W, C].
@@ -112,7 +112,7 @@ def prepare_image(
   resize: str = "area",
   normalization: str = "unit",
 ) -> np.ndarray:
-  """Brings any picture to a model's input.
+  """Crops, resizes and normalizes an image for a model.
 
   A central part with the model's aspect ratio is kept (a square when the
   model's input is square) and resized.
@@ -149,14 +149,14 @@ def random_affine(
   scale: float = 0.0,
   shift: float = 0.0,
 ) -> np.ndarray:
-  """Turns, scales and moves a picture; its edges fill what comes into view.
+  """Rotates, scales and translates an image, replicating its edges.
 
   Args:
     image: float32 [H, W, C].
     rng: draws each of the changes evenly between its bounds.
-    degrees: the most it is turned, either way.
-    scale: the most its size changes: 0.1 is from 0.9 to 1.1 times.
-    shift: the most it is moved along each axis, in pixels.
+    degrees: maximum rotation, either way.
+    scale: maximum change of size: 0.1 is from 0.9 to 1.1 times.
+    shift: maximum translation along each axis, in pixels.
 
   Returns:
     float32 [H, W, C].
@@ -177,7 +177,7 @@ def random_affine(
 
 
 def has_bright_border(image: np.ndarray) -> bool:
-  """Whether the outermost pixels are light: dark ink on paper, for example.
+  """Returns whether the border is bright, as of dark ink on paper.
 
   Args:
     image: uint8 [H, W] or [H, W, 1 | 3 | 4].
@@ -190,7 +190,7 @@ def has_bright_border(image: np.ndarray) -> bool:
 def _statistics(
   normalization: str, size: tuple[int, int]
 ) -> tuple[np.float32, np.ndarray, np.ndarray]:
-  """White, and mean and deviation of each value in a row of W pixels of C."""
+  """Returns white, and mean and deviation [W * C] of a row of pixels."""
   if normalization not in _STATISTICS:
     raise UserError(
       f"normalization is {normalization!r}; give {' or '.join(NORMALIZATIONS)}"
@@ -213,7 +213,7 @@ def _check_fraction(crop_fraction: float) -> None:
 
 
 def _center_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
-  """Cuts the central [height, width] out, or less where there is less."""
+  """Returns the central [height, width], or less of smaller images."""
   top = max(0, (image.shape[0] - height) // 2)
   left = max(0, (image.shape[1] - width) // 2)
   return image[top : top + height, left : left + width]
