@@ -61,8 +61,8 @@ def tfds_images(name: str, split: str, data_dir: str = "") -> SkipUnreadable:
     `SkipUnreadable`.
 
   Raises:
-    UserError: the data set is unknown, not prepared in the array_record format, lacks
-      the split, or has no image and label.
+    UserError: the data set is unknown, not prepared in the array_record format,
+      lacks the split, or has no image and label.
   """
   import tensorflow_datasets
 

@@ -20,7 +20,7 @@ _STATISTICS = {
   "imagenet": (255.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 NORMALIZATIONS = tuple(_STATISTICS)
-# Mean level of the outermost pixels above which an image has a bright background.
+# Mean level of the border above which an image has a bright background.
 _BRIGHT = 127.5
 _CROP_TRIES = 10
 
