@@ -25,6 +25,7 @@ setuptools.setup(
   # Only the library is installed. configs/ and experiments/ are meant to be
   # edited and are run from the checkout: `python -m experiments.train`.
   packages=setuptools.find_packages(include=["perceiver_jax*"]),
+  package_data={"perceiver_jax.viz": ["templates/*"]},
   python_requires=">=3.11",
   # Floors only; the exact versions we test are in requirements/.
   install_requires=[
@@ -34,6 +35,7 @@ setuptools.setup(
     # tensorflow-datasets imports it but asks for it on old Pythons only.
     "importlib_resources",
     "jax>=0.10",
+    "jinja2>=3.1",
     "jmp>=0.0.4",
     "matplotlib>=3.9",
     "ml-collections>=1.0",

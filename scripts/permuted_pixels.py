@@ -33,6 +33,7 @@ from perceiver_jax.models.modalities import image as image_adapter
 from perceiver_jax.tasks import image_classification
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import loop
+from perceiver_jax.viz import sections
 
 _OUT = flags.DEFINE_string("out", "runs/permuted_pixels", "Folder to write to.")
 _STEPS = flags.DEFINE_integer(
@@ -93,14 +94,14 @@ class Convolutional(Structure):
     return perceiver.Outputs(logits, x[:, None], (), None)
 
   def pictures(self, outputs: Any, batch: Batch) -> dict[str, np.ndarray]:
-    """Returns no images, as there is no attention."""
+    """Returns none: there is no attention."""
     return {}
 
   def report(
     self, outputs: Any, batch: Batch, metrics: Mapping[str, np.ndarray]
-  ) -> dict[str, Any]:
-    """Returns no sections."""
-    return {}
+  ) -> list[sections.Section]:
+    """Returns none."""
+    return []
 
 
 _MODELS = {

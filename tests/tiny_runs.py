@@ -24,6 +24,7 @@ from perceiver_jax.training import (
   metrics,
   step,
 )
+from perceiver_jax.viz import sections
 
 FEATURES, CLASSES = 5, 3
 
@@ -100,7 +101,7 @@ class TinyTask:
     return {"logits": np.uint8(jax.nn.softmax(outputs) * 255)}
 
   def report(self, outputs, batch, metrics):
-    return {"notes": [f"{len(outputs)} examples"]}
+    return [sections.notes([f"{len(outputs)} examples"])]
 
   def _source(self, size):
     rng = np.random.default_rng(size)

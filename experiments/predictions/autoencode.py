@@ -23,7 +23,7 @@ from perceiver_jax.data.clips import audio, video, video_writer
 from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import decoding
 from perceiver_jax.training import workdir
-from perceiver_jax.viz import side_by_side
+from perceiver_jax.viz import image_layout
 
 
 class _Rates(NamedTuple):
@@ -127,7 +127,7 @@ def _save(
   """Saves video and audio of a reconstruction; returns their paths."""
   folder = outputs.output_folder()
   to_pixels = lambda x: np.round(np.clip(x[0], 0, 1) * 255).astype(np.uint8)
-  frames = side_by_side.side_by_side(
+  frames = image_layout.side_by_side(
     {
       "original": to_pixels(clip["image"]),
       "decoded": to_pixels(reconstruction["image"]),

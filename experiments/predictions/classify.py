@@ -20,7 +20,7 @@ from perceiver_jax.errors import UserError
 from perceiver_jax.tasks import image_classification
 from perceiver_jax.tasks.image_classification import Prediction
 from perceiver_jax.training import restore
-from perceiver_jax.viz import attention_maps
+from perceiver_jax.viz import image_layout
 
 # Preprocessing of the released models in evaluation (IO, app. A.1, and
 # DeepMind's code).
@@ -132,10 +132,10 @@ def _save(
   folder: Path, path: Path, pixels: np.ndarray, overlay: np.ndarray
 ) -> Path:
   """Saves the input next to the attention overlay; returns the path."""
-  sheet = attention_maps.contact_sheet(
+  sheet = image_layout.contact_sheet(
     [pixels, overlay], ["input", "attention"], 2
   )
   target = outputs.unused_path(folder, f"{path.stem}-attention.png")
   with outputs.writing(target):
-    target.write_bytes(attention_maps.png_bytes(sheet))
+    target.write_bytes(image_layout.png_bytes(sheet))
   return target

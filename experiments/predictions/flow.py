@@ -21,7 +21,7 @@ from perceiver_jax.data.clips import video, video_writer
 from perceiver_jax.data.flow import files as flow_files
 from perceiver_jax.data.images import codec
 from perceiver_jax.errors import UserError
-from perceiver_jax.viz import flow_colors, side_by_side
+from perceiver_jax.viz import flow_colors, image_layout
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -94,7 +94,7 @@ def _frames_with_flow(path: Path, estimate: Estimate) -> Iterator[np.ndarray]:
     for frame in itertools.islice(frames, num_pairs):
       flow = np.load(flow_file).astype(np.float32)
       colors = flow_colors.flow_to_rgb(flow, longest or None)
-      yield side_by_side.side_by_side({"frame": frame, "flow": colors})
+      yield image_layout.side_by_side({"frame": frame, "flow": colors})
 
 
 def _store_flow(

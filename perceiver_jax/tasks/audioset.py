@@ -27,15 +27,15 @@ from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
 from perceiver_jax.viz import (
-  attention_maps,
   clip_media,
-  clip_samples,
+  image_layout,
+  sections,
 )
 
 MODALITIES = ("audio", "image")
 _COLUMNS = 4
-# Guesses that are shown of a clip.
-_GUESSES = 3
+# Predicted classes in the caption of a clip.
+_TOP_CLASSES = 3
 
 
 class AudioSet:
@@ -191,19 +191,16 @@ class AudioSet:
   def pictures(
     self, outputs: perceiver.Outputs, batch: Batch
   ) -> dict[str, np.ndarray]:
-    """The middle frames of windows, where the model sees any."""
+    """Draws the middle frame of each clip, if the model takes video."""
     if "image" not in batch:
       return {}
     middle = self._preprocessing.pixels(
       batch["image"][:, batch["image"].shape[1] // 2]
     )
-    # For more than the likeliest there is no room.
-    likeliest = np.asarray(outputs.logits).argmax(-1)
-    titles = [self._class_names[i] for i in likeliest]
+    predictions = np.asarray(outputs.logits).argmax(-1)
+    titles = [self._class_names[i] for i in predictions]
     return {
-      "predictions": attention_maps.contact_sheet(
-        list(middle), titles, _COLUMNS
-      )
+      "predictions": image_layout.contact_sheet(list(middle), titles, _COLUMNS)
     }
 
   def report(
@@ -211,22 +208,23 @@ class AudioSet:
     outputs: perceiver.Outputs,
     batch: Batch,
     metrics: Mapping[str, np.ndarray],
-  ) -> dict[str, Any]:
-    """Held-out windows to see and hear, and the score of each class."""
-    shown = []
-    for index, (truth, guess) in zip(
-      batch["index"], self._answers(outputs, batch), strict=True
+  ) -> list[sections.Section]:
+    """Returns held-out clips to play, and the metrics of each class."""
+    samples = []
+    for index, (labels, predictions) in zip(
+      batch["index"], self._captions(outputs, batch), strict=True
     ):
       window = self._clips.held_out_windows[int(index)]
-      captions = {"truth": truth, "answer": guess}
-      shown.append(clip_samples.Clip(self._media(window), captions))
+      captions = {"labels": labels, "predictions": predictions}
+      samples.append(sections.ClipSample(self._media(window), captions))
     names = ("class_AP", "class_AUC", "class_examples")
     rows = zip(
       self._class_names, *(metrics[name] for name in names), strict=True
     )
-    return {"clips": shown, "class_scores": list(rows)}
+    per_class = [sections.ClassMetrics(*row) for row in rows]
+    return [sections.clip_samples(samples), sections.class_metrics(per_class)]
 
-  def _media(self, window: Example) -> list[clip_samples.Media]:
+  def _media(self, window: Example) -> list[sections.Media]:
     return clip_media.encode(
       "",
       window.get("image"),
@@ -235,20 +233,22 @@ class AudioSet:
       self._window.sample_rate,
     )
 
-  def _answers(
+  def _captions(
     self, outputs: perceiver.Outputs, batch: Batch
   ) -> list[tuple[str, str]]:
-    """The classes of each example, and the likeliest by the model."""
-    found = []
-    probabilities = jax.nn.sigmoid(np.asarray(outputs.logits, np.float32))
-    for label, chances in zip(
-      batch["label"], np.asarray(probabilities), strict=True
+    """Returns the labels of each example, and the most probable classes."""
+    captions = []
+    logits = np.asarray(outputs.logits, np.float32)
+    for row, probabilities in zip(
+      batch["label"], np.asarray(jax.nn.sigmoid(logits)), strict=True
     ):
-      truth = [self._class_names[i] for i in np.flatnonzero(label)]
-      best = np.argsort(-chances)[:_GUESSES]
-      guesses = [f"{self._class_names[i]} {chances[i]:.0%}" for i in best]
-      found.append(("; ".join(truth) or "none", "; ".join(guesses)))
-    return found
+      labels = [self._class_names[i] for i in np.flatnonzero(row)]
+      predictions = [
+        f"{self._class_names[i]} {probabilities[i]:.0%}"
+        for i in np.argsort(-probabilities)[:_TOP_CLASSES]
+      ]
+      captions.append(("; ".join(labels) or "none", "; ".join(predictions)))
+    return captions
 
   def _augment(self, example: Example, rng: np.random.Generator) -> Example:
     window = self._clips.train_windows.read(example, rng)

@@ -16,6 +16,7 @@ import numpy as np
 from perceiver_jax.errors import UserError
 from perceiver_jax.models.ops.execution import Execution
 from perceiver_jax.training.metrics import Metrics
+from perceiver_jax.viz import sections
 
 Batch = Mapping[str, Any]
 
@@ -102,17 +103,17 @@ class Task(Protocol):
     ...
 
   def pictures(self, outputs: Any, batch: Batch) -> dict[str, np.ndarray]:
-    """What a person would rather look at: uint8 [h, w, 3] by name."""
+    """Returns images for TensorBoard and `images/`: uint8 [h, w, 3] by name."""
     ...
 
   def report(
     self, outputs: Any, batch: Batch, metrics: Mapping[str, np.ndarray]
-  ) -> dict[str, Any]:
-    """Fields of `viz.report.Report` that only the task can fill.
+  ) -> list[sections.Section]:
+    """Returns the task's sections of the run report; see `viz.sections`.
 
     Args:
       outputs: of `forward(..., return_attention=True)`, on the host.
-      batch: what it was given.
-      metrics: means of the evaluation, arrays included.
+      batch: the examples of the outputs.
+      metrics: of the evaluation, arrays included.
     """
     ...

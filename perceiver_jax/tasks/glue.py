@@ -33,6 +33,7 @@ from perceiver_jax.tasks import base, glue_texts
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
+from perceiver_jax.viz import sections
 
 
 class Glue:
@@ -239,7 +240,7 @@ class Glue:
   def pictures(
     self, outputs: perceiver.Outputs, batch: Batch
   ) -> dict[str, np.ndarray]:
-    """None: texts are shown in the report."""
+    """Returns none: the report has the texts."""
     del outputs, batch
     return {}
 
@@ -248,14 +249,14 @@ class Glue:
     outputs: perceiver.Outputs,
     batch: Batch,
     metrics: Mapping[str, np.ndarray],
-  ) -> dict[str, Any]:
-    """Held-out texts with what the model says of them."""
+  ) -> list[sections.Section]:
+    """Returns held-out texts with predictions."""
     del metrics
     rows = zip(
       batch["tokens"], batch["label"], batch["task"],
       np.asarray(outputs.logits), strict=True,
     )  # fmt: skip
-    return {"texts": [self.texts.shown(*row) for row in rows]}
+    return [sections.text_samples([self.texts.sample(*row) for row in rows])]
 
   def _number(self, name: str) -> int:
     return list(self._outputs).index(name)

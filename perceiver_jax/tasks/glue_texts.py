@@ -16,6 +16,7 @@ from perceiver_jax.data.text import byte_tokenizer, sentence_pairs
 from perceiver_jax.data.text.glue_tasks import Task
 from perceiver_jax.data.text.tokenizers import Tokenizer
 from perceiver_jax.tasks.base import Batch
+from perceiver_jax.viz import sections
 
 FIRST_TOKENS = ("none", "cls", "task")
 # Of STS-B.
@@ -79,10 +80,10 @@ class GlueTexts(NamedTuple):
     best = int(probabilities.argmax())
     return task.classes[best], float(probabilities[best])
 
-  def shown(
+  def sample(
     self, tokens: np.ndarray, label: float, number: int, outputs: np.ndarray
-  ) -> tuple[str, str, str, float | None]:
-    """Text, truth, answer and probability of an example, for the report.
+  ) -> sections.TextSample:
+    """Returns an example with its prediction, for the report.
 
     Args:
       tokens: [M].
@@ -92,7 +93,7 @@ class GlueTexts(NamedTuple):
     """
     name = list(self.tasks)[number]
     classes = self.tasks[name].classes
-    truth = classes[int(label)] if classes else f"{label:.3f}"
+    label_name = classes[int(label)] if classes else f"{label:.3f}"
     own = tokens[tokens < self.tokenizer.vocab_size]
     text = self.tokenizer.display(own[own != byte_tokenizer.PAD])
-    return text, truth, *self.answer(name, outputs)
+    return sections.TextSample(text, label_name, *self.answer(name, outputs))

@@ -35,7 +35,11 @@ from perceiver_jax.training import (
   step,
 )
 from perceiver_jax.training.metrics import Metrics
-from perceiver_jax.viz import attention_maps
+from perceiver_jax.viz import (
+  attention_maps,
+  image_layout,
+  sections,
+)
 
 _COLUMNS = 4
 
@@ -215,15 +219,17 @@ class ImageClassification:
   def pictures(
     self, outputs: perceiver.Outputs, batch: Batch
   ) -> dict[str, np.ndarray]:
-    """Each image beside where the model looked, and with each cross-attend."""
-    cards = self._cards(outputs, batch)
+    """Draws images with predictions and with the attention over them."""
     tiles, titles = [], []
-    for image, overlay, truth, guess, probability in cards:
-      tiles += [image, overlay]
-      titles += [f"truth: {truth}", f"{guess} {probability:.0%}"]
+    for sample in self._samples(outputs, batch):
+      tiles += [sample.image, sample.attention]
+      titles += [
+        f"label: {sample.label}",
+        f"{sample.prediction} {sample.probability:.0%}",
+      ]
     return {
-      "predictions": attention_maps.contact_sheet(tiles, titles, 2 * _COLUMNS),
-      "cross_attends": attention_maps.cross_attend_sheet(
+      "predictions": image_layout.contact_sheet(tiles, titles, 2 * _COLUMNS),
+      "cross_attention": attention_maps.cross_attention_sheet(
         self.pixels(batch["image"])[:_COLUMNS],
         [self._class_names[i] for i in batch["label"][:_COLUMNS]],
         [weights[:_COLUMNS] for weights in outputs.encoder_attention],
@@ -235,17 +241,19 @@ class ImageClassification:
     outputs: perceiver.Outputs,
     batch: Batch,
     metrics: Mapping[str, np.ndarray],
-  ) -> dict[str, Any]:
-    """Sample predictions, confusion matrix, classes and calibration."""
-    confusion = metrics["confusion"]
-    return {
-      "predictions": self._cards(outputs, batch),
-      "confusion": confusion.astype(np.int64),
-      "class_names": self._class_names,
-      "class_accuracy": metrics_lib.per_class_accuracy(confusion),
-      "calibration": metrics["calibration"],
-      "calibration_error": metrics["calibration_error"],
-    }
+  ) -> list[sections.Section]:
+    """Returns samples, confusion matrix, accuracy per class and calibration."""
+    confusion, names = metrics["confusion"], self._class_names
+    return [
+      sections.image_samples(self._samples(outputs, batch)),
+      sections.confusion_matrix(confusion, names),
+      sections.class_accuracy(
+        metrics_lib.per_class_accuracy(confusion), confusion, names
+      ),
+      sections.calibration(
+        metrics["calibration"], float(metrics["calibration_error"])
+      ),
+    ]
 
   def read(self, path: Path) -> np.ndarray:
     """A picture of the user's as the model takes it.
@@ -293,24 +301,25 @@ class ImageClassification:
     """Names of the classes, by label."""
     return self._class_names
 
-  def _cards(self, outputs: perceiver.Outputs, batch: Batch) -> list[tuple]:
-    """(image, overlay, truth, guess, probability) of each example."""
-    cards = []
-    found = self.predictions(outputs, batch)
+  def _samples(
+    self, outputs: perceiver.Outputs, batch: Batch
+  ) -> list[sections.ImageSample]:
+    samples = []
+    predictions = self.predictions(outputs, batch)
     for image, label, (probabilities, overlay) in zip(
-      self.pixels(batch["image"]), batch["label"], found, strict=True
+      self.pixels(batch["image"]), batch["label"], predictions, strict=True
     ):
-      guess = int(probabilities.argmax())
-      cards.append(
-        (
+      predicted = int(probabilities.argmax())
+      samples.append(
+        sections.ImageSample(
           image,
           overlay,
           self._class_names[label],
-          self._class_names[guess],
-          float(probabilities[guess]),
+          self._class_names[predicted],
+          float(probabilities[predicted]),
         )
       )
-    return cards
+    return samples
 
   def _in_place(self, weights: jax.Array) -> jax.Array:
     """Weights [..., M] of permuted inputs in the order of the pixels."""

@@ -32,10 +32,9 @@ from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
 from perceiver_jax.viz import (
-  attention_maps,
   clip_media,
-  clip_samples,
-  side_by_side,
+  image_layout,
+  sections,
 )
 
 _COLUMNS = 6
@@ -206,19 +205,19 @@ class Kinetics:
   def pictures(
     self, outputs: perceiver.Outputs, batch: Batch
   ) -> dict[str, np.ndarray]:
-    """The middle frame of each clip beside the decoded one."""
+    """Draws the middle frame of each clip beside its reconstruction."""
     middle = self._window.num_frames // 2
     tiles, titles = [], []
-    for image, decoded, (truth, guess) in zip(
+    for image, decoded, (label, prediction) in zip(
       batch["image"],
       outputs.logits["image"],
-      self._answers(outputs, batch),
+      self._captions(outputs, batch),
       strict=True,
     ):
       tiles += [self._pixels(image[middle]), self._pixels(decoded[middle])]
-      titles += [truth, guess]
+      titles += [label, prediction]
     return {
-      "reconstructions": attention_maps.contact_sheet(tiles, titles, _COLUMNS)
+      "reconstructions": image_layout.contact_sheet(tiles, titles, _COLUMNS)
     }
 
   def report(
@@ -226,34 +225,34 @@ class Kinetics:
     outputs: perceiver.Outputs,
     batch: Batch,
     metrics: Mapping[str, np.ndarray],
-  ) -> dict[str, Any]:
-    """Held-out clips beside what is decoded of them, to see and hear."""
+  ) -> list[sections.Section]:
+    """Returns held-out clips beside their reconstructions, to play."""
     del metrics
     decoded = jax.tree.map(np.asarray, outputs.logits)
     video = metrics_lib.psnr(decoded["image"].clip(0, 1), batch["image"])
-    sound = metrics_lib.psnr(decoded["audio"].clip(-1, 1), batch["audio"])
-    shown = []
-    for i, (truth, guess) in enumerate(self._answers(outputs, batch)):
+    audio = metrics_lib.psnr(decoded["audio"].clip(-1, 1), batch["audio"])
+    rates = self._window.fps, self._window.sample_rate
+    samples = []
+    for i, (label, prediction) in enumerate(self._captions(outputs, batch)):
       captions = {
-        "truth": truth,
-        "answer": guess,
-        "PSNR": f"video {video[i]:.1f} dB, sound {sound[i]:.1f} dB",
+        "label": label,
+        "prediction": prediction,
+        "PSNR": f"video {video[i]:.1f} dB, audio {audio[i]:.1f} dB",
       }
-      both = side_by_side.side_by_side(
+      both = image_layout.side_by_side(
         {
-          name: clip_media.enlarged(self._pixels(found["image"][i]))
-          for name, found in (("original", batch), ("decoded", decoded))
+          name: clip_media.enlarge(self._pixels(clips["image"][i]))
+          for name, clips in (("original", batch), ("decoded", decoded))
         }
       )
-      rates = self._window.fps, self._window.sample_rate
       media = clip_media.encode(
-        "with the decoded sound", both, decoded["audio"][i], *rates
+        "with the decoded audio", both, decoded["audio"][i], *rates
       )
       media += clip_media.encode(
-        "the original sound", None, batch["audio"][i], *rates
+        "the original audio", None, batch["audio"][i], *rates
       )
-      shown.append(clip_samples.Clip(media, captions))
-    return {"clips": shown}
+      samples.append(sections.ClipSample(media, captions))
+    return [sections.clip_samples(samples)]
 
   def _check_model(self) -> None:
     """Raises UserError where the model's sizes are not those of the data."""
@@ -316,19 +315,16 @@ class Kinetics:
     labels = batch["label"].argmax(-1)
     return metrics_lib.in_top_k(outputs.logits["label"], labels, k)
 
-  def _answers(
+  def _captions(
     self, outputs: perceiver.Outputs, batch: Batch
   ) -> list[tuple[str, str]]:
-    """The class of each example, and the model's with its probability."""
-    chances = np.asarray(jax.nn.softmax(outputs.logits["label"]))
+    """Returns the class of each example, and the predicted class."""
+    probabilities = np.asarray(jax.nn.softmax(outputs.logits["label"]))
     names = self._class_names
     return [
-      (names[truth], f"{names[guess]} {chance:.0%}")
-      for truth, guess, chance in zip(
-        batch["label"].argmax(-1), chances.argmax(-1), chances.max(-1),
-        strict=True,
-      )
-    ]  # fmt: skip
+      (names[label.argmax()], f"{names[p.argmax()]} {p.max():.0%}")
+      for label, p in zip(batch["label"], probabilities, strict=True)
+    ]
 
   def _pixels(self, pictures: np.ndarray) -> np.ndarray:
     return self._preprocessing.pixels(np.asarray(pictures))

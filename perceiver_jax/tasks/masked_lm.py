@@ -31,8 +31,9 @@ from perceiver_jax.tasks import base
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
+from perceiver_jax.viz import sections
 
-# Tokens shown before a hidden word in the report, and in all.
+# Tokens of a text in the report: before the first masked one, and in all.
 _SHOWN_BEFORE, _SHOWN = 40, 160
 
 
@@ -178,7 +179,7 @@ class MaskedLanguageModel:
   def pictures(
     self, outputs: perceiver.Outputs, batch: Batch
   ) -> dict[str, np.ndarray]:
-    """None: text is shown in the report."""
+    """Returns none: the report has the texts."""
     del outputs, batch
     return {}
 
@@ -187,16 +188,12 @@ class MaskedLanguageModel:
     outputs: perceiver.Outputs,
     batch: Batch,
     metrics: Mapping[str, np.ndarray],
-  ) -> dict[str, Any]:
-    """Held-out texts with what the model puts for the hidden words."""
+  ) -> list[sections.Section]:
+    """Returns held-out texts with predictions of the masked tokens."""
     del metrics
-    guesses = np.asarray(outputs.logits).argmax(-1)
-    return {
-      "fillings": [
-        self._filling(*row)
-        for row in zip(batch["tokens"], batch["masked"], guesses, strict=True)
-      ]
-    }
+    predictions = np.asarray(outputs.logits).argmax(-1)
+    rows = zip(batch["tokens"], batch["masked"], predictions, strict=True)
+    return [sections.masked_tokens([self._spans(*row) for row in rows])]
 
   @functools.cached_property
   def tokenizer(self) -> tokenizers.Tokenizer:
@@ -217,20 +214,24 @@ class MaskedLanguageModel:
       rng,
     )
 
-  def _filling(
-    self, tokens: np.ndarray, hidden: np.ndarray, guesses: np.ndarray
-  ) -> list[tuple[str, str, bool]]:
-    """(truth, guess or "", whether it is hidden) of each run of tokens."""
-    start = max(0, int(hidden.argmax()) - _SHOWN_BEFORE)
+  def _spans(
+    self, tokens: np.ndarray, masked: np.ndarray, predictions: np.ndarray
+  ) -> list[sections.TextSpan]:
+    """Splits the text around the first masked token into spans."""
+    start = max(0, int(masked.argmax()) - _SHOWN_BEFORE)
     part = slice(start, start + _SHOWN)
-    tokens, hidden, guesses = tokens[part], hidden[part], guesses[part]
-    real = int((tokens != byte_tokenizer.PAD).sum())
-    edges = np.flatnonzero(np.diff(hidden[:real])) + 1
+    tokens, masked, predictions = tokens[part], masked[part], predictions[part]
+    length = int((tokens != byte_tokenizer.PAD).sum())
+    edges = np.flatnonzero(np.diff(masked[:length])) + 1
     display = self.tokenizer.display
     return [
-      (display(tokens[run]), display(guesses[run]), bool(hidden[run[0]]))
-      for run in np.split(np.arange(real), edges)
-      if len(run)
+      sections.TextSpan(
+        display(tokens[span]),
+        display(predictions[span]),
+        bool(masked[span[0]]),
+      )
+      for span in np.split(np.arange(length), edges)
+      if len(span)
     ]
 
   def train_texts(self) -> Iterator[str]:

@@ -33,7 +33,10 @@ from perceiver_jax.training import (
 )
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
-from perceiver_jax.viz import flow_pictures
+from perceiver_jax.viz import (
+  flow_images,
+  sections,
+)
 
 LOSSES = ("epe", "robust")
 # Of the robust loss, as PWC-Net has it: (|x| + |y| + e)^q.
@@ -188,41 +191,40 @@ class OpticalFlow:
   def pictures(
     self, outputs: perceiver.Outputs, batch: Batch
   ) -> dict[str, np.ndarray]:
-    """Frames, truth, prediction and error of some pairs."""
-    rows = self._rows(outputs, batch)[:_SHOWN]
-    return {"flow": flow_pictures.sheet(rows)}
+    """Draws frames, target, prediction and error of some pairs."""
+    samples = self._samples(outputs, batch)[:_SHOWN]
+    return {"flow": flow_images.contact_sheet(samples)}
 
   def report(
     self,
     outputs: perceiver.Outputs,
     batch: Batch,
     metrics: Mapping[str, np.ndarray],
-  ) -> dict[str, Any]:
-    """The same pictures, and what the numbers are to be judged by."""
-    rows = self._rows(outputs, batch)
+  ) -> list[sections.Section]:
+    """Returns notes on the metrics, and samples."""
     notes = [
-      "Errors are in pixels of the model's frames, of the middle of each"
-      " held-out pair."
+      "Errors are in pixels of the model's frames and of the center crop of"
+      " each held-out pair."
     ]
     if "zero_epe" in metrics:
-      still = float(metrics["zero_epe"])
-      notes.append(f"No motion at all would score {still:.3g}.")
+      zero_epe = float(metrics["zero_epe"])
+      notes.append(f"Predicting zero flow everywhere gives {zero_epe:.3g}.")
     if self._config.data.eval_source == "rendered":
       notes.append(
-        "The held-out pairs are rendered, with textures that are never trained"
-        " on: their truth is exact, and they are not real."
+        "The held-out pairs are synthetic, rendered with textures that are not"
+        " in the training set; their target flow is exact."
       )
-    return {"flows": flow_pictures.sheet(rows), "notes": notes}
+    sheet = flow_images.contact_sheet(self._samples(outputs, batch))
+    return [sections.notes(notes), sections.flow_samples(sheet)]
 
-  def _rows(
+  def _samples(
     self, outputs: perceiver.Outputs, batch: Batch
-  ) -> list[flow_pictures.Row]:
-    predicted = np.asarray(_in_pixels(outputs), np.float32)
+  ) -> list[flow_images.FlowSample]:
+    frames = np.asarray(batch["frames"])
     known = np.asarray(batch["valid"])[..., None]
-    truth = np.where(known, batch["flow"], np.nan)
-    return list(
-      map(flow_pictures.Row, np.asarray(batch["frames"]), truth, predicted)
-    )
+    targets = np.where(known, batch["flow"], np.nan)
+    predictions = np.asarray(_in_pixels(outputs), np.float32)
+    return list(map(flow_images.FlowSample, frames, targets, predictions))
 
   @functools.cached_property
   def _total(self) -> int:

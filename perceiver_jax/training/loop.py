@@ -1,7 +1,7 @@
 """The training loop: the same for every task.
 
 A run's folder holds config.json, versions.json, task.json, metrics.jsonl,
-checkpoints/, pictures/, tensorboard/ and, at the end, results.json,
+checkpoints/, images/, tensorboard/ and, at the end, results.json,
 report.html and model.safetensors. A run that was stopped or killed goes on from
 its newest checkpoint to the bitwise same end as one that never was.
 """

@@ -1,1 +1,1 @@
-"""Pictures of what a model does: attention maps, curves, the run report."""
+"""Images for people: attention maps, learning curves, the run report."""

@@ -1,7 +1,7 @@
-"""Which inputs a model reads, drawn over the image it read.
+"""Draws a model's attention over its input image.
 
-Shapes: O output queries, N latents, M inputs; H, W an image, H', W' the grid
-the inputs lie on, h, w a picture for people.
+Shapes: O output queries, N latents, M inputs; H, W an image; H', W' the grid
+of inputs; h, w an image enlarged for display.
 """
 
 import math
@@ -10,32 +10,30 @@ from collections.abc import Sequence
 import cv2
 import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from perceiver_jax.viz.side_by_side import side_by_side
-from perceiver_jax.viz.text import shorten
+from perceiver_jax.viz import image_layout
 
-_SHOWN_SIDE = 128  # pixels: smaller pictures are hard to see on a screen
-_TINY_SIDE = 64  # pixels: below this, smoothing would hide the pixels
-_STRENGTH = 0.85  # opacity of the hottest point
-_DIMMED = 0.6  # of the image's light: on white, heat would look pale
+_DISPLAY_SIDE = 128  # Pixels; smaller images are hard to see on a screen.
+_SMALL_SIDE = 64  # Pixels; below this, smoothing would hide the pixels.
+_MAX_OPACITY = 0.85  # At the highest weight.
+_DIMMING = 0.6  # On a bright image the heat map would look pale.
 
 
 def rollout(
   decoder_weights: np.ndarray, encoder_weights: np.ndarray
 ) -> np.ndarray:
-  """Which inputs the output queries read, through the latents.
+  """Multiplies the attention of decoder and encoder.
 
-  The latents also mix in between, so this is where the information enters,
-  not a full account of where it comes from.
+  The self-attention of the latents is left out, so the result shows where
+  information enters and is no full account of the output.
 
   Args:
     decoder_weights: [..., O, N], attention of queries over latents.
     encoder_weights: [..., N, M], attention of latents over inputs.
 
   Returns:
-    [..., O, M]; rows sum to one when those of both arguments do.
+    Attention of queries over inputs, [..., O, M]; rows sum to one if those of
+    both arguments do.
   """
   return np.asarray(decoder_weights) @ np.asarray(encoder_weights)
 
@@ -43,7 +41,7 @@ def rollout(
 def grid_weights(
   attention: np.ndarray, grid_shape: Sequence[int]
 ) -> np.ndarray:
-  """Attention [..., M] averaged over heads and latents, as a grid [H', W'].
+  """Averages attention over heads and latents and arranges it as a grid.
 
   Args:
     attention: [M], [heads, M] or [heads, N, M].
@@ -53,20 +51,22 @@ def grid_weights(
     float32 [H', W'].
 
   Raises:
-    ValueError: if the grid does not have M places.
+    ValueError: the grid does not have M cells.
   """
   attention = np.asarray(attention, np.float32)
-  inputs = attention.shape[-1]
-  if math.prod(grid_shape) != inputs:
-    raise ValueError(f"grid {tuple(grid_shape)} does not hold {inputs} inputs")
-  return attention.reshape(-1, inputs).mean(axis=0).reshape(grid_shape)
+  num_inputs = attention.shape[-1]
+  if math.prod(grid_shape) != num_inputs:
+    raise ValueError(
+      f"a grid {tuple(grid_shape)} does not hold {num_inputs} inputs"
+    )
+  return attention.reshape(-1, num_inputs).mean(axis=0).reshape(grid_shape)
 
 
 def input_grid(size: Sequence[int], num_inputs: int) -> tuple[int, int]:
-  """Rows and columns of input elements that cover an image evenly.
+  """Returns rows and columns of inputs that cover an image evenly.
 
-  A convolution or patches leave fewer elements than there are pixels. Of the
-  grids with as many places, this is the one whose cells are nearest to square.
+  A convolution or patches leave fewer inputs than there are pixels. Of the
+  grids with that many cells, this is the one whose cells are nearest to square.
 
   Args:
     size: (H, W).
@@ -76,138 +76,82 @@ def input_grid(size: Sequence[int], num_inputs: int) -> tuple[int, int]:
     (H', W') with H' * W' = M.
   """
   height, width = size
-  wanted = math.log(math.sqrt(num_inputs * height / width))
+  ideal = math.log(math.sqrt(num_inputs * height / width))
   divisors = (n for n in range(1, num_inputs + 1) if num_inputs % n == 0)
-  rows = min(divisors, key=lambda n: abs(math.log(n) - wanted))
+  rows = min(divisors, key=lambda n: abs(math.log(n) - ideal))
   return rows, num_inputs // rows
 
 
 def overlay(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
-  """A heat map of the weights over the image in grey.
+  """Draws a heat map of weights over a grayscale version of an image.
 
   Args:
     image: [H, W, C] or [H, W], float in [-1, 1] or uint8.
-    weights: [H', W'], not negative; only their relative size is shown.
+    weights: [H', W'], not negative; only their relative size matters.
 
   Returns:
-    uint8 [h, w, 3], RGB; the longer side is about 128 pixels or more.
+    uint8 [h, w, 3], RGB; the longer side has at least 128 pixels.
 
   Raises:
-    ValueError: if the weights are not a grid of numbers >= 0.
+    ValueError: the weights are no grid of finite numbers >= 0.
   """
   weights = np.asarray(weights, np.float32)
   valid = (weights >= 0) & np.isfinite(weights)
   if weights.ndim != 2 or not valid.all():
-    raise ValueError(f"weights {weights.shape} are not a grid of numbers >= 0")
-  grey = _grey(np.asarray(image))
-  size, way = _shown_size(grey.shape), _way(grey.shape)
-  grey = cv2.resize(grey, size, interpolation=way)[..., None]
-  heat = cv2.resize(_normalised(weights), size, interpolation=way)
-  # The upper part only: its dark end would read as shadow, not as heat.
-  colour = matplotlib.colormaps["plasma"](0.45 + 0.55 * heat)[..., :3] * 255
-  opacity = _STRENGTH * heat[..., None]
-  mixed = _DIMMED * grey * (1 - opacity) + colour * opacity
+    raise ValueError(f"weights {weights.shape} are no grid of numbers >= 0")
+  gray = _grayscale(np.asarray(image))
+  size, method = _display_size(gray.shape), _interpolation(gray.shape)
+  gray = cv2.resize(gray, size, interpolation=method)[..., None]
+  heat = cv2.resize(_normalize(weights), size, interpolation=method)
+  # Only the bright part: the dark end would look like shadow.
+  color = matplotlib.colormaps["plasma"](0.45 + 0.55 * heat)[..., :3] * 255
+  opacity = _MAX_OPACITY * heat[..., None]
+  mixed = _DIMMING * gray * (1 - opacity) + color * opacity
   return np.round(mixed).astype(np.uint8)
 
 
-def contact_sheet(
-  images: Sequence[np.ndarray], titles: Sequence[str], columns: int
-) -> np.ndarray:
-  """Images in rows under their titles, on white.
-
-  Args:
-    images: uint8 [h, w], [h, w, 1] or [h, w, 3]; sizes may differ.
-    titles: one an image; cut when long.
-    columns: images a row.
-
-  Returns:
-    uint8 [height, width, 3], RGB.
-
-  Raises:
-    ValueError: if there is no image, or not one title an image.
-  """
-  if not images or len(images) != len(titles) or columns < 1:
-    raise ValueError(
-      f"{len(images)} images, {len(titles)} titles, {columns} columns"
-    )
-  columns = min(columns, len(images))
-  rows = math.ceil(len(images) / columns)
-  figure = Figure((1.5 * columns, 1.7 * rows), dpi=120, layout="constrained")
-  canvas = FigureCanvasAgg(figure)
-  axes = figure.subplots(rows, columns, squeeze=False).ravel()
-  for axis in axes:
-    axis.set_axis_off()
-  for axis, image, title in zip(axes, images, titles, strict=False):
-    axis.imshow(_rgb(image), interpolation="nearest")
-    axis.set_title(shorten(title, 22), fontsize=8, parse_math=False)
-  canvas.draw()
-  return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-def cross_attend_sheet(
+def cross_attention_sheet(
   images: Sequence[np.ndarray],
   titles: Sequence[str],
-  reads: Sequence[np.ndarray],
+  attention: Sequence[np.ndarray],
   latents: Sequence[int] = (),
 ) -> np.ndarray:
-  """A row a picture: the picture, then what each cross-attend read of it.
+  """Draws a row per image: the image, then the map of each cross-attend.
 
-  As where the first paper shows attention (section 4.1), the maps do not lie
-  over the picture: what structure they have is the attention's own.
+  As in section 4.1 of the Perceiver paper, the maps are beside the image and
+  not over it, so that their structure is only that of the attention.
 
   Args:
-    images: uint8 [B, H, W, 1 | 3].
-    titles: one a picture.
-    reads: weights of each cross-attend, [B, heads, N, M], the inputs being
-      spread evenly over the picture.
-    latents: those to show, a column each; () for the mean over all.
+    images: uint8 [B, H, W, 1 or 3].
+    titles: one per image.
+    attention: weights of each cross-attend, [B, heads, N, M], with inputs
+      that cover the image evenly.
+    latents: latents to show, one column each; () for the mean over all.
 
   Returns:
     uint8 [height, width, 3], RGB.
 
   Raises:
-    ValueError: if there is no picture, or not one title a picture.
+    ValueError: there is no image, or the numbers of images and titles differ.
   """
   rows = []
-  for image, title, *weights in zip(images, titles, *reads, strict=True):
-    size = _shown_size(image.shape)
-    picture = cv2.resize(_rgb(image), size, interpolation=_way(image.shape))
-    tiles = {title: picture}
-    for number, read in enumerate(weights, 1):
-      grid = input_grid(image.shape[:2], read.shape[-1])
-      shown = {f"attend {number}, latent {n}": read[:, n] for n in latents}
-      for name, part in (shown or {f"cross-attend {number}": read}).items():
+  for image, title, *per_image in zip(images, titles, *attention, strict=True):
+    size = _display_size(image.shape)
+    rgb = image_layout.as_rgb(image)
+    tiles = {
+      title: cv2.resize(rgb, size, interpolation=_interpolation(image.shape))
+    }
+    for number, weights in enumerate(per_image, 1):
+      grid = input_grid(image.shape[:2], weights.shape[-1])
+      maps = {f"attend {number}, latent {n}": weights[:, n] for n in latents}
+      for name, part in (maps or {f"cross-attend {number}": weights}).items():
         tiles[name] = _heat_map(grid_weights(part, grid), size)
-    rows.append(side_by_side(tiles))
+    rows.append(image_layout.side_by_side(tiles))
   return np.concatenate(rows)
 
 
-def png_bytes(image: np.ndarray) -> bytes:
-  """A uint8 image, [h, w], [h, w, 1] or [h, w, 3] (RGB), as a PNG file.
-
-  Raises:
-    ValueError: if the type or the shape is another.
-  """
-  pixels = cv2.cvtColor(_rgb(image), cv2.COLOR_RGB2BGR)
-  return cv2.imencode(".png", pixels)[1].tobytes()
-
-
-def _rgb(image: np.ndarray) -> np.ndarray:
-  image = np.asarray(image)
-  if image.ndim == 2:
-    image = image[..., None]
-  if (
-    image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3)
-  ):
-    raise ValueError(
-      f"a picture is uint8 [h, w], [h, w, 1] or [h, w, 3]; this one is "
-      f"{image.dtype} {list(image.shape)}"
-    )
-  return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
-
-
-def _grey(image: np.ndarray) -> np.ndarray:
-  """float32 [H, W] in [0, 255] from [H, W] or [H, W, C]."""
+def _grayscale(image: np.ndarray) -> np.ndarray:
+  """Converts [H, W] or [H, W, C] to float32 [H, W] in [0, 255]."""
   levels = image.astype(np.float32)
   if image.dtype != np.uint8:
     levels = (np.clip(np.nan_to_num(levels), -1, 1) + 1) * 127.5
@@ -218,30 +162,30 @@ def _grey(image: np.ndarray) -> np.ndarray:
   return levels.mean(axis=-1)
 
 
-def _shown_size(shape: Sequence[int]) -> tuple[int, int]:
-  """(w, h) of an image [H, W, ...] enlarged so that it can be seen."""
+def _display_size(shape: Sequence[int]) -> tuple[int, int]:
+  """Returns (w, h) for an image [H, W, ...], enlarged by a whole factor."""
   height, width = shape[:2]
-  scale = max(1, math.ceil(_SHOWN_SIDE / max(height, width)))
+  scale = max(1, math.ceil(_DISPLAY_SIDE / max(height, width)))
   return width * scale, height * scale
 
 
-def _way(shape: Sequence[int]) -> int:
-  """How OpenCV should enlarge an image [H, W, ...]."""
-  return cv2.INTER_NEAREST if max(shape[:2]) < _TINY_SIDE else cv2.INTER_LINEAR
+def _interpolation(shape: Sequence[int]) -> int:
+  """Returns OpenCV's method for enlarging an image [H, W, ...]."""
+  return cv2.INTER_NEAREST if max(shape[:2]) < _SMALL_SIDE else cv2.INTER_LINEAR
 
 
 def _heat_map(weights: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """uint8 [h, w, 3] of weights [H', W']; every cell keeps its own colour."""
-  heat = cv2.resize(_normalised(weights), size, interpolation=cv2.INTER_NEAREST)
-  colour = matplotlib.colormaps["inferno"](heat)[..., :3]
-  return np.round(colour * 255).astype(np.uint8)
+  """Draws weights [H', W'] as uint8 [h, w, 3] without smoothing."""
+  heat = cv2.resize(_normalize(weights), size, interpolation=cv2.INTER_NEAREST)
+  color = matplotlib.colormaps["inferno"](heat)[..., :3]
+  return np.round(color * 255).astype(np.uint8)
 
 
-def _normalised(weights: np.ndarray) -> np.ndarray:
-  """[0, 1] between the 1st and the 99th percentile; all 0 when all equal."""
+def _normalize(weights: np.ndarray) -> np.ndarray:
+  """Scales the 1st to 99th percentile to [0, 1]; all 0 if all are equal."""
   low, high = np.percentile(weights, (1, 99))
   if high <= low:
-    # A few hot points among many: the percentiles do not see them.
+    # A few high weights among many are beyond the percentiles.
     low, high = weights.min(), weights.max()
   if high <= low:
     return np.zeros_like(weights)

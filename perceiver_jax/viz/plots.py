@@ -1,8 +1,8 @@
-"""Curves, confusion matrices and reliability as SVG for light and dark pages.
+"""Plots as SVG files that suit light and dark pages.
 
-Text and frames are drawn in the page's own ink (`currentColor`, chosen by the
-reader's colour scheme) on a transparent ground; data in colours that stand
-out on both. Nothing here touches pyplot's global state.
+Text and axes have the text color of the reader's color scheme (`currentColor`)
+on a transparent background; data have colors with contrast on both. Nothing
+here changes pyplot's global state.
 """
 
 import io
@@ -34,17 +34,17 @@ from perceiver_jax.viz.text import (
   shorten,
 )
 
-MAX_LABELS = 50  # names that can still be read along a side
-_INK = "#010203"  # stands for the reader's ink until the SVG is finished
-_COLOURS = ("#3f7fd9", "#e0803a", "#3d9a63", "#a566c9", "#c2556b", "#8a8a2f")
+MAX_LABELS = 50  # More class names along an axis would be illegible.
+_INK = "#010203"  # Replaced by currentColor in the finished SVG.
+_COLORS = ("#3f7fd9", "#e0803a", "#3d9a63", "#a566c9", "#c2556b", "#8a8a2f")
 _STYLE = (
   "<style>svg{color:#24292f}"
   "@media(prefers-color-scheme:dark){svg{color:#d5dae1}}"
   "text{font-family:system-ui,sans-serif!important}</style>"
 )
 _SETTINGS = {
-  "svg.fonttype": "none",  # text stays text: any script, small files
-  "svg.hashsalt": "perceiver_jax",  # the same data give the same bytes
+  "svg.fonttype": "none",  # Keeps text as text: small files, any script.
+  "svg.hashsalt": "perceiver_jax",  # Makes files reproducible.
   "font.size": 8.0,
   "axes.spines.top": False,
   "axes.spines.right": False,
@@ -64,16 +64,17 @@ def curves(
   title: str,
   log: bool = False,
 ) -> bytes:
-  """Values against steps, a line a name.
+  """Plots values against steps, with one line per name.
 
   Args:
     records: dicts with 'step' and any of the names, as in `metrics.jsonl`.
-    names: keys to draw, such as 'train/loss' and 'eval/loss'.
-    title: what all the lines show, such as 'loss'.
-    log: a logarithmic scale; linear all the same if a value is not positive.
+    names: keys to plot, such as 'train/loss' and 'eval/loss'.
+    title: of the plot, such as 'loss'.
+    log: whether to use a logarithmic scale; ignored if a value is not
+      positive.
 
   Returns:
-    An SVG file; values that are not finite are left out.
+    An SVG file, without values that are not finite.
   """
   with matplotlib.rc_context(_SETTINGS):
     figure = Figure((3.9, 2.5), layout="constrained")
@@ -83,7 +84,7 @@ def curves(
     for number, (name, (steps, values)) in enumerate(lines.items()):
       _line(axes, steps, values, name, number)
     positive = all((values > 0).all() for _, values in lines.values())
-    _dress(axes, title, log and positive and bool(lines))
+    _style_axes(axes, title, log and positive and bool(lines))
     if not lines:
       axes.text(0.5, 0.5, "no values", ha="center", transform=axes.transAxes)
     elif list(lines) != [title]:
@@ -91,20 +92,20 @@ def curves(
     return _svg(figure)
 
 
-def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> bytes:
-  """A confusion matrix; colour is the share of each true class.
+def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> bytes:
+  """Plots a confusion matrix; color is the share of the row.
 
-  With 12 classes or fewer the counts are written too.
+  With at most 12 classes, the counts are written in the cells.
 
   Args:
-    matrix: counts [classes, classes], truth by prediction.
-    class_names: a name a class, of at most `MAX_LABELS`.
+    matrix: counts [classes, classes], label by prediction.
+    class_names: one name per class, at most `MAX_LABELS`.
 
   Returns:
     An SVG file.
 
   Raises:
-    ValueError: if the matrix is not classes by classes, or of too many.
+    ValueError: the matrix is not [classes, classes], or there are too many.
   """
   counts = np.asarray(matrix).astype(np.int64)
   classes = len(class_names)
@@ -115,33 +116,35 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> bytes:
   with matplotlib.rc_context(_SETTINGS):
     figure = Figure((side, side), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(shares, cmap=_fading(), vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(
+      shares, cmap=_color_map(), vmin=0, vmax=1, interpolation="nearest"
+    )
     _label_classes(axes, class_names)
     if classes <= 12:
       _write_counts(axes, counts, shares)
     return _svg(figure)
 
 
-def reliability(table: np.ndarray) -> bytes:
-  """Accuracy against confidence, above how the confidences are spread.
+def reliability_diagram(table: np.ndarray) -> bytes:
+  """Plots accuracy against confidence, and a histogram of confidence.
 
   Args:
-    table: sums [bins, 3] of examples, their confidence and how many of them
-      are right, by equal steps of confidence from 0 to 1.
+    table: [bins, 3] with the number of examples, the sum of their confidence
+      and the number of correct ones, in equal bins of confidence.
 
   Returns:
-    An SVG file; bars that end at the dashed line are perfectly calibrated.
+    An SVG file; bars end at the dashed line if calibration is perfect.
   """
-  examples, _, right = np.asarray(table, np.float64).T
+  examples, _, correct = np.asarray(table, np.float64).T
   edges = np.arange(len(examples)) / len(examples)
-  accuracy = right / np.maximum(examples, 1)
-  spread = examples / max(examples.sum(), 1)
+  accuracy = correct / np.maximum(examples, 1)
+  histogram = examples / max(examples.sum(), 1)
   with matplotlib.rc_context(_SETTINGS):
     figure = Figure((3.9, 3.9), layout="constrained")
     above, below = figure.subplots(2, sharex=True, height_ratios=(3, 1))
-    for axes, heights in ((above, accuracy), (below, spread)):
+    for axes, heights in ((above, accuracy), (below, histogram)):
       width = 0.95 / len(examples)
-      axes.bar(edges, heights, width, align="edge", color=_COLOURS[0])
+      axes.bar(edges, heights, width, align="edge", color=_COLORS[0])
     above.plot((0, 1), (0, 1), "--", color=_INK, linewidth=0.8)
     above.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     below.set(xlabel="confidence", ylabel="examples")
@@ -152,7 +155,7 @@ def reliability(table: np.ndarray) -> bytes:
 def series(
   records: Sequence[Mapping[str, float]], name: str
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The (steps, values) of one name: finite values only, by rising step."""
+  """Returns (steps, values) of a name: finite values, sorted by step."""
   pairs = [
     (record["step"], record[name])
     for record in records
@@ -166,13 +169,13 @@ def series(
 def by_metric(
   records: Sequence[Mapping[str, float]],
 ) -> dict[str, list[str]]:
-  """Names that belong in one plot: {'loss': ['train/loss', 'eval/loss'], …}.
+  """Groups names by metric: {'loss': ['train/loss', 'eval/loss'], …}.
 
   Args:
     records: as in `metrics.jsonl`.
 
   Returns:
-    Names with finite values by what follows their last '/', the loss first.
+    Names with finite values by the part after their last '/', loss first.
   """
   groups: dict[str, list[str]] = {"loss": []}
   for name in dict.fromkeys(name for record in records for name in record):
@@ -182,90 +185,95 @@ def by_metric(
 
 
 def frequent_mistakes(
-  matrix: np.ndarray, most: int
+  matrix: np.ndarray, count: int
 ) -> list[tuple[int, int, int]]:
-  """The (truth, prediction, times) off the diagonal, most frequent first."""
-  errors = np.asarray(matrix).astype(np.int64)  # an unsigned -1 is large
+  """Returns the largest (label, prediction, times) off the diagonal."""
+  errors = np.asarray(matrix).astype(
+    np.int64
+  )  # Unsigned counts cannot be negated.
   np.fill_diagonal(errors, 0)
-  order = np.argsort(-errors, axis=None, kind="stable")[:most]
+  order = np.argsort(-errors, axis=None, kind="stable")[:count]
   places = zip(*np.unravel_index(order, errors.shape), strict=True)
-  found = ((int(t), int(p), int(errors[t, p])) for t, p in places)
-  return [mistake for mistake in found if mistake[2]]
+  return [
+    (int(label), int(prediction), int(errors[label, prediction]))
+    for label, prediction in places
+    if errors[label, prediction]
+  ]
 
 
 def _line(
   axes: Axes, steps: np.ndarray, values: np.ndarray, name: str, number: int
 ) -> None:
-  # Few points are marked, so that a single one shows and colour is not all.
+  # Few points have markers: a single one is visible, and lines differ in more
+  # than color.
   marker = "os^Dv*"[number % 6] if len(steps) <= 40 else None
   axes.plot(
     steps,
     values,
-    color=_COLOURS[number % len(_COLOURS)],
+    color=_COLORS[number % len(_COLORS)],
     linewidth=1.3,
     marker=marker,
     markersize=2.5,
-    label=printable(name).lstrip(
-      "_"
-    ),  # matplotlib hides labels that start with one
+    # Matplotlib hides labels that start with an underscore.
+    label=printable(name).lstrip("_"),
   )
 
 
-def _dress(axes: Axes, title: str, log: bool) -> None:
+def _style_axes(axes: Axes, title: str, log: bool) -> None:
   axes.set_title(printable(title), loc="left", fontsize=9, fontweight="bold")
   axes.set_xlabel("step")
   axes.grid(alpha=0.15, color=_INK, linewidth=0.5)
   axes.tick_params(length=2.5, width=0.6)
   low, high = axes.get_xlim()
   if high - low < 2:
-    # One step only: matplotlib would make up a scale of fractions around it.
-    middle = (low + high) / 2
-    axes.set_xlim(middle - 1, middle + 1)
+    # Around a single step, matplotlib would use a scale of fractions.
+    center = (low + high) / 2
+    axes.set_xlim(center - 1, center + 1)
   axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
   axes.xaxis.set_major_formatter(EngFormatter(sep=""))
   if log:
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    # One decade has too few powers of ten to read a value off.
-    between = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)
-    axes.yaxis.set_major_locator(LogLocator(subs=between))
+    # One decade has too few powers of ten for reading values.
+    ticks = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)
+    axes.yaxis.set_major_locator(LogLocator(subs=ticks))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _fading() -> LinearSegmentedColormap:
-  """From nothing to the first colour: zero is the page's own ground."""
-  ends = [to_rgba(_COLOURS[0], 0.03), to_rgba(_COLOURS[0], 1)]
-  return LinearSegmentedColormap.from_list("fading", ends)
+def _color_map() -> LinearSegmentedColormap:
+  """Returns a map from near transparency to the first color."""
+  ends = [to_rgba(_COLORS[0], 0.03), to_rgba(_COLORS[0], 1)]
+  return LinearSegmentedColormap.from_list("transparent_to_color", ends)
 
 
 def _label_classes(axes: Axes, names: Sequence[str]) -> None:
   shown = [shorten(name, 18) for name in names]
   places = range(len(shown))
-  upright = max(map(len, shown)) > 3 or len(shown) > 20
-  axes.set_xticks(places, shown, rotation=90 if upright else 0, fontsize=7)
+  vertical = max(map(len, shown)) > 3 or len(shown) > 20
+  axes.set_xticks(places, shown, rotation=90 if vertical else 0, fontsize=7)
   axes.set_yticks(places, shown, fontsize=7)
   axes.tick_params(length=0)
   axes.spines[:].set_visible(False)
-  axes.set_xlabel("predicted")
-  axes.set_ylabel("truth")
+  axes.set_xlabel("prediction")
+  axes.set_ylabel("label")
 
 
 def _write_counts(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
   for (row, column), count in np.ndenumerate(counts):
     if count:
-      colour = "white" if shares[row, column] > 0.5 else _INK
-      text = axes.text(column, row, str(count), color=colour, fontsize=7)
+      color = "white" if shares[row, column] > 0.5 else _INK
+      text = axes.text(column, row, str(count), color=color, fontsize=7)
       text.set(ha="center", va="center")
 
 
 def _svg(figure: Figure) -> bytes:
   file = io.BytesIO()
-  quiet = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+  no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
   with warnings.catch_warnings():
-    # The browser draws the text, in a font that has what matplotlib's lacks.
+    # The browser draws the text, so matplotlib's font does not matter.
     warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
-    figure.savefig(file, format="svg", transparent=True, metadata=quiet)
+    figure.savefig(file, format="svg", transparent=True, metadata=no_metadata)
   text = file.getvalue().decode()
   for kind in ("fill", "stroke"):
     text = text.replace(f"{kind}: {_INK}", f"{kind}: currentColor")

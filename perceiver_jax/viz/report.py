@@ -1,7 +1,7 @@
-"""The run report: one HTML file that shows what a run reached, and how.
+"""The run report: one HTML file with a run's results and settings.
 
-The file stands alone: pictures are inside it, it needs no network and no
-JavaScript, and it follows the reader's light or dark colour scheme.
+The file is self-contained: images are embedded, it needs no network and no
+JavaScript, and it follows the reader's light or dark color scheme.
 """
 
 import dataclasses
@@ -16,77 +16,48 @@ from typing import Any
 import numpy as np
 
 from perceiver_jax.viz import (
-  classification,
-  clip_samples,
   html,
   plots,
-  text_samples,
 )
-from perceiver_jax.viz.attention_maps import png_bytes
+from perceiver_jax.viz.sections import Section
 
-_LOG_SPREAD = 20  # largest / smallest loss from which a log scale reads better
+# A loss is drawn on a log scale if its largest value is this many times the
+# smallest.
+_LOG_SCALE_RATIO = 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-  """What a report shows; parts that are empty are left out.
+  """Contents of a report; empty parts are left out.
 
   Attributes:
-    title: the run's name.
-    summary: what the run reached, the headline first; numbers or text.
-    published: the paper's row under the same keys, with an optional 'source'
-      (text, where it stands); None where there is none.
+    title: name of the run.
+    summary: results by name, the headline first; numbers or text.
+    published: the paper's row under the same names, with an optional "source"
+      (text); None where there is none.
     records: the lines of `metrics.jsonl`.
-    confusion: counts [classes, classes], truth by prediction.
-    class_names: a name a class.
-    class_accuracy: share of right predictions by label, without classes that
-      have no example; shown with `confusion`.
-    calibration: sums [bins, 3] of examples, their confidence and how many of
-      them are right, by equal steps of confidence from 0 to 1.
-    calibration_error: the expected calibration error; shown with
-      `calibration`.
-    predictions: (image uint8 [h, w, C], attention overlay uint8 [h, w, 3],
-      truth, prediction, probability of the prediction).
-    fillings: of each text, its runs as (truth, guess, whether it was hidden).
-    texts: (text, truth, prediction, probability of the prediction; None if the
-      two are scores).
-    flows: pairs with their true and predicted flow, uint8 [h, w, 3].
-    clips: clips to see and hear, with what the model says of them.
-    class_scores: (class, average precision, area under the ROC curve, positive
-      examples) of each class, where an example may have several.
+    sections: the task's sections, in the order in which they are shown.
     config: the run's settings, nested.
-    versions: package, device and commit names to their versions.
-    parameters: (name, shape, count) of each parameter array.
-    notes: sentences a reader needs to judge the numbers.
+    versions: versions of packages, devices and the commit, by name.
+    parameters: (name, shape, size) of each parameter array.
   """
 
   title: str
   summary: Mapping[str, Any]
   published: Mapping[str, Any] | None = None
   records: Sequence[Mapping[str, float]] = ()
-  confusion: np.ndarray | None = None
-  class_names: Sequence[str] = ()
-  class_accuracy: Mapping[int, float] = dataclasses.field(default_factory=dict)
-  calibration: np.ndarray | None = None
-  calibration_error: float | None = None
-  predictions: Sequence[tuple[np.ndarray, np.ndarray, str, str, float]] = ()
-  fillings: Sequence[Sequence[tuple[str, str, bool]]] = ()
-  texts: Sequence[tuple[str, str, str, float | None]] = ()
-  flows: np.ndarray | None = None
-  clips: Sequence[clip_samples.Clip] = ()
-  class_scores: Sequence[tuple[str, float, float, int]] = ()
+  sections: Sequence[Section] = ()
   config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   versions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   parameters: Sequence[tuple[str, tuple[int, ...], int]] = ()
-  notes: Sequence[str] = ()
 
 
 def write_report(path: str | os.PathLike, report: Report) -> None:
-  """Writes the report, so that a reader sees the old file or the new.
+  """Writes a report atomically: readers see either the old or the new file.
 
   Args:
-    path: the HTML file to make or replace.
-    report: what to show.
+    path: the HTML file to write or replace.
+    report: its contents.
   """
   path = Path(path)
   partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -95,58 +66,28 @@ def write_report(path: str | os.PathLike, report: Report) -> None:
 
 
 def _page(report: Report) -> str:
-  parts = (
-    _head(report),
-    _notes(report.notes),
-    _published(report.summary, report.published),
-    _curves(report.records),
-    _predictions(report.predictions),
-    text_samples.fillings(report.fillings),
-    text_samples.classified(report.texts),
-    _flows(report.flows),
-    clip_samples.clips(report.clips),
-    clip_samples.class_scores(report.class_scores),
-    classification.confusion(report.confusion, report.class_names),
-    classification.classes(
-      report.class_accuracy, report.confusion, report.class_names
-    ),
-    classification.calibration(report.calibration, report.calibration_error),
-    _parameters(report.parameters),
-    _config(report.config),
-    _versions(report.versions),
+  sections = [
+    *_published(report.summary, report.published),
+    *_curves(report.records),
+    *report.sections,
+    *_parameters(report.parameters),
+    *_config(report.config),
+    *_versions(report.versions),
+  ]
+  summary = [(_spaced(name), x) for name, x in report.summary.items()]
+  return html.render(
+    "report", title=report.title, summary=summary, sections=sections
   )
-  return html.page(report.title, "".join(parts))
-
-
-def _head(report: Report) -> str:
-  title = f"<header>\n<h1>{html.text(report.title)}</h1>\n"
-  if not report.summary:
-    return title + "</header>\n"
-  (name, value), *facts = report.summary.items()
-  headline = f'<p class="headline">{html.value(value)}</p>\n'
-  label = f'<p class="quiet">{html.text(_spaced(name))}</p>\n'
-  items = "".join(
-    f"<div><dt>{html.text(_spaced(key))}</dt><dd>{html.value(fact)}</dd></div>\n"
-    for key, fact in facts
-  )
-  rest = f'<dl class="facts">\n{items}</dl>\n' if items else ""
-  return f"{title}{headline}{label}{rest}</header>\n"
-
-
-def _notes(notes: Sequence[str]) -> str:
-  if not notes:
-    return ""
-  items = "".join(f"<li>{html.text(note)}</li>\n" for note in notes)
-  return f'<ul class="notes">\n{items}</ul>\n'
 
 
 def _published(
   summary: Mapping[str, Any], published: Mapping[str, Any] | None
-) -> str:
+) -> list[Section]:
+  """Compares the run with the paper's row."""
   published = dict(published or {})
   source = str(published.pop("source", ""))
   if not published:
-    return ""
+    return []
   rows = [
     (
       _spaced(name),
@@ -157,115 +98,70 @@ def _published(
     for name, value in published.items()
   ]
   head = ("", "this run", "published", "difference")
-  table = html.table(head, rows, caption=source, numbers=(1, 2, 3))
-  return f"<h2>Beside the published row</h2>\n{table}"
+  table = html.Table(head, rows, caption=source, numbers=(1, 2, 3))
+  return [Section("Comparison with the published results", html.tables(table))]
 
 
-def _curves(records: Sequence[Mapping[str, float]]) -> str:
-  """Learning curves in the open; speeds and schedules folded away."""
+def _curves(records: Sequence[Mapping[str, float]]) -> list[Section]:
+  """Shows the learning curves; speeds and schedules are folded."""
   main, other = [], []
   for title, names in plots.by_metric(records).items():
-    shown = title == "loss" or any(n.startswith("eval") for n in names)
-    (main if shown else other).append(_chart(records, names, title))
-  text = f"<h2>Curves</h2>\n{_charts(main)}" if main else ""
+    is_main = title == "loss" or any(n.startswith("eval") for n in names)
+    (main if is_main else other).append(_curve(records, names, title))
+  sections = []
+  if main:
+    sections.append(Section("Curves", html.render("plots", plots=main)))
   if other:
-    text += html.details("Other curves", str(len(other)), _charts(other))
-  return text
+    body = html.render("plots", plots=other)
+    sections.append(Section("Other curves", body, str(len(other)), folded=True))
+  return sections
 
 
-def _chart(
+def _curve(
   records: Sequence[Mapping[str, float]], names: Sequence[str], title: str
-) -> str:
+) -> tuple[bytes, str]:
+  """Returns a plot and its text for readers who cannot see it."""
   values = {name: plots.series(records, name)[1] for name in names}
-  every = np.concatenate(list(values.values()))
-  low, high = every.min(), every.max()
-  log = "loss" in title and low > 0 and high / low > _LOG_SPREAD
+  low = min(line.min() for line in values.values())
+  high = max(line.max() for line in values.values())
+  log = "loss" in title and low > 0 and high / low > _LOG_SCALE_RATIO
   ends = ", ".join(f"{name} {line[-1]:.4g}" for name, line in values.items())
-  text = f"{title} against step; last values: {ends}"
-  return html.image(plots.curves(records, names, title, log), "svg+xml", text)
+  alt = f"{title} against step; last values: {ends}"
+  return plots.curves(records, names, title, log), alt
 
 
-def _charts(images: Sequence[str]) -> str:
-  return f'<div class="columns charts">\n{"".join(images)}</div>\n'
-
-
-def _predictions(
-  predictions: Sequence[tuple[np.ndarray, np.ndarray, str, str, float]],
-) -> str:
-  """Mistakes first, the surest of them leading."""
-  if not predictions:
-    return ""
-  ordered = sorted(predictions, key=lambda p: (p[2] == p[3], -p[4]))
-  cards = "".join(_card(*prediction) for prediction in ordered)
-  return (
-    '<h2>Sample predictions</h2>\n<p class="quiet">The input, and where the '
-    "model looked (yellow: most). Mistakes come first, the most "
-    f'confident leading.</p>\n<div class="cards">\n{cards}</div>\n'
-  )
-
-
-def _card(
-  image: np.ndarray,
-  overlay: np.ndarray,
-  truth: str,
-  predicted: str,
-  probability: float,
-) -> str:
-  right = truth == predicted
-  pixels = "pixels" if max(image.shape[:2]) < 64 else ""
-  seen = html.image(png_bytes(image), "png", f"input: {truth}", pixels)
-  heat = html.image(png_bytes(overlay), "png", "attention over the input")
-  verdict = f"<strong>{html.text(predicted)}</strong> {probability:.0%}"
-  if not right:
-    verdict = f"✗ {verdict}<br>truth: {html.text(truth)}"
-  kind = "right" if right else "wrong"
-  return (
-    f'<figure class="{kind}"><div class="pair">{seen}{heat}</div>\n'
-    f"<figcaption>{verdict}</figcaption></figure>\n"
-  )
-
-
-def _flows(sheet: np.ndarray | None) -> str:
-  if sheet is None:
-    return ""
-  text = "frames, true and predicted flow, and error"
-  picture = html.image(png_bytes(sheet), "png", text)
-  return (
-    '<h2>Optical flow</h2>\n<p class="quiet">Colour says which way a pixel'
-    " moves, and its strength how far; errors are black where there is none."
-    f" Black flow is not known.</p>\n{picture}"
-  )
-
-
-def _parameters(parameters: Sequence[tuple[str, tuple, int]]) -> str:
+def _parameters(
+  parameters: Sequence[tuple[str, tuple, int]],
+) -> list[Section]:
   if not parameters:
-    return ""
-  total = sum(count for _, _, count in parameters)
+    return []
+  total = sum(size for _, _, size in parameters)
   rows = [
-    (name, " × ".join(map(str, shape)) or "–", count)
-    for name, shape, count in parameters
+    (name, " × ".join(map(str, shape)) or "–", size)
+    for name, shape, size in parameters
   ]
-  table = html.table(
-    ("array", "shape", "count"),
+  table = html.Table(
+    ("array", "shape", "size"),
     rows,
     numbers=(2,),
     foot=("total", "", total),
     code=True,
   )
-  text = f"{total:,} in {len(rows)} arrays"
-  return html.details("Parameters", text, table)
+  description = f"{total:,} in {len(rows)} arrays"
+  body = html.tables(table)
+  return [Section("Parameters", body, description, folded=True)]
 
 
-def _config(config: Mapping[str, Any]) -> str:
+def _config(config: Mapping[str, Any]) -> list[Section]:
   rows = [(name, repr(value)) for name, value in _leaves(config)]
   if not rows:
-    return ""
-  table = html.table(("--config.…", "value"), rows, code=True)
-  return html.details("Configuration", f"{len(rows)} leaves", table)
+    return []
+  body = html.tables(html.Table(("--config.…", "value"), rows, code=True))
+  return [Section("Configuration", body, f"{len(rows)} leaves", folded=True)]
 
 
 def _leaves(config: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:
-  """Dotted names, as the command line takes them, with their values."""
+  """Returns (name, value) of each leaf, named as on the command line."""
   leaves = []
   for name, value in config.items():
     if hasattr(value, "items") and len(value):
@@ -275,15 +171,12 @@ def _leaves(config: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:
   return leaves
 
 
-def _versions(versions: Mapping[str, Any]) -> str:
+def _versions(versions: Mapping[str, Any]) -> list[Section]:
   if not versions:
-    return ""
-  table = html.table(
-    ("name", "version"),
-    [(name, str(v)) for name, v in versions.items()],
-    code=True,
-  )
-  return f"<h2>Versions</h2>\n{table}"
+    return []
+  rows = [(name, str(version)) for name, version in versions.items()]
+  table = html.Table(("name", "version"), rows, code=True)
+  return [Section("Versions", html.tables(table))]
 
 
 def _spaced(name: str) -> str:
@@ -295,6 +188,6 @@ def _difference(ours: Any, published: Any) -> str:
   if not isinstance(ours, numbers) or not isinstance(published, numbers):
     return "–"
   difference = ours - published
-  whole = isinstance(difference, int | np.integer)
-  text = f"{difference:+,}" if whole else f"{difference:+.3g}"
+  is_int = isinstance(difference, int | np.integer)
+  text = f"{difference:+,}" if is_int else f"{difference:+.3g}"
   return text.replace("-", "−")

@@ -1,24 +1,25 @@
-"""Text from outside (class names, settings) made fit to be drawn or shown."""
+"""Makes text from outside, such as class names, safe to draw and display."""
 
 
 def printable(text: str) -> str:
-  """The text with what neither HTML, SVG nor fonts can hold replaced.
+  """Replaces characters that HTML, SVG or fonts cannot represent.
 
-  A class named after a folder may hold anything a file name may: control
-  characters spoil an SVG, and lone surrogates cannot be written as UTF-8.
+  Class names may come from folder names and contain any character: control
+  characters make an SVG invalid, lone surrogates cannot be encoded as UTF-8.
 
   Args:
     text: any string.
 
   Returns:
-    As many characters: white space as ' ', other unprintable ones as '�'.
+    A string of the same length: white space is " ", and every other
+    unprintable character the replacement character.
   """
   return "".join(
     c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in text
   )
 
 
-def shorten(text: str, most: int) -> str:
-  """The printable text, cut to `most` characters with a '…' when longer."""
+def shorten(text: str, length: int) -> str:
+  """Makes text printable and cuts it to `length` characters, ending in "…"."""
   text = printable(text)
-  return text if len(text) <= most else text[: most - 1] + "…"
+  return text if len(text) <= length else text[: length - 1] + "…"

@@ -110,17 +110,18 @@ def _prepare_output() -> None:
 def _draw(path: Path, pairs: Any, estimate: flow_model.Estimate) -> None:
   """Draws evenly spaced pairs of a data set."""
   from perceiver_jax.data.images import codec
-  from perceiver_jax.viz import flow_pictures
+  from perceiver_jax.viz import flow_images
 
-  rows = []
+  samples = []
   count = min(_SHOWN, len(pairs))
   for i in range(0, count * (len(pairs) // count), len(pairs) // count):
     frames, truth = pairs[i]["frames"], pairs[i]["flow"]
-    rows.append(flow_pictures.Row(frames, truth, estimate(*frames)))
-  # Rows of a sheet have one size; the pairs of KITTI differ in size.
-  rows = [row for row in rows if row.truth.shape == rows[0].truth.shape]
+    samples.append(flow_images.FlowSample(frames, truth, estimate(*frames)))
+  # A sheet has pairs of one size only, and those of KITTI differ.
+  size = samples[0].target.shape
+  samples = [sample for sample in samples if sample.target.shape == size]
   with outputs.writing(path, "another --pictures"):
-    path.write_bytes(codec.encode_png(flow_pictures.sheet(rows)))
+    path.write_bytes(codec.encode_png(flow_images.contact_sheet(samples)))
 
 
 def _sources() -> dict[str, Any]:

@@ -368,7 +368,7 @@ def test_a_plain_transformer_has_no_queries_for_tasks():
 def test_scores_are_shown_as_numbers(benchmark):
   task = tasks.make_task(_mixed(benchmark))
   rows = {
-    name: task.texts.shown(
+    name: task.texts.sample(
       task.texts.batch_of(name, [["a", "b"]])["tokens"][0],
       np.float32(1),
       number,

@@ -165,7 +165,7 @@ def test_a_report_has_classes_and_calibration(tmp_path):
   page = (tmp_path / "report.html").read_text()
   for part in ("hubble_deep_field", "alibration", "Confusion"):
     assert part in page, part
-  names = {path.name for path in (tmp_path / "pictures").iterdir()}
+  names = {path.name for path in (tmp_path / "images").iterdir()}
   assert {name.split("-")[0] for name in names} == {
     "predictions",
     "cross_attends",

@@ -126,8 +126,8 @@ def test_a_report_of_pairs_without_known_flow_can_be_written():
   predicted, batch = pair_batch((3, 4))
   batch["frames"] = np.zeros((3, 2, *SIZE, 3), np.uint8)
   batch["valid"][:] = False
-  notes = task_of().report(predicted, batch, {})["notes"]
-  assert not any("No motion" in note for note in notes)
+  notes, _ = task_of().report(predicted, batch, {})
+  assert "zero flow" not in notes.body
 
 
 def test_copies_at_the_end_are_not_scored():
@@ -245,7 +245,7 @@ def test_a_run_leaves_results_and_report(flow_run):
   page = (folder / "report.html").read_text()
   assert "Optical flow" in page
   assert "No motion at all would score" in page
-  assert list((folder / "pictures").iterdir())
+  assert list((folder / "images").iterdir())
 
 
 def test_a_runs_checkpoint_predicts_flow_of_images_and_videos(

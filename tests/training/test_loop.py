@@ -53,7 +53,7 @@ def test_the_folder_says_how_the_run_came_about(finished):
 def test_the_folder_holds_what_the_run_found(finished):
   folder, outcome = finished
   assert runs.checkpoint_steps(folder) == [2, 4]
-  pictures = sorted((folder / "pictures").iterdir())
+  pictures = sorted((folder / "images").iterdir())
   names = ["cross_attends-00000004.png", "predictions-00000004.png"]
   assert [picture.name for picture in pictures] == names
   for picture in pictures:

@@ -3,12 +3,10 @@ import numpy as np
 import pytest
 
 from perceiver_jax.viz.attention_maps import (
-  contact_sheet,
-  cross_attend_sheet,
+  cross_attention_sheet,
   grid_weights,
   input_grid,
   overlay,
-  png_bytes,
   rollout,
 )
 
@@ -137,46 +135,12 @@ def test_float_images_out_of_range_are_clipped():
   [[1.0], [[-1.0]], [[np.nan]], [[np.inf, 0.0]], [[[1.0]]]],
 )
 def test_weights_that_are_no_grid_of_numbers_are_an_error(weights):
-  with pytest.raises(ValueError, match="not a grid of numbers"):
+  with pytest.raises(ValueError, match="no grid of numbers"):
     overlay(np.zeros((4, 4)), np.array(weights))
 
 
-def test_contact_sheet_shows_every_image_in_its_cell():
-  colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
-  images = [np.full((8, 8, 3), c, np.uint8) for c in colours]
-  sheet = contact_sheet(images, ["a", "$b", "\udcff"], columns=2)
-  assert sheet.dtype == np.uint8
-  height, width, channels = sheet.shape
-  assert channels == 3
-  cells = [
-    sheet[: height // 2, : width // 2],
-    sheet[: height // 2, width // 2 :],
-    sheet[height // 2 :, : width // 2],
-  ]
-  for cell, colour in zip(cells, colours, strict=True):
-    inside = (cell == colour).all(axis=-1)
-    assert inside.mean() > 0.3
-  assert (sheet[height // 2 :, width // 2 :] == 255).all()
-
-
-def test_contact_sheet_is_no_wider_than_its_images():
-  image = np.zeros((4, 4), np.uint8)
-  alone = contact_sheet([image], ["a"], columns=8)
-  two = contact_sheet([image] * 2, ["a", "b"], columns=8)
-  assert two.shape[1] == 2 * alone.shape[1]
-
-
-@pytest.mark.parametrize(
-  ("images", "titles", "columns"), [(0, 0, 1), (2, 1, 1), (1, 1, 0)]
-)
-def test_contact_sheet_needs_a_title_an_image(images, titles, columns):
-  image = np.zeros((4, 4), np.uint8)
-  with pytest.raises(ValueError, match="titles"):
-    contact_sheet([image] * images, ["a"] * titles, columns)
-
-
 def one_hot_attention(places, latents, inputs):
-  """[B, 2, N, M]: latent n of picture b looks at `places[b][n]` alone."""
+  """Returns [B, 2, N, M]: latent n of image b attends to `places[b][n]`."""
   weights = np.zeros((len(places), 2, latents, inputs), np.float32)
   for b, row in enumerate(places):
     for n, place in enumerate(row):
@@ -185,7 +149,7 @@ def one_hot_attention(places, latents, inputs):
 
 
 def cells(sheet, rows, columns, side, gap=8):
-  """The pictures [rows, columns, side, side, 3] of a sheet, without labels."""
+  """Returns the images of a sheet, [rows, columns, side, side, 3]."""
   height = sheet.shape[0] // rows
   return np.array(
     [
@@ -199,69 +163,50 @@ def cells(sheet, rows, columns, side, gap=8):
 
 
 def hottest(cell, grid):
-  """Which place of a square grid is the brightest."""
+  """Returns the brightest cell of a square grid."""
   step = len(cell) // grid
   light = cell.astype(int).sum(axis=-1)
   blocks = light.reshape(grid, step, grid, step).mean(axis=(1, 3))
   return blocks.argmax()
 
 
-def test_cross_attend_sheet_has_a_row_a_picture_and_a_column_a_read(rng):
+def test_cross_attention_sheet_has_a_row_per_image_and_a_column_per_attend(rng):
   images = rng.integers(0, 256, (2, 128, 128, 3), np.uint8)
   first = one_hot_attention([[0, 0], [5, 5]], 2, 16)
   second = one_hot_attention([[3, 3], [12, 12]], 2, 16)
-  sheet = cross_attend_sheet(images, ["cat", "dog"], [first, second])
+  sheet = cross_attention_sheet(images, ["cat", "dog"], [first, second])
   assert sheet.dtype == np.uint8
-  found = cells(sheet, 2, 3, 128)
-  np.testing.assert_array_equal(found[:, 0], images)
-  places = [[hottest(cell, 4) for cell in row[1:]] for row in found]
+  tiles = cells(sheet, 2, 3, 128)
+  np.testing.assert_array_equal(tiles[:, 0], images)
+  places = [[hottest(cell, 4) for cell in row[1:]] for row in tiles]
   assert places == [[0, 3], [5, 12]]
 
 
-def test_maps_are_the_mean_over_latents_and_nothing_of_the_picture(rng):
+def test_maps_are_the_mean_over_latents_without_the_image(rng):
   images = rng.integers(0, 256, (1, 8, 8, 1), np.uint8)
   weights = one_hot_attention([[1, 1, 2]], 3, 4)
-  (row,) = cells(cross_attend_sheet(images, ["a"], [weights]), 1, 2, 128)
+  (row,) = cells(cross_attention_sheet(images, ["a"], [weights]), 1, 2, 128)
   blocks = row[1].reshape(2, 64, 2, 64, 3)
   assert (blocks == blocks[:, :1, :, :1]).all()
   light = blocks[:, 0, :, 0].astype(int).sum(axis=-1).ravel()
   assert light[1] > light[2] > light[0] == light[3]
 
 
-def test_single_latents_have_columns_of_their_own(rng):
+def test_chosen_latents_have_separate_columns(rng):
   images = rng.integers(0, 256, (1, 8, 8, 3), np.uint8)
-  reads = [
+  weights = [
     one_hot_attention([[1, 9, 2]], 3, 16),
     one_hot_attention([[4, 9, 7]], 3, 16),
   ]
-  sheet = cross_attend_sheet(images, ["a"], reads, latents=[2, 0])
+  sheet = cross_attention_sheet(images, ["a"], weights, latents=[2, 0])
   (row,) = cells(sheet, 1, 5, 128)
   assert [hottest(cell, 4) for cell in row[1:]] == [2, 1, 7, 4]
 
 
-def test_cross_attend_sheet_needs_pictures_with_titles(rng):
+def test_cross_attention_sheet_needs_images_with_titles(rng):
   images = np.zeros((2, 8, 8, 3), np.uint8)
   weights = attention(rng, 2, 1, 3, 64)
   with pytest.raises(ValueError, match="zip"):
-    cross_attend_sheet(images, ["a"], [weights])
+    cross_attention_sheet(images, ["a"], [weights])
   with pytest.raises(ValueError, match="concatenate"):
-    cross_attend_sheet(images[:0], [], [weights[:0]])
-
-
-@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (5, 7, 3)])
-def test_png_holds_the_pixels(rng, shape):
-  image = rng.integers(0, 256, shape, np.uint8)
-  data = np.frombuffer(png_bytes(image), np.uint8)
-  assert data[:8].tobytes() == b"\x89PNG\r\n\x1a\n"
-  seen = cv2.cvtColor(cv2.imdecode(data, -1), cv2.COLOR_BGR2RGB)
-  expected = np.broadcast_to(image.reshape(5, 7, -1), (5, 7, 3))
-  np.testing.assert_array_equal(seen, expected)
-
-
-@pytest.mark.parametrize(
-  ("shape", "dtype"),
-  [((4, 4), np.float32), ((4, 4, 4), np.uint8), ((4,), np.uint8)],
-)
-def test_png_of_what_is_no_picture_is_an_error(shape, dtype):
-  with pytest.raises(ValueError, match="a picture is uint8"):
-    png_bytes(np.zeros(shape, dtype))
+    cross_attention_sheet(images[:0], [], [weights[:0]])

@@ -1,44 +1,42 @@
-"""Clips as files of a report."""
-
 import sys
 
 import numpy as np
 import pytest
 
 from perceiver_jax.data.clips import video
-from perceiver_jax.viz import clip_media, clip_samples
+from perceiver_jax.viz import clip_media, sections
 
 
 @pytest.fixture
 def warned(monkeypatch):
-  """What was logged."""
+  """Returns the logged warnings."""
   lines = []
   log = lambda level, message, n, *args: lines.append(message % args)
   monkeypatch.setattr("absl.logging.log_first_n", log)
   return lines
 
 
-def _encode(sample_rate=48_000, pictures=True):
-  shown = np.zeros((4, 16, 16, 3), np.uint8) if pictures else None
-  sound = np.zeros((4 * 1920, 1), np.float32)
-  return clip_media.encode("x", shown, sound, 25.0, sample_rate)
+def _encode(sample_rate=48_000, frames=True):
+  images = np.zeros((4, 16, 16, 3), np.uint8) if frames else None
+  audio = np.zeros((4 * 1920, 1), np.float32)
+  return clip_media.encode("x", images, audio, 25.0, sample_rate)
 
 
 def test_clips_become_files(tmp_path, warned):
-  (film,) = _encode()
-  assert film.kind == "video/mp4"
-  (tmp_path / "x.mp4").write_bytes(film.file)
+  (video_file,) = _encode()
+  assert video_file.media_type == "video/mp4"
+  (tmp_path / "x.mp4").write_bytes(video_file.file)
   # Enlarged by a whole factor.
   assert video.read_video(tmp_path / "x.mp4", 4).shape == (4, 192, 192, 3)
-  (sound,) = _encode(pictures=False)
-  assert (sound.kind, sound.file[:4]) == ("audio/wav", b"RIFF")
+  (audio,) = _encode(frames=False)
+  assert (audio.media_type, audio.file[:4]) == ("audio/wav", b"RIFF")
   assert not warned
 
 
 @pytest.mark.parametrize("package", ["av", "soundfile"])
 def test_without_a_package_the_extra_is_named(monkeypatch, warned, package):
   monkeypatch.setitem(sys.modules, package, None)
-  assert _encode(pictures=package == "av") == []
+  assert _encode(frames=package == "av") == []
   (line,) = warned
   assert "pip install 'perceiver_jax[media]'" in line
 
@@ -48,5 +46,5 @@ def test_another_reason_is_said_and_is_not_a_missing_package(warned):
   (line,) = warned
   assert "12345 Hz cannot be" in line
   assert "pip install" not in line
-  page = clip_samples.clips([clip_samples.Clip([], {})])
-  assert "log says why" in page
+  page = sections.clip_samples([sections.ClipSample([], {})])
+  assert "log says why" in page.description

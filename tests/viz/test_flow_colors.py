@@ -11,8 +11,8 @@ from perceiver_jax.viz.flow_colors import flow_to_rgb, wheel
 _UNIT = 2 * np.pi / 55
 
 
-def _colour(step, length=1.0, most=1.0):
-  """The colour of flow at a step, from 0 to 55, of the wheel."""
+def _color(step, length=1.0, most=1.0):
+  """The color of flow at a step, from 0 to 55, of the wheel."""
   direction = [np.cos(step * _UNIT), np.sin(step * _UNIT)]
   flow = length * np.array([[direction]])
   return flow_to_rgb(flow, most)[0, 0].tolist()
@@ -34,7 +34,7 @@ def _colour(step, length=1.0, most=1.0):
 )
 def test_the_wheel_has_middleburys_stops(step, rgb):
   # A hair over the longest flow would be darkened.
-  np.testing.assert_allclose(_colour(step, 0.9999999), rgb, atol=1)
+  np.testing.assert_allclose(_color(step, 0.9999999), rgb, atol=1)
 
 
 def test_directions_are_told_apart_as_in_published_pictures():
@@ -58,23 +58,23 @@ def test_directions_are_told_apart_as_in_published_pictures():
 
 @settings(deadline=None)
 @given(st.floats(0, 55), st.floats(0, 1))
-def test_colour_fades_to_white_with_length(step, length):
-  full = np.array(_colour(step, 0.9999999), float)
+def test_color_fades_to_white_with_length(step, length):
+  full = np.array(_color(step, 0.9999999), float)
   expected = 255 - length * (255 - full)
-  np.testing.assert_allclose(_colour(step, length), expected, atol=1.01)
+  np.testing.assert_allclose(_color(step, length), expected, atol=1.01)
 
 
 @settings(deadline=None)
 @given(st.floats(0, 54), st.floats(0.01, 1))
 def test_hue_changes_without_a_seam(step, by):
-  change = np.subtract(_colour(step + by, 0.999), _colour(step, 0.999))
+  change = np.subtract(_color(step + by, 0.999), _color(step, 0.999))
   # The fastest change is from green to cyan: a full channel in 4 steps.
   assert np.abs(change).max() <= 255 / 4 * by + 1
 
 
 def test_flow_over_the_longest_is_darkened():
-  assert _colour(0, 2) == [191, 0, 0]
-  assert _colour(0, 1) == [255, 0, 0]
+  assert _color(0, 2) == [191, 0, 0]
+  assert _color(0, 1) == [255, 0, 0]
 
 
 def test_the_longest_of_the_picture_is_the_default():
@@ -116,7 +116,7 @@ def test_the_legend_shows_every_direction_on_white():
   right, left = legend[32, 62].astype(int), legend[31, 1].astype(int)
   assert right[0] > right[1] + 200
   assert left[2] > left[0] + 200
-  # Turned by half a turn, the wheel shows other colours everywhere but on
+  # Turned by half a turn, the wheel shows other colors everywhere but on
   # white: opposite directions are never confused.
   differs = (legend != legend[::-1, ::-1]).any(axis=2)
   disc = np.hypot(*np.indices((64, 64)) - 31.5) < 30

@@ -91,7 +91,7 @@ def test_a_single_step_is_marked_as_that_whole_step():
   assert not [t for t in texts(svg) if "." in t and t.startswith(("6", "7"))]
 
 
-def test_more_lines_than_colours_are_drawn():
+def test_more_lines_than_colors_are_drawn():
   names = [f"eval/loss_{i}" for i in range(9)]
   lines = records(**{name: [1.0, 2.0] for name in names})
   svg = plots.curves(lines, names, "x")
@@ -106,8 +106,8 @@ def test_names_that_matplotlib_would_treat_specially_are_shown():
 def test_plots_leave_matplotlib_as_it_was():
   before = dict(matplotlib.rcParams)
   plots.curves(LOSSES, ["train/loss"], "loss")
-  plots.confusion(np.eye(3), ["a", "b", "c"])
-  plots.reliability(np.ones((15, 3)))
+  plots.confusion_matrix(np.eye(3), ["a", "b", "c"])
+  plots.reliability_diagram(np.ones((15, 3)))
   assert dict(matplotlib.rcParams) == before
   assert plt.get_fignums() == []
 
@@ -141,14 +141,14 @@ def test_by_metric_groups_across_splits_with_the_loss_first():
 
 def test_small_confusion_shows_names_and_counts():
   matrix = np.array([[70, 3], [0, 81]])
-  shown = texts(plots.confusion(matrix, ["cat", "dog"]))
+  shown = texts(plots.confusion_matrix(matrix, ["cat", "dog"]))
   # Names along both axes; no count where it is zero.
   assert sorted(shown) == sorted(
-    ["cat", "dog", "cat", "dog", "70", "3", "81", "truth", "predicted"]
+    ["cat", "dog", "cat", "dog", "70", "3", "81", "label", "prediction"]
   )
 
 
-def drawn_confusion(monkeypatch, matrix, names):
+def plotted_confusion(monkeypatch, matrix, names):
   """The shares as drawn."""
   seen = []
   imshow = matplotlib.axes.Axes.imshow
@@ -158,20 +158,20 @@ def drawn_confusion(monkeypatch, matrix, names):
     return imshow(self, data, **kwargs)
 
   monkeypatch.setattr(matplotlib.axes.Axes, "imshow", spy)
-  svg = plots.confusion(matrix, names)
+  svg = plots.confusion_matrix(matrix, names)
   return seen[0], svg
 
 
-def test_confusion_is_coloured_by_the_share_of_the_true_class(monkeypatch):
+def test_confusion_is_colored_by_the_share_of_the_row(monkeypatch):
   matrix = np.array([[30, 10], [0, 0]])
-  shares, _ = drawn_confusion(monkeypatch, matrix, ["cat", "dog"])
+  shares, _ = plotted_confusion(monkeypatch, matrix, ["cat", "dog"])
   np.testing.assert_allclose(shares, [[0.75, 0.25], [0, 0]])
 
 
 def test_as_many_classes_as_can_be_read_are_drawn_without_counts(monkeypatch):
   names = [f"class {i:03d}" for i in range(plots.MAX_LABELS)]
   matrix = np.diag(np.full(plots.MAX_LABELS, 7))
-  shares, svg = drawn_confusion(monkeypatch, matrix, names)
+  shares, svg = plotted_confusion(monkeypatch, matrix, names)
   np.testing.assert_array_equal(shares, np.eye(plots.MAX_LABELS))
   shown = [t for t in texts(svg) if t.startswith("class")]
   assert shown == names * 2
@@ -188,7 +188,7 @@ def heights(monkeypatch, table):
     return bar(self, x, height, width, **kwargs)
 
   monkeypatch.setattr(matplotlib.axes.Axes, "bar", spy)
-  return seen, plots.reliability(table)
+  return seen, plots.reliability_diagram(table)
 
 
 def test_reliability_draws_accuracy_and_spread_by_confidence(monkeypatch):
@@ -222,7 +222,7 @@ def test_frequent_mistakes_leave_out_the_diagonal_and_zeros(dtype):
 )
 def test_confusion_of_the_wrong_size_is_an_error(matrix, names):
   with pytest.raises(ValueError, match="class names"):
-    plots.confusion(matrix, names)
+    plots.confusion_matrix(matrix, names)
 
 
 HOSTILE = ["<script>", "]]>", "a & b", "$x_1$", "\x00\x0b", "\udcff", "猫", ""]
@@ -230,12 +230,12 @@ HOSTILE = ["<script>", "]]>", "a & b", "$x_1$", "\x00\x0b", "\udcff", "猫", ""]
 
 @pytest.mark.filterwarnings("error")
 def test_hostile_class_names_leave_the_svg_well_formed():
-  shown = texts(plots.confusion(np.eye(len(HOSTILE)), HOSTILE))
+  shown = texts(plots.confusion_matrix(np.eye(len(HOSTILE)), HOSTILE))
   assert {"<script>", "]]>", "a & b", "$x_1$", "猫", "� "} <= set(shown)
 
 
 def test_long_class_names_are_cut():
-  shown = texts(plots.confusion(np.eye(2), ["a" * 18, "b" * 19]))
+  shown = texts(plots.confusion_matrix(np.eye(2), ["a" * 18, "b" * 19]))
   assert "a" * 18 in shown
   assert "b" * 17 + "…" in shown
 

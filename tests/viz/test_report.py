@@ -6,10 +6,10 @@ import pathlib
 import re
 import xml.etree.ElementTree as ET
 
-import cv2
 import numpy as np
 import pytest
 
+from perceiver_jax.viz import sections
 from perceiver_jax.viz.report import (
   Report,
   write_report,
@@ -46,7 +46,7 @@ class Page(html.parser.HTMLParser):
   def all(self, tag):
     return [attrs for name, attrs in self.tags if name == tag]
 
-  def pictures(self, kind):
+  def images(self, kind):
     start = f"data:image/{kind};base64,"
     return [
       base64.b64decode(attrs["src"][len(start) :])
@@ -55,13 +55,22 @@ class Page(html.parser.HTMLParser):
     ]
 
 
-def picture(level, shape=(8, 8, 1)):
-  return np.full(shape, level, np.uint8)
+def image_sample(label, prediction, probability):
+  image = np.zeros((8, 8, 3), np.uint8)
+  return sections.ImageSample(image, image, label, prediction, probability)
 
 
-def prediction(truth, predicted, probability, level=0):
-  overlay = picture(level, (16, 16, 3))
-  return picture(level), overlay, truth, predicted, probability
+def task_sections(name):
+  confusion, names = np.array([[5, 1], [2, 7]]), [name, "dog"]
+  samples = [image_sample(name, "dog", 0.9), image_sample("a", "a", 0.5)]
+  return [
+    sections.notes([f"note {name}"]),
+    sections.image_samples(samples),
+    sections.confusion_matrix(confusion, names),
+    sections.class_accuracy({0: 5 / 6, 1: 7 / 9}, confusion, names),
+    sections.calibration(np.array([[5, 3.0, 3], [10, 9.0, 9]]), 0.0123),
+    sections.Section(name, name, name),
+  ]
 
 
 def full_report(name="cat", **changes):
@@ -73,16 +82,10 @@ def full_report(name="cat", **changes):
       {"step": step, "train/loss": 3.0 / (step + 1), "lr": 0.1, name: 1.0}
       for step in range(5)
     ],
-    "confusion": np.array([[5, 1], [2, 7]]),
-    "class_names": [name, "dog"],
-    "class_accuracy": {0: 5 / 6, 1: 7 / 9},
-    "calibration": np.array([[5, 3.0, 3], [10, 9.0, 9]]),
-    "calibration_error": 0.0123,
-    "predictions": [prediction(name, "dog", 0.9), prediction("a", "a", 0.5)],
+    "sections": task_sections(name),
     "config": {"model": {name: name, "depth": 2}, "empty": {}},
     "versions": {"jax": "0.10", name: name},
     "parameters": [(name, (3, 4), 12), ("scale", (), 1)],
-    "notes": [f"note {name}"],
   }
   return Report(**{**parts, **changes})
 
@@ -100,13 +103,13 @@ def test_the_page_is_well_formed_and_shows_every_part(tmp_path):
   text = " ".join(" ".join(page.text).split())
   for part in (
     "run cat 0.9877 eval top1 examples 10,000",
-    "note cat",
     "eval top1 0.9877 0.99 −0.00235",
     "examples 10,000 9,000 +1,000",
     "Curves",
     "Other curves 2",
-    "✗ dog 90% truth: cat",
-    "12 of 15 right",
+    "Notes note cat",
+    "✗ dog 90% label: cat",
+    "12 of 15 correct",
     "dog cat 2 22.2% cat dog 1 16.7%",
     "dog cat 77.8% 9 cat dog 83.3% 6",
     "Expected calibration error: 1.23%",
@@ -118,7 +121,7 @@ def test_the_page_is_well_formed_and_shows_every_part(tmp_path):
     assert " ".join(part.split()) in text, part
 
 
-def test_the_page_stands_alone(tmp_path):
+def test_the_page_is_self_contained(tmp_path):
   source, page = render(tmp_path, full_report())
   loading = {"script", "link", "iframe", "object", "embed", "base", "form"}
   assert not loading & {tag for tag, _ in page.tags}
@@ -128,7 +131,7 @@ def test_the_page_stands_alone(tmp_path):
     assert attrs.get("src", "data:image/").startswith("data:image/")
     assert "href" not in attrs, tag
   assert all(attrs["alt"] for attrs in page.all("img"))
-  for svg in page.pictures(re.escape("svg+xml").replace("\\", "")):
+  for svg in page.images("svg+xml"):
     for element in ET.fromstring(svg).iter():
       assert "script" not in element.tag
       for name, value in element.attrib.items():
@@ -148,11 +151,11 @@ def test_hostile_names_are_shown_as_text(tmp_path, name):
   assert not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", source)
   if name.isprintable():
     assert "".join(page.text).count(name) >= 10
-  for svg in page.pictures("svg+xml"):
+  for svg in page.images("svg+xml"):
     ET.fromstring(svg)
 
 
-def test_parts_that_are_empty_are_left_out(tmp_path):
+def test_empty_parts_are_left_out(tmp_path):
   source, _ = render(tmp_path, Report(title="bare", summary={}))
   body = source.partition("<body>")[2]
   assert re.sub(r"\s+", "", body) == (
@@ -162,29 +165,23 @@ def test_parts_that_are_empty_are_left_out(tmp_path):
 
 PARTS = {
   "summary": 'class="headline"',
-  "published": "Beside the published row",
+  "published": "Comparison with the published results",
   "records": "Curves",
-  "confusion": "Confusion",
-  "class_accuracy": "Classes",
-  "calibration": "Calibration",
-  "predictions": "Sample predictions",
+  "sections": "Calibration",
   "config": "Configuration",
   "versions": "Versions",
   "parameters": "Parameters",
-  "notes": 'class="notes"',
 }
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_each_part_can_be_left_out_alone(tmp_path, part):
+def test_each_part_can_be_left_out(tmp_path, part):
   empty = Report(title="empty", summary={})
   changes = {part: getattr(empty, part)}
   source, _ = render(tmp_path, full_report(**changes))
   body = source.partition("<body>")[2]
   shown = {name for name, mark in PARTS.items() if mark in body}
-  # Without the matrix there are no examples to count by class.
-  gone = {part, "class_accuracy"} if part == "confusion" else {part}
-  assert shown == set(PARTS) - gone
+  assert shown == set(PARTS) - {part}
 
 
 def test_a_summary_of_one_number_has_no_list_of_facts(tmp_path):
@@ -199,52 +196,26 @@ def test_records_without_a_finite_value_draw_nothing(tmp_path):
   assert not page.all("img")
 
 
-def test_a_source_alone_is_no_published_row(tmp_path):
+def test_a_source_without_numbers_is_left_out(tmp_path):
   report = full_report(published={"source": "Table 1"})
   source, _ = render(tmp_path, report)
   assert "Table 1" not in source
 
 
-def test_what_one_side_lacks_has_no_difference(tmp_path):
+def test_a_missing_number_has_no_difference(tmp_path):
   report = full_report(published={"eval_top5": 0.9, "device": "TPU"})
   text = " ".join(" ".join(render(tmp_path, report)[1].text).split())
   assert "eval top5 – 0.9 – device cat TPU –" in text
 
 
-def test_mistakes_come_first_the_most_confident_leading(tmp_path):
-  predictions = [
-    prediction("right1", "right1", 0.99, 10),
-    prediction("cat", "wrong1", 0.4, 20),
-    prediction("right2", "right2", 0.3, 30),
-    prediction("cat", "wrong2", 0.8, 40),
+def test_sections_are_shown_in_order_and_may_be_folded(tmp_path):
+  parts = [
+    sections.Section("first", "1", folded=True),
+    sections.Section("second", "2"),
   ]
-  report = full_report(predictions=predictions, confusion=None)
-  source, page = render(tmp_path, report)
-  names = re.findall(r"<strong>(\w+)</strong> (\d+)%", source)
-  assert names == [
-    ("wrong2", "80"),
-    ("wrong1", "40"),
-    ("right1", "99"),
-    ("right2", "30"),
-  ]
-  kinds = [attrs["class"] for attrs in page.all("figure")]
-  assert kinds == ["wrong", "wrong", "right", "right"]
-  levels = [
-    cv2.imdecode(np.frombuffer(png, np.uint8), -1)[0, 0, 0]
-    for png in page.pictures("png")
-  ]
-  assert levels == [40, 40, 20, 20, 10, 10, 30, 30]
-
-
-def test_small_images_stay_pixels_and_large_ones_are_smoothed(tmp_path):
-  predictions = [
-    (picture(1, (size, size, 3)), picture(1, (64, 64, 3)), "a", "a", 0.5)
-    for size in (63, 64)
-  ]
-  report = Report(title="a", summary={}, predictions=predictions)
-  _, page = render(tmp_path, report)
-  kinds = [attrs.get("class") for attrs in page.all("img")]
-  assert kinds == ["pixels", None, None, None]
+  source, page = render(tmp_path, Report(title="a", summary={}, sections=parts))
+  assert " ".join(" ".join(page.text).split()) == "a a first 1 second 2"
+  assert source.count("<details>") == 1
 
 
 def test_the_old_report_survives_a_failing_write(tmp_path, monkeypatch):
@@ -260,6 +231,6 @@ def test_the_old_report_survives_a_failing_write(tmp_path, monkeypatch):
   assert (tmp_path / "report.html").read_text(encoding="utf-8") == source
 
 
-def test_nothing_but_the_report_is_left_behind(tmp_path):
+def test_no_temporary_file_is_left(tmp_path):
   write_report(str(tmp_path / "report.html"), full_report())
   assert os.listdir(tmp_path) == ["report.html"]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from perceiver_jax.errors import UserError
-from perceiver_jax.viz.attention_maps import png_bytes
+from perceiver_jax.viz.image_layout import png_bytes
 
 # How far TensorBoard may lag behind: each flush waits for the disk.
 _FLUSH_SECONDS = 20
@@ -91,7 +91,7 @@ class MetricsFile:
 class MetricWriters:
   """Sends scalars and images to every place a run reports to.
 
-  Always `metrics.jsonl` and `pictures/`; TensorBoard and Weights & Biases on
+  Always `metrics.jsonl` and `images/`; TensorBoard and Weights & Biases on
   request. A run that starts at step 0 starts the metrics anew: whatever an
   earlier life wrote before its first checkpoint will be written again.
 
@@ -151,7 +151,7 @@ class MetricWriters:
 
 class _Files:
   def __init__(self, workdir: Path, resume_step: int):
-    self._pictures = workdir / "pictures"
+    self._images = workdir / "images"
     self._metrics = MetricsFile(workdir / "metrics.jsonl")
     self._metrics.truncate_after(resume_step if resume_step > 0 else -1)
 
@@ -159,9 +159,9 @@ class _Files:
     self._metrics.write(step, values)
 
   def image(self, step: int, name: str, image: np.ndarray) -> None:
-    self._pictures.mkdir(exist_ok=True)
-    stem = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "picture"
-    file = self._pictures / f"{stem}-{step:08d}.png"
+    self._images.mkdir(exist_ok=True)
+    stem = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "image"
+    file = self._images / f"{stem}-{step:08d}.png"
     file.write_bytes(png_bytes(image))
 
   def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What a finished run leaves for people: results.json and report.html."""
+"""Writes the results of a finished run: results.json and report.html."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,16 +18,16 @@ from perceiver_jax.training import step as step_lib
 from perceiver_jax.training.logs import metric_writers, run_summary
 from perceiver_jax.viz import report
 
-_SHOWN_EXAMPLES = 12
-# Numbers of the outputs of shown examples, attention included: 1 GiB. One
-# example of the ImageNet model with 8 cross-attends has 205 million.
-_MOST_NUMBERS = 2**28
+_NUM_SAMPLES = 12
+# Limits the outputs of samples, attention included, to 1 GiB of float32. One
+# example of the ImageNet model with 8 cross-attends has 205 million numbers.
+_MAX_OUTPUT_SIZE = 2**28
 
 Evaluation = Mapping[str, Mapping[str, np.ndarray]]
 
 
 def flat_scalars(evaluation: Evaluation) -> dict[str, float]:
-  """Numbers of an evaluation as 'data set/metric'."""
+  """Returns the scalars of an evaluation by 'data set/metric'."""
   return {
     f"{name}/{metric}": value
     for name, values in evaluation.items()
@@ -35,12 +35,12 @@ def flat_scalars(evaluation: Evaluation) -> dict[str, float]:
   }
 
 
-def show(
+def sample_outputs(
   task: Task, model: hk.TransformedWithState, state: step_lib.TrainState
 ) -> tuple[Any, Any]:
-  """Outputs with attention, and their batch, for some held-out examples."""
+  """Returns outputs, with attention, of held-out examples and their batch."""
   datasets = task.eval_data(
-    global_batch=_SHOWN_EXAMPLES, process_index=0, process_count=1
+    global_batch=_NUM_SAMPLES, process_index=0, process_count=1
   )
   iterator = iter(next(iter(datasets.values())))
   batch = next(iterator)
@@ -52,11 +52,9 @@ def show(
     lambda p, s, b: model.apply(p, s, None, b, False, return_attention=True)[0]
   )
   one = {name: value[:1] for name, value in batch.items()}
-  each = sum(
-    x.size
-    for x in jax.tree.leaves(jax.eval_shape(apply, params, net_state, one))
-  )
-  count = max(1, _MOST_NUMBERS // each)
+  outputs = jax.eval_shape(apply, params, net_state, one)
+  size = sum(x.size for x in jax.tree.leaves(outputs))
+  count = max(1, _MAX_OUTPUT_SIZE // size)
   batch = {name: value[:count] for name, value in batch.items()}
   return jax.device_get(apply(params, net_state, batch)), batch
 
@@ -71,7 +69,7 @@ def write(
   facts: Mapping[str, Any],
   sinks: metric_writers.MetricWriters,
 ) -> dict[str, Any]:
-  """Writes both files.
+  """Writes `results.json`, `report.html` and the task's summary images.
 
   Args:
     folder: the run's workdir.
@@ -79,44 +77,44 @@ def write(
     task: of the run.
     model: of the run.
     state: the final state.
-    evaluation: means by data set, of the final state.
-    facts: what else to state: steps, seconds, best checkpoint.
-    sinks: where the task's pictures go.
+    evaluation: metrics by data set, of the final state.
+    facts: additional results: steps, seconds, best checkpoint.
+    sinks: receive the summary images.
 
   Returns:
-    What `results.json` holds.
+    The contents of `results.json`.
   """
-  scores = flat_scalars(evaluation)
-  found = {
+  metrics = flat_scalars(evaluation)
+  results = {
     "task": config.task,
-    "metrics": scores,
+    "metrics": metrics,
     "published": dict(task.published),
     "parameters": run_summary.num_parameters(state.params),
     **facts,
     "versions": workdir.versions(),
   }
-  outputs, batch = show(task, model, state)
-  for name, picture in task.pictures(outputs, batch).items():
-    sinks.image(facts["steps"], name, picture)
-  fields = task.report(outputs, batch, next(iter(evaluation.values())))
-  primary = {task.primary_metric: scores[task.primary_metric]}
+  outputs, batch = sample_outputs(task, model, state)
+  for name, image in task.pictures(outputs, batch).items():
+    sinks.image(facts["steps"], name, image)
+  sections = task.report(outputs, batch, next(iter(evaluation.values())))
+  primary = {task.primary_metric: metrics[task.primary_metric]}
   page = report.Report(
     title=folder.name,
-    summary={**primary, **scores, **_plain(found, facts)},
+    summary={**primary, **metrics, **_summary(results, facts)},
     published=task.published or None,
     records=metric_writers.read_metrics(folder / "metrics.jsonl"),
+    sections=sections,
     config=config.to_dict(),
-    versions=found["versions"],
+    versions=results["versions"],
     parameters=run_summary.parameter_table(state.params),
-    **fields,
   )
-  # The report first: results.json says that a run is complete.
   report.write_report(folder / "report.html", page)
-  metric_writers.write_json(folder / "results.json", found)
-  return found
+  # Last, since results.json marks a run as complete.
+  metric_writers.write_json(folder / "results.json", results)
+  return results
 
 
-def _plain(found: Mapping[str, Any], facts: Mapping[str, Any]) -> dict:
-  """The facts that fit in a line of the report's head."""
-  simple = {k: v for k, v in facts.items() if not isinstance(v, Mapping)}
-  return {"parameters": found["parameters"], **simple}
+def _summary(results: Mapping[str, Any], facts: Mapping[str, Any]) -> dict:
+  """Returns the facts for the head of the report: numbers and text."""
+  flat = {k: v for k, v in facts.items() if not isinstance(v, Mapping)}
+  return {"parameters": results["parameters"], **flat}

@@ -247,10 +247,10 @@ def test_scalars_and_images_land_in_the_workdir(tmp_path):
   out.close()
   run = tmp_path / "a" / "run"
   assert read_metrics(run / "metrics.jsonl") == [{"step": 2, "train/loss": 0.5}]
-  names = {p.name for p in (run / "pictures").iterdir()}
+  names = {p.name for p in (run / "images").iterdir()}
   first = "eval-attention-maps-00000002.png"
   assert names == {first, "picture-00000012.png"}
-  seen = cv2.imread(str(run / "pictures" / first))[..., ::-1]
+  seen = cv2.imread(str(run / "images" / first))[..., ::-1]
   np.testing.assert_array_equal(seen, picture())
   assert not (run / "tensorboard").exists()
 

@@ -25,13 +25,13 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 class Sinks:
-  """Keeps the pictures it is given."""
+  """Keeps the images it is given."""
 
   def __init__(self):
-    self.pictures = []
+    self.images = []
 
   def image(self, step, name, image):
-    self.pictures.append((step, name, image))
+    self.images.append((step, name, image))
 
 
 class Run:
@@ -80,13 +80,13 @@ def run(make_tiny_config):
 
 @pytest.fixture(scope="module")
 def shown(run):
-  """What `show` finds, computed once."""
-  return results.show(run.task, run.model, run.state)
+  """Returns the sampled outputs, computed once."""
+  return results.sample_outputs(run.task, run.model, run.state)
 
 
 @pytest.fixture
 def quick_show(monkeypatch, shown):
-  monkeypatch.setattr(results, "show", lambda *_: shown)
+  monkeypatch.setattr(results, "sample_outputs", lambda *_: shown)
 
 
 def test_scalars_are_named_by_their_data_set():
@@ -113,12 +113,12 @@ def test_the_first_examples_are_shown_with_attention(run, shown):
 def test_large_outputs_are_of_fewer_examples(run, shown, monkeypatch):
   outputs, _ = shown
   numbers = sum(np.size(x) for x in jax.tree.leaves(outputs))
-  monkeypatch.setattr(results, "_MOST_NUMBERS", numbers * 3 // SHOWN)
-  fewer, batch = results.show(run.task, run.model, run.state)
+  monkeypatch.setattr(results, "_MAX_OUTPUT_SIZE", numbers * 3 // SHOWN)
+  fewer, batch = results.sample_outputs(run.task, run.model, run.state)
   assert batch["index"].tolist() == [0, 1, 2]
   np.testing.assert_allclose(fewer.logits, outputs.logits[:3], atol=1e-5)
-  monkeypatch.setattr(results, "_MOST_NUMBERS", 1)
-  _, batch = results.show(run.task, run.model, run.state)
+  monkeypatch.setattr(results, "_MAX_OUTPUT_SIZE", 1)
+  _, batch = results.sample_outputs(run.task, run.model, run.state)
   assert batch["index"].tolist() == [0]
 
 
@@ -135,7 +135,7 @@ def test_copies_that_fill_a_batch_are_not_shown(run, monkeypatch):
     "eval_data",
     lambda **kwargs: {"eval": pipeline.eval_dataset(few, **kwargs)},
   )
-  outputs, batch = results.show(run.task, run.model, run.state)
+  outputs, batch = results.sample_outputs(run.task, run.model, run.state)
   assert batch["label"].tolist() == [0, 1, 2, 3, 4]
   assert len(outputs.logits) == 5
 
@@ -180,8 +180,11 @@ def test_the_report_has_all_its_parts(run, tmp_path, monkeypatch):
   assert [record["step"] for record in page.records] == [10, 20]
   assert page.config["optimizer"]["name"] == "lamb"
   assert sum(n for *_, n in page.parameters) == page.summary["parameters"]
-  assert page.confusion.trace() == 10
-  assert len(page.predictions) == SHOWN
+  titles = [section.title for section in page.sections]
+  assert titles == [
+    "Sample predictions", "Confusion matrix", "Classes", "Calibration"
+  ]  # fmt: skip
+  assert page.sections[0].body.count("<figure") == SHOWN
   text = (tmp_path / "report.html").read_text()
   assert tmp_path.name in text
   assert "0.975" in text
@@ -196,14 +199,14 @@ def test_a_published_row_stands_in_both_files(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("quick_show")
-def test_pictures_go_to_the_sinks_under_the_last_step(run, tmp_path):
+def test_summary_images_are_written_at_the_last_step(run, tmp_path):
   sinks = Sinks()
   run.write(tmp_path, sinks)
-  names = {(at, name) for at, name, _ in sinks.pictures}
-  assert names == {(20, "predictions"), (20, "cross_attends")}
-  for _, _, picture in sinks.pictures:
-    assert picture.dtype == np.uint8
-    assert picture.ndim == 3
+  names = {(at, name) for at, name, _ in sinks.images}
+  assert names == {(20, "predictions"), (20, "cross_attention")}
+  for _, _, image in sinks.images:
+    assert image.dtype == np.uint8
+    assert image.ndim == 3
 
 
 @pytest.mark.usefixtures("quick_show")
