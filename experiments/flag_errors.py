@@ -1,4 +1,4 @@
-"""What is wrong on a command line, in one line that says what to change."""
+"""Explains errors on the command line in one line each."""
 
 import difflib
 import re
@@ -21,10 +21,10 @@ _FILE = re.compile(r"--?config(?:=(.*))?$")
 
 
 def explain(error: Exception, argv: Sequence[str]) -> str:
-  """Why flags could not be parsed.
+  """Returns one line on why the flags could not be parsed.
 
   Args:
-    error: what parsing them raised.
+    error: raised by parsing the flags.
     argv: the command line.
   """
   causes = list(_causes(error))
@@ -47,15 +47,15 @@ def explain(error: Exception, argv: Sequence[str]) -> str:
 
 
 def config_file(argv: Sequence[str]) -> str | None:
-  """What --config says, with its variant; None if it is not given."""
+  """Returns the value of --config with its variant; None if missing."""
   for argument, following in zip(argv, [*argv[1:], ""], strict=True):
-    if found := _FILE.match(argument):
-      return following if found[1] is None else found[1]
+    if match := _FILE.match(argument):
+      return following if match[1] is None else match[1]
   return None
 
 
 def choices() -> str:
-  """The configs there are, as advice."""
+  """Lists the configs to choose from, as the end of an error message."""
   folder = Path(configs.__file__).parent
   names = sorted(
     f"configs/{path.name}"
@@ -66,7 +66,7 @@ def choices() -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-  """The error, what it came from, and so on."""
+  """Yields the error, its cause, and so on."""
   cause: BaseException | None = error
   while cause is not None:
     yield cause
@@ -74,12 +74,12 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _unknown_leaf(file: str | None, argv: Sequence[str]) -> str:
-  """Names the first --config.LEAF which the config does not have."""
+  """Explains the first --config.LEAF that does not exist; "" if all do."""
   try:
     config = config_flags.config_flags.ConfigFileFlagParser("c").parse(file)
   except (LookupError, AttributeError):
-    return ""  # It is the file that fails, not a leaf.
-  for leaf in (found[1] for found in map(_LEAF.match, argv) if found):
+    return ""  # The file itself fails.
+  for leaf in (match[1] for match in map(_LEAF.match, argv) if match):
     section: Any = config
     for depth, name in enumerate(leaf.split(".")):
       known = sorted(section.keys()) if hasattr(section, "keys") else []
@@ -93,13 +93,13 @@ def _no_leaf(leaf: str, depth: int, name: str, known: Sequence[str]) -> str:
   where = ".".join(["config", *leaf.split(".")[:depth]])
   close = difflib.get_close_matches(name, known, 1)
   hint = f"did you mean {close[0]!r}? " if close else ""
-  found = ", ".join(known) or "nothing"
-  return f"--config.{leaf}: no {name!r} in {where}; {hint}it has {found}"
+  names = ", ".join(known) or "nothing"
+  return f"--config.{leaf}: no {name!r} in {where}; {hint}it has {names}"
 
 
 def _with_place(error: BaseException) -> str:
   place = traceback.extract_tb(error.__traceback__)[-1:]
-  if isinstance(error, SyntaxError):  # It says where itself.
+  if isinstance(error, SyntaxError):  # Its message has the place already.
     place = []
   where = f" ({place[0].filename}, line {place[0].lineno})" if place else ""
   return f"{type(error).__name__}: {error}{where}"

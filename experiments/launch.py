@@ -1,7 +1,8 @@
-"""What the entry points share: flags, and errors in one line.
+"""Shared parts of the entry points: flags, error messages, exit status.
 
-Exit status: 0 done; 1 the run failed; 2 something given was wrong; 75 stopped
-early with everything saved (run it again to go on); 130 Ctrl-C.
+Exit status: 0 success; 1 the run failed; 2 wrong flags, config or data; 75 the
+run stopped early and saved a checkpoint (start it again to continue); 130
+Ctrl-C.
 """
 
 import logging
@@ -27,8 +28,7 @@ from perceiver_jax.errors import (
   UserError,
 )
 
-# The flags belong to the entry point that defines them, whose --help shows
-# them.
+# The flags then belong to the entry point and are listed by its --help.
 flags.disclaim_key_flags()
 
 Main = Callable[[Sequence[str]], int | None]
@@ -42,8 +42,8 @@ def define_flags(*, config_required: bool) -> None:
   """Defines --config and --workdir.
 
   Args:
-    config_required: whether a run can't be without --config; where it is not,
-      the workdir's own config is the default.
+    config_required: if false, the config saved in the workdir is the default.
+      This only changes the help text.
   """
   config_flags.DEFINE_config_file(
     "config",
@@ -56,10 +56,10 @@ def define_flags(*, config_required: bool) -> None:
 
 
 def config() -> ml_collections.ConfigDict:
-  """The config of the command line.
+  """Returns the config given on the command line.
 
   Raises:
-    UserError: there is none.
+    UserError: --config is missing.
   """
   if flags.FLAGS.config is None:
     raise UserError(f"--config is missing; {flag_errors.choices()}")
@@ -67,40 +67,41 @@ def config() -> ml_collections.ConfigDict:
 
 
 def workdir() -> Path:
-  """The folder of the run.
+  """Returns the folder of the run.
 
   Raises:
-    UserError: none is given, or it is not on a local disk.
+    UserError: --workdir is missing or not a local path.
   """
   given = flags.FLAGS.workdir
   if not given:
     raise UserError("--workdir is missing; give the folder of the run")
   if "://" in given:
     raise UserError(
-      f"--workdir={given} is not a folder of this machine; mount the bucket"
-      " and give the folder it is mounted on"
+      f"--workdir={given} is not a local path; mount the bucket and give"
+      " the path of the mount"
     )
   return Path(given).expanduser()
 
 
 def no_arguments(argv: Sequence[str]) -> None:
-  """Refuses what is left on the command line after the flags.
+  """Checks that only flags are on the command line.
 
   Raises:
-    UserError: something is left: most often a flag without its dashes.
+    UserError: an argument is left, most often a flag without its dashes.
   """
   if len(argv) > 1:
     raise UserError(f"unexpected argument {argv[1]!r}; flags start with --")
 
 
 def initialize_distributed() -> None:
-  """Joins the other processes if this is one of several.
+  """Connects to the other processes of a run with several processes.
 
-  On a slice of several TPU hosts JAX finds them by itself; elsewhere say where
-  they are with JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID.
+  On a TPU slice with several hosts JAX finds them itself. Elsewhere set the
+  environment variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+  JAX_PROCESS_ID.
 
   Raises:
-    UserError: some of these are set, and others missing or no numbers.
+    UserError: only some of these are set, or one is not a number.
   """
   import jax
 
@@ -115,10 +116,10 @@ def initialize_distributed() -> None:
 
 
 def saved_run() -> tuple[Any, Any, Path]:
-  """Config, task and folder of a run that was trained before.
+  """Returns the config, task and folder of a run that was trained before.
 
   Raises:
-    UserError: the workdir holds no run, or --config is of another one.
+    UserError: the workdir holds no run, or --config differs from its config.
   """
   from perceiver_jax.tasks import registry as tasks
   from perceiver_jax.training import workdir as workdir_lib
@@ -133,14 +134,14 @@ def saved_run() -> tuple[Any, Any, Path]:
 
 
 def run(main: Main) -> None:
-  """Parses flags, calls `main`, and turns errors into one line and a status."""
-  # JAX notes each kind of device that the machine has not.
+  """Parses flags, calls `main`, and exits with its status."""
+  # JAX logs each kind of device that is missing on this machine.
   logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
   app.run(lambda argv: sys.exit(guarded(main, argv)), flags_parser=parse)
 
 
 def guarded(main: Main, argv: Sequence[str]) -> int:
-  """Calls `main`; what a user can mend is one line on stderr.
+  """Calls `main`; errors of the user are printed as one line on stderr.
 
   Returns:
     The exit status.
@@ -156,18 +157,18 @@ def guarded(main: Main, argv: Sequence[str]) -> int:
 
 
 def parse(argv: Sequence[str]) -> Sequence[str]:
-  """Parses flags; a mistake is one line instead of a page of help.
+  """Parses flags; an error is printed as one line instead of the help.
 
   Returns:
-    What is left of `argv` when the flags are taken out.
+    The program name and arguments that are not flags.
   """
   try:
     rest = flags.FLAGS(argv)
-    # A file that can't be read is noticed only when a leaf is.
+    # The config file is loaded on the first access to a leaf.
     if "config" in flags.FLAGS:
       getattr(flags.FLAGS.config, "task", "")
     return rest
-  except SystemExit:  # --help has said what it had to: that is no failure.
+  except SystemExit:  # absl exits with 1 after --help, which is no failure.
     sys.exit(0)
   except Exception as error:
     sys.exit(_fail(flag_errors.explain(error, argv), _WRONG_USE))
@@ -178,7 +179,7 @@ def _number_in_environment(name: str) -> int:
   if not value.isdecimal():
     raise UserError(
       f"JAX_COORDINATOR_ADDRESS is set and {name} is {value!r}; set it to a"
-      " number, or unset both to run alone"
+      " number, or unset both to run a single process"
     )
   return int(value)
 

@@ -1,4 +1,4 @@
-"""Checks of the numbers in a config, and the length of the run they give."""
+"""Checks the numbers in a config and computes the length of its run."""
 
 import math
 from collections.abc import (
@@ -11,7 +11,7 @@ import ml_collections
 
 from perceiver_jax.errors import UserError
 
-_LOWEST = {
+_MINIMUM = {
   "seed": 0,
   "eval_every_steps": 0,
   "eval_every_epochs": 0,
@@ -25,41 +25,42 @@ _LOWEST = {
 
 
 def check_numbers(config: ml_collections.ConfigDict) -> None:
-  """Checks the leaves that no other part does before a run begins.
+  """Checks leaves that would otherwise fail only after the run has begun.
 
   Raises:
-    UserError: a number is out of range, naming the leaf.
+    UserError: a number is out of range; the message names the leaf.
   """
   leaves = dict(_leaves(config))
-  for name, lowest in _LOWEST.items():
-    # Not `<`, which lets NaN pass.
-    if not leaves[name] >= lowest:
-      raise UserError(f"config.{name} is {leaves[name]}; give {lowest} or more")
+  for name, minimum in _MINIMUM.items():
+    value = leaves[name]
+    # Not `value < minimum`, which is false for NaN.
+    if not value >= minimum:
+      raise UserError(f"config.{name} is {value}; give {minimum} or more")
   for name in ("eval_every_epochs", "checkpoint.every_epochs"):
     if not math.isfinite(leaves[name]):
-      raise UserError(f"config.{name} is {leaves[name]}; give a number of them")
+      raise UserError(f"config.{name} is {leaves[name]}; give a finite number")
   saving = config.checkpoint
   if not saving.every_steps and not saving.every_epochs:
     raise UserError(
       "config.checkpoint.every_steps is 0 and config.checkpoint.every_epochs is"
-      " 0; give one of them, or a kill would lose everything"
+      " 0; set one of them, or an interrupted run would lose all its progress"
     )
   if not 0 <= config.ema_decay < 1:
     raise UserError(
-      f"config.ema_decay is {config.ema_decay}; give 0 for none, or a number"
-      " below 1"
+      f"config.ema_decay is {config.ema_decay}; give 0 for no averaging, or a"
+      " number below 1"
     )
   for name, value in leaves.items():
     if name.startswith("model.") and isinstance(value, int) and value < 0:
-      raise UserError(f"config.{name} is {value}; sizes are not negative")
+      raise UserError(f"config.{name} is {value}; give 0 or more")
 
 
 def num_steps(config: ml_collections.ConfigDict, examples: int) -> int:
-  """Length of a run, from `num_steps` or `num_epochs` (the other is 0).
+  """Returns the length of a run, from `num_steps` or `num_epochs`.
 
   Args:
-    config: of the run.
-    examples: in an epoch.
+    config: of the run; one of `num_steps` and `num_epochs` is 0.
+    examples: number of examples in an epoch.
 
   Raises:
     UserError: neither or both are given, or one is negative or not finite.

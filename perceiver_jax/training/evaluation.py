@@ -26,12 +26,14 @@ EvalStep = Callable[[Any, Any, Batch], metrics_lib.Metrics]
 def make_eval_step(
   model: hk.TransformedWithState, task: Task, mesh: Mesh
 ) -> EvalStep:
-  """A jitted `(params, net_state, batch) -> metrics`, summed over the batch.
+  """Returns a jitted `(params, net_state, batch) -> metrics`.
+
+  Its metrics are sums and counts over the global batch.
 
   Args:
-    model: see `step.model_of`.
-    task: for its `metrics`.
-    mesh: over which `step.place_batch` has spread the batch.
+    model: from `step.model_of`.
+    task: computes the metrics.
+    mesh: devices over which the batch is sharded by `step.place_batch`.
   """
 
   def eval_step(params, net_state, batch):
@@ -50,45 +52,46 @@ def evaluate(
   total: int = 0,
   show_progress: bool = False,
 ) -> dict[str, np.ndarray]:
-  """Means of the metrics over one pass of the data.
+  """Returns the means of the metrics over one pass of the data.
 
   Args:
-    eval_step: see `make_eval_step`.
-    state: whose (averaged) parameters are evaluated.
-    batches: this process's parts, with `mask`.
+    eval_step: from `make_eval_step`.
+    state: its (averaged) parameters are evaluated.
+    batches: this process's part of each batch; `mask` is false for padding.
     mesh: as given to `make_eval_step`.
     total: number of batches, for the progress bar.
-    show_progress: whether to draw one.
+    show_progress: show a progress bar.
 
   Raises:
-    UserError: there is no batch.
+    UserError: the data is empty.
   """
   sums = None
-  # On fake CPU devices, un-synced steps would time out in a collective.
+  # On several CPU devices, steps that are dispatched ahead time out in a
+  # collective.
   wait = jax.default_backend() == "cpu"
   bar = tqdm(batches, "evaluate", total or None, leave=False,
              disable=not show_progress)  # fmt: skip
   for batch in bar:
     placed = step_lib.place_batch(batch, mesh)
-    found = eval_step(state.eval_params, state.net_state, placed)
-    sums = found if sums is None else add(sums, found)
+    batch_sums = eval_step(state.eval_params, state.net_state, placed)
+    sums = batch_sums if sums is None else add(sums, batch_sums)
     if wait:
       jax.block_until_ready(sums)
   if sums is None:
     raise UserError("empty dataset: nothing to evaluate on")
-  # What never came, very fast pixels for example, has no mean.
-  came = {k: pair for k, pair in sums.items() if np.asarray(pair[1]) > 0}
-  return metrics_lib.means(came)
+  # A metric of a rare kind (fast pixels, for example) may have a count of 0.
+  counted = {k: pair for k, pair in sums.items() if np.asarray(pair[1]) > 0}
+  return metrics_lib.means(counted)
 
 
 def batch_size(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
-  """The run's batch size, rounded up so that it divides over the devices."""
+  """Returns the batch size, rounded up to a multiple of the devices."""
   return -(-config.batch_size // mesh.size) * mesh.size
 
 
 @jax.jit
 def add(a: metrics_lib.Metrics, b: metrics_lib.Metrics) -> metrics_lib.Metrics:
-  """Sums two metrics of the same names."""
+  """Adds two sets of metrics with the same names."""
   return jax.tree.map(jnp.add, a, b)
 
 
@@ -100,7 +103,7 @@ def evaluate_all(
   *,
   show_progress: bool = False,
 ) -> dict[str, dict[str, np.ndarray]]:
-  """`evaluate` on each data set, by name."""
+  """Evaluates on each dataset; returns the means by dataset name."""
   return {
     name: evaluate(
       eval_step,

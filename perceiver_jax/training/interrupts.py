@@ -1,4 +1,4 @@
-"""When a run should stop before its end: preemption, Ctrl-C, a time limit."""
+"""Early stops of a run: preemption, Ctrl-C, and the time limit."""
 
 import contextlib
 import signal
@@ -14,31 +14,30 @@ PREEMPTED = "preempted"
 INTERRUPTED = "interrupted"
 OUT_OF_TIME = "out of time"
 
-# What a shell sees; 75 is EX_TEMPFAIL of sysexits.h: try again.
+# Exit status; 75 is EX_TEMPFAIL of sysexits.h, which means "try again".
 EXIT_CODES = {PREEMPTED: 75, OUT_OF_TIME: 75, INTERRUPTED: 130}
 
 
 class Interrupts:
-  """Notices that a run should stop, at a step on which all processes agree.
+  """Decides if a run should stop early, alike on all processes.
 
   Args:
-    max_seconds: of this process's life; 0 for no limit.
+    max_seconds: time limit from now on; 0 for no limit.
   """
 
   def __init__(self, max_seconds: float = 0.0):
     self._max_seconds = max_seconds
     self._start = time.monotonic()
     self._signal = ""
-    self._alone = jax.process_count() == 1
+    self._single_process = jax.process_count() == 1
 
   @contextlib.contextmanager
   def handled(self) -> Iterator[None]:
-    """Inside, SIGTERM and the first SIGINT are noted instead of raised."""
-    handlers = {signal.SIGTERM: self._note, signal.SIGINT: self._note}
-    if not self._alone:
-      # JAX's own SIGTERM handler tells all processes where to stop.
-      handlers = {}
-    old = {number: signal.signal(number, f) for number, f in handlers.items()}
+    """Records SIGTERM and the first SIGINT instead of raising them."""
+    # With several processes, JAX's own SIGTERM handler makes them agree on a
+    # step at which to stop, so it must stay installed.
+    numbers = (signal.SIGTERM, signal.SIGINT) if self._single_process else ()
+    old = {number: signal.signal(number, self._record) for number in numbers}
     try:
       yield
     finally:
@@ -46,14 +45,17 @@ class Interrupts:
         signal.signal(number, handler)
 
   def reason(self, step: int) -> str:
-    """Why to stop after `step`; "" to go on."""
-    if self._alone:
+    """Returns the reason to stop after `step`, or "" to continue.
+
+    All processes must call this at the same steps.
+    """
+    if self._single_process:
       return self._signal or (OUT_OF_TIME if self._timed_out() else "")
     if multihost_utils.reached_preemption_sync_point(step):
       return PREEMPTED
     if not self._max_seconds:
       return ""
-    # Clocks differ: the first process decides for all.
+    # Clocks differ between hosts, so the first process decides.
     late = multihost_utils.broadcast_one_to_all(np.asarray(self._timed_out()))
     return OUT_OF_TIME if bool(late) else ""
 
@@ -61,7 +63,7 @@ class Interrupts:
     elapsed = time.monotonic() - self._start
     return bool(self._max_seconds) and elapsed >= self._max_seconds
 
-  def _note(self, number: int, _: FrameType | None) -> None:
+  def _record(self, number: int, _: FrameType | None) -> None:
     if number == signal.SIGTERM:
       self._signal = PREEMPTED
       return

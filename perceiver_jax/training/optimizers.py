@@ -1,8 +1,7 @@
-"""Optimizers and schedules of both papers, put together from optax.
+"""Optimizers and learning rate schedules of both papers, built from optax.
 
 A config's `optimizer` section holds the arguments of `make_optimizer` and
-`make_schedule`; steps that depend on the run are computed from the final
-config, never stored in it.
+`make_schedule`. The length of the run is computed from the final config.
 """
 
 from collections.abc import (
@@ -34,22 +33,23 @@ def make_schedule(
   boundaries: Sequence[float] = (),
   decay_factor: float = 0.1,
 ) -> optax.Schedule:
-  """Learning rate by step.
+  """Returns the learning rate schedule.
 
   Args:
-    schedule: "constant"; "constant_cosine": flat for `constant_fraction` of
-      the run, then half a cosine to zero (IO, app. A.1); "cosine": half a
-      cosine from the start; "step": times `decay_factor` at each boundary
-      (Perceiver, section 4.1).
-    learning_rate: the highest value.
-    num_steps: T, the length of the run.
-    warmup_steps: linear rise from zero, which comes before the rest.
-    constant_fraction: see "constant_cosine".
-    boundaries: fractions of the run for "step": (84/120, 102/120, 114/120).
-    decay_factor: see "step".
+    schedule: "constant"; "constant_cosine", constant for `constant_fraction` of
+      the run and then a cosine decay to zero (IO, app. A.1); "cosine", a
+      cosine decay from the start; "step", multiplied by `decay_factor` at each
+      boundary (Perceiver, section 4.1).
+    learning_rate: peak learning rate.
+    num_steps: length of the run.
+    warmup_steps: length of the linear warmup from zero.
+    constant_fraction: used by "constant_cosine".
+    boundaries: fractions of the run, used by "step", for example
+      (84/120, 102/120, 114/120).
+    decay_factor: used by "step".
 
   Raises:
-    UserError: a name or a number out of range.
+    UserError: the schedule is unknown or a number is out of range.
   """
   _check("schedule", schedule, SCHEDULES)
   if not 0 <= warmup_steps < max(num_steps, 1):
@@ -59,22 +59,22 @@ def make_schedule(
     )
   _check_fractions("constant_fraction", constant_fraction)
   _check_fractions("boundaries", *boundaries)
-  rest = num_steps - warmup_steps
+  remaining = num_steps - warmup_steps
   if schedule == "constant_cosine":
-    flat = round(constant_fraction * rest)
+    flat = round(constant_fraction * remaining)
     main = optax.join_schedules(
       [
         optax.constant_schedule(learning_rate),
-        optax.cosine_decay_schedule(learning_rate, max(rest - flat, 1)),
+        optax.cosine_decay_schedule(learning_rate, max(remaining - flat, 1)),
       ],
       [flat],
     )
   elif schedule == "cosine":
-    main = optax.cosine_decay_schedule(learning_rate, rest)
+    main = optax.cosine_decay_schedule(learning_rate, remaining)
   elif schedule == "step":
     factors: dict[int, float] = {}
     for boundary in boundaries:
-      # In a short run, several boundaries may fall on one step.
+      # In a short run several boundaries may round to the same step.
       at = round(boundary * num_steps) - warmup_steps
       factors[at] = factors.get(at, 1.0) * decay_factor
     main = optax.piecewise_constant_schedule(learning_rate, factors)
@@ -82,8 +82,8 @@ def make_schedule(
     main = optax.constant_schedule(learning_rate)
   if not warmup_steps:
     return main
-  rise = optax.linear_schedule(0.0, learning_rate, warmup_steps)
-  return optax.join_schedules([rise, main], [warmup_steps])
+  warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+  return optax.join_schedules([warmup, main], [warmup_steps])
 
 
 def make_optimizer(
@@ -96,16 +96,16 @@ def make_optimizer(
   weight_decay: float = 0.0,
   clip_norm: float = 0.0,
 ) -> optax.GradientTransformation:
-  """LAMB or AdamW; biases and norms are not decayed.
+  """Returns LAMB or AdamW without weight decay of biases and norms.
 
   Args:
     name: "lamb" or "adamw".
-    schedule: learning rate by step.
-    b1: decay of the first moment.
-    b2: decay of the second moment.
-    eps: added to the root of the second moment.
+    schedule: learning rate schedule.
+    b1: decay rate of the first moment.
+    b2: decay rate of the second moment.
+    eps: added to the square root of the second moment.
     weight_decay: decoupled weight decay.
-    clip_norm: largest global norm of the gradient; 0 for no clipping.
+    clip_norm: maximal global norm of the gradient; 0 for no clipping.
 
   Raises:
     UserError: the name is unknown.
@@ -123,12 +123,12 @@ def make_optimizer(
 def from_config(
   config: Mapping[str, Any], num_steps: int, batch_size: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-  """The optimizer and schedule of a config's `optimizer` section.
+  """Builds the optimizer and schedule of a config's `optimizer` section.
 
   Args:
     config: arguments of `make_optimizer` and `make_schedule`, and
-      `learning_rate_batch_size`: the batch size the learning rate is for,
-      with which it scales linearly; 0 takes the rate as it is.
+      `learning_rate_batch_size`: the learning rate is multiplied by the batch
+      size over this number; 0 for no scaling.
     num_steps: length of the run.
     batch_size: global batch size of the run.
   """
@@ -150,15 +150,15 @@ def from_config(
 
 
 def decay_mask(params: Any) -> Any:
-  """True for parameters that are decayed: all but biases and norms."""
+  """Returns true for each parameter with weight decay: no biases or norms."""
   return _map_named(lambda _, name, __: name not in _NOT_DECAYED, params)
 
 
 def _trust_ratio_by_layer() -> optax.GradientTransformation:
-  """LAMB's trust ratio, one for each layer of a scanned stack.
+  """Applies LAMB's trust ratio to each layer of a scanned stack separately.
 
-  A stack holds the same parameter of all its layers in one array; without
-  this, depth scanning would change what the optimizer does.
+  Layers that are scanned keep their parameters in one array. One trust ratio
+  for that array would make scanned layers train differently from unrolled ones.
   """
   trust = optax.scale_by_trust_ratio()
 
@@ -174,7 +174,7 @@ def _trust_ratio_by_layer() -> optax.GradientTransformation:
 
 
 def _map_named(fn: Callable[..., Any], tree: Any, *rest: Any) -> Any:
-  """Maps `fn(module, leaf name, array, ...)` over Haiku parameters."""
+  """Maps `fn(module name, parameter name, array, ...)` over parameters."""
   return jax.tree_util.tree_map_with_path(
     lambda path, *leaves: fn(path[0].key, path[-1].key, *leaves), tree, *rest
   )

@@ -1,7 +1,7 @@
-"""Numerical precision of a model by name.
+"""Numerical precision of a model: "float32" or "bfloat16".
 
-"bfloat16" computes in bfloat16 with parameters, optimizer, norms, softmax,
-logits and loss in float32.
+"bfloat16" computes in bfloat16, except for the optimizer, norms, softmax,
+logits and loss; these and all parameters are in float32.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ from perceiver_jax.models.modalities import points
 PRECISIONS = ("float32", "bfloat16")
 
 _NORMS = (layers.LayerNorm, hk.BatchNorm)
-# Coordinates in half precision would lose the high Fourier bands; the adapter
-# does little else, and the encoder takes its result in half precision.
-_EXACT = (points.PointsAdapter,)
+# Coordinates in bfloat16 would lose the high Fourier bands. The adapter is
+# cheap, and the encoder casts its output to bfloat16.
+_FLOAT32_ADAPTERS = (points.PointsAdapter,)
 
 
 @contextlib.contextmanager
 def precision(name: str) -> Iterator[None]:
-  """Models that are called inside compute in the precision `name`.
+  """Makes models that are called in this context compute in a precision.
 
   Raises:
     UserError: `name` is not in `PRECISIONS`.
@@ -41,7 +41,8 @@ def precision(name: str) -> Iterator[None]:
   with contextlib.ExitStack() as stack:
     if name == "bfloat16":
       half, full = jnp.bfloat16, jnp.float32
-      inner = {encoder.PerceiverEncoder, *zoo.ADAPTERS.values()} - {*_EXACT}
+      inner = {encoder.PerceiverEncoder, *zoo.ADAPTERS.values()}
+      inner -= {*_FLOAT32_ADAPTERS}
       policies = dict.fromkeys(inner, jmp.Policy(full, half, half))
       outer = dict.fromkeys(zoo.DECODERS.values(), jmp.Policy(full, half, full))
       norms = dict.fromkeys(_NORMS, jmp.Policy(full, full, half))

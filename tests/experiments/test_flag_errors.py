@@ -35,7 +35,9 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("case", CONFIGS)
-def test_a_config_that_fails_says_what_and_where(refuses, tmp_path, case):
+def test_the_error_of_a_config_file_is_shown_with_its_line(
+  refuses, tmp_path, case
+):
   code, message, line = CONFIGS[case]
   file = tmp_path / "mine.py"
   file.write_text(code)
@@ -46,7 +48,7 @@ def test_a_config_that_fails_says_what_and_where(refuses, tmp_path, case):
   refuses("train", "--workdir=x", flag, parts=parts)
 
 
-def test_leaves_come_after_the_file(refuses, smoke_flag):
+def test_leaves_must_come_after_the_file(refuses, smoke_flag):
   parts = ["--config.seed=3", "before"]
   refuses("train", "--workdir=x", "--config.seed=3", smoke_flag, parts=parts)
 
@@ -65,7 +67,9 @@ def test_leaves_come_after_the_file(refuses, smoke_flag):
     ("zzz=3", ["--config.zzz: no 'zzz' in config; it has batch_size"]),
   ],
 )
-def test_a_wrong_leaf(refuses, smoke_flag, leaf, parts):
+def test_an_unknown_leaf_or_invalid_value_is_named(
+  refuses, smoke_flag, leaf, parts
+):
   refuses("train", "--workdir=x", smoke_flag, f"--config.{leaf}", parts=parts)
 
 

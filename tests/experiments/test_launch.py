@@ -35,7 +35,7 @@ def raising(error):
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_help_helps_and_is_no_failure(name):
+def test_help_exits_with_status_0(name):
   done = program(name, "--help")
   assert (done.returncode, done.stderr) == (0, "")
   assert f"python -m experiments.{name} " in done.stdout
@@ -45,14 +45,14 @@ def test_help_helps_and_is_no_failure(name):
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_a_program_refuses_in_one_line(name):
+def test_an_unknown_flag_is_one_line_on_stderr(name):
   done = program(name, "--workdirs=x")
   assert (done.returncode, done.stdout) == (2, "")
   assert done.stderr.startswith("error: Unknown command line flag 'workdirs'")
   assert done.stderr.count("\n") == 1
 
 
-def test_a_program_names_an_unknown_leaf():
+def test_an_unknown_leaf_is_named():
   done = program(
     *("train", "--config=configs/digits.py", "--workdir=x"),
     "--config.batchsize=3",
@@ -63,7 +63,7 @@ def test_a_program_names_an_unknown_leaf():
   assert not (runs.ROOT / "x").exists()
 
 
-def test_help_and_mistakes_do_not_wait_for_jax():
+def test_entry_points_do_not_import_jax_before_parsing_flags():
   code = """
 import sys
 from experiments import (
@@ -86,7 +86,9 @@ sys.exit("jax" in sys.modules)
     (KeyboardInterrupt(), 130, "error: interrupted\n"),
   ],
 )
-def test_errors_become_a_line_and_a_status(capsys, error, status, line):
+def test_user_errors_become_one_line_and_an_exit_status(
+  capsys, error, status, line
+):
   assert launch.guarded(raising(error), []) == status
   assert capsys.readouterr() == ("", line)
 
@@ -94,25 +96,25 @@ def test_errors_become_a_line_and_a_status(capsys, error, status, line):
 @pytest.mark.parametrize(
   "error", [ValueError("x"), OSError("x"), KeyError("x")]
 )
-def test_mistakes_in_the_code_keep_their_traceback(error):
+def test_other_errors_keep_their_traceback(error):
   with pytest.raises(type(error)):
     launch.guarded(raising(error), [])
 
 
 @pytest.mark.parametrize("status", [None, 0, 75])
-def test_the_status_of_a_program_is_that_of_main(status):
+def test_the_exit_status_is_that_of_main(status):
   assert launch.guarded(lambda argv: status, []) == (status or 0)
 
 
-def test_what_is_left_of_the_command_line():
+def test_arguments_that_are_not_flags_are_refused():
   launch.no_arguments(["train.py"])
   with pytest.raises(UserError, match="'seed=3'; flags start with --"):
     launch.no_arguments(["train.py", "seed=3"])
 
 
 @pytest.fixture
-def joined(monkeypatch):
-  """What `jax.distributed.initialize` is called with."""
+def initialize_calls(monkeypatch):
+  """Records the arguments of `jax.distributed.initialize`."""
   calls = []
   monkeypatch.setattr(jax.distributed, "initialize", lambda *a: calls.append(a))
   for name in (
@@ -141,13 +143,13 @@ def joined(monkeypatch):
     ),
   ],
 )
-def test_processes_join_where_there_are_several(
-  joined, monkeypatch, environment, expected
+def test_distributed_jax_is_initialized_if_there_are_several_processes(
+  initialize_calls, monkeypatch, environment, expected
 ):
   for name, value in environment.items():
     monkeypatch.setenv(name, value)
   launch.initialize_distributed()
-  assert joined == expected
+  assert initialize_calls == expected
 
 
 @pytest.mark.parametrize(
@@ -159,17 +161,19 @@ def test_processes_join_where_there_are_several(
     ("2", "-1", "JAX_PROCESS_ID"),
   ],
 )
-def test_half_an_address_is_an_error(joined, monkeypatch, count, number, named):
+def test_an_incomplete_address_is_an_error(
+  initialize_calls, monkeypatch, count, number, named
+):
   monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "a:1")
   for name, value in (("NUM_PROCESSES", count), ("PROCESS_ID", number)):
     if value is not None:
       monkeypatch.setenv(f"JAX_{name}", value)
   with pytest.raises(UserError, match=f"{named} is .*; set it to a number"):
     launch.initialize_distributed()
-  assert joined == []
+  assert initialize_calls == []
 
 
-def test_a_home_directory_is_found(monkeypatch, tmp_path):
+def test_the_home_directory_is_expanded(monkeypatch, tmp_path):
   monkeypatch.setenv("HOME", str(tmp_path))
   monkeypatch.setattr(flags, "FLAGS", type("F", (), {"workdir": "~/run"}))
   assert launch.workdir() == tmp_path / "run"

@@ -14,7 +14,7 @@ from perceiver_jax.training import (
   step,
 )
 
-# A prime, and no batch below divides it.
+# A prime, so that no batch size divides it.
 EXAMPLES, FEATURES, CLASSES = 37, 4, 3
 DEVICES = (1, 2, 8)
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 class Classifier:
-  """One layer, whose metrics also count how often each example came."""
+  """A linear classifier whose metrics also count the visits of each example."""
 
   def forward(self, batch, *, is_training, return_attention=False):
     assert not is_training
@@ -34,11 +34,11 @@ class Classifier:
       outputs, batch["label"]
     )
     loss = metrics.weighted(losses, batch["mask"])
-    hits = metrics.in_top_k(outputs, batch["label"], 1)
+    correct = metrics.in_top_k(outputs, batch["label"], 1)
     visits = jnp.zeros(EXAMPLES).at[batch["index"]].add(batch["mask"])
     return {
       "loss": loss,
-      "accuracy": metrics.weighted(hits, batch["mask"]),
+      "accuracy": metrics.weighted(correct, batch["mask"]),
       "confusion": (
         metrics.confusion(
           batch["label"], outputs.argmax(-1), batch["mask"], CLASSES
@@ -101,26 +101,26 @@ def evaluate(examples, size, devices, params, **state):
   )
 
 
-def by_numpy(examples, params, shift=0.0):
+def expected_means(examples, params, shift=0.0):
   logits = examples["x"] @ params["linear"]["w"] + params["linear"]["b"]
   logits = logits.astype(np.float64) + shift * np.arange(CLASSES)
   labels = examples["label"]
   log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-  guesses = logits.argmax(axis=1)
+  predictions = logits.argmax(axis=1)
   confusion = np.zeros((CLASSES, CLASSES))
-  np.add.at(confusion, (labels, guesses), 1)
+  np.add.at(confusion, (labels, predictions), 1)
   return {
     "loss": -log_p[np.arange(EXAMPLES), labels].mean(),
-    "accuracy": (guesses == labels).mean(),
+    "accuracy": (predictions == labels).mean(),
     "confusion": confusion,
     "visits": np.ones(EXAMPLES),
   }
 
 
-def assert_close(found, want):
-  assert found.keys() == want.keys()
+def assert_close(means, want):
+  assert means.keys() == want.keys()
   for name, value in want.items():
-    np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
+    np.testing.assert_allclose(means[name], value, rtol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("devices", DEVICES)
@@ -128,40 +128,40 @@ def assert_close(found, want):
 def test_every_example_counts_once_on_any_number_of_devices(
   examples, params, devices, size
 ):
-  found = evaluate(examples, size, devices, params)
-  assert_close(found, by_numpy(examples, params))
-  assert found["confusion"].sum() == EXAMPLES
+  means = evaluate(examples, size, devices, params)
+  assert_close(means, expected_means(examples, params))
+  assert means["confusion"].sum() == EXAMPLES
 
 
 def test_the_averaged_parameters_are_evaluated(examples, params):
   zeros = jax.tree.map(np.zeros_like, params)
-  found = evaluate(examples, 8, 2, zeros, ema_params=params)
-  assert_close(found, by_numpy(examples, params))
+  means = evaluate(examples, 8, 2, zeros, ema_params=params)
+  assert_close(means, expected_means(examples, params))
 
 
 def test_the_running_statistics_are_used(examples, params):
-  found = evaluate(examples, 8, 2, params, shift=0.7)
-  assert_close(found, by_numpy(examples, params, shift=0.7))
+  means = evaluate(examples, 8, 2, params, shift=0.7)
+  assert_close(means, expected_means(examples, params, shift=0.7))
 
 
-def test_each_data_set_is_evaluated_under_its_name(examples, params):
+def test_each_dataset_is_evaluated_under_its_name(examples, params):
   mesh, task = step.make_mesh(2), Classifier()
   eval_step = evaluation.make_eval_step(
     step.model_of(task, "float32"), task, mesh
   )
   other = {**examples, "label": (examples["label"] + 1) % CLASSES}
-  found = evaluation.evaluate_all(
+  means = evaluation.evaluate_all(
     eval_step,
     make_state(params, mesh),
     {"test": batches(examples, 8), "real": batches(other, 16)},
     mesh,
   )
-  assert list(found) == ["test", "real"]
-  assert_close(found["test"], by_numpy(examples, params))
-  assert_close(found["real"], by_numpy(other, params))
+  assert list(means) == ["test", "real"]
+  assert_close(means["test"], expected_means(examples, params))
+  assert_close(means["real"], expected_means(other, params))
 
 
-def test_a_pass_can_be_repeated(examples, params):
+def test_a_second_pass_gives_the_same_means(examples, params):
   mesh, task = step.make_mesh(1), Classifier()
   eval_step = evaluation.make_eval_step(
     step.model_of(task, "float32"), task, mesh
@@ -173,7 +173,9 @@ def test_a_pass_can_be_repeated(examples, params):
   jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
-def test_the_bar_counts_batches_and_goes_away(examples, params, capfd):
+def test_the_progress_bar_counts_batches_and_is_cleared(
+  examples, params, capfd
+):
   mesh, task = step.make_mesh(1), Classifier()
   eval_step = evaluation.make_eval_step(
     step.model_of(task, "float32"), task, mesh
@@ -185,10 +187,10 @@ def test_the_bar_counts_batches_and_goes_away(examples, params, capfd):
   shown = capfd.readouterr().err
   assert "evaluate" in shown
   assert "/5" in shown
-  assert shown.endswith("\r"), "the line is left blank"
+  assert shown.endswith("\r"), "the bar was not cleared"
 
 
-def test_nothing_to_evaluate_on_is_a_user_error(params):
+def test_an_empty_dataset_is_a_user_error(params):
   mesh = step.make_mesh(1)
   with pytest.raises(UserError, match="empty dataset"):
     evaluation.evaluate(None, make_state(params, mesh), iter(()), mesh)
@@ -198,7 +200,7 @@ def test_nothing_to_evaluate_on_is_a_user_error(params):
   ("given", "devices", "size"),
   [(16, 8, 16), (17, 8, 24), (1, 8, 8), (5, 1, 5), (3, 2, 4)],
 )
-def test_the_batch_is_rounded_up_to_the_devices(
+def test_the_batch_size_is_rounded_up_to_a_multiple_of_the_devices(
   tiny_config, given, devices, size
 ):
   tiny_config.batch_size = given

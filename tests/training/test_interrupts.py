@@ -11,7 +11,7 @@ BOTH = (signal.SIGTERM, signal.SIGINT)
 
 
 @pytest.fixture(autouse=True)
-def _handlers_stay_as_they_were():
+def _handlers_are_restored():
   before = [signal.getsignal(number) for number in BOTH]
   yield
   assert [signal.getsignal(number) for number in BOTH] == before
@@ -24,7 +24,7 @@ def _handlers_stay_as_they_were():
     (signal.SIGINT, interrupts.INTERRUPTED, 130),
   ],
 )
-def test_a_signal_is_noted_instead_of_raised(number, reason, status):
+def test_a_signal_is_recorded_instead_of_raised(number, reason, status):
   stop = Interrupts()
   with stop.handled():
     assert stop.reason(1) == ""
@@ -43,7 +43,7 @@ def test_a_second_ctrl_c_stops_at_once():
       signal.raise_signal(signal.SIGINT)
 
 
-def test_preemption_may_be_announced_more_than_once():
+def test_sigterm_may_come_more_than_once():
   stop = Interrupts()
   with stop.handled():
     signal.raise_signal(signal.SIGTERM)
@@ -52,7 +52,7 @@ def test_preemption_may_be_announced_more_than_once():
 
 
 @pytest.mark.parametrize("number", BOTH)
-def test_old_handlers_are_back_after_an_error(number):
+def test_old_handlers_are_restored_after_an_error(number):
   seen = []
   old = signal.signal(number, lambda *_: seen.append(number))
   try:
@@ -66,7 +66,7 @@ def test_old_handlers_are_back_after_an_error(number):
     signal.signal(number, old)
 
 
-def test_the_time_limit_counts_from_the_making(monkeypatch):
+def test_the_time_limit_counts_from_construction(monkeypatch):
   now = [100.0]
   monkeypatch.setattr(interrupts.time, "monotonic", lambda: now[0])
   limited, endless = Interrupts(max_seconds=5.0), Interrupts()
@@ -78,7 +78,7 @@ def test_the_time_limit_counts_from_the_making(monkeypatch):
   assert interrupts.EXIT_CODES[interrupts.OUT_OF_TIME] == 75
 
 
-def test_a_signal_comes_before_the_time_limit():
+def test_a_signal_takes_precedence_over_the_time_limit():
   stop = Interrupts(max_seconds=1e-9)
   with stop.handled():
     signal.raise_signal(signal.SIGINT)
@@ -87,23 +87,23 @@ def test_a_signal_comes_before_the_time_limit():
 
 @pytest.fixture
 def two_processes(monkeypatch):
-  """Two processes as this one sees them: what the others say is set here."""
-  said = {"preempted": False, "first_is_late": False}
+  """Fakes a second process, whose answers are set in the returned dict."""
+  answers = {"preempted": False, "first_timed_out": False}
   monkeypatch.setattr(interrupts.jax, "process_count", lambda: 2)
   monkeypatch.setattr(
     multihost_utils,
     "reached_preemption_sync_point",
-    lambda step: said["preempted"] and step == 7,
+    lambda step: answers["preempted"] and step == 7,
   )
   monkeypatch.setattr(
     multihost_utils,
     "broadcast_one_to_all",
-    lambda _: np.asarray(said["first_is_late"]),
+    lambda _: np.asarray(answers["first_timed_out"]),
   )
-  return said
+  return answers
 
 
-def test_with_several_processes_jax_says_where_to_stop(two_processes):
+def test_with_several_processes_jax_decides_the_step_to_stop_at(two_processes):
   stop = Interrupts()
   before = [signal.getsignal(number) for number in BOTH]
   with stop.handled():
@@ -113,9 +113,9 @@ def test_with_several_processes_jax_says_where_to_stop(two_processes):
     assert [stop.reason(step) for step in (6, 7)] == ["", interrupts.PREEMPTED]
 
 
-def test_with_several_processes_the_first_ones_clock_counts(two_processes):
+def test_with_several_processes_the_first_one_keeps_the_time(two_processes):
   stop = Interrupts(max_seconds=1e-9)
   assert stop.reason(1) == ""
-  two_processes["first_is_late"] = True
+  two_processes["first_timed_out"] = True
   assert stop.reason(2) == interrupts.OUT_OF_TIME
   assert Interrupts().reason(2) == ""

@@ -14,7 +14,7 @@ from perceiver_jax.errors import UserError
 from perceiver_jax.training import mixing
 
 CLASSES = 7
-PAPER = {"mixup_alpha": 0.2, "cutmix_alpha": 1.0}
+BOTH = {"mixup_alpha": 0.2, "cutmix_alpha": 1.0}
 
 
 def keys_of(seed, size):
@@ -41,8 +41,8 @@ def partners(size):
 
 
 @pytest.mark.parametrize("size", [1, 3, 8])
-def test_partners_are_neighbours(mix, size):
-  mixed = mix(noise(0, size), labels_of(size), keys_of(0, size), **PAPER)
+def test_partners_are_neighbors(mix, size):
+  mixed = mix(noise(0, size), labels_of(size), keys_of(0, size), **BOTH)
   want = labels_of(size)[partners(size)]
   np.testing.assert_array_equal(mixed.partner_labels, want)
   assert mixed.partner_labels.dtype == jnp.int32
@@ -54,7 +54,7 @@ def test_partners_are_neighbours(mix, size):
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 2**31 - 1))
-def test_mixup_is_the_convex_combination_under_its_weight(mix, seed):
+def test_mixup_is_a_convex_combination_with_the_returned_weights(mix, seed):
   images = noise(seed, 8)
   arguments = {"mixup_alpha": 0.4, "cutmix_alpha": 0.0}
   mixed = mix(images, labels_of(8), keys_of(seed, 8), **arguments)
@@ -69,13 +69,13 @@ def test_mixup_is_the_convex_combination_under_its_weight(mix, seed):
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 2**31 - 1))
-def test_cutmix_weights_are_the_share_of_pixels_kept(mix, seed):
+def test_cutmix_weights_are_the_fraction_of_pixels_kept(mix, seed):
   images = noise(seed, 8)
   arguments = {"mixup_alpha": 0.0, "cutmix_alpha": 1.0}
   mixed = mix(images, labels_of(8), keys_of(seed, 8), **arguments)
   own = np.asarray(mixed.images == images)
   other = np.asarray(mixed.images == images[partners(8)])
-  # Whole pixels, all channels alike, and nothing that is of neither.
+  # Each pixel comes whole from one of the two images.
   np.testing.assert_array_equal(own, ~other)
   np.testing.assert_array_equal(own[..., :1].repeat(3, axis=3), own)
   np.testing.assert_allclose(
@@ -87,26 +87,26 @@ def test_cutmix_weights_are_the_share_of_pixels_kept(mix, seed):
     assert (np.abs(np.diff(rows.astype(int))) > 0).sum() <= 2
 
 
-def test_half_of_a_batch_is_cut_and_half_is_blended(mix):
+def test_half_of_a_batch_uses_cutmix_and_half_mixup(mix):
   images = noise(0, 8)
-  mixed = mix(images, labels_of(8), keys_of(3, 8), **PAPER)
+  mixed = mix(images, labels_of(8), keys_of(3, 8), **BOTH)
   same = (mixed.images == images) | (mixed.images == images[partners(8)])
   cut = np.asarray(same.all(axis=(1, 2, 3)))
   assert cut.tolist() == [False, False, True, True] * 2
 
 
-def test_pairs_and_kinds_draw_differently(mix):
-  mixed = mix(noise(0, 16), labels_of(16), keys_of(0, 16), **PAPER)
+def test_pairs_draw_independently(mix):
+  mixed = mix(noise(0, 16), labels_of(16), keys_of(0, 16), **BOTH)
   assert len(np.unique(mixed.weights)) == 8
 
 
 @settings(deadline=None, max_examples=10)
 @given(st.integers(0, 999))
-def test_a_batch_may_be_split_between_groups_of_four(mix, seed):
+def test_splitting_a_batch_between_groups_of_four_changes_nothing(mix, seed):
   batch = (noise(seed, 16), labels_of(16), keys_of(seed, 16))
-  whole = mix(*batch, **PAPER)
+  whole = mix(*batch, **BOTH)
   parts = [
-    mix(*(x[at] for x in batch), **PAPER)
+    mix(*(x[at] for x in batch), **BOTH)
     for at in (slice(4), slice(4, 8), slice(8, 12), slice(12, None))
   ]
   joined = jax.tree.map(lambda *x: np.concatenate(x), *parts)
@@ -114,17 +114,17 @@ def test_a_batch_may_be_split_between_groups_of_four(mix, seed):
     np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6, err_msg=name)
 
 
-def test_only_the_first_key_of_a_pair_counts(mix):
+def test_a_pair_uses_the_key_of_its_first_example(mix):
   keys = keys_of(0, 8)
   batch = (noise(0, 8), labels_of(8))
-  first = mix(*batch, keys, **PAPER)
-  second = mix(*batch, keys.at[1::2].set(0), **PAPER)
+  first = mix(*batch, keys, **BOTH)
+  second = mix(*batch, keys.at[1::2].set(0), **BOTH)
   np.testing.assert_array_equal(first.images, second.images)
-  third = mix(*batch, keys.at[::2].set(0), **PAPER)
+  third = mix(*batch, keys.at[::2].set(0), **BOTH)
   assert (np.asarray(first.weights) != np.asarray(third.weights)).all()
 
 
-def test_both_alphas_zero_change_nothing():
+def test_with_both_alphas_zero_nothing_is_mixed():
   images, labels = noise(0, 5), labels_of(5)
   mixed = mixing.mix(
     images, labels, keys_of(0, 5), mixup_alpha=0.0, cutmix_alpha=0.0
@@ -136,41 +136,41 @@ def test_both_alphas_zero_change_nothing():
 
 
 @pytest.mark.parametrize("alpha", [0.2, 2.0])
-def test_mixup_shares_are_of_a_beta_distribution(mix, alpha):
+def test_mixup_weights_follow_a_beta_distribution(mix, alpha):
   size = 2 * 4000
   arguments = {"mixup_alpha": alpha, "cutmix_alpha": 0.0}
   batch = (jnp.zeros((size, 1, 1, 1)), labels_of(size), keys_of(1, size))
-  shares = np.asarray(mix(*batch, **arguments).weights)[::2]
+  weights = np.asarray(mix(*batch, **arguments).weights)[::2]
   variance = 1 / (4 * (2 * alpha + 1))
-  # Five standard errors of the mean; the variance's are of like size.
-  assert abs(shares.mean() - 0.5) < 5 * np.sqrt(variance / 4000)
-  assert abs(shares.var() - variance) < 0.06 * variance
+  # Five standard errors of the mean; those of the variance are similar.
+  assert abs(weights.mean() - 0.5) < 5 * np.sqrt(variance / 4000)
+  assert abs(weights.var() - variance) < 0.06 * variance
 
 
-def test_boxes_are_as_large_as_drawn_and_everywhere(mix):
+def test_boxes_have_the_drawn_size_and_lie_anywhere(mix):
   size, side = 2 * 2000, 24
   rows = jnp.arange(size, dtype=jnp.float32)[:, None, None, None]
   images = jnp.broadcast_to(rows, (size, side, side, 1))
   arguments = {"mixup_alpha": 0.0, "cutmix_alpha": 1.0}
   mixed = mix(images, labels_of(size), keys_of(2, size), **arguments)
   pasted = np.asarray(mixed.images != images)[::2, ..., 0]
-  # A centre c and a side s (over the image's) with s = sqrt(1 - u) leave
-  # min(c + s/2, 1) - max(c - s/2, 0) of an axis; its mean is s - s**2 / 4.
+  # A box with center c and side s = sqrt(1 - u), relative to the image, covers
+  # min(c + s/2, 1) - max(c - s/2, 0) of an axis; the mean is s - s**2 / 4.
   s = np.sqrt(np.linspace(0, 1, 10_001))
   want = ((s - s**2 / 4) ** 2).mean()
   assert pasted.mean() == pytest.approx(want, rel=0.06)
-  # Neither axis nor direction is preferred.
-  chance = pasted.mean(axis=0)
-  np.testing.assert_allclose(chance, chance[::-1], atol=0.06)
-  np.testing.assert_allclose(chance, chance[:, ::-1], atol=0.06)
-  np.testing.assert_allclose(chance, chance.T, atol=0.06)
+  # The distribution is symmetric.
+  frequency = pasted.mean(axis=0)
+  np.testing.assert_allclose(frequency, frequency[::-1], atol=0.06)
+  np.testing.assert_allclose(frequency, frequency[:, ::-1], atol=0.06)
+  np.testing.assert_allclose(frequency, frequency.T, atol=0.06)
 
 
 @settings(deadline=None, max_examples=15)
 @given(st.integers(0, 999), st.floats(0, 1, width=32))
-def test_targets_weigh_both_labels_then_smooth(mix, seed, smoothing):
+def test_targets_weight_both_labels_before_smoothing(mix, seed, smoothing):
   labels = labels_of(8)
-  mixed = mix(noise(seed, 8), labels, keys_of(seed, 8), **PAPER)
+  mixed = mix(noise(seed, 8), labels, keys_of(seed, 8), **BOTH)
   got = np.asarray(mixing.targets(labels, mixed, CLASSES, smoothing))
   want = np.full((8, CLASSES), smoothing / CLASSES)
   for i, weight in enumerate(np.asarray(mixed.weights)):
@@ -180,9 +180,9 @@ def test_targets_weigh_both_labels_then_smooth(mix, seed, smoothing):
   np.testing.assert_allclose(got.sum(axis=1), 1, rtol=1e-5)
 
 
-def test_images_keep_their_precision_and_weights_theirs():
+def test_images_keep_their_type_and_weights_are_float32():
   images = noise(0, 4).astype(jnp.bfloat16)
-  mix = functools.partial(mixing.mix, **PAPER)
+  mix = functools.partial(mixing.mix, **BOTH)
   mixed = jax.eval_shape(mix, images, labels_of(4), keys_of(0, 4))
   assert mixed.images.dtype == jnp.bfloat16
   assert mixed.weights.dtype == jnp.float32
@@ -190,7 +190,7 @@ def test_images_keep_their_precision_and_weights_theirs():
 
 @pytest.mark.parametrize("name", ["mixup_alpha", "cutmix_alpha"])
 @pytest.mark.parametrize("value", [-0.2, np.nan, np.inf])
-def test_a_bad_alpha_is_named(name, value):
+def test_an_invalid_alpha_is_named(name, value):
   batch = (noise(0, 2), labels_of(2), keys_of(0, 2))
   with pytest.raises(UserError, match=rf"config\.mixing\.{name} is .*; give 0"):
-    mixing.mix(*batch, **{**PAPER, name: value})
+    mixing.mix(*batch, **{**BOTH, name: value})

@@ -7,6 +7,7 @@ from jax import numpy as jnp
 
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import blocks
+from perceiver_jax.models.ops import depth
 from perceiver_jax.tasks import registry as tasks
 from perceiver_jax.training import (
   optimizers,
@@ -25,7 +26,7 @@ def normal(shapes, seed, scale=1.0):
 
 
 def steps_of(optimizer, params, grads_list):
-  """Parameters after each step."""
+  """Returns the parameters after each step."""
   state, history = optimizer.init(params), []
   update = jax.jit(optimizer.update)
   for grads in grads_list:
@@ -35,17 +36,17 @@ def steps_of(optimizer, params, grads_list):
   return history
 
 
-def assert_close(found, want, rtol=1e-5, atol=1e-6):
+def assert_close(actual, want, rtol=1e-5, atol=1e-6):
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol),
-    found,
+    actual,
     want,
   )
 
 
 @pytest.fixture(scope="module")
 def plain():
-  """Parameters of a layer and three gradients of different sizes."""
+  """Returns the parameters of a layer and three gradients of different size."""
   params = normal(
     {
       "net/linear": {"w": np.empty((4, 3)), "b": np.empty(3)},
@@ -60,32 +61,32 @@ def plain():
 # --- LAMB and AdamW -----------------------------------------------------------
 
 
-def test_lamb_is_optax_lamb_where_nothing_is_stacked(plain):
+def test_lamb_is_optax_lamb_for_parameters_that_are_not_stacked(plain):
   sizes = {"b1": 0.8, "b2": 0.95, "eps": 1e-3, "weight_decay": 0.3}
   schedule = optax.linear_schedule(0.1, 0.01, 3)
   want = optax.lamb(schedule, mask=optimizers.decay_mask, **sizes)
-  found = optimizers.make_optimizer("lamb", schedule, **sizes)
-  assert_close(steps_of(found, *plain), steps_of(want, *plain))
+  ours = optimizers.make_optimizer("lamb", schedule, **sizes)
+  assert_close(steps_of(ours, *plain), steps_of(want, *plain))
 
 
 def test_adamw_is_optax_adamw(plain):
   sizes = {"b1": 0.8, "b2": 0.95, "eps": 1e-3, "weight_decay": 0.3}
   schedule = optax.linear_schedule(0.1, 0.01, 3)
   want = optax.adamw(schedule, mask=optimizers.decay_mask, **sizes)
-  found = optimizers.make_optimizer("adamw", schedule, **sizes)
-  assert_close(steps_of(found, *plain), steps_of(want, *plain))
+  ours = optimizers.make_optimizer("adamw", schedule, **sizes)
+  assert_close(steps_of(ours, *plain), steps_of(want, *plain))
 
 
-def test_a_scanned_layer_moves_as_one_that_is_held_alone():
+def test_a_scanned_layer_is_updated_like_a_separate_layer():
   def block(x):
     layer = lambda: blocks.SelfAttention(2, name="self_attend")
     return blocks.LatentTransformer(DEPTH, layer, name="block_0")(x)
 
   init = hk.transform(block).init
   shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 2, 4)))
-  assert all(map(blocks.is_stacked, shapes))
+  assert all(map(depth.is_stacked, shapes))
   one = jax.tree.map(lambda x: np.empty(x.shape[1:]), shapes)
-  # Layers of different size: one ratio for the whole stack would be wrong.
+  # The layers' norms differ: one trust ratio for the stack would be wrong.
   trees = [
     [normal(one, seed * DEPTH + i, 10.0**i) for i in range(DEPTH)]
     for seed in range(3)
@@ -95,14 +96,14 @@ def test_a_scanned_layer_moves_as_one_that_is_held_alone():
   stacked = steps_of(
     optimizers.make_optimizer("lamb", schedule, weight_decay=0.3), params, grads
   )
-  alone = optax.lamb(schedule, weight_decay=0.3, mask=optimizers.decay_mask)
+  separate = optax.lamb(schedule, weight_decay=0.3, mask=optimizers.decay_mask)
   for i in range(DEPTH):
     params, *grads = (layers[i] for layers in trees)
-    found = jax.tree.map(lambda x, i=i: x[i], stacked)
-    assert_close(found, steps_of(alone, params, grads))
+    layer = jax.tree.map(lambda x, i=i: x[i], stacked)
+    assert_close(layer, steps_of(separate, params, grads))
 
 
-def test_biases_and_norms_are_not_decayed(tiny_conv_config):
+def test_biases_and_norms_have_no_weight_decay(tiny_conv_config):
   task = tasks.make_task(tiny_conv_config)
   state = step.abstract_state(
     step.make_init(
@@ -112,27 +113,29 @@ def test_biases_and_norms_are_not_decayed(tiny_conv_config):
     step.make_mesh(1),
   )
   mask = optimizers.decay_mask(state.params)
-  decayed, kept = set(), set()
+  decayed, not_decayed = set(), set()
   for leaves in mask.values():
     for name, is_decayed in leaves.items():
-      (decayed if is_decayed else kept).add(name)
+      (decayed if is_decayed else not_decayed).add(name)
   assert decayed == {"w", "embeddings"}
-  assert kept == {"b", "scale", "offset"}
+  assert not_decayed == {"b", "scale", "offset"}
 
 
-def test_without_a_gradient_only_weights_shrink(plain):
+def test_with_zero_gradients_only_decayed_parameters_shrink(plain):
   params, _ = plain
   optimizer = optimizers.make_optimizer(
     "adamw", optax.constant_schedule(0.1), weight_decay=0.5
   )
-  (found,) = steps_of(optimizer, params, [jax.tree.map(np.zeros_like, params)])
+  (updated,) = steps_of(
+    optimizer, params, [jax.tree.map(np.zeros_like, params)]
+  )
   want = {
     module: {
       k: v * 0.95 if k in ("w", "embeddings") else v for k, v in leaves.items()
     }
     for module, leaves in params.items()
   }
-  assert_close(found, want)
+  assert_close(updated, want)
 
 
 def test_clipping_bounds_the_global_norm(plain):
@@ -149,10 +152,11 @@ def test_clipping_bounds_the_global_norm(plain):
   ]
   clipped = steps_of(make(5.0), params, grads)
   assert_close(clipped, steps_of(make(0.0), params, scaled))
-  # Adam forgets the size of one gradient, but not that of several.
-  free = steps_of(make(0.0), params, grads)
+  # Adam is invariant to a common factor of all gradients, so their norms
+  # must differ for clipping to matter.
+  unclipped = steps_of(make(0.0), params, grads)
   with pytest.raises(AssertionError):
-    assert_close(clipped[-1], free[-1])
+    assert_close(clipped[-1], unclipped[-1])
 
 
 def test_unknown_optimizer_names_the_leaf_and_the_choices():
@@ -174,7 +178,7 @@ def test_constant():
   assert at(schedule, 0, 50, 99, 100) == [0.5] * 4
 
 
-def test_flat_then_half_a_cosine_to_zero():
+def test_constant_cosine_decays_to_zero_in_the_second_half():
   schedule = optimizers.make_schedule("constant_cosine", 2.0, 100)
   assert at(schedule, 0, 25, 50) == [2, 2, 2]
   assert at(schedule, 75) == [1]
@@ -182,7 +186,7 @@ def test_flat_then_half_a_cosine_to_zero():
   assert 0 < float(schedule(99)) < float(schedule(98)) < 0.02
 
 
-def test_constant_fraction_says_where_the_cosine_begins():
+def test_constant_fraction_sets_where_the_cosine_begins():
   schedule = optimizers.make_schedule(
     "constant_cosine", 2.0, 100, constant_fraction=0.8
   )
@@ -208,7 +212,7 @@ def test_step_decay_at_fractions_of_the_run():
   assert at(schedule, 1139, 1140, 1199) == [0.01, 0.001, 0.001]
 
 
-def test_boundaries_that_fall_on_one_step_each_count():
+def test_boundaries_that_round_to_one_step_all_count():
   schedule = optimizers.make_schedule(
     "step", 1.0, 4, boundaries=PAPER_BOUNDARIES, decay_factor=0.5
   )
@@ -220,7 +224,7 @@ def test_boundaries_that_fall_on_one_step_each_count():
   ("name", "end"),
   [("constant", 1.0), ("constant_cosine", 0.0), ("cosine", 0.0), ("step", 0.1)],
 )
-def test_warm_up_rises_from_zero_and_comes_before_the_rest(name, end):
+def test_warmup_rises_from_zero_before_the_schedule(name, end):
   schedule = optimizers.make_schedule(
     name, 1.0, 100, warmup_steps=20, boundaries=(0.5,)
   )
@@ -228,7 +232,7 @@ def test_warm_up_rises_from_zero_and_comes_before_the_rest(name, end):
   assert at(schedule, 100) == [end]
 
 
-def test_warm_up_leaves_the_marks_where_they_are():
+def test_warmup_does_not_shift_boundaries():
   flat = optimizers.make_schedule("constant_cosine", 1.0, 100, warmup_steps=20)
   assert at(flat, 60, 80) == [1, 0.5]
   steps = optimizers.make_schedule(
@@ -251,7 +255,7 @@ def test_warm_up_leaves_the_marks_where_they_are():
     ({"boundaries": (0.5, 84)}, r"config\.optimizer\.boundaries has 84; .* 1"),
   ],
 )
-def test_what_can_not_be_is_refused_with_its_leaf(given, message):
+def test_invalid_arguments_are_refused_with_their_leaf(given, message):
   arguments = {"schedule": "step", "learning_rate": 1.0, "num_steps": 100}
   with pytest.raises(UserError, match=message):
     optimizers.make_schedule(**(arguments | given))
@@ -260,7 +264,7 @@ def test_what_can_not_be_is_refused_with_its_leaf(given, message):
 # --- from_config --------------------------------------------------------------
 
 
-def test_a_config_becomes_its_optimizer_and_schedule(tiny_config, plain):
+def test_from_config_builds_the_optimizer_and_schedule(tiny_config, plain):
   config = tiny_config.optimizer
   config.update(learning_rate=0.5, warmup_steps=2, clip_norm=3.0)
   optimizer, schedule = optimizers.from_config(config, 12, batch_size=8)
@@ -272,21 +276,23 @@ def test_a_config_becomes_its_optimizer_and_schedule(tiny_config, plain):
     ),
   )
   assert_close(steps_of(optimizer, *plain), steps_of(want, *plain))
-  assert config.name == "lamb", "the config is left as it was"
+  assert config.name == "lamb", "the config was modified"
 
 
 @pytest.mark.parametrize(
   ("reference", "batch", "rate"),
   [(0, 512, 1.0), (64, 512, 8.0), (64, 16, 0.25)],
 )
-def test_the_rate_scales_with_the_batch(tiny_config, reference, batch, rate):
+def test_the_learning_rate_scales_with_the_batch_size(
+  tiny_config, reference, batch, rate
+):
   config = tiny_config.optimizer
   config.update(learning_rate=1.0, learning_rate_batch_size=reference)
   _, schedule = optimizers.from_config(config, 10, batch)
   assert at(schedule, 0) == [rate]
 
 
-def test_a_wrong_name_in_a_config_is_a_user_error(tiny_config):
+def test_an_unknown_name_in_a_config_is_a_user_error(tiny_config):
   for leaf in ("name", "schedule"):
     config = tiny_config.optimizer.copy_and_resolve_references()
     config[leaf] = "none"

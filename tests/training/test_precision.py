@@ -22,7 +22,7 @@ CONTRACTIONS = ("dot_general", "conv_general_dilated")
 
 
 def equations(jaxpr):
-  """All equations, those inside scans and calls among them."""
+  """Yields all equations, also those inside scans and calls."""
   for eqn in jaxpr.eqns:
     yield eqn
     parameters = jax.tree.leaves(
@@ -34,7 +34,7 @@ def equations(jaxpr):
 
 
 def inputs_of(jaxpr, *primitives):
-  """Types of what goes into the equations of these names."""
+  """Returns the input types of all equations with these primitives."""
   return {
     variable.aval.dtype.name
     for eqn in equations(jaxpr)
@@ -52,7 +52,7 @@ def float_types(tree):
 
 
 class Traced:
-  """A model's programs and shapes; nothing is computed."""
+  """Traces a model's forward pass and gradient without computing them."""
 
   def __init__(self, config, name):
     task = tasks.make_task(config)
@@ -103,32 +103,32 @@ def test_bfloat16_keeps_logits_softmax_and_norms_in_float32(half):
   assert inputs_of(half.forward, "rsqrt") == {"float32"}
 
 
-def test_bfloat16_multiplies_in_bfloat16_on_the_way_back_too(half):
+def test_bfloat16_multiplies_in_bfloat16_in_the_backward_pass(half):
   pairs = {
     tuple(v.aval.dtype.name for v in eqn.invars)
     for eqn in equations(half.gradient)
     if eqn.primitive.name in CONTRACTIONS
     and eqn.outvars[0].aval.ndim > 1
-    and eqn.outvars[0].aval.shape[-1] > 1  # Not the sums of a norm.
+    and eqn.outvars[0].aval.shape[-1] > 1  # Exclude a norm's sums.
   }
-  # The cotangent of the attention logits stays in float32, as they do.
+  # The cotangents of the float32 attention logits are float32.
   assert pairs == {("bfloat16", "bfloat16"), ("float32", "bfloat16")}
 
 
-def test_float32_has_no_half_anywhere(tiny_conv_config):
+def test_float32_uses_no_other_float_type(tiny_conv_config):
   full = Traced(tiny_conv_config, "float32")
-  found = {
+  types = {
     variable.aval.dtype.name
     for eqn in equations(full.gradient)
     for variable in eqn.outvars
     if hasattr(variable.aval, "dtype")
   }
-  assert "float32" in found
-  assert not found & {"bfloat16", "float16", "float64"}
+  assert "float32" in types
+  assert not types & {"bfloat16", "float16", "float64"}
 
 
 @pytest.mark.parametrize("custom_gradients", ["always", "never"])
-def test_bfloat16_scales_norms_in_float32(custom_gradients):
+def test_bfloat16_applies_the_scale_of_norms_in_float32(custom_gradients):
   execution = Execution(custom_gradients=custom_gradients)
   norm = hk.without_apply_rng(
     hk.transform(lambda x: layers.LayerNorm("n", execution)(x))
@@ -157,7 +157,7 @@ def policies():
 
 
 @pytest.mark.parametrize("name", PRECISIONS)
-def test_nothing_is_left_behind(name):
+def test_policies_are_restored_after_an_error(name):
   before = policies()
   with pytest.raises(KeyError), precision(name):
     raise KeyError
@@ -165,7 +165,7 @@ def test_nothing_is_left_behind(name):
 
 
 @pytest.mark.usefixtures("quick_compile")
-def test_precisions_agree_to_what_bfloat16_holds(tiny_config):
+def test_bfloat16_agrees_with_float32_to_its_precision(tiny_config):
   task = tasks.make_task(tiny_config)
   image = jax.random.normal(jax.random.key(1), (1, 8, 8, 1))
   batch = {**task.example(), "image": image}
