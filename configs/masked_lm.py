@@ -67,7 +67,7 @@ def get_config(variant: str = "bytes") -> ml_collections.ConfigDict:
     "mask_rate": 0.15,  # Of white-space words.
     # Positions that training decodes in each text, its first hidden tokens;
     # 0: all, of which the hidden ones count.
-    "most_hidden": 0,
+    "max_masked": 0,
     "documents_per_example": 10,
     # Weights are shares of the examples; 0 leaves a corpus out.
     "corpora": {
@@ -135,7 +135,7 @@ def _small(config: ml_collections.ConfigDict) -> None:
   config.num_steps = 5000
   config.batch_size = 32
   config.data.documents_per_example = 1
-  config.data.most_hidden = 48
+  config.data.max_masked = 48
   config.local_attention_init_bands = 16
   _shrink(config, length=128, channels=128)
   config.model.encoder.update(

@@ -65,9 +65,9 @@ class MaskedLanguageModel:
         f"config.data.mask_rate is {config.data.mask_rate}; give a share of"
         " the words between 0 and 1"
       )
-    if not 0 <= config.data.most_hidden <= self._length:
+    if not 0 <= config.data.max_masked <= self._length:
       raise UserError(
-        f"config.data.most_hidden is {config.data.most_hidden}; give 0, which"
+        f"config.data.max_masked is {config.data.max_masked}; give 0, which"
         f" decodes all, or at most the model's {self._length} tokens"
       )
 
@@ -89,7 +89,7 @@ class MaskedLanguageModel:
   ) -> perceiver.Outputs:
     """Logits [b, M, V] of every position; hidden tokens are not seen.
 
-    In training, those of `config.data.most_hidden` positions, if that isn't 0.
+    In training, those of `config.data.max_masked` positions, if that isn't 0.
     """
     tokens = batch["tokens"]
     seen = jnp.where(batch["masked"], byte_tokenizer.MASK, tokens)
@@ -141,7 +141,7 @@ class MaskedLanguageModel:
 
     The hidden ones come first, each in its order; what is not hidden fills up.
     """
-    most = self._config.data.most_hidden
+    most = self._config.data.max_masked
     if not most:
       return None
     return jax.lax.top_k(batch["masked"].astype(jnp.int32), most)[1]

@@ -73,7 +73,7 @@ def test_training_counts_the_real_tokens():
 
 
 def test_hidden_positions_alone_give_the_same_loss():
-  whole, few = (_task(data__most_hidden=count) for count in (0, 40))
+  whole, few = (_task(data__max_masked=count) for count in (0, 40))
   batch = _batch(whole)
   assert batch["masked"].sum(-1).max() <= 40
   logits = np.random.default_rng(0).normal(size=(4, 64, 262))
@@ -190,7 +190,7 @@ def test_hidden_bytes_of_a_batch():
     ),
     ("data__mask_rate", 0.0, "mask_rate is 0.0"),
     ("data__mask_rate", 1.0, "mask_rate is 1.0"),
-    ("data__most_hidden", 65, "most_hidden is 65.*at most.* 64"),
+    ("data__max_masked", 65, "max_masked is 65.*at most.* 64"),
     ("data__tokenizer", "words", "tokenizer"),
   ],
 )
