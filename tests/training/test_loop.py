@@ -54,7 +54,7 @@ def test_the_folder_holds_what_the_run_found(finished):
   folder, outcome = finished
   assert runs.checkpoint_steps(folder) == [2, 4]
   pictures = sorted((folder / "images").iterdir())
-  names = ["cross_attends-00000004.png", "predictions-00000004.png"]
+  names = ["cross_attention-00000004.png", "predictions-00000004.png"]
   assert [picture.name for picture in pictures] == names
   for picture in pictures:
     assert picture.read_bytes().startswith(b"\x89PNG")
