@@ -7,22 +7,19 @@ each seen in several windows.
 from collections.abc import Mapping
 from typing import Any
 
-import grain
 import jax
 import ml_collections
 import numpy as np
 import optax
 from jax import numpy as jnp
 
-from perceiver_jax.data.core import pipeline
-from perceiver_jax.data.core.source import Example
+from perceiver_jax.data.core.source import Example, Source
 from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import multilabel_metrics
 from perceiver_jax.models import (
   perceiver,
-  zoo,
 )
-from perceiver_jax.tasks import base, clip_data
+from perceiver_jax.tasks import clip_data
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
@@ -38,8 +35,8 @@ _COLUMNS = 4
 _TOP_CLASSES = 3
 
 
-class AudioSet:
-  """See `training.task.Task`.
+class AudioSet(clip_data.ClipTask):
+  """Classification of sounds and images with any number of labels.
 
   What a model is given, sound, pictures or both, are the modalities of
   `config.model.adapter`.
@@ -53,32 +50,25 @@ class AudioSet:
     UserError: the modalities or the number of classes do not fit.
   """
 
-  primary_metric, primary_mode = "eval/mAP", "max"
+  primary_metric = "eval/mAP"
 
   def __init__(
     self,
     config: ml_collections.ConfigDict,
     metadata: Mapping[str, Any] | None = None,
   ):
-    self._config, self._data = config, config.data
     self._modalities = sorted(config.model.adapter.modalities)
     if not set(self._modalities) <= set(MODALITIES):
       raise UserError(
         "config.model.adapter.modalities has"
         f" {', '.join(self._modalities)}; choose among {', '.join(MODALITIES)}"
       )
-    self._clips = clip_data.ClipData(
-      config.data, tuple(self._modalities), metadata=metadata
-    )
-    self._preprocessing = self._clips.preprocessing
-    self._window = self._clips.window
-    self._class_names = self._clips.class_names
+    super().__init__(config, metadata, modalities=tuple(self._modalities))
     if config.model.num_classes != len(self._class_names):
       raise UserError(
         f"config.model.num_classes is {config.model.num_classes} but the data"
         f" has {len(self._class_names)} classes; make them equal"
       )
-    self.published = clip_data.published(config)
 
   def example(self) -> Batch:
     """One silent, grey window."""
@@ -97,18 +87,11 @@ class AudioSet:
       "mask": np.ones(1, np.float32),
     }
 
-  def metadata(self) -> dict[str, Any]:
-    """The names of the classes."""
-    return {"class_names": self._class_names}
-
   def forward(
     self, batch: Batch, *, is_training: bool, return_attention: bool = False
   ) -> perceiver.Outputs:
     """Logits [b, P]."""
-    model = zoo.build(
-      self._config.model.to_dict(), base.execution_of(self._config)
-    )
-    return model(
+    return self.build_model()(
       {name: batch[name] for name in self._modalities},
       is_training=is_training,
       return_attention=return_attention,
@@ -126,7 +109,7 @@ class AudioSet:
     """The mean loss, and sums over the windows of each clip.
 
     Those are of the classes' probabilities, [C, P], and of the windows that
-    count, [C]; from them `scores` makes what is no mean over examples.
+    count, [C]; from them `finalize_metrics` makes metrics that are not means.
     """
     mask = batch["mask"]
     count = len(self._clips.held_out)
@@ -139,13 +122,13 @@ class AudioSet:
       "windows": (add(mask), mask.sum()),
     }
 
-  def scores(
-    self, found: Mapping[str, Mapping[str, np.ndarray]]
+  def finalize_metrics(
+    self, metrics: Mapping[str, Mapping[str, np.ndarray]]
   ) -> dict[str, dict[str, Any]]:
     """mAP, AUC and d' of probabilities averaged over each clip's windows."""
-    labels = self._labels()
-    scored = {}
-    for name, means in found.items():
+    labels = self._label_matrix()
+    finalized = {}
+    for name, means in metrics.items():
       # Where nothing counted, there is no mean of anything.
       seen = means.get("windows", np.zeros(len(labels))) > 0
       if not seen.any():
@@ -153,40 +136,12 @@ class AudioSet:
           "no clip of the evaluation split can be read; see the warnings"
         )
       averages = means["probabilities"][seen] / means["windows"][seen, None]
-      scored[name] = {
+      finalized[name] = {
         "loss": means["loss"],
         **multilabel_metrics.summary(labels[seen], averages),
         "unreadable": 1 - seen.mean(),
       }
-    return scored
-
-  def num_train_examples(self) -> int:
-    """Clips of the training split."""
-    return len(self._clips.train)
-
-  def train_data(self, *, global_batch: int, **shard: int) -> grain.IterDataset:
-    """Shuffled, endless batches of random windows."""
-    return pipeline.train_dataset(
-      self._clips.train_windows,
-      global_batch=global_batch,
-      seed=self._config.seed,
-      transform=self._augment,
-      num_workers=self._data.num_workers,
-      **shard,
-    )
-
-  def eval_data(
-    self, *, global_batch: int, **shard: int
-  ) -> dict[str, grain.IterDataset]:
-    """Evenly spaced windows of every clip of the evaluation split."""
-    dataset = pipeline.eval_dataset(
-      self._clips.held_out_windows,
-      global_batch=global_batch,
-      transform=self._preprocessing.evaluate,
-      num_workers=self._data.num_workers,
-      **shard,
-    )
-    return {"eval": dataset}
+    return finalized
 
   def pictures(
     self, outputs: perceiver.Outputs, batch: Batch
@@ -250,11 +205,13 @@ class AudioSet:
       captions.append(("; ".join(labels) or "none", "; ".join(predictions)))
     return captions
 
-  def _augment(self, example: Example, rng: np.random.Generator) -> Example:
-    window = self._clips.train_windows.read(example, rng)
-    return self._preprocessing.train(window, rng)
+  def preprocess(
+    self, example: Example, rng: np.random.Generator | None
+  ) -> Example:
+    """Takes a random window in training, a given one in evaluation."""
+    return self._preprocess_window(example, rng)
 
-  def _labels(self) -> np.ndarray:
+  def _label_matrix(self) -> np.ndarray:
     """Labels [C, P] of the held-out clips, 1 at each one's classes."""
     labels = self._clips.held_out.labels
     found = np.zeros((len(labels), len(self._class_names)), np.int32)

@@ -1,19 +1,20 @@
-"""What a run learns. The loop never knows which task it runs.
+"""The base class of tasks: what a run learns.
 
 Shapes: b examples of one process's share of a batch.
 """
 
+import abc
 from collections.abc import Mapping
-from typing import (
-  Any,
-  Protocol,
-)
+from typing import Any, ClassVar
 
 import grain
 import ml_collections
 import numpy as np
 
+from perceiver_jax.data.core import pipeline
+from perceiver_jax.data.core.source import Example, Source
 from perceiver_jax.errors import UserError
+from perceiver_jax.models import perceiver, zoo
 from perceiver_jax.models.ops.execution import Execution
 from perceiver_jax.training.metrics import Metrics
 from perceiver_jax.viz import sections
@@ -21,99 +22,171 @@ from perceiver_jax.viz import sections
 Batch = Mapping[str, Any]
 
 
-def execution_of(config: ml_collections.ConfigDict) -> Execution:
-  """Returns how a config wants its model to be computed.
+class Task(abc.ABC):
+  """Data, model, loss and metrics of an experiment.
 
-  Raises:
-    UserError: a leaf of `config.execution` is unknown or has a wrong value.
-  """
-  try:
-    return Execution.from_choices(dict(config.get("execution", {})))
-  except ValueError as error:
-    raise UserError(f"config.{error}") from error
+  A task has to define `dummy_batch`, `source`, `preprocess`, `forward`, `loss`
+  and `metrics`; everything else has a default.
 
-
-class Task(Protocol):
-  """Model, objective, data and pictures of one experiment.
+  Args:
+    config: Config of the run.
+    metadata: `metadata()` as the run stored it; None reads it from the data.
 
   Attributes:
-    primary_metric: the metric of `eval_data` that says which model is best.
+    primary_metric: The evaluation metric that says which model is best.
     primary_mode: "max" or "min".
-    published: the paper's row under the metrics' names, with 'source'; empty
-      where there is none.
+    rates: Names of training metrics to log per second, with the name of each
+      rate, such as {"tokens": "tokens_per_second"}.
+    published: The paper's row under the names of the metrics, with "source";
+      empty where there is none.
+    execution: How the model is computed.
+
+  Raises:
+    UserError: The config does not fit the data or the model.
   """
 
-  primary_metric: str
-  primary_mode: str
-  published: Mapping[str, Any]
+  primary_metric = "eval/accuracy"
+  primary_mode = "max"
+  rates: ClassVar[Mapping[str, str]] = {}
 
-  def example(self) -> Batch:
-    """One made-up example as a batch of 1: the shapes, without any data."""
-    ...
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    metadata: Mapping[str, Any] | None = None,
+  ):
+    del metadata
+    self._config = config
+    row = config.get("published", {})
+    self.published = {
+      name if name == "source" else f"eval/{name}": row[name] for name in row
+    }
+    try:
+      self.execution = Execution.from_choices(dict(config.get("execution", {})))
+    except ValueError as error:
+      raise UserError(f"config.{error}") from error
 
-  def metadata(self) -> dict[str, Any]:
-    """What predictions need of the data, as JSON: the names of the classes."""
-    ...
+  @abc.abstractmethod
+  def dummy_batch(self) -> Batch:
+    """Returns a batch of one made-up example, for its shapes and types."""
 
+  @abc.abstractmethod
+  def source(self, split: str) -> Source:
+    """Returns the examples of a split, "train" or "eval"."""
+
+  @abc.abstractmethod
+  def preprocess(
+    self, example: Example, rng: np.random.Generator | None
+  ) -> Example:
+    """Turns an example of a source into one of a batch, on the host.
+
+    Args:
+      example: An example of `source`.
+      rng: Draws augmentations in training; None in evaluation.
+    """
+
+  def prepare_batch(self, batch: Batch) -> Batch:
+    """Changes a training batch on the device, once a step; MixUp, for example.
+
+    `batch["rng"]` holds one key an example [b, 2], so that randomness drawn
+    from it does not depend on the number of devices.
+    """
+    return batch
+
+  @abc.abstractmethod
   def forward(
     self, batch: Batch, *, is_training: bool, return_attention: bool = False
   ) -> Any:
-    """Runs the model: Haiku code, transformed in one place (`step.model_of`).
+    """Runs the model: Haiku code that `training.step.model_of` transforms."""
 
-    In training, `batch["rng"]` holds one key an example [b, 2]: randomness
-    drawn from it does not depend on the number of devices.
-    """
-    ...
-
+  @abc.abstractmethod
   def loss(self, outputs: Any, batch: Batch) -> Metrics:
-    """Training metrics; 'loss' is (sum over examples, number of examples)."""
-    ...
+    """Returns training metrics; "loss" is what gradients are taken of.
 
+    All are pairs (sum over examples, number of examples).
+    """
+
+  @abc.abstractmethod
   def metrics(self, outputs: Any, batch: Batch) -> Metrics:
-    """Evaluation metrics; examples whose `batch["mask"]` is 0 don't count."""
-    ...
+    """Returns evaluation metrics; `batch["mask"]` is 0 at padding examples."""
 
-  def scores(
-    self, found: Mapping[str, Mapping[str, np.ndarray]]
+  def finalize_metrics(
+    self, metrics: Mapping[str, Mapping[str, np.ndarray]]
   ) -> Mapping[str, Mapping[str, np.ndarray]]:
-    """Adds what is no mean over examples: correlations, averages of sets.
+    """Adds metrics that are not means over examples, such as correlations.
 
     Args:
-      found: means of `metrics` by data set of `eval_data`, on the host.
-
-    Returns:
-      The same with more metrics, or with sets made of others.
+      metrics: Means of `metrics` by name of evaluation set, on the host.
     """
-    ...
+    return metrics
 
-  def train_data(
-    self, *, global_batch: int, process_index: int, process_count: int
-  ) -> grain.IterDataset:
-    """Endless batches; see `data.pipeline.train_dataset`."""
-    ...
-
-  def eval_data(
-    self, *, global_batch: int, process_index: int, process_count: int
-  ) -> dict[str, grain.IterDataset]:
-    """One pass over each held-out set; see `data.pipeline.eval_dataset`."""
-    ...
+  def build_model(
+    self, spec: dict[str, Any] | None = None
+  ) -> perceiver.Perceiver:
+    """Builds the model of the config, or of a changed spec."""
+    return zoo.build(spec or self._config.model.to_dict(), self.execution)
 
   def num_train_examples(self) -> int:
-    """Examples in an epoch."""
-    ...
+    """Returns the number of examples of an epoch."""
+    return len(self.source("train"))
 
-  def pictures(self, outputs: Any, batch: Batch) -> dict[str, np.ndarray]:
-    """Returns images for TensorBoard and `images/`: uint8 [h, w, 3] by name."""
-    ...
+  def eval_sources(self) -> dict[str, Source]:
+    """Returns the evaluation sets by name."""
+    return {"eval": self.source("eval")}
 
-  def report(
+  def train_dataset(
+    self, *, global_batch: int, **shard: int
+  ) -> grain.IterDataset:
+    """Returns endless, shuffled batches; see `data.core.pipeline`."""
+    return pipeline.train_dataset(
+      self.source("train"),
+      global_batch=global_batch,
+      seed=self._config.seed,
+      transform=self.preprocess,
+      num_workers=self._config.data.get("num_workers", 0),
+      **shard,
+    )
+
+  def eval_datasets(
+    self, *, global_batch: int, **shard: int
+  ) -> dict[str, grain.IterDataset]:
+    """Returns one pass over each evaluation set, by name."""
+    return {
+      name: self.eval_dataset(source, global_batch=global_batch, **shard)
+      for name, source in self.eval_sources().items()
+    }
+
+  def eval_dataset(
+    self, source: Source, *, global_batch: int, **shard: int
+  ) -> grain.IterDataset:
+    """Returns one ordered pass over a source."""
+    return pipeline.eval_dataset(
+      source,
+      global_batch=global_batch,
+      transform=lambda example: self.preprocess(example, None),
+      num_workers=self._config.data.get("num_workers", 0),
+      **shard,
+    )
+
+  def metadata(self) -> dict[str, Any]:
+    """Returns what predictions need of the data, such as names of classes."""
+    return {}
+
+  def summary_images(
+    self, outputs: Any, batch: Batch
+  ) -> dict[str, np.ndarray]:
+    """Returns images of held-out examples, uint8 [h, w, 3], by name."""
+    del outputs, batch
+    return {}
+
+  def report_sections(
     self, outputs: Any, batch: Batch, metrics: Mapping[str, np.ndarray]
   ) -> list[sections.Section]:
     """Returns the task's sections of the run report; see `viz.sections`.
 
     Args:
-      outputs: of `forward(..., return_attention=True)`, on the host.
-      batch: the examples of the outputs.
-      metrics: of the evaluation, arrays included.
+      outputs: Of `forward(..., return_attention=True)`, on the host.
+      batch: The held-out examples that `outputs` are of.
+      metrics: The evaluation's means, arrays included.
     """
-    ...
+    del outputs, batch, metrics
+    return []

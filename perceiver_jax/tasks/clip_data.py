@@ -1,10 +1,11 @@
-"""What the tasks on clips share: the clips of a config, and their windows."""
+"""The data that tasks on clips share, and their base class."""
 
 import functools
 from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
+import numpy as np
 
 from perceiver_jax.data.clips import preprocessing as clip_preprocessing
 from perceiver_jax.data.clips import shards as clip_shards
@@ -12,6 +13,7 @@ from perceiver_jax.data.clips import sources as clip_sources
 from perceiver_jax.data.clips import windows
 from perceiver_jax.data.core.source import Source, check_class_names
 from perceiver_jax.errors import UserError
+from perceiver_jax.tasks import base
 
 
 class ClipData:
@@ -117,10 +119,50 @@ class ClipData:
     return found
 
 
-def published(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """The paper's row of a config under the names of the evaluation's metrics."""
-  row = config.get("published", {}).to_dict()
-  return {
-    name if name == "source" else f"eval/{name}": value
-    for name, value in row.items()
-  }
+class ClipTask(base.Task):
+  """The base class of tasks on clips.
+
+  Args:
+    config: With the sections `model` and `data`.
+    metadata: See `base.Task`.
+    modalities: "audio", "image" or both.
+    one_class: Whether a clip must have exactly one class.
+  """
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    modalities: tuple[str, ...],
+    one_class: bool = False,
+  ):
+    super().__init__(config, metadata)
+    self._data = config.data
+    self._clips = ClipData(config.data, modalities, one_class, metadata)
+    self._preprocessing = self._clips.preprocessing
+    self._window = self._clips.window
+    self._class_names = self._clips.class_names
+
+  def metadata(self) -> dict[str, Any]:
+    """Returns the names of the classes."""
+    return {"class_names": self._class_names}
+
+  def num_train_examples(self) -> int:
+    """Returns the number of clips of the training split."""
+    return len(self._clips.train)
+
+  def source(self, split: str) -> Source:
+    """Returns random windows to train on, evenly spaced ones to evaluate."""
+    if split == "train":
+      return self._clips.train_windows
+    return self._clips.held_out_windows
+
+  def _preprocess_window(
+    self, example: Example, rng: np.random.Generator | None
+  ) -> Example:
+    """Reads a random window in training, and makes it ready for the model."""
+    if rng is None:
+      return self._preprocessing.evaluate(example)
+    window = self._clips.train_windows.read(example, rng)
+    return self._preprocessing.train(window, rng)

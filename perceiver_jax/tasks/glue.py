@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jax import numpy as jnp
 
-from perceiver_jax.data.core import mixture, pipeline
+from perceiver_jax.data.core import mixture
 from perceiver_jax.data.core.source import Example, Source, check_choice
 from perceiver_jax.data.text import (
   byte_tokenizer,
@@ -27,7 +27,6 @@ from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import glue_metrics
 from perceiver_jax.models import (
   perceiver,
-  zoo,
 )
 from perceiver_jax.tasks import base, glue_texts
 from perceiver_jax.tasks.base import Batch
@@ -36,8 +35,8 @@ from perceiver_jax.training.metrics import Metrics
 from perceiver_jax.viz import sections
 
 
-class Glue:
-  """See `training.task.Task`.
+class Glue(base.Task):
+  """Classification and regression of texts: one GLUE task or several.
 
   The tasks are those with an output in `config.model.decoder.outputs`.
 
@@ -51,14 +50,15 @@ class Glue:
     UserError: there is no task, or the token before a text does not fit.
   """
 
-  primary_metric, primary_mode = "glue/average", "max"
+  primary_metric = "glue/average"
 
   def __init__(
     self,
     config: ml_collections.ConfigDict,
     metadata: Mapping[str, Any] | None = None,
   ):
-    self._config, self._data = config, config.data
+    super().__init__(config)
+    self._data = config.data
     self._length = config.model.adapter.max_length
     if self._data.first_token not in glue_texts.FIRST_TOKENS:
       raise UserError(
@@ -140,10 +140,7 @@ class Glue:
     self, batch: Batch, *, is_training: bool, return_attention: bool = False
   ) -> perceiver.Outputs:
     """Logits, or the score first, [b, P] of the task of each example."""
-    model = zoo.build(
-      self._config.model.to_dict(), base.execution_of(self._config)
-    )
-    return model(
+    return self.build_model()(
       batch["tokens"],
       is_training=is_training,
       input_mask=jnp.asarray(batch["tokens"] != byte_tokenizer.PAD),
@@ -164,7 +161,7 @@ class Glue:
   def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
     """The mean loss; predictions, labels and what counts of them, each [S].
 
-    From these `scores` makes what is no mean over examples.
+    From these `finalize_metrics` makes metrics that are not means.
     """
     mask = batch["mask"]
     guesses = jnp.where(
@@ -183,12 +180,12 @@ class Glue:
       **{name: (fill(x), mask.sum()) for name, x in columns.items()},
     }
 
-  def scores(
-    self, found: Mapping[str, Mapping[str, np.ndarray]]
+  def finalize_metrics(
+    self, metrics: Mapping[str, Mapping[str, np.ndarray]]
   ) -> dict[str, dict[str, Any]]:
     """The tasks' metrics on each held-out set, and their average."""
-    scores, main = {}, {}
-    for name, means in found.items():
+    finalized, main = {}, {}
+    for name, means in metrics.items():
       counts = means["counts"] > 0
       labels, guesses = means["labels"][counts], means["predictions"][counts]
       wanted = self.tasks[_task_of(name)].metrics
@@ -196,33 +193,19 @@ class Glue:
         metric: glue_metrics.METRICS[metric](labels, guesses)
         for metric in wanted
       }
-      scores[name] = {"loss": means["loss"], **values}
+      finalized[name] = {"loss": means["loss"], **values}
       main[name] = values[wanted[0]]
-    return {**scores, "glue": {"average": glue_metrics.glue_average(main)}}
+    return {**finalized, "glue": {"average": glue_metrics.glue_average(main)}}
 
-  def num_train_examples(self) -> int:
-    """Length of an epoch, in which every example comes at least once."""
-    return len(self._train_source)
+  def source(self, split: str) -> Source:
+    """Returns the training examples of all tasks; see `eval_sources`."""
+    if split != "train":
+      raise ValueError(f"split {split!r}: each task has its own evaluation set")
+    return self._train_source
 
-  def train_data(self, *, global_batch: int, **shard: int) -> grain.IterDataset:
-    """Shuffled, endless batches; with several tasks, of all of them."""
-    return pipeline.train_dataset(
-      self._train_source,
-      global_batch=global_batch,
-      seed=self._config.seed,
-      transform=self._prepare_to_train,
-      num_workers=self._data.num_workers,
-      **shard,
-    )
-
-  def eval_data(
-    self, *, global_batch: int, **shard: int
-  ) -> dict[str, grain.IterDataset]:
-    """One pass over each held-out set: "cola", "mnli_matched" and so on."""
-    return {
-      name: self._once(source, global_batch=global_batch, **shard)
-      for name, source in self._held_out.items()
-    }
+  def eval_sources(self) -> dict[str, glue_examples.WithTaskId]:
+    """Returns the evaluation sets: "cola", "mnli_matched" and so on."""
+    return self._held_out
 
   def test_data(
     self, name: str, examples: Source, *, global_batch: int
@@ -235,14 +218,7 @@ class Glue:
       global_batch: examples in a batch.
     """
     tagged = glue_examples.WithTaskId(examples, self._number(name))
-    return self._once(tagged, global_batch=global_batch)
-
-  def pictures(
-    self, outputs: perceiver.Outputs, batch: Batch
-  ) -> dict[str, np.ndarray]:
-    """Returns none: the report has the texts."""
-    del outputs, batch
-    return {}
+    return self.eval_dataset(tagged, global_batch=global_batch)
 
   def report(
     self,
@@ -340,32 +316,18 @@ class Glue:
   def _most_held_out(self) -> int:
     return max(map(len, self._held_out.values()))
 
-  def _once(
-    self, source: Source, *, global_batch: int, **shard: int
-  ) -> grain.IterDataset:
-    return pipeline.eval_dataset(
-      source,
-      global_batch=global_batch,
-      transform=self._prepare,
-      num_workers=self._data.num_workers,
-      **shard,
-    )
-
-  def _prepare(self, example: Example) -> Example:
-    return {
+  def preprocess(
+    self, example: Example, rng: np.random.Generator | None
+  ) -> Example:
+    """Turns texts into tokens."""
+    tokens = {
       "tokens": self.texts.tokens(example["task"], example["texts"]),
       "label": np.float32(example["label"]),
       "task": np.int32(example["task"]),
-      "number": np.int32(example["number"]),
     }
-
-  def _prepare_to_train(
-    self, example: Example, rng: np.random.Generator
-  ) -> Example:
-    del rng  # Nothing is drawn.
-    prepared = self._prepare(example)
-    del prepared["number"]
-    return prepared
+    if rng is None:
+      tokens["number"] = np.int32(example["number"])
+    return tokens
 
 
 def _answers(logits: jax.Array) -> jax.Array:

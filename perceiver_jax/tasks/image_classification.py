@@ -56,8 +56,8 @@ class Prediction(NamedTuple):
   overlay: np.ndarray
 
 
-class ImageClassification:
-  """See `training.task.Task`.
+class ImageClassification(base.Task):
+  """Classification of images with one label each.
 
   Args:
     config: with `label_smoothing` and the sections `model` (see
@@ -68,28 +68,20 @@ class ImageClassification:
     UserError: the number of classes is not that of the data.
   """
 
-  primary_mode = "max"
-  primary_metric = "eval/accuracy"
-
   def __init__(
     self,
     config: ml_collections.ConfigDict,
     metadata: Mapping[str, Any] | None = None,
   ):
-    self._config = config
+    super().__init__(config)
     self._shape = _checked_shape(config.data.image_shape)
     self._preprocessing = preprocessing.Preprocessing(
       self._shape, config.data.to_dict()
     )
-    row = config.get("published", {}).to_dict()
-    self.published = {
-      name if name == "source" else f"eval/{name}": value
-      for name, value in row.items()
-    }
     if metadata and "class_names" in metadata:
       self._class_names = tuple(metadata["class_names"])
     else:
-      self._class_names = self._source("eval").class_names
+      self._class_names = self.source("eval").class_names
     if config.model.num_classes != len(self._class_names):
       raise UserError(
         f"config.model.num_classes is {config.model.num_classes} but the data"
@@ -110,47 +102,65 @@ class ImageClassification:
     """The names of the classes."""
     return {"class_names": self._class_names}
 
-  def forward(
-    self, batch: Batch, *, is_training: bool, return_attention: bool = False
-  ) -> perceiver.Outputs:
-    """Logits [b, P] and, if asked for, attention."""
-    spec = self._config.model.to_dict()
-    # Batch statistics must not depend on the number of devices.
-    spec["adapter"].setdefault("cross_replica_axis", step.AXIS)
-    model = zoo.build(spec, base.execution_of(self._config))
-    pictures = self._mixed(batch).images if is_training else batch["image"]
-    outputs = model(
-      pictures, is_training=is_training, return_attention=return_attention
+  def prepare_batch(self, batch: Batch) -> Batch:
+    """Mixes images by MixUp and CutMix, and makes soft labels of them."""
+    mixed = mixing.mix(
+      batch["image"],
+      batch["label"],
+      batch.get("rng"),  # Not needed where nothing is mixed.
+      **self._config.mixing.to_dict(),
     )
-    reads = tuple(map(self._in_place, outputs.encoder_attention))
-    return outputs._replace(encoder_attention=reads)
-
-  def loss(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
-    """Cross-entropy with mixed and smoothed labels, and accuracy.
-
-    A mixed picture counts as right if its larger part is recognised.
-    """
-    mixed = self._mixed(batch)
     targets = mixing.targets(
       batch["label"],
       mixed,
       len(self._class_names),
       self._config.label_smoothing,
     )
-    losses = optax.softmax_cross_entropy(outputs.logits, targets)
-    main = jnp.where(mixed.weights < 0.5, mixed.partner_labels, batch["label"])
-    found = self._scores(outputs.logits, {**batch, "label": main}, losses)
-    # Pictures in whose place another one was taken; see `SkipUnreadable`.
-    unreadable = batch.get("unreadable", jnp.zeros_like(losses))
+    larger = jnp.where(
+      mixed.weights < 0.5, mixed.partner_labels, batch["label"]
+    )
+    return {
+      **batch,
+      "image": mixed.images,
+      "label": larger,
+      "targets": targets,
+    }
+
+  def forward(
+    self, batch: Batch, *, is_training: bool, return_attention: bool = False
+  ) -> perceiver.Outputs:
+    """Returns logits [b, P] and, if asked for, attention."""
+    spec = self._config.model.to_dict()
+    # Batch statistics must not depend on the number of devices.
+    spec["adapter"].setdefault("cross_replica_axis", step.AXIS)
+    outputs = self.build_model(spec)(
+      batch["image"],
+      is_training=is_training,
+      return_attention=return_attention,
+    )
+    weights = tuple(map(self._unpermute, outputs.encoder_attention))
+    return outputs._replace(encoder_attention=weights)
+
+  def loss(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
+    """Returns cross-entropy with mixed and smoothed labels, and accuracy.
+
+    A mixed image counts as right if its larger part is recognized.
+    """
+    losses = optax.softmax_cross_entropy(outputs.logits, batch["targets"])
     ones = jnp.ones_like(losses)
-    return {**found, "unreadable": metrics_lib.weighted(unreadable, ones)}
+    # Images that could not be read, so that others took their place.
+    unreadable = batch.get("unreadable", jnp.zeros_like(losses))
+    return {
+      **self._classification_metrics(outputs.logits, batch, losses),
+      "unreadable": metrics_lib.weighted(unreadable, ones),
+    }
 
   def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
     """Cross-entropy, accuracies, confusion counts and calibration."""
     losses = optax.softmax_cross_entropy_with_integer_labels(
       outputs.logits, batch["label"]
     )
-    found = self._scores(outputs.logits, batch, losses)
+    found = self._classification_metrics(outputs.logits, batch, losses)
     count = found["loss"][1]
     guesses = outputs.logits.argmax(-1)
     found["confusion"] = (
@@ -165,7 +175,7 @@ class ImageClassification:
     )
     return found
 
-  def _scores(
+  def _classification_metrics(
     self, logits: jax.Array, batch: Batch, losses: jax.Array
   ) -> dict[str, tuple[jax.Array, jax.Array]]:
     weights = batch.get("mask", np.ones(logits.shape[0], np.float32))
@@ -178,43 +188,15 @@ class ImageClassification:
       found["top_5_accuracy"] = metrics_lib.weighted(right(5), weights)
     return found
 
-  def scores(
-    self, found: Mapping[str, Mapping[str, np.ndarray]]
+  def finalize_metrics(
+    self, metrics: Mapping[str, Mapping[str, np.ndarray]]
   ) -> dict[str, dict[str, np.ndarray]]:
     """Adds the expected calibration error."""
     error = metrics_lib.expected_calibration_error
     return {
       name: {**means, "calibration_error": error(means["calibration"])}
-      for name, means in found.items()
+      for name, means in metrics.items()
     }
-
-  def num_train_examples(self) -> int:
-    """Size of the training split."""
-    return len(self._source("train"))
-
-  def train_data(self, *, global_batch: int, **shard: int) -> grain.IterDataset:
-    """Shuffled, endless batches."""
-    return pipeline.train_dataset(
-      self._source("train"),
-      global_batch=global_batch,
-      seed=self._config.seed,
-      transform=self._augment,
-      num_workers=self._config.data.num_workers,
-      **shard,
-    )
-
-  def eval_data(
-    self, *, global_batch: int, **shard: int
-  ) -> dict[str, grain.IterDataset]:
-    """One pass over the evaluation split."""
-    dataset = pipeline.eval_dataset(
-      self._source("eval"),
-      global_batch=global_batch,
-      transform=self._prepare,
-      num_workers=self._config.data.num_workers,
-      **shard,
-    )
-    return {"eval": dataset}
 
   def pictures(
     self, outputs: perceiver.Outputs, batch: Batch
@@ -321,7 +303,7 @@ class ImageClassification:
       )
     return samples
 
-  def _in_place(self, weights: jax.Array) -> jax.Array:
+  def _unpermute(self, weights: jax.Array) -> jax.Array:
     """Weights [..., M] of permuted inputs in the order of the pixels."""
     seed = self._config.model.adapter.get("permutation_seed", 0)
     if not seed:
@@ -329,30 +311,24 @@ class ImageClassification:
     order = image_adapter.permutation(seed, weights.shape[-1])
     return weights[..., np.argsort(order)]
 
-  def _mixed(self, batch: Batch) -> mixing.Mixed:
-    # Made for the model and for the loss; the compiler makes it once.
-    return mixing.mix(
-      batch["image"],
-      batch["label"],
-      batch.get("rng"),  # Not needed where nothing is mixed.
-      **self._config.mixing.to_dict(),
-    )
-
-  def _prepare(self, example: Example) -> Example:
-    image = self._preprocessing.evaluate(example["image"])
-    return {"unreadable": np.float32(0), **example, "image": image}
-
-  def _augment(self, example: Example, rng: np.random.Generator) -> Example:
-    image = self._preprocessing.train(example["image"], rng)
+  def preprocess(
+    self, example: Example, rng: np.random.Generator | None
+  ) -> Example:
+    """Augments in training, takes the center in evaluation, normalizes."""
+    if rng is None:
+      image = self._preprocessing.evaluate(example["image"])
+    else:
+      image = self._preprocessing.train(example["image"], rng)
     return {"unreadable": np.float32(0), **example, "image": image}
 
   @functools.cache  # noqa: B019 (a task lives as long as its program)
-  def _source(self, role: str) -> Source:
+  def source(self, split: str) -> Source:
+    """Returns the images of a split, "train" or "eval"."""
     data = self._config.data
-    split = data.train_split if role == "train" else data.eval_split
+    split = data.train_split if split == "train" else data.eval_split
     arguments = data.source_args.to_dict().get(data.source, {})
     source = sources.make_source(data.source, split=split, **arguments)
-    shape = self._prepare(source[0])["image"].shape
+    shape = self.preprocess(source[0], None)["image"].shape
     if shape != self._shape:
       raise UserError(
         f"config.data.image_shape is {self._shape}, but the images of source"

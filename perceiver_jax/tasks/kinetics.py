@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import grain
 import jax
 import ml_collections
 import numpy as np
@@ -18,16 +17,14 @@ import optax
 from absl import logging
 from jax import numpy as jnp
 
-from perceiver_jax.data.clips import windows
-from perceiver_jax.data.core import pipeline
-from perceiver_jax.data.core.source import Example
+from perceiver_jax.data.clips import clips
+from perceiver_jax.data.core.source import Example, Source
 from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import decoding
 from perceiver_jax.models import (
   perceiver,
-  zoo,
 )
-from perceiver_jax.tasks import base, clip_data
+from perceiver_jax.tasks import clip_data
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
@@ -44,8 +41,8 @@ _GRIDS = ("audio", "image")
 _MEAN_OF = 64
 
 
-class Kinetics:
-  """See `training.task.Task`.
+class Kinetics(clip_data.ClipTask):
+  """Autoencoding of video, audio and label together.
 
   Args:
     config: with `loss_weights`, `num_queries` and the sections `model` (see
@@ -56,22 +53,15 @@ class Kinetics:
     UserError: model and data do not fit together.
   """
 
-  primary_metric, primary_mode = "eval/video_psnr", "max"
+  primary_metric = "eval/video_psnr"
 
   def __init__(
     self,
     config: ml_collections.ConfigDict,
     metadata: Mapping[str, Any] | None = None,
   ):
-    self._config, self._data = config, config.data
-    self._clips = clip_data.ClipData(
-      config.data, _GRIDS, one_class=True, metadata=metadata
-    )
-    self._preprocessing = self._clips.preprocessing
-    self._window = self._clips.window
-    self._class_names = self._clips.class_names
+    super().__init__(config, metadata, modalities=_GRIDS, one_class=True)
     self._check_model()
-    self.published = clip_data.published(config)
 
   def example(self) -> Batch:
     """One silent, black window, of which a few points are decoded."""
@@ -91,10 +81,6 @@ class Kinetics:
       "mask": np.ones(1, np.float32),
     }
 
-  def metadata(self) -> dict[str, Any]:
-    """The names of the classes."""
-    return {"class_names": self._class_names}
-
   def forward(
     self, batch: Batch, *, is_training: bool, return_attention: bool = False
   ) -> perceiver.Outputs:
@@ -106,7 +92,7 @@ class Kinetics:
     """
     del return_attention  # Of all points it would not fit into memory.
     model = functools.partial(
-      zoo.build(self._config.model.to_dict(), base.execution_of(self._config)),
+      self.build_model(),
       {
         **{name: batch[name] for name in (*_GRIDS, "label")},
         "masked": {"label": batch["label_hidden"]},
@@ -166,41 +152,6 @@ class Kinetics:
       **self._losses(decoded, batch, mask),
       **{name: metrics_lib.weighted(x, mask) for name, x in ratios.items()},
     }
-
-  def scores(self, found: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Nothing more."""
-    return found
-
-  def num_train_examples(self) -> int:
-    """Clips of the training split."""
-    return len(self._clips.train)
-
-  def train_data(self, *, global_batch: int, **shard: int) -> grain.IterDataset:
-    """Shuffled, endless batches of random windows, with points to decode."""
-    return pipeline.train_dataset(
-      self._clips.train_windows,
-      global_batch=global_batch,
-      seed=self._config.seed,
-      transform=self._prepare_to_train,
-      num_workers=self._data.num_workers,
-      **shard,
-    )
-
-  def eval_data(
-    self, *, global_batch: int, **shard: int
-  ) -> dict[str, grain.IterDataset]:
-    """Evenly spaced windows of every held-out clip, their labels hidden."""
-    dataset = pipeline.eval_dataset(
-      self._clips.held_out_windows,
-      global_batch=global_batch,
-      transform=lambda example: {
-        **self._preprocessing.evaluate(example),
-        "label_hidden": np.bool_(True),
-      },
-      num_workers=self._data.num_workers,
-      **shard,
-    )
-    return {"eval": dataset}
 
   def pictures(
     self, outputs: perceiver.Outputs, batch: Batch
@@ -329,11 +280,13 @@ class Kinetics:
   def _pixels(self, pictures: np.ndarray) -> np.ndarray:
     return self._preprocessing.pixels(np.asarray(pictures))
 
-  def _prepare_to_train(
-    self, example: Example, rng: np.random.Generator
+  def preprocess(
+    self, example: Example, rng: np.random.Generator | None
   ) -> Example:
-    window = self._clips.train_windows.read(example, rng)
-    prepared = self._preprocessing.train(window, rng)
+    """Makes a window with, in training, the points to decode."""
+    prepared = self._preprocess_window(example, rng)
+    if rng is None:
+      return {**prepared, "label_hidden": np.bool_(True)}
     for name in _GRIDS:
       points = math.prod(self._grid(name))
       prepared[f"{name}_queries"] = rng.integers(

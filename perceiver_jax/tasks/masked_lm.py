@@ -9,23 +9,21 @@ from collections.abc import (
   Iterator,
   Mapping,
 )
-from typing import Any
+from typing import Any, ClassVar
 
-import grain
 import jax
 import ml_collections
 import numpy as np
 import optax
 from jax import numpy as jnp
 
-from perceiver_jax.data.core import mixture, pipeline
+from perceiver_jax.data.core import mixture
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.text import byte_tokenizer, corpora, masking, tokenizers
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import (
   local_attention_init,
   perceiver,
-  zoo,
 )
 from perceiver_jax.tasks import base
 from perceiver_jax.tasks.base import Batch
@@ -37,8 +35,8 @@ from perceiver_jax.viz import sections
 _SHOWN_BEFORE, _SHOWN = 40, 160
 
 
-class MaskedLanguageModel:
-  """See `training.task.Task`. Metrics count hidden tokens, not examples.
+class MaskedLanguageModel(base.Task):
+  """Masked language modelling; metrics are means over masked tokens.
 
   Args:
     config: with the sections `model` (see `models.zoo.build`) and `data` of
@@ -49,16 +47,14 @@ class MaskedLanguageModel:
     UserError: the share of hidden words is none.
   """
 
-  primary_metric, primary_mode = "eval/accuracy", "max"
+  rates: ClassVar = {"tokens": "tokens_per_second"}
 
   def __init__(
     self,
     config: ml_collections.ConfigDict,
     metadata: Mapping[str, Any] | None = None,
   ):
-    del metadata
-    self._config = config
-    self.published: dict[str, Any] = {}
+    super().__init__(config, metadata)
     self._length = config.model.adapter.max_length
     if not 0 < config.data.mask_rate < 1:
       raise UserError(
@@ -84,24 +80,32 @@ class MaskedLanguageModel:
     """Which tokenizer the model reads with."""
     return {"tokenizer": self._config.data.tokenizer}
 
+  def prepare_batch(self, batch: Batch) -> Batch:
+    """Chooses the positions [b, O] to decode: masked ones first, in order.
+
+    All are decoded if `config.data.most_hidden` is 0.
+    """
+    count = self._config.data.most_hidden
+    if not count:
+      return batch
+    queries = jax.lax.top_k(batch["masked"].astype(jnp.int32), count)[1]
+    return {**batch, "queries": queries}
+
   def forward(
     self, batch: Batch, *, is_training: bool, return_attention: bool = False
   ) -> perceiver.Outputs:
-    """Logits [b, M, V] of every position; hidden tokens are not seen.
-
-    In training, those of `config.data.max_masked` positions, if that isn't 0.
-    """
+    """Returns logits [b, M, V], or [b, O, V] of the batch's queries alone."""
     tokens = batch["tokens"]
     seen = jnp.where(batch["masked"], byte_tokenizer.MASK, tokens)
     spec = self._config.model.to_dict()
     with local_attention_init.local_attention_init(
       spec, self._config.local_attention_init_bands
     ):
-      return zoo.build(spec, base.execution_of(self._config))(
+      return self.build_model(spec)(
         seen,
         is_training=is_training,
         input_mask=jnp.asarray(tokens != byte_tokenizer.PAD),
-        queries=self._decoded(batch) if is_training else None,
+        queries=batch.get("queries"),
         return_attention=return_attention,
       )
 
@@ -110,9 +114,9 @@ class MaskedLanguageModel:
     real = (batch["tokens"] != byte_tokenizer.PAD).sum(-1)
     ones = jnp.ones(real.shape, jnp.float32)
     trained = {name: batch[name] for name in ("tokens", "masked")}
-    if (places := self._decoded(batch)) is not None:
+    if "queries" in batch:
       trained = {
-        name: jnp.take_along_axis(value, places, 1)
+        name: jnp.take_along_axis(value, batch["queries"], 1)
         for name, value in trained.items()
       }
     return {
@@ -131,57 +135,6 @@ class MaskedLanguageModel:
       "loss": metrics_lib.weighted(losses, weights),
       "accuracy": metrics_lib.weighted(right, weights),
     }
-
-  def scores(self, found: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Nothing more."""
-    return found
-
-  def _decoded(self, batch: Batch) -> jax.Array | None:
-    """The positions int [b, O] that training decodes; None: all.
-
-    The hidden ones come first, each in its order; what is not hidden fills up.
-    """
-    most = self._config.data.max_masked
-    if not most:
-      return None
-    return jax.lax.top_k(batch["masked"].astype(jnp.int32), most)[1]
-
-  def num_train_examples(self) -> int:
-    """Length of an epoch, in which every document comes at least once."""
-    return len(self._source("train"))
-
-  def train_data(self, *, global_batch: int, **shard: int) -> grain.IterDataset:
-    """Shuffled, endless batches; crops and hidden words change by epoch."""
-    return pipeline.train_dataset(
-      self._source("train"),
-      global_batch=global_batch,
-      seed=self._config.seed,
-      transform=self._hide,
-      num_workers=self._config.data.num_workers,
-      **shard,
-    )
-
-  def eval_data(
-    self, *, global_batch: int, **shard: int
-  ) -> dict[str, grain.IterDataset]:
-    """One crop from each held-out document on, the same every time."""
-    dataset = pipeline.eval_dataset(
-      self._source("eval"),
-      global_batch=global_batch,
-      transform=lambda example: self._hide(
-        example, np.random.default_rng(example["position"])
-      ),
-      num_workers=self._config.data.num_workers,
-      **shard,
-    )
-    return {"eval": dataset}
-
-  def pictures(
-    self, outputs: perceiver.Outputs, batch: Batch
-  ) -> dict[str, np.ndarray]:
-    """Returns none: the report has the texts."""
-    del outputs, batch
-    return {}
 
   def report(
     self,
@@ -205,7 +158,12 @@ class MaskedLanguageModel:
     size = self._config.model.adapter.vocab_size
     return tokenizers.tokenizer_for_model(self._config.data.tokenizer, size)
 
-  def _hide(self, example: Example, rng: np.random.Generator) -> Example:
+  def preprocess(
+    self, example: Example, rng: np.random.Generator | None
+  ) -> Example:
+    """Crops and masks a text; in evaluation the same way every time."""
+    if rng is None:
+      rng = np.random.default_rng(example["position"])
     return masking.masked_example(
       example,
       self.tokenizer,
@@ -241,12 +199,13 @@ class MaskedLanguageModel:
       yield from (documents[i] for i in range(len(documents)))
 
   @functools.cache  # noqa: B019 (a task lives as long as its program)
-  def _source(self, role: str) -> mixture.Mixture:
+  def source(self, split: str) -> mixture.Mixture:
+    """Returns the documents of a split, "train" or "eval"."""
     self.tokenizer  # noqa: B018 (a wrong one is an error before any text)
     weights = self._corpora()
     count = self._config.data.documents_per_example
     joined = {
-      name: masking.JoinedDocuments(self._documents(name, role), count)
+      name: masking.Joined(self._documents(name, split), count)
       for name in weights
     }
     return mixture.Mixture(joined, weights)

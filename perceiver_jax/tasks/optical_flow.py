@@ -22,7 +22,6 @@ from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import flow_metrics
 from perceiver_jax.models import (
   perceiver,
-  zoo,
 )
 from perceiver_jax.models.modalities import flow as flow_adapter
 from perceiver_jax.tasks import base
@@ -46,8 +45,8 @@ _SQUARE_SHIFT = 1e-6
 _SHOWN = 4
 
 
-class OpticalFlow:
-  """See `training.task.Task`.
+class OpticalFlow(base.Task):
+  """Optical flow of pairs of frames.
 
   Args:
     config: with `loss` and the sections `model` (see `models.zoo.build`) and
@@ -65,8 +64,7 @@ class OpticalFlow:
     config: ml_collections.ConfigDict,
     metadata: Mapping[str, Any] | None = None,
   ):
-    del metadata
-    self._config = config
+    super().__init__(config, metadata)
     self.published = config.published.to_dict()
     self._size = tuple(config.model.decoder.image_size)
     if config.loss not in LOSSES:
@@ -96,10 +94,6 @@ class OpticalFlow:
       "mask": np.ones(1, np.float32),
     }
 
-  def metadata(self) -> dict[str, Any]:
-    """Nothing."""
-    return {}
-
   def forward(
     self, batch: Batch, *, is_training: bool, return_attention: bool = False
   ) -> perceiver.Outputs:
@@ -108,8 +102,7 @@ class OpticalFlow:
     # Batch statistics must not depend on the number of devices.
     spec["adapter"].setdefault("cross_replica_axis", step.AXIS)
     frames = jnp.asarray(batch["frames"], jnp.float32) / 127.5 - 1
-    model = zoo.build(spec, base.execution_of(self._config))
-    return model(
+    return self.build_model(spec)(
       frames, is_training=is_training, return_attention=return_attention
     )
 
@@ -145,48 +138,29 @@ class OpticalFlow:
       _in_pixels(outputs), batch["flow"], valid, batch.get("occluded")
     )
 
-  def scores(
-    self, found: Mapping[str, Mapping[str, np.ndarray]]
-  ) -> Mapping[str, Mapping[str, np.ndarray]]:
-    """Nothing more."""
-    return found
-
-  def num_train_examples(self) -> int:
-    """Pairs of the training split."""
-    return len(self._source("train"))
-
-  def train_data(self, *, global_batch: int, **shard: int) -> grain.IterDataset:
-    """Endless batches; what is changed, and how much, is in `_changed`."""
+  def train_dataset(
+    self, *, global_batch: int, **shard: int
+  ) -> grain.IterDataset:
+    """Returns endless batches, augmented as the curriculum says."""
     return pipeline.train_dataset(
-      self._source("train"),
+      self.source("train"),
       global_batch=global_batch,
       seed=self._config.seed,
-      curriculum=self._changed,
+      curriculum=self._augment,
       num_doubled=self._opening,
       num_workers=self._config.data.num_workers,
       **shard,
     )
 
-  def eval_data(
-    self, *, global_batch: int, **shard: int
-  ) -> dict[str, grain.IterDataset]:
-    """One pass over the held-out pairs, of each the middle."""
-    source = self._source("eval")
-
-    def transform(example: Example) -> Example:
-      example = flow_augmentation.resized_crop(example, None, self._size)
-      if not source.knows_occlusion:
-        del example["occluded"]
-      return _known(example)
-
-    dataset = pipeline.eval_dataset(
-      source,
-      global_batch=global_batch,
-      transform=transform,
-      num_workers=self._config.data.num_workers,
-      **shard,
-    )
-    return {"eval": dataset}
+  def preprocess(
+    self, example: Example, rng: np.random.Generator | None
+  ) -> Example:
+    """Takes the center of a held-out pair; `train_dataset` augments others."""
+    del rng
+    example = flow_augmentation.resized_crop(example, None, self._size)
+    if not self.source("eval").knows_occlusion:
+      del example["occluded"]
+    return _known(example)
 
   def pictures(
     self, outputs: perceiver.Outputs, batch: Batch
@@ -247,7 +221,7 @@ class OpticalFlow:
       return 0.0
     return min(1.0, after / max(1, share * self._total))
 
-  def _changed(
+  def _augment(
     self, example: Example, rng: np.random.Generator, position: int
   ) -> Example:
     """A training pair, `position` being how many come before it."""
@@ -261,8 +235,9 @@ class OpticalFlow:
     )
 
   @functools.cache  # noqa: B019 (a task lives as long as its program)
-  def _source(self, role: str) -> flow_sources.FlowSource:
-    data = self._config.data
+  def source(self, split: str) -> flow_sources.FlowSource:
+    """Returns the pairs of a split, "train" or "eval"."""
+    data, role = self._config.data, split
     train = role == "train"
     name = data.train_source if train else data.eval_source
     arguments = data.source_args.to_dict().get(name, {})
