@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
   found = evaluation.evaluate_all(
     evaluation.make_eval_step(restored.model, task, restored.mesh),
     restored.state,
-    task.eval_data(
+    task.eval_datasets(
       global_batch=evaluation.batch_size(config, restored.mesh),
       process_index=jax.process_index(),
       process_count=jax.process_count(),
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     restored.mesh,
     show_progress=jax.process_index() == 0 and sys.stderr.isatty(),
   )
-  found = task.scores(found)
+  found = task.finalize_metrics(found)
   if jax.process_index() == 0:
     scores = results.flat_scalars(found)
     print(f"step {restored.step:,} of {folder}")

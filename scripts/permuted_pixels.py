@@ -93,11 +93,11 @@ class Convolutional(Structure):
     logits = hk.Linear(self._config.model.num_classes)(x)
     return perceiver.Outputs(logits, x[:, None], (), None)
 
-  def pictures(self, outputs: Any, batch: Batch) -> dict[str, np.ndarray]:
+  def summary_images(self, outputs: Any, batch: Batch) -> dict[str, np.ndarray]:
     """Returns none: there is no attention."""
     return {}
 
-  def report(
+  def report_sections(
     self, outputs: Any, batch: Batch, metrics: Mapping[str, np.ndarray]
   ) -> list[sections.Section]:
     """Returns none."""

@@ -38,12 +38,13 @@ class TinyTask:
 
   primary_metric = "eval/accuracy"
   primary_mode = "max"
+  rates = {}  # noqa: RUF012
 
   def __init__(self, seed=0):
     self._seed = seed
     self.published = {}
 
-  def example(self):
+  def dummy_batch(self):
     return {
       "x": np.zeros((1, FEATURES), np.float32),
       "label": np.zeros(1, np.int32),
@@ -79,13 +80,16 @@ class TinyTask:
 
   metrics = loss
 
-  def scores(self, found):
-    return found
+  def prepare_batch(self, batch):
+    return batch
+
+  def finalize_metrics(self, metrics):
+    return metrics
 
   def num_train_examples(self):
     return len(self._source(40))
 
-  def train_data(self, **shard):
+  def train_dataset(self, **shard):
     shake = lambda example, rng: {
       **example,
       "x": example["x"] + rng.normal(size=FEATURES).astype(np.float32) / 10,
@@ -94,13 +98,13 @@ class TinyTask:
       self._source(40), seed=self._seed, transform=shake, **shard
     )
 
-  def eval_data(self, **shard):
+  def eval_datasets(self, **shard):
     return {"eval": pipeline.eval_dataset(self._source(21), **shard)}
 
-  def pictures(self, outputs, batch):
+  def summary_images(self, outputs, batch):
     return {"logits": np.uint8(jax.nn.softmax(outputs) * 255)}
 
-  def report(self, outputs, batch, metrics):
+  def report_sections(self, outputs, batch, metrics):
     return [sections.notes([f"{len(outputs)} examples"])]
 
   def _source(self, size):

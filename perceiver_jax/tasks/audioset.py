@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jax import numpy as jnp
 
-from perceiver_jax.data.core.source import Example, Source
+from perceiver_jax.data.core.source import Example
 from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import multilabel_metrics
 from perceiver_jax.models import (
@@ -70,7 +70,7 @@ class AudioSet(clip_data.ClipTask):
         f" has {len(self._class_names)} classes; make them equal"
       )
 
-  def example(self) -> Batch:
+  def dummy_batch(self) -> Batch:
     """One silent, grey window."""
     window, found = self._window, {}
     if window.num_frames:
@@ -143,7 +143,7 @@ class AudioSet(clip_data.ClipTask):
       }
     return finalized
 
-  def pictures(
+  def summary_images(
     self, outputs: perceiver.Outputs, batch: Batch
   ) -> dict[str, np.ndarray]:
     """Draws the middle frame of each clip, if the model takes video."""
@@ -158,7 +158,7 @@ class AudioSet(clip_data.ClipTask):
       "predictions": image_layout.contact_sheet(list(middle), titles, _COLUMNS)
     }
 
-  def report(
+  def report_sections(
     self,
     outputs: perceiver.Outputs,
     batch: Batch,

@@ -12,14 +12,12 @@ import ml_collections
 import numpy as np
 
 from perceiver_jax.data.core import pipeline
-from perceiver_jax.data.core.source import Example, Source
+from perceiver_jax.data.core.source import Batch, Example, Source
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import perceiver, zoo
 from perceiver_jax.models.ops.execution import Execution
 from perceiver_jax.training.metrics import Metrics
 from perceiver_jax.viz import sections
-
-Batch = Mapping[str, Any]
 
 
 class Task(abc.ABC):
@@ -171,9 +169,7 @@ class Task(abc.ABC):
     """Returns what predictions need of the data, such as names of classes."""
     return {}
 
-  def summary_images(
-    self, outputs: Any, batch: Batch
-  ) -> dict[str, np.ndarray]:
+  def summary_images(self, outputs: Any, batch: Batch) -> dict[str, np.ndarray]:
     """Returns images of held-out examples, uint8 [h, w, 3], by name."""
     del outputs, batch
     return {}

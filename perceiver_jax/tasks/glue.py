@@ -119,7 +119,7 @@ class Glue(base.Task):
       self.tasks, tokenizer, self._length, first_token
     )
 
-  def example(self) -> Batch:
+  def dummy_batch(self) -> Batch:
     """One empty text."""
     return {
       "tokens": np.full((1, self._length), byte_tokenizer.PAD, np.int32),
@@ -220,7 +220,7 @@ class Glue(base.Task):
     tagged = glue_examples.WithTaskId(examples, self._number(name))
     return self.eval_dataset(tagged, global_batch=global_batch)
 
-  def report(
+  def report_sections(
     self,
     outputs: perceiver.Outputs,
     batch: Batch,

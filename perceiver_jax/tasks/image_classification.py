@@ -11,20 +11,17 @@ from typing import (
   NamedTuple,
 )
 
-import grain
 import jax
 import ml_collections
 import numpy as np
 import optax
 from jax import numpy as jnp
 
-from perceiver_jax.data.core import pipeline
 from perceiver_jax.data.core.source import Example, Source
 from perceiver_jax.data.images import codec, preprocessing, sources, transforms
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import (
   perceiver,
-  zoo,
 )
 from perceiver_jax.models.modalities import image as image_adapter
 from perceiver_jax.tasks import base
@@ -88,7 +85,7 @@ class ImageClassification(base.Task):
         f" has {len(self._class_names)} classes; make them equal"
       )
 
-  def example(self) -> Batch:
+  def dummy_batch(self) -> Batch:
     """One black image."""
     return {
       "image": np.zeros((1, *self._shape), np.float32),
@@ -198,7 +195,7 @@ class ImageClassification(base.Task):
       for name, means in metrics.items()
     }
 
-  def pictures(
+  def summary_images(
     self, outputs: perceiver.Outputs, batch: Batch
   ) -> dict[str, np.ndarray]:
     """Draws images with predictions and with the attention over them."""
@@ -218,7 +215,7 @@ class ImageClassification(base.Task):
       ),
     }
 
-  def report(
+  def report_sections(
     self,
     outputs: perceiver.Outputs,
     batch: Batch,

@@ -17,8 +17,8 @@ import optax
 from absl import logging
 from jax import numpy as jnp
 
-from perceiver_jax.data.clips import clips
-from perceiver_jax.data.core.source import Example, Source
+from perceiver_jax.data.clips import windows
+from perceiver_jax.data.core.source import Example
 from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import decoding
 from perceiver_jax.models import (
@@ -63,7 +63,7 @@ class Kinetics(clip_data.ClipTask):
     super().__init__(config, metadata, modalities=_GRIDS, one_class=True)
     self._check_model()
 
-  def example(self) -> Batch:
+  def dummy_batch(self) -> Batch:
     """One silent, black window, of which a few points are decoded."""
     window = self._window
     shape = (1, window.num_frames, *window.size, 3)
@@ -153,7 +153,7 @@ class Kinetics(clip_data.ClipTask):
       **{name: metrics_lib.weighted(x, mask) for name, x in ratios.items()},
     }
 
-  def pictures(
+  def summary_images(
     self, outputs: perceiver.Outputs, batch: Batch
   ) -> dict[str, np.ndarray]:
     """Draws the middle frame of each clip beside its reconstruction."""
@@ -171,7 +171,7 @@ class Kinetics(clip_data.ClipTask):
       "reconstructions": image_layout.contact_sheet(tiles, titles, _COLUMNS)
     }
 
-  def report(
+  def report_sections(
     self,
     outputs: perceiver.Outputs,
     batch: Batch,

@@ -67,7 +67,7 @@ class MaskedLanguageModel(base.Task):
         f" decodes all, or at most the model's {self._length} tokens"
       )
 
-  def example(self) -> Batch:
+  def dummy_batch(self) -> Batch:
     """One empty text."""
     return {
       "tokens": np.full((1, self._length), byte_tokenizer.PAD, np.int32),
@@ -136,7 +136,7 @@ class MaskedLanguageModel(base.Task):
       "accuracy": metrics_lib.weighted(right, weights),
     }
 
-  def report(
+  def report_sections(
     self,
     outputs: perceiver.Outputs,
     batch: Batch,

@@ -82,7 +82,7 @@ class OpticalFlow(base.Task):
       config.data.augmentation.to_dict()
     )
 
-  def example(self) -> Batch:
+  def dummy_batch(self) -> Batch:
     """A black pair that stands still."""
     grid = (1, *self._size)
     return {
@@ -162,14 +162,14 @@ class OpticalFlow(base.Task):
       del example["occluded"]
     return _known(example)
 
-  def pictures(
+  def summary_images(
     self, outputs: perceiver.Outputs, batch: Batch
   ) -> dict[str, np.ndarray]:
     """Draws frames, target, prediction and error of some pairs."""
     samples = self._samples(outputs, batch)[:_SHOWN]
     return {"flow": flow_images.contact_sheet(samples)}
 
-  def report(
+  def report_sections(
     self,
     outputs: perceiver.Outputs,
     batch: Batch,

@@ -1,9 +1,7 @@
 """The tasks by name."""
 
-from collections.abc import (
-  Callable,
-  Mapping,
-)
+import importlib
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
@@ -19,7 +17,7 @@ from perceiver_jax.tasks import (
 )
 from perceiver_jax.tasks.base import Task
 
-TASKS: dict[str, Callable[..., Task]] = {
+TASKS: dict[str, type[Task]] = {
   "image_classification": image_classification.ImageClassification,
   "audioset": audioset.AudioSet,
   "glue": glue.Glue,
@@ -32,17 +30,37 @@ TASKS: dict[str, Callable[..., Task]] = {
 def make_task(
   config: ml_collections.ConfigDict, metadata: Mapping[str, Any] | None = None
 ) -> Task:
-  """Makes the task a config names.
+  """Makes the task that a config names.
 
   Args:
-    config: of the run.
+    config: Config of the run; its `task` is a key of `TASKS`, or the place of
+      a class as "package.module:Class".
     metadata: `Task.metadata()` as the run stored it; None reads the data.
 
   Raises:
-    UserError: there is no such task, or the config does not fit it.
+    UserError: There is no such task, or the config does not fit it.
   """
-  if config.task not in TASKS:
+  return _task_class(config.task)(config, metadata)
+
+
+def _task_class(name: str) -> type[Task]:
+  if name in TASKS:
+    return TASKS[name]
+  module, colon, attribute = name.partition(":")
+  if not colon:
     raise UserError(
-      f"config.task is {config.task!r}; choose one of {', '.join(TASKS)}"
+      f"config.task is {name!r}; choose one of {', '.join(TASKS)}, or give a"
+      " class of your own as package.module:Class"
     )
-  return TASKS[config.task](config, metadata)
+  try:
+    task_class = getattr(importlib.import_module(module), attribute)
+  except (ImportError, AttributeError, ValueError) as error:
+    raise UserError(
+      f"config.task is {name!r}, which cannot be imported: {error}"
+    ) from error
+  if not (isinstance(task_class, type) and issubclass(task_class, Task)):
+    raise UserError(
+      f"config.task is {name!r}, which is not a subclass of"
+      " perceiver_jax.tasks.base.Task"
+    )
+  return task_class

@@ -5,7 +5,7 @@ from collections.abc import (
   Iterable,
   Mapping,
 )
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import haiku as hk
 import jax
@@ -15,16 +15,19 @@ from jax import numpy as jnp
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from perceiver_jax.data.core.source import Batch
 from perceiver_jax.errors import UserError
-from perceiver_jax.tasks.base import Batch, Task
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training import step as step_lib
+
+if TYPE_CHECKING:
+  from perceiver_jax.tasks.base import Task
 
 EvalStep = Callable[[Any, Any, Batch], metrics_lib.Metrics]
 
 
 def make_eval_step(
-  model: hk.TransformedWithState, task: Task, mesh: Mesh
+  model: hk.TransformedWithState, task: "Task", mesh: Mesh
 ) -> EvalStep:
   """Returns a jitted `(params, net_state, batch) -> metrics`.
 

@@ -8,16 +8,12 @@ its newest checkpoint to the bitwise same end as one that never was.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import (
-  Any,
-  NamedTuple,
-)
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import ml_collections
 
 from perceiver_jax.errors import UserError
-from perceiver_jax.tasks.base import Task
 from perceiver_jax.training import (
   config_checks,
   evaluation,
@@ -33,6 +29,9 @@ from perceiver_jax.training.logs.console import Console
 from perceiver_jax.training.logs.metrics_accumulator import MetricsAccumulator
 from perceiver_jax.training.logs.wall_time import WallTimer, format_seconds
 from perceiver_jax.training.step import TrainState
+
+if TYPE_CHECKING:
+  from perceiver_jax.tasks.base import Task
 
 # Steps given to the device before the oldest is done: while it takes one, the
 # next batch is on its way to it. More would only fill its memory with batches.
@@ -69,7 +68,7 @@ class Trainer:
   def __init__(
     self,
     config: ml_collections.ConfigDict,
-    task: Task,
+    task: "Task",
     folder: Path,
     num_devices: int = 0,
   ):
@@ -96,11 +95,11 @@ class Trainer:
       self._model, optimizer, config.seed, use_ema=bool(config.ema_decay)
     )
     self._abstract = step_lib.abstract_state(
-      self._init, task.example(), self._mesh
+      self._init, task.dummy_batch(), self._mesh
     )
     self._step_fn = step_lib.make_train_step(
       self._model,
-      task.loss,
+      task,
       optimizer,
       self._mesh,
       num_microbatches=config.num_microbatches,
@@ -186,7 +185,7 @@ class Trainer:
     if restored is not None:
       return restored.state, restored.step, restored.extras
     init = jax.jit(self._init, out_shardings=step_lib.replicated(self._mesh))
-    state = init(self._task.example())
+    state = init(self._task.dummy_batch())
     if self._weights is not None:
       state, self._initialization = initialize_from.initialize_state(
         state, self._weights, self._config.model
@@ -196,7 +195,7 @@ class Trainer:
   def _compile(self, state: TrainState) -> Any:
     """Compiles the step ahead, so that its cost is known before it runs."""
     batch = step_lib.abstract_train_batch(
-      self._task.example(), self._config.batch_size, self._mesh
+      self._task.dummy_batch(), self._config.batch_size, self._mesh
     )
     with self._timer.section("compile"):
       # With several processes, pmap lowers for arrays, not for their shapes.
@@ -284,7 +283,7 @@ class Trainer:
         self._mesh,
         show_progress=self._console.draws,
       )
-    self._evaluation = step, self._task.scores(found)
+    self._evaluation = step, self._task.finalize_metrics(found)
 
   def _write(self, step: int, values: Mapping[str, float]) -> None:
     with workdir.writing(self._folder):
@@ -364,6 +363,10 @@ class Trainer:
       "process_index": jax.process_index(),
       "process_count": jax.process_count(),
     }
-    train = self._task.train_data(global_batch=self._config.batch_size, **shard)
-    evals = self._task.eval_data(global_batch=self._config.batch_size, **shard)
+    train = self._task.train_dataset(
+      global_batch=self._config.batch_size, **shard
+    )
+    evals = self._task.eval_datasets(
+      global_batch=self._config.batch_size, **shard
+    )
     return iter(train), evals

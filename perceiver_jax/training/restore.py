@@ -2,10 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import (
-  Any,
-  NamedTuple,
-)
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import haiku as hk
 import jax
@@ -14,13 +11,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from perceiver_jax.errors import UserError
-from perceiver_jax.tasks.base import Task
 from perceiver_jax.training import (
   optimizers,
   workdir,
 )
 from perceiver_jax.training import step as step_lib
 from perceiver_jax.training.checkpoints.checkpointer import Checkpointer
+
+if TYPE_CHECKING:
+  from perceiver_jax.tasks.base import Task
 
 
 class Restored(NamedTuple):
@@ -40,7 +39,7 @@ class Restored(NamedTuple):
 
 
 def abstract_state(
-  config: ml_collections.ConfigDict, task: Task, mesh: Mesh
+  config: ml_collections.ConfigDict, task: "Task", mesh: Mesh
 ) -> step_lib.TrainState:
   """Returns the shapes and shardings of the training state of a config."""
   # The state's structure does not depend on the length of the schedule.
@@ -51,11 +50,11 @@ def abstract_state(
   init = step_lib.make_init(
     model, optimizer, config.seed, use_ema=bool(config.ema_decay)
   )
-  return step_lib.abstract_state(init, task.example(), mesh)
+  return step_lib.abstract_state(init, task.dummy_batch(), mesh)
 
 
 def restore(
-  config: ml_collections.ConfigDict, task: Task, folder: Path, which: str
+  config: ml_collections.ConfigDict, task: "Task", folder: Path, which: str
 ) -> Restored:
   """Restores a checkpoint without touching the folder.
 

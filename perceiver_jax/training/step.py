@@ -8,10 +8,7 @@ keyed by example, and batch statistics span all devices.
 from collections.abc import (
   Callable,
 )
-from typing import (
-  Any,
-  NamedTuple,
-)
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import haiku as hk
 import jax
@@ -24,10 +21,13 @@ from jax.sharding import (
   PartitionSpec,
 )
 
+from perceiver_jax.data.core.source import Batch
 from perceiver_jax.errors import UserError
-from perceiver_jax.tasks.base import Batch, Task
 from perceiver_jax.training.metrics import Metrics
 from perceiver_jax.training.precision import precision as use_precision
+
+if TYPE_CHECKING:
+  from perceiver_jax.tasks.base import Task
 
 # The mapped axis; models with batch statistics average over it.
 AXIS = "data"
@@ -103,7 +103,7 @@ def abstract_train_batch(
   """Shapes of what `place_train_batch` makes.
 
   Args:
-    example: a batch of 1; see `Task.example`.
+    example: a batch of 1; see `Task.dummy_batch`.
     batch_size: global number of examples.
     mesh: see `make_mesh`.
   """
@@ -148,7 +148,7 @@ def abstract_state(
   )
 
 
-def model_of(task: Task, precision: str) -> hk.TransformedWithState:
+def model_of(task: "Task", precision: str) -> hk.TransformedWithState:
   """The task's model as pure functions; `apply` takes `forward`'s arguments.
 
   Args:
@@ -193,7 +193,7 @@ def make_init(
 
 def make_train_step(
   model: hk.TransformedWithState,
-  loss: Callable[[Any, Batch], Metrics],
+  task: "Task",
   optimizer: optax.GradientTransformation,
   mesh: Mesh,
   *,
@@ -204,7 +204,7 @@ def make_train_step(
 
   Args:
     model: see `model_of`.
-    loss: `Task.loss`.
+    task: prepares the batch and has the loss.
     optimizer: from `optimizers`.
     mesh: see `make_mesh`; the state must lie on it, replicated.
     num_microbatches: parts of each device's share that are taken one after
@@ -217,9 +217,11 @@ def make_train_step(
   """
 
   def gradients(params, net_state, batch):
+    batch = task.prepare_batch(batch)
+
     def objective(params):
       outputs, new_state = model.apply(params, net_state, None, batch, True)
-      metrics = loss(outputs, batch)
+      metrics = task.loss(outputs, batch)
       return metrics["loss"][0], (new_state, metrics)
 
     return jax.grad(objective, has_aux=True)(params)
@@ -231,7 +233,7 @@ def make_train_step(
       gradients, state.params, state.net_state, batch, num_microbatches
     )
     grads, metrics = jax.lax.psum((grads, metrics), AXIS)
-    # Nothing may be to learn in a batch, no hidden word for example.
+    # A batch may have no masked token, and then there is nothing to learn.
     count = jnp.maximum(metrics["loss"][1], 1)
     grads = jax.tree.map(lambda g: g / count, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
   model = ngram.NGram(texts, _ORDER.value)
   pairs = (
     pair
-    for batch in task.eval_data(global_batch=_BATCH)["eval"]
+    for batch in task.eval_datasets(global_batch=_BATCH)["eval"]
     for pair in masked_lm.hidden_bytes(batch)
   )
   rows = {

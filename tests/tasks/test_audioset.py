@@ -50,10 +50,10 @@ def test_the_model_gets_what_its_modalities_say(monkeypatch):
     ("raw_video,smoke", {"audio", "image"}),
   ):
     task = _task(variant)
-    example = task.example()
+    example = task.dummy_batch()
     task.forward(example, is_training=False)
     assert seen[-1].keys() == names
-    batch = next(iter(task.train_data(global_batch=4)))
+    batch = next(iter(task.train_dataset(global_batch=4)))
     assert {*example, "rng"} - {"mask", "rng"} == batch.keys()
     for name in names:
       assert example[name].shape[1:] == batch[name].shape[1:]
@@ -64,7 +64,7 @@ def test_the_papers_windows():
   task = tasks.make_task(
     config_file.get_config("mel_video"), {"class_names": ["x"] * 527}
   )
-  example = task.example()
+  example = task.dummy_batch()
   assert example["image"].shape == (1, 32, 224, 224, 3)
   assert example["audio"].shape == (1, 4800, 1)
   assert example["label"].shape == (1, 527)
@@ -90,7 +90,7 @@ def test_the_loss_is_binary_cross_entropy_of_all_classes():
 
 def test_probabilities_are_averaged_over_the_windows_of_a_clip():
   task = _task(data__num_windows=3)
-  batches = list(task.eval_data(global_batch=20)["eval"])
+  batches = list(task.eval_datasets(global_batch=20)["eval"])
   assert len(batches) == 3  # 16 clips x 3 windows, and 12 copies.
   rng = np.random.default_rng(0)
   sums, all_logits = None, []
@@ -99,7 +99,7 @@ def test_probabilities_are_averaged_over_the_windows_of_a_clip():
     all_logits.append(logits)
     found = dict(task.metrics(_outputs(logits), batch))
     sums = found if sums is None else jax.tree.map(np.add, sums, found)
-  scored = task.scores({"eval": metrics_lib.means(sums)})["eval"]
+  scored = task.finalize_metrics({"eval": metrics_lib.means(sums)})["eval"]
   logits = np.concatenate(all_logits)[:48].reshape(3, 16, 15)
   averages = (1 / (1 + np.exp(-logits))).mean(0)
   labels = batches[0]["label"][:16]
@@ -111,20 +111,20 @@ def test_probabilities_are_averaged_over_the_windows_of_a_clip():
 
 def test_clips_that_cannot_be_read_do_not_count():
   task = _task(data__num_windows=1)
-  (batch,) = task.eval_data(global_batch=16)["eval"]
+  (batch,) = task.eval_datasets(global_batch=16)["eval"]
   batch["mask"][3:] = 0
   # Right in those that count, and wrong in the others.
   wrong = np.arange(16)[:, None] >= 3
   logits = np.where(wrong, -1, 1) * (2 * batch["label"] - 1)
   sums = task.metrics(_outputs(logits), batch)
-  scored = task.scores({"eval": metrics_lib.means(sums)})["eval"]
+  scored = task.finalize_metrics({"eval": metrics_lib.means(sums)})["eval"]
   assert scored["mAP"] == 1
   assert scored["unreadable"] == pytest.approx(13 / 16)
 
 
 def test_it_is_an_error_if_no_clip_can_be_read():
   task = _task(data__num_windows=1)
-  (batch,) = task.eval_data(global_batch=16)["eval"]
+  (batch,) = task.eval_datasets(global_batch=16)["eval"]
   mesh = step.make_mesh(1)
   found = evaluation.evaluate(
     lambda params, state, batch: task.metrics(_outputs(batch["label"]), batch),
@@ -134,7 +134,7 @@ def test_it_is_an_error_if_no_clip_can_be_read():
   )
   for means in (found, {}):
     with pytest.raises(UserError, match="no clip of the evaluation split"):
-      task.scores({"eval": means})
+      task.finalize_metrics({"eval": means})
 
 
 def test_a_model_for_other_classes_or_modalities_is_refused():

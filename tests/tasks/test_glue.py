@@ -103,7 +103,7 @@ def test_scores_are_of_whole_sets_whatever_the_batches(benchmark, size):
   task = tasks.make_task(_mixed(benchmark))
   rng = np.random.default_rng(0)
   found, wanted = {}, {}
-  for name, dataset in task.eval_data(global_batch=size).items():
+  for name, dataset in task.eval_datasets(global_batch=size).items():
     sums, rows = None, []
     for batch in dataset:
       logits = rng.normal(size=(size, 3)).astype(np.float32)
@@ -121,7 +121,7 @@ def test_scores_are_of_whole_sets_whatever_the_batches(benchmark, size):
       for k, (s, c) in sums.items()
     }
     wanted[name] = rows
-  scores = task.scores(found)
+  scores = task.finalize_metrics(found)
   assert set(scores) == {
     "cola", "stsb", "mnli_matched", "mnli_mismatched", "glue",
   }  # fmt: skip
@@ -147,7 +147,7 @@ def test_scores_are_of_whole_sets_whatever_the_batches(benchmark, size):
 @pytest.mark.parametrize(("exponent", "share"), [(1.0, 8 / 13), (0.0, 1 / 3)])
 def test_tasks_are_drawn_by_their_size(benchmark, exponent, share):
   task = tasks.make_task(_mixed(benchmark, data__size_exponent=exponent))
-  iterator = iter(task.train_data(global_batch=1000))
+  iterator = iter(task.train_dataset(global_batch=1000))
   drawn = next(iterator)["task"]
   iterator.close()
   assert np.mean(drawn == 0) == pytest.approx(share, abs=0.002)
@@ -177,7 +177,7 @@ def pretrained(tmp_path_factory):
   task = tasks.make_task(config)
   model = step.model_of(task, config.precision)
   init = functools.partial(model.init, is_training=False)
-  shapes, _ = jax.eval_shape(init, jax.random.key(0), task.example())
+  shapes, _ = jax.eval_shape(init, jax.random.key(0), task.dummy_batch())
   rng = np.random.default_rng(0)
   params = jax.tree.map(
     lambda x: rng.normal(0, 0.1, x.shape).astype(np.float32), shapes
@@ -326,13 +326,13 @@ def test_own_files_are_trained_on(own, call):
 )
 def test_what_cannot_work_is_refused(leaves, message):
   with pytest.raises(UserError, match=message):
-    next(iter(_task(**leaves).train_data(global_batch=2)))
+    next(iter(_task(**leaves).train_dataset(global_batch=2)))
 
 
 def test_the_secret_labels_of_a_test_set_are_not_evaluated_on(benchmark):
   task = tasks.make_task(_mixed(benchmark, data__eval_split="test"))
   with pytest.raises(UserError, match=r"'cola' has no labels.*submit_glue"):
-    task.eval_data(global_batch=2)
+    task.eval_datasets(global_batch=2)
 
 
 def test_published_rows_are_those_of_the_table():

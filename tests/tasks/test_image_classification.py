@@ -59,7 +59,7 @@ def _logits(size=8, seed=1):
 
 def test_the_loss_is_of_mixed_and_smoothed_labels():
   task, batch, logits = _task(), _batch(), _logits()
-  found = task.loss(_outputs(logits), batch)
+  found = task.loss(_outputs(logits), task.prepare_batch(batch))
   mixed = mixing.mix(
     batch["image"],
     batch["label"],
@@ -88,20 +88,8 @@ def test_evaluation_neither_mixes_nor_smooths():
   assert float(total) == pytest.approx(float(want), rel=1e-6)
 
 
-def test_the_model_is_trained_on_what_the_loss_is_of(monkeypatch):
-  task, seen = _task(), []
-
-  def build(*_):
-    def model(x, **_):
-      seen.append(np.asarray(x))
-      return _outputs(None)
-
-    return model
-
-  monkeypatch.setattr("perceiver_jax.models.zoo.build", build)
-  batch = _batch()
-  for is_training in (True, False):
-    task.forward(batch, is_training=is_training)
+def test_a_prepared_batch_has_mixed_images():
+  task, batch = _task(), _batch()
   mixed = mixing.mix(
     batch["image"],
     batch["label"],
@@ -109,13 +97,15 @@ def test_the_model_is_trained_on_what_the_loss_is_of(monkeypatch):
     mixup_alpha=0.2,
     cutmix_alpha=1.0,
   )
-  np.testing.assert_array_equal(seen[0], mixed.images)
-  np.testing.assert_array_equal(seen[1], batch["image"])
+  prepared = task.prepare_batch(batch)
+  np.testing.assert_array_equal(prepared["image"], mixed.images)
+  assert not np.array_equal(prepared["image"], batch["image"])
 
 
-def test_pictures_that_could_not_be_read_are_counted():
+def test_unreadable_images_are_counted():
   task, batch = _task(), _batch()
   batch["unreadable"][:3] = 1
+  batch = task.prepare_batch(batch)
   total, count = task.loss(_outputs(_logits()), batch)["unreadable"]
   assert (float(total), float(count)) == (3, 8)
 
@@ -144,7 +134,7 @@ def test_permuted_pixels_give_the_same_logits_and_maps():
     # The projection starts at zero.
     params = jax.tree.map(lambda x: x + 0.01, params)
     outputs, _ = jax.jit(model.apply)(params, state, None, batch)
-    found.append((outputs, task.pictures(jax.device_get(outputs), batch)))
+    found.append((outputs, task.summary_images(jax.device_get(outputs), batch)))
   (plain, pictures), (permuted, same) = found
   np.testing.assert_allclose(plain.logits, permuted.logits, atol=1e-5)
   for weights, same_weights in zip(

@@ -32,7 +32,7 @@ def _task(variant="smoke", **leaves):
 
 
 def _train_batch(task, size=8):
-  iterator = iter(task.train_data(global_batch=size))
+  iterator = iter(task.train_dataset(global_batch=size))
   batch = next(iterator)
   iterator.close()
   return batch
@@ -46,7 +46,7 @@ def _outputs(**decoded):
 def test_training_decodes_some_points_and_hides_half_of_the_labels():
   task = _task()
   batch = _train_batch(task, 32)
-  example = task.example()
+  example = task.dummy_batch()
   assert {*example} - {"mask"} == batch.keys()
   for name in batch:
     assert batch[name].shape[1:] == example[name].shape[1:], name
@@ -66,7 +66,7 @@ def test_the_papers_points_and_published_row():
   task = tasks.make_task(
     config_file.get_config("latents_392"), {"class_names": ["x"] * 700}
   )
-  example = task.example()
+  example = task.dummy_batch()
   assert example["image"].shape == (1, 16, 224, 224, 3)
   assert example["audio"].shape == (1, 30_720, 1)
   assert example["image_queries"].shape == (1, 512)
@@ -118,7 +118,7 @@ def test_accuracy_in_training_is_of_hidden_labels():
 
 
 def _eval_batch(task):
-  return next(iter(task.eval_data(global_batch=4)["eval"]))
+  return next(iter(task.eval_datasets(global_batch=4)["eval"]))
 
 
 def test_evaluation_compares_with_what_says_little():
@@ -167,7 +167,7 @@ def test_everything_is_decoded_in_parts_as_by_single_calls():
   # Seven parts do not divide the grids.
   task = _task(num_parts=7)
   model = step.model_of(task, "float32")
-  batch = {**task.example(), "rng": np.zeros((1, 2), np.uint32)}
+  batch = {**task.dummy_batch(), "rng": np.zeros((1, 2), np.uint32)}
   init = jax.jit(model.init, static_argnums=2)
   params, state = init(jax.random.key(0), batch, True)
   batch = _eval_batch(task)

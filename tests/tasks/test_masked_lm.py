@@ -30,7 +30,7 @@ def _task(variant="bytes,smoke", **leaves):
 
 
 def _batch(task, size=4):
-  iterator = iter(task.train_data(global_batch=size))
+  iterator = iter(task.train_dataset(global_batch=size))
   batch = next(iterator)
   iterator.close()
   return {**batch, "mask": np.ones(size, np.float32)}
@@ -77,9 +77,12 @@ def test_hidden_positions_alone_give_the_same_loss():
   batch = _batch(whole)
   assert batch["masked"].sum(-1).max() <= 40
   logits = np.random.default_rng(0).normal(size=(4, 64, 262))
-  places = np.asarray(few._decoded(batch))[..., None]
+  prepared = few.prepare_batch(batch)
+  chosen = np.take_along_axis(
+    logits, np.asarray(prepared["queries"])[..., None], 1
+  )
   want = whole.loss(_outputs(logits), batch)
-  found = few.loss(_outputs(np.take_along_axis(logits, places, 1)), batch)
+  found = few.loss(_outputs(chosen), prepared)
   for name in ("loss", "accuracy", "tokens"):
     np.testing.assert_allclose(found[name], want[name], rtol=1e-5)
 
@@ -93,9 +96,11 @@ def test_training_decodes_few_positions_and_evaluation_all(variant, few, every):
 
   def shape(is_training):
     def run(key):
-      made = model.init(key, task.example(), is_training)
-      outputs, _ = model.apply(*made, None, task.example(), is_training)
-      return outputs.logits
+      batch = task.dummy_batch()
+      variables = model.init(key, batch, is_training)
+      if is_training:
+        batch = task.prepare_batch(batch)
+      return model.apply(*variables, None, batch, is_training)[0].logits
 
     return jax.eval_shape(run, jax.random.key(0)).shape
 
@@ -119,7 +124,7 @@ def test_the_model_does_not_see_what_is_hidden():
 def test_epochs_hide_other_words_and_evaluation_the_same():
   task = _task()
   size = task.num_train_examples()
-  iterator = iter(task.train_data(global_batch=size))
+  iterator = iter(task.train_dataset(global_batch=size))
   first, second = next(iterator), next(iterator)
   iterator.close()
   hidden = [
@@ -127,7 +132,7 @@ def test_epochs_hide_other_words_and_evaluation_the_same():
   ]
   assert (hidden[0] != hidden[1]).any(-1).mean() > 0.9
   evals = [
-    next(iter(task.eval_data(global_batch=16)["eval"])) for _ in range(2)
+    next(iter(task.eval_datasets(global_batch=16)["eval"])) for _ in range(2)
   ]
   for name in ("tokens", "masked", "mask"):
     np.testing.assert_array_equal(evals[0][name], evals[1][name])
@@ -159,7 +164,7 @@ def test_a_corpus_without_weight_is_left_out_and_one_is_needed():
 
 def test_hidden_bytes_of_a_batch():
   task = _task()
-  batch = next(iter(task.eval_data(global_batch=16)["eval"]))
+  batch = next(iter(task.eval_datasets(global_batch=16)["eval"]))
   found = masked_lm.hidden_bytes(batch)
   assert len(found) == batch["mask"].sum()
   text, hidden = found[0]
@@ -243,7 +248,7 @@ def test_the_small_model_soon_passes_a_5_gram_of_the_same_text(tmp_path):
   texts = (text.encode("utf-8", "replace") for text in task.train_texts())
   pairs = (
     pair
-    for batch in task.eval_data(global_batch=64)["eval"]
+    for batch in task.eval_datasets(global_batch=64)["eval"]
     for pair in masked_lm.hidden_bytes(batch)
   )
   baseline = ngram.accuracy(ngram.NGram(texts, 5), pairs)

@@ -34,7 +34,7 @@ def task_of(variant="smoke", **leaves):
 
 
 def batches(task, count, size=8):
-  iterator = iter(task.train_data(global_batch=size))
+  iterator = iter(task.train_dataset(global_batch=size))
   found = [next(iterator) for _ in range(count)]
   iterator.close()
   return found
@@ -107,7 +107,7 @@ def test_a_split_without_truth_is_refused(tmp_path, role, name, frames):
     f"data__source_args__{name}__directory": str(tmp_path),
   }
   task = task_of(**leaves)
-  make = getattr(task, f"{role}_data")
+  make = task.train_dataset if role == "train" else task.eval_datasets
   message = rf"no truth; set config\.data\.{role}_split=train"
   with pytest.raises(UserError, match=message):
     make(global_batch=1)
@@ -116,7 +116,7 @@ def test_a_split_without_truth_is_refused(tmp_path, role, name, frames):
 @pytest.mark.parametrize("source", ["rendered", "motorcycle"])
 def test_visible_pixels_are_scored_where_occlusion_is_known(source):
   task = task_of(data__eval_source=source)
-  (batch,) = task.eval_data(global_batch=16)["eval"]
+  (batch,) = task.eval_datasets(global_batch=16)["eval"]
   found = task.metrics(outputs(batch["flow"]), batch)
   assert ("epe_visible" in found) == (source == "rendered")
   assert "epe" in task.loss(outputs(batch["flow"]), batch)
@@ -126,7 +126,7 @@ def test_a_report_of_pairs_without_known_flow_can_be_written():
   predicted, batch = pair_batch((3, 4))
   batch["frames"] = np.zeros((3, 2, *SIZE, 3), np.uint8)
   batch["valid"][:] = False
-  notes, _ = task_of().report(predicted, batch, {})
+  notes, _ = task_of().report_sections(predicted, batch, {})
   assert "zero flow" not in notes.body
 
 
@@ -175,7 +175,7 @@ def test_a_pixel_of_a_batch_is_sixteen_bytes():
   (batch,) = batches(task_of(), 1)
   pixels = 8 * SIZE[0] * SIZE[1]
   assert sum(v.nbytes for v in batch.values() if v.ndim > 1) == 16 * pixels
-  example = task_of().example()
+  example = task_of().dummy_batch()
   assert {k: v.dtype for k, v in batch.items() if k != "mask"} == {
     k: v.dtype for k, v in example.items() if k != "mask"
   }
@@ -192,12 +192,12 @@ def test_severity_rises_after_the_opening():
 
 def test_evaluation_takes_every_pair_once_as_it_is():
   task = task_of()
-  found = list(task.eval_data(global_batch=6)["eval"])
+  found = list(task.eval_datasets(global_batch=6)["eval"])
   index = np.concatenate([b["index"][b["mask"] > 0] for b in found])
   np.testing.assert_array_equal(index, range(16))
   for batch in found:
-    assert batch.keys() == task.example().keys()
-    for name, value in task.example().items():
+    assert batch.keys() == task.dummy_batch().keys()
+    for name, value in task.dummy_batch().items():
       assert batch[name].shape[1:] == value.shape[1:], name
       assert batch[name].dtype == value.dtype, name
 

@@ -425,7 +425,7 @@ def test_intervals_of_epochs_that_are_no_whole_steps_do_not_drift(tmp_path):
 
 def test_a_task_adds_scores_to_every_evaluation(tmp_path):
   class Task(runs.TinyTask):
-    def scores(self, found):
+    def finalize_metrics(self, found):
       return {**found, "all": {"twice": 2 * found["eval"]["accuracy"]}}
 
   runs.train(tmp_path, task=Task())

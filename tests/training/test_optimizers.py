@@ -109,7 +109,7 @@ def test_biases_and_norms_have_no_weight_decay(tiny_conv_config):
     step.make_init(
       step.model_of(task, "float32"), optax.sgd(0.1), 0, use_ema=False
     ),
-    task.example(),
+    task.dummy_batch(),
     step.make_mesh(1),
   )
   mask = optimizers.decay_mask(state.params)

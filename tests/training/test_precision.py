@@ -56,7 +56,7 @@ class Traced:
 
   def __init__(self, config, name):
     task = tasks.make_task(config)
-    model, batch = step.model_of(task, name), jax.device_put(task.example())
+    model, batch = step.model_of(task, name), jax.device_put(task.dummy_batch())
     init = step.make_init(model, optax.adam(0.1), 0, use_ema=True)
     self.state = step.abstract_state(init, batch, step.make_mesh(1))
 
@@ -168,7 +168,7 @@ def test_policies_are_restored_after_an_error(name):
 def test_bfloat16_agrees_with_float32_to_its_precision(tiny_config):
   task = tasks.make_task(tiny_config)
   image = jax.random.normal(jax.random.key(1), (1, 8, 8, 1))
-  batch = {**task.example(), "image": image}
+  batch = {**task.dummy_batch(), "image": image}
   rng = np.random.default_rng(0)
   params = jax.tree.map(
     lambda x: rng.normal(size=x.shape, scale=0.3).astype(np.float32),

@@ -123,7 +123,7 @@ def test_the_model_computes_as_the_config_says(saved):
     config.precision = name
     model = saved._replace(config=config).restore("latest").model
     state = saved.states[6]
-    batch = jax.device_put(saved.task.example())
+    batch = jax.device_put(saved.task.dummy_batch())
     make = jax.make_jaxpr(model.apply, static_argnums=4)
     program = make(state.params, state.net_state, None, batch, False)
     assert ("bf16" in str(program)) == is_half

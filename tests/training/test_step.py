@@ -60,7 +60,10 @@ class Classifier:
     )
     return {"loss": metrics.weighted(losses, jnp.ones_like(losses))}
 
-  def example(self):
+  def prepare_batch(self, batch):
+    return batch
+
+  def dummy_batch(self):
     return classifier_batch(0, size=1)
 
 
@@ -102,11 +105,11 @@ class Run:
       self.model, optimizer, seed, use_ema=bool(ema_decay)
     )
     # The host's copy: a step consumes the one on the devices.
-    self.first = first or jax.device_get(jax.jit(self.init)(task.example()))
+    self.first = first or jax.device_get(jax.jit(self.init)(task.dummy_batch()))
     self.state = jax.device_put(self.first, step.replicated(self.mesh))
     self.step = step.make_train_step(
       self.model,
-      task.loss,
+      task,
       optimizer,
       self.mesh,
       num_microbatches=num_microbatches,
@@ -312,7 +315,7 @@ def test_the_first_state_takes_only_shapes_from_the_batch():
 
 def test_the_state_is_whole_on_every_device_and_not_stacked():
   run = Run(Classifier(batchnorm=True), 4, optax.adam(0.1), ema_decay=0.9)
-  abstract = step.abstract_state(run.init, Classifier().example(), run.mesh)
+  abstract = step.abstract_state(run.init, Classifier().dummy_batch(), run.mesh)
   run.take(classifier_batch(0))
 
   def check(found, want):
@@ -358,7 +361,7 @@ def test_without_an_average_the_parameters_are_evaluated():
 
 def test_a_step_compiles_ahead_from_shapes_alone():
   run = Run(Classifier(), 4)
-  example = {**Classifier().example(), "mask": np.ones(1, np.float32)}
+  example = {**Classifier().dummy_batch(), "mask": np.ones(1, np.float32)}
   batch = step.abstract_train_batch(example, BATCH, run.mesh)
   assert "mask" not in batch
   placed = step.place_train_batch(classifier_batch(0), run.mesh)
@@ -366,7 +369,7 @@ def test_a_step_compiles_ahead_from_shapes_alone():
     for attribute in ("shape", "dtype", "sharding"):
       want = getattr(batch[name], attribute)
       assert getattr(found, attribute) == want, name
-  abstract = step.abstract_state(run.init, Classifier().example(), run.mesh)
+  abstract = step.abstract_state(run.init, Classifier().dummy_batch(), run.mesh)
   compiled = run.step.lower(abstract, batch).compile()
   state, _ = compiled(run.state, placed)
   assert int(state.step) == 1
@@ -376,7 +379,7 @@ def test_a_model_that_can_not_be_is_a_user_error(tiny_config):
   tiny_config.model.encoder.num_self_attend_heads = 3
   model = step.model_of(tasks.make_task(tiny_config), "float32")
   init = step.make_init(model, optax.sgd(0.1), 0, use_ema=False)
-  example = tasks.make_task(tiny_config).example()
+  example = tasks.make_task(tiny_config).dummy_batch()
   with pytest.raises(UserError, match=r"config\.model .*3 heads do not divide"):
     step.abstract_state(init, example, step.make_mesh(1))
 

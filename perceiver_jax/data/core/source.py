@@ -21,6 +21,7 @@ import numpy as np
 from perceiver_jax.errors import UserError
 
 Example = dict[str, np.ndarray]
+Batch = Mapping[str, Any]
 
 
 class Source(Protocol):

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import haiku as hk
 import jax
 import numpy as np
 
-from perceiver_jax.tasks.base import Task
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training import (
   restore,
@@ -39,7 +38,7 @@ def sample_outputs(
   task: Task, model: hk.TransformedWithState, state: step_lib.TrainState
 ) -> tuple[Any, Any]:
   """Returns outputs, with attention, of held-out examples and their batch."""
-  datasets = task.eval_data(
+  datasets = task.eval_datasets(
     global_batch=_NUM_SAMPLES, process_index=0, process_count=1
   )
   iterator = iter(next(iter(datasets.values())))
@@ -62,7 +61,7 @@ def sample_outputs(
 def write(
   folder: Path,
   config: Any,
-  task: Task,
+  task: "Task",
   model: hk.TransformedWithState,
   state: step_lib.TrainState,
   evaluation: Evaluation,
@@ -94,9 +93,9 @@ def write(
     "versions": workdir.versions(),
   }
   outputs, batch = sample_outputs(task, model, state)
-  for name, image in task.pictures(outputs, batch).items():
+  for name, image in task.summary_images(outputs, batch).items():
     sinks.image(facts["steps"], name, image)
-  sections = task.report(outputs, batch, next(iter(evaluation.values())))
+  sections = task.report_sections(outputs, batch, next(iter(evaluation.values())))
   primary = {task.primary_metric: metrics[task.primary_metric]}
   page = report.Report(
     title=folder.name,

@@ -1,10 +1,7 @@
 """Summarizes a run before it starts: devices, batch, FLOPs, parameters."""
 
 import math
-from typing import (
-  Any,
-  NamedTuple,
-)
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import haiku as hk
 import jax
@@ -13,8 +10,10 @@ from jax.sharding import Mesh
 
 from perceiver_jax.models import flops
 from perceiver_jax.models.ops import dot_product_attention
-from perceiver_jax.tasks.base import Task
 from perceiver_jax.training.step import TrainState
+
+if TYPE_CHECKING:
+  from perceiver_jax.tasks.base import Task
 
 # A backward pass costs twice a forward pass.
 _PASSES = 3
@@ -91,7 +90,7 @@ class RunSummary(NamedTuple):
 
 def summarize(
   config: ml_collections.ConfigDict,
-  task: Task,
+  task: "Task",
   model: hk.TransformedWithState,
   abstract: TrainState,
   mesh: Mesh,
@@ -105,7 +104,7 @@ def summarize(
   each = config.batch_size // mesh.size // parts
   batch = {
     name: jax.ShapeDtypeStruct((each, *value.shape[1:]), value.dtype)
-    for name, value in task.example().items()
+    for name, value in task.dummy_batch().items()
   }
   jaxpr = jax.make_jaxpr(forward)(abstract.params, abstract.net_state, batch)
   part = flops.count_jaxpr_flops(jaxpr.jaxpr)

@@ -42,7 +42,9 @@ class Run:
     self.task = tasks.make_task(config)
     self.model = step.model_of(self.task, config.precision)
     init = step.make_init(self.model, optax.sgd(0.1), 0, use_ema=True)
-    abstract = step.abstract_state(init, self.task.example(), step.make_mesh(2))
+    abstract = step.abstract_state(
+      init, self.task.dummy_batch(), step.make_mesh(2)
+    )
     rng = np.random.default_rng(0)
     self.state = jax.tree.map(
       lambda x: jax.device_put(
@@ -58,7 +60,7 @@ class Run:
         "calibration": np.ones((15, 3)),
       }
     }
-    self.evaluation = self.task.scores(means)
+    self.evaluation = self.task.finalize_metrics(means)
 
   def write(self, folder, sinks=None):
     return results.write(
@@ -132,7 +134,7 @@ def test_copies_that_fill_a_batch_are_not_shown(run, monkeypatch):
   )
   monkeypatch.setattr(
     run.task,
-    "eval_data",
+    "eval_datasets",
     lambda **kwargs: {"eval": pipeline.eval_dataset(few, **kwargs)},
   )
   outputs, batch = results.sample_outputs(run.task, run.model, run.state)

@@ -17,7 +17,7 @@ def collect(config, devices=2):
   task, mesh = tasks.make_task(config), step.make_mesh(devices)
   model = step.model_of(task, config.precision)
   init = step.make_init(model, optax.sgd(0.1), 0, use_ema=False)
-  abstract = step.abstract_state(init, task.example(), mesh)
+  abstract = step.abstract_state(init, task.dummy_batch(), mesh)
   return (
     run_summary.summarize(config, task, model, abstract, mesh),
     task,
@@ -57,7 +57,7 @@ def test_a_step_costs_three_forward_passes_of_the_batch(tiny_config):
   model = step.model_of(task, "float32")
   batch = {
     k: np.repeat(v, tiny_config.batch_size // 2, axis=0)  # Of a device.
-    for k, v in task.example().items()
+    for k, v in task.dummy_batch().items()
   }
   forward = flops.count_flops(
     lambda p, b: model.apply(p, {}, None, b, False)[0], abstract.params, batch
