@@ -162,6 +162,11 @@ def parse(argv: Sequence[str]) -> Sequence[str]:
   Returns:
     The program name and arguments that are not flags.
   """
+  if file := flag_errors.config_file(argv):
+    # A task beside its config can be imported by its name.
+    sys.path.append(
+      str(Path(file.split(":")[0]).expanduser().parent.absolute())
+    )
   try:
     rest = flags.FLAGS(argv)
     # The config file is loaded on the first access to a leaf.

@@ -83,9 +83,9 @@ class MaskedLanguageModel(base.Task):
   def prepare_batch(self, batch: Batch) -> Batch:
     """Chooses the positions [b, O] to decode: masked ones first, in order.
 
-    All are decoded if `config.data.most_hidden` is 0.
+    All are decoded if `config.data.max_masked` is 0.
     """
-    count = self._config.data.most_hidden
+    count = self._config.data.max_masked
     if not count:
       return batch
     queries = jax.lax.top_k(batch["masked"].astype(jnp.int32), count)[1]
@@ -205,7 +205,7 @@ class MaskedLanguageModel(base.Task):
     weights = self._corpora()
     count = self._config.data.documents_per_example
     joined = {
-      name: masking.Joined(self._documents(name, split), count)
+      name: masking.JoinedDocuments(self._documents(name, split), count)
       for name in weights
     }
     return mixture.Mixture(joined, weights)
@@ -235,7 +235,7 @@ class MaskedLanguageModel(base.Task):
     )
 
 
-def hidden_bytes(
+def masked_bytes(
   batch: Mapping[str, Any],
 ) -> list[tuple[bytes, np.ndarray]]:
   """The texts of a batch of bytes with what is hidden.

@@ -56,7 +56,8 @@ def _task_class(name: str) -> type[Task]:
     task_class = getattr(importlib.import_module(module), attribute)
   except (ImportError, AttributeError, ValueError) as error:
     raise UserError(
-      f"config.task is {name!r}, which cannot be imported: {error}"
+      f"config.task is {name!r}, which cannot be imported: {error}; put its"
+      " folder on PYTHONPATH"
     ) from error
   if not (isinstance(task_class, type) and issubclass(task_class, Task)):
     raise UserError(

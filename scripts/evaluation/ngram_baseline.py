@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
   pairs = (
     pair
     for batch in task.eval_datasets(global_batch=_BATCH)["eval"]
-    for pair in masked_lm.hidden_bytes(batch)
+    for pair in masked_lm.masked_bytes(batch)
   )
   rows = {
     "this run": _accuracy(results.read_text(encoding="utf-8")),

@@ -102,7 +102,7 @@ def test_a_later_run_is_not_peeked_at():
 
 @settings(deadline=None, max_examples=30)
 @given(st.data(), st.integers(1, 3))
-def test_hidden_bytes_are_not_read_and_others_stay(data, order):
+def test_masked_bytes_are_not_read_and_others_stay(data, order):
   model = ngram.NGram(_SENTENCES, order)
   text = data.draw(st.binary(max_size=12))
   size = len(text)

@@ -103,10 +103,10 @@ def test_the_config_says_how_many_clips_may_be_bad(monkeypatch, share, good):
 @pytest.mark.parametrize(
   ("names", "why"),
   [
-    (("a", "c"), "'test' has 2 .* the run 2: .* 1, 'b' instead of 'c'"),
+    (("a", "c"), "'test' has 2 .* the run 2; .* 1, 'b' instead of 'c'"),
     (("b", "a"), "number 0, 'a' instead of 'b'"),
-    (("a",), "the run 1: .* number 1, 'b' instead of none"),
-    (("a", "b", "c"), "the run 3: .* number 2, none instead of 'c'"),
+    (("a",), "the run 1; .* number 1, 'b' instead of none"),
+    (("a", "b", "c"), "the run 3; .* number 2, none instead of 'c'"),
   ],
 )
 def test_clips_of_other_classes_than_the_runs_are_refused(tmp_path, names, why):

@@ -40,7 +40,7 @@ def _outputs(logits):
   return Outputs(np.asarray(logits, np.float32), None, (), None)
 
 
-def test_only_hidden_bytes_of_examples_that_count_are_measured():
+def test_only_masked_bytes_of_examples_that_count_are_measured():
   task = _task()
   batch = _batch(task)
   batch["mask"][-1] = 0
@@ -162,10 +162,10 @@ def test_a_corpus_without_weight_is_left_out_and_one_is_needed():
     tasks.make_task(config).num_train_examples()
 
 
-def test_hidden_bytes_of_a_batch():
+def test_masked_bytes_of_a_batch():
   task = _task()
   batch = next(iter(task.eval_datasets(global_batch=16)["eval"]))
-  found = masked_lm.hidden_bytes(batch)
+  found = masked_lm.masked_bytes(batch)
   assert len(found) == batch["mask"].sum()
   text, hidden = found[0]
   assert text.decode(errors="replace") == task.tokenizer.decode(
@@ -249,7 +249,7 @@ def test_the_small_model_soon_passes_a_5_gram_of_the_same_text(tmp_path):
   pairs = (
     pair
     for batch in task.eval_datasets(global_batch=64)["eval"]
-    for pair in masked_lm.hidden_bytes(batch)
+    for pair in masked_lm.masked_bytes(batch)
   )
   baseline = ngram.accuracy(ngram.NGram(texts, 5), pairs)
   assert 0.2 < baseline < outcome.results["metrics"]["eval/accuracy"]
