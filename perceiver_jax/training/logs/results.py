@@ -17,6 +17,9 @@ from perceiver_jax.training import step as step_lib
 from perceiver_jax.training.logs import metric_writers, run_summary
 from perceiver_jax.viz import report
 
+if TYPE_CHECKING:
+  from perceiver_jax.tasks.base import Task
+
 _NUM_SAMPLES = 12
 # Limits the outputs of samples, attention included, to 1 GiB of float32. One
 # example of the ImageNet model with 8 cross-attends has 205 million numbers.
@@ -35,7 +38,7 @@ def flat_scalars(evaluation: Evaluation) -> dict[str, float]:
 
 
 def sample_outputs(
-  task: Task, model: hk.TransformedWithState, state: step_lib.TrainState
+  task: "Task", model: hk.TransformedWithState, state: step_lib.TrainState
 ) -> tuple[Any, Any]:
   """Returns outputs, with attention, of held-out examples and their batch."""
   datasets = task.eval_datasets(
@@ -95,7 +98,9 @@ def write(
   outputs, batch = sample_outputs(task, model, state)
   for name, image in task.summary_images(outputs, batch).items():
     sinks.image(facts["steps"], name, image)
-  sections = task.report_sections(outputs, batch, next(iter(evaluation.values())))
+  sections = task.report_sections(
+    outputs, batch, next(iter(evaluation.values()))
+  )
   primary = {task.primary_metric: metrics[task.primary_metric]}
   page = report.Report(
     title=folder.name,
