@@ -73,6 +73,8 @@ def _load_weights() -> tuple[_Predict, tuple[int, int]]:
 
 def _load_run() -> tuple[_Predict, tuple[int, int]]:
   """Restores a checkpoint of a run; returns the model and its image size."""
+  from jax import numpy as jnp
+
   from perceiver_jax.models.modalities import flow
   from perceiver_jax.tasks import optical_flow
   from perceiver_jax.training import restore
@@ -84,7 +86,7 @@ def _load_run() -> tuple[_Predict, tuple[int, int]]:
   apply = restore.predictor(restored)
 
   def predict(frames):
-    pixels = flow.in_pixels(apply({"frames": frames}).logits)
-    return np.asarray(pixels, np.float32)
+    logits = jnp.asarray(apply({"frames": frames}).logits)
+    return np.asarray(flow.in_pixels(logits), np.float32)
 
   return predict, tuple(config.model.decoder.image_size)

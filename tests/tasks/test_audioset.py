@@ -159,7 +159,7 @@ def test_a_run_leaves_clips_to_see_and_hear(tmp_path):
   assert {"eval/AUC", "eval/d_prime", "eval/unreadable"} <= scores.keys()
   page = (tmp_path / "report.html").read_text()
   assert page.count('src="data:video/mp4;base64,') == 8
-  assert "truth: disc; " in page
+  assert "labels: disc; " in page
   assert "average precision" in page
 
 

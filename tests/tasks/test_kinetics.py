@@ -228,4 +228,4 @@ def test_a_run_leaves_reconstructions_to_see_and_hear(tmp_path):
   page = (tmp_path / "report.html").read_text()
   assert page.count('src="data:video/mp4;base64,') == 4
   assert page.count('src="data:audio/wav;base64,') == 4
-  assert "truth: disc with " in page or "truth: tall bar with " in page
+  assert "label: disc with " in page or "label: tall bar with " in page

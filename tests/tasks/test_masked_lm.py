@@ -211,7 +211,7 @@ def test_a_smoke_run_leaves_results_and_report(variant, tmp_path):
   assert outcome.stopped == ""
   assert set(outcome.results["metrics"]) == {"eval/loss", "eval/accuracy"}
   page = (tmp_path / "report.html").read_text()
-  assert "Hidden words" in page
+  assert "Masked tokens" in page
   assert "<del>" in page
   paces = [
     json.loads(line).get("speed/tokens_per_second", 0)

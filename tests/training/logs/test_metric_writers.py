@@ -249,7 +249,7 @@ def test_scalars_and_images_land_in_the_workdir(tmp_path):
   assert read_metrics(run / "metrics.jsonl") == [{"step": 2, "train/loss": 0.5}]
   names = {p.name for p in (run / "images").iterdir()}
   first = "eval-attention-maps-00000002.png"
-  assert names == {first, "picture-00000012.png"}
+  assert names == {first, "image-00000012.png"}
   seen = cv2.imread(str(run / "images" / first))[..., ::-1]
   np.testing.assert_array_equal(seen, picture())
   assert not (run / "tensorboard").exists()
