@@ -15,8 +15,9 @@ import numpy as np
 import optax
 from jax import numpy as jnp
 
+from perceiver_jax.checks import check_choice
 from perceiver_jax.data.core import mixture
-from perceiver_jax.data.core.source import Example, Source, check_choice
+from perceiver_jax.data.core.source import Example, Source
 from perceiver_jax.data.text import (
   byte_tokenizer,
   glue_examples,

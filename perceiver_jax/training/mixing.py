@@ -7,7 +7,6 @@ CutMix (arXiv 1905.04899).
 Shapes: b examples of one device, H x W pixels of C channels, P classes.
 """
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -15,7 +14,7 @@ import numpy as np
 import optax
 from jax import numpy as jnp
 
-from perceiver_jax.errors import UserError
+from perceiver_jax import checks
 
 # Folded into the keys, so that other uses of the same keys stay independent.
 _STREAM = 0x6D6978
@@ -62,8 +61,8 @@ def mix(
   Raises:
     UserError: an alpha is negative or not finite.
   """
-  _check("mixup_alpha", mixup_alpha)
-  _check("cutmix_alpha", cutmix_alpha)
+  checks.check_not_negative("mixing.mixup_alpha", mixup_alpha)
+  checks.check_not_negative("mixing.cutmix_alpha", cutmix_alpha)
   count, height, width, _ = images.shape
   if not mixup_alpha and not cutmix_alpha:
     return Mixed(images, labels, jnp.ones(count, jnp.float32))
@@ -133,11 +132,3 @@ def _boxes(
 
   rows, columns = inside(centers[:, 0], height), inside(centers[:, 1], width)
   return rows[:, :, None] & columns[:, None, :]
-
-
-def _check(name: str, alpha: float) -> None:
-  if not 0 <= alpha < math.inf:
-    raise UserError(
-      f"config.mixing.{name} is {alpha}; give 0 to turn it off, or a positive"
-      " number"
-    )

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import optax
 
+from perceiver_jax import checks
 from perceiver_jax.errors import UserError
 from perceiver_jax.models.ops import depth
 
@@ -51,14 +52,14 @@ def make_schedule(
   Raises:
     UserError: the schedule is unknown or a number is out of range.
   """
-  _check("schedule", schedule, SCHEDULES)
+  checks.check_leaf_choice("optimizer.schedule", schedule, SCHEDULES)
   if not 0 <= warmup_steps < max(num_steps, 1):
     raise UserError(
       f"config.optimizer.warmup_steps is {warmup_steps}; give 0 or more, and"
       f" less than the run's {num_steps} steps"
     )
-  _check_fractions("constant_fraction", constant_fraction)
-  _check_fractions("boundaries", *boundaries)
+  checks.check_fractions("optimizer.constant_fraction", constant_fraction)
+  checks.check_fractions("optimizer.boundaries", *boundaries)
   remaining = num_steps - warmup_steps
   if schedule == "constant_cosine":
     flat = round(constant_fraction * remaining)
@@ -110,7 +111,7 @@ def make_optimizer(
   Raises:
     UserError: the name is unknown.
   """
-  _check("name", name, OPTIMIZERS)
+  checks.check_leaf_choice("optimizer.name", name, OPTIMIZERS)
   parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
   parts += [
     optax.scale_by_adam(b1, b2, eps),
@@ -178,20 +179,3 @@ def _map_named(fn: Callable[..., Any], tree: Any, *rest: Any) -> Any:
   return jax.tree_util.tree_map_with_path(
     lambda path, *leaves: fn(path[0].key, path[-1].key, *leaves), tree, *rest
   )
-
-
-def _check(leaf: str, given: str, choices: tuple[str, ...]) -> None:
-  if given not in choices:
-    raise UserError(
-      f"config.optimizer.{leaf} is {given!r}; choose one of "
-      + ", ".join(choices)
-    )
-
-
-def _check_fractions(leaf: str, *given: float) -> None:
-  for fraction in given:
-    if not 0 <= fraction <= 1:
-      raise UserError(
-        f"config.optimizer.{leaf} has {fraction}; give fractions of the run,"
-        " from 0 to 1"
-      )

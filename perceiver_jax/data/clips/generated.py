@@ -10,8 +10,9 @@ import itertools
 
 import numpy as np
 
+from perceiver_jax.checks import check_choice
 from perceiver_jax.data.clips.windows import Window
-from perceiver_jax.data.core.source import Example, check_choice
+from perceiver_jax.data.core.source import Example
 from perceiver_jax.errors import UserError
 
 SHAPES = ("disc", "tall bar", "wide bar")

@@ -18,6 +18,7 @@ from typing import (
 
 import numpy as np
 
+from perceiver_jax.checks import check_choice
 from perceiver_jax.errors import UserError
 
 Example = dict[str, np.ndarray]
@@ -40,27 +41,6 @@ class Source(Protocol):
   def __len__(self) -> int: ...
 
   def __getitem__(self, index: int) -> Example: ...
-
-
-def check_choice(
-  given: str, allowed: tuple[str, ...], what: str, owner: str
-) -> None:
-  """Checks that a value is one of the allowed choices.
-
-  Args:
-    given: the value.
-    allowed: the choices.
-    what: the kind of value, for the error: "split" for example.
-    owner: of the choices, for the error: "digits" for example.
-
-  Raises:
-    UserError: `given` is not allowed.
-  """
-  if given not in allowed:
-    raise UserError(
-      f"unknown {what} {given!r} for {owner}; choose one of: "
-      + ", ".join(allowed)
-    )
 
 
 def check_class_names(

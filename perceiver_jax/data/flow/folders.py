@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from perceiver_jax.data.core.source import Example, check_choice
+from perceiver_jax.checks import check_choice
+from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.flow import files as flow_files
 from perceiver_jax.data.images import codec
 from perceiver_jax.errors import UserError

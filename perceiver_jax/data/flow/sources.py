@@ -17,7 +17,8 @@ from typing import (
 
 import numpy as np
 
-from perceiver_jax.data.core.source import Example, check_choice, make_named
+from perceiver_jax.checks import check_choice
+from perceiver_jax.data.core.source import Example, make_named
 from perceiver_jax.data.flow import effects, folders, middlebury, render
 from perceiver_jax.data.flow.scene import Scene, draw_layers, make_scene
 from perceiver_jax.data.flow.textures import Textures

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from perceiver_jax.checks import check_choice
 from perceiver_jax.data.core.in_memory import InMemoryArrays
-from perceiver_jax.data.core.source import check_choice
 
 # Every fifth digit of each class is held out: 360 of 1,797.
 _TEST_STRIDE = 5

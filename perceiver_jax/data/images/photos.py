@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from perceiver_jax.data.core.source import Example, check_choice
+from perceiver_jax.checks import check_choice
+from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.images import codec, resizing
 from perceiver_jax.errors import UserError
 

@@ -22,8 +22,9 @@ from typing import (
 
 import numpy as np
 
+from perceiver_jax.checks import check_choice
 from perceiver_jax.data.core import tfds as tfds_sources
-from perceiver_jax.data.core.source import check_choice, make_named
+from perceiver_jax.data.core.source import make_named
 from perceiver_jax.data.text.python_docs import SPLITS, python_docs
 from perceiver_jax.errors import UserError
 

@@ -20,14 +20,10 @@ from typing import (
 
 from absl import logging
 
+from perceiver_jax.checks import check_choice
 from perceiver_jax.data.core import tfds as tfds_sources
 from perceiver_jax.data.core.in_memory import InMemory
-from perceiver_jax.data.core.source import (
-  Example,
-  Source,
-  check_choice,
-  make_named,
-)
+from perceiver_jax.data.core.source import Example, Source, make_named
 from perceiver_jax.data.text import tiny_glue
 from perceiver_jax.data.text.glue_tasks import TASKS, TINY, Task
 from perceiver_jax.errors import UserError

@@ -8,8 +8,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from perceiver_jax.checks import check_choice
 from perceiver_jax.data.core.in_memory import InMemory
-from perceiver_jax.data.core.source import check_choice
 
 SPLITS = ("train", "test")
 # Minimum characters of a document, unless its topic or module ends.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from perceiver_jax.data.core.source import check_choice
+from perceiver_jax.checks import check_choice
 from perceiver_jax.data.text import python_docs
 
 SPLITS = ("train", "validation", "test")

@@ -1,0 +1,66 @@
+"""Checks of choices and ranges in configs and arguments."""
+
+import math
+from collections.abc import Iterable
+
+from perceiver_jax.errors import UserError
+
+
+def check_choice(
+  given: str, allowed: Iterable[str], what: str, owner: str
+) -> None:
+  """Checks that `given` is one of the choices.
+
+  Args:
+    given: the choice made.
+    allowed: the possible choices.
+    what: the kind of choice, "split" for example.
+    owner: the data set or config the choice belongs to, "digits" for example.
+
+  Raises:
+    UserError: `given` is none of them.
+  """
+  allowed = tuple(allowed)
+  if given not in allowed:
+    raise UserError(
+      f"unknown {what} {given!r} for {owner}; choose one of: "
+      + ", ".join(allowed)
+    )
+
+
+def check_leaf_choice(leaf: str, given: str, allowed: Iterable[str]) -> None:
+  """Checks that a leaf of the config is one of the choices.
+
+  Raises:
+    UserError: it is none of them.
+  """
+  allowed = tuple(allowed)
+  if given not in allowed:
+    raise UserError(
+      f"config.{leaf} is {given!r}; choose one of " + ", ".join(allowed)
+    )
+
+
+def check_fractions(leaf: str, *given: float) -> None:
+  """Checks that a leaf of the config has fractions of the run.
+
+  Raises:
+    UserError: a number is outside 0 to 1.
+  """
+  for fraction in given:
+    if not 0 <= fraction <= 1:
+      raise UserError(
+        f"config.{leaf} has {fraction}; give fractions of the run, from 0 to 1"
+      )
+
+
+def check_not_negative(leaf: str, given: float) -> None:
+  """Checks that a leaf of the config is 0 (off) or a finite positive number.
+
+  Raises:
+    UserError: it is negative or not finite.
+  """
+  if not 0 <= given < math.inf:
+    raise UserError(
+      f"config.{leaf} is {given}; give 0 to turn it off, or a positive number"
+    )
