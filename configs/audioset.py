@@ -145,14 +145,14 @@ def _data(sound: str) -> dict[str, Any]:
     "crop": "inception",  # Or "center", in training.
     "flip": True,
     # Share of the clips that are changed, and the most by which.
-    "colour": {
+    "color_jitter": {
       "probability": 0.8,
       "brightness": 0.125,
       "contrast": 0.4,
       "saturation": 0.4,
       "hue": 0.1,
     },
-    "sound": sound,  # "raw" or "mel".
+    "audio": sound,  # "raw" or "mel".
     "mel": {
       "window": 2048,
       "hop": 1024,
@@ -172,7 +172,7 @@ def _data(sound: str) -> dict[str, Any]:
     # Share of the examples without pictures or sound.
     "dropout": {"image": 0.3, "audio": 0.0},
     # More clips than this share (and than ten) that can't be read are an error.
-    "most_unreadable": 0.01,
+    "max_unreadable_share": 0.01,
     "num_workers": 16,  # Processes that prepare batches; 0: threads.
   }
 
@@ -182,7 +182,7 @@ def _generated(config: ml_collections.ConfigDict) -> None:
   config.published = {}  # Of another model and data.
   data = config.data
   data.source, data.train_split, data.eval_split = "generated", "train", "test"
-  data.crop, data.flip, data.colour.probability = "center", False, 0.0
+  data.crop, data.flip, data.color_jitter.probability = "center", False, 0.0
   data.num_frames, data.fps, data.image_size = 8, 6.25, (24, 24)
   data.num_samples, data.sample_rate = 10_240, 8_000
   data.mel.update(window=512, hop=256, bands=24, highest=4000.0)
@@ -195,7 +195,7 @@ def _generated(config: ml_collections.ConfigDict) -> None:
     modalities.image.update(spatial_downsample=4, num_bands=4)
   if "audio" in modalities:
     modalities.audio.num_bands = 32
-    if data.sound == "mel":
+    if data.audio == "mel":
       # A frame of the spectrogram, not a value, is an element: 24 times fewer.
       modalities.audio.samples_per_patch = data.mel.bands
 

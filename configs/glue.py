@@ -49,7 +49,7 @@ the best on dev of batch 16, 32, 64 and rates 1e-4, 5e-5, 2e-5, 1e-5 by task:
 chosen: the schedule (cosine) and clipping at 10, as in pretraining; SEP between
 two texts; the longer text is cut first; the squared error of STS-B's score from
 0 to 5; for several tasks, examples in proportion to the sizes of the sets
-(`data.size_exponent`), and the batch (32).
+(`data.sampling_temperature`), and the batch (32).
 """
 
 from collections.abc import Sequence
@@ -131,7 +131,7 @@ def get_config(variant: str = "cola") -> ml_collections.ConfigDict:
     # Before the text: "none", "cls", or "task", a token of the task's own.
     "first_token": "none",
     # A task is drawn in proportion to its examples to this power.
-    "size_exponent": 1.0,
+    "sampling_temperature": 1.0,
     "num_workers": 0,  # Processes that prepare batches; 0: threads.
   }
   config.optimizer.learning_rate = 5e-5

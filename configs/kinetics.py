@@ -109,11 +109,11 @@ def _data() -> dict[str, Any]:
     "sample_rate": 48_000,
     "num_windows": 1,  # Of a clip, in evaluation.
     "normalization": "zero_one",
-    "sound": "raw",
+    "audio": "raw",
     # Changes of training clips; see configs/audioset.py.
     "crop": "center",
     "flip": False,
-    "colour": {
+    "color_jitter": {
       "probability": 0.0,
       "brightness": 0.125,
       "contrast": 0.4,
@@ -122,7 +122,7 @@ def _data() -> dict[str, Any]:
     },
     "dropout": {"image": 0.0, "audio": 0.0},
     # More clips than this share (and than ten) that can't be read are an error.
-    "most_unreadable": 0.01,
+    "max_unreadable_share": 0.01,
     "num_workers": 16,  # Processes that prepare batches; 0: threads.
   }
 

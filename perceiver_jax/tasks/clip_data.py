@@ -49,10 +49,10 @@ class ClipData:
     settings = data.to_dict()
     self.preprocessing = clip_preprocessing.ClipPreprocessing(settings)
     self.window = windows.check_window(settings)
-    if not 0 <= data.most_unreadable <= 1:
+    if not 0 <= data.max_unreadable_share <= 1:
       raise UserError(
-        f"config.data.most_unreadable is {data.most_unreadable}; give a share"
-        " from 0 to 1"
+        "config.data.max_unreadable_share is"
+        f" {data.max_unreadable_share}; give a share from 0 to 1"
       )
     if "image" not in modalities:
       self.window = self.window._replace(num_frames=0)
@@ -85,7 +85,7 @@ class ClipData:
       self.train,
       window,
       self._data.get("balanced", False),
-      self._data.most_unreadable,
+      self._data.max_unreadable_share,
     )
 
   @functools.cached_property
@@ -95,7 +95,7 @@ class ClipData:
       self.held_out,
       self.window,
       self._data.num_windows,
-      self._data.most_unreadable,
+      self._data.max_unreadable_share,
     )
 
   @functools.cached_property

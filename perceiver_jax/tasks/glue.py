@@ -70,10 +70,12 @@ class Glue(base.Task):
     outputs = config.model.decoder.outputs.to_dict()
     # In the order in which the decoder numbers them.
     self._outputs = {name: n for name, n in sorted(outputs.items()) if n}
-    if not 0 <= self._data.size_exponent <= 1:
+    if not self._data.sampling_temperature >= 1:
       raise UserError(
-        f"config.data.size_exponent is {self._data.size_exponent}; give a"
-        " number from 0, the same share for each task, to 1, shares by size"
+        "config.data.sampling_temperature is"
+        f" {self._data.sampling_temperature}; give 1, which draws tasks in"
+        " proportion to their examples, or more, up to inf, which draws all"
+        " equally often"
       )
     if not self._outputs:
       raise UserError(
@@ -291,7 +293,7 @@ class Glue(base.Task):
     parts = {
       name: self._examples(name, self._data.train_split) for name in self.tasks
     }
-    exponent = self._data.size_exponent
+    exponent = 1 / self._data.sampling_temperature
     weights = {name: len(part) ** exponent for name, part in parts.items()}
     return mixture.Mixture(parts, weights)
 

@@ -307,7 +307,7 @@ class Kinetics(clip_data.ClipTask):
       logging.warning("no mean frame to compare with: %s", error)
       return None
     source = windows.even_windows(
-      train, self._window, 1, self._data.most_unreadable
+      train, self._window, 1, self._data.max_unreadable_share
     )
     numbers = np.unique(np.linspace(0, len(source) - 1, _MEAN_OF).astype(int))
     read = lambda i: self._preprocessing.evaluate(source[int(i)])["image"]

@@ -63,8 +63,10 @@ def test_files_are_those_of_what_the_model_takes(tmp_path):
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])
 def test_a_share_out_of_range_is_refused(share):
-  with pytest.raises(UserError, match=r"most_unreadable is .* from 0 to 1"):
-    clip_data.ClipData(_data(most_unreadable=share), BOTH)
+  with pytest.raises(
+    UserError, match=r"max_unreadable_share is .* from 0 to 1"
+  ):
+    clip_data.ClipData(_data(max_unreadable_share=share), BOTH)
 
 
 class Halves:
@@ -86,7 +88,7 @@ def test_the_config_says_how_many_clips_may_be_bad(monkeypatch, share, good):
   monkeypatch.setattr(
     "perceiver_jax.data.clips.sources.make_clips", lambda *_, **__: Halves()
   )
-  found = clip_data.ClipData(_data(most_unreadable=share), BOTH)
+  found = clip_data.ClipData(_data(max_unreadable_share=share), BOTH)
   rng = np.random.default_rng(0)
   windows = found.train_windows
   for read in (

@@ -144,9 +144,12 @@ def test_scores_are_of_whole_sets_whatever_the_batches(benchmark, size):
   )
 
 
-@pytest.mark.parametrize(("exponent", "share"), [(1.0, 8 / 13), (0.0, 1 / 3)])
-def test_tasks_are_drawn_by_their_size(benchmark, exponent, share):
-  task = tasks.make_task(_mixed(benchmark, data__size_exponent=exponent))
+@pytest.mark.parametrize(
+  ("temperature", "share"), [(1.0, 8 / 13), (float("inf"), 1 / 3)]
+)
+def test_tasks_are_drawn_by_their_size(benchmark, temperature, share):
+  config = _mixed(benchmark, data__sampling_temperature=temperature)
+  task = tasks.make_task(config)
   iterator = iter(task.train_dataset(global_batch=1000))
   drawn = next(iterator)["task"]
   iterator.close()
@@ -317,8 +320,11 @@ def test_own_files_are_trained_on(own, call):
     ({"model__decoder__outputs__word_order": 3}, "word_order is 3.*has 2"),
     ({"data__first_token": "all"}, "first_token is 'all'; choose one of none"),
     ({"data__first_token": "task"}, "num_task_tokens is 0, but 1 are needed"),
-    ({"data__size_exponent": 1.5}, "size_exponent is 1.5"),
-    ({"data__size_exponent": float("nan")}, "size_exponent is nan"),
+    ({"data__sampling_temperature": 0.5}, "sampling_temperature is 0.5"),
+    (
+      {"data__sampling_temperature": float("nan")},
+      "sampling_temperature is nan",
+    ),
     ({"data__source": "files"}, r"train\.tsv can't be read"),
     ({"data__tokenizer": "words"}, "tokenizer"),
     ({"model__adapter__vocab_size": 300}, "vocab_size is 300.*has 262"),

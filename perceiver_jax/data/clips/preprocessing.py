@@ -34,7 +34,7 @@ class ClipPreprocessing:
 
   def __init__(self, settings: Mapping[str, Any]):
     self._settings = settings
-    for leaf, choices in (("crop", CROPS), ("sound", AUDIO_FORMATS)):
+    for leaf, choices in (("crop", CROPS), ("audio", AUDIO_FORMATS)):
       if settings[leaf] not in choices:
         raise UserError(
           f"config.data.{leaf} is {settings[leaf]!r}; choose one of"
@@ -65,7 +65,7 @@ class ClipPreprocessing:
     found = dict(example)
     if "image" in found:
       found["image"] = self._normalized(found["image"])
-    if "audio" in found and self._settings["sound"] == "mel":
+    if "audio" in found and self._settings["audio"] == "mel":
       found["audio"] = self._spectrogram(found["audio"]).reshape(-1, 1)
     return found
 
@@ -76,10 +76,10 @@ class ClipPreprocessing:
       frames = self._cropped(found["image"], rng)
       if settings["flip"] and rng.random() < 0.5:
         frames = frames[:, :, ::-1]
-      if rng.random() < settings["colour"]["probability"]:
-        frames = color_jitter(frames, rng, settings["colour"])
+      if rng.random() < settings["color_jitter"]["probability"]:
+        frames = color_jitter(frames, rng, settings["color_jitter"])
       found["image"] = self._normalized(frames)
-    if "audio" in found and settings["sound"] == "mel":
+    if "audio" in found and settings["audio"] == "mel":
       spectrogram = self._spectrogram(found["audio"])
       spectrogram = mel.spec_augment(spectrogram, rng, settings["spec_augment"])
       found["audio"] = spectrogram.reshape(-1, 1)

@@ -144,7 +144,7 @@ def test_a_third_of_a_turn_makes_green_of_red():
   ("changes", "why"),
   [
     ({"crop": "random"}, "center, inception"),
-    ({"sound": "mp3"}, "raw, mel"),
+    ({"audio": "mp3"}, "raw, mel"),
     ({"dropout__image": 1.0}, "less than 1"),
   ],
 )
