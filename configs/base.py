@@ -1,8 +1,8 @@
-"""What configs share: leaves every run has, and how variants are named.
+"""Leaves that every run has, and names of variants.
 
 Every leaf can be set on the command line, `--config.batch_size=32`; so none is
-None or a list. What follows from other leaves (steps, schedules) is computed
-from the final config in the code.
+None or a list. Values that follow from other leaves (steps, schedules) are
+computed from the final config in the code.
 """
 
 import dataclasses

@@ -25,7 +25,7 @@ from perceiver_jax.models.typing import (
 
 
 class Outputs(NamedTuple):
-  """What a `Perceiver` returns.
+  """The outputs of a `Perceiver`.
 
   Attributes:
     logits: The decoded outputs: an array, or a mapping of arrays by modality.

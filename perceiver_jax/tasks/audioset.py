@@ -1,4 +1,4 @@
-"""Sounds and pictures to AudioSet's classes (Perceiver, Table 3; IO, AudioSet).
+"""AudioSet: classes of audio and video (Perceiver, Table 3; IO, AudioSet).
 
 Shapes: b examples, T frames, S samples, P classes; C clips of the held-out set,
 each seen in several windows.
@@ -38,8 +38,8 @@ _TOP_CLASSES = 3
 class AudioSet(clip_data.ClipTask):
   """Classification of sounds and images with any number of labels.
 
-  What a model is given, sound, pictures or both, are the modalities of
-  `config.model.adapter`.
+  The modalities of `config.model.adapter`, "audio", "image" or both, are the
+  model's inputs.
 
   Args:
     config: with the sections `model` (see `models.zoo.build`) and `data` of
@@ -71,7 +71,7 @@ class AudioSet(clip_data.ClipTask):
       )
 
   def dummy_batch(self) -> Batch:
-    """One silent, grey window."""
+    """Returns one silent, gray window."""
     window, found = self._window, {}
     if window.num_frames:
       shape = (window.num_frames, *window.size, 3)
@@ -90,7 +90,7 @@ class AudioSet(clip_data.ClipTask):
   def forward(
     self, batch: Batch, *, is_training: bool, return_attention: bool = False
   ) -> perceiver.Outputs:
-    """Logits [b, P]."""
+    """Returns logits [b, P]."""
     return self.build_model()(
       {name: batch[name] for name in self._modalities},
       is_training=is_training,
@@ -98,7 +98,7 @@ class AudioSet(clip_data.ClipTask):
     )
 
   def loss(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
-    """Binary cross-entropy, and the share of clips that were unreadable."""
+    """Returns binary cross-entropy and the share of unreadable clips."""
     ones = jnp.ones(batch["label"].shape[0], jnp.float32)
     return {
       "loss": metrics_lib.weighted(_losses(outputs, batch), ones),
@@ -106,7 +106,7 @@ class AudioSet(clip_data.ClipTask):
     }
 
   def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
-    """The mean loss, and sums over the windows of each clip.
+    """Returns the mean loss, and sums over the windows of each clip.
 
     Those are of the classes' probabilities, [C, P], and of the windows that
     count, [C]; from them `finalize_metrics` makes metrics that are not means.
@@ -125,7 +125,7 @@ class AudioSet(clip_data.ClipTask):
   def finalize_metrics(
     self, metrics: Mapping[str, Mapping[str, np.ndarray]]
   ) -> dict[str, dict[str, Any]]:
-    """mAP, AUC and d' of probabilities averaged over each clip's windows."""
+    """Computes mAP, AUC and d' of each clip's mean probabilities."""
     labels = self._label_matrix()
     finalized = {}
     for name, means in metrics.items():

@@ -100,7 +100,7 @@ class ClipData:
 
   @functools.cached_property
   def class_names(self) -> tuple[str, ...]:
-    """Those of a run, or else of the evaluation split."""
+    """The names of a run's classes, or of the evaluation split's."""
     if self._known:
       return self._known
     return self.held_out.class_names

@@ -1,4 +1,4 @@
-"""GLUE: classes and scores of texts, one task or several (IO, section 4.1).
+"""GLUE: classification and regression of texts (IO, section 4.1).
 
 Shapes: b examples, M tokens, P the most outputs of a task, S the examples of
 the largest held-out set.
@@ -110,7 +110,7 @@ class Glue(base.Task):
 
   @functools.cached_property
   def texts(self) -> glue_texts.GlueTexts:
-    """What turns texts into tokens and outputs into answers.
+    """Returns the conversion of texts to tokens and of outputs to answers.
 
     Raises:
       UserError: the tokenizer can't be read, or is not the model's.
@@ -123,7 +123,7 @@ class Glue(base.Task):
     )
 
   def dummy_batch(self) -> Batch:
-    """One empty text."""
+    """Returns one empty text."""
     return {
       "tokens": np.full((1, self._length), byte_tokenizer.PAD, np.int32),
       "label": np.zeros(1, np.float32),
@@ -133,7 +133,7 @@ class Glue(base.Task):
     }
 
   def metadata(self) -> dict[str, Any]:
-    """The tokenizer, and what a task of the user's own is about."""
+    """Returns the tokenizer, and the user's own task if there is one."""
     found: dict[str, Any] = {"tokenizer": self._data.tokenizer}
     if glue_examples.OWN in self._outputs:
       found["own"] = self.tasks[glue_examples.OWN]._asdict()
@@ -142,7 +142,7 @@ class Glue(base.Task):
   def forward(
     self, batch: Batch, *, is_training: bool, return_attention: bool = False
   ) -> perceiver.Outputs:
-    """Logits, or the score first, [b, P] of the task of each example."""
+    """Returns logits, or the score first, [b, P] of each example's task."""
     return self.build_model()(
       batch["tokens"],
       is_training=is_training,
@@ -152,7 +152,7 @@ class Glue(base.Task):
     )
 
   def loss(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
-    """Cross-entropy, or the squared error of scores; accuracy of classes."""
+    """Returns cross-entropy or squared error, and accuracy of classes."""
     ones = jnp.ones(batch["label"].shape, jnp.float32)
     found = {"loss": metrics_lib.weighted(self._losses(outputs, batch), ones)}
     if any(task.classes for task in self.tasks.values()):
@@ -162,7 +162,7 @@ class Glue(base.Task):
     return found
 
   def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
-    """The mean loss; predictions, labels and what counts of them, each [S].
+    """Returns the mean loss, and predictions, labels and counts, each [S].
 
     From these `finalize_metrics` makes metrics that are not means.
     """
@@ -186,7 +186,7 @@ class Glue(base.Task):
   def finalize_metrics(
     self, metrics: Mapping[str, Mapping[str, np.ndarray]]
   ) -> dict[str, dict[str, Any]]:
-    """The tasks' metrics on each held-out set, and their average."""
+    """Computes the tasks' metrics on each held-out set, and their average."""
     finalized, main = {}, {}
     for name, means in metrics.items():
       counts = means["counts"] > 0
@@ -213,7 +213,7 @@ class Glue(base.Task):
   def test_data(
     self, name: str, examples: Source, *, global_batch: int
   ) -> grain.IterDataset:
-    """One pass over examples of a task, with their `number`.
+    """Returns one pass over examples of a task, with their `number`.
 
     Args:
       name: of a task of this run.

@@ -24,7 +24,7 @@ _LOWEST_SCORE, _HIGHEST_SCORE = 0.0, 5.0
 
 
 class GlueTexts(NamedTuple):
-  """What turns texts into tokens and outputs into answers.
+  """Converts texts to tokens and outputs to answers.
 
   Attributes:
     tasks: by name, in the order in which the model numbers them.
@@ -39,7 +39,7 @@ class GlueTexts(NamedTuple):
   first_token: str
 
   def tokens(self, number: int, texts: Sequence[str]) -> np.ndarray:
-    """What the model reads of one or two texts for a task, int32 [M]."""
+    """Returns the tokens int32 [M] of one or two texts of a task."""
     first = {
       "none": None,
       "cls": byte_tokenizer.CLS,

@@ -42,7 +42,7 @@ _COLUMNS = 4
 
 
 class Prediction(NamedTuple):
-  """What a model says of one picture.
+  """The prediction for one image.
 
   Attributes:
     probabilities: [P].
@@ -86,7 +86,7 @@ class ImageClassification(base.Task):
       )
 
   def dummy_batch(self) -> Batch:
-    """One black image."""
+    """Returns one black image."""
     return {
       "image": np.zeros((1, *self._shape), np.float32),
       "label": np.zeros(1, np.int32),
@@ -96,7 +96,7 @@ class ImageClassification(base.Task):
     }
 
   def metadata(self) -> dict[str, Any]:
-    """The names of the classes."""
+    """Returns the names of the classes."""
     return {"class_names": self._class_names}
 
   def prepare_batch(self, batch: Batch) -> Batch:
@@ -153,7 +153,7 @@ class ImageClassification(base.Task):
     }
 
   def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
-    """Cross-entropy, accuracies, confusion counts and calibration."""
+    """Returns cross-entropy, accuracies, confusion counts and calibration."""
     losses = optax.softmax_cross_entropy_with_integer_labels(
       outputs.logits, batch["label"]
     )
@@ -235,7 +235,7 @@ class ImageClassification(base.Task):
     ]
 
   def read(self, path: Path) -> np.ndarray:
-    """A picture of the user's as the model takes it.
+    """Reads an image file and preprocesses it as in evaluation.
 
     Args:
       path: an image file.
@@ -253,7 +253,7 @@ class ImageClassification(base.Task):
     return self._preprocessing.evaluate(image, invert=invert)
 
   def batch_of(self, pixels: list[np.ndarray]) -> Batch:
-    """Pictures from `read` as a batch without labels."""
+    """Makes a batch without labels of images from `read`."""
     return {
       "image": np.stack(pixels),
       "index": np.arange(len(pixels), dtype=np.int32),
@@ -262,13 +262,13 @@ class ImageClassification(base.Task):
   def predictions(
     self, outputs: perceiver.Outputs, batch: Batch
   ) -> list[Prediction]:
-    """What the model says of each image of a batch."""
+    """Returns the prediction for each image of a batch."""
     probabilities = np.asarray(jax.nn.softmax(outputs.logits))
     overlays = attention_overlays(outputs, self.pixels(batch["image"]))
     return list(map(Prediction, probabilities, overlays))
 
   def pixels(self, pictures: np.ndarray) -> np.ndarray:
-    """Pictures [..., H, W, C] as the model takes them, as people see them.
+    """Converts the model's inputs [..., H, W, C] back to pixels.
 
     Returns:
       uint8 of the same shape.
@@ -277,7 +277,7 @@ class ImageClassification(base.Task):
 
   @property
   def class_names(self) -> tuple[str, ...]:
-    """Names of the classes, by label."""
+    """The names of the classes, by label."""
     return self._class_names
 
   def _samples(
@@ -337,7 +337,7 @@ class ImageClassification(base.Task):
 def attention_overlays(
   outputs: perceiver.Outputs, pictures: np.ndarray
 ) -> list[np.ndarray]:
-  """Where a classifier looked, over each picture.
+  """Draws the attention of a classifier over each image.
 
   Args:
     outputs: of a call with `return_attention=True`, on the host.

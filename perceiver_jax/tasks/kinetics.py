@@ -64,7 +64,7 @@ class Kinetics(clip_data.ClipTask):
     self._check_model()
 
   def dummy_batch(self) -> Batch:
-    """One silent, black window, of which a few points are decoded."""
+    """Returns one silent, black window with a few points to decode."""
     window = self._window
     shape = (1, window.num_frames, *window.size, 3)
     return {
@@ -107,7 +107,7 @@ class Kinetics(clip_data.ClipTask):
     return found._replace(logits=found.logits | {"audio": sound})
 
   def loss(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
-    """The weighted sum of all losses at the points, and each by itself."""
+    """Returns the weighted sum of the losses at the points, and each loss."""
     targets = {
       "image": batch["image"].reshape(batch["image"].shape[0], -1, 3),
       "audio": self._patches(batch["audio"]),
@@ -126,7 +126,7 @@ class Kinetics(clip_data.ClipTask):
     }
 
   def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
-    """Losses, accuracy, and PSNR of video and sound in decibels.
+    """Returns losses, accuracy, and PSNR of video and audio in decibels.
 
     Beside them, the PSNR of what says little: the same mean frame for every
     clip (where there are training clips to make it of), each clip's own mean
@@ -297,7 +297,7 @@ class Kinetics(clip_data.ClipTask):
 
   @functools.cached_property
   def _mean_frame(self) -> np.ndarray | None:
-    """Mean of the frames of some training clips, float32 [H, W, 3].
+    """The mean of the frames of some training clips, float32 [H, W, 3].
 
     None where the training split is not there, as in evaluation elsewhere.
     """

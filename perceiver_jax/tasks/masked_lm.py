@@ -1,4 +1,4 @@
-"""Masked language modelling from bytes or pieces (Perceiver IO, 4.1).
+"""Masked language modelling of bytes or subwords (Perceiver IO, 4.1).
 
 Shapes: b examples, M tokens of an example, V vocabulary.
 """
@@ -44,7 +44,7 @@ class MaskedLanguageModel(base.Task):
     metadata: not needed.
 
   Raises:
-    UserError: the share of hidden words is none.
+    UserError: the share of masked words is not between 0 and 1.
   """
 
   rates: ClassVar = {"tokens": "tokens_per_second"}
@@ -68,7 +68,7 @@ class MaskedLanguageModel(base.Task):
       )
 
   def dummy_batch(self) -> Batch:
-    """One empty text."""
+    """Returns one empty text."""
     return {
       "tokens": np.full((1, self._length), byte_tokenizer.PAD, np.int32),
       "masked": np.zeros((1, self._length), bool),
@@ -77,7 +77,7 @@ class MaskedLanguageModel(base.Task):
     }
 
   def metadata(self) -> dict[str, Any]:
-    """Which tokenizer the model reads with."""
+    """Returns the name of the tokenizer."""
     return {"tokenizer": self._config.data.tokenizer}
 
   def prepare_batch(self, batch: Batch) -> Batch:
@@ -110,7 +110,7 @@ class MaskedLanguageModel(base.Task):
       )
 
   def loss(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
-    """Cross-entropy and accuracy of hidden tokens; real tokens an example."""
+    """Returns cross-entropy and accuracy of masked tokens, and token counts."""
     real = (batch["tokens"] != byte_tokenizer.PAD).sum(-1)
     ones = jnp.ones(real.shape, jnp.float32)
     trained = {name: batch[name] for name in ("tokens", "masked")}
@@ -125,7 +125,7 @@ class MaskedLanguageModel(base.Task):
     }
 
   def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
-    """Cross-entropy (nats) and accuracy, means over hidden tokens."""
+    """Returns cross-entropy (nats) and accuracy over masked tokens."""
     losses = optax.softmax_cross_entropy_with_integer_labels(
       outputs.logits, batch["tokens"]
     )
@@ -150,7 +150,7 @@ class MaskedLanguageModel(base.Task):
 
   @functools.cached_property
   def tokenizer(self) -> tokenizers.Tokenizer:
-    """What texts are read with.
+    """Returns the tokenizer.
 
     Raises:
       UserError: it can't be, or has another vocabulary than the model.
@@ -193,7 +193,7 @@ class MaskedLanguageModel(base.Task):
     ]
 
   def train_texts(self) -> Iterator[str]:
-    """Every training document of every corpus once."""
+    """Yields every training document of every corpus once."""
     for name in self._corpora():
       documents = self._documents(name, "train")
       yield from (documents[i] for i in range(len(documents)))
@@ -211,7 +211,7 @@ class MaskedLanguageModel(base.Task):
     return mixture.Mixture(joined, weights)
 
   def _corpora(self) -> dict[str, float]:
-    """Weights of the corpora that are used."""
+    """Returns the weights of the corpora that are used."""
     given = {name: c.weight for name, c in self._config.data.corpora.items()}
     for name, weight in given.items():
       if not 0 <= weight < math.inf:
@@ -238,10 +238,10 @@ class MaskedLanguageModel(base.Task):
 def masked_bytes(
   batch: Mapping[str, Any],
 ) -> list[tuple[bytes, np.ndarray]]:
-  """The texts of a batch of bytes with what is hidden.
+  """Returns the texts of a batch of bytes with their masks.
 
   Args:
-    batch: of `eval_data`, with the byte tokenizer.
+    batch: of `eval_datasets`, with the byte tokenizer.
 
   Returns:
     The bytes of each example that counts, without padding, and a mask bool of

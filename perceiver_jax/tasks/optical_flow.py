@@ -83,7 +83,7 @@ class OpticalFlow(base.Task):
     )
 
   def dummy_batch(self) -> Batch:
-    """A black pair that stands still."""
+    """Returns a black pair without motion."""
     grid = (1, *self._size)
     return {
       "frames": np.zeros((1, 2, *self._size, 3), np.uint8),
@@ -97,7 +97,7 @@ class OpticalFlow(base.Task):
   def forward(
     self, batch: Batch, *, is_training: bool, return_attention: bool = False
   ) -> perceiver.Outputs:
-    """Flow [b, H, W, 2] in the model's unit and, if asked for, attention."""
+    """Returns flow [b, H, W, 2] in the model's unit, and attention."""
     spec = self._config.model.to_dict()
     # Batch statistics must not depend on the number of devices.
     spec["adapter"].setdefault("cross_replica_axis", step.AXIS)
@@ -107,7 +107,7 @@ class OpticalFlow(base.Task):
     )
 
   def loss(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
-    """Mean error over the known pixels of each pair, and the score `epe`.
+    """Returns the mean error over each pair's known pixels, and `epe`.
 
     The paper does not state its loss. `epe` is the end-point error in pixels,
     `robust` PWC-Net's for fine-tuning, (|x| + |y| + 0.01)^0.4.

@@ -39,7 +39,7 @@ _STEPS_AHEAD = 2
 
 
 class Outcome(NamedTuple):
-  """How a run ended.
+  """The end of a run.
 
   Attributes:
     stopped: "" when it is complete, else why (see `interrupts`).
@@ -243,7 +243,7 @@ class Trainer:
       self._save(step, state)
 
   def _is_due(self, step: int, steps: int, epochs: float = 0.0) -> bool:
-    """Whether a multiple of so many steps, or epochs, ends with this step."""
+    """Returns whether an interval of steps or epochs ends with this step."""
     ended = lambda at: int(at / (epochs * self._epoch)) if epochs else 0
     return bool(steps and step % steps == 0) or ended(step) > ended(step - 1)
 

@@ -48,7 +48,7 @@ class ClipPreprocessing:
 
   @property
   def crops_at_random(self) -> bool:
-    """Whether `train` crops frames of the clip's original size."""
+    """True if `train` crops frames of the clip's original size."""
     return self._settings["crop"] == "inception"
 
   def evaluate(self, example: Example) -> Example:

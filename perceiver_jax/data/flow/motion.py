@@ -32,7 +32,7 @@ class Box(NamedTuple):
 
   @property
   def slices(self) -> tuple[slice, slice]:
-    """Where the box is in a frame [H, W]."""
+    """The index of the box in a frame [H, W]."""
     return slice(self.top, self.bottom), slice(self.left, self.right)
 
   def within(self, height: int, width: int) -> "Box":
@@ -57,7 +57,7 @@ class Motion(NamedTuple):
   bend: np.ndarray | None
 
   def field(self, part: Box) -> np.ndarray:
-    """Where pixels go to; beyond `box` the bend goes on as at its edge.
+    """Returns where pixels move; beyond `box` the bend is that of its edge.
 
     Returns:
       float32 [h, w, 2].

@@ -1,4 +1,4 @@
-"""What the layers of rendered pairs look like: photos, noise, own pictures."""
+"""Textures of rendered layers: photos, noise, or images of the user's own."""
 
 import functools
 import os

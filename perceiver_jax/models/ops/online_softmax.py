@@ -196,7 +196,7 @@ def _forward(score, queries, keys, mask):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class _Needed:
-  """Whether gradients of the keys are needed; those of pixels are not."""
+  """Records if gradients of the keys are needed; those of pixels are not."""
 
   keys: bool
 
