@@ -64,7 +64,8 @@ class Traced:
       return model.apply(params, net_state, None, batch, True)
 
     def gradient(params, net_state):
-      loss = lambda p: task.loss(forward(p, net_state)[0], batch)["loss"][0]
+      prepared = task.prepare_batch(batch)
+      loss = lambda p: task.loss(forward(p, net_state)[0], prepared)["loss"][0]
       return jax.grad(loss)(params)
 
     def trace(fn):
