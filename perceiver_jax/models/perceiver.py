@@ -41,7 +41,7 @@ class Outputs(NamedTuple):
 
 
 class Perceiver(hk.Module):
-  """Adapter, encoder, decoder.
+  """An adapter, an encoder and a decoder.
 
   Args:
     adapter: Raw data to the input array: `adapter(raw, is_training=...)`
@@ -73,30 +73,34 @@ class Perceiver(hk.Module):
     return_attention: bool = False,
     initial_latents: Float[Array, "B N D"] | Float[Array, "N D"] | None = None,
   ) -> Outputs:
-    """Runs the model.
+    """Encodes, processes and decodes.
 
     Args:
-      raw: What the adapter takes: an array, or arrays by modality.
-      is_training: Whether batch statistics are those of this batch.
+      raw: The adapter's raw data: an array, or arrays by modality.
+      is_training: Whether BatchNorm uses the statistics of this batch.
       input_mask: True at real input elements.
       latents: `Outputs.latents` of an earlier call on the same data: nothing is
         encoded again, so that a large output can be decoded in parts.
-      queries: Which outputs to decode, for decoders that can choose; None
-        decodes all.
+      queries: The outputs to decode, for decoders that can choose; None decodes
+        all.
       return_attention: Whether to compute the attention weights too.
-      initial_latents: Latents that the encoder starts from in place of the
-        learned ones, for a `PerceiverEncoder` only.
+      initial_latents: Latents from which a `PerceiverEncoder` starts instead of
+        the learned ones.
 
-    Returns:
-      See `Outputs`.
+    Raises:
+      ValueError: Both kinds of latents are given.
     """
+    if latents is not None and initial_latents is not None:
+      raise ValueError(
+        "latents are processed already and initial_latents are not: give one"
+      )
     inputs = inputs_lib.of_adapter(self._adapter, raw, is_training=is_training)
-    reads = []
+    encoder_attention = []
     if latents is None:
       start = {}
       if initial_latents is not None:
         start["initial_latents"] = initial_latents
-      latents, reads = self._encoder(
+      latents, encoder_attention = self._encoder(
         inputs, input_mask, return_attention, **start
       )
     logits, decoder_attention = self._decoder(
@@ -106,4 +110,4 @@ class Perceiver(hk.Module):
       queries=queries,
       return_attention=return_attention,
     )
-    return Outputs(logits, latents, tuple(reads), decoder_attention)
+    return Outputs(logits, latents, tuple(encoder_attention), decoder_attention)

@@ -532,3 +532,16 @@ def test_repeated_stages_are_one_loop_whatever_their_number(cross_attends):
   assert operations(8) == pytest.approx(operations(4), rel=0.01)
   many, few = (operations(n, scan_layers=False) for n in (8, 4))
   assert many > 1.5 * few
+
+
+def test_latents_and_initial_latents_together_are_refused():
+  model = hk.transform(
+    lambda: perceiver.Perceiver(len, len, len)(
+      None,
+      is_training=False,
+      latents=jnp.zeros((1, 2, 3)),
+      initial_latents=jnp.zeros((2, 3)),
+    )
+  )
+  with pytest.raises(ValueError, match="give one"):
+    model.init(jax.random.key(0))
