@@ -1,9 +1,9 @@
 """Decoders from latents: output queries, one class query, or an average.
 
-A decoder that makes a whole prediction is called as
-`decoder(latents, inputs, input_mask, queries=..., return_attention=...)`, with
-the input array for those whose queries are made of it. What knows a modality
-is in `adapters`. Shapes as in the package glossary.
+A decoder of a whole prediction is called as
+`decoder(latents, inputs, input_mask, queries=..., return_attention=...)`; some
+make their queries of the input array. Decoders of one modality are in
+`modalities`. Shapes as in the package glossary.
 """
 
 from collections.abc import Callable
@@ -37,8 +37,8 @@ class QueryDecoder(hk.Module):
     v_channels: Value width; 0 means `qk_channels`.
     widening_factor: MLP widening.
     shape_for_attn: Default width: channels of "kv" (latents) or "q".
-    use_query_residual: Whether queries are added to what they read: True for
-      ImageNet with Fourier features or convolutions, False elsewhere.
+    use_query_residual: Whether queries are added to what they attended to: True
+      for ImageNet with Fourier features or convolutions, False elsewhere.
     zero_init: Whether the projection starts at zero (optical flow).
     gelu: "tanh" or "exact"; see `blocks.Mlp`.
     execution: How it is computed.
