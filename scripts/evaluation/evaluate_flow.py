@@ -54,8 +54,8 @@ _ROW = flags.DEFINE_string(
   "row", "", "Variant whose published errors are shown."
 )
 _JSON = flags.DEFINE_string("json", "", "File to write the figures to.")
-_PICTURES = flags.DEFINE_string(
-  "pictures", "", "Folder for a picture of some pairs a data set."
+_IMAGES = flags.DEFINE_string(
+  "images", "", "Folder for an image of some pairs of each data set."
 )
 _SHOWN = 4
 _COLUMNS = (
@@ -83,8 +83,8 @@ def main(argv: Sequence[str]) -> None:
       figures.setdefault(name, {})[method] = metrics
       shown = {c: metrics[c] for c in _COLUMNS if c in metrics}
       rows.append({"method": method, **shown})
-    if _PICTURES.value:
-      _draw(Path(_PICTURES.value) / f"{name}.png", pairs, methods["model"])
+    if _IMAGES.value:
+      _draw(Path(_IMAGES.value) / f"{name}.png", pairs, methods["model"])
     if name in published:
       rows.append({"method": "published", "epe": published[name]})
     print(f"\n{name}: {len(pairs)} pairs\n{timing.table(rows)}", flush=True)
@@ -101,9 +101,9 @@ def _prepare_output() -> None:
     with outputs.writing(path, "another --json"):
       path.parent.mkdir(parents=True, exist_ok=True)
       path.open("a").close()
-  if _PICTURES.value:
-    path = Path(_PICTURES.value)
-    with outputs.writing(path, "another --pictures"):
+  if _IMAGES.value:
+    path = Path(_IMAGES.value)
+    with outputs.writing(path, "another --images"):
       path.mkdir(parents=True, exist_ok=True)
 
 
@@ -120,7 +120,7 @@ def _draw(path: Path, pairs: Any, estimate: flow_model.Estimate) -> None:
   # A sheet has pairs of one size only, and those of KITTI differ.
   size = samples[0].target.shape
   samples = [sample for sample in samples if sample.target.shape == size]
-  with outputs.writing(path, "another --pictures"):
+  with outputs.writing(path, "another --images"):
     path.write_bytes(codec.encode_png(flow_images.contact_sheet(samples)))
 
 

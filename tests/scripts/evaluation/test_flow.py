@@ -99,7 +99,7 @@ def test_pairs_that_need_no_folder(script, flag, tmp_path):
   config = runs.ROOT / "configs" / "optical_flow.py"
   done = script(
     "evaluation.evaluate_flow", flag, f"--config={config}:smoke", "--rendered",
-    "--motorcycle=0.06", "--nobaselines", f"--pictures={tmp_path}",
+    "--motorcycle=0.06", "--nobaselines", f"--images={tmp_path}",
   )  # fmt: skip
   assert (done.status, done.err) == (0, "")
   assert "rendered: 16 pairs" in done.out
@@ -212,7 +212,7 @@ def test_figures_are_kept_data_set_by_data_set(
       ["--json={}/a.json"],
       ["a.json", "another --json"],
     ),
-    ("evaluation.evaluate_flow", ["--pictures={}"], ["another --pictures"]),
+    ("evaluation.evaluate_flow", ["--images={}"], ["another --images"]),
     ("evaluation.submit_flow", ["{}/out"], ["another folder"]),
   ],
 )
