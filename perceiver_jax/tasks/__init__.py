@@ -1,1 +1,1 @@
-"""Tasks: what a run learns, one file each."""
+"""Tasks that a run can train on, one per file."""

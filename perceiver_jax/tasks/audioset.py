@@ -31,7 +31,7 @@ from perceiver_jax.viz import (
 
 MODALITIES = ("audio", "image")
 _COLUMNS = 4
-# Predicted classes in the caption of a clip.
+# Number of predicted classes in the caption of a clip.
 _TOP_CLASSES = 3
 
 
@@ -42,12 +42,12 @@ class AudioSet(clip_data.ClipTask):
   model's inputs.
 
   Args:
-    config: with the sections `model` (see `models.zoo.build`) and `data` of
-      `configs/audioset.py`.
-    metadata: names of the classes; None asks the source for them.
+    config: config with the sections `model` (see `models.zoo.build`) and `data`
+      of `configs/audioset.py`.
+    metadata: names of the classes; if None, they are read from the source.
 
   Raises:
-    UserError: the modalities or the number of classes do not fit.
+    UserError: the modalities or the number of classes do not match.
   """
 
   primary_metric = "eval/mAP"
@@ -108,8 +108,8 @@ class AudioSet(clip_data.ClipTask):
   def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
     """Returns the mean loss, and sums over the windows of each clip.
 
-    Those are of the classes' probabilities, [C, P], and of the windows that
-    count, [C]; from them `finalize_metrics` makes metrics that are not means.
+    The sums are of the class probabilities, [C, P], and of the number of valid
+    windows, [C]. `finalize_metrics` computes mAP, AUC and d' from them.
     """
     mask = batch["mask"]
     count = len(self._clips.held_out)
@@ -129,7 +129,7 @@ class AudioSet(clip_data.ClipTask):
     labels = self._label_matrix()
     finalized = {}
     for name, means in metrics.items():
-      # Where nothing counted, there is no mean of anything.
+      # The mean of no examples is undefined.
       seen = means.get("windows", np.zeros(len(labels))) > 0
       if not seen.any():
         raise UserError(
@@ -164,7 +164,7 @@ class AudioSet(clip_data.ClipTask):
     batch: Batch,
     metrics: Mapping[str, np.ndarray],
   ) -> list[sections.Section]:
-    """Returns held-out clips to play, and the metrics of each class."""
+    """Returns playable held-out clips, and the metrics of each class."""
     samples = []
     for index, (labels, predictions) in zip(
       batch["index"], self._captions(outputs, batch), strict=True
@@ -208,11 +208,11 @@ class AudioSet(clip_data.ClipTask):
   def preprocess(
     self, example: Example, rng: np.random.Generator | None
   ) -> Example:
-    """Takes a random window in training, a given one in evaluation."""
+    """Reads a random window in training, and preprocesses the window."""
     return self._preprocess_window(example, rng)
 
   def _label_matrix(self) -> np.ndarray:
-    """Labels [C, P] of the held-out clips, 1 at each one's classes."""
+    """Returns the multi-hot labels [C, P] of the held-out clips."""
     labels = self._clips.held_out.labels
     found = np.zeros((len(labels), len(self._class_names)), np.int32)
     for row, classes in zip(found, labels, strict=True):
@@ -221,6 +221,6 @@ class AudioSet(clip_data.ClipTask):
 
 
 def _losses(outputs: perceiver.Outputs, batch: Batch) -> jax.Array:
-  """Binary cross-entropy of each example [b], a mean over classes."""
+  """Returns binary cross-entropy [b] of each example, averaged over classes."""
   logits = outputs.logits.astype(jnp.float32)
   return optax.sigmoid_binary_cross_entropy(logits, batch["label"]).mean(-1)

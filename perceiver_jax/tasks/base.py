@@ -1,6 +1,6 @@
-"""The base class of tasks: what a run learns.
+"""Base class of tasks.
 
-Shapes: b examples of one process's share of a batch.
+Shapes: b examples in one process's share of a batch.
 """
 
 import abc
@@ -28,19 +28,19 @@ class Task(abc.ABC):
 
   Args:
     config: Config of the run.
-    metadata: `metadata()` as the run stored it; None reads it from the data.
+    metadata: Stored result of `metadata()`; if None, the data is read.
 
   Attributes:
-    primary_metric: The evaluation metric that says which model is best.
+    primary_metric: The evaluation metric that selects the best model.
     primary_mode: "max" or "min".
     rates: Names of training metrics to log per second, with the name of each
       rate, such as {"tokens": "tokens_per_second"}.
-    published: The paper's row under the names of the metrics, with "source";
-      empty where there is none.
-    execution: How the model is computed.
+    published: The paper's results by name of metric, with "source"; empty if
+      there are none.
+    execution: Settings for computing the model.
 
   Raises:
-    UserError: The config does not fit the data or the model.
+    UserError: The config does not match the data or the model.
   """
 
   primary_metric = "eval/accuracy"
@@ -65,7 +65,7 @@ class Task(abc.ABC):
 
   @abc.abstractmethod
   def dummy_batch(self) -> Batch:
-    """Returns a batch of one made-up example, for its shapes and types."""
+    """Returns a batch of one dummy example, for its shapes and types."""
 
   @abc.abstractmethod
   def source(self, split: str) -> Source:
@@ -75,17 +75,17 @@ class Task(abc.ABC):
   def preprocess(
     self, example: Example, rng: np.random.Generator | None
   ) -> Example:
-    """Turns an example of a source into one of a batch, on the host.
+    """Converts an example of a source to one of a batch, on the host.
 
     Args:
       example: An example of `source`.
-      rng: Draws augmentations in training; None in evaluation.
+      rng: Random generator of augmentations; None in evaluation.
     """
 
   def prepare_batch(self, batch: Batch) -> Batch:
-    """Changes a training batch on the device, once a step; MixUp, for example.
+    """Transforms a training batch on the device, for example by MixUp.
 
-    `batch["rng"]` holds one key an example [b, 2], so that randomness drawn
+    `batch["rng"]` holds one key per example [b, 2], so that randomness drawn
     from it does not depend on the number of devices.
     """
     return batch
@@ -98,14 +98,14 @@ class Task(abc.ABC):
 
   @abc.abstractmethod
   def loss(self, outputs: Any, batch: Batch) -> Metrics:
-    """Returns training metrics; "loss" is what gradients are taken of.
+    """Returns training metrics; "loss" is differentiated.
 
     All are pairs (sum over examples, number of examples).
     """
 
   @abc.abstractmethod
   def metrics(self, outputs: Any, batch: Batch) -> Metrics:
-    """Returns evaluation metrics; `batch["mask"]` is 0 at padding examples."""
+    """Returns evaluation metrics; `batch["mask"]` is 0 for padding."""
 
   def finalize_metrics(
     self, metrics: Mapping[str, Mapping[str, np.ndarray]]
@@ -113,14 +113,14 @@ class Task(abc.ABC):
     """Adds metrics that are not means over examples, such as correlations.
 
     Args:
-      metrics: Means of `metrics` by name of evaluation set, on the host.
+      metrics: Means of `metrics`, by evaluation set, on the host.
     """
     return metrics
 
   def build_model(
     self, spec: dict[str, Any] | None = None
   ) -> perceiver.Perceiver:
-    """Builds the model of the config, or of a changed spec."""
+    """Builds the model of the config, or of another spec."""
     return zoo.build(spec or self._config.model.to_dict(), self.execution)
 
   def num_train_examples(self) -> int:
@@ -166,7 +166,7 @@ class Task(abc.ABC):
     )
 
   def metadata(self) -> dict[str, Any]:
-    """Returns what predictions need of the data, such as names of classes."""
+    """Returns data needed for predictions, such as names of classes."""
     return {}
 
   def summary_images(self, outputs: Any, batch: Batch) -> dict[str, np.ndarray]:
@@ -180,9 +180,9 @@ class Task(abc.ABC):
     """Returns the task's sections of the run report; see `viz.sections`.
 
     Args:
-      outputs: Of `forward(..., return_attention=True)`, on the host.
-      batch: The held-out examples that `outputs` are of.
-      metrics: The evaluation's means, arrays included.
+      outputs: Result of `forward(..., return_attention=True)`, on the host.
+      batch: The corresponding held-out examples.
+      metrics: Means of the evaluation, including arrays.
     """
     del outputs, batch, metrics
     return []

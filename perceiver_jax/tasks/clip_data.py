@@ -1,4 +1,4 @@
-"""The data that tasks on clips share, and their base class."""
+"""Data and base class shared by the tasks on clips."""
 
 import functools
 from collections.abc import Mapping
@@ -21,17 +21,17 @@ from perceiver_jax.tasks import base
 
 
 class ClipData:
-  """Clips and windows by the `data` section of a config.
+  """Clips and windows configured by the `data` section of a config.
 
   Args:
     data: the section; see `configs/audioset.py`.
-    modalities: "audio", "image" or both: what windows have.
+    modalities: modalities of the windows: "audio", "image" or both.
     one_class: whether a clip must have exactly one class.
-    metadata: of a run, whose `class_names` those of the clips must be.
+    metadata: metadata of a run; the clips must have the same `class_names`.
 
   Attributes:
-    window: what a model takes.
-    preprocessing: how a window is made ready for it.
+    window: size of the window that the model takes.
+    preprocessing: preprocessing of windows.
 
   Raises:
     UserError: a leaf is out of range.
@@ -61,26 +61,26 @@ class ClipData:
 
   @functools.cached_property
   def train(self) -> windows.Clips:
-    """The clips of the training split.
+    """Returns the clips of the training split.
 
     Raises:
-      UserError: there are none, the classes are others than those of the run
-        or of the other split, a track is not there, or a clip has no class or
-        several where it must have one.
+      UserError: there are no clips, the classes differ from those of the run
+        or of the other split, a track is missing, or a clip does not have
+        exactly one class although it must.
     """
     return self._clips(self._data.train_split)
 
   @functools.cached_property
   def held_out(self) -> windows.Clips:
-    """The clips of the evaluation split; raises UserError as `train`."""
+    """Returns the clips of the evaluation split; raises errors as `train`."""
     return self._clips(self._data.eval_split)
 
   @functools.cached_property
   def train_windows(self) -> windows.RandomWindows:
-    """Random windows, for `ClipPreprocessing.train`."""
+    """Returns random windows, for `ClipPreprocessing.train`."""
     window = self.window
     if self.preprocessing.crops_at_random:
-      window = window._replace(size=())  # Cut out of the clip's own frames.
+      window = window._replace(size=())  # Crops frames of original size.
     return windows.RandomWindows(
       self.train,
       window,
@@ -90,7 +90,7 @@ class ClipData:
 
   @functools.cached_property
   def held_out_windows(self) -> Source:
-    """Evenly spaced windows, for `ClipPreprocessing.evaluate`."""
+    """Returns evenly spaced windows, for `ClipPreprocessing.evaluate`."""
     return windows.even_windows(
       self.held_out,
       self.window,
@@ -100,7 +100,7 @@ class ClipData:
 
   @functools.cached_property
   def class_names(self) -> tuple[str, ...]:
-    """The names of a run's classes, or of the evaluation split's."""
+    """Returns the names of the run's or the evaluation split's classes."""
     if self._known:
       return self._known
     return self.held_out.class_names
@@ -112,7 +112,7 @@ class ClipData:
     found = clip_sources.make_clips(self._data.source, split=split, **arguments)
     if isinstance(found, clip_shards.ClipShards):
       found.check_window(self.window)
-    # The first split that is opened says what a run's classes are.
+    # The first split that is opened determines the classes of a run.
     self._known = self._known or found.class_names
     check_class_names(self._known, found.class_names, f"split {split!r}")
     if self._one_class and any(len(labels) != 1 for labels in found.labels):
@@ -127,7 +127,7 @@ class ClipTask(base.Task):
   """The base class of tasks on clips.
 
   Args:
-    config: With the sections `model` and `data`.
+    config: Config with the sections `model` and `data`.
     metadata: See `base.Task`.
     modalities: "audio", "image" or both.
     one_class: Whether a clip must have exactly one class.
@@ -165,7 +165,7 @@ class ClipTask(base.Task):
   def _preprocess_window(
     self, example: Example, rng: np.random.Generator | None
   ) -> Example:
-    """Reads a random window in training, and makes it ready for the model."""
+    """Reads a random window in training, and preprocesses the window."""
     if rng is None:
       return self._preprocessing.evaluate(example)
     window = self._clips.train_windows.read(example, rng)

@@ -1,7 +1,7 @@
 """GLUE: classification and regression of texts (IO, section 4.1).
 
-Shapes: b examples, M tokens, P the most outputs of a task, S the examples of
-the largest held-out set.
+Shapes: b examples, M tokens, P maximum outputs of a task, S examples of the
+largest held-out set.
 """
 
 import functools
@@ -42,13 +42,13 @@ class Glue(base.Task):
   The tasks are those with an output in `config.model.decoder.outputs`.
 
   Args:
-    config: with the sections `model` (see `models.zoo.build`) and `data` of
-      `configs/glue.py`.
-    metadata: of a run, which says what the user's own task is about; None
-      looks at its data.
+    config: config with the sections `model` (see `models.zoo.build`) and `data`
+      of `configs/glue.py`.
+    metadata: metadata of a run, which describes a custom task; if None, the
+      description is read from the data.
 
   Raises:
-    UserError: there is no task, or the token before a text does not fit.
+    UserError: there is no task, or the token before a text is invalid.
   """
 
   primary_metric = "glue/average"
@@ -86,10 +86,10 @@ class Glue(base.Task):
 
   @functools.cached_property
   def tasks(self) -> dict[str, glue_tasks.Task]:
-    """The tasks by name, in the order in which the decoder numbers them.
+    """Returns the tasks by name, in the decoder's order.
 
     Raises:
-      UserError: one is unknown, or has another number of outputs.
+      UserError: a task is unknown, or has a different number of outputs.
     """
     found = {name: self._task(name) for name in self._outputs}
     for name, task in found.items():
@@ -113,7 +113,7 @@ class Glue(base.Task):
     """Returns the conversion of texts to tokens and of outputs to answers.
 
     Raises:
-      UserError: the tokenizer can't be read, or is not the model's.
+      UserError: the tokenizer can't be read, or does not match the model.
     """
     size = self._config.model.adapter.vocab_size
     tokenizer = tokenizers.tokenizer_for_model(self._data.tokenizer, size)
@@ -133,7 +133,7 @@ class Glue(base.Task):
     }
 
   def metadata(self) -> dict[str, Any]:
-    """Returns the tokenizer, and the user's own task if there is one."""
+    """Returns the tokenizer, and the custom task if there is one."""
     found: dict[str, Any] = {"tokenizer": self._data.tokenizer}
     if glue_examples.OWN in self._outputs:
       found["own"] = self.tasks[glue_examples.OWN]._asdict()
@@ -164,7 +164,7 @@ class Glue(base.Task):
   def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
     """Returns the mean loss, and predictions, labels and counts, each [S].
 
-    From these `finalize_metrics` makes metrics that are not means.
+    `finalize_metrics` computes metrics from these that are not means.
     """
     mask = batch["mask"]
     guesses = jnp.where(
@@ -175,7 +175,7 @@ class Glue(base.Task):
       "labels": batch["label"] * mask,
       "counts": mask,
     }
-    # Each example has its own place, so sums over batches only fill them.
+    # Each example has its own index, so summing over batches concatenates.
     fill = lambda x: jnp.zeros(self._most_held_out).at[batch["index"]].add(x)
     losses = self._losses(outputs, batch)
     return {
@@ -216,9 +216,9 @@ class Glue(base.Task):
     """Returns one pass over examples of a task, with their `number`.
 
     Args:
-      name: of a task of this run.
+      name: name of a task of this run.
       examples: see `data.glue`.
-      global_batch: examples in a batch.
+      global_batch: number of examples in a batch.
     """
     tagged = glue_examples.WithTaskId(examples, self._number(name))
     return self.eval_dataset(tagged, global_batch=global_batch)
@@ -242,7 +242,7 @@ class Glue(base.Task):
 
   def _losses(self, outputs: perceiver.Outputs, batch: Batch) -> jax.Array:
     logits, is_score = outputs.logits, self._is_score(batch)
-    # A score is no class: any will do, since its loss is not used.
+    # Scores are not classes. Any class will do, as this loss is not used.
     classes = jnp.where(is_score > 0, 0, batch["label"]).astype(jnp.int32)
     return jnp.where(
       is_score > 0,
@@ -251,7 +251,7 @@ class Glue(base.Task):
     )
 
   def _is_score(self, batch: Batch) -> jax.Array:
-    """1 where the label is a score, [b]."""
+    """Returns an array [b] that is 1 where the label is a score."""
     scored = [float(not task.classes) for task in self.tasks.values()]
     return jnp.asarray(scored)[batch["task"]]
 
@@ -268,7 +268,7 @@ class Glue(base.Task):
   def _published(self) -> dict[str, Any]:
     row = self._config.get("published", {}).to_dict()
     found: dict[str, Any] = {}
-    # The average is of all tasks of the row, so none may be left out.
+    # The published average is over all tasks, so all of them are required.
     tasks = {_task_of(name) for name in row} - {"source", "average"}
     for name, value in row.items():
       if name == "source":
@@ -322,7 +322,7 @@ class Glue(base.Task):
   def preprocess(
     self, example: Example, rng: np.random.Generator | None
   ) -> Example:
-    """Turns texts into tokens."""
+    """Converts texts to tokens."""
     tokens = {
       "tokens": self.texts.tokens(example["task"], example["texts"]),
       "label": np.float32(example["label"]),
@@ -338,7 +338,7 @@ def _answers(logits: jax.Array) -> jax.Array:
 
 
 def _task_of(held_out: str) -> str:
-  """The task of a held-out set."""
+  """Returns the name of the task of a held-out set."""
   for part in ("_matched", "_mismatched"):
     held_out = held_out.removesuffix(part)
   return held_out

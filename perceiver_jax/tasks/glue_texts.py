@@ -1,4 +1,4 @@
-"""Texts as a GLUE model reads them, and its outputs as people read them.
+"""Converts texts to inputs of a GLUE model, and its outputs to answers.
 
 Shapes: M tokens of a text, P the most outputs of a task.
 """
@@ -19,7 +19,7 @@ from perceiver_jax.tasks.base import Batch
 from perceiver_jax.viz import sections
 
 FIRST_TOKENS = ("none", "cls", "task")
-# Of STS-B.
+# Range of the scores of STS-B.
 _LOWEST_SCORE, _HIGHEST_SCORE = 0.0, 5.0
 
 
@@ -27,8 +27,8 @@ class GlueTexts(NamedTuple):
   """Converts texts to tokens and outputs to answers.
 
   Attributes:
-    tasks: by name, in the order in which the model numbers them.
-    tokenizer: of the model.
+    tasks: the tasks by name, in the order in which the model numbers them.
+    tokenizer: the tokenizer of the model.
     length: M.
     first_token: one of `FIRST_TOKENS`.
   """
@@ -48,11 +48,11 @@ class GlueTexts(NamedTuple):
     return sentence_pairs.join(texts, self.tokenizer, self.length, first)
 
   def batch_of(self, name: str, texts: Sequence[Sequence[str]]) -> Batch:
-    """Texts of a user's as a batch of a task, without labels.
+    """Returns a batch of given texts, without labels.
 
     Args:
-      name: of the task.
-      texts: one or two for each example, as many as the task takes.
+      name: name of the task.
+      texts: one or two texts per example, as many as the task takes.
     """
     number = list(self.tasks).index(name)
     return {
@@ -61,16 +61,16 @@ class GlueTexts(NamedTuple):
     }
 
   def probabilities(self, name: str, outputs: np.ndarray) -> np.ndarray:
-    """Of each class of a task, from the outputs [P] for one text."""
+    """Returns the probabilities of a task's classes, from the outputs [P]."""
     count = len(self.tasks[name].classes)
     return special.softmax(outputs[:count])
 
   def answer(self, name: str, outputs: np.ndarray) -> tuple[str, float | None]:
-    """The class and its probability, or the score and None.
+    """Returns the class and its probability, or the score and None.
 
     Args:
-      name: of the task.
-      outputs: of the model for one text, [P].
+      name: name of the task.
+      outputs: outputs of the model for one text, [P].
     """
     task = self.tasks[name]
     if not task.classes:
@@ -86,10 +86,10 @@ class GlueTexts(NamedTuple):
     """Returns an example with its prediction, for the report.
 
     Args:
-      tokens: [M].
-      label: the position of a class, or a score.
-      number: of the task.
-      outputs: [P].
+      tokens: tokens of the text, [M].
+      label: index of a class, or a score.
+      number: number of the task.
+      outputs: outputs of the model, [P].
     """
     name = list(self.tasks)[number]
     classes = self.tasks[name].classes

@@ -1,4 +1,4 @@
-"""Image classification, one label an image (Perceiver, 4.1; IO, 4.5).
+"""Image classification, one label per image (Perceiver, 4.1; IO, 4.5).
 
 Shapes: b examples, H x W x C pixels, P classes, M inputs, N latents.
 """
@@ -57,12 +57,12 @@ class ImageClassification(base.Task):
   """Classification of images with one label each.
 
   Args:
-    config: with `label_smoothing` and the sections `model` (see
+    config: config with `label_smoothing` and the sections `model` (see
       `models.zoo.build`), `data` and `mixing` of `configs.base`.
-    metadata: names of the classes; None asks the source for them.
+    metadata: names of the classes; if None, they are read from the source.
 
   Raises:
-    UserError: the number of classes is not that of the data.
+    UserError: the number of classes differs from that of the data.
   """
 
   def __init__(
@@ -100,11 +100,11 @@ class ImageClassification(base.Task):
     return {"class_names": self._class_names}
 
   def prepare_batch(self, batch: Batch) -> Batch:
-    """Mixes images by MixUp and CutMix, and makes soft labels of them."""
+    """Mixes images by MixUp and CutMix, and mixes their labels."""
     mixed = mixing.mix(
       batch["image"],
       batch["label"],
-      batch.get("rng"),  # Not needed where nothing is mixed.
+      batch.get("rng"),  # Not needed without mixing.
       **self._config.mixing.to_dict(),
     )
     targets = mixing.targets(
@@ -145,7 +145,7 @@ class ImageClassification(base.Task):
     """
     losses = optax.softmax_cross_entropy(outputs.logits, batch["targets"])
     ones = jnp.ones_like(losses)
-    # Images that could not be read, so that others took their place.
+    # Images that could not be read and were replaced by others.
     unreadable = batch.get("unreadable", jnp.zeros_like(losses))
     return {
       **self._classification_metrics(outputs.logits, batch, losses),
@@ -241,10 +241,10 @@ class ImageClassification(base.Task):
       path: an image file.
 
     Returns:
-      float32 [H, W, C], normalised as in evaluation.
+      float32 [H, W, C], normalized as in evaluation.
 
     Raises:
-      UserError: it is not a readable image.
+      UserError: the file is not a readable image.
     """
     image = codec.read_image(path, self._shape[-1])
     invert = self._config.data.invert_bright and transforms.has_bright_border(
@@ -253,7 +253,7 @@ class ImageClassification(base.Task):
     return self._preprocessing.evaluate(image, invert=invert)
 
   def batch_of(self, pixels: list[np.ndarray]) -> Batch:
-    """Makes a batch without labels of images from `read`."""
+    """Makes a batch, without labels, from images returned by `read`."""
     return {
       "image": np.stack(pixels),
       "index": np.arange(len(pixels), dtype=np.int32),
@@ -277,7 +277,7 @@ class ImageClassification(base.Task):
 
   @property
   def class_names(self) -> tuple[str, ...]:
-    """The names of the classes, by label."""
+    """Returns the names of the classes, by label."""
     return self._class_names
 
   def _samples(
@@ -301,7 +301,7 @@ class ImageClassification(base.Task):
     return samples
 
   def _unpermute(self, weights: jax.Array) -> jax.Array:
-    """Weights [..., M] of permuted inputs in the order of the pixels."""
+    """Reorders weights [..., M] of permuted inputs to the order of pixels."""
     seed = self._config.model.adapter.get("permutation_seed", 0)
     if not seed:
       return weights
@@ -311,7 +311,7 @@ class ImageClassification(base.Task):
   def preprocess(
     self, example: Example, rng: np.random.Generator | None
   ) -> Example:
-    """Augments in training, takes the center in evaluation, normalizes."""
+    """Augments in training, crops the center in evaluation, and normalizes."""
     if rng is None:
       image = self._preprocessing.evaluate(example["image"])
     else:
@@ -340,11 +340,11 @@ def attention_overlays(
   """Draws the attention of a classifier over each image.
 
   Args:
-    outputs: of a call with `return_attention=True`, on the host.
+    outputs: outputs with `return_attention=True`, on the host.
     pictures: [b, H, W, C], uint8 or float in [-1, 1].
 
   Returns:
-    uint8 [h, w, 3] of each.
+    uint8 [h, w, 3] for each image.
   """
   decoder = np.asarray(outputs.decoder_attention, np.float32).mean(axis=1)
   # With repeated cross-attends, the last is what the decoder reads.

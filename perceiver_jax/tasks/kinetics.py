@@ -1,8 +1,8 @@
 """Autoencoding of video, sound and label together (Perceiver IO, app. I).
 
-Training decodes a few points of each example, evaluation everything, in parts,
-with the label hidden: the label that comes out is a classification. Shapes: b
-examples, T frames, H x W pixels, S samples, P classes, O points.
+Training decodes a few points of each example. Evaluation decodes everything, in
+parts, with the label hidden, so that the decoded label is a classification.
+Shapes: b examples, T frames, H x W pixels, S samples, P classes, O points.
 """
 
 import functools
@@ -35,9 +35,9 @@ from perceiver_jax.viz import (
 )
 
 _COLUMNS = 6
-# Modalities with a grid of points to choose from.
+# Modalities of which a subset of points is decoded in training.
 _GRIDS = ("audio", "image")
-# Training clips of which the mean frame is made, a baseline.
+# Training clips that are averaged to the mean frame, a baseline.
 _MEAN_OF = 64
 
 
@@ -45,12 +45,12 @@ class Kinetics(clip_data.ClipTask):
   """Autoencoding of video, audio and label together.
 
   Args:
-    config: with `loss_weights`, `num_queries` and the sections `model` (see
-      `models.zoo.build`) and `data` of `configs/kinetics.py`.
-    metadata: names of the classes; None asks the source for them.
+    config: config with `loss_weights`, `num_queries` and the sections `model`
+      (see `models.zoo.build`) and `data` of `configs/kinetics.py`.
+    metadata: names of the classes; if None, they are read from the source.
 
   Raises:
-    UserError: model and data do not fit together.
+    UserError: the model and the data are incompatible.
   """
 
   primary_metric = "eval/video_psnr"
@@ -84,13 +84,13 @@ class Kinetics(clip_data.ClipTask):
   def forward(
     self, batch: Batch, *, is_training: bool, return_attention: bool = False
   ) -> perceiver.Outputs:
-    """Decodes the points that the batch names, or else everything.
+    """Decodes the points given in the batch, or everything if there are none.
 
     Returns:
       Outputs whose `logits` are `image` [b, O, 3] or [b, T, H, W, 3], `audio`
       [b, O, samples of a patch] or [b, S, 1] and `label` [b, P].
     """
-    del return_attention  # Of all points it would not fit into memory.
+    del return_attention  # It would not fit into memory.
     model = functools.partial(
       self.build_model(),
       {
@@ -128,9 +128,8 @@ class Kinetics(clip_data.ClipTask):
   def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
     """Returns losses, accuracy, and PSNR of video and audio in decibels.
 
-    Beside them, the PSNR of what says little: the same mean frame for every
-    clip (where there are training clips to make it of), each clip's own mean
-    frame, and silence.
+    Also returns the PSNR of trivial baselines: the mean frame of training clips
+    (if there are any), each clip's own mean frame, and silence.
     """
     mask, decoded = batch["mask"], outputs.logits
     image, sound = batch["image"], batch["audio"]
@@ -156,7 +155,7 @@ class Kinetics(clip_data.ClipTask):
   def summary_images(
     self, outputs: perceiver.Outputs, batch: Batch
   ) -> dict[str, np.ndarray]:
-    """Draws the middle frame of each clip beside its reconstruction."""
+    """Draws the middle frame of each clip next to its reconstruction."""
     middle = self._window.num_frames // 2
     tiles, titles = [], []
     for image, decoded, (label, prediction) in zip(
@@ -177,7 +176,7 @@ class Kinetics(clip_data.ClipTask):
     batch: Batch,
     metrics: Mapping[str, np.ndarray],
   ) -> list[sections.Section]:
-    """Returns held-out clips beside their reconstructions, to play."""
+    """Returns playable held-out clips next to their reconstructions."""
     del metrics
     decoded = jax.tree.map(np.asarray, outputs.logits)
     video = metrics_lib.psnr(decoded["image"].clip(0, 1), batch["image"])
@@ -206,7 +205,7 @@ class Kinetics(clip_data.ClipTask):
     return [sections.clip_samples(samples)]
 
   def _check_model(self) -> None:
-    """Raises UserError where the model's sizes are not those of the data."""
+    """Raises UserError if the sizes of the model and the data differ."""
     outputs, window = self._config.model.decoder.outputs, self._window
     wanted = {
       "image.shape": (window.num_frames, *window.size),
@@ -239,13 +238,13 @@ class Kinetics(clip_data.ClipTask):
     return tuple(self._config.model.decoder.outputs[name].shape)
 
   def _patches(self, sound: jax.Array) -> jax.Array:
-    """Sound [b, S, 1] in the patches that are decoded."""
+    """Splits audio [b, S, 1] into the patches that are decoded."""
     return sound.reshape(sound.shape[0], *self._grid("audio"), -1)
 
   def _losses(
     self, decoded: Mapping[str, jax.Array], batch: Batch, weights: jax.Array
   ) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """The paper's three losses, means over an example, and their sum."""
+    """Returns the paper's three losses, averaged per example, and their sum."""
     distance = lambda name: jnp.abs(
       decoded[name].astype(jnp.float32) - batch[name]
     ).mean(tuple(range(1, batch[name].ndim)))
@@ -283,7 +282,7 @@ class Kinetics(clip_data.ClipTask):
   def preprocess(
     self, example: Example, rng: np.random.Generator | None
   ) -> Example:
-    """Makes a window with, in training, the points to decode."""
+    """Makes a window; in training, also draws the points to decode."""
     prepared = self._preprocess_window(example, rng)
     if rng is None:
       return {**prepared, "label_hidden": np.bool_(True)}
@@ -297,9 +296,10 @@ class Kinetics(clip_data.ClipTask):
 
   @functools.cached_property
   def _mean_frame(self) -> np.ndarray | None:
-    """The mean of the frames of some training clips, float32 [H, W, 3].
+    """Returns the mean frame of some training clips, float32 [H, W, 3].
 
-    None where the training split is not there, as in evaluation elsewhere.
+    Returns None if the training split is missing, for example when evaluating
+    on another machine.
     """
     try:
       train = self._clips.train

@@ -1,4 +1,4 @@
-"""Masked language modelling of bytes or subwords (Perceiver IO, 4.1).
+"""Masked language modeling of bytes or subwords (Perceiver IO, 4.1).
 
 Shapes: b examples, M tokens of an example, V vocabulary.
 """
@@ -36,12 +36,12 @@ _SHOWN_BEFORE, _SHOWN = 40, 160
 
 
 class MaskedLanguageModel(base.Task):
-  """Masked language modelling; metrics are means over masked tokens.
+  """Masked language modeling; metrics are means over masked tokens.
 
   Args:
-    config: with the sections `model` (see `models.zoo.build`) and `data` of
-      `configs/masked_lm.py`.
-    metadata: not needed.
+    config: config with the sections `model` (see `models.zoo.build`) and `data`
+      of `configs/masked_lm.py`.
+    metadata: not used.
 
   Raises:
     UserError: the share of masked words is not between 0 and 1.
@@ -153,7 +153,8 @@ class MaskedLanguageModel(base.Task):
     """Returns the tokenizer.
 
     Raises:
-      UserError: it can't be, or has another vocabulary than the model.
+      UserError: the tokenizer can't be read, or its vocabulary differs from
+        that of the model.
     """
     size = self._config.model.adapter.vocab_size
     return tokenizers.tokenizer_for_model(self._config.data.tokenizer, size)
@@ -161,7 +162,7 @@ class MaskedLanguageModel(base.Task):
   def preprocess(
     self, example: Example, rng: np.random.Generator | None
   ) -> Example:
-    """Crops and masks a text; in evaluation the same way every time."""
+    """Crops and masks a text, deterministically in evaluation."""
     if rng is None:
       rng = np.random.default_rng(example["position"])
     return masking.masked_example(
@@ -201,7 +202,7 @@ class MaskedLanguageModel(base.Task):
   @functools.cache  # noqa: B019 (a task lives as long as its program)
   def source(self, split: str) -> mixture.Mixture:
     """Returns the documents of a split, "train" or "eval"."""
-    self.tokenizer  # noqa: B018 (a wrong one is an error before any text)
+    self.tokenizer  # noqa: B018 (raises errors before any text is read)
     weights = self._corpora()
     count = self._config.data.documents_per_example
     joined = {
@@ -241,11 +242,11 @@ def masked_bytes(
   """Returns the texts of a batch of bytes with their masks.
 
   Args:
-    batch: of `eval_datasets`, with the byte tokenizer.
+    batch: a batch of `eval_datasets`, with the byte tokenizer.
 
   Returns:
-    The bytes of each example that counts, without padding, and a mask bool of
-    the same length.
+    The bytes of each valid example, without padding, and a boolean mask of the
+    same length.
   """
   first = len(byte_tokenizer.SPECIAL_TOKENS)
   found = []

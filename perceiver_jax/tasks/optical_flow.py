@@ -38,9 +38,10 @@ from perceiver_jax.viz import (
 )
 
 LOSSES = ("epe", "robust")
-# Of the robust loss, as PWC-Net has it: (|x| + |y| + e)^q.
+# Constants of PWC-Net's robust loss, (|x| + |y| + e)^q.
 _ROBUST_SHIFT, _ROBUST_POWER = 0.01, 0.4
-# Under the root of the end-point error, whose slope is infinite at zero.
+# Added under the square root of the end-point error, whose gradient is
+# infinite at zero.
 _SQUARE_SHIFT = 1e-6
 _SHOWN = 4
 
@@ -49,9 +50,9 @@ class OpticalFlow(base.Task):
   """Optical flow of pairs of frames.
 
   Args:
-    config: with `loss` and the sections `model` (see `models.zoo.build`) and
-      `data` of `configs/optical_flow.py`.
-    metadata: not needed.
+    config: config with `loss` and the sections `model` (see `models.zoo.build`)
+      and `data` of `configs/optical_flow.py`.
+    metadata: not used.
 
   Raises:
     UserError: a leaf is out of range.
@@ -109,12 +110,12 @@ class OpticalFlow(base.Task):
   def loss(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
     """Returns the mean error over each pair's known pixels, and `epe`.
 
-    The paper does not state its loss. `epe` is the end-point error in pixels,
-    `robust` PWC-Net's for fine-tuning, (|x| + |y| + 0.01)^0.4.
+    The paper does not state its loss. The loss `epe` is the end-point error in
+    pixels; `robust` is PWC-Net's loss for fine-tuning, (|x| + |y| + 0.01)^0.4.
     """
     predicted = _in_pixels(outputs)
-    valid = batch["valid"]  # bool, to move fewer bytes.
-    # Unknown flow may be anything: its error must not reach the gradient.
+    valid = batch["valid"]  # bool, to transfer fewer bytes.
+    # Unknown flow is arbitrary, and must not contribute to the gradient.
     flow = jnp.where(valid[..., None], batch["flow"], 0)
     difference = jnp.where(valid[..., None], predicted - flow, 0)
     if self._config.loss == "epe":
@@ -132,7 +133,7 @@ class OpticalFlow(base.Task):
     }
 
   def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
-    """See `flow_metrics.compute_metrics`; means over pixels, not pairs."""
+    """Returns the means over pixels of `flow_metrics.compute_metrics`."""
     valid = batch["valid"] * batch["mask"][:, None, None]
     return flow_metrics.compute_metrics(
       _in_pixels(outputs), batch["flow"], valid, batch.get("occluded")
@@ -141,7 +142,7 @@ class OpticalFlow(base.Task):
   def train_dataset(
     self, *, global_batch: int, **shard: int
   ) -> grain.IterDataset:
-    """Returns endless batches, augmented as the curriculum says."""
+    """Returns endless batches, augmented according to the curriculum."""
     return pipeline.train_dataset(
       self.source("train"),
       global_batch=global_batch,
@@ -155,7 +156,7 @@ class OpticalFlow(base.Task):
   def preprocess(
     self, example: Example, rng: np.random.Generator | None
   ) -> Example:
-    """Takes the center of a held-out pair; `train_dataset` augments others."""
+    """Crops the center of a held-out pair; `train_dataset` augments others."""
     del rng
     example = flow_augmentation.resized_crop(example, None, self._size)
     if not self.source("eval").knows_occlusion:
@@ -202,19 +203,22 @@ class OpticalFlow(base.Task):
 
   @functools.cached_property
   def _total(self) -> int:
-    """Pairs that training takes."""
+    """Returns the number of pairs in all of training."""
     config = self._config
     steps = config_checks.num_steps(config, self.num_train_examples())
     return steps * config.batch_size
 
   @property
   def _opening(self) -> int:
-    """Pairs of the opening phase, each played forward and backward."""
+    """Returns the number of pairs in the opening phase.
+
+    Each pair of that phase is used forward and reversed in time.
+    """
     share = self._config.data.curriculum.opening_share
     return round(share * self._total) // 2 * 2
 
   def _severity(self, position: int) -> float:
-    """Of the augmentation: 0 in the opening, then rising to 1."""
+    """Returns the severity of augmentation: 0 in the opening, rising to 1."""
     share = self._config.data.curriculum.rise_share
     after = position - self._opening
     if after < 0:
@@ -224,7 +228,7 @@ class OpticalFlow(base.Task):
   def _augment(
     self, example: Example, rng: np.random.Generator, position: int
   ) -> Example:
-    """A training pair, `position` being how many come before it."""
+    """Augments a training pair, given the number of pairs before it."""
     if position < self._opening and position % 2:
       example = time_reversal.reverse(example)
     severity = self._severity(position)
@@ -257,7 +261,7 @@ def _in_pixels(outputs: perceiver.Outputs) -> jax.Array:
 
 
 def _known(example: Example) -> Example:
-  """Says where flow is known instead of leaving NaN there."""
+  """Adds a mask of known flow, and replaces NaN in the flow."""
   valid = np.isfinite(example["flow"]).all(-1)
   flow = np.where(valid[..., None], example["flow"], 0)
   return {**example, "flow": flow.astype(np.float32), "valid": valid}

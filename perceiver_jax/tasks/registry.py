@@ -1,4 +1,4 @@
-"""The tasks by name."""
+"""Tasks by name."""
 
 import importlib
 from collections.abc import Mapping
@@ -33,12 +33,12 @@ def make_task(
   """Makes the task that a config names.
 
   Args:
-    config: Config of the run; its `task` is a key of `TASKS`, or the place of
-      a class as "package.module:Class".
-    metadata: `Task.metadata()` as the run stored it; None reads the data.
+    config: Config of the run; its `task` is a key of `TASKS`, or a class
+      as "package.module:Class".
+    metadata: Stored result of `Task.metadata()`; if None, the data is read.
 
   Raises:
-    UserError: There is no such task, or the config does not fit it.
+    UserError: There is no such task, or the config does not match it.
   """
   return _task_class(config.task)(config, metadata)
 

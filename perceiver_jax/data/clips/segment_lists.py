@@ -1,11 +1,11 @@
-"""Lists of the segments of AudioSet, Kinetics or data of one's own, as CSV.
+"""Reads CSV lists of segments of AudioSet, Kinetics or a custom data set.
 
-Which of them a list is shows in its header:
+The header identifies the format:
 
 AudioSet: `# YTID, start_seconds, end_seconds, positive_labels`, where labels
 are joined by commas in quotes.
 Kinetics: `label,youtube_id,time_start,time_end,split`.
-One's own: `file,label`, where several labels are joined by semicolons.
+Custom: `file,label`, where several labels are joined by semicolons.
 """
 
 import csv
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from perceiver_jax.errors import UserError
 
-# AudioSet's names of classes: index,mid,display_name.
+# Columns of AudioSet's list of classes: index,mid,display_name.
 AUDIOSET_CLASSES = "class_labels_indices.csv"
 _EXPECTED = (
   "expected the columns of AudioSet (# YTID, start_seconds, end_seconds,"
@@ -30,15 +30,15 @@ class NoColumnError(UserError):
 
 
 class Row(NamedTuple):
-  """A line of a list.
+  """A row of a list.
 
   Attributes:
-    file: path of the clip in the data's folder; "" where only `video` is
+    file: path of the clip relative to the data folder; "" if only `video` is
       known.
-    video: name of the video that it is a part of; "" where `file` is given.
-    start: second of the video.
-    stop: second of the video.
-    labels: names of its classes.
+    video: name of the video that contains the clip; "" if `file` is given.
+    start: start of the clip in the video, in seconds.
+    stop: end of the clip in the video, in seconds.
+    labels: names of the clip's classes.
   """
 
   file: str
@@ -52,8 +52,8 @@ def read_rows(path: str | os.PathLike[str]) -> list[Row]:
   """Reads a list.
 
   Raises:
-    NoColumnError: it has other columns, none for the labels for example.
-    UserError: it can't be read.
+    NoColumnError: a column is missing, for example the labels.
+    UserError: the list can't be read.
   """
   try:
     with open(path, newline="", encoding="utf-8-sig") as file:
@@ -69,13 +69,13 @@ def read_rows(path: str | os.PathLike[str]) -> list[Row]:
 
 
 def read_classes(path: str | os.PathLike[str]) -> dict[str, str]:
-  """Classes by what a list calls them, with the names that people read.
+  """Returns the display names of classes, by their names in lists.
 
   Args:
-    path: AudioSet's class_labels_indices.csv, or a file with a name a line.
+    path: AudioSet's class_labels_indices.csv, or a file with one name per line.
 
   Raises:
-    UserError: it can't be read, or names no class or one twice.
+    UserError: the file can't be read, names no class, or repeats a class.
   """
   try:
     lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
@@ -107,7 +107,7 @@ def _rows(lines: Iterator[str], path: str | os.PathLike[str]) -> Iterator[Row]:
     if not any(cells):
       continue
     if cells[0].startswith("#") or not header:
-      # AudioSet's list begins with two other remarks.
+      # AudioSet's list begins with two other comment lines.
       header = [cell.lstrip("# ") for cell in cells]
       continue
     try:

@@ -1,7 +1,7 @@
 """Smooth motions of the plane: affine, and bent by thin-plate splines.
 
-A motion takes points of the first frame to points of the second. Points are
-(x, y) in pixels; flow is where a point goes to less where it was.
+A motion maps points of the first frame to points of the second. Points are
+(x, y) in pixels; flow is the new position of a point minus its old position.
 """
 
 import functools
@@ -10,10 +10,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-# The spline is evaluated at this many points along each axis of its box; what
-# cubic interpolation makes of them is the motion, in pictures and flow alike.
+# The spline is evaluated at this many points along each axis of its box. Both
+# the frames and the flow use a cubic interpolation of these values.
 _COARSE = 24
-# Most that bending may stretch or squeeze anything: below 1 nothing folds.
+# Maximum stretch or compression by bending; values below 1 prevent folds.
 _STEEPEST = 0.5
 
 
@@ -27,29 +27,29 @@ class Box(NamedTuple):
 
   @property
   def shape(self) -> tuple[int, int]:
-    """Rows and columns."""
+    """Returns the numbers of rows and columns."""
     return self.bottom - self.top, self.right - self.left
 
   @property
   def slices(self) -> tuple[slice, slice]:
-    """The index of the box in a frame [H, W]."""
+    """Returns slices that index the box in a frame [H, W]."""
     return slice(self.top, self.bottom), slice(self.left, self.right)
 
   def within(self, height: int, width: int) -> "Box":
-    """The part of it in a frame; its shape has a 0 where there is none."""
+    """Clips the box to a frame; the shape has a 0 if they do not overlap."""
     left, right = np.clip((self.left, self.right), 0, width)
     top, bottom = np.clip((self.top, self.bottom), 0, height)
     return Box(int(left), int(top), int(right), int(bottom))
 
 
 class Motion(NamedTuple):
-  """x to `matrix` (x, 1) + bend(x).
+  """A motion that maps x to `matrix` (x, 1) + bend(x).
 
   Attributes:
     matrix: float64 [2, 3].
-    box: where the bend is defined, in the first frame.
-    bend: float32 [_COARSE, _COARSE, 2] in pixels, on a grid over the box, or
-      None where there is none.
+    box: domain of the bend, in the first frame.
+    bend: float32 [_COARSE, _COARSE, 2] in pixels, on a grid over the box; None
+      for an affine motion.
   """
 
   matrix: np.ndarray
@@ -57,7 +57,9 @@ class Motion(NamedTuple):
   bend: np.ndarray | None
 
   def field(self, part: Box) -> np.ndarray:
-    """Returns where pixels move; beyond `box` the bend is that of its edge.
+    """Returns the positions to which pixels move.
+
+    Outside of `box`, the bend is that of the nearest point on its edge.
 
     Returns:
       float32 [h, w, 2].
@@ -87,14 +89,14 @@ def affine(
   scale: float,
   shear: float,
 ) -> np.ndarray:
-  """The matrix [2, 3] that turns, scales, shears and then moves.
+  """Returns a matrix [2, 3] that rotates, scales, shears, then translates.
 
   Args:
-    center: what stays in place but for the translation.
+    center: fixed point (x, y) of the motion without the translation.
     translation: (x, y) in pixels.
-    degrees: anticlockwise as seen in an image.
-    scale: of both axes.
-    shear: how far x moves by y.
+    degrees: counterclockwise rotation as seen in an image.
+    scale: scale of both axes.
+    shear: displacement along x per unit of y.
   """
   angle = np.deg2rad(degrees)
   turn = np.array(
@@ -106,7 +108,7 @@ def affine(
 
 
 def inverted(matrix: np.ndarray) -> np.ndarray:
-  """The inverse of an affine motion [2, 3]."""
+  """Returns the inverse of an affine motion [2, 3]."""
   return cv2.invertAffineTransform(matrix)
 
 
@@ -116,13 +118,14 @@ def thin_plate(
   """Bends a box by a thin-plate spline through randomly moved points.
 
   Args:
-    rng: moves the points, normally distributed.
-    box: what is bent.
-    points: along each axis of the box.
-    strength: standard deviation over the distance of neighboring points.
+    rng: random generator; moves of points are normally distributed.
+    box: the box to bend.
+    points: number of points along each axis of the box.
+    strength: standard deviation of the moves, as a fraction of the distance
+      between neighboring points.
 
   Returns:
-    float32 [_COARSE, _COARSE, 2] in pixels; so weak that nothing folds.
+    float32 [_COARSE, _COARSE, 2] in pixels, limited so that nothing folds.
   """
   rows, columns = box.shape
   size = np.array([columns, rows]) / (points - 1)
@@ -131,16 +134,17 @@ def thin_plate(
   spacing = (points - 1) / (_COARSE - 1)
   steepest = max(np.abs(np.diff(bend, axis=axis)).max() for axis in (0, 1))
   bend *= min(1.0, _STEEPEST * spacing / max(steepest, 1e-9))
-  # What is measured in distances of points, in pixels. Along both axes by the
-  # smaller one: a narrow box is not torn by moves as long as it is.
+  # Converts from distances between points to pixels. Both axes use the smaller
+  # distance, so that moves are not too large for a narrow box.
   return (bend * size.min()).astype(np.float32)
 
 
 @functools.cache
 def _basis(points: int) -> np.ndarray:
-  """Values on the coarse grid [_COARSE^2, n] of n moved points (unit square).
+  """Returns the spline of each of n points on the coarse grid, [_COARSE^2, n].
 
   The thin-plate spline is linear in the moves of its points (Bookstein, 1989).
+  The points and the grid span the unit square.
   """
   knots, fine = _grid(points), _grid(_COARSE)
   kernel = np.block(
@@ -154,9 +158,10 @@ def _basis(points: int) -> np.ndarray:
 
 
 def _weights(start: int, stop: int, size: int) -> np.ndarray:
-  """Cubic interpolation of the coarse grid at pixels of an axis of the box.
+  """Returns cubic interpolation weights from the coarse grid to pixels.
 
-  Keys (1981), a = -0.5. float32 [stop - start, _COARSE].
+  The kernel is that of Keys (1981) with a = -0.5. The result, for one axis of
+  the box, is float32 [stop - start, _COARSE].
   """
   places = np.arange(start, stop) * (_COARSE - 1) / max(size - 1, 1)
   places = places.clip(0, _COARSE - 1)

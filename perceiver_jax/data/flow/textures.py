@@ -1,4 +1,4 @@
-"""Textures of rendered layers: photos, noise, or images of the user's own."""
+"""Textures of rendered layers: photos, noise, or a folder of images."""
 
 import functools
 import os
@@ -11,11 +11,11 @@ import numpy as np
 from perceiver_jax.data.images import codec, image_folder, photos, resizing
 from perceiver_jax.errors import UserError
 
-# Every tenth picture of a folder is for held-out pairs.
+# Every tenth picture of a folder is reserved for held-out pairs.
 _HELD_OUT_STRIDE = 10
 _OCTAVES = 6
 _TRIES = 20
-# The photo of the real pair that models are scored on.
+# The photo of the real pair that models are evaluated on.
 _NOT_FOR_TRAINING = ("motorcycle_left",)
 
 
@@ -27,10 +27,10 @@ class Textures:
     directory: a folder of pictures, subfolders included; empty for the photos
       that ship with scikit-learn and scikit-image.
     noise_share: share of the pictures that are procedural noise.
-    scale: least and most pixels of a frame to a pixel of a photo, the same
-      along both axes.
-    detail: least mean difference of neighboring pixels, in levels of 255; a
-      part of a photo that is plainer is drawn again, 20 times at most.
+    scale: minimum and maximum scale from pixels of a photo to pixels of a
+      frame, the same along both axes.
+    detail: minimum mean difference between neighboring pixels, in levels of
+      255. Parts of a photo with less are drawn again, up to 20 times.
 
   Raises:
     UserError: the folder is missing or has too few pictures.
@@ -52,7 +52,7 @@ class Textures:
   def draw(
     self, rng: np.random.Generator, height: int, width: int
   ) -> np.ndarray:
-    """A picture, with other colors than the photo's.
+    """Draws a picture; the colors of photos are changed.
 
     Returns:
       uint8 [height, width, 3].
@@ -68,10 +68,10 @@ class Textures:
   def _part(
     self, rng: np.random.Generator, height: int, width: int
   ) -> np.ndarray:
-    """A part of a photo, resized; one that is too small is mirrored on."""
+    """Draws a resized part of a photo, extended by reflection if too small."""
     photo = self._photo(rng)
     scale = np.exp(rng.uniform(*np.log(self._scale)))
-    # Tiny layers would be one blurred color with fewer pixels of the photo.
+    # With fewer pixels of the photo, tiny layers would be a single color.
     rows, columns = (max(8, round(n / scale)) for n in (height, width))
     top = rng.integers(max(0, photo.shape[0] - rows) + 1)
     left = rng.integers(max(0, photo.shape[1] - columns) + 1)
@@ -92,7 +92,7 @@ class Textures:
 
 
 def noise(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-  """Colored noise of several octaves, less of the finer ones.
+  """Returns colored noise of several octaves, weaker at finer ones.
 
   Returns:
     uint8 [height, width, 3].
@@ -106,19 +106,19 @@ def noise(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     weight = 60 * rng.uniform(0.3, 1) / (octave + 1) ** 0.5
     size = (width, height)
     total += weight * cv2.resize(grid, size, interpolation=cv2.INTER_CUBIC)
-  # Colors that vary together, so that not all noise is a rainbow.
+  # Correlates the channels, so that not all noise is rainbow-colored.
   gray = total.mean(axis=2, keepdims=True)
   total = gray + rng.uniform(0, 1) * (total - gray) + rng.uniform(60, 196, 3)
   return total.clip(0, 255).astype(np.uint8)
 
 
 def _detail(image: np.ndarray) -> float:
-  """Mean difference of pixels that are side by side."""
+  """Returns the mean difference between neighboring pixels."""
   return float(cv2.absdiff(image[:, 1:], image[:, :-1]).mean())
 
 
 def _recolored(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-  """Channels in another order, each with another gain."""
+  """Permutes the channels and scales each by a random gain."""
   gains, offsets = rng.uniform(0.6, 1.3, 3), rng.uniform(-20, 20, 3)
   matrix = np.diag(gains)[:, rng.permutation(3)]
   return cv2.transform(image, np.column_stack([matrix, offsets]))
