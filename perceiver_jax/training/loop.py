@@ -1,9 +1,10 @@
-"""The training loop: the same for every task.
+"""The training loop shared by all tasks.
 
 A run's folder holds config.json, versions.json, task.json, metrics.jsonl,
 checkpoints/, images/, tensorboard/ and, at the end, results.json,
-report.html and model.safetensors. A run that was stopped or killed goes on from
-its newest checkpoint to the bitwise same end as one that never was.
+report.html and model.safetensors. A run that was stopped or killed
+resumes from its newest checkpoint, and its final state is bitwise identical to
+that of an uninterrupted run.
 """
 
 from collections.abc import Mapping
@@ -33,18 +34,18 @@ from perceiver_jax.training.step import TrainState
 if TYPE_CHECKING:
   from perceiver_jax.tasks.base import Task
 
-# Steps given to the device before the oldest is done: while it takes one, the
-# next batch is on its way to it. More would only fill its memory with batches.
+# Number of steps that may be queued on the device. This overlaps the transfer
+# of the next batch with computation; a longer queue only uses more memory.
 _STEPS_AHEAD = 2
 
 
 class Outcome(NamedTuple):
-  """The end of a run.
+  """The outcome of a run.
 
   Attributes:
-    stopped: "" when it is complete, else why (see `interrupts`).
-    step: steps taken.
-    results: what results.json holds; {} when stopped early.
+    stopped: reason for stopping early (see `interrupts`), or "".
+    step: number of steps taken.
+    results: contents of results.json, or {} if stopped early.
   """
 
   stopped: str
@@ -53,16 +54,18 @@ class Outcome(NamedTuple):
 
 
 class Trainer:
-  """One run. Making it checks everything that can be; it writes nothing.
+  """Trains a model on a task.
+
+  The constructor validates the config, data and folder, and writes nothing.
 
   Args:
-    config: of the run; `docs/architecture.md` explains its leaves.
-    task: what to learn.
-    folder: the run's workdir.
-    num_devices: how many devices to use; 0 for all.
+    config: config of the run; see `docs/architecture.md`.
+    task: the task to train on.
+    folder: folder of the run.
+    num_devices: number of devices to use; 0 for all.
 
   Raises:
-    UserError: something in the config, the data or the folder does not fit.
+    UserError: the config, the data or the folder is invalid.
   """
 
   def __init__(
@@ -109,11 +112,11 @@ class Trainer:
     self._weights = initialize_from.load(config, folder)
     self._data, self._eval_data = self._open_data()
     self._is_first = jax.process_index() == 0
-    # On fake CPU devices, un-synced steps would time out in a collective.
+    # Queued steps can time out in collectives on simulated CPU devices.
     self._ahead = 0 if jax.default_backend() == "cpu" else _STEPS_AHEAD
 
   def run(self) -> Outcome:
-    """Trains to the end, or until something asks to stop.
+    """Trains until the last step or an interrupt.
 
     Raises:
       UserError: the folder can't be written to, or a checkpoint is unusable.
@@ -180,7 +183,7 @@ class Trainer:
         self._writers.close()
 
   def _restore(self) -> tuple[TrainState, int, dict[str, Any]]:
-    """State, step and extras to begin with."""
+    """Returns the restored or initial state, its step and its extras."""
     restored = self._checkpoints.restore_latest(self._abstract, self._data)
     if restored is not None:
       return restored.state, restored.step, restored.extras
@@ -193,12 +196,12 @@ class Trainer:
     return state, 0, {}
 
   def _compile(self, state: TrainState) -> Any:
-    """Compiles the step ahead, so that its cost is known before it runs."""
+    """Compiles the step ahead of time to report its cost before training."""
     batch = step_lib.abstract_train_batch(
       self._task.dummy_batch(), self._config.batch_size, self._mesh
     )
     with self._timer.section("compile"):
-      # With several processes, pmap lowers for arrays, not for their shapes.
+      # With several processes, pmap can only be lowered with concrete arrays.
       zeros = jax.tree.map(step_lib.zeros, batch)
       return self._step_fn.lower(state, zeros).compile()
 
@@ -209,7 +212,11 @@ class Trainer:
     compiled: Any,
     stop: interrupts.Interrupts,
   ) -> tuple[TrainState, str]:
-    """Takes the steps that are left; returns why it stopped early, or ""."""
+    """Runs the remaining steps.
+
+    Returns:
+      The final state, and the reason for stopping early or "".
+    """
     for step in range(start + 1, self._num_steps + 1):
       with self._timer.section("data"):
         batch = step_lib.place_train_batch(next(self._data), self._mesh)
@@ -224,7 +231,7 @@ class Trainer:
     return state, ""
 
   def _end_interval(self, step: int, start: int, state: TrainState) -> None:
-    """Logs, evaluates and saves if an interval ends with this step."""
+    """Logs, evaluates and saves if the respective interval ends here."""
     config, last = self._config, step == self._num_steps
     logs = last or self._is_due(step, config.log.every_steps)
     evaluates = last or self._is_due(
@@ -248,7 +255,7 @@ class Trainer:
     return bool(steps and step % steps == 0) or ended(step) > ended(step - 1)
 
   def _check_finite(self, step: int) -> None:
-    # The device is still busy with the steps; its time is theirs.
+    # This waits for queued steps, so count the time as step time.
     with self._timer.section("step"):
       self._accumulator.check_finite(step)
 
@@ -256,7 +263,7 @@ class Trainer:
     values = self._accumulator.take()
     values["learning_rate"] = float(self._schedule(step - 1))
     pace = self._accumulator.pace()
-    if "tokens" in values:  # Of a text task, as a mean over examples.
+    if "tokens" in values:  # Mean number of tokens per example.
       rate = values["tokens"] * pace["examples_per_second"]
       pace["tokens_per_second"] = rate
     self._write(
@@ -304,7 +311,7 @@ class Trainer:
       )
 
   def _stop(self, state: TrainState, why: str) -> Outcome:
-    """Saves what there is and says how to go on."""
+    """Saves a checkpoint and prints how to resume."""
     step = int(state.step)
     self._check_finite(step)
     self._save(step, state)
@@ -315,9 +322,9 @@ class Trainer:
     return Outcome(why, step, {})
 
   def _finish(self, state: TrainState) -> Outcome:
-    """Writes results and report of the final state."""
+    """Writes the results and the report, and exports the weights."""
     if self._evaluation is None:
-      # The run was finished before, and this is in its records already.
+      # The restored run was already complete, so its metrics are logged.
       self._measure(self._num_steps, state)
     self._checkpoints.wait()
     best = self._checkpoints.best_step()
@@ -358,7 +365,7 @@ class Trainer:
       )
 
   def _open_data(self) -> tuple[Any, dict[str, Any]]:
-    """Training iterator and evaluation data of this process."""
+    """Returns the training iterator and evaluation data of this process."""
     shard = {
       "process_index": jax.process_index(),
       "process_count": jax.process_count(),

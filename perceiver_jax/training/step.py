@@ -1,4 +1,4 @@
-"""The pmapped train step and the state it carries.
+"""The pmapped train step and its state.
 
 The same global batch and seed give the same loss on any number of devices:
 gradients are summed over examples, not averaged over shards, randomness is
@@ -34,15 +34,15 @@ AXIS = "data"
 
 
 class TrainState(NamedTuple):
-  """Everything a step changes.
+  """The training state.
 
   Attributes:
-    step: steps taken, int32.
+    step: number of steps taken, an int32 scalar.
     params: float32 parameters.
-    net_state: running statistics of the model.
-    opt_state: of the optimizer.
-    ema_params: moving average of `params`; () when it is off.
-    rng: key data [2], constant over a run.
+    net_state: Haiku state, such as running batch statistics.
+    opt_state: optimizer state.
+    ema_params: exponential moving average of `params`, or () if disabled.
+    rng: PRNG key data [2], constant throughout a run.
   """
 
   step: jax.Array
@@ -54,15 +54,18 @@ class TrainState(NamedTuple):
 
   @property
   def eval_params(self) -> Any:
-    """The parameters to evaluate: averaged ones where there are any."""
+    """Returns the averaged parameters if enabled, otherwise `params`."""
     return self.ema_params or self.params
 
 
 def make_mesh(num_devices: int = 0) -> Mesh:
-  """One axis over all devices, or over the first `num_devices`.
+  """Returns a one-dimensional mesh of the first `num_devices` devices.
+
+  Args:
+    num_devices: number of devices; 0 for all.
 
   Raises:
-    UserError: there are fewer.
+    UserError: fewer than `num_devices` devices are available.
   """
   devices = jax.devices()
   if num_devices > len(devices):
@@ -74,12 +77,12 @@ def make_mesh(num_devices: int = 0) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Sharding of the state: whole on every device."""
+  """Returns the sharding that replicates the state on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def place_batch(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
-  """This process's part [b, ...] of a batch as global arrays [B, ...]."""
+  """Returns global arrays [B, ...] from this process's part [b, ...]."""
   sharding = _batch_sharding(mesh)
   return {
     name: jax.make_array_from_process_local_data(sharding, np.asarray(value))
@@ -88,7 +91,7 @@ def place_batch(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
 
 
 def place_train_batch(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
-  """The same as the train step takes it: [devices, B / devices, ...]."""
+  """Returns a batch for the train step, [devices, B / devices, ...]."""
   devices = len(mesh.local_devices)
   split = {
     name: value.reshape(devices, -1, *value.shape[1:])
@@ -100,7 +103,7 @@ def place_train_batch(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
 def abstract_train_batch(
   example: Batch, batch_size: int, mesh: Mesh
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  """Shapes of what `place_train_batch` makes.
+  """Returns the shapes, dtypes and shardings of a placed training batch.
 
   Args:
     example: a batch of 1; see `Task.dummy_batch`.
@@ -119,7 +122,10 @@ def abstract_train_batch(
 
 
 def zeros(abstract: jax.ShapeDtypeStruct) -> jax.Array:
-  """An array of zeros where and as `abstract` says, on any number of hosts."""
+  """Returns zeros with the shape, dtype and sharding of `abstract`.
+
+  This also works with several processes.
+  """
   part = abstract.sharding.shard_shape(abstract.shape)
   return jax.make_array_from_callback(
     abstract.shape, abstract.sharding, lambda _: np.zeros(part, abstract.dtype)
@@ -129,7 +135,7 @@ def zeros(abstract: jax.ShapeDtypeStruct) -> jax.Array:
 def abstract_state(
   init: Callable[[Batch], TrainState], example: Batch, mesh: Mesh
 ) -> TrainState:
-  """Shapes and sharding of what `init` makes; nothing is allocated.
+  """Returns the shapes and shardings of the state without allocating it.
 
   Raises:
     UserError: the model can't be built from its config.
@@ -149,11 +155,14 @@ def abstract_state(
 
 
 def model_of(task: "Task", precision: str) -> hk.TransformedWithState:
-  """The task's model as pure functions; `apply` takes `forward`'s arguments.
+  """Returns the task's model as a pair of pure functions.
 
   Args:
-    task: whose `forward` it is.
-    precision: see `precision`.
+    task: the task whose `forward` method is transformed.
+    precision: name of the numeric precision; see `training.precision`.
+
+  Returns:
+    The transformed model. `apply` takes the arguments of `forward`.
   """
 
   def forward(batch, is_training, return_attention=False):
@@ -172,7 +181,10 @@ def make_init(
   *,
   use_ema: bool,
 ) -> Callable[[Batch], TrainState]:
-  """A function from a batch (only its shapes matter) to the first state."""
+  """Returns a function that creates the initial state from a batch.
+
+  The function uses only the shapes and dtypes of the batch.
+  """
 
   def init(batch):
     rng = jax.random.key(seed)
@@ -183,7 +195,7 @@ def make_init(
       params=params,
       net_state=net_state,
       opt_state=optimizer.init(params),
-      # A copy: the step donates its state, and one buffer can't go twice.
+      # The step donates its state, and a buffer cannot be donated twice.
       ema_params=jax.tree.map(jnp.copy, params) if use_ema else (),
       rng=jax.random.key_data(rng),
     )
@@ -200,20 +212,23 @@ def make_train_step(
   num_microbatches: int = 1,
   ema_decay: float = 0.0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-  """The step: `(state, batch) -> (state, metrics)`, its state donated.
+  """Returns the train step, `(state, batch) -> (state, metrics)`.
 
   Args:
     model: see `model_of`.
-    task: prepares the batch and has the loss.
-    optimizer: from `optimizers`.
-    mesh: see `make_mesh`; the state must lie on it, replicated.
-    num_microbatches: parts of each device's share that are taken one after
-      the other, their gradients summed. Batch statistics are those of a part.
-    ema_decay: of the moving average of the parameters; 0 for none.
+    task: the task that prepares the batch and computes the loss.
+    optimizer: the optimizer; see `training.optimizers`.
+    mesh: see `make_mesh`; the state must be replicated on it.
+    num_microbatches: number of equal parts into which each device's share of
+      the batch is split. They are processed sequentially and their gradients
+      are summed. Batch statistics are computed over one part.
+    ema_decay: decay rate of the moving average of the parameters; 0 disables
+      it.
 
   Returns:
-    A pmapped function. The batch is `place_batch`'s; metrics are summed over
-    it, with 'grad_norm' and, of the new parameters, 'param_norm' added.
+    A pmapped function that donates its state. It takes a batch from
+    `place_train_batch` and sums the metrics over it. It adds 'grad_norm', the
+    norm of the gradients, and 'param_norm', the norm of the new parameters.
   """
 
   def gradients(params, net_state, batch):
@@ -233,13 +248,13 @@ def make_train_step(
       gradients, state.params, state.net_state, batch, num_microbatches
     )
     grads, metrics = jax.lax.psum((grads, metrics), AXIS)
-    # A batch may have no masked token, and then there is nothing to learn.
+    # Avoid dividing by zero if the batch has no masked tokens.
     count = jnp.maximum(metrics["loss"][1], 1)
     grads = jax.tree.map(lambda g: g / count, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     one = jnp.ones((), jnp.float32)
-    # The update may spoil parameters of a step whose loss is still finite.
+    # An update can make parameters non-finite even if the loss is finite.
     norms = {"grad_norm": grads, "param_norm": params}
     metrics = {
       **metrics,
@@ -266,10 +281,10 @@ def make_train_step(
 def check_batch_size(
   batch_size: int, num_devices: int, num_microbatches: int
 ) -> None:
-  """Checks that a global batch divides.
+  """Checks that the batch size divides over devices and microbatches.
 
   Raises:
-    UserError: it does not, saying by what it must.
+    UserError: `batch_size` or `num_microbatches` is invalid.
   """
   if num_microbatches < 1:
     raise UserError(
@@ -289,7 +304,7 @@ def _batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def _with_keys(batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
-  """Adds "rng": one key an example, by its position in the source."""
+  """Adds "rng", a key per example derived from its index in the source."""
   fold = jax.vmap(lambda i: jax.random.key_data(jax.random.fold_in(key, i)))
   return {**batch, "rng": fold(batch["index"])}
 
