@@ -100,7 +100,7 @@ class ImageClassification(base.Task):
     return {"class_names": self._class_names}
 
   def prepare_batch(self, batch: Batch) -> Batch:
-    """Mixes images by MixUp and CutMix, and mixes their labels."""
+    """Mixes images by MixUp and CutMix, and computes soft labels."""
     mixed = mixing.mix(
       batch["image"],
       batch["label"],

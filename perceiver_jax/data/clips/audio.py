@@ -1,7 +1,7 @@
 """Reads and writes audio as numpy arrays, from audio and video files.
 
-Shapes: S samples, usually in [-1, 1]. Times are
-seconds from the beginning of the file, the same as those of `video`.
+Shapes: S samples, usually in [-1, 1]. Times are in seconds from the beginning
+of the file, as in `video`.
 """
 
 import contextlib
@@ -18,17 +18,18 @@ import numpy as np
 from perceiver_jax.data.clips import av_decoding
 from perceiver_jax.errors import UserError
 
-# Decoders and the resampler start from silence; what is read before the clip
-# lets them settle. A second more aligns it with whole samples at both rates.
+# Decoders and the resampler start from silence, and need audio before the clip
+# to settle. Another second aligns the start with whole samples at both rates.
 _BEFORE = 2.0
-# How much of the sound around the clip the resampler needs.
+# Audio around the clip that the resampler needs.
 _MARGIN = 0.1
-# Sound often ends a little before the pictures do; that much is silence.
+# Audio often ends slightly before video; up to this much is padded with
+# silence.
 _MISSING = 0.1
-# Matroska rounds times to milliseconds. Gaps and overlaps up to this are not
-# meant, and closing them keeps clicks out.
+# Matroska rounds times to milliseconds. Gaps and overlaps up to this are
+# rounding errors, and are closed to avoid clicks.
 _JITTER = 0.01
-_RIFF_SLACK = 1024  # bytes by which headers of .wav files are wrong
+_RIFF_SLACK = 1024  # Tolerated error of sizes in .wav headers, in bytes.
 
 
 class _Part(NamedTuple):
@@ -53,16 +54,16 @@ def read_audio(
   Args:
     path: an audio or video file that FFmpeg decodes: wav, flac, mp3, mp4, mkv,
       webm and others.
-    sample_rate: per second; the papers use 48,000.
-    start: seconds.
-    num_samples: S; to the end if not given. Up to 0.1 seconds that are
-      missing at the end are silence.
+    sample_rate: samples per second; the papers use 48,000.
+    start: start in seconds.
+    num_samples: S; by default, reads to the end. If up to 0.1 seconds are
+      missing at the end, they are padded with silence.
 
   Returns:
-    float32 [S, channels], all the channels of the file.
+    float32 [S, channels], with all channels of the file.
 
   Raises:
-    UserError: the file is missing, damaged, has no sound or too little, or an
+    UserError: the file is missing, damaged or too short, has no audio, or an
       argument is out of range.
   """
   if sample_rate < 1 or (num_samples is not None and num_samples < 1):
@@ -90,17 +91,17 @@ def read_audio(
 def write_wav(
   path: str | os.PathLike[str], audio: np.ndarray, sample_rate: int = 48_000
 ) -> None:
-  """Writes a .wav file of 16 bits.
+  """Writes a 16-bit .wav file.
 
   Args:
-    path: ends in .wav.
-    audio: [S] or [S, channels] floats; what is beyond [-1, 1] is clipped.
-    sample_rate: of `audio`, per second.
+    path: path of the file, ending in .wav.
+    audio: floats [S] or [S, channels]; values are clipped to [-1, 1].
+    sample_rate: samples of `audio` per second.
 
   Raises:
-    UserError: the name is another, soundfile is not installed, or the file
-      cannot be written.
-    ValueError: `audio` is no sound.
+    UserError: the path does not end in .wav, soundfile is not installed, or the
+      file cannot be written.
+    ValueError: `audio` is not valid audio.
   """
   if Path(path).suffix.lower() != ".wav":
     raise UserError(f"sound is written to .wav files, not {Path(path).name!r}")
@@ -132,14 +133,14 @@ def _read(
 
 
 def _check_riff(path: str | os.PathLike[str]) -> None:
-  """Raises UserError for a .wav file that was cut; decoders do not mind."""
+  """Raises UserError for a truncated .wav file, which decoders accept."""
   try:
     with open(path, "rb") as file:
       head = file.read(12)
     missing = int.from_bytes(head[4:8], "little") + 8 - os.path.getsize(path)
   except OSError:
-    return  # the decoders say why
-  # Programs that cannot know the size yet write one near 2^31 or 2^32.
+    return  # The decoders report the error.
+  # Programs that stream audio write a size near 2^31 or 2^32.
   if head[:4] == b"RIFF" and _RIFF_SLACK < missing < 2**31 - 2**16:
     raise UserError(
       f"{str(path)!r} is incomplete: {missing:,} bytes are missing at its end; "
@@ -150,7 +151,7 @@ def _check_riff(path: str | os.PathLike[str]) -> None:
 def _read_soundfile(
   path: str | os.PathLike[str], start: float, stop: float, sample_rate: int
 ) -> _Part | None:
-  """Reads with soundfile; returns None for formats that it does not know."""
+  """Reads with soundfile; returns None for unsupported formats."""
   import soundfile
 
   try:
@@ -186,7 +187,7 @@ def _read_av(
       position = place
     piece = _to_array(to_float, timed.frame, path)
     if ended:
-      # The sound starts after the clip, which is silent.
+      # The audio starts after the clip, so the clip is silent.
       pieces.append((math.ceil((stop + _MARGIN) * rate), piece[:0]))
       break
     pieces.append((position, piece))
@@ -196,7 +197,7 @@ def _read_av(
 
 
 def _first(start: float, rate: int, sample_rate: int) -> int:
-  """Returns a sample before `start` that both rates share."""
+  """Returns a sample before `start` that exists at both rates."""
   step = rate // math.gcd(rate, sample_rate)
   return max(0, math.floor((start - _MARGIN) * rate)) // step * step
 
@@ -204,7 +205,7 @@ def _first(start: float, rate: int, sample_rate: int) -> int:
 def _to_array(
   to_float: Any, frame: Any, path: str | os.PathLike[str]
 ) -> np.ndarray:
-  """Converts PyAV's frame to float32 [S, channels]."""
+  """Converts a PyAV frame to float32 [S, channels]."""
   try:
     parts = [part.to_ndarray() for part in to_float.resample(frame)]
   except ValueError as error:
@@ -227,7 +228,7 @@ def _join(pieces: list[tuple[int, np.ndarray]], first: int) -> np.ndarray:
 
 
 def _resample(part: _Part, sample_rate: int) -> np.ndarray:
-  """Resamples the part by soxr at its "HQ" quality; [S, channels]."""
+  """Resamples the part with soxr at "HQ" quality; [S, channels]."""
   if part.rate == sample_rate or not len(part.samples):
     return part.samples
   try:

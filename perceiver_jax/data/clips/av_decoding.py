@@ -1,7 +1,7 @@
 """Decodes video and audio files with PyAV (FFmpeg's libraries).
 
-`video` and `audio` build on this module. Files are local and of a known format,
-times are seconds from the beginning, and damage raises UserError.
+`video` and `audio` build on this module. Files must be local and of a known
+format. Times are in seconds from the beginning of the file.
 """
 
 import contextlib
@@ -16,21 +16,22 @@ from typing import (
 
 from perceiver_jax.errors import UserError
 
-# FFmpeg's other formats read further files, URLs, or any text at all.
+# Other formats of FFmpeg may open further files or URLs, or accept any text.
 _FORMATS = (
   "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,gif,"
   "wav,w64,aiff,flac,mp3,aac,ogg"
 )
-# Formats whose header says how long the file is (others let FFmpeg guess), and
-# how many seconds may be missing: tracks end at different times.
+# Formats with the duration in the header (FFmpeg guesses it for others), and
+# how many seconds may be missing, as tracks end at different times.
 _SAY_DURATION = {
   "mov,mp4,m4a,3gp,3g2,mj2": 1.0,
   "matroska,webm": 1.0,
   "flac": 0.1,
 }
-# Where the frame rate varies, many writers say that every frame lasts a tick.
+# With variable frame rates, many writers store a duration of one tick for
+# every frame.
 _SHORTEST = 0.002  # seconds
-_SECOND = 1_000_000  # FFmpeg counts a file's time in microseconds
+_SECOND = 1_000_000  # FFmpeg's unit of a file's duration is a microsecond.
 
 
 class Timed(NamedTuple):
@@ -57,18 +58,18 @@ def opened(path: str | os.PathLike[str], kind: str) -> Iterator[Any]:
   """Opens a file; FFmpeg's errors inside the block become UserErrors.
 
   Args:
-    path: a local file; its content says what it is, not its name.
-    kind: 'video' or 'audio'. Cover pictures of sound files are no video.
+    path: a local file; its format is detected from its content.
+    kind: 'video' or 'audio'. Cover pictures of audio files are not video.
 
   Yields:
-    The first track of that kind: PyAV's stream, with its `container`.
+    The first track of that kind, a PyAV stream with its `container`.
 
   Raises:
-    UserError: the file is missing, empty, damaged, of another type, or has no
-      such track.
+    UserError: the file is missing, empty, damaged or of an unsupported format,
+      or has no such track.
   """
   av = import_av()
-  # Opening a pipe would wait for whoever writes to it.
+  # Opening a pipe would block until another process writes to it.
   if not os.path.isfile(path):
     why = "is not a file" if os.path.exists(path) else "does not exist"
     raise UserError(f"{str(path)!r} {why}; give a video or sound file")
@@ -76,7 +77,7 @@ def opened(path: str | os.PathLike[str], kind: str) -> Iterator[Any]:
     raise UserError(f"{str(path)!r} is empty (0 bytes); give another file")
   options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
   try:
-    # Without the prefix, "a:b.mp4" would be a URL.
+    # Without the prefix, "a:b.mp4" would be read as a URL.
     with av.open(
       f"file:{os.fspath(path)}", options=options, metadata_errors="replace"
     ) as container:
@@ -99,24 +100,25 @@ def decode(
     start: seconds from the beginning of the file.
 
   Yields:
-    Frames by time: from one that has begun by `start`, if there is one.
+    Frames in order of time, from one that is shown at or before `start` if
+    there is one.
 
   Raises:
-    UserError: as in `opened`; also if the file holds no frame, or ends long
-      before the time that its header says.
+    UserError: as in `opened`; also if the file holds no frame, or is much
+      shorter than its header says.
   """
   if start > 0:
     with opened(path, kind) as track, contextlib.suppress(StopIteration):
       if _seek(track, start):
         frames = _decode(track, path)
         first = next(frames)
-        # Without a time stamp, nothing says where the seek has led.
+        # Without a time stamp, the position after seeking is unknown.
         if first.frame.pts is not None and first.start <= start:
           yield first
           yield from frames
           return
-  # From the beginning, too, if the format has no index and the seek landed
-  # after the place that was sought.
+  # Also decodes from the beginning if the format has no index and the seek
+  # overshot.
   with opened(path, kind) as track:
     empty = True
     for timed in _decode(track, path):
@@ -184,7 +186,7 @@ def _packets(track: Any, path: str | os.PathLike[str]) -> Iterator[Any]:
   """Iterates over the packets of all tracks from the current position."""
   try:
     yield from track.container.demux()
-  except IndexError as error:  # Damage can begin a track that PyAV has not.
+  except IndexError as error:  # Damaged data names an unknown track.
     raise UserError(
       f"{str(path)!r} is damaged or incomplete; get the whole file"
     ) from error
@@ -194,7 +196,7 @@ def _decode(track: Any, path: str | os.PathLike[str]) -> Iterator[Timed]:
   """Decodes from the current position of the file."""
   invalid = import_av().error.InvalidDataError
   reached, timed = 0.0, None
-  # All tracks: any of them may be shorter than the file.
+  # Considers all tracks, as any of them may be shorter than the file.
   for packet in _packets(track, path):
     if packet.pts is not None:
       ticks = packet.pts + (packet.duration or 0)
@@ -204,7 +206,7 @@ def _decode(track: Any, path: str | os.PathLike[str]) -> Iterator[Timed]:
     try:
       frames = packet.decode()
     except invalid:
-      # After a seek, what comes before a key frame cannot be decoded.
+      # After a seek, frames before a key frame can't be decoded.
       if timed:
         raise
       continue

@@ -15,7 +15,7 @@ from perceiver_jax.errors import UserError
 _LINEAR_STEP = 200 / 3
 _CORNER = 1000.0
 _LOG_STEP = np.log(6.4) / 27
-# Power below which sound is silence.
+# Power below which audio is silent.
 _FLOOR = 1e-8
 
 
@@ -24,21 +24,21 @@ def log_mel(
 ) -> np.ndarray:
   """Computes a log-mel spectrogram.
 
-  Equals librosa's with its default bands (Slaney's, each of unit area), Hann
-  window and power 2. The sound is continued by its mirror image, so that every
-  hop gives a frame.
+  Matches librosa with its default bands (Slaney's, each of unit area), a Hann
+  window and power 2. The audio is padded by reflection, so that every hop gives
+  a frame.
 
   Args:
     sound: float32 [S, 1].
-    sample_rate: per second.
+    sample_rate: samples per second.
     settings: `window` and `hop` in samples, `bands`, `lowest` and `highest` in
-      Hz; `mean` and `deviation`, which are taken out of the logarithm.
+      Hz; `mean` and `deviation`, by which the logarithm is normalized.
 
   Returns:
     float32 [F, M].
 
   Raises:
-    UserError: S is no multiple of the hop, or a setting is out of range.
+    UserError: S is not a multiple of the hop, or a setting is out of range.
   """
   window, hop = settings["window"], settings["hop"]
   if not 0 < hop <= window or len(sound) % hop or len(sound) <= window:

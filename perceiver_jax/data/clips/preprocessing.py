@@ -16,7 +16,7 @@ from perceiver_jax.data.images.preprocessing import CROPS
 from perceiver_jax.errors import UserError
 
 AUDIO_FORMATS = ("raw", "mel")
-# Red, green and blue in brightness (ITU-R BT.601).
+# Weights of red, green and blue in brightness (ITU-R BT.601).
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -48,19 +48,19 @@ class ClipPreprocessing:
 
   @property
   def crops_at_random(self) -> bool:
-    """True if `train` crops frames of the clip's original size."""
+    """Returns whether `train` crops frames of the clip's original size."""
     return self._settings["crop"] == "inception"
 
   def evaluate(self, example: Example) -> Example:
     """Normalizes frames, and computes the mel spectrogram if configured.
 
     Args:
-      example: of `Clips.read`; `image` uint8 [T, H, W, 3] of the model's size
-        and `audio` float32 [S, 1], or one of them.
+      example: result of `Clips.read`: `image` uint8 [T, H, W, 3] of the
+        model's size, `audio` float32 [S, 1], or both.
 
     Returns:
-      The same with `image` float32 [T, H, W, 3], and `audio` float32 [S, 1] or
-      the flattened spectrogram [frames x bands, 1].
+      The example with `image` float32 [T, H, W, 3], and `audio` float32 [S, 1]
+      or the flattened spectrogram [frames x bands, 1].
     """
     found = dict(example)
     if "image" in found:

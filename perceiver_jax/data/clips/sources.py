@@ -21,7 +21,7 @@ def make_clips(name: str, /, **arguments: Any) -> Clips:
 
   Args:
     name: a key of `SOURCES`.
-    **arguments: arguments of that source.
+    **arguments: arguments of the source.
 
   Raises:
     UserError: the name or an argument is unknown, or the data is missing.

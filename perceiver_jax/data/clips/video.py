@@ -1,6 +1,6 @@
-"""Video files as numpy arrays, by the time stamps of their frames.
+"""Reads video files as numpy arrays, by the time stamps of their frames.
 
-Shapes: T frames, H height, W width; pixels are uint8 RGB. Times are seconds
+Shapes: T frames, H height, W width; pixels are uint8 RGB. Times are in seconds
 from the beginning of the file, the same for video and audio.
 """
 
@@ -17,7 +17,7 @@ from perceiver_jax.data.clips.av_decoding import Timed
 from perceiver_jax.data.images import resizing
 from perceiver_jax.errors import UserError
 
-# Matroska rounds times to milliseconds: a frame may seem that much late.
+# Matroska rounds times to milliseconds, so frames may appear this much late.
 _ROUNDING = 0.001
 
 
@@ -30,22 +30,22 @@ def read_video(
 ) -> np.ndarray:
   """Reads a clip at a constant frame rate.
 
-  Frame k is the one on screen at `start + k / fps`, whatever the file's own
-  frame rate is and whether or not it varies.
+  Frame k is the one on screen at `start + k / fps`, independent of the file's
+  own frame rate, which may vary.
 
   Args:
     path: a file that FFmpeg decodes: mp4, mkv, webm, avi and others.
     num_frames: T.
-    fps: frames per second wanted; the papers' video is at 25.
-    start: seconds.
-    size: (H, W); the largest central part of that shape is resized. The
-      video's own if not given.
+    fps: frames per second of the result; the papers use 25.
+    start: start in seconds.
+    size: (H, W) to which the largest central crop of that aspect ratio is
+      resized. Defaults to the video's own size.
 
   Returns:
     uint8 [T, H, W, 3].
 
   Raises:
-    UserError: the file is missing, damaged, has no pictures or too few, or an
+    UserError: the file is missing, damaged, has no or too few frames, or an
       argument is out of range.
   """
   if num_frames < 1:
@@ -67,12 +67,12 @@ def frames(
   start: float = 0.0,
   size: tuple[int, int] | None = None,
 ) -> Iterator[tuple[float, np.ndarray]]:
-  """Reads a video frame by frame, holding one in memory.
+  """Reads a video frame by frame, with one frame in memory.
 
   Args:
     path: as in `read_video`.
-    fps: frames per second wanted; the file's own frames if not given.
-    start: seconds; the first frame is the one on screen then.
+    fps: frames per second of the result; defaults to the file's own frames.
+    start: start in seconds; the first frame is the one on screen at this time.
     size: as in `read_video`.
 
   Returns:
@@ -108,7 +108,7 @@ def _frames(
     shown = _constant(shown, fps, start)
   for time, _, frame in shown:
     picture = _to_rgb(frame)
-    # A stream may change its size; what is made of it does not.
+    # A stream may change its size, but the output has a constant size.
     size = size or picture.shape[:2]
     yield time, resizing.fit(picture, *size)
 
@@ -122,9 +122,9 @@ def _until_the_next(shown: Iterator[Timed]) -> Iterator[Timed]:
 def _constant(
   shown: Iterator[Timed], fps: float, start: float
 ) -> Iterator[Timed]:
-  """Repeats and drops frames: the k-th is the one at `start + k / fps`."""
+  """Repeats and drops frames, so that frame k is at `start + k / fps`."""
   number = 0
-  # The first frame also stands for what comes before it.
+  # The first frame is also used for times before it.
   for _, stop, frame in shown:
     while (time := start + number / fps) < stop - _ROUNDING:
       number += 1
@@ -132,7 +132,7 @@ def _constant(
 
 
 def _to_rgb(frame: Any) -> np.ndarray:
-  """Converts PyAV's frame to uint8 [H, W, 3], upright."""
+  """Converts a PyAV frame to uint8 [H, W, 3], upright."""
   picture = frame.to_ndarray(format="rgb24")
   # Phones store video sideways, with the rotation as metadata.
   return np.rot90(picture, round(frame.rotation / 90))

@@ -1,4 +1,4 @@
-"""Writes video with sound as browsers play it: mp4 of H.264 and AAC.
+"""Writes video with audio that browsers can play: mp4 with H.264 and AAC.
 
 Shapes: T frames, H height, W width; S samples.
 """
@@ -19,18 +19,18 @@ import numpy as np
 from perceiver_jax.data.clips import av_decoding
 from perceiver_jax.errors import UserError
 
-# Named in the file, so that players need not guess; FFmpeg's numbers.
+# FFmpeg's constants of the color space, stored in the file for players.
 _BT709 = 1
 _LIMITED_RANGE = 1
-# Finer than eyes notice, at a third of the time that the default takes.
+# Visually lossless, in a third of the time of the default preset.
 _H264 = {"crf": "18", "preset": "veryfast"}
 _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
-_SAMPLES = 1024  # a frame of AAC
-# Bits a second and channel: FFmpeg's default is heard on tones, this is not.
+_SAMPLES = 1024  # Samples of an AAC frame.
+# Bits per second and channel. FFmpeg's default has audible artifacts on tones.
 _AAC_BITS = 128_000
-_AAC_BITS_A_SAMPLE = 6  # the most that AAC can store
+_AAC_BITS_A_SAMPLE = 6  # The maximum for AAC.
 
-# When it starts, in seconds; the track it belongs to; the frame.
+# Start in seconds, track, and frame.
 _Item = tuple[Fraction, Any, Any]
 
 
@@ -41,23 +41,23 @@ def write_video(
   audio: np.ndarray | None = None,
   sample_rate: int = 48_000,
 ) -> None:
-  """Writes a video; the file appears when it is complete.
+  """Writes a video; the file appears only when it is complete.
 
-  Odd heights and widths grow by a copy of the last row or column, as H.264
-  wants them even.
+  The last row or column of odd heights or widths is repeated, as H.264 requires
+  even sizes.
 
   Args:
-    path: ends in .mp4.
-    frames: [T, H, W, 3] uint8, or anything that yields [H, W, 3].
+    path: path of the file, ending in .mp4.
+    frames: uint8 [T, H, W, 3], or an iterable of [H, W, 3].
     fps: frames per second.
-    audio: [S] or [S, channels] floats from the first frame on, with 1, 2 or 6
-      channels; what is beyond [-1, 1] is clipped.
-    sample_rate: of `audio`, per second; one that AAC has.
+    audio: floats [S] or [S, channels], starting with the first frame, with 1, 2
+      or 6 channels; values are clipped to [-1, 1].
+    sample_rate: samples of `audio` per second; must be supported by AAC.
 
   Raises:
-    UserError: the name, a rate or the number of channels cannot be, there are
+    UserError: the path, a rate or the number of channels is invalid, there are
       no frames, or the file cannot be written.
-    ValueError: frames or sound are of another kind.
+    ValueError: frames or audio have an invalid shape or type.
   """
   path = Path(path)
   if path.suffix.lower() != ".mp4":
@@ -66,7 +66,7 @@ def write_video(
     raise UserError(f"fps must be from 0.01 to 1000, got {fps}")
   av = av_decoding.import_av()
   partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  # The index goes to the front, so that a browser can begin to play.
+  # Writes the index first, so that browsers can start before the end.
   options = {"movflags": "+faststart"}
   try:
     with av.open(f"file:{partial}", "w", "mp4", options=options) as container:
@@ -89,7 +89,7 @@ def write_video(
 def _pictures(
   container: Any, frames: Iterable[np.ndarray], fps: float
 ) -> Iterator[_Item]:
-  """Adds a track of pictures; iterates over its frames."""
+  """Adds a video track; iterates over its frames."""
   frames = iter(frames)
   first = next(frames, None)
   if first is None:
@@ -115,7 +115,7 @@ def _pictures(
 
 
 def _from_rgb(picture: np.ndarray, number: int) -> Any:
-  """Makes the encoder's frame of uint8 [H, W, 3]."""
+  """Converts uint8 [H, W, 3] to a frame of the encoder."""
   odd = [(0, n % 2) for n in picture.shape]
   odd[2] = (0, 0)
   frame = av_decoding.import_av().VideoFrame.from_ndarray(
@@ -131,7 +131,7 @@ def _from_rgb(picture: np.ndarray, number: int) -> Any:
 def _sounds(
   container: Any, audio: np.ndarray, sample_rate: int
 ) -> Iterator[_Item]:
-  """Adds a track of sound; iterates over its frames."""
+  """Adds an audio track; iterates over its frames."""
   av = av_decoding.import_av()
   audio = audio[:, None] if audio.ndim == 1 else audio
   if audio.ndim != 2 or not np.issubdtype(audio.dtype, np.floating):

@@ -48,7 +48,7 @@ class Window(NamedTuple):
 
   @property
   def seconds(self) -> float:
-    """The duration of the window."""
+    """Returns the duration of the window."""
     video = self.num_frames / self.fps
     return max(video, self.num_samples / self.sample_rate)
 
@@ -161,7 +161,7 @@ class RandomWindows:
     """Reads a random window of a clip, or of the next readable one.
 
     Returns:
-      The example of `Clips.read`, `label` float32 [P] with 1 at the clip's
+      The result of `Clips.read` with `label` float32 [P] with 1 at the clip's
       classes, and `unreadable` of `SkipUnreadable`.
 
     Raises:

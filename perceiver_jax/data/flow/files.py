@@ -18,14 +18,14 @@ import numpy as np
 from perceiver_jax.errors import UserError
 
 _FLO_MAGIC = struct.pack("<f", 202021.25)
-# In Middlebury's format larger values are unknown; they are written as 1e10.
+# In Middlebury's format, larger values are unknown flow, written as 1e10.
 _FLO_LARGEST = 1e9
 _FLO_UNKNOWN = 1e10
 _PNG_HEADER = re.compile(
   rb"\x89PNG\r\n\x1a\n\0\0\0\rIHDR(.{4})(.{4})(.)(.)", re.DOTALL
 )
 _PNG_RGB = 2
-_DEFLATE_MOST = 1032  # bytes that one byte of a PNG can unpack to
+_DEFLATE_MOST = 1032  # Maximum compression ratio of a PNG.
 _KITTI_SCALE = 64.0
 _KITTI_ZERO = 2.0**15
 _PFM_HEADER = re.compile(
@@ -44,10 +44,10 @@ def read_flow(path: str | os.PathLike[str]) -> np.ndarray:
     path: a .flo (Middlebury, Sintel), 16-bit .png (KITTI) or .pfm file.
 
   Returns:
-    float32 [H, W, 2]; NaN where the flow is not known.
+    float32 [H, W, 2]; NaN where the flow is unknown.
 
   Raises:
-    UserError: the file is missing, damaged, incomplete or of another kind.
+    UserError: the file is missing, damaged, incomplete or of another format.
   """
   kind = _format(path)
   try:
@@ -73,14 +73,14 @@ def write_flow(path: str | os.PathLike[str], flow: np.ndarray) -> None:
   """Writes optical flow in the format of the file's suffix.
 
   Args:
-    path: ends in .flo or .pfm, which keep float32 exactly, or in .png, which
-      rounds to 1/64 pixel.
-    flow: [H, W, 2]; NaN where it is not known.
+    path: path of a .flo or .pfm file, which store exact float32, or of a .png
+      file, which rounds to 1/64 pixel.
+    flow: [H, W, 2]; NaN where the flow is unknown.
 
   Raises:
-    UserError: the format cannot hold such flow, there is no such format, or
-      nothing can be written there.
-    ValueError: `flow` has another shape.
+    UserError: the format is unknown or can't represent the flow, or the file
+      can't be written.
+    ValueError: `flow` has an invalid shape.
   """
   kind = _format(path)
   if flow.ndim != 3 or flow.shape[2] != 2 or not flow.size:
@@ -139,7 +139,7 @@ def _read_kitti(data: bytes) -> np.ndarray:
     image = None
   if image is None:
     raise _DamagedError("the PNG is damaged or incomplete")
-  # OpenCV gives blue, green, red: valid, y, x.
+  # OpenCV's channels blue, green, red are valid, y, x.
   flow = (image[..., :0:-1] - _KITTI_ZERO) / _KITTI_SCALE
   return np.where(image[..., :1] > 0, flow, np.nan).astype(np.float32)
 
@@ -162,7 +162,7 @@ def _read_pfm(data: bytes) -> np.ndarray:
   except ValueError as error:
     raise _DamagedError(f"its scale is {match[4].decode()!r}") from error
   width, height = int(match[2]), int(match[3])
-  # The sign of the scale is the byte order.
+  # The sign of the scale gives the byte order.
   order = "<f4" if scale < 0 else ">f4"
   rows = _floats(data[match.end() :], (height, width, 3), order)
   return rows[::-1, :, :2]

@@ -92,12 +92,12 @@ def autoflow(directory: str | os.PathLike[str], split: str) -> FlowFolder:
   """Opens the public AutoFlow release (40,000 pairs).
 
   Args:
-    directory: holds `static_40k_png_1_of_4` to `_4_of_4`, with a folder a pair
-      of im0.png, im1.png and forward.flo; or one of them.
-    split: "train", or "test": every 200th pair, by our choice.
+    directory: contains, or is one of, `static_40k_png_1_of_4` to `_4_of_4`,
+      which have a folder per pair of im0.png, im1.png and forward.flo.
+    split: "train" or "test"; the latter is every 200th pair, our own choice.
 
   Raises:
-    UserError: there is no such split, or no pair.
+    UserError: the split is unknown, or there are no pairs.
   """
   check_choice(split, ("train", "test"), "split", "autoflow")
   root = _root(directory, "autoflow")
@@ -123,7 +123,7 @@ def flying_chairs(directory: str | os.PathLike[str], split: str) -> FlowFolder:
     split: "train" or "test".
 
   Raises:
-    UserError: there is no such split, no pair, or no such list.
+    UserError: the split is unknown, or the pairs or the list are missing.
   """
   check_choice(split, ("train", "test"), "split", "flying_chairs")
   root = _root(directory, "flying_chairs")
@@ -150,7 +150,7 @@ def sintel(
     render: "clean" or "final".
 
   Raises:
-    UserError: there is no such split or rendering, or no pair.
+    UserError: the split or rendering is unknown, or there are no pairs.
   """
   check_choice(split, ("train", "test"), "split", "sintel")
   check_choice(render, ("clean", "final"), "render", "sintel")
@@ -173,16 +173,16 @@ def kitti(
 ) -> FlowFolder:
   """Opens KITTI-2012 (194 training pairs) or KITTI-2015 (200).
 
-  Flow is sparse; pixels of `flow_occ` that `flow_noc` lacks are occluded. The
-  test splits have similar sizes.
+  Flow is sparse. Pixels with flow in `flow_occ` but not in `flow_noc` are
+  occluded. The test splits have similar sizes.
 
   Args:
     directory: holds `training/` and `testing/`.
     split: "train" (with ground truth) or "test" (without).
-    year: "2012" or "2015", whose folders have other names.
+    year: "2012" or "2015"; the names of the folders differ.
 
   Raises:
-    UserError: there is no such split or year, or no pair.
+    UserError: the split or year is unknown, or there are no pairs.
   """
   check_choice(split, ("train", "test"), "split", "kitti")
   check_choice(year, tuple(_KITTI_YEARS), "year", "kitti")

@@ -246,9 +246,10 @@ def _layer(
   first_box: Box,
   blur: float,
 ) -> Layer:
-  """Makes a layer of a motion, with a rotated texture.
+  """Makes a layer with a given motion and a rotated texture.
 
-  The rotation has the texture resampled in both frames, not only in the first.
+  Due to the rotation, both frames are resampled from the texture, not only the
+  first.
   """
   margin = round(_MARGIN * max(box.shape))
   rows, columns = (n + 2 * margin for n in box.shape)

@@ -1,7 +1,7 @@
 """Sources of pairs of frames with optical flow, by name.
 
 A source has a length and returns pair i as a dict: `frames` uint8
-[2, H, W, 3]; `flow` float32 [H, W, 2], NaN where it is not known; `occluded`
+[2, H, W, 3]; `flow` float32 [H, W, 2], NaN where it is unknown; `occluded`
 bool [H, W], all False if a data set lacks it. Sizes may differ between pairs.
 The data sets on disk are in `folders`.
 """
@@ -56,7 +56,7 @@ class Rendered:
     seed: random seed.
   """
 
-  # Rendering is as slow as reading, so that threads help.
+  # Rendering is as slow as reading, so threads help.
   in_memory = False
   has_ground_truth = True
   knows_occlusion = True
@@ -103,16 +103,17 @@ def rendered(
   Args:
     split: "train" or "test".
     size: (H, W) in pixels.
-    num_train: pairs of "train"; 400,000 is what the paper says of AutoFlow.
-    num_test: pairs of "test".
-    textures: a folder of pictures; empty for photos that are installed.
+    num_train: number of pairs of "train"; the paper reports 400,000 pairs for
+      AutoFlow.
+    num_test: number of pairs of "test".
+    textures: a folder of pictures; if empty, uses installed photos.
     noise_share: share of the textures that are noise.
-    texture_scale: least and most pixels of a frame to a pixel of a picture.
-    texture_detail: how plain a texture may be; see `Textures`.
-    scene: leaves of `scene.Scene`.
+    texture_scale: minimum and maximum scale of pictures; see `Textures`.
+    texture_detail: minimum detail of a texture; see `Textures`.
+    scene: settings of `scene.Scene`.
 
   Raises:
-    UserError: there is no such split, a number is out of range, or the folder
+    UserError: the split is unknown, a number is out of range, or the folder
       has no pictures.
   """
   check_choice(split, _SPLITS, "split", "rendered")
@@ -151,7 +152,7 @@ def make_flow_source(name: str, /, **kwargs: Any) -> FlowSource:
 
   Args:
     name: a key of `SOURCES`.
-    **kwargs: its arguments.
+    **kwargs: arguments of the source.
 
   Raises:
     UserError: the name or an argument is unknown, or the data is missing.

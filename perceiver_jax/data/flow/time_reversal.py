@@ -12,7 +12,7 @@ def reverse_flow(flow: np.ndarray) -> np.ndarray:
   the paper (IO, app. H). This mixes surfaces at occlusions.
 
   Args:
-    flow: float32 [H, W, 2] in pixels; NaN where it is not known.
+    flow: float32 [H, W, 2] in pixels; NaN where it is unknown.
 
   Returns:
     float32 [H, W, 2]; NaN where no vector ends.
