@@ -1,1 +1,1 @@
-"""Entry points, and one file a task."""
+"""Entry points for training, evaluation and prediction."""

@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
   """Evaluates one checkpoint."""
   launch.no_arguments(argv)
   launch.workdir()
-  # Imported late: --help and a mistyped flag should not wait for JAX.
+  # Import JAX late to keep --help and flag errors fast.
   import jax
 
   from perceiver_jax.training import (

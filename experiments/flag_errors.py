@@ -78,7 +78,7 @@ def _unknown_leaf(file: str | None, argv: Sequence[str]) -> str:
   try:
     config = config_flags.config_flags.ConfigFileFlagParser("c").parse(file)
   except (LookupError, AttributeError):
-    return ""  # The file itself fails.
+    return ""  # The config file itself raises an error.
   for leaf in (match[1] for match in map(_LEAF.match, argv) if match):
     section: Any = config
     for depth, name in enumerate(leaf.split(".")):
@@ -99,7 +99,9 @@ def _no_leaf(leaf: str, depth: int, name: str, known: Sequence[str]) -> str:
 
 def _with_place(error: BaseException) -> str:
   place = traceback.extract_tb(error.__traceback__)[-1:]
-  if isinstance(error, SyntaxError):  # Its message has the place already.
+  if isinstance(
+    error, SyntaxError
+  ):  # The message already includes the location.
     place = []
   where = f" ({place[0].filename}, line {place[0].lineno})" if place else ""
   return f"{type(error).__name__}: {error}{where}"

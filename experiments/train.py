@@ -1,6 +1,6 @@
 """Trains: python -m experiments.train --config=configs/digits.py --workdir=DIR.
 
-Run the same command again to go on where it stopped, however it stopped.
+Run the same command again to resume a run that stopped for any reason.
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-  """Trains, and prints where the results are."""
+  """Trains a model and prints the location of the results."""
   launch.no_arguments(argv)
   config, folder = launch.config(), launch.workdir()
-  # Imported late: --help and a mistyped flag should not wait for JAX.
+  # Import JAX late to keep --help and flag errors fast.
   from perceiver_jax.tasks import registry as tasks
   from perceiver_jax.training import (
     interrupts,

@@ -25,7 +25,7 @@ _MINIMUM = {
 
 
 def check_numbers(config: ml_collections.ConfigDict) -> None:
-  """Checks leaves that would otherwise fail only after the run has begun.
+  """Checks numbers that would otherwise cause errors during the run.
 
   Raises:
     UserError: a number is out of range; the message names the leaf.
@@ -59,7 +59,7 @@ def num_steps(config: ml_collections.ConfigDict, examples: int) -> int:
   """Returns the length of a run, from `num_steps` or `num_epochs`.
 
   Args:
-    config: of the run; one of `num_steps` and `num_epochs` is 0.
+    config: config of the run; one of `num_steps` and `num_epochs` is 0.
     examples: number of examples in an epoch.
 
   Raises:

@@ -59,11 +59,11 @@ def evaluate(
 
   Args:
     eval_step: from `make_eval_step`.
-    state: its (averaged) parameters are evaluated.
+    state: training state; its `eval_params` are evaluated.
     batches: this process's part of each batch; `mask` is false for padding.
-    mesh: as given to `make_eval_step`.
+    mesh: the mesh given to `make_eval_step`.
     total: number of batches, for the progress bar.
-    show_progress: show a progress bar.
+    show_progress: whether to show a progress bar.
 
   Raises:
     UserError: the data is empty.

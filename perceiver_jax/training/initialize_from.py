@@ -18,7 +18,7 @@ from perceiver_jax.weights import initialize
 def load(
   config: ml_collections.ConfigDict, folder: Path
 ) -> weights_lib.Weights | None:
-  """Loads the weights that `config.init_from` names.
+  """Loads the weights named by `config.init_from`.
 
   Returns:
     The weights; None if the leaf is empty or the run resumes a checkpoint.
@@ -26,7 +26,7 @@ def load(
   Raises:
     UserError: the weights can't be read.
   """
-  # A run that was killed early has the folder, and nothing finished in it.
+  # A run that was killed early may leave a folder without checkpoints.
   checkpoints = (folder / workdir.CHECKPOINTS).glob("*")
   goes_on = any(path.name.isdecimal() for path in checkpoints)
   if not config.get("init_from", "") or goes_on:
@@ -37,15 +37,15 @@ def load(
 def initialize_state(
   state: TrainState, weights: weights_lib.Weights, spec: Any
 ) -> tuple[TrainState, initialize.Report]:
-  """Returns a first state with parameters initialized from `weights`.
+  """Returns an initial state with parameters from `weights`.
 
   Args:
-    state: as initialized at random, replicated.
-    weights: what to start from.
+    state: randomly initialized state, replicated.
+    weights: weights to initialize from.
     spec: `config.model`.
 
   Returns:
-    The state, placed as before, and a report on each array.
+    The state with the same sharding, and a report on each array.
   """
   sharding = jax.tree.leaves(state.params)[0].sharding
   params, report = initialize.initialize_from(
@@ -59,7 +59,7 @@ def initialize_state(
   return state._replace(
     params=place(params),
     net_state=place(weights.state if same else net_state),
-    # A copy of its own, since the step donates both.
+    # Copy the parameters, because the step donates both trees.
     ema_params=place(params) if state.ema_params else (),
   ), report
 
@@ -67,7 +67,7 @@ def initialize_state(
 def export(
   folder: Path, config: ml_collections.ConfigDict, state: TrainState
 ) -> None:
-  """Saves the spec and the weights to evaluate in the run's folder.
+  """Saves the spec and the evaluation weights in the run's folder.
 
   Raises:
     UserError: the folder can't be written to.

@@ -1,4 +1,4 @@
-"""Early stops of a run: preemption, Ctrl-C, and the time limit."""
+"""Handles preemption, Ctrl-C and the time limit of a run."""
 
 import contextlib
 import signal
@@ -19,10 +19,10 @@ EXIT_CODES = {PREEMPTED: 75, OUT_OF_TIME: 75, INTERRUPTED: 130}
 
 
 class Interrupts:
-  """Decides if a run should stop early, alike on all processes.
+  """Decides whether a run should stop early, consistently on all processes.
 
   Args:
-    max_seconds: time limit from now on; 0 for no limit.
+    max_seconds: time limit from construction; 0 for no limit.
   """
 
   def __init__(self, max_seconds: float = 0.0):
@@ -68,5 +68,5 @@ class Interrupts:
       self._signal = PREEMPTED
       return
     self._signal = INTERRUPTED
-    # A second Ctrl-C stops at once, without saving.
+    # A second Ctrl-C stops immediately, without saving.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -27,9 +27,9 @@ class Restored(NamedTuple):
 
   Attributes:
     model: see `step.model_of`.
-    state: on `mesh`, replicated.
-    step: of the checkpoint.
-    mesh: all devices.
+    state: training state, replicated on `mesh`.
+    step: step of the checkpoint.
+    mesh: mesh of all devices.
   """
 
   model: hk.TransformedWithState
@@ -59,8 +59,8 @@ def restore(
   """Restores a checkpoint without touching the folder.
 
   Args:
-    config: of the run.
-    task: of the run.
+    config: config of the run.
+    task: task of the run.
     folder: the run's workdir.
     which: "latest", "best" or a step.
 
@@ -99,10 +99,10 @@ def predictor(restored: Restored, **options: bool) -> Callable[[Any], Any]:
   It runs in this process alone.
 
   Args:
-    restored: of `restore`.
-    **options: of the task's `forward`.
+    restored: result of `restore`.
+    **options: options of the task's `forward`.
   """
-  # Not `restored` itself, so that its optimizer's state can be let go.
+  # Avoid capturing `restored`, so that its optimizer state can be freed.
   variables, model = (
     jax.device_put(local_params(restored.state)),
     restored.model,

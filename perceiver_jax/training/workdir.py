@@ -23,7 +23,7 @@ CONFIG_FILE = "config.json"
 TASK_FILE = "task.json"
 CHECKPOINTS = "checkpoints"
 
-# Leaves that change what a run shows or keeps, not what it computes.
+# Leaves that affect only logging and storage, not the computation.
 _FREE = ("log", "checkpoint", "max_seconds", "data.num_workers")
 _PACKAGES = (
   "perceiver_jax",
@@ -42,7 +42,7 @@ def check_config(workdir: Path, config: Mapping[str, Any]) -> None:
   """Checks that a workdir is new or belongs to this config.
 
   Raises:
-    UserError: it holds another run; names the first leaves that differ.
+    UserError: it holds another run; the message names differing leaves.
   """
   stored = _read(workdir / CONFIG_FILE)
   if stored is None:
@@ -69,14 +69,14 @@ def check_config(workdir: Path, config: Mapping[str, Any]) -> None:
 
 
 def check_metadata(workdir: Path, metadata: Mapping[str, Any]) -> None:
-  """Checks that a run goes on with the classes that it has begun with.
+  """Checks that the class names of a resumed run are unchanged.
 
   Args:
-    workdir: of the run, or a new one.
-    metadata: `Task.metadata()` of the data as it is now.
+    workdir: workdir of the run, or a new one.
+    metadata: `Task.metadata()` of the current data.
 
   Raises:
-    UserError: names of classes differ.
+    UserError: the class names differ.
   """
   known = read_metadata(workdir).get("class_names")
   if known is not None and "class_names" in metadata:
@@ -86,12 +86,12 @@ def check_metadata(workdir: Path, metadata: Mapping[str, Any]) -> None:
 def write(
   workdir: Path, config: Mapping[str, Any], metadata: Mapping[str, Any]
 ) -> None:
-  """Makes the folder and writes what says how its run came about.
+  """Creates the workdir and writes the config, metadata and versions.
 
   Args:
     workdir: the folder.
-    config: goes to `config.json`.
-    metadata: `Task.metadata()`, goes to `task.json`.
+    config: config written to `config.json`.
+    metadata: `Task.metadata()`, written to `task.json`.
 
   Raises:
     UserError: the folder can't be written to.
@@ -121,7 +121,7 @@ def writing(workdir: Path) -> Iterator[None]:
 
 
 def read_config(workdir: Path) -> ml_collections.ConfigDict:
-  """Reads the config a workdir was trained with.
+  """Reads the config of the run in a workdir.
 
   Raises:
     UserError: it holds no run.
@@ -141,7 +141,7 @@ def read_metadata(workdir: Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-  """Returns versions of Python and packages, the devices and the commit."""
+  """Returns the package versions, the devices and the commit."""
   versions = {"python": platform.python_version()}
   for package in _PACKAGES:
     try:
@@ -189,14 +189,14 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _jsonable(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the config as JSON gives it back: tuples as lists."""
+  """Returns the config after a JSON round trip, with tuples as lists."""
   if isinstance(config, ml_collections.ConfigDict):
     config = config.to_dict()
   return json.loads(json.dumps(config))
 
 
 def _tuples(value: Any) -> Any:
-  """Converts lists to tuples, which flags can set in a config."""
+  """Converts lists to tuples, because flags can only set tuples."""
   if isinstance(value, dict):
     return {name: _tuples(inner) for name, inner in value.items()}
   return tuple(map(_tuples, value)) if isinstance(value, list) else value

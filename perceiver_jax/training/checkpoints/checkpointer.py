@@ -29,12 +29,12 @@ from perceiver_jax.training.checkpoints import manifest as manifest_lib
 
 
 class Restored(NamedTuple):
-  """One restored checkpoint.
+  """A restored checkpoint.
 
   Attributes:
-    step: the step it was saved at.
+    step: step at which it was saved.
     state: tree of arrays, as described by the abstract state.
-    extras: what was given to `save`, as JSON gives it back.
+    extras: the extras given to `save`, after a JSON round trip.
   """
 
   step: int
@@ -48,8 +48,8 @@ class Checkpointer:
   Args:
     directory: where the checkpoints are; local, relative or gs://.
     keep_latest: how many of the newest checkpoints are kept, at least 1.
-    keep_best: how many of the best checkpoints are kept besides.
-    best_metric: the metric that says which checkpoint is best, '' for none.
+    keep_best: how many of the best checkpoints are also kept.
+    best_metric: metric that ranks checkpoints, or '' for none.
     best_mode: 'max' or 'min'.
     read_only: never write, move or delete anything.
 
@@ -80,7 +80,7 @@ class Checkpointer:
     self._keep_latest, self._keep_best = keep_latest, keep_best
     self._best_metric, self._read_only = best_metric, read_only
     self._saving: int | None = None
-    # Directories are made before `save` returns, or else a missing permission
+    # Create directories before `save` returns. Otherwise a missing permission
     # would leave Orbax waiting for a thread that has already failed.
     options = ocp.AsyncOptions(create_directories_asynchronously=False)
     self._orbax = ocp.AsyncCheckpointer(
@@ -106,18 +106,18 @@ class Checkpointer:
     extras: Mapping[str, Any],
     metrics: Mapping[str, float] | None = None,
   ) -> None:
-    """Starts to save; returns once the arrays are copied, not yet written.
+    """Saves a checkpoint asynchronously, returning once arrays are copied.
 
-    A step that already has a checkpoint is left as it is: the same run at the
-    same step has the same state.
+    An existing checkpoint of the same step is kept unchanged, because a run
+    always has the same state at the same step.
 
     Args:
       step: number of finished training steps.
       state: tree of arrays, replicated over all devices.
       data_iterator: iterator whose `get_state()` is JSON-able and the same in
-        all processes, as those of `data.pipeline` are; or None.
+        all processes (see `data.pipeline`), or None.
       extras: JSON-able data, the same in all processes.
-      metrics: latest evaluation, if there was one at this step.
+      metrics: evaluation metrics at this step, if any.
 
     Raises:
       UserError: if this save, or an earlier one that was still being written,
@@ -168,8 +168,9 @@ class Checkpointer:
       The checkpoint, or None if none was ever finished.
 
     Raises:
-      UserError: if there are checkpoints but none can be read, or if one is
-        of another model or data pipeline. Nothing is moved then.
+      UserError: if there are checkpoints but none can be read, or if one
+        belongs to another model or data pipeline. In both cases nothing is
+        moved.
     """
     self.wait()
     damaged: dict[int, str] = {}
@@ -279,7 +280,7 @@ class Checkpointer:
     try:
       return self._orbax.restore(path, args=items)["state"]
     except (jax.errors.JaxRuntimeError, MemoryError):
-      raise  # the machine's trouble, not the checkpoint's
+      raise  # an error of the machine, not of the checkpoint
     except Exception as error:
       raise manifest_lib.UnreadableError(
         manifest_lib.read_reason(error)

@@ -26,7 +26,7 @@ class CheckpointFolder:
 
   Args:
     directory: where the checkpoints are; local, relative or gs://.
-    best_metric: the metric that says which checkpoint is best, '' for none.
+    best_metric: metric that ranks checkpoints, or '' for none.
     best_mode: 'max' or 'min'.
     read_only: never write, move or delete anything.
 
@@ -59,7 +59,7 @@ class CheckpointFolder:
     return sorted(int(path.name) for path in paths if path.is_dir())
 
   def agreed_steps(self) -> list[int]:
-    """Returns `steps()` as the first process sees them, in all processes.
+    """Returns the `steps()` of the first process in all processes.
 
     File systems may show different listings to different machines.
     """
@@ -82,7 +82,7 @@ class CheckpointFolder:
 
     Args:
       keep_latest: how many of the newest are kept, at least 1.
-      keep_best: how many of the best are kept besides.
+      keep_best: how many of the best are also kept.
     """
     if jax.process_index() != 0:
       return
@@ -93,9 +93,9 @@ class CheckpointFolder:
         _remove(self / step)
 
   def remove_unfinished(self, step: int) -> None:
-    """Deletes what a failed save of `step` has left, if that is possible.
+    """Deletes the remains of a failed save of `step` if possible.
 
-    The disk is probably full, and what stays is quarantined at the next start.
+    The disk is probably full. Any remains are quarantined at the next start.
     """
     if jax.process_index() != 0:
       return
@@ -106,7 +106,7 @@ class CheckpointFolder:
       for path in left:
         with contextlib.suppress(OSError):
           path.rmtree()
-      time.sleep(0.1)  # other files of it may still be on their way
+      time.sleep(0.1)  # other files of this save may still be being written
 
   def quarantine(self, damaged: dict[int, str], instead: str) -> None:
     """Reports damaged checkpoints and, unless read-only, quarantines them.

@@ -32,7 +32,7 @@ MANIFEST_ITEM = "extras"
 _ABANDONED = re.compile(
   "loop is closed|error while reading array index|OCDBT database|/orbax/"
 )
-_MAX_REASON = 200  # characters of a foreign error message shown to the user
+_MAX_REASON = 200  # maximum length of a quoted error message, in characters
 
 
 class UnreadableError(Exception):
@@ -43,7 +43,7 @@ class Manifest(NamedTuple):
   """The manifest of one checkpoint.
 
   Attributes:
-    extras: whatever the caller stored with the state.
+    extras: data that the caller stored with the state.
     metrics: metric name to value, empty if none were given.
     leaves: leaf name to `[shape, crc32]`, e.g. `["float32[3,4]", 7]`.
     data: state of the data iterator, None if none was given.
@@ -131,9 +131,9 @@ def check_fits(
   """Checks that a checkpoint has exactly the leaves that are asked for.
 
   Args:
-    manifest: of the checkpoint.
+    manifest: manifest of the checkpoint.
     abstract_leaves: `jax.ShapeDtypeStruct`s by name.
-    where: the checkpoint, for the message.
+    where: description of the checkpoint, for the message.
 
   Raises:
     UserError: naming the first differing leaf and both shapes.
@@ -176,7 +176,10 @@ def read_reason(error: BaseException) -> str:
 
 
 def one_line(error: BaseException) -> str:
-  """Returns the reason of an error in one line, the system's words if any."""
+  """Returns the reason for an error in one line.
+
+  The message of the operating system is preferred if there is one.
+  """
   cause: BaseException | None = error
   while cause is not None:
     if isinstance(cause, OSError) and cause.strerror:
@@ -191,11 +194,11 @@ def one_line(error: BaseException) -> str:
 
 @functools.cache
 def quiet_orbax() -> None:
-  """Hides Orbax's progress notes and its repeats of errors that are raised.
+  """Silences Orbax's progress messages and duplicate error messages.
 
-  Orbax gives up at the first file it can't read or write. The others in flight
-  then find their event loop closed, or nobody who asks for their errors, and
-  would say so at length on stderr.
+  Orbax stops at the first file that it can't read or write. Pending operations
+  on other files would then log long errors on stderr, because their event loop
+  is closed or their errors are never retrieved.
   """
   hook = sys.unraisablehook
   sys.unraisablehook = lambda unraisable: (
@@ -214,13 +217,13 @@ def _is_worth_showing(record: std_logging.LogRecord) -> bool:
 
 
 def _json_checksum(data: Any) -> int:
-  # Through text and back, so that tuples and integer keys compare as stored.
+  # Use a JSON round trip so that tuples and integer keys compare as stored.
   data = json.loads(json.dumps(data))
   return zlib.crc32(json.dumps(data, sort_keys=True).encode())
 
 
 def _checksums(leaves: Mapping[str, Any]) -> dict[str, int]:
-  # zlib lets go of the interpreter lock, so threads do share the work.
+  # zlib releases the interpreter lock, so threads run in parallel.
   with concurrent.futures.ThreadPoolExecutor() as pool:
     return dict(zip(leaves, pool.map(_checksum, leaves.values()), strict=True))
 

@@ -10,14 +10,14 @@ _SHOWN = ("loss", "accuracy")
 
 
 class Console:
-  """Progress of a run, on stdout.
+  """Prints the progress of a run on stdout.
 
   On a terminal a bar moves with every step; in a log file there is one line
   per interval, which shows the fraction done.
 
   Args:
-    total: steps of the run.
-    start: steps done before this process began.
+    total: number of steps in the run.
+    start: number of steps completed before this process started.
     enabled: False (every process but the first) makes all calls do nothing.
   """
 
@@ -33,11 +33,11 @@ class Console:
 
   @property
   def draws(self) -> bool:
-    """True if there is a terminal to draw a progress bar on."""
+    """Returns whether a progress bar can be drawn on a terminal."""
     return self._bar is not None
 
   def step(self) -> None:
-    """Moves the bar by one step."""
+    """Advances the bar by one step."""
     if self._bar is not None:
       self._bar.update()
 

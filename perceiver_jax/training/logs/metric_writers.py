@@ -20,21 +20,21 @@ import numpy as np
 from perceiver_jax.errors import UserError
 from perceiver_jax.viz.image_layout import png_bytes
 
-# How far TensorBoard may lag behind: each flush waits for the disk.
+# Interval between TensorBoard flushes, each of which waits for the disk.
 _FLUSH_SECONDS = 20
 
 
 def write_json(path: str | os.PathLike, obj: Any) -> None:
-  """Writes JSON so that a reader sees the old file or the new, never a part.
+  """Writes a JSON file atomically.
 
-  Arrays become lists and NaN or infinite numbers null, as JSON has neither.
+  Arrays are written as lists, and NaN and infinite numbers as null.
 
   Args:
-    path: the file to make or replace.
+    path: the file to create or replace.
     obj: mappings, sequences, numbers, strings, arrays and paths, nested.
 
   Raises:
-    TypeError: if something inside has no JSON form.
+    TypeError: if a value has no JSON form.
   """
   text = json.dumps(_plain(obj), indent=2, allow_nan=False)
   _replace_text(Path(path), text + "\n")
@@ -43,13 +43,13 @@ def write_json(path: str | os.PathLike, obj: Any) -> None:
 def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
   """Reads the records of a `metrics.jsonl`, oldest first; [] without a file.
 
-  A half-written last line, as `kill -9` leaves it, is skipped.
+  An incomplete last line, as left by `kill -9`, is skipped.
 
   Args:
     path: the file.
 
   Returns:
-    One dict a line with 'step' (int) and values (float, NaN where null).
+    One dict per line with 'step' (int) and values (float, NaN where null).
 
   Raises:
     UserError: if a line other than the last is not a record.
@@ -58,23 +58,23 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
 
 
 class MetricsFile:
-  """A `metrics.jsonl`: one JSON object a line, appended and flushed."""
+  """Appends JSON objects to `metrics.jsonl`, one per line."""
 
   def __init__(self, path: str | os.PathLike):
     self._path = Path(path)
     self._file = None
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
-    """Appends `{"step": step, **values}` and hands it to the system."""
+    """Appends `{"step": step, **values}` and flushes it."""
     if self._file is None:
-      # Appending to a half-written line would spoil the new line as well.
+      # Appending to an incomplete line would corrupt the new line as well.
       self.truncate_after(math.inf)
       self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
     self._file.write(_line(step, values))
     self._file.flush()
 
   def truncate_after(self, step: float) -> None:
-    """Keeps, atomically, the whole lines whose step is at most `step`."""
+    """Removes incomplete lines and those after `step`, atomically."""
     self.close()
     if self._path.exists():
       records = _records(self._path)
@@ -89,19 +89,19 @@ class MetricsFile:
 
 
 class MetricWriters:
-  """Sends scalars and images to every place a run reports to.
+  """Writes scalars and images to all outputs of a run.
 
-  Always `metrics.jsonl` and `images/`; TensorBoard and Weights & Biases on
-  request. A run that starts at step 0 starts the metrics anew: whatever an
-  earlier life wrote before its first checkpoint will be written again.
+  Outputs are `metrics.jsonl` and `images/`, and optionally TensorBoard and
+  Weights & Biases. A run that starts at step 0 discards existing metrics,
+  because a previous process may have stopped before its first checkpoint.
 
   Args:
-    workdir: a local folder; made if missing.
-    resume_step: the restored step, or 0 for a run that starts.
+    workdir: a local folder; created if missing.
+    resume_step: the restored step, or 0 for a new run.
     tensorboard: whether to write `tensorboard/` (with tensorboardX).
     wandb_project: Weights & Biases project; '' for none.
-    run_name: what Weights & Biases calls the run; '' lets it choose.
-    config: the run's settings, shown by Weights & Biases.
+    run_name: name in Weights & Biases; '' lets it choose one.
+    config: config of the run, shown by Weights & Biases.
     enabled: False (every process but the first) makes all calls do nothing.
 
   Raises:
@@ -125,7 +125,7 @@ class MetricWriters:
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     if wandb_project:
-      # First, so that a missing package stops the run before files change.
+      # Check this first, before any files change.
       sink = _Wandb(workdir, wandb_project, run_name, config)
       self._sinks.append(sink)
     self._sinks.append(_Files(workdir, resume_step))
@@ -144,7 +144,7 @@ class MetricWriters:
       sink.image(step, name, image)
 
   def close(self) -> None:
-    """Flushes and closes everything."""
+    """Flushes and closes all outputs."""
     for sink in self._sinks:
       sink.close()
 
@@ -181,11 +181,11 @@ class _TensorBoard:
 
     self._summary, self._proto = summary, event_pb2
     folder.mkdir(parents=True, exist_ok=True)
-    # Names end in the second: a quick restart must not reuse the file.
+    # Names are unique per second only; a quick restart must not reuse a file.
     self._file = event_file_writer.EventsWriter(
       str(folder / "events"), f".{resume_step}"
     )
-    # TensorBoard hides what an earlier life logged at or after this step.
+    # TensorBoard hides earlier events at or after this step.
     purge_step = resume_step + 1 if resume_step > 0 else 0
     start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     self._add(purge_step, session_log=start)
@@ -250,7 +250,7 @@ class _Wandb:
 
 
 def _wandb_id(path: Path) -> str:
-  # Kept in the workdir, so that a resumed run goes on as the same run there.
+  # Stored in the workdir, so that a resumed run continues the same run.
   if not path.exists():
     _replace_text(path, uuid.uuid4().hex[:12])
   return path.read_text().strip()
@@ -263,7 +263,7 @@ def _line(step: int, values: Mapping[str, float]) -> str:
 
 
 def _records(path: Path) -> list[tuple[str, dict[str, float]]]:
-  """(line, record) pairs; null values read as NaN."""
+  """Yields (line, record) pairs, with null values as NaN."""
   if not path.exists():
     return []
   text = path.read_bytes().decode("utf-8", errors="replace")
@@ -295,7 +295,7 @@ def _parse(line: str) -> dict[str, float] | None:
 
 
 def _plain(obj: Any) -> Any:
-  """The JSON form of nested mappings, sequences, arrays and numbers."""
+  """Converts nested mappings, sequences, arrays and numbers to JSON data."""
   if isinstance(obj, Mapping) or hasattr(obj, "items"):
     return {str(key): _plain(value) for key, value in obj.items()}
   if isinstance(obj, (list, tuple)):
@@ -313,7 +313,7 @@ def _replace_text(path: Path, text: str) -> None:
     with open(partial, "w", encoding="utf-8") as file:
       file.write(text)
       file.flush()
-      # Some file systems may otherwise commit the rename before the content.
+      # Otherwise some file systems may commit the rename before the content.
       os.fsync(file.fileno())
     os.replace(partial, path)
   except BaseException:

@@ -20,12 +20,12 @@ class MetricsAccumulator:
   reports the same means as one that never stopped.
 
   Args:
-    stored: `stored()` of a checkpoint; {} to begin anew.
-    sharding: of the metrics a step returns.
+    stored: result of `stored()` from a checkpoint, or {}.
+    sharding: sharding of the metrics that a step returns.
     timer: counts the seconds of the sections "data" and "step".
-    batch_size: examples in a step.
-    flops_per_step: operations in a step; 0 if unknown.
-    peak_flops: operations a second of all devices; 0 if unknown.
+    batch_size: number of examples per step.
+    flops_per_step: operations per step; 0 if unknown.
+    peak_flops: operations per second of all devices; 0 if unknown.
   """
 
   def __init__(
@@ -45,7 +45,7 @@ class MetricsAccumulator:
     self._flops_per_step = flops_per_step
     self._peak_flops = peak_flops
     self._pending = collections.deque()
-    # Steps of this process alone, as its seconds are.
+    # Steps of this process only, consistent with its seconds.
     self._steps = 0
     self._seconds = timer.totals()
 
@@ -61,15 +61,15 @@ class MetricsAccumulator:
       jax.block_until_ready(self._pending.popleft())
 
   def stored(self) -> dict[str, list[float]]:
-    """Returns the sums as JSON; float32 numbers survive it exactly."""
+    """Returns the sums as JSON data, which is exact for float32."""
     host = jax.device_get(self._sums or {})
     return {name: [float(x) for x in pair] for name, pair in host.items()}
 
   def check_finite(self, step: int) -> None:
-    """Checks the sums; waits for the device.
+    """Waits for the device and checks that the sums are finite.
 
     Raises:
-      DivergedError: a metric is not finite, naming it.
+      DivergedError: a metric is not finite; the message names it.
     """
     if self._sums is None:
       return

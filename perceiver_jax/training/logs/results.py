@@ -40,7 +40,7 @@ def flat_scalars(evaluation: Evaluation) -> dict[str, float]:
 def sample_outputs(
   task: "Task", model: hk.TransformedWithState, state: step_lib.TrainState
 ) -> tuple[Any, Any]:
-  """Returns outputs, with attention, of held-out examples and their batch."""
+  """Returns outputs (with attention) for held-out examples, and the batch."""
   datasets = task.eval_datasets(
     global_batch=_NUM_SAMPLES, process_index=0, process_count=1
   )
@@ -75,11 +75,11 @@ def write(
 
   Args:
     folder: the run's workdir.
-    config: of the run.
-    task: of the run.
-    model: of the run.
+    config: config of the run.
+    task: task of the run.
+    model: model of the run.
     state: the final state.
-    evaluation: metrics by data set, of the final state.
+    evaluation: metrics of the final state by data set.
     facts: additional results: steps, seconds, best checkpoint.
     sinks: receive the summary images.
 
@@ -113,12 +113,12 @@ def write(
     parameters=run_summary.parameter_table(state.params),
   )
   report.write_report(folder / "report.html", page)
-  # Last, since results.json marks a run as complete.
+  # Write results.json last, because it marks a run as complete.
   metric_writers.write_json(folder / "results.json", results)
   return results
 
 
 def _summary(results: Mapping[str, Any], facts: Mapping[str, Any]) -> dict:
-  """Returns the facts for the head of the report: numbers and text."""
+  """Returns the facts shown at the top of the report."""
   flat = {k: v for k, v in facts.items() if not isinstance(v, Mapping)}
   return {"parameters": results["parameters"], **flat}

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 # A backward pass costs twice a forward pass.
 _PASSES = 3
 
-# Peak bfloat16 operations a second of one device, from the vendors' data
+# Peak bfloat16 operations per second of a device, from the vendors' data
 # sheets (dense, without sparsity).
 _PEAKS = {
-  "TPU v3": 61.5e12,  # A device is a core: half of a chip.
+  "TPU v3": 61.5e12,  # A device is one core, which is half of a chip.
   "TPU v4": 275e12,
   "TPU v5 lite": 197e12,
   "TPU v5": 459e12,
@@ -48,7 +48,7 @@ def parameter_table(params: Any) -> list[tuple[str, tuple[int, ...], int]]:
 
 
 def num_parameters(params: Any) -> int:
-  """Returns the number of parameters, given arrays or of their shapes."""
+  """Returns the number of parameters in a tree of arrays or shapes."""
   return sum(math.prod(x.shape) for x in jax.tree.leaves(params))
 
 
@@ -66,14 +66,14 @@ class RunSummary(NamedTuple):
   """The properties of a run that are known before it starts.
 
   Attributes:
-    devices: what it runs on, in words.
-    batch: the batch arithmetic, in words.
-    examples_per_epoch: training examples.
+    devices: description of the devices.
+    batch: description of how the batch is split.
+    examples_per_epoch: number of training examples.
     batch_size: global number of examples in a step.
-    flops_per_step: operations of a step, by count; see `models.flops`.
-    peak_flops: operations a second of all devices; 0 if unknown.
-    precision: of the computation.
-    attention: how it is computed, queries x keys, in words.
+    flops_per_step: counted operations per step; see `models.flops`.
+    peak_flops: operations per second of all devices; 0 if unknown.
+    precision: precision of the computation.
+    attention: description of how attention is computed.
     params: abstract parameters.
   """
 
@@ -95,7 +95,7 @@ def summarize(
   abstract: TrainState,
   mesh: Mesh,
 ) -> RunSummary:
-  """Summarizes a run; computes nothing on a device."""
+  """Summarizes a run without computing anything on a device."""
   forward = lambda params, net_state, batch: model.apply(
     params, net_state, None, batch, False
   )[0]
@@ -130,10 +130,10 @@ def text(
 
   Args:
     run: see `summarize`.
-    num_steps: of the whole run.
-    start: the step it was resumed from; 0 if it is new.
-    compiled: the compiled step, None if there is nothing left to train.
-    seconds: that compiling took.
+    num_steps: number of steps in the whole run.
+    start: step from which it was resumed; 0 for a new run.
+    compiled: compiled step, or None if training is complete.
+    seconds: compile time in seconds.
   """
   epochs = num_steps * run.batch_size / run.examples_per_epoch
   rows = {

@@ -11,10 +11,10 @@ from collections.abc import (
 
 
 class WallTimer:
-  """A timer of sections; opening one inside another pauses the outer one.
+  """Times sections; opening one inside another pauses the outer one.
 
-  Every second is thus counted once, and the totals of a run whose work is all
-  inside sections add up to its wall time. Use it from one thread.
+  Every second is counted once. If all work is inside sections, the totals add
+  up to the wall time. Not thread-safe.
 
   Args:
     totals: seconds by section of the run's earlier processes, from `totals()`.
@@ -51,8 +51,8 @@ class WallTimer:
   def eta(self, step: int, total: int, start_step: int) -> float:
     """Returns the seconds until step `total`, at this process's pace so far.
 
-    Compilation happens once, so it is left out of the pace; evaluations and
-    checkpoints come again, so they are in it.
+    The pace includes evaluations and checkpoints, which recur, but not
+    compilation.
 
     Args:
       step: steps done so far.
@@ -60,7 +60,7 @@ class WallTimer:
       start_step: the step this process started or resumed from.
 
     Returns:
-      Seconds; infinity while no step has been taken to judge the pace by.
+      Seconds; infinity before the first step.
     """
     if step >= total:
       return 0.0

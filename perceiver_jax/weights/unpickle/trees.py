@@ -19,7 +19,7 @@ from perceiver_jax.weights.unpickle.values import (
 
 Tree = dict[str, "Tree | np.ndarray"]
 
-_MAX_DEPTH = 16  # Of nested mappings; the released files have three.
+_MAX_DEPTH = 16  # Levels of nested mappings; the released files have three.
 
 
 def read_tree(path: str | os.PathLike) -> Tree:
