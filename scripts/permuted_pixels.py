@@ -80,7 +80,8 @@ class Convolutional(Structure):
     self, batch: Batch, *, is_training: bool, return_attention: bool = False
   ) -> perceiver.Outputs:
     """Returns logits [b, P]; there is no attention."""
-    x = self._mixed(batch).images if is_training else batch["image"]
+    del is_training  # A prepared batch has mixed images.
+    x = batch["image"]
     seed = self._config.model.adapter.permutation_seed
     if seed:
       size = x.shape[1] * x.shape[2]

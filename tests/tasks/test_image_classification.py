@@ -158,7 +158,7 @@ def test_a_report_has_classes_and_calibration(tmp_path):
   names = {path.name for path in (tmp_path / "images").iterdir()}
   assert {name.split("-")[0] for name in names} == {
     "predictions",
-    "cross_attends",
+    "cross_attention",
   }
 
 
