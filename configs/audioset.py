@@ -51,10 +51,7 @@ pictures in [-1, 1], so that a left out one is grey; that probabilities are
 averaged, not logits; no class balancing (`data.balanced`).
 """
 
-from typing import (
-  Any,
-  NamedTuple,
-)
+from typing import Any, NamedTuple
 
 import ml_collections
 

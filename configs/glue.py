@@ -57,10 +57,7 @@ from typing import Any
 
 import ml_collections
 
-from configs import (
-  base,
-  masked_lm,
-)
+from configs import base, masked_lm
 from perceiver_jax.data.text import glue_tasks
 from perceiver_jax.errors import UserError
 

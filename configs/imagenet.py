@@ -55,10 +55,7 @@ Label smoothing is in the authors' code and not in the paper. IO gives CutMix a
 half by CutMix with 1, as here.
 """
 
-from typing import (
-  Any,
-  NamedTuple,
-)
+from typing import Any, NamedTuple
 
 import ml_collections
 

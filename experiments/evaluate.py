@@ -25,11 +25,7 @@ def main(argv: Sequence[str]) -> int:
   # Import JAX late to keep --help and flag errors fast.
   import jax
 
-  from perceiver_jax.training import (
-    evaluation,
-    restore,
-    workdir,
-  )
+  from perceiver_jax.training import evaluation, restore, workdir
   from perceiver_jax.training.logs import metric_writers, results
 
   launch.initialize_distributed()

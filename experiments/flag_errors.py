@@ -3,10 +3,7 @@
 import difflib
 import re
 import traceback
-from collections.abc import (
-  Iterator,
-  Sequence,
-)
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 

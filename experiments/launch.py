@@ -8,25 +8,16 @@ Ctrl-C.
 import logging
 import os
 import sys
-from collections.abc import (
-  Callable,
-  Sequence,
-)
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_collections
-from absl import (
-  app,
-  flags,
-)
+from absl import app, flags
 from ml_collections import config_flags
 
 from experiments import flag_errors
-from perceiver_jax.errors import (
-  DivergedError,
-  UserError,
-)
+from perceiver_jax.errors import DivergedError, UserError
 
 # The flags then belong to the entry point and are listed by its --help.
 flags.disclaim_key_flags()

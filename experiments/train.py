@@ -24,10 +24,7 @@ def main(argv: Sequence[str]) -> int:
   config, folder = launch.config(), launch.workdir()
   # Import JAX late to keep --help and flag errors fast.
   from perceiver_jax.tasks import registry as tasks
-  from perceiver_jax.training import (
-    interrupts,
-    loop,
-  )
+  from perceiver_jax.training import interrupts, loop
 
   launch.initialize_distributed()
   task = tasks.make_task(config)

@@ -10,10 +10,7 @@ docs/using_the_models.md has an example of each.
 """
 
 import importlib
-from typing import (
-  TYPE_CHECKING,
-  Any,
-)
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
   from perceiver_jax.api import (

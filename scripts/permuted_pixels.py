@@ -12,10 +12,7 @@ Writes permuted_pixels.md (a table) and permuted_pixels.png (curves) into --out.
 
 import json
 import tempfile
-from collections.abc import (
-  Mapping,
-  Sequence,
-)
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 

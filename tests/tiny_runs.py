@@ -19,11 +19,7 @@ from jax import numpy as jnp
 from configs import base
 from perceiver_jax.data.core import pipeline
 from perceiver_jax.data.core.in_memory import InMemoryArrays
-from perceiver_jax.training import (
-  loop,
-  metrics,
-  step,
-)
+from perceiver_jax.training import loop, metrics, step
 from perceiver_jax.viz import sections
 
 FEATURES, CLASSES = 5, 3

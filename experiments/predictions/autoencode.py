@@ -1,24 +1,15 @@
 """predict autoencode CLIP ...: video and audio reconstructed by the model."""
 
-from collections.abc import (
-  Callable,
-  Sequence,
-)
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import (
-  Any,
-  NamedTuple,
-)
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
 from tqdm import tqdm
 
 from experiments import launch
-from experiments.predictions import (
-  models,
-  outputs,
-)
+from experiments.predictions import models, outputs
 from perceiver_jax.data.clips import audio, video, video_writer
 from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import decoding

@@ -1,9 +1,6 @@
 """predict classify IMAGE ...: the most likely classes and the attention."""
 
-from collections.abc import (
-  Callable,
-  Sequence,
-)
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,10 +8,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments.predictions import (
-  models,
-  outputs,
-)
+from experiments.predictions import models, outputs
 from perceiver_jax.data.images import codec, transforms
 from perceiver_jax.errors import UserError
 from perceiver_jax.tasks import image_classification

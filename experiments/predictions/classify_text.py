@@ -4,10 +4,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from experiments.predictions import (
-  models,
-  outputs,
-)
+from experiments.predictions import models, outputs
 from perceiver_jax.errors import UserError
 from perceiver_jax.tasks import glue
 from perceiver_jax.training import restore

@@ -1,9 +1,6 @@
 """predict fill-mask TEXT ...: predictions of a language model for [MASK]."""
 
-from collections.abc import (
-  Callable,
-  Sequence,
-)
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,10 +9,7 @@ from absl import flags
 
 from experiments import launch
 from experiments.predictions import models
-from perceiver_jax.data.text import (
-  byte_tokenizer,
-  tokenizers,
-)
+from perceiver_jax.data.text import byte_tokenizer, tokenizers
 from perceiver_jax.errors import UserError
 from perceiver_jax.training import workdir
 

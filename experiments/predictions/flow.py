@@ -2,20 +2,14 @@
 
 import itertools
 import tempfile
-from collections.abc import (
-  Iterator,
-  Sequence,
-)
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 from tqdm import tqdm
 
-from experiments.predictions import (
-  flow_model,
-  outputs,
-)
+from experiments.predictions import flow_model, outputs
 from experiments.predictions.flow_model import Estimate
 from perceiver_jax.data.clips import video, video_writer
 from perceiver_jax.data.flow import files as flow_files

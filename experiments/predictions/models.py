@@ -1,9 +1,6 @@
 """Models for predictions: from --weights, or from the run in --workdir."""
 
-from collections.abc import (
-  Callable,
-  Sequence,
-)
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 

@@ -1,10 +1,7 @@
 """Output of predictions: class names, printed classes, and files."""
 
 import contextlib
-from collections.abc import (
-  Iterator,
-  Sequence,
-)
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np

@@ -1,11 +1,7 @@
 """Decodes large outputs in parts, encoding the input only once."""
 
 import math
-from collections.abc import (
-  Callable,
-  Iterable,
-  Mapping,
-)
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import haiku as hk

@@ -3,10 +3,7 @@
 Shapes: H, W of a pair.
 """
 
-from collections.abc import (
-  Callable,
-  Mapping,
-)
+from collections.abc import Callable, Mapping
 
 import cv2
 import numpy as np

@@ -1,10 +1,7 @@
 """Metrics of GLUE, computed on all predictions of an evaluation set."""
 
 import warnings
-from collections.abc import (
-  Callable,
-  Mapping,
-)
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from scipy import stats

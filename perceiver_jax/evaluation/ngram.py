@@ -12,10 +12,7 @@ model with a higher accuracy uses more than the neighboring bytes.
 
 import collections
 import functools
-from collections.abc import (
-  Iterable,
-  Iterator,
-)
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 

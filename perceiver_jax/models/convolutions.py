@@ -9,10 +9,7 @@ import jax
 from jax import numpy as jnp
 
 from perceiver_jax.models import patches
-from perceiver_jax.models.typing import (
-  Array,
-  Float,
-)
+from perceiver_jax.models.typing import Array, Float
 
 PADDINGS = ("same", "torch")
 

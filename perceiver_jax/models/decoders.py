@@ -16,11 +16,7 @@ from jax import numpy as jnp
 from perceiver_jax.models import blocks, position_encoding
 from perceiver_jax.models.inputs import InputArray, as_input_array
 from perceiver_jax.models.ops.execution import AUTO, Execution
-from perceiver_jax.models.typing import (
-  Array,
-  Bool,
-  Float,
-)
+from perceiver_jax.models.typing import Array, Bool, Float
 
 # Queries decoded at once, over the batch. With 2,048 latents their logits are
 # 64 MiB in float32.

@@ -16,11 +16,7 @@ from perceiver_jax.models import blocks, position_encoding
 from perceiver_jax.models.inputs import InputArray, as_input_array
 from perceiver_jax.models.ops import depth
 from perceiver_jax.models.ops.execution import AUTO, Execution
-from perceiver_jax.models.typing import (
-  Array,
-  Bool,
-  Float,
-)
+from perceiver_jax.models.typing import Array, Bool, Float
 
 PLACEMENTS = ("interleaved", "start")
 SHARING = ("after_first", "all", "none")

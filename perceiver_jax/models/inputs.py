@@ -1,9 +1,6 @@
 """The input array of an encoder, with shared positions kept apart."""
 
-from typing import (
-  Any,
-  NamedTuple,
-)
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np

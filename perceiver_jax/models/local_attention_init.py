@@ -14,11 +14,7 @@ Shapes: K bands, c = 2 K; a table has P rows of C channels; L is the length.
 
 import contextlib
 import re
-from collections.abc import (
-  Callable,
-  Mapping,
-  Sequence,
-)
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import haiku as hk
@@ -26,10 +22,7 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from perceiver_jax.models.typing import (
-  Array,
-  Float,
-)
+from perceiver_jax.models.typing import Array, Float
 
 # Names of parameters: the inputs' positions, latents and output queries.
 _TABLES = re.compile(r"(adapter/positions|encoder/latents|decoder/query)/emb")

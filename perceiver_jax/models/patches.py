@@ -2,10 +2,7 @@
 
 import jax
 
-from perceiver_jax.models.typing import (
-  Array,
-  Float,
-)
+from perceiver_jax.models.typing import Array, Float
 
 
 def space_to_depth(

@@ -8,20 +8,13 @@ glossary.
 """
 
 from collections.abc import Callable
-from typing import (
-  Any,
-  NamedTuple,
-)
+from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
 
 from perceiver_jax.models import inputs as inputs_lib
-from perceiver_jax.models.typing import (
-  Array,
-  Bool,
-  Float,
-)
+from perceiver_jax.models.typing import Array, Bool, Float
 
 
 class Outputs(NamedTuple):

@@ -10,12 +10,7 @@ import haiku as hk
 import numpy as np
 from jax import numpy as jnp
 
-from perceiver_jax.models.typing import (
-  Array,
-  Float,
-  Int,
-  Shaped,
-)
+from perceiver_jax.models.typing import Array, Float, Int, Shaped
 
 
 def linear_positions(

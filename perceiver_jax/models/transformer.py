@@ -9,11 +9,7 @@ import haiku as hk
 from perceiver_jax.models import blocks
 from perceiver_jax.models.inputs import InputArray, as_input_array
 from perceiver_jax.models.ops.execution import AUTO, Execution
-from perceiver_jax.models.typing import (
-  Array,
-  Bool,
-  Float,
-)
+from perceiver_jax.models.typing import Array, Bool, Float
 
 
 class TransformerEncoder(hk.Module):

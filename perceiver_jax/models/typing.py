@@ -4,21 +4,12 @@
 checks the annotations at run time.
 """
 
-from typing import (
-  TYPE_CHECKING,
-  Any,
-)
+from typing import TYPE_CHECKING, Any
 
 import jax
 
 try:
-  from jaxtyping import (
-    Array,
-    Bool,
-    Float,
-    Int,
-    Shaped,
-  )
+  from jaxtyping import Array, Bool, Float, Int, Shaped
 except ImportError:
   if not TYPE_CHECKING:
     Array = jax.Array

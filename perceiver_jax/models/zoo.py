@@ -6,17 +6,10 @@ that config files can hold and change it. The specs of the papers' models are in
 """
 
 import copy
-from collections.abc import (
-  Callable,
-  Mapping,
-)
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from perceiver_jax.models import (
-  decoders,
-  perceiver,
-  transformer,
-)
+from perceiver_jax.models import decoders, perceiver, transformer
 from perceiver_jax.models import encoder as encoder_lib
 from perceiver_jax.models.modalities import (
   arrays,

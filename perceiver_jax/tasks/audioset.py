@@ -16,18 +16,12 @@ from jax import numpy as jnp
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import multilabel_metrics
-from perceiver_jax.models import (
-  perceiver,
-)
+from perceiver_jax.models import perceiver
 from perceiver_jax.tasks import clip_data
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
-from perceiver_jax.viz import (
-  clip_media,
-  image_layout,
-  sections,
-)
+from perceiver_jax.viz import clip_media, image_layout, sections
 
 MODALITIES = ("audio", "image")
 _COLUMNS = 4

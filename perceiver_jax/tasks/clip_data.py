@@ -11,11 +11,7 @@ from perceiver_jax.data.clips import preprocessing as clip_preprocessing
 from perceiver_jax.data.clips import shards as clip_shards
 from perceiver_jax.data.clips import sources as clip_sources
 from perceiver_jax.data.clips import windows
-from perceiver_jax.data.core.source import (
-  Example,
-  Source,
-  check_class_names,
-)
+from perceiver_jax.data.core.source import Example, Source, check_class_names
 from perceiver_jax.errors import UserError
 from perceiver_jax.tasks import base
 

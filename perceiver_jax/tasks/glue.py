@@ -26,9 +26,7 @@ from perceiver_jax.data.text import (
 )
 from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import glue_metrics
-from perceiver_jax.models import (
-  perceiver,
-)
+from perceiver_jax.models import perceiver
 from perceiver_jax.tasks import base, glue_texts
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib

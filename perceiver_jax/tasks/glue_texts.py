@@ -3,10 +3,7 @@
 Shapes: M tokens of a text, P the most outputs of a task.
 """
 
-from collections.abc import (
-  Mapping,
-  Sequence,
-)
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np

@@ -6,10 +6,7 @@ Shapes: b examples, H x W x C pixels, P classes, M inputs, N latents.
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import (
-  Any,
-  NamedTuple,
-)
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -20,23 +17,14 @@ from jax import numpy as jnp
 from perceiver_jax.data.core.source import Example, Source
 from perceiver_jax.data.images import codec, preprocessing, sources, transforms
 from perceiver_jax.errors import UserError
-from perceiver_jax.models import (
-  perceiver,
-)
+from perceiver_jax.models import perceiver
 from perceiver_jax.models.modalities import image as image_adapter
 from perceiver_jax.tasks import base
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
-from perceiver_jax.training import (
-  mixing,
-  step,
-)
+from perceiver_jax.training import mixing, step
 from perceiver_jax.training.metrics import Metrics
-from perceiver_jax.viz import (
-  attention_maps,
-  image_layout,
-  sections,
-)
+from perceiver_jax.viz import attention_maps, image_layout, sections
 
 _COLUMNS = 4
 

@@ -5,10 +5,7 @@ Shapes: b examples, M tokens of an example, V vocabulary.
 
 import functools
 import math
-from collections.abc import (
-  Iterator,
-  Mapping,
-)
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -21,10 +18,7 @@ from perceiver_jax.data.core import mixture
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.text import byte_tokenizer, corpora, masking, tokenizers
 from perceiver_jax.errors import UserError
-from perceiver_jax.models import (
-  local_attention_init,
-  perceiver,
-)
+from perceiver_jax.models import local_attention_init, perceiver
 from perceiver_jax.tasks import base
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib

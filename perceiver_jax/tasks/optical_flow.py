@@ -20,22 +20,14 @@ from perceiver_jax.data.flow import sources as flow_sources
 from perceiver_jax.data.flow import time_reversal
 from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import flow_metrics
-from perceiver_jax.models import (
-  perceiver,
-)
+from perceiver_jax.models import perceiver
 from perceiver_jax.models.modalities import flow as flow_adapter
 from perceiver_jax.tasks import base
 from perceiver_jax.tasks.base import Batch
-from perceiver_jax.training import (
-  config_checks,
-  step,
-)
+from perceiver_jax.training import config_checks, step
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
-from perceiver_jax.viz import (
-  flow_images,
-  sections,
-)
+from perceiver_jax.viz import flow_images, sections
 
 LOSSES = ("epe", "robust")
 # Constants of PWC-Net's robust loss, (|x| + |y| + e)^q.

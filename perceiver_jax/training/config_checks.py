@@ -1,10 +1,7 @@
 """Checks the numbers in a config and computes the length of its run."""
 
 import math
-from collections.abc import (
-  Iterator,
-  Mapping,
-)
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections

@@ -1,10 +1,6 @@
 """Exact evaluation: every example counts once, on any number of devices."""
 
-from collections.abc import (
-  Callable,
-  Iterable,
-  Mapping,
-)
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import haiku as hk

@@ -7,10 +7,7 @@ import jax
 import ml_collections
 
 from perceiver_jax import weights as weights_lib
-from perceiver_jax.training import (
-  restore,
-  workdir,
-)
+from perceiver_jax.training import restore, workdir
 from perceiver_jax.training.step import TrainState
 from perceiver_jax.weights import initialize
 

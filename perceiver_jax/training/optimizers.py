@@ -4,11 +4,7 @@ A config's `optimizer` section holds the arguments of `make_optimizer` and
 `make_schedule`. The length of the run is computed from the final config.
 """
 
-from collections.abc import (
-  Callable,
-  Mapping,
-  Sequence,
-)
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax

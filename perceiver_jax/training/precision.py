@@ -12,11 +12,7 @@ import jax.numpy as jnp
 import jmp
 
 from perceiver_jax.errors import UserError
-from perceiver_jax.models import (
-  encoder,
-  layers,
-  zoo,
-)
+from perceiver_jax.models import encoder, layers, zoo
 from perceiver_jax.models.modalities import points
 
 PRECISIONS = ("float32", "bfloat16")

@@ -11,10 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from perceiver_jax.errors import UserError
-from perceiver_jax.training import (
-  optimizers,
-  workdir,
-)
+from perceiver_jax.training import optimizers, workdir
 from perceiver_jax.training import step as step_lib
 from perceiver_jax.training.checkpoints.checkpointer import Checkpointer
 

@@ -5,9 +5,7 @@ gradients are summed over examples, not averaged over shards, randomness is
 keyed by example, and batch statistics span all devices.
 """
 
-from collections.abc import (
-  Callable,
-)
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import haiku as hk
@@ -15,11 +13,7 @@ import jax
 import numpy as np
 import optax
 from jax import numpy as jnp
-from jax.sharding import (
-  Mesh,
-  NamedSharding,
-  PartitionSpec,
-)
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from perceiver_jax.data.core.source import Batch
 from perceiver_jax.errors import UserError

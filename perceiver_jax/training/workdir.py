@@ -5,10 +5,7 @@ import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import (
-  Iterator,
-  Mapping,
-)
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 

@@ -4,14 +4,8 @@ Everything a template prints is escaped, except for Markup.
 """
 
 import base64
-from collections.abc import (
-  Iterable,
-  Sequence,
-)
-from typing import (
-  Any,
-  NamedTuple,
-)
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np

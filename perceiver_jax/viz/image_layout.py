@@ -4,10 +4,7 @@ Shapes: T frames, H height, W width; pixels are uint8 RGB.
 """
 
 import math
-from collections.abc import (
-  Mapping,
-  Sequence,
-)
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -15,11 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import (
-  Image,
-  ImageDraw,
-  ImageFont,
-)
+from PIL import Image, ImageDraw, ImageFont
 
 from perceiver_jax.viz.text import shorten
 

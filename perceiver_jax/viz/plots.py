@@ -8,18 +8,12 @@ here changes pyplot's global state.
 import io
 import math
 import warnings
-from collections.abc import (
-  Mapping,
-  Sequence,
-)
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import (
-  LinearSegmentedColormap,
-  to_rgba,
-)
+from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import (
   EngFormatter,
@@ -29,10 +23,7 @@ from matplotlib.ticker import (
   PercentFormatter,
 )
 
-from perceiver_jax.viz.text import (
-  printable,
-  shorten,
-)
+from perceiver_jax.viz.text import printable, shorten
 
 MAX_LABELS = 50  # More class names along an axis would be illegible.
 _INK = "#010203"  # Replaced by currentColor in the finished SVG.

@@ -6,19 +6,13 @@ JavaScript, and it follows the reader's light or dark color scheme.
 
 import dataclasses
 import os
-from collections.abc import (
-  Mapping,
-  Sequence,
-)
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from perceiver_jax.viz import (
-  html,
-  plots,
-)
+from perceiver_jax.viz import html, plots
 from perceiver_jax.viz.sections import Section
 
 # A loss is drawn on a log scale if its largest value is this many times the

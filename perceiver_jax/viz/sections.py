@@ -4,19 +4,13 @@ A task chooses those that suit it in `Task.report_sections`.
 """
 
 import dataclasses
-from collections.abc import (
-  Mapping,
-  Sequence,
-)
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
 
-from perceiver_jax.viz import (
-  html,
-  plots,
-)
+from perceiver_jax.viz import html, plots
 from perceiver_jax.viz.text import shorten
 
 # Up to this many classes, all have a row; of more, only the worst and the best.

@@ -13,10 +13,7 @@ from perceiver_jax.errors import UserError
 from perceiver_jax.weights import safetensors_file
 from perceiver_jax.weights.deepmind import files as deepmind_files
 from perceiver_jax.weights.huggingface import checkpoint as huggingface
-from perceiver_jax.weights.model import (
-  Weights,
-  transformed,
-)
+from perceiver_jax.weights.model import Weights, transformed
 from perceiver_jax.weights.safetensors_file import save
 
 __all__ = ["EXPORT", "Weights", "load", "save", "save_huggingface",

@@ -2,10 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import (
-  Any,
-  NamedTuple,
-)
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np

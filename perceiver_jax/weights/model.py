@@ -1,10 +1,7 @@
 """A model with its weights, and helpers for trees of weights."""
 
 from collections.abc import Mapping
-from typing import (
-  Any,
-  NamedTuple,
-)
+from typing import Any, NamedTuple
 
 import haiku as hk
 import jax

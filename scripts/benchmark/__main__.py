@@ -29,23 +29,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import (
-  Any,
-  NoReturn,
-)
+from typing import Any, NoReturn
 
 import haiku as hk
 import jax
-from absl import (
-  app,
-  flags,
-)
+from absl import app, flags
 from jax import numpy as jnp
 
-from perceiver_jax.models import (
-  flops,
-  zoo,
-)
+from perceiver_jax.models import flops, zoo
 from perceiver_jax.models.ops.execution import PLAIN, Execution
 from scripts.benchmark import scaling, timing
 

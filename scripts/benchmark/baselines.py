@@ -17,10 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from typing import (
-  Any,
-  NamedTuple,
-)
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn

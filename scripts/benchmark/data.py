@@ -24,11 +24,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import (
-  Callable,
-  Iterable,
-  Sequence,
-)
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 

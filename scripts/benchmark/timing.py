@@ -2,10 +2,7 @@
 
 import statistics
 import time
-from collections.abc import (
-  Callable,
-  Sequence,
-)
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax

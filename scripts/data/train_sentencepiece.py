@@ -17,10 +17,7 @@ alone.
 
 import io
 import re
-from collections.abc import (
-  Iterator,
-  Sequence,
-)
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from absl import flags

@@ -28,10 +28,7 @@ from typing import Any
 from absl import flags
 
 from experiments import launch
-from experiments.predictions import (
-  flow_model,
-  outputs,
-)
+from experiments.predictions import flow_model, outputs
 from perceiver_jax.errors import UserError
 from scripts.benchmark import timing
 

@@ -20,10 +20,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import launch
-from experiments.predictions import (
-  flow_model,
-  outputs,
-)
+from experiments.predictions import flow_model, outputs
 from perceiver_jax.errors import UserError
 
 flow_model.define_flags()

@@ -17,16 +17,9 @@ import os
 import sys
 import uuid
 import zipfile
-from collections.abc import (
-  Callable,
-  Mapping,
-  Sequence,
-)
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import (
-  Any,
-  NamedTuple,
-)
+from typing import Any, NamedTuple
 
 from absl import flags
 from tqdm import tqdm
@@ -37,10 +30,7 @@ from perceiver_jax.data.text import glue_examples
 from perceiver_jax.errors import UserError
 from perceiver_jax.tasks import glue as glue_task
 from perceiver_jax.tasks import registry as tasks
-from perceiver_jax.training import (
-  restore,
-  workdir,
-)
+from perceiver_jax.training import restore, workdir
 
 _OUT = flags.DEFINE_string("out", "submission.zip", "The zip to write.")
 _CHECKPOINT = flags.DEFINE_string(

@@ -22,11 +22,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import (
-  Callable,
-  Mapping,
-  Sequence,
-)
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 

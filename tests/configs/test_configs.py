@@ -15,12 +15,7 @@ from ml_collections import config_flags
 from configs import base
 from perceiver_jax.errors import UserError
 from perceiver_jax.tasks import registry as tasks
-from perceiver_jax.training import (
-  config_checks,
-  optimizers,
-  restore,
-  step,
-)
+from perceiver_jax.training import config_checks, optimizers, restore, step
 
 FILES = sorted(
   path.stem

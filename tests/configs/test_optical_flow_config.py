@@ -7,10 +7,7 @@ import pytest
 
 from configs import optical_flow
 from perceiver_jax.data.flow import sources as flow_sources
-from perceiver_jax.training import (
-  config_checks,
-  optimizers,
-)
+from perceiver_jax.training import config_checks, optimizers
 
 ROWS = tuple(optical_flow._ROWS)
 

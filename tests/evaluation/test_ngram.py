@@ -2,10 +2,7 @@ import collections
 
 import numpy as np
 import pytest
-from hypothesis import (
-  given,
-  settings,
-)
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perceiver_jax.evaluation import ngram

@@ -8,10 +8,7 @@ import tiny_runs as runs
 from absl import flags
 
 from experiments import launch
-from perceiver_jax.errors import (
-  DivergedError,
-  UserError,
-)
+from perceiver_jax.errors import DivergedError, UserError
 
 PROGRAMS = ("train", "evaluate", "predict")
 

@@ -6,10 +6,7 @@ import tiny_runs as runs
 
 from perceiver_jax.data.images import codec, digits, resizing, sources
 from perceiver_jax.tasks import registry as tasks
-from perceiver_jax.training import (
-  restore,
-  workdir,
-)
+from perceiver_jax.training import restore, workdir
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 

@@ -7,23 +7,12 @@ import jax
 import numpy as np
 import plain
 import pytest
-from computing import (
-  assert_close,
-  in_chunks,
-  run,
-  shapes,
-  with_gradients,
-)
-from hypothesis import (
-  given,
-  settings,
-)
+from computing import assert_close, in_chunks, run, shapes, with_gradients
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import numpy as jnp
 
-from perceiver_jax.models import (
-  decoders,
-)
+from perceiver_jax.models import decoders
 from perceiver_jax.models.inputs import InputArray
 from perceiver_jax.models.ops.execution import AUTO, PLAIN, Execution
 

@@ -6,17 +6,11 @@ import haiku as hk
 import jax
 import numpy as np
 import pytest
-from hypothesis import (
-  given,
-  settings,
-)
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import numpy as jnp
 
-from perceiver_jax.models import (
-  decoders,
-  perceiver,
-)
+from perceiver_jax.models import decoders, perceiver
 from perceiver_jax.models import encoder as encoder_lib
 from perceiver_jax.models.ops.execution import Execution
 

@@ -12,11 +12,7 @@ from configs import audioset as config_file
 from perceiver_jax.errors import UserError
 from perceiver_jax.models.perceiver import Outputs
 from perceiver_jax.tasks import registry as tasks
-from perceiver_jax.training import (
-  evaluation,
-  loop,
-  step,
-)
+from perceiver_jax.training import evaluation, loop, step
 from perceiver_jax.training import metrics as metrics_lib
 
 pytestmark = pytest.mark.usefixtures("compile_once")

@@ -12,17 +12,11 @@ import optax
 import pytest
 import tiny_runs as runs
 
-from configs import (
-  imagenet,
-  photos,
-)
+from configs import imagenet, photos
 from perceiver_jax.data.images import codec
 from perceiver_jax.models.perceiver import Outputs
 from perceiver_jax.tasks import registry as tasks
-from perceiver_jax.training import (
-  loop,
-  mixing,
-)
+from perceiver_jax.training import loop, mixing
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 

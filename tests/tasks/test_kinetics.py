@@ -11,10 +11,7 @@ from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import decoding
 from perceiver_jax.models.perceiver import Outputs
 from perceiver_jax.tasks import registry as tasks
-from perceiver_jax.training import (
-  loop,
-  step,
-)
+from perceiver_jax.training import loop, step
 from perceiver_jax.training import metrics as metrics_lib
 
 pytestmark = pytest.mark.usefixtures("compile_once")

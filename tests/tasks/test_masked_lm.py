@@ -14,10 +14,7 @@ from perceiver_jax.evaluation import ngram
 from perceiver_jax.models.perceiver import Outputs
 from perceiver_jax.tasks import masked_lm
 from perceiver_jax.tasks import registry as tasks
-from perceiver_jax.training import (
-  loop,
-  step,
-)
+from perceiver_jax.training import loop, step
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 

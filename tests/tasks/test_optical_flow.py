@@ -16,10 +16,7 @@ from perceiver_jax.errors import UserError
 from perceiver_jax.models.modalities import flow as flow_adapter
 from perceiver_jax.models.perceiver import Outputs
 from perceiver_jax.tasks import registry as tasks
-from perceiver_jax.training import (
-  loop,
-  workdir,
-)
+from perceiver_jax.training import loop, workdir
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 

@@ -8,11 +8,7 @@ from jax import numpy as jnp
 from perceiver_jax.data.core import pipeline
 from perceiver_jax.data.core.in_memory import InMemoryArrays
 from perceiver_jax.errors import UserError
-from perceiver_jax.training import (
-  evaluation,
-  metrics,
-  step,
-)
+from perceiver_jax.training import evaluation, metrics, step
 
 # A prime, so that no batch size divides it.
 EXAMPLES, FEATURES, CLASSES = 37, 4, 3

@@ -7,10 +7,7 @@ import pytest
 from perceiver_jax import weights
 from perceiver_jax.errors import UserError
 from perceiver_jax.tasks import registry as tasks
-from perceiver_jax.training import (
-  loop,
-  restore,
-)
+from perceiver_jax.training import loop, restore
 
 pytestmark = pytest.mark.usefixtures("compile_once", "no_report")
 

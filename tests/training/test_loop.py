@@ -6,19 +6,10 @@ import pytest
 import tiny_runs as runs
 
 from configs import digits
-from perceiver_jax.errors import (
-  DivergedError,
-  UserError,
-)
+from perceiver_jax.errors import DivergedError, UserError
 from perceiver_jax.tasks import registry as tasks
-from perceiver_jax.training import (
-  config_checks,
-  interrupts,
-  loop,
-)
-from perceiver_jax.training.checkpoints import (
-  manifest as manifest_lib,
-)
+from perceiver_jax.training import config_checks, interrupts, loop
+from perceiver_jax.training.checkpoints import manifest as manifest_lib
 from perceiver_jax.training.checkpoints.checkpointer import Checkpointer
 
 pytestmark = pytest.mark.usefixtures("compile_once", "no_report")

@@ -9,10 +9,7 @@ from perceiver_jax.errors import UserError
 from perceiver_jax.models import blocks
 from perceiver_jax.models.ops import depth
 from perceiver_jax.tasks import registry as tasks
-from perceiver_jax.training import (
-  optimizers,
-  step,
-)
+from perceiver_jax.training import optimizers, step
 
 DEPTH = 3
 PAPER_BOUNDARIES = (84 / 120, 102 / 120, 114 / 120)

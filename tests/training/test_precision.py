@@ -6,17 +6,11 @@ import pytest
 from jax import numpy as jnp
 
 from perceiver_jax.errors import UserError
-from perceiver_jax.models import (
-  layers,
-  perceiver,
-)
+from perceiver_jax.models import layers, perceiver
 from perceiver_jax.models.ops.execution import Execution
 from perceiver_jax.tasks import registry as tasks
 from perceiver_jax.training import step
-from perceiver_jax.training.precision import (
-  PRECISIONS,
-  precision,
-)
+from perceiver_jax.training.precision import PRECISIONS, precision
 
 CONTRACTIONS = ("dot_general", "conv_general_dilated")
 

@@ -10,11 +10,7 @@ import pytest
 from perceiver_jax.errors import UserError
 from perceiver_jax.tasks import registry as tasks
 from perceiver_jax.tasks.base import Task
-from perceiver_jax.training import (
-  restore,
-  step,
-  workdir,
-)
+from perceiver_jax.training import restore, step, workdir
 from perceiver_jax.training.checkpoints.checkpointer import Checkpointer
 
 ACCURACIES = {2: 0.5, 4: 0.9, 6: 0.7}

@@ -5,20 +5,13 @@ import jax
 import numpy as np
 import optax
 import pytest
-from hypothesis import (
-  given,
-  settings,
-)
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import numpy as jnp
 
 from perceiver_jax.errors import UserError
 from perceiver_jax.tasks import registry as tasks
-from perceiver_jax.training import (
-  metrics,
-  optimizers,
-  step,
-)
+from perceiver_jax.training import metrics, optimizers, step
 
 DEVICES = (1, 2, 4, 8)
 BATCH = 16

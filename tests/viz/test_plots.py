@@ -10,10 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perceiver_jax.viz import plots
-from perceiver_jax.viz.text import (
-  printable,
-  shorten,
-)
+from perceiver_jax.viz.text import printable, shorten
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -10,10 +10,7 @@ import numpy as np
 import pytest
 
 from perceiver_jax.viz import sections
-from perceiver_jax.viz.report import (
-  Report,
-  write_report,
-)
+from perceiver_jax.viz.report import Report, write_report
 
 VOID = {"meta", "img", "br"}
 EVIL = '<script>alert("1")</script>\'"&'

@@ -7,10 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from perceiver_jax.viz import (
-  plots,
-  sections,
-)
+from perceiver_jax.viz import plots, sections
 from perceiver_jax.viz.sections import (
   ClassMetrics,
   ClipSample,

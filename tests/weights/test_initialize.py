@@ -3,10 +3,7 @@
 import numpy as np
 
 from perceiver_jax.models import zoo
-from perceiver_jax.weights import (
-  initialize,
-  model,
-)
+from perceiver_jax.weights import initialize, model
 
 
 def _tree(**shapes):

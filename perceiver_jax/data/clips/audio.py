@@ -8,10 +8,7 @@ import contextlib
 import math
 import os
 from pathlib import Path
-from typing import (
-  Any,
-  NamedTuple,
-)
+from typing import Any, NamedTuple
 
 import numpy as np
 

@@ -9,10 +9,7 @@ import math
 import os
 from collections.abc import Iterator
 from types import ModuleType
-from typing import (
-  Any,
-  NamedTuple,
-)
+from typing import Any, NamedTuple
 
 from perceiver_jax.errors import UserError
 

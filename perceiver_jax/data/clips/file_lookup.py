@@ -1,11 +1,7 @@
 """Finds the files of the clips of a list by their names."""
 
 import os
-from collections.abc import (
-  Iterable,
-  Iterator,
-  Mapping,
-)
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from perceiver_jax.data.clips.segment_lists import Row

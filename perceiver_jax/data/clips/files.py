@@ -3,11 +3,7 @@
 import functools
 import itertools
 import os
-from collections.abc import (
-  Callable,
-  Mapping,
-  Sequence,
-)
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 

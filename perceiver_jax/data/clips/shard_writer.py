@@ -10,15 +10,9 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import (
-  Iterable,
-  Sequence,
-)
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import (
-  Any,
-  NamedTuple,
-)
+from typing import Any, NamedTuple
 
 import numpy as np
 

@@ -10,10 +10,7 @@ import json
 import os
 import threading
 import zipfile
-from collections.abc import (
-  Mapping,
-  Sequence,
-)
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 

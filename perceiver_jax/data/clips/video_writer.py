@@ -6,10 +6,7 @@ Shapes: T frames, H height, W width; S samples.
 import heapq
 import itertools
 import os
-from collections.abc import (
-  Iterable,
-  Iterator,
-)
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any

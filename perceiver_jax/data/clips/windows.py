@@ -5,15 +5,8 @@ it, evaluation reads evenly spaced windows. Shapes: T frames, H height, W width,
 S samples, P classes.
 """
 
-from collections.abc import (
-  Mapping,
-  Sequence,
-)
-from typing import (
-  Any,
-  NamedTuple,
-  Protocol,
-)
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 

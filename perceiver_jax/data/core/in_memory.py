@@ -1,9 +1,6 @@
 """Sources whose examples are held in memory."""
 
-from collections.abc import (
-  Mapping,
-  Sequence,
-)
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np

@@ -6,10 +6,7 @@ instead: the pipeline shuffles it and numbers its examples as any other.
 """
 
 import math
-from collections.abc import (
-  Mapping,
-  Sequence,
-)
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np

@@ -6,15 +6,8 @@ images `image` [H, W, C] and `label` (int32 scalar, an index of `class_names`).
 
 import inspect
 import itertools
-from collections.abc import (
-  Callable,
-  Mapping,
-  Sequence,
-)
-from typing import (
-  Any,
-  Protocol,
-)
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 

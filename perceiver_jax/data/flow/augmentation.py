@@ -9,10 +9,7 @@ the model.
 """
 
 from collections.abc import Mapping
-from typing import (
-  Any,
-  NamedTuple,
-)
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np

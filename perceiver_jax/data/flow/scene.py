@@ -8,10 +8,7 @@ height, so that the same settings fit any size.
 """
 
 from collections.abc import Mapping
-from typing import (
-  Any,
-  NamedTuple,
-)
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np

@@ -6,14 +6,8 @@ bool [H, W], all False if a data set lacks it. Sizes may differ between pairs.
 The data sets on disk are in `folders`.
 """
 
-from collections.abc import (
-  Callable,
-  Mapping,
-)
-from typing import (
-  Any,
-  Protocol,
-)
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 

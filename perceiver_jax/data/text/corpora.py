@@ -8,17 +8,9 @@ import json
 import os
 import uuid
 import zlib
-from collections.abc import (
-  Callable,
-  Iterator,
-  Sequence,
-)
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import (
-  Any,
-  BinaryIO,
-  Protocol,
-)
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 

@@ -7,16 +7,9 @@ plus one of the suffixes `glue_tasks.Task.parts`.
 """
 
 import os
-from collections.abc import (
-  Callable,
-  Iterator,
-  Sequence,
-)
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import (
-  Any,
-  NamedTuple,
-)
+from typing import Any, NamedTuple
 
 from absl import logging
 

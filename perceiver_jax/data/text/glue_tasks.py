@@ -1,10 +1,7 @@
 """Tasks of the GLUE benchmark (arXiv 1804.07461), and two tiny ones."""
 
 from collections.abc import Mapping
-from typing import (
-  Any,
-  NamedTuple,
-)
+from typing import Any, NamedTuple
 
 
 class Task(NamedTuple):

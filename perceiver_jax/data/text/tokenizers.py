@@ -8,10 +8,7 @@ import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import (
-  Any,
-  Protocol,
-)
+from typing import Any, Protocol
 
 import numpy as np
 

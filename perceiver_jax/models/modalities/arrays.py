@@ -5,26 +5,16 @@ whatever has a vector of features for each element and a place for it.
 Shapes: M elements of C features and d coordinates; O queries of E channels.
 """
 
-from collections.abc import (
-  Mapping,
-  Sequence,
-)
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import haiku as hk
 import jax
 from jax import numpy as jnp
 
-from perceiver_jax.models import (
-  decoders,
-  position_encoding,
-)
+from perceiver_jax.models import decoders, position_encoding
 from perceiver_jax.models.inputs import InputArray
-from perceiver_jax.models.typing import (
-  Array,
-  Bool,
-  Float,
-)
+from perceiver_jax.models.typing import Array, Bool, Float
 
 
 class ArraysAdapter(hk.Module):

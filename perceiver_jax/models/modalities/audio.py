@@ -6,10 +6,7 @@ import haiku as hk
 
 from perceiver_jax.models import position_encoding
 from perceiver_jax.models.inputs import InputArray
-from perceiver_jax.models.typing import (
-  Array,
-  Float,
-)
+from perceiver_jax.models.typing import Array, Float
 
 
 class AudioAdapter(hk.Module):

@@ -10,19 +10,9 @@ import haiku as hk
 import jax
 from jax import numpy as jnp
 
-from perceiver_jax.models import (
-  decoders,
-  layers,
-)
-from perceiver_jax.models.inputs import (
-  InputArray,
-  as_input_array,
-)
-from perceiver_jax.models.typing import (
-  Array,
-  Bool,
-  Float,
-)
+from perceiver_jax.models import decoders, layers
+from perceiver_jax.models.inputs import InputArray, as_input_array
+from perceiver_jax.models.typing import Array, Bool, Float
 
 
 class EntitiesAdapter(hk.Module):

@@ -11,21 +11,10 @@ import haiku as hk
 import jax
 from jax import numpy as jnp
 
-from perceiver_jax.models import (
-  convolutions,
-  decoders,
-  patches,
-)
-from perceiver_jax.models.inputs import (
-  InputArray,
-  as_input_array,
-)
+from perceiver_jax.models import convolutions, decoders, patches
+from perceiver_jax.models.inputs import InputArray, as_input_array
 from perceiver_jax.models.modalities import image
-from perceiver_jax.models.typing import (
-  Array,
-  Bool,
-  Float,
-)
+from perceiver_jax.models.typing import Array, Bool, Float
 
 # The decoder's output is divided by 100, so that training starts from small
 # flow, and multiplied by 20 to be in pixels (the authors' notebook).

@@ -18,10 +18,7 @@ from perceiver_jax.models import (
   position_encoding,
 )
 from perceiver_jax.models.inputs import InputArray
-from perceiver_jax.models.typing import (
-  Array,
-  Float,
-)
+from perceiver_jax.models.typing import Array, Float
 
 PREP_TYPES = ("pixels", "conv1x1", "conv", "patches")
 POSITIONS = ("fourier", "trainable")

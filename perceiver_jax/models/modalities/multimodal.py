@@ -6,15 +6,8 @@ token that replaces masked elements (Perceiver, AudioSet; IO, app. I).
 """
 
 import math
-from collections.abc import (
-  Callable,
-  Iterable,
-  Mapping,
-)
-from typing import (
-  Any,
-  NamedTuple,
-)
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
@@ -22,11 +15,7 @@ from jax import numpy as jnp
 
 from perceiver_jax.models import decoders, position_encoding
 from perceiver_jax.models.inputs import InputArray
-from perceiver_jax.models.typing import (
-  Array,
-  Bool,
-  Float,
-)
+from perceiver_jax.models.typing import Array, Bool, Float
 
 Adapter = Callable[..., jax.Array]
 

@@ -10,18 +10,9 @@ import haiku as hk
 import jax
 from jax import numpy as jnp
 
-from perceiver_jax.models import (
-  decoders,
-  layers,
-  position_encoding,
-)
+from perceiver_jax.models import decoders, layers, position_encoding
 from perceiver_jax.models.inputs import InputArray
-from perceiver_jax.models.typing import (
-  Array,
-  Bool,
-  Float,
-  Int,
-)
+from perceiver_jax.models.typing import Array, Bool, Float, Int
 
 QUERIES = ("task", "first_position", "first_latent")
 # Logit of outputs that a task does not have. It is finite, because the gradient

@@ -4,10 +4,7 @@ import haiku as hk
 import jax
 
 from perceiver_jax.models import position_encoding
-from perceiver_jax.models.typing import (
-  Array,
-  Float,
-)
+from perceiver_jax.models.typing import Array, Float
 
 
 class PointsAdapter(hk.Module):

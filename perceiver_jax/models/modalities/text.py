@@ -8,19 +8,10 @@ from typing import Any
 import haiku as hk
 from jax import numpy as jnp
 
-from perceiver_jax.models import (
-  decoders,
-  layers,
-  position_encoding,
-)
+from perceiver_jax.models import decoders, layers, position_encoding
 from perceiver_jax.models.inputs import InputArray
 from perceiver_jax.models.ops.execution import AUTO, Execution
-from perceiver_jax.models.typing import (
-  Array,
-  Bool,
-  Float,
-  Int,
-)
+from perceiver_jax.models.typing import Array, Bool, Float, Int
 
 
 class TextAdapter(hk.Module):

@@ -8,12 +8,7 @@ features leave room for the learned padding, and 192 for a spectrogram.
 from collections.abc import Mapping
 from typing import Any
 
-from perceiver_jax.models.published.entry import (
-  Entry,
-  array,
-  deep,
-  encoder,
-)
+from perceiver_jax.models.published.entry import Entry, array, deep, encoder
 
 _AUDIO = {
   "raw": (

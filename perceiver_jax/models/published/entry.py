@@ -1,10 +1,7 @@
 """Descriptions of published models, and helpers to write them."""
 
 from collections.abc import Mapping
-from typing import (
-  Any,
-  NamedTuple,
-)
+from typing import Any, NamedTuple
 
 import jax
 from jax import numpy as jnp

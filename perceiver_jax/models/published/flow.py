@@ -2,11 +2,7 @@
 
 from typing import Any
 
-from perceiver_jax.models.published.entry import (
-  Entry,
-  array,
-  deep,
-)
+from perceiver_jax.models.published.entry import Entry, array, deep
 
 _SIZE = (368, 496)
 _NOTE = (

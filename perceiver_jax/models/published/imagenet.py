@@ -3,11 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from perceiver_jax.models.published.entry import (
-  Entry,
-  array,
-  encoder,
-)
+from perceiver_jax.models.published.entry import Entry, array, encoder
 
 _FOURIER = {
   "prep_type": "pixels",

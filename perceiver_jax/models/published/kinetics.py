@@ -4,11 +4,7 @@ Bands and resolutions are those of the released model, which encodes pixel
 queries at a resolution of 56 and patches of audio at one of 30,720.
 """
 
-from perceiver_jax.models.published.entry import (
-  Entry,
-  array,
-  deep,
-)
+from perceiver_jax.models.published.entry import Entry, array, deep
 
 _FRAMES, _SIDE, _SAMPLES, _CLASSES = 16, 224, 30_720, 700
 _PATCH, _SAMPLES_PER_PATCH = 4, 16

@@ -8,11 +8,7 @@ from typing import Any
 
 from jax import numpy as jnp
 
-from perceiver_jax.models.published.entry import (
-  Entry,
-  array,
-  deep,
-)
+from perceiver_jax.models.published.entry import Entry, array, deep
 
 
 def _language(

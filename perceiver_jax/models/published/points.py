@@ -1,10 +1,6 @@
 """The point cloud classifier of ModelNet40 (Perceiver, ModelNet40)."""
 
-from perceiver_jax.models.published.entry import (
-  Entry,
-  array,
-  encoder,
-)
+from perceiver_jax.models.published.entry import Entry, array, encoder
 
 MODELS = {
   "modelnet40": Entry(

@@ -6,11 +6,7 @@ latents, 3 layers and 128 channels of input and query). The 256 features of an
 entity are those of the inputs of 512 x 256 in Table 5.
 """
 
-from perceiver_jax.models.published.entry import (
-  Entry,
-  array,
-  deep,
-)
+from perceiver_jax.models.published.entry import Entry, array, deep
 
 MODELS = {
   "starcraft": Entry(

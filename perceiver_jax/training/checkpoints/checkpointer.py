@@ -11,10 +11,7 @@ calls in the same order.
 """
 
 from collections.abc import Mapping
-from typing import (
-  Any,
-  NamedTuple,
-)
+from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
@@ -22,9 +19,7 @@ from absl import logging
 from etils import epath
 
 from perceiver_jax.errors import UserError
-from perceiver_jax.training.checkpoints import (
-  folder as checkpoint_folder,
-)
+from perceiver_jax.training.checkpoints import folder as checkpoint_folder
 from perceiver_jax.training.checkpoints import manifest as manifest_lib
 
 

@@ -15,10 +15,7 @@ import re
 import sys
 import zlib
 from collections.abc import Mapping
-from typing import (
-  Any,
-  NamedTuple,
-)
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np

@@ -173,10 +173,7 @@ class _TensorBoard:
   # and the run would wait for it for ever.
 
   def __init__(self, folder: Path, resume_step: int):
-    from tensorboardX import (
-      event_file_writer,
-      summary,
-    )
+    from tensorboardX import event_file_writer, summary
     from tensorboardX.proto import event_pb2
 
     self._summary, self._proto = summary, event_pb2

@@ -9,10 +9,7 @@ import jax
 import numpy as np
 
 from perceiver_jax.training import metrics as metrics_lib
-from perceiver_jax.training import (
-  restore,
-  workdir,
-)
+from perceiver_jax.training import restore, workdir
 from perceiver_jax.training import step as step_lib
 from perceiver_jax.training.logs import metric_writers, run_summary
 from perceiver_jax.viz import report

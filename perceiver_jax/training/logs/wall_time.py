@@ -3,11 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import (
-  Callable,
-  Iterator,
-  Mapping,
-)
+from collections.abc import Callable, Iterator, Mapping
 
 
 class WallTimer:

@@ -9,10 +9,7 @@ NumPy's) in Haiku's `FlatMapping`. They are unpickled safely (see
 
 import os
 from collections.abc import Mapping
-from typing import (
-  Any,
-  NamedTuple,
-)
+from typing import Any, NamedTuple
 
 import numpy as np
 

@@ -9,10 +9,7 @@ in training has no counterpart here.
 
 import math
 from collections.abc import Callable
-from typing import (
-  Any,
-  NamedTuple,
-)
+from typing import Any, NamedTuple
 
 from jax import numpy as jnp
 

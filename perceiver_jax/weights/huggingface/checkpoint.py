@@ -19,10 +19,7 @@ outputs differ as follows:
 import json
 import os
 import pathlib
-from collections.abc import (
-  Iterable,
-  Mapping,
-)
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import haiku as hk

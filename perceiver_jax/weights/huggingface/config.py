@@ -3,17 +3,11 @@
 import inspect
 import json
 import pathlib
-from collections.abc import (
-  Iterator,
-  Mapping,
-)
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from perceiver_jax.errors import UserError
-from perceiver_jax.models import (
-  decoders,
-  zoo,
-)
+from perceiver_jax.models import decoders, zoo
 from perceiver_jax.models.encoder import EncoderConfig
 from perceiver_jax.models.modalities import flow, multimodal, text
 from perceiver_jax.weights.huggingface import encoder as encoder_config
@@ -21,10 +15,7 @@ from perceiver_jax.weights.huggingface.architectures import (
   ARCHITECTURES,
   class_name,
 )
-from perceiver_jax.weights.huggingface.encoder import (
-  Config,
-  Spec,
-)
+from perceiver_jax.weights.huggingface.encoder import Config, Spec
 
 _DECODERS = {
   "classification": decoders.ClassificationDecoder,

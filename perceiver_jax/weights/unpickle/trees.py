@@ -7,15 +7,8 @@ from typing import Any
 import numpy as np
 
 from perceiver_jax.errors import UserError
-from perceiver_jax.weights.unpickle import (
-  unpickler,
-  values,
-)
-from perceiver_jax.weights.unpickle.values import (
-  describe,
-  printable,
-  refuse,
-)
+from perceiver_jax.weights.unpickle import unpickler, values
+from perceiver_jax.weights.unpickle.values import describe, printable, refuse
 
 Tree = dict[str, "Tree | np.ndarray"]
 

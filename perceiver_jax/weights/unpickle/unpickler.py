@@ -17,11 +17,7 @@ import pickletools
 from typing import Any
 
 from perceiver_jax.weights.unpickle import values
-from perceiver_jax.weights.unpickle.values import (
-  describe,
-  printable,
-  refuse,
-)
+from perceiver_jax.weights.unpickle.values import describe, printable, refuse
 
 _MAX_INSTRUCTIONS = 200_000  # The released files have at most 20,000.
 _MAX_KEY = 1000  # Characters; error messages may repeat keys.

@@ -11,10 +11,7 @@ The allowed names are
 import dataclasses
 import math
 import re
-from typing import (
-  Any,
-  NoReturn,
-)
+from typing import Any, NoReturn
 
 import ml_dtypes
 import numpy as np

@@ -4,10 +4,7 @@ import av
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import (
-  given,
-  settings,
-)
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perceiver_jax.data.clips.audio import read_audio, write_wav

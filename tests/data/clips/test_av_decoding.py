@@ -4,11 +4,7 @@ import sys
 import av
 import numpy as np
 import pytest
-from hypothesis import (
-  example,
-  given,
-  settings,
-)
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from perceiver_jax.data.clips import av_decoding

@@ -7,10 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from hypothesis import (
-  given,
-  settings,
-)
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perceiver_jax.data.clips.audio import read_audio

@@ -1,10 +1,7 @@
 """Sources mixed by weight."""
 
 import pytest
-from hypothesis import (
-  given,
-  settings,
-)
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perceiver_jax.data.core import mixture

@@ -2,10 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import (
-  given,
-  settings,
-)
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perceiver_jax.data.core import pipeline

@@ -3,10 +3,7 @@ import struct
 import cv2
 import numpy as np
 import pytest
-from hypothesis import (
-  given,
-  settings,
-)
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 

@@ -4,10 +4,7 @@ import cv2
 import numpy as np
 import pytest
 from exact_backward_flow import backward_flow
-from hypothesis import (
-  given,
-  settings,
-)
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perceiver_jax.data.flow import effects as flow_effects

@@ -3,15 +3,8 @@ import io
 import cv2
 import numpy as np
 import pytest
-from pictures import (
-  close,
-  noise,
-  quarters,
-)
-from PIL import (
-  Image,
-  ImageOps,
-)
+from pictures import close, noise, quarters
+from PIL import Image, ImageOps
 
 from perceiver_jax.data.images import codec
 from perceiver_jax.errors import UserError

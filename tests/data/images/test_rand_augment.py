@@ -2,17 +2,9 @@ import collections
 
 import numpy as np
 import pytest
-from hypothesis import (
-  given,
-  settings,
-)
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import (
-  Image,
-  ImageDraw,
-  ImageEnhance,
-  ImageOps,
-)
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from scipy import stats
 from sklearn.datasets import load_sample_image
 

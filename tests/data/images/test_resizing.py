@@ -1,16 +1,8 @@
 import numpy as np
 import pytest
-from hypothesis import (
-  given,
-  settings,
-)
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import (
-  QUARTERS,
-  close,
-  noise,
-  quarters,
-)
+from pictures import QUARTERS, close, noise, quarters
 
 from perceiver_jax.data.images import resizing
 from perceiver_jax.errors import UserError

@@ -1,14 +1,8 @@
 import numpy as np
 import pytest
-from hypothesis import (
-  given,
-  settings,
-)
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import (
-  close,
-  noise,
-)
+from pictures import close, noise
 
 from perceiver_jax.data.images import resizing, transforms
 from perceiver_jax.errors import UserError

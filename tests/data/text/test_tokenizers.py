@@ -5,10 +5,7 @@ from concurrent import futures
 
 import numpy as np
 import pytest
-from hypothesis import (
-  given,
-  settings,
-)
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perceiver_jax.data.text import byte_tokenizer, tokenizers

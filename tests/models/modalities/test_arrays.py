@@ -7,10 +7,7 @@ import numpy as np
 import plain
 import pytest
 import small
-from hypothesis import (
-  given,
-  settings,
-)
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import numpy as jnp
 

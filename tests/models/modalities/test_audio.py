@@ -8,10 +8,7 @@ import plain
 import pytest
 from jax import numpy as jnp
 
-from perceiver_jax.models import (
-  flops,
-  zoo,
-)
+from perceiver_jax.models import flops, zoo
 from perceiver_jax.models.modalities import audio
 
 

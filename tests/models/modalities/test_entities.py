@@ -7,17 +7,11 @@ import numpy as np
 import plain
 import pytest
 import small
-from hypothesis import (
-  given,
-  settings,
-)
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import numpy as jnp
 
-from perceiver_jax.models import (
-  flops,
-  zoo,
-)
+from perceiver_jax.models import flops, zoo
 from perceiver_jax.models.modalities import entities
 
 _few = settings(max_examples=10, deadline=None)

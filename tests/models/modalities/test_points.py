@@ -6,10 +6,7 @@ import jax
 import numpy as np
 import plain
 import small
-from hypothesis import (
-  given,
-  settings,
-)
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import numpy as jnp
 

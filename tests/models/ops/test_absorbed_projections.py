@@ -14,10 +14,7 @@ from computing import (
   temporary_bytes,
   with_gradients,
 )
-from hypothesis import (
-  given,
-  settings,
-)
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import numpy as jnp
 

@@ -8,14 +8,8 @@ import jax
 import numpy as np
 import plain
 import pytest
-from computing import (
-  assert_close,
-  with_gradients,
-)
-from hypothesis import (
-  given,
-  settings,
-)
+from computing import assert_close, with_gradients
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import numpy as jnp
 

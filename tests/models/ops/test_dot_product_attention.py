@@ -3,16 +3,8 @@
 import jax
 import numpy as np
 import pytest
-from computing import (
-  assert_close,
-  in_chunks,
-  run,
-  with_gradients,
-)
-from hypothesis import (
-  given,
-  settings,
-)
+from computing import assert_close, in_chunks, run, with_gradients
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import numpy as jnp
 

@@ -4,14 +4,8 @@ import haiku as hk
 import jax
 import numpy as np
 import pytest
-from computing import (
-  assert_close,
-  run,
-)
-from hypothesis import (
-  given,
-  settings,
-)
+from computing import assert_close, run
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import numpy as jnp
 

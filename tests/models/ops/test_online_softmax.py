@@ -6,25 +6,13 @@ import jax
 import numpy as np
 import plain
 import pytest
-from computing import (
-  assert_close,
-  in_chunks,
-  run,
-  shapes,
-  temporary_bytes,
-)
+from computing import assert_close, in_chunks, run, shapes, temporary_bytes
 from computing import with_gradients as _with_gradients
-from hypothesis import (
-  given,
-  settings,
-)
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import numpy as jnp
 
-from perceiver_jax.models.ops import (
-  dot_product_attention,
-  online_softmax,
-)
+from perceiver_jax.models.ops import dot_product_attention, online_softmax
 
 _HUGE = 3e38  # Close to the largest float32.
 

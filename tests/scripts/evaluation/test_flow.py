@@ -11,10 +11,7 @@ from jax import numpy as jnp
 from perceiver_jax import weights
 from perceiver_jax.data.flow import files as flow_files
 from perceiver_jax.data.images import codec
-from perceiver_jax.evaluation import (
-  flow_baselines,
-  tiling,
-)
+from perceiver_jax.evaluation import flow_baselines, tiling
 from perceiver_jax.models.modalities import flow as flow_adapter
 
 pytestmark = pytest.mark.usefixtures("compile_once")

@@ -9,11 +9,7 @@ from configs import glue as config_file
 from perceiver_jax.data.text import glue_tasks
 from perceiver_jax.models.perceiver import Outputs
 from perceiver_jax.tasks import registry as tasks
-from perceiver_jax.training import (
-  loop,
-  restore,
-  workdir,
-)
+from perceiver_jax.training import loop, restore, workdir
 
 
 @pytest.fixture

@@ -10,10 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from typing import (
-  Any,
-  NamedTuple,
-)
+from typing import Any, NamedTuple
 
 import grain
 import jax
@@ -22,16 +19,10 @@ import numpy as np
 import optax
 import pytest
 from absl import logging
-from jax.sharding import (
-  Mesh,
-  NamedSharding,
-  PartitionSpec,
-)
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from perceiver_jax.errors import UserError
-from perceiver_jax.training.checkpoints import (
-  folder as checkpoint_folder,
-)
+from perceiver_jax.training.checkpoints import folder as checkpoint_folder
 from perceiver_jax.training.checkpoints.checkpointer import Checkpointer
 
 

@@ -12,15 +12,9 @@ import cv2
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import (
-  given,
-  settings,
-)
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from tensorboardX.proto.event_pb2 import (
-  Event,
-  SessionLog,
-)
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from perceiver_jax.errors import UserError
 from perceiver_jax.training.logs import metric_writers

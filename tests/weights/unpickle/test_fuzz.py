@@ -7,12 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from pickle_writing import (
-  DTYPE,
-  EMPTY,
-  PROTOCOLS,
-  state,
-)
+from pickle_writing import DTYPE, EMPTY, PROTOCOLS, state
 
 from perceiver_jax import errors
 from perceiver_jax.weights.unpickle import trees
