@@ -201,16 +201,35 @@ def test_published_scores_are_those_of_the_note(name, metric, scale):
       rf"^  {variant}: .*(?:\n    .*)*", _note(name), re.MULTILINE
     )
     assert shown in line[0], variant
-  assert len(listed) == {"audioset": 10, "kinetics": 4}[name]
+  assert len(listed) == {"audioset": 16, "kinetics": 4}[name]
 
 
-def test_only_the_io_recipe_mixes_pictures():
+def test_audioset_rows_of_the_first_paper_have_imagenets_latents():
+  get = module("audioset").get_config
+  rows = ("raw", "mel", "video", "raw_video", "mel_video", "mel_video_tuned")
+  for row in rows:
+    encoder, narrow = (get(v).model.encoder for v in (row, f"{row}_512"))
+    assert (encoder.num_latents, encoder.num_latent_channels) == (512, 1024)
+    assert narrow.num_latent_channels == 512
+    with narrow.unlocked():
+      narrow.num_latent_channels = 1024
+    assert narrow == encoder
+  assert get("average_mel_video").model.encoder.num_latent_channels == 512
+  with pytest.raises(UserError, match="unknown variant"):
+    get("io_mel_video_512")
+
+
+def test_the_io_recipes_mix_images():
   get = module("imagenet").get_config
-  for variant in ("fourier", "learned", "conv", "conv_average"):
+  # IO, app. A.2: fine-tuning augments like training from scratch.
+  for variant in (
+    "fourier", "learned", "conv", "conv_average", "jft_fourier",
+    "jft_fourier_projected", "jft_conv",
+  ):  # fmt: skip
     config = get(variant)
     assert config.mixing.to_dict() == {"mixup_alpha": 0.2, "cutmix_alpha": 1.0}
     assert config.label_smoothing == 0.1
     assert config.data.rand_augment.num_layers == 4
-  for variant in ("icml", "permuted", "jft_conv"):
+  for variant in ("icml", "permuted"):
     assert not any(get(variant).mixing.to_dict().values())
-  assert not get("jft_conv").data.rand_augment.num_layers
+    assert not get(variant).label_smoothing

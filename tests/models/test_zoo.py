@@ -27,6 +27,7 @@ _KNOWN = {
   "imagenet_icml_unshared": 326_241_856,
   "imagenet_icml_cross_only_4": 12_654_868,
   "imagenet_jft_fourier": 212_170_035,
+  "imagenet_jft_fourier_projected": 213_082_618,
   "imagenet_jft_conv": 212_375_930,
   "language_bytes": 201_108_230,
   "language_bytes_plus_plus": 425_607_430,

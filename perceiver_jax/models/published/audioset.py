@@ -30,9 +30,9 @@ _VIDEO = (
   },
   array(32, 224, 224, 3),
 )
-# The first paper's encoder: nothing shared, 2 cross-attends x 8 self-attends.
+# The first paper's encoder: ImageNet's latents, 512 x 1,024, with nothing
+# shared and 2 cross-attends x 8 self-attends (Perceiver, section 4.2).
 _ICML = encoder(
-  num_latent_channels=512,
   num_blocks=2,
   num_self_attends_per_block=8,
   num_cross_attends=2,
@@ -71,8 +71,12 @@ def _audioset(
 
 def _icml(audio: str, video: bool, num_parameters: int) -> Entry:
   source = "Perceiver, Table 3"
+  note = (
+    "the paper does not state the size of the latents; with 512 channels"
+    " instead of 1,024 the five models have 27.6M to 28.8M parameters"
+  )
   return _audioset(
-    audio, video, _ICML, _AVERAGE, num_parameters, "", "", source
+    audio, video, _ICML, _AVERAGE, num_parameters, "", "", source, note=note
   )
 
 
@@ -88,11 +92,11 @@ def _io(
 
 
 MODELS = {
-  "audioset_icml_raw": _icml("raw", False, 27_629_085),
-  "audioset_icml_mel": _icml("mel", False, 28_226_355),
-  "audioset_icml_video": _icml("", True, 28_763_153),
-  "audioset_icml_raw_video": _icml("raw", True, 28_787_139),
-  "audioset_icml_mel_video": _icml("mel", True, 28_787_010),
+  "audioset_icml_raw": _icml("raw", False, 107_419_677),
+  "audioset_icml_mel": _icml("mel", False, 108_281_139),
+  "audioset_icml_video": _icml("", True, 109_016_593),
+  "audioset_icml_raw_video": _icml("raw", True, 109_048_771),
+  "audioset_icml_mel_video": _icml("mel", True, 109_048_642),
   "audioset_average_raw_video": _io(
     "raw", _AVERAGE, 512, 20_971_870, "21.0", "52.3"
   ),

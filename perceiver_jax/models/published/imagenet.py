@@ -11,6 +11,8 @@ _FOURIER = {
   "num_bands": 64,
   "max_resolution": (224, 224),
 }
+# RGB projected to 256 channels before positions are appended (IO, app. A.2).
+_PROJECTED_FOURIER = _FOURIER | {"prep_type": "conv1x1", "num_channels": 256}
 _LEARNED = {
   "prep_type": "conv1x1",
   "num_channels": 256,
@@ -103,6 +105,11 @@ MODELS = {
   "imagenet_jft_fourier": _image(
     _FOURIER, _QUERY, 212_170_035, "212", "213", "IO, Table 7",
     note=_JFT_NOTE, **_JFT,
+  ),
+  "imagenet_jft_fourier_projected": _image(
+    _PROJECTED_FOURIER, _QUERY, 213_082_618, "212", "213", "IO, Table 7",
+    note=_JFT_NOTE + "; the published parameters are those without the"
+    " projection of RGB to 256 channels, which app. A.2 states", **_JFT,
   ),
   "imagenet_jft_conv": _image(
     _CONV, _QUERY, 212_375_930, "212", "176", "IO, Table 7",
