@@ -19,7 +19,7 @@ from absl import logging
 from etils import epath
 
 from perceiver_jax.errors import UserError
-from perceiver_jax.training.checkpoints import folder as checkpoint_folder
+from perceiver_jax.training.checkpoints import folder as folder_lib
 from perceiver_jax.training.checkpoints import manifest as manifest_lib
 
 
@@ -69,11 +69,10 @@ class Checkpointer:
         "'max' or 'min'; change the checkpoint leaves of the config"
       )
     manifest_lib.quiet_orbax()
-    self._folder = checkpoint_folder.CheckpointFolder(
-      directory, best_metric, best_mode, read_only
-    )
+    self._folder = folder_lib.CheckpointFolder(directory, read_only=read_only)
     self._keep_latest, self._keep_best = keep_latest, keep_best
-    self._best_metric, self._read_only = best_metric, read_only
+    self._best_metric, self._best_mode = best_metric, best_mode
+    self._read_only = read_only
     self._saving: int | None = None
     # Create directories before `save` returns. Otherwise a missing permission
     # would leave Orbax waiting for a thread that has already failed.
@@ -91,7 +90,7 @@ class Checkpointer:
 
   def best_step(self) -> int | None:
     """Returns the step with the best metric, None if no step has it."""
-    return next(iter(self._folder.best_first()), None)
+    return next(iter(self._best_first()), None)
 
   def save(
     self,
@@ -144,7 +143,8 @@ class Checkpointer:
       self._orbax.wait_until_finished()
     except Exception as error:
       raise self._save_failed(step, error) from error
-    self._folder.remove_superseded(self._keep_latest, self._keep_best)
+    latest = self.steps()[-self._keep_latest :]
+    self._folder.keep_only({*latest, *self._best_first()[: self._keep_best]})
 
   def restore_latest(
     self, abstract_state: Any, data_iterator: Any = None
@@ -215,7 +215,7 @@ class Checkpointer:
     """
     self.wait()
     step = self.best_step()
-    step = checkpoint_folder.from_first_process(-1 if step is None else step)
+    step = folder_lib.from_first_process(-1 if step is None else step)
     if step < 0:
       raise UserError(
         f"no checkpoint with the metric {self._best_metric!r}: "
@@ -234,6 +234,9 @@ class Checkpointer:
     finally:
       self._orbax.close()
 
+  def _best_first(self) -> list[int]:
+    return self._folder.best_first(self._best_metric, self._best_mode)
+
   def _choices(self, step: int) -> str:
     others = ", ".join(str(s) for s in self.steps() if s != step)
     return f"{self._folder.path} has step {others or '(none)'}; choose another"
@@ -247,7 +250,7 @@ class Checkpointer:
       state, manifest = self._read(step, abstract_state)
     except manifest_lib.UnreadableError as unreadable:
       error = unreadable
-    if not checkpoint_folder.in_all_processes(error is None):
+    if not folder_lib.in_all_processes(error is None):
       raise error or manifest_lib.UnreadableError(
         "unreadable in another process"
       )

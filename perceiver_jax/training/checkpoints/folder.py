@@ -6,10 +6,12 @@ the remains of a failed save, are deleted.
 
 import contextlib
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
@@ -17,46 +19,40 @@ from jax.experimental import multihost_utils
 from perceiver_jax.errors import UserError
 from perceiver_jax.training.checkpoints import manifest as manifest_lib
 
-_UNFINISHED = ".orbax-checkpoint-tmp"
 _QUARANTINE_DIRECTORY = "checkpoints_quarantine"
 
 
 class CheckpointFolder:
-  """Lists, ranks, removes and quarantines the checkpoints of one directory.
+  """A directory with one checkpoint for each saved step.
 
   Args:
     directory: where the checkpoints are; local, relative or gs://.
-    best_metric: metric that ranks checkpoints, or '' for none.
-    best_mode: 'max' or 'min'.
     read_only: never write, move or delete anything.
 
   Raises:
     UserError: if the directory can't be made.
   """
 
-  def __init__(
-    self,
-    directory: epath.PathLike,
-    best_metric: str,
-    best_mode: str,
-    read_only: bool,
-  ):
+  def __init__(self, directory: epath.PathLike, *, read_only: bool = False):
     path = epath.Path(directory)
     self.path = path if "://" in str(directory) else path.resolve()
-    self._best_metric, self._best_mode = best_metric, best_mode
     self._read_only = read_only
-    if not read_only:
-      self._make()
+    if read_only:
+      return
+    try:
+      self.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+      raise UserError(
+        f"can't make {self.path}: {manifest_lib.one_line(error)}; "
+        "give another --workdir"
+      ) from error
 
   def __truediv__(self, step: int) -> epath.Path:
     return self.path / str(step)
 
   def steps(self) -> list[int]:
     """Returns the steps that have a finished checkpoint, ascending."""
-    if not self.path.exists():
-      return []
-    paths = [p for p in self.path.iterdir() if p.name.isdecimal()]
-    return sorted(int(path.name) for path in paths if path.is_dir())
+    return sorted(ocp.utils.checkpoint_steps(self.path))
 
   def agreed_steps(self) -> list[int]:
     """Returns the `steps()` of the first process in all processes.
@@ -65,32 +61,36 @@ class CheckpointFolder:
     """
     steps = self.steps()
     count = from_first_process(len(steps))
-    padded = (steps + [0] * count)[:count]
-    return from_first_process(padded)
+    return from_first_process((steps + [0] * count)[:count])
 
-  def best_first(self) -> list[int]:
-    """Returns the steps that have the metric, the best and newest first."""
-    values = {}
-    for step in self.steps() if self._best_metric else ():
-      value = self._metric(step)
-      if value is not None:
-        values[step] = value if self._best_mode == "max" else -value
-    return sorted(values, key=lambda s: (values[s], s), reverse=True)
-
-  def remove_superseded(self, keep_latest: int, keep_best: int) -> None:
-    """Deletes all but the latest and the best checkpoints.
+  def best_first(self, metric: str, mode: str) -> list[int]:
+    """Returns the steps that have the metric, the best and newest first.
 
     Args:
-      keep_latest: how many of the newest are kept, at least 1.
-      keep_best: how many of the best are also kept.
+      metric: name of the metric.
+      mode: 'max' or 'min'.
     """
+    sign = 1 if mode == "max" else -1
+    ranks = {}
+    for step in self.steps():
+      with contextlib.suppress(manifest_lib.UnreadableError):
+        metrics = manifest_lib.read_manifest(self / step).metrics
+        if np.isfinite(value := metrics.get(metric, np.nan)):
+          ranks[step] = sign * value, step
+    return sorted(ranks, key=ranks.get, reverse=True)
+
+  def keep_only(self, kept: Iterable[int]) -> None:
+    """Deletes the checkpoints of all other steps, if it can."""
     if jax.process_index() != 0:
       return
-    steps = self.steps()
-    kept = {*steps[-keep_latest:], *self.best_first()[:keep_best]}
-    for step in steps:
-      if step not in kept:
-        _remove(self / step)
+    for step in {*self.steps()} - {*kept}:
+      try:
+        (self / step).rmtree()
+      except OSError as error:
+        reason = manifest_lib.one_line(error)
+        logging.warning(
+          "can't remove the old checkpoint %s: %s", self / step, reason
+        )
 
   def remove_unfinished(self, step: int) -> None:
     """Deletes the remains of a failed save of `step` if possible.
@@ -100,10 +100,10 @@ class CheckpointFolder:
     if jax.process_index() != 0:
       return
     for _ in range(5):
-      left = list(self.path.glob(f"{step}{_UNFINISHED}*"))
-      if not left:
+      remains = [path for path in self._unfinished() if _step(path) == step]
+      if not remains:
         return
-      for path in left:
+      for path in remains:
         with contextlib.suppress(OSError):
           path.rmtree()
       time.sleep(0.1)  # other files of this save may still be being written
@@ -122,50 +122,37 @@ class CheckpointFolder:
       UserError: if a directory can't be moved.
     """
     if jax.process_index() == 0:
-      for step, why in damaged.items():
-        self._quarantine(self / step, f"can't be read: {why}", instead)
+      for step, reason in damaged.items():
+        self._quarantine(self / step, f"can't be read: {reason}", instead)
       for path in () if self._read_only else self._unfinished():
         self._quarantine(path, "was never finished", instead)
     if jax.process_count() > 1:
       multihost_utils.sync_global_devices("checkpoints quarantined")
 
-  def _make(self) -> None:
-    try:
-      self.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-      raise UserError(
-        f"can't make {self.path}: {manifest_lib.one_line(error)}; "
-        "give another --workdir"
-      ) from error
-
-  def _metric(self, step: int) -> float | None:
-    try:
-      manifest = manifest_lib.read_manifest(self / step)
-    except manifest_lib.UnreadableError:
-      return None
-    value = manifest.metrics.get(self._best_metric)
-    return value if value is not None and np.isfinite(value) else None
-
   def _unfinished(self) -> list[epath.Path]:
-    return sorted(self.path.glob(f"*{_UNFINISHED}*"))
+    paths = ocp.path.step.all_temporary_paths(self.path)
+    return sorted(path.get() for path in paths)
 
-  def _quarantine(self, path: epath.Path, why: str, instead: str) -> None:
-    step = path.name.partition(_UNFINISHED)[0]
+  def _quarantine(self, path: epath.Path, reason: str, instead: str) -> None:
     moved = ""
     if not self._read_only:
-      moved = f"; moved to {_move_to_quarantine(path, step)}"
+      moved = f"; moved to {_move_to_quarantine(path)}"
     logging.warning(
-      "the checkpoint of step %s %s; %s%s", step, why, instead, moved
+      "the checkpoint of step %s %s; %s%s", _step(path), reason, instead, moved
     )
 
 
-def _move_to_quarantine(path: epath.Path, step: str) -> epath.Path:
-  aside = path.parent.parent / _QUARANTINE_DIRECTORY
+def _step(path: epath.Path) -> int:
+  return ocp.utils.step_from_checkpoint_name(path.name)
+
+
+def _move_to_quarantine(path: epath.Path) -> epath.Path:
+  quarantine = path.parent.parent / _QUARANTINE_DIRECTORY
   number = 1
-  while (target := aside / f"{step}-{number}").exists():
+  while (target := quarantine / f"{_step(path)}-{number}").exists():
     number += 1
   try:
-    aside.mkdir(exist_ok=True)
+    quarantine.mkdir(exist_ok=True)
     path.rename(target)
   except OSError as error:
     raise UserError(
@@ -173,14 +160,6 @@ def _move_to_quarantine(path: epath.Path, step: str) -> epath.Path:
       f"{manifest_lib.one_line(error)}; move it away by hand"
     ) from error
   return target
-
-
-def _remove(path: epath.Path) -> None:
-  try:
-    path.rmtree()
-  except OSError as error:
-    reason = manifest_lib.one_line(error)
-    logging.warning("can't remove the old checkpoint %s: %s", path, reason)
 
 
 def from_first_process(value: Any) -> Any:

@@ -19,10 +19,11 @@ import numpy as np
 import optax
 import pytest
 from absl import logging
+from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from perceiver_jax.errors import UserError
-from perceiver_jax.training.checkpoints import folder as checkpoint_folder
+from perceiver_jax.training.checkpoints import folder as folder_lib
 from perceiver_jax.training.checkpoints.checkpointer import Checkpointer
 
 
@@ -439,6 +440,27 @@ def test_older_goes_only_when_the_newer_is_complete(open_checkpointer):
   assert checkpointer.steps() == [2]
 
 
+def test_save_succeeds_if_an_old_checkpoint_cannot_be_deleted(
+  open_checkpointer, directory, warnings_seen, monkeypatch
+):
+  path_type = type(epath.Path(directory))
+  rmtree = path_type.rmtree
+
+  def refuse_step_1(path, *args, **kwargs):
+    if path.name == "1":
+      raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    rmtree(path, *args, **kwargs)
+
+  monkeypatch.setattr(path_type, "rmtree", refuse_step_1)
+  checkpointer = open_checkpointer(keep_latest=1)
+  for step in (1, 2, 3):
+    checkpointer.save(step, make_state(), None, {})
+  checkpointer.wait()
+  assert checkpointer.steps() == [1, 3]
+  message = f"can't remove the old checkpoint {directory / '1'}: "
+  assert warnings_seen == [f"{message}Permission denied"] * 2
+
+
 def test_saving_a_step_again_leaves_it_as_it_is(saved, directory):
   before = contents(directory)
   saved.save(20, make_state(99), make_iterator(), {})
@@ -541,7 +563,7 @@ def test_relative_directory(tmp_path, monkeypatch):
 
 
 def test_remote_directory_is_left_as_given():
-  folder = checkpoint_folder.CheckpointFolder("gs://b/c", "", "max", True)
+  folder = folder_lib.CheckpointFolder("gs://b/c", read_only=True)
   assert str(folder / 3) == "gs://b/c/3"
 
 
