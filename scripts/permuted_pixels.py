@@ -27,6 +27,7 @@ from configs import photos
 from experiments import launch
 from perceiver_jax.models import perceiver
 from perceiver_jax.models.modalities import image as image_adapter
+from perceiver_jax.models.typing import ReturnAttention
 from perceiver_jax.tasks import image_classification
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import loop
@@ -50,7 +51,11 @@ class Structure(image_classification.ImageClassification):
   """
 
   def forward(
-    self, batch: Batch, *, is_training: bool, return_attention: bool = False
+    self,
+    batch: Batch,
+    *,
+    is_training: bool,
+    return_attention: ReturnAttention = False,
   ) -> perceiver.Outputs:
     """Removes color, brightness and contrast, then applies the model."""
     grey = batch["image"].mean(-1, keepdims=True)
@@ -74,7 +79,11 @@ class Convolutional(Structure):
   """
 
   def predict(
-    self, batch: Batch, *, is_training: bool, return_attention: bool = False
+    self,
+    batch: Batch,
+    *,
+    is_training: bool,
+    return_attention: ReturnAttention = False,
   ) -> perceiver.Outputs:
     """Returns logits [b, P]; there is no attention."""
     del is_training  # A prepared batch has mixed images.

@@ -16,7 +16,7 @@ from perceiver_jax.models.ops import absorbed_projections
 from perceiver_jax.models.ops import dot_product_attention as ops
 from perceiver_jax.models.ops.depth import PROJECTIONS
 from perceiver_jax.models.ops.execution import AUTO, Execution
-from perceiver_jax.models.typing import Array, Bool, Float
+from perceiver_jax.models.typing import Array, Bool, Float, ReturnAttention
 
 
 class KeysValues(NamedTuple):
@@ -118,18 +118,39 @@ class Attention(hk.Module):
     return KeysValues(k[:, :, None], (v @ w_o)[:, :, None], True)
 
   @hk.name_like("__call__")
-  def weights(
+  def attention_map(
     self,
     inputs_q: Float[Array, "b N D"],
     inputs_kv: Float[Array, "B M C"] | DeferredNorm,
     mask: Bool[Array, "#B #N #M"] | None = None,
+    *,
+    what: ReturnAttention = True,
   ) -> Float[Array, "B H N M"]:
-    """Returns the attention weights, to look at. Call after `__call__`."""
+    """Returns attention weights or logits, to look at. Call after `__call__`.
+
+    They are those of the definition, whatever `execution` chooses.
+
+    Args:
+      inputs_q: See `__call__`.
+      inputs_kv: See `__call__`.
+      mask: See `__call__`.
+      what: True for the weights, "logits" for what their softmax is taken of.
+
+    Raises:
+      ValueError: `what` is neither.
+    """
+    if what not in (True, "logits"):
+      raise ValueError(
+        f"return_attention {what!r}: give True for attention weights, 'logits'"
+        " for attention logits, or False"
+      )
     project = self._projections()
     x = inputs_kv.array() if isinstance(inputs_kv, DeferredNorm) else inputs_kv
     k = self._split_heads(project["key"](x))
     q = self._split_heads(project["query"](inputs_q))
     q = jnp.broadcast_to(q, (k.shape[0], *q.shape[1:]))
+    if what == "logits":
+      return ops.attention_logits(q, k, mask)
     return ops.attention_weights(q, k, mask)
 
   @hk.transparent

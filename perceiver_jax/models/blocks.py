@@ -16,7 +16,7 @@ from perceiver_jax.models.inputs import InputArray, as_input_array
 from perceiver_jax.models.layers import DeferredNorm
 from perceiver_jax.models.ops import depth
 from perceiver_jax.models.ops.execution import AUTO, Execution
-from perceiver_jax.models.typing import Array, Bool, Float
+from perceiver_jax.models.typing import Array, Bool, Float, ReturnAttention
 
 
 class Mlp(hk.Module):
@@ -149,7 +149,7 @@ class CrossAttention(hk.Module):
     inputs: InputArray | Float[Array, "B M C"],
     query_mask: Bool[Array, "B N"] | None = None,
     input_mask: Bool[Array, "B M"] | None = None,
-    return_weights: bool = False,
+    return_attention: ReturnAttention = False,
     keys_values: KeysValues | None = None,
   ) -> tuple[Float[Array, "B N D"], Float[Array, "B H N M"] | None]:
     """Attends from `query` to `inputs`.
@@ -159,11 +159,11 @@ class CrossAttention(hk.Module):
       inputs: The array to attend to.
       query_mask: True at real queries; the others attend to nothing.
       input_mask: True at inputs that may be attended to.
-      return_weights: Whether to compute the attention weights too.
+      return_attention: Whether to return the attention weights, or logits, too.
       keys_values: Of `inputs`, cached by `keys_values`.
 
     Returns:
-      The updated query, and the weights or None.
+      The updated query, and the weights (or logits) or None.
     """
     how, inputs = self._execution, as_input_array(inputs)
     attention = self._attention(query.shape[-1], inputs.shape[-1])
@@ -174,12 +174,14 @@ class CrossAttention(hk.Module):
     x = attention(
       normed_q, normed_kv if keys_values is None else keys_values, mask
     )
-    weights = None
-    if return_weights:
-      weights = attention.weights(normed_q, normed_kv, mask)
+    attention_map = None
+    if return_attention:
+      attention_map = attention.attention_map(
+        normed_q, normed_kv, mask, what=return_attention
+      )
     if self._use_query_residual:
       x = x + query
-    return x + mlp(layers.LayerNorm("mlp_norm", how)(x)), weights
+    return x + mlp(layers.LayerNorm("mlp_norm", how)(x)), attention_map
 
   @hk.name_like("__call__")
   def keys_values(

@@ -16,7 +16,7 @@ from jax import numpy as jnp
 from perceiver_jax.models import blocks, position_encoding
 from perceiver_jax.models.inputs import InputArray, as_input_array
 from perceiver_jax.models.ops.execution import AUTO, Execution
-from perceiver_jax.models.typing import Array, Bool, Float
+from perceiver_jax.models.typing import Array, Bool, Float, ReturnAttention
 
 # Queries decoded at once, over the batch. With 2,048 latents their logits are
 # 64 MiB in float32.
@@ -74,7 +74,7 @@ class QueryDecoder(hk.Module):
     queries: InputArray | Float[Array, "b O E"],
     latents: Float[Array, "B N D"],
     query_mask: Bool[Array, "B O"] | None = None,
-    return_attention: bool = False,
+    return_attention: ReturnAttention = False,
   ) -> tuple[Float[Array, "B O P"], Float[Array, "B H O N"] | None]:
     """Decodes each query independently of the others.
 
@@ -82,10 +82,10 @@ class QueryDecoder(hk.Module):
       queries: Output queries; b is B or 1.
       latents: The latents to attend to.
       query_mask: True at real queries.
-      return_attention: Whether to compute the attention weights too.
+      return_attention: Whether to return the attention weights, or logits, too.
 
     Returns:
-      The outputs, and the weights or None.
+      The outputs, and the weights (or logits) or None.
     """
     queries = as_input_array(queries)
     cross_attend = blocks.CrossAttention(
@@ -102,7 +102,7 @@ class QueryDecoder(hk.Module):
         queries.array(),
         latents,
         query_mask=query_mask,
-        return_weights=return_attention,
+        return_attention=return_attention,
       )
       return project(out), weights
 
@@ -188,9 +188,9 @@ class ClassificationDecoder(QueryDecoder):
     inputs: InputArray | Float[Array, "B M C"] | None = None,
     input_mask: Bool[Array, "B M"] | None = None,
     queries: Any = None,
-    return_attention: bool = False,
+    return_attention: ReturnAttention = False,
   ) -> tuple[Float[Array, "B P"], Float[Array, "B H 1 N"] | None]:
-    """Returns logits and the decoder's weights (or None)."""
+    """Returns class logits and the decoder's attention, or None."""
     del inputs, input_mask, queries  # There is one query, the same for all.
     table = position_encoding.TrainablePositions(
       1, self._num_query_channels, name="query"
@@ -224,11 +224,14 @@ class AverageAndProjectDecoder(hk.Module):
     inputs: InputArray | Float[Array, "B M C"] | None = None,
     input_mask: Bool[Array, "B M"] | None = None,
     queries: Any = None,
-    return_attention: bool = False,
+    return_attention: ReturnAttention = False,
   ) -> tuple[Float[Array, "B P"], Float[Array, "B 1 1 N"] | None]:
-    """Returns logits and the (uniform) weights over latents, or None."""
+    """Returns class logits and the uniform attention to latents, or None."""
     del inputs, input_mask, queries
     project = hk.Linear(self._num_classes, w_init=jnp.zeros, name="output")
     batch, n, _ = latents.shape
-    weights = jnp.full((batch, 1, 1, n), 1 / n) if return_attention else None
-    return project(jnp.mean(latents, axis=1)), weights
+    attention = None
+    if return_attention:
+      uniform = 0.0 if return_attention == "logits" else 1 / n
+      attention = jnp.full((batch, 1, 1, n), uniform)
+    return project(jnp.mean(latents, axis=1)), attention

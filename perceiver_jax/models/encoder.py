@@ -16,7 +16,7 @@ from perceiver_jax.models import blocks, position_encoding
 from perceiver_jax.models.inputs import InputArray, as_input_array
 from perceiver_jax.models.ops import depth
 from perceiver_jax.models.ops.execution import AUTO, Execution
-from perceiver_jax.models.typing import Array, Bool, Float
+from perceiver_jax.models.typing import Array, Bool, Float, ReturnAttention
 
 PLACEMENTS = ("interleaved", "start")
 SHARING = ("after_first", "all", "none")
@@ -103,7 +103,7 @@ class PerceiverEncoder(hk.Module):
     self,
     inputs: InputArray | Float[Array, "B M C"],
     input_mask: Bool[Array, "B M"] | None = None,
-    return_attention: bool = False,
+    return_attention: ReturnAttention = False,
     initial_latents: Float[Array, "B n D"] | Float[Array, "n D"] | None = None,
   ) -> tuple[Float[Array, "B n D"], list[Float[Array, "B H n M"]]]:
     """Encodes the inputs and processes the latents.
@@ -111,12 +111,13 @@ class PerceiverEncoder(hk.Module):
     Args:
       inputs: The input array.
       input_mask: True at real elements; the others are never attended to.
-      return_attention: Whether to compute the weights of each cross-attend.
+      return_attention: Whether to compute the weights, or logits, of each
+        cross-attend.
       initial_latents: Latents to start from, of any number n, shared by all
         examples or not; None starts from the learned ones.
 
     Returns:
-      The latents, and the weights (an empty list unless asked for).
+      The latents, and the weights or logits (an empty list unless asked for).
 
     Raises:
       ValueError: `initial_latents` have another number of channels.
@@ -131,7 +132,7 @@ class PerceiverEncoder(hk.Module):
           latents,
           inputs,
           input_mask=input_mask,
-          return_weights=return_attention,
+          return_attention=return_attention,
         )
         attention.append(weights)
       return depth.apply_repeatedly(stage.block, latents, stage.repeats)

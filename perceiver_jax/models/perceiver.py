@@ -14,7 +14,7 @@ import haiku as hk
 import jax
 
 from perceiver_jax.models import inputs as inputs_lib
-from perceiver_jax.models.typing import Array, Bool, Float
+from perceiver_jax.models.typing import Array, Bool, Float, ReturnAttention
 
 
 class Outputs(NamedTuple):
@@ -23,8 +23,9 @@ class Outputs(NamedTuple):
   Attributes:
     logits: The decoded outputs: an array, or a mapping of arrays by modality.
     latents: The processed latents [B, N, D].
-    encoder_attention: Weights [B, H, N, M] of each cross-attend, if asked for.
-    decoder_attention: Weights [B, H, O, N], if asked for.
+    encoder_attention: Weights or logits [B, H, N, M] of each cross-attend, if
+      asked for.
+    decoder_attention: Weights or logits [B, H, O, N], if asked for.
   """
 
   logits: Any
@@ -63,7 +64,7 @@ class Perceiver(hk.Module):
     input_mask: Bool[Array, "B M"] | None = None,
     latents: Float[Array, "B N D"] | None = None,
     queries: Any = None,
-    return_attention: bool = False,
+    return_attention: ReturnAttention = False,
     initial_latents: Float[Array, "B N D"] | Float[Array, "N D"] | None = None,
   ) -> Outputs:
     """Encodes, processes and decodes.
@@ -76,7 +77,8 @@ class Perceiver(hk.Module):
         encoded again, so that a large output can be decoded in parts.
       queries: The outputs to decode, for decoders that can choose; None decodes
         all.
-      return_attention: Whether to compute the attention weights too.
+      return_attention: True also returns the attention weights, "logits" the
+        attention logits, whose softmax is the weights (masked ones are -1e30).
       initial_latents: Latents from which a `PerceiverEncoder` starts instead of
         the learned ones.
 

@@ -9,7 +9,7 @@ import haiku as hk
 from perceiver_jax.models import blocks
 from perceiver_jax.models.inputs import InputArray, as_input_array
 from perceiver_jax.models.ops.execution import AUTO, Execution
-from perceiver_jax.models.typing import Array, Bool, Float
+from perceiver_jax.models.typing import Array, Bool, Float, ReturnAttention
 
 
 class TransformerEncoder(hk.Module):
@@ -46,7 +46,7 @@ class TransformerEncoder(hk.Module):
     self,
     inputs: InputArray | Float[Array, "B M C"],
     input_mask: Bool[Array, "B M"] | None = None,
-    return_attention: bool = False,
+    return_attention: ReturnAttention = False,
   ) -> tuple[Float[Array, "B M C"], list]:
     """Returns the inputs after all layers; no weights, even if asked for."""
     del return_attention

@@ -4,7 +4,7 @@
 checks the annotations at run time.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 
@@ -22,4 +22,8 @@ except ImportError:
 
     Bool = Float = Int = Shaped = _Unchecked
 
-__all__ = ["Array", "Bool", "Float", "Int", "Shaped"]
+# False: no attention is returned; True: the attention weights; "logits": the
+# scaled dot products before the softmax, as the Perceiver's figures show them.
+ReturnAttention = bool | Literal["logits"]
+
+__all__ = ["Array", "Bool", "Float", "Int", "ReturnAttention", "Shaped"]

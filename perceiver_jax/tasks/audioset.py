@@ -17,6 +17,7 @@ from perceiver_jax.data.core.source import Example
 from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import multilabel_metrics
 from perceiver_jax.models import perceiver
+from perceiver_jax.models.typing import ReturnAttention
 from perceiver_jax.tasks import clip_data
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
@@ -82,7 +83,11 @@ class AudioSet(clip_data.ClipTask):
     }
 
   def forward(
-    self, batch: Batch, *, is_training: bool, return_attention: bool = False
+    self,
+    batch: Batch,
+    *,
+    is_training: bool,
+    return_attention: ReturnAttention = False,
   ) -> perceiver.Outputs:
     """Returns logits [b, P]."""
     return self.build_model()(

@@ -16,6 +16,7 @@ from perceiver_jax.data.core.source import Batch, Example, Source
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import perceiver, zoo
 from perceiver_jax.models.ops.execution import Execution
+from perceiver_jax.models.typing import ReturnAttention
 from perceiver_jax.training.metrics import Metrics
 from perceiver_jax.viz import sections
 
@@ -92,7 +93,11 @@ class Task(abc.ABC):
 
   @abc.abstractmethod
   def forward(
-    self, batch: Batch, *, is_training: bool, return_attention: bool = False
+    self,
+    batch: Batch,
+    *,
+    is_training: bool,
+    return_attention: ReturnAttention = False,
   ) -> Any:
     """Runs the model: Haiku code that `training.step.model_of` transforms."""
 

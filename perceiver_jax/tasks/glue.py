@@ -27,6 +27,7 @@ from perceiver_jax.data.text import (
 from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import glue_metrics
 from perceiver_jax.models import perceiver
+from perceiver_jax.models.typing import ReturnAttention
 from perceiver_jax.tasks import base, glue_texts
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
@@ -138,7 +139,11 @@ class Glue(base.Task):
     return found
 
   def forward(
-    self, batch: Batch, *, is_training: bool, return_attention: bool = False
+    self,
+    batch: Batch,
+    *,
+    is_training: bool,
+    return_attention: ReturnAttention = False,
   ) -> perceiver.Outputs:
     """Returns logits, or the score first, [b, P] of each example's task."""
     return self.build_model()(

@@ -19,6 +19,7 @@ from perceiver_jax.data.images import codec, preprocessing, sources, transforms
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import perceiver
 from perceiver_jax.models.modalities import image as image_adapter
+from perceiver_jax.models.typing import ReturnAttention
 from perceiver_jax.tasks import base
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
@@ -112,7 +113,11 @@ class ImageClassification(base.Task):
     }
 
   def forward(
-    self, batch: Batch, *, is_training: bool, return_attention: bool = False
+    self,
+    batch: Batch,
+    *,
+    is_training: bool,
+    return_attention: ReturnAttention = False,
   ) -> perceiver.Outputs:
     """Returns logits [b, P] and, if asked for, attention."""
     spec = self._config.model.to_dict()

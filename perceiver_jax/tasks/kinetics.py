@@ -22,6 +22,7 @@ from perceiver_jax.data.core.source import Example
 from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import decoding
 from perceiver_jax.models import perceiver
+from perceiver_jax.models.typing import ReturnAttention
 from perceiver_jax.tasks import clip_data
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
@@ -76,7 +77,11 @@ class Kinetics(clip_data.ClipTask):
     }
 
   def forward(
-    self, batch: Batch, *, is_training: bool, return_attention: bool = False
+    self,
+    batch: Batch,
+    *,
+    is_training: bool,
+    return_attention: ReturnAttention = False,
   ) -> perceiver.Outputs:
     """Decodes the points given in the batch, or everything if there are none.
 

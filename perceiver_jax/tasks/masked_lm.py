@@ -19,6 +19,7 @@ from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.text import byte_tokenizer, corpora, masking, tokenizers
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import local_attention_init, perceiver
+from perceiver_jax.models.typing import ReturnAttention
 from perceiver_jax.tasks import base
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
@@ -86,7 +87,11 @@ class MaskedLanguageModel(base.Task):
     return {**batch, "queries": queries}
 
   def forward(
-    self, batch: Batch, *, is_training: bool, return_attention: bool = False
+    self,
+    batch: Batch,
+    *,
+    is_training: bool,
+    return_attention: ReturnAttention = False,
   ) -> perceiver.Outputs:
     """Returns logits [b, M, V], or [b, O, V] of the batch's queries alone."""
     tokens = batch["tokens"]

@@ -22,6 +22,7 @@ from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import flow_metrics
 from perceiver_jax.models import perceiver
 from perceiver_jax.models.modalities import flow as flow_adapter
+from perceiver_jax.models.typing import ReturnAttention
 from perceiver_jax.tasks import base
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import config_checks, step
@@ -88,7 +89,11 @@ class OpticalFlow(base.Task):
     }
 
   def forward(
-    self, batch: Batch, *, is_training: bool, return_attention: bool = False
+    self,
+    batch: Batch,
+    *,
+    is_training: bool,
+    return_attention: ReturnAttention = False,
   ) -> perceiver.Outputs:
     """Returns flow [b, H, W, 2] in the model's unit, and attention."""
     spec = self._config.model.to_dict()

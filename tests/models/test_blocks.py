@@ -107,7 +107,7 @@ def test_cross_attention_with_and_without_query_residual(residual):
     layer = blocks.CrossAttention(
       1, use_query_residual=residual, widening_factor=2, name="layer"
     )
-    return layer(query, inputs, return_weights=True)
+    return layer(query, inputs, return_attention=True)
 
   query, inputs = _normal(2, 3, 4), _normal(2, 5, 7, seed=2)
   apply, params = _build(make, query, inputs)
@@ -147,7 +147,7 @@ def test_default_widths_of_cross_attention():
 
 def test_asking_for_weights_changes_neither_parameters_nor_output():
   make = lambda weights: (
-    lambda q, x: blocks.CrossAttention(name="x")(q, x, return_weights=weights)
+    lambda q, x: blocks.CrossAttention(name="x")(q, x, return_attention=weights)
   )
   q, x = _normal(1, 2, 4), _normal(1, 3, 6)
   apply, params = _build(make(False), q, x)
@@ -330,7 +330,7 @@ def test_query_mask_reaches_attention():
 
   def make(q, x):
     layer = blocks.CrossAttention(name="x")
-    return layer(q, x, query_mask=mask, return_weights=True)[1]
+    return layer(q, x, query_mask=mask, return_attention=True)[1]
 
   apply, params = _build(make, queries, inputs)
   weights = apply(params, queries, inputs)

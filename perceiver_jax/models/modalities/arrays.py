@@ -14,7 +14,7 @@ from jax import numpy as jnp
 
 from perceiver_jax.models import decoders, position_encoding
 from perceiver_jax.models.inputs import InputArray
-from perceiver_jax.models.typing import Array, Bool, Float
+from perceiver_jax.models.typing import Array, Bool, Float, ReturnAttention
 
 
 class ArraysAdapter(hk.Module):
@@ -110,7 +110,7 @@ class ArraysDecoder(decoders.QueryDecoder):
     inputs: InputArray | Float[Array, "B M C"] | None = None,
     input_mask: Bool[Array, "B M"] | None = None,
     queries: Float[Array, "B O E"] | Float[Array, "O E"] | None = None,
-    return_attention: bool = False,
+    return_attention: ReturnAttention = False,
   ) -> tuple[Float[Array, "B O P"], Float[Array, "B H O N"] | None]:
     """Returns an output for each query, and the attention weights or None.
 

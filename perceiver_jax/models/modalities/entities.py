@@ -12,7 +12,7 @@ from jax import numpy as jnp
 
 from perceiver_jax.models import decoders, layers
 from perceiver_jax.models.inputs import InputArray, as_input_array
-from perceiver_jax.models.typing import Array, Bool, Float
+from perceiver_jax.models.typing import Array, Bool, Float, ReturnAttention
 
 
 class EntitiesAdapter(hk.Module):
@@ -59,7 +59,7 @@ class EntitiesDecoder(decoders.QueryDecoder):
     inputs: InputArray | Float[Array, "B M C"],
     input_mask: Bool[Array, "B M"] | None = None,
     queries: Any = None,
-    return_attention: bool = False,
+    return_attention: ReturnAttention = False,
   ) -> tuple[dict[str, jax.Array], Float[Array, "B H M N"] | None]:
     """Returns `entity_embeddings` [B, M, G] and `embedded_entity` [B, G]."""
     del queries

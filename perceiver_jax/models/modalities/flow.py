@@ -14,7 +14,7 @@ from jax import numpy as jnp
 from perceiver_jax.models import convolutions, decoders, patches
 from perceiver_jax.models.inputs import InputArray, as_input_array
 from perceiver_jax.models.modalities import image
-from perceiver_jax.models.typing import Array, Bool, Float
+from perceiver_jax.models.typing import Array, Bool, Float, ReturnAttention
 
 # The decoder's output is divided by 100, so that training starts from small
 # flow, and multiplied by 20 to be in pixels (the authors' notebook).
@@ -121,7 +121,7 @@ class FlowDecoder(decoders.QueryDecoder):
     inputs: InputArray | Float[Array, "B M C"],
     input_mask: Bool[Array, "B M"] | None = None,
     queries: Any = None,
-    return_attention: bool = False,
+    return_attention: ReturnAttention = False,
   ) -> tuple[Float[Array, "B Y X 2"], Float[Array, "B H O N"] | None]:
     """Returns flow in units of `PIXELS_PER_UNIT` pixels.
 

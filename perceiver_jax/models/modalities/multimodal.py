@@ -15,7 +15,7 @@ from jax import numpy as jnp
 
 from perceiver_jax.models import decoders, position_encoding
 from perceiver_jax.models.inputs import InputArray
-from perceiver_jax.models.typing import Array, Bool, Float
+from perceiver_jax.models.typing import Array, Bool, Float, ReturnAttention
 
 Adapter = Callable[..., jax.Array]
 
@@ -150,7 +150,7 @@ class MultimodalDecoder(decoders.QueryDecoder):
     inputs: InputArray | Float[Array, "B M C"] | None = None,
     input_mask: Bool[Array, "B M"] | None = None,
     queries: Mapping[str, Any] | None = None,
-    return_attention: bool = False,
+    return_attention: ReturnAttention = False,
   ) -> tuple[dict[str, jax.Array], Float[Array, "B H O N"] | None]:
     """Decodes all points, or those in `queries`.
 
@@ -160,7 +160,8 @@ class MultimodalDecoder(decoders.QueryDecoder):
       input_mask: Unused.
       queries: By modality, the row-major indices [O] or [B, O] of the grid
         points to decode. A modality that is not named is decoded as a whole.
-      return_attention: Whether to compute the attention weights too.
+      return_attention: Whether to compute the attention weights, or logits,
+        too.
 
     Returns:
       By modality [B, O, num_outputs], [B, *shape, num_outputs] where all points

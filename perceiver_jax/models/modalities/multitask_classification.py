@@ -12,7 +12,7 @@ from jax import numpy as jnp
 
 from perceiver_jax.models import decoders, layers, position_encoding
 from perceiver_jax.models.inputs import InputArray
-from perceiver_jax.models.typing import Array, Bool, Float, Int
+from perceiver_jax.models.typing import Array, Bool, Float, Int, ReturnAttention
 
 QUERIES = ("task", "first_position", "first_latent")
 # Logit of outputs that a task does not have. It is finite, because the gradient
@@ -68,7 +68,7 @@ class MultitaskClassificationDecoder(decoders.QueryDecoder):
     inputs: InputArray | Float[Array, "B M C"] | None = None,
     input_mask: Bool[Array, "B M"] | None = None,
     queries: Int[Array, "B"] | None = None,
-    return_attention: bool = False,
+    return_attention: ReturnAttention = False,
   ) -> tuple[Float[Array, "..."], Float[Array, "B H Q N"] | None]:
     """Returns the outputs of each example's task, or of all tasks.
 
@@ -77,7 +77,7 @@ class MultitaskClassificationDecoder(decoders.QueryDecoder):
       inputs: Unused.
       input_mask: Unused.
       queries: The task of each example; None asks for all tasks.
-      return_attention: Whether to compute the decoder's weights.
+      return_attention: Whether to compute the decoder's weights or logits.
 
     Returns:
       [B, P], or [B, T, P] for all tasks, and the weights (or None). A task with

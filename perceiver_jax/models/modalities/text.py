@@ -11,7 +11,7 @@ from jax import numpy as jnp
 from perceiver_jax.models import decoders, layers, position_encoding
 from perceiver_jax.models.inputs import InputArray
 from perceiver_jax.models.ops.execution import AUTO, Execution
-from perceiver_jax.models.typing import Array, Bool, Float, Int
+from perceiver_jax.models.typing import Array, Bool, Float, Int, ReturnAttention
 
 
 class TextAdapter(hk.Module):
@@ -119,7 +119,7 @@ class MaskedLmDecoder(decoders.QueryDecoder):
     inputs: InputArray | Float[Array, "B M C"],
     input_mask: Bool[Array, "B M"] | None = None,
     queries: Int[Array, "O"] | Int[Array, "B O"] | None = None,
-    return_attention: bool = False,
+    return_attention: ReturnAttention = False,
   ) -> tuple[Float[Array, "B O V"], Float[Array, "B H O N"] | None]:
     """Returns the logits of each position, or of those in `queries`.
 
@@ -174,7 +174,7 @@ class TokenDecoder(hk.Module):
     inputs: InputArray | Float[Array, "B M C"] | None = None,
     input_mask: Bool[Array, "B M"] | None = None,
     queries: Int[Array, "O"] | Int[Array, "B O"] | None = None,
-    return_attention: bool = False,
+    return_attention: ReturnAttention = False,
   ) -> tuple[Float[Array, "B O V"], None]:
     """Returns logits of each position or of `queries`, as `MaskedLmDecoder`."""
     del inputs, input_mask, return_attention

@@ -17,6 +17,29 @@ _MAX_LOGITS = 2**24
 _SCOPE = "dot_product_attention_"
 
 
+def attention_logits(
+  q: Float[Array, "B N H F"],
+  k: Float[Array, "B M H F"],
+  mask: Bool[Array, "#B #N #M"] | None = None,
+) -> Float[Array, "B H N M"]:
+  """Returns the scaled dot products of queries and keys, in float32.
+
+  Args:
+    q: Queries.
+    k: Keys.
+    mask: True where a query may attend to a key; elsewhere the logit is
+      `online_softmax.MASKED_LOGIT`.
+  """
+  logits = jnp.einsum(
+    "bnhf,bmhf->bhnm", q, k, preferred_element_type=jnp.float32
+  )
+  logits *= q.shape[-1] ** -0.5
+  if mask is None:
+    return logits
+  # Finite, so that a fully masked row stays free of NaN in both directions.
+  return jnp.where(mask[:, None], logits, online_softmax.MASKED_LOGIT)
+
+
 def attention_weights(
   q: Float[Array, "B N H F"],
   k: Float[Array, "B M H F"],
@@ -32,16 +55,8 @@ def attention_weights(
   Returns:
     Weights that sum to one over keys; a fully masked row is all zeros.
   """
-  logits = jnp.einsum(
-    "bnhf,bmhf->bhnm", q, k, preferred_element_type=jnp.float32
-  )
-  logits *= q.shape[-1] ** -0.5
-  if mask is None:
-    return jax.nn.softmax(logits)
-  mask = mask[:, None]
-  # Finite, so that a fully masked row stays free of NaN in both directions.
-  weights = jax.nn.softmax(jnp.where(mask, logits, online_softmax.MASKED_LOGIT))
-  return jnp.where(mask, weights, 0.0)
+  weights = jax.nn.softmax(attention_logits(q, k, mask))
+  return weights if mask is None else jnp.where(mask[:, None], weights, 0.0)
 
 
 def plain_attention(
