@@ -187,8 +187,10 @@ def _text(best: Mapping[str, Mapping[str, Any]], average: float) -> str:
     lines.append(
       f"{task:<28}{run['average']:>8.2%}{published:>11}  {run['folder']}"
     )
-  whole = set(best) == set(glue_tasks.GLUE) and None not in row.values()
-  published = _percent(glue_metrics.glue_average(row) if whole else None)
+  whole = set(best) == set(glue_tasks.GLUE)
+  published = _percent(
+    config_file.published_average(_MODEL.value) if whole else None
+  )
   return "\n".join([*lines, f"{'average':<28}{average:>8.2%}{published:>11}"])
 
 

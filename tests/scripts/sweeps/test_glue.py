@@ -127,6 +127,19 @@ def test_published_averages_are_the_papers(script, trains, tmp_path):
   assert re.search(r"^multitask_query .* 81.79% ", done.out, re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+  ("model", "average"), [("bytes_128", "75.84"), ("bytes_512", "80.92")]
+)
+def test_models_of_table_15_have_a_published_average_alone(
+  script, trains, tmp_path, model, average
+):
+  grid = ("--batch_sizes=16", "--learning_rates=1e-4", f"--model={model}")
+  done = script("sweeps.glue", f"--out={tmp_path}", *grid)
+  assert done.status == 0, done.err
+  assert re.search(r"^cola .* –  ", done.out, re.MULTILINE)
+  assert re.search(rf"^average .* {average}%$", done.out, re.MULTILINE)
+
+
 def test_a_mistyped_task_is_told_before_all_work(trains, refused, tmp_path):
   _, commands = trains
   refused("sweeps.glue", "--tasks=cola,rt", f"--out={tmp_path}", parts=["'rt'"])
