@@ -38,12 +38,12 @@ Those epochs are the 375,000 steps that this config takes of any source. Of the
 (--config.num_steps=0 --config.num_epochs=480), a tenth of the paper's training.
 
 Not stated in the paper, and chosen: the loss (the end-point error; `robust` is
-PWC-Net's), weight decay 0.01, clipping at 10, and the lengths of the phase (5%
-of the run) and of the rise of the severity after it (25%). How many devices
-trained it is not stated; --config.num_microbatches cuts a batch that does not
-fit, and --config.precision=bfloat16 is meant for accelerators. `small`'s sizes,
-scenes and optimizer (AdamW; LAMB learnt nothing in a few hundred steps) are
-ours.
+PWC-Net's, on flow divided by 20), weight decay 0.01, clipping at 10, and the
+lengths of the phase (5% of the run) and of the rise of the severity after it
+(25%). How many devices trained it is not stated; --config.num_microbatches cuts
+a batch that does not fit, and --config.precision=bfloat16 is meant for
+accelerators. `small`'s sizes, scenes and optimizer (AdamW; LAMB learnt nothing
+in a few hundred steps) are ours.
 """
 
 import ml_collections
@@ -134,6 +134,7 @@ def _rendered(config: ml_collections.ConfigDict, size: tuple[int, int]) -> None:
   data.num_workers = 0
   data.source_args.rendered.update(size=size)
   data.augmentation.erase_size = (size[0] // 8, size[0] // 4)
+  data.augmentation.crop_margin = 0  # 20 pixels are most of such a frame.
   config.model.decoder.image_size = size
 
 

@@ -31,7 +31,7 @@ from perceiver_jax.training.metrics import Metrics
 from perceiver_jax.viz import flow_images, sections
 
 LOSSES = ("epe", "robust")
-# Constants of PWC-Net's robust loss, (|x| + |y| + e)^q.
+# Constants of PWC-Net's robust loss, (|x| + |y| + e)^q, for flow divided by 20.
 _ROBUST_SHIFT, _ROBUST_POWER = 0.01, 0.4
 # Added under the square root of the end-point error, whose gradient is
 # infinite at zero.
@@ -108,7 +108,9 @@ class OpticalFlow(base.Task):
     """Returns the mean error over each pair's known pixels, and `epe`.
 
     The paper does not state its loss. The loss `epe` is the end-point error in
-    pixels; `robust` is PWC-Net's loss for fine-tuning, (|x| + |y| + 0.01)^0.4.
+    pixels; `robust` is PWC-Net's loss for fine-tuning, (|x| + |y| + 0.01)^0.4,
+    where x and y are differences in units of 20 pixels, as PWC-Net and
+    AutoFlow's code scale flow.
     """
     predicted = _in_pixels(outputs)
     valid = batch["valid"]  # bool, to transfer fewer bytes.
@@ -119,7 +121,7 @@ class OpticalFlow(base.Task):
       squares = jnp.sum(difference**2, -1)
       error = jnp.sqrt(squares + _SQUARE_SHIFT)
     else:
-      distance = jnp.sum(jnp.abs(difference), -1)
+      distance = jnp.sum(jnp.abs(difference), -1) / flow_adapter.PIXELS_PER_UNIT
       error = (distance + _ROBUST_SHIFT) ** _ROBUST_POWER
     known = jnp.maximum(jnp.sum(valid, (1, 2)), 1)
     losses = jnp.sum(error * valid, (1, 2)) / known

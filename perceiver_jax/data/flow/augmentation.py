@@ -36,6 +36,9 @@ class Augmentation(NamedTuple):
     stretch: largest difference from the common scale, log2.
     left_right_share: share of pairs flipped horizontally.
     up_down_share: share of pairs flipped vertically.
+    crop_margin: pixels by which a crop, at the scale of the model, may start
+      beyond the borders of the pair before it is moved inside. It makes crops
+      at the borders more frequent.
   """
 
   brightness: float = 0.4
@@ -52,6 +55,7 @@ class Augmentation(NamedTuple):
   stretch: float = 0.2
   left_right_share: float = 0.5
   up_down_share: float = 0.1
+  crop_margin: int = 20
 
 
 def make_augmentation(settings: Mapping[str, Any]) -> Augmentation:
@@ -67,6 +71,11 @@ def make_augmentation(settings: Mapping[str, Any]) -> Augmentation:
       f" {', '.join(Augmentation._fields)}"
     )
   how = Augmentation(**settings)
+  if how.crop_margin < 0:
+    raise UserError(
+      f"config.data.augmentation.crop_margin is {how.crop_margin}; give 0 or"
+      " more pixels"
+    )
   ranges = {
     "erase_size": how.erase_size,
     "min_scale to max_scale": (how.min_scale, how.max_scale),
@@ -105,7 +114,9 @@ def augment(
     if rng.random() < severity * how.erase_share:
       frames = _erased(frames, rng, how.erase_size)
   scales = _scales(rng, how, severity)
-  example = resized_crop({**example, "frames": frames}, rng, size, scales)
+  example = resized_crop(
+    {**example, "frames": frames}, rng, size, scales, how.crop_margin
+  )
   for axis, share in ((1, how.left_right_share), (0, how.up_down_share)):
     if rng.random() < severity * share:
       example = flip(example, axis)
@@ -117,6 +128,7 @@ def resized_crop(
   rng: np.random.Generator | None,
   size: tuple[int, int],
   scales: tuple[float, float] = (1.0, 1.0),
+  margin: int = 0,
 ) -> Example:
   """Crops a pair and resizes the crop to a size.
 
@@ -127,14 +139,14 @@ def resized_crop(
     rng: draws the position; None crops the center.
     size: (h, w) of the result.
     scales: vertical and horizontal scale.
+    margin: see `Augmentation.crop_margin`.
   """
   shape = example["flow"].shape[:2]
   part, start = [], []
   for have, want, scale in zip(shape, size, scales, strict=True):
     length = int(np.clip(round(want / scale), 1, have))
-    room = have - length
     part.append(length)
-    start.append(int(rng.integers(room + 1)) if rng is not None else room // 2)
+    start.append(_offset(have - length, round(margin / scale), rng))
   where = tuple(slice(s, s + n) for s, n in zip(start, part, strict=True))
   frames, flow = example["frames"][:, *where], example["flow"][where]
   occluded = example["occluded"][where]
@@ -148,6 +160,15 @@ def resized_crop(
     interpolation = cv2.INTER_NEAREST_EXACT
     occluded = _resize(occluded.astype(np.uint8), size, interpolation) > 0
   return {**example, "frames": frames, "flow": flow, "occluded": occluded}
+
+
+def _offset(room: int, margin: int, rng: np.random.Generator | None) -> int:
+  """Draws where a crop starts, from 0 to `room`; see `resized_crop`."""
+  if rng is None:
+    return room // 2
+  # With a margin, the largest offset is not drawn, as in the released code.
+  drawn = rng.integers(-margin, room + max(margin, 1))
+  return int(np.clip(drawn, 0, room))
 
 
 def flip(example: Example, axis: int) -> Example:

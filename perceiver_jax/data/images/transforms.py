@@ -22,7 +22,10 @@ _STATISTICS = {
 NORMALIZATIONS = tuple(_STATISTICS)
 # Mean level of the border above which an image has a bright background.
 _BRIGHT = 127.5
-_CROP_TRIES = 10
+# Of training crops, as in DeepMind's code.
+_CROP_ATTEMPTS = 10
+_MIN_OBJECT_COVERED = 0.1
+_FALLBACK_FRACTION = 224 / 256
 
 
 def inception_crop(
@@ -33,34 +36,60 @@ def inception_crop(
   area: tuple[float, float] = (0.08, 1.0),
   aspect: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> tuple[int, int, int, int]:
-  """Draws a random crop for training (Szegedy et al., 2015, section 6).
+  """Draws a random crop for training (Perceiver, section 4.1).
 
-  A crop that does not fit is drawn again, at most ten times; after that it is
-  the largest central crop with an allowed aspect ratio.
+  Has the distribution of TensorFlow's `sample_distorted_bounding_box` for an
+  object that fills the image, which DeepMind's code uses: the aspect ratio is
+  uniform, then the height among those of an allowed area. A crop that covers
+  less than a tenth of the image is drawn again. After ten failures, or if the
+  crop is the whole image, it is the central square of `center_crop_box` with
+  the fraction 224/256.
 
   Args:
-    height: of the image.
-    width: of the image.
-    rng: draws the area, the logarithm of the aspect ratio and the place, each
-      evenly.
-    area: least and most part of the image's area.
-    aspect: least and most width over height.
+    height: Height of the image.
+    width: Width of the image.
+    rng: Random generator.
+    area: Minimum and maximum area, relative to that of the image.
+    aspect: Minimum and maximum ratio of width to height.
 
   Returns:
-    (top, left, height, width) of the part, in pixels.
+    (top, left, height, width) of the crop, in pixels.
   """
-  for _ in range(_CROP_TRIES):
-    pixels = rng.uniform(*area) * height * width
-    ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
-    rows = round(math.sqrt(pixels / ratio))
-    columns = round(math.sqrt(pixels * ratio))
-    if 0 < rows <= height and 0 < columns <= width:
-      top = int(rng.integers(height - rows + 1))
-      left = int(rng.integers(width - columns + 1))
-      return top, left, rows, columns
-  rows = max(1, min(height, round(width / aspect[0])))
-  columns = max(1, min(width, round(height * aspect[1])))
-  return (height - rows) // 2, (width - columns) // 2, rows, columns
+  for _ in range(_CROP_ATTEMPTS):
+    ratio = rng.uniform(*aspect)
+    rows = _draw_rows(height, width, ratio, area, rng)
+    columns = round(rows * ratio)
+    if rows * columns < _MIN_OBJECT_COVERED * height * width:
+      continue
+    if (rows, columns) == (height, width):
+      break
+    # The largest offset is not drawn, as in TensorFlow.
+    top = int(rng.integers(max(1, height - rows)))
+    left = int(rng.integers(max(1, width - columns)))
+    return top, left, rows, columns
+  return center_crop_box(height, width, (1, 1), _FALLBACK_FRACTION)
+
+
+def center_crop_box(
+  height: int, width: int, shape: tuple[int, int], fraction: float
+) -> tuple[int, int, int, int]:
+  """Returns the central crop with the aspect ratio of `shape`.
+
+  Rounds as DeepMind's code: sizes down, offsets up.
+
+  Args:
+    height: Height of the image.
+    width: Width of the image.
+    shape: Height and width in proportion, such as those of the model's input.
+    fraction: Size of the crop relative to the largest that fits, in (0, 1].
+
+  Returns:
+    (top, left, height, width) of the crop, in pixels.
+  """
+  largest = min(height * shape[1], width * shape[0])
+  rows = max(1, int(fraction * (largest / shape[1])))
+  columns = max(1, int(fraction * (largest / shape[0])))
+  return (height - rows + 1) // 2, (width - columns + 1) // 2, rows, columns
 
 
 def normalize(pixels: np.ndarray, normalization: str) -> np.ndarray:
@@ -135,9 +164,11 @@ def prepare_image(
   _check_fraction(crop_fraction)
   height, width, channels = shape
   image = codec.to_channels(image, channels)
-  scale = min(image.shape[0] / height, image.shape[1] / width) * crop_fraction
-  crop = (max(1, round(height * scale)), max(1, round(width * scale)))
-  pixels = resizing.resize_by(_center_crop(image, *crop), height, width, resize)
+  top, left, rows, columns = center_crop_box(
+    *image.shape[:2], (height, width), crop_fraction
+  )
+  crop = image[top : top + rows, left : left + columns]
+  pixels = resizing.resize_by(crop, height, width, resize)
   return normalize(255 - pixels if invert else pixels, normalization)
 
 
@@ -212,8 +243,32 @@ def _check_fraction(crop_fraction: float) -> None:
     raise ValueError(f"crop_fraction must be in (0, 1], got {crop_fraction}")
 
 
-def _center_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
-  """Returns the central [height, width], or less of smaller images."""
-  top = max(0, (image.shape[0] - height) // 2)
-  left = max(0, (image.shape[1] - width) // 2)
-  return image[top : top + height, left : left + width]
+def _draw_rows(
+  height: int,
+  width: int,
+  ratio: float,
+  area: tuple[float, float],
+  rng: np.random.Generator,
+) -> int:
+  """Draws the height of a crop, or returns 0 if none has an allowed area.
+
+  Args:
+    height: Height of the image.
+    width: Width of the image.
+    ratio: Ratio of width to height of the crop.
+    area: Minimum and maximum area, relative to that of the image.
+    rng: Random generator.
+  """
+  columns = lambda rows: round(rows * ratio)
+  least, most = (share * height * width for share in area)
+  low, high = (round(math.sqrt(x / ratio)) for x in (least, most))
+  if columns(high) > width:
+    high = int((width + 0.5 - 1e-7) / ratio)
+    high -= columns(high) > width
+  high = min(high, height)
+  rows = int(rng.integers(low, high + 1)) if low < high else high
+  # Rounding may have made the crop slightly too small or too large.
+  rows += rows * columns(rows) < least
+  rows -= rows * columns(rows) > most
+  fits = 0 < rows <= height and 0 < columns(rows) <= width
+  return rows if fits and least <= rows * columns(rows) <= most else 0

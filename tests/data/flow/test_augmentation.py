@@ -77,6 +77,46 @@ def test_a_stretch_multiplies_each_axis_by_its_own():
   np.testing.assert_allclose(found["flow"][..., 1], 4.0, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("scale", "margin"), [(1.0, 20), (2.0, 10), (0.5, 40)])
+def test_a_crop_starts_in_a_margin_and_is_moved_inside(scale, margin):
+  height, width = 2, 80
+  x = np.tile(np.arange(width, dtype=np.float32), (height, 1))
+  pair = {
+    "frames": np.zeros((2, height, width, 3), np.uint8),
+    "flow": np.stack([x, x], -1),
+    "occluded": np.zeros((height, width), bool),
+  }
+  still = PLACES._replace(left_right_share=0.0, up_down_share=0.0)
+  still = still._replace(
+    spatial_share=1.0, stretch_share=0.0,
+    min_scale=np.log2(scale), max_scale=np.log2(scale),
+  )  # fmt: skip
+  rng, starts = np.random.default_rng(0), []
+  for _ in range(4000):
+    size = (round(height * scale), round(50 * scale))
+    found = flow_augmentation.augment(pair, rng, still, size, 1.0)
+    starts.append(np.floor(found["flow"][0, 0, 0] / scale + 0.01))
+  counts = np.bincount(np.int64(starts), minlength=31)
+  # -margin to 29 + margin, of which those outside [0, 30] are moved there.
+  shares = np.ones(31)
+  shares[0], shares[30] = margin + 1, margin
+  expected = 4000 * shares / shares.sum()
+  assert len(counts) == 31
+  assert (np.abs(counts - expected) < 5 * np.sqrt(expected)).all()
+
+
+def test_a_crop_without_a_margin_is_uniform():
+  pair = smooth_pair(size=(4, 12))
+  pair["flow"][:] = np.arange(12, dtype=np.float32)[:, None]
+  rng = np.random.default_rng(0)
+  starts = [
+    flow_augmentation.resized_crop(pair, rng, (4, 9))["flow"][0, 0, 0]
+    for _ in range(4000)
+  ]
+  counts = np.bincount(np.int64(starts))
+  np.testing.assert_allclose(counts, 1000, atol=150)
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 def test_a_flip_mirrors_motion_too(axis):
   pair = smooth_pair()
@@ -204,6 +244,7 @@ def test_occlusion_stays_where_it_is_in_the_frames(scale):
     ({"hues": 1.0}, "no hues"),
     ({"min_scale": 0.6}, "min_scale to max_scale"),
     ({"erase_size": (9, 3)}, "erase_size"),
+    ({"crop_margin": -1}, r"augmentation\.crop_margin is -1; give 0 or more"),
   ],
 )
 def test_settings_that_cannot_be_are_refused(changes, message):

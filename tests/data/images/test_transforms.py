@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import close, noise
+from scipy import stats
 
 from perceiver_jax.data.images import resizing, transforms
 from perceiver_jax.errors import UserError
@@ -25,50 +26,107 @@ def _crops(height, width, count=4000, **bounds):
   return np.array([draw() for _ in range(count)]).T
 
 
-def test_inception_crop_keeps_area_and_aspect_within_bounds():
-  _, _, rows, columns = _crops(3000, 4000)
-  area, aspect = rows * columns / (3000 * 4000), columns / rows
-  # Whole pixels round them by less than a thousandth.
-  assert 0.08 * 0.999 < area.min() < 0.1
-  assert 0.9 < area.max() <= 1
-  assert 0.75 * 0.999 < aspect.min() < 0.76
-  assert 1.32 < aspect.max() < 4 / 3 * 1.001
+def _published_crop(height, width, rng):
+  """Draws (top, left, height, width) as TensorFlow's kernel is published.
+
+  This is the algorithm of sample_distorted_bounding_box_op.cc with the
+  arguments of DeepMind's code, written out for comparison.
+  """
+  image_area = width * height
+  for _ in range(10):
+    aspect = 3 / 4 + rng.random() * (4 / 3 - 3 / 4)
+    rows = round((0.08 * image_area / aspect) ** 0.5)
+    max_rows = round((1.0 * image_area / aspect) ** 0.5)
+    while round(max_rows * aspect) > width:
+      max_rows -= 1
+    max_rows = min(max_rows, height)
+    rows = min(rows, max_rows)
+    if rows < max_rows:
+      rows += rng.integers(max_rows - rows + 1)
+    if rows * round(rows * aspect) < 0.08 * image_area:
+      rows += 1
+    if rows * round(rows * aspect) > image_area:
+      rows -= 1
+    columns = round(rows * aspect)
+    area = rows * columns
+    if not 0.08 * image_area <= area <= image_area:
+      continue
+    if rows > height or columns > width or area < 0.1 * image_area:
+      continue
+    if (rows, columns) == (height, width):
+      break
+    top = rng.integers(height - rows) if rows < height else 0
+    left = rng.integers(width - columns) if columns < width else 0
+    return top, left, rows, columns
+  side = int(0.875 * min(height, width))
+  return (height - side + 1) // 2, (width - side + 1) // 2, side, side
 
 
-def test_inception_crop_is_even_in_area_aspect_and_place():
-  # Small parts of a square: none is drawn again, so the draws are even.
-  top, left, rows, columns = _crops(2000, 2000, area=(0.1, 0.5))
-  area = rows * columns / 2000**2
-  log_aspect = np.log(columns / rows) / np.log(4 / 3)
+@pytest.mark.parametrize(
+  "size", [(375, 500), (500, 375), (64, 64), (97, 333), (300, 30)]
+)
+def test_inception_crop_has_the_distribution_of_tensorflows_kernel(size):
+  rng = np.random.default_rng(1)
+  expected = np.array([_published_crop(*size, rng) for _ in range(4000)]).T
+  found = _crops(*size)
+  for x, y in (
+    *zip(found, expected, strict=True),
+    (found[2] * found[3], expected[2] * expected[3]),
+    (found[3] / found[2], expected[3] / expected[2]),
+  ):
+    assert stats.ks_2samp(x, y).pvalue > 1e-4
+
+
+def test_inception_crop_covers_as_much_as_tensorflows():
+  # The mean area of 40,000 of TensorFlow's crops of 500 x 375 pixels is 0.387;
+  # with uniform areas, as in torchvision, it would be 0.43.
+  _, _, rows, columns = _crops(375, 500, 20_000)
+  area, aspect = rows * columns / (375 * 500), columns / rows
+  assert area.mean() == pytest.approx(0.387, abs=0.006)
+  assert 0.1 <= area.min() < 0.102
+  assert 0.97 < area.max() <= 1
+  assert 0.75 * 0.99 < aspect.min() < 0.76
+  assert 1.32 < aspect.max() < 4 / 3 * 1.01
+
+
+def test_inception_crop_is_uniform_in_aspect_height_and_place():
+  # Of this aspect ratio, any height up to 500 is allowed.
+  top, left, rows, columns = _crops(
+    500, 2000, 8000, area=(0.1, 1.0), aspect=(1.0, 1.0)
+  )
+  least = round((0.1 * 500 * 2000) ** 0.5)
   for draws in (
-    (area - 0.1) / 0.4,
-    (log_aspect + 1) / 2,
-    top / (2000 - rows),
+    (rows - least) / (500.5 - least),
+    top / np.maximum(1, 500 - rows),
     left / (2000 - columns),
   ):
     found = np.histogram(draws, 4, (0, 1))[0] / len(draws)
     np.testing.assert_allclose(found, 0.25, atol=0.03)
+  _, _, rows, columns = _crops(2000, 2000, area=(0.1, 0.5))
+  aspect = (columns / rows - 3 / 4) / (4 / 3 - 3 / 4)
+  found = np.histogram(aspect, 4, (0, 1))[0] / len(aspect)
+  np.testing.assert_allclose(found, 0.25, atol=0.03)
 
 
 @pytest.mark.parametrize(
   ("size", "expected"),
   [
-    ((1, 500), (0, 249, 1, 1)),
-    ((500, 1), (249, 0, 1, 1)),
+    ((1, 500), (0, 250, 1, 1)),
+    ((500, 1), (250, 0, 1, 1)),
     ((1, 1), (0, 0, 1, 1)),
-    ((30, 4000), (0, 1980, 30, 40)),
-    ((4000, 30), (1980, 0, 40, 30)),
+    ((30, 4000), (2, 1987, 26, 26)),
+    ((4000, 31), (1987, 2, 27, 27)),
   ],
 )
-def test_inception_crop_of_a_strip_is_its_middle(size, expected):
-  # A whole strip never fits the aspect ratio.
+def test_inception_crop_of_a_strip_is_its_padded_center(size, expected):
+  # No crop of an allowed aspect ratio covers a tenth of a strip.
   rng = np.random.default_rng(0)
-  assert transforms.inception_crop(*size, rng, area=(0.9, 1.0)) == expected
+  assert transforms.inception_crop(*size, rng) == expected
 
 
-def test_inception_crop_takes_other_bounds():
+def test_inception_crop_of_the_whole_image_is_its_padded_center():
   whole = _crops(60, 80, 20, area=(1.0, 1.0), aspect=(4 / 3, 4 / 3))
-  np.testing.assert_array_equal(whole.T, [(0, 0, 60, 80)] * 20)
+  np.testing.assert_array_equal(whole.T, [(4, 14, 52, 52)] * 20)
 
 
 def test_inception_crop_depends_on_the_generator_alone():
@@ -188,6 +246,27 @@ def test_prepare_image_as_the_papers_evaluate_on_imagenet():
   )
   part = resizing.cubic_resize(picture[4:60, 20:76], 28, 28)
   np.testing.assert_array_equal(out, transforms.normalize(part, "imagenet"))
+
+
+@pytest.mark.parametrize("height", [375, 376, 333, 224, 257])
+@pytest.mark.parametrize("width", [500, 499, 224, 259])
+def test_the_evaluation_crop_rounds_as_the_authors(height, width):
+  # Sizes are cut off and offsets rounded up.
+  side = int(np.float32(0.875) * np.float32(min(height, width)))
+  assert transforms.center_crop_box(height, width, (224, 224), 224 / 256) == (
+    (height - side + 1) // 2, (width - side + 1) // 2, side, side,
+  )  # fmt: skip
+
+
+def test_the_evaluation_crop_of_odd_sizes():
+  # 0.875 x 333 = 291.4 and 0.875 x 335 = 293.1; the margins are odd.
+  box = lambda *size: transforms.center_crop_box(*size, (224, 224), 0.875)
+  assert box(333, 500) == (21, 105, 291, 291)
+  assert box(335, 500) == (21, 104, 293, 293)
+  picture = noise(334, 501, 3)
+  out = transforms.prepare_image(picture, (8, 8, 3), crop_fraction=0.875)
+  part = picture[21:313, 105:397]
+  np.testing.assert_array_equal(out, transforms.prepare_image(part, (8, 8, 3)))
 
 
 @pytest.mark.parametrize("resize", resizing.RESIZES)
