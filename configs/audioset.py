@@ -5,23 +5,24 @@ r"""AudioSet classification (Perceiver, Table 3; IO, AudioSet).
 
 Data: DIR has AudioSet's lists (unbalanced_train_segments.csv,
 eval_segments.csv), class_labels_indices.csv and, anywhere below it, the clips;
-docs/audioset.md says under which names, and how scripts.data.prepare_clips
-makes faster ones. Windows of 32 frames at 25 a second and 61,440 samples at
-48,000 a second: one at random from a clip in training, 16 evenly spaced in
-evaluation, whose probabilities are averaged. The metric is mAP.
+docs/audioset.md says how they are named, and how scripts.data.prepare_clips
+makes files that are faster to read. An input is a window of 32 frames at 25 per
+second and 61,440 samples at 48,000 per second: one at random from each clip in
+training, 16 evenly spaced ones in evaluation, whose probabilities are averaged.
+The metric is mAP.
 
-Hardware: not stated. A batch that does not fit is cut with
+Hardware: not stated. Split a batch that does not fit with
 --config.num_microbatches; --config.precision=bfloat16 is meant for
 accelerators.
 
 Variants:
 
 The Perceiver (Perceiver, Table 3), with the published mAP:
-  raw: sound as 480 patches of 128 samples, 38.3 (38.4 in the text).
-  mel: sound as the 4,800 values of a mel spectrogram, 38.4.
-  video: pictures alone, in patches of 2 x 8 x 8, 25.8.
-  raw_video: raw sound and pictures, 43.5.
-  mel_video: spectrogram and pictures, 43.2.
+  raw: audio as 480 patches of 128 samples, 38.3 (38.4 in the text).
+  mel: audio as the 4,800 values of a mel spectrogram, 38.4.
+  video: video alone, in patches of 2 x 8 x 8, 25.8.
+  raw_video: raw audio and video, 43.5.
+  mel_video: spectrogram and video, 43.2.
   mel_video_tuned: no SpecAugment, spectrogram left out of 10%, 44.2.
 The same six with latents of 512 channels (see below):
   raw_512: as raw, 38.3.
@@ -31,34 +32,35 @@ The same six with latents of 512 channels (see below):
   mel_video_512: as mel_video, 43.2.
   mel_video_tuned_512: as mel_video_tuned, 44.2.
 Perceiver IO (IO, AudioSet):
-  io_raw_video: raw sound and pictures, 43.3.
-  io_mel_video: spectrogram and pictures, twice as wide, 44.9.
+  io_raw_video: raw audio and video, 43.3.
+  io_mel_video: spectrogram and video, twice as wide, 44.9.
   average_raw_video: averaged latents instead of a query, 42.4.
   average_mel_video: averaged latents instead of a query, 43.6.
 On generated clips of moving shapes and tones, for two CPU cores:
-  small: spectrogram and pictures.
+  small: spectrogram and video.
   small_audio: the spectrogram alone.
-  small_video: pictures alone.
-For a run of seconds, on such clips:
+  small_video: video alone.
+Runs in seconds, on such clips:
   smoke: alone, or with any variant, as in `:raw,smoke`.
 
-Stated: 100 epochs; the windows; 2 x 8 self-attends and two cross-attends with
-nothing shared, or one and 12; pictures left out of 30% of the examples;
-SpecAugment, colour changes, flips, Inception crops. Ambiguous: the size of the
+Stated: 100 epochs; the windows; 2 x 8 self-attends and two cross-attends
+without shared weights, or 12 self-attends and one cross-attend; video left out
+of 30% of the examples; SpecAugment, color jitter, flips, Inception crops.
+Ambiguous: the size of the
 latents in the Perceiver paper, which calls the model a faster version of
 ImageNet's (512 x 1,024) with two iterations of attention; 512 x 1,024 is the
 default, and the Perceiver rows of IO (one cross-attend) are 512 x 512. Not
 stated, and chosen: the optimizer, its schedule, weight decay, clipping and the
 batch (as for ImageNet in IO); the mel spectrogram (80 bands of 60 frames are
 the 4,800 values: a hop of 1,024 samples, a window of twice that, all
-frequencies, the natural logarithm of power plus 7, over 5, which brings the
-quiet sound of a film, with a peak of 0.05, to -1.1 +- 0.8); the stripes of
-SpecAugment (two each way, of up to 12% of the bands and 6% of the frames, as
-CNN-14 has them); colour changes in 80% of the clips: brightness by up to 0.125
-of white, contrast and saturation by up to 0.4, hue by up to 0.1 of a turn; time
-jitter as the random window, which moves pictures and sound together; pictures
-in [-1, 1], so that a left out one is grey; that probabilities are averaged, not
-logits; no class balancing (`data.balanced`).
+frequencies; the natural logarithm of power, plus 7, over 5, which maps the
+quiet audio of a film, with a peak of 0.05, to -1.1 +- 0.8); the stripes of
+SpecAugment (two along each axis, of up to 12% of the bands and 6% of the
+frames, as in CNN-14); color jitter in 80% of the clips (brightness by up to
+0.125 of white, contrast and saturation by up to 0.4, hue by up to 0.1 of a
+turn); time jitter by the random window, the same for video and audio; pixels in
+[-1, 1], so that video that is left out is gray; averages of probabilities, not
+of logits; no class balancing (`data.balanced`).
 """
 
 from typing import Any, NamedTuple
@@ -83,8 +85,8 @@ class _Row(NamedTuple):
   """A row of a table.
 
   Attributes:
-    model: its name in the zoo.
-    mean_ap: as published, in per cent.
+    model: name of the model in the zoo.
+    mean_ap: published mean average precision in percent.
     source: the table.
   """
 
@@ -108,7 +110,7 @@ _ROWS = {
 
 
 def get_config(variant: str = "mel_video") -> ml_collections.ConfigDict:
-  """The config of a variant; see the module's docstring."""
+  """Returns the config of a variant; see the module's docstring."""
   narrow = [f"{name}{_NARROW}" for name in _ROWS if _is_icml(name)]
   choices = (*_ROWS, *narrow, *_SMALL)
   variant_name, smoke = base.parse(variant, choices, "mel_video")
@@ -141,10 +143,10 @@ def _is_icml(name: str) -> bool:
   return _ROWS[name].source == _ICML_3
 
 
-def _data(sound: str) -> dict[str, Any]:
+def _data(audio: str) -> dict[str, Any]:
   return {
     "source": "files",  # See `perceiver_jax.data.clips.sources.SOURCES`.
-    # The other arguments of each source.
+    # Arguments of each source, other than the split.
     "source_args": {
       "files": {"directory": "", "classes": "", "trimmed": True},
       "shards": {"directory": ""},
@@ -157,12 +159,12 @@ def _data(sound: str) -> dict[str, Any]:
     "image_size": (224, 224),
     "num_samples": 61_440,
     "sample_rate": 48_000,
-    "num_windows": 16,  # Of a clip, in evaluation.
-    "balanced": False,  # Whether classes come equally often in training.
+    "num_windows": 16,  # Per clip, in evaluation.
+    "balanced": False,  # Whether training draws classes equally often.
     "normalization": "unit",  # Or "imagenet".
-    "crop": "inception",  # Or "center", in training.
+    "crop": "inception",  # In training; or "center".
     "flip": True,
-    # Share of the clips that are changed, and the most by which.
+    # Share of the clips that are changed, and the largest changes.
     "color_jitter": {
       "probability": 0.8,
       "brightness": 0.125,
@@ -170,7 +172,7 @@ def _data(sound: str) -> dict[str, Any]:
       "saturation": 0.4,
       "hue": 0.1,
     },
-    "audio": sound,  # "raw" or "mel".
+    "audio": audio,  # "raw" or "mel".
     "mel": {
       "window": 2048,
       "hop": 1024,
@@ -180,24 +182,24 @@ def _data(sound: str) -> dict[str, Any]:
       "mean": -7.0,
       "deviation": 5.0,
     },
-    # Stripes that are hidden, and the most frames and bands of one.
+    # Numbers of masked stripes, and their largest widths.
     "spec_augment": {
       "num_times": 2,
       "times": 4,
       "num_frequencies": 2,
       "frequencies": 10,
     },
-    # Share of the examples without pictures or sound.
+    # Shares of the training examples without video or audio.
     "dropout": {"image": 0.3, "audio": 0.0},
-    # More clips than this share (and than ten) that can't be read are an error.
+    # It is an error if more clips (and more than ten) are unreadable.
     "max_unreadable_share": 0.01,
     "num_workers": 16,  # Processes that prepare batches; 0: threads.
   }
 
 
 def _generated(config: ml_collections.ConfigDict) -> None:
-  """Generated clips, small and short."""
-  config.published = {}  # Of another model and data.
+  """Sets the data to small, short generated clips."""
+  config.published = {}  # Those are of another model and other data.
   data = config.data
   data.source, data.train_split, data.eval_split = "generated", "train", "test"
   data.crop, data.flip, data.color_jitter.probability = "center", False, 0.0
@@ -214,7 +216,7 @@ def _generated(config: ml_collections.ConfigDict) -> None:
   if "audio" in modalities:
     modalities.audio.num_bands = 32
     if data.audio == "mel":
-      # A frame of the spectrogram, not a value, is an element: 24 times fewer.
+      # Each frame of the spectrogram, not each value, is an element.
       modalities.audio.samples_per_patch = data.mel.bands
 
 
@@ -246,7 +248,7 @@ def _small(
 
 
 def _smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """A few steps with a tiny model."""
+  """Shortens the run to a few steps of a tiny model."""
   _generated(config)
   config.data.source_args.generated.update(num_train=32, num_test=16)
   config.data.num_windows = 2

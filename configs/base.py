@@ -1,8 +1,8 @@
-"""Leaves that every run has, and names of variants.
+"""The leaves that every run has, and the names of variants.
 
-Every leaf can be set on the command line, `--config.batch_size=32`; so none is
-None or a list. Values that follow from other leaves (steps, schedules) are
-computed from the final config in the code.
+Since every leaf can be set on the command line (`--config.batch_size=32`), none
+is None or a list. Values that follow from other leaves (steps, schedules) are
+computed from the final config.
 """
 
 import dataclasses
@@ -19,15 +19,15 @@ _SMOKE = "smoke"
 def parse(
   variant: str, choices: Sequence[str], default: str = ""
 ) -> tuple[str, bool]:
-  """Splits "name,smoke" of `--config=configs/x.py:name,smoke`.
+  """Parses the variant "name,smoke" of `--config=configs/x.py:name,smoke`.
 
   Args:
-    variant: what follows the colon.
+    variant: text after the colon.
     choices: names of the variants; none if the file has a single config.
-    default: the variant if none is named.
+    default: the name if the text has none.
 
   Returns:
-    The variant's name, and whether "smoke" was asked for.
+    The variant's name, and whether the text has "smoke".
 
   Raises:
     UserError: a part is unknown, or there are two names.
@@ -49,28 +49,28 @@ def parse(
 
 
 def run() -> ml_collections.ConfigDict:
-  """Leaves of every run; a config sets what it changes."""
+  """Returns the leaves of every run with their default values."""
   config = ml_collections.ConfigDict()
   config.task = ""
   config.model = ml_collections.ConfigDict()  # See `models.zoo.build`.
   config.seed = 0
   config.batch_size = 64
-  config.num_microbatches = 1  # Parts of a batch taken one after the other.
-  config.num_steps = 0  # Give this or num_epochs.
+  config.num_microbatches = 1  # Parts of a batch, processed one by one.
+  config.num_steps = 0  # Set this or num_epochs.
   config.num_epochs = 0.0
   config.max_seconds = 0.0  # Save and stop after this time; 0: no limit.
   config.init_from = ""  # Weights to start from: a file or folder of any kind.
   config.precision = "float32"  # Or "bfloat16".
-  # How the model is computed; nothing here changes what it computes.
+  # How the model is computed; changes results only by rounding.
   config.execution = dataclasses.asdict(Execution())
-  config.ema_decay = 0.0  # Of averaged parameters for evaluation; 0: none.
+  config.ema_decay = 0.0  # Evaluate averaged parameters; 0: no average.
   config.eval_every_steps = 0  # 0: at the end only, or by epochs.
   config.eval_every_epochs = 0.0
   # LAMB as in IO, app. A.1; b1, b2 and eps as in the authors' code.
   config.optimizer = {
     "name": "lamb",
     "learning_rate": 2e-3,
-    "learning_rate_batch_size": 0,  # Scale the rate by batch over this.
+    "learning_rate_batch_size": 0,  # Batch size of this rate; 0: any.
     "schedule": "constant_cosine",
     "constant_fraction": 0.5,
     "warmup_steps": 0,
@@ -97,13 +97,13 @@ def run() -> ml_collections.ConfigDict:
 
 
 def image_classification() -> ml_collections.ConfigDict:
-  """Leaves of every image classification run."""
+  """Returns the leaves of every image classification run."""
   config = run()
   config.task = "image_classification"
   config.label_smoothing = 0.0
   config.data = {
     "source": "",  # See `perceiver_jax.data.images.sources.SOURCES`.
-    # The other arguments of each source.
+    # Arguments of each source, other than the split.
     "source_args": {
       "tfds": {"name": "", "data_dir": ""},
       "image_folder": {"directory": ""},
@@ -112,26 +112,26 @@ def image_classification() -> ml_collections.ConfigDict:
     "train_split": "train",
     "eval_split": "test",
     "image_shape": (224, 224, 3),
-    "normalization": "unit",  # Or "imagenet": by its mean and deviation.
+    "normalization": "unit",  # Or "imagenet": its mean and deviation.
     "resize": "area",  # Or "cubic", unclamped.
-    "crop_fraction": 1.0,  # Of the short side, in evaluation.
-    "crop": "center",  # Or "inception": random crops, in training.
-    "flip": False,  # Half of the training pictures, left to right.
+    "crop_fraction": 1.0,  # In evaluation, of the short side.
+    "crop": "center",  # In training; or "inception": random crops.
+    "flip": False,  # Mirror half of the training images.
     "rand_augment": {"num_layers": 0, "magnitude": 5.0},
-    # The most that training pictures are turned, scaled and moved (pixels).
+    # Largest rotation, change of scale and shift (pixels) in training.
     "affine": {"degrees": 0.0, "scale": 0.0, "shift": 0.0},
-    "invert_bright": False,  # In predict: turn dark on light around.
+    "invert_bright": False,  # In predict: invert dark ink on white.
     "num_workers": 0,  # Processes that prepare batches; 0: threads.
   }
-  # Of the Beta distributions of MixUp and CutMix, half of a batch each; 0: off.
+  # Of the beta distributions of MixUp and CutMix, half a batch each; 0: off.
   config.mixing = {"mixup_alpha": 0.0, "cutmix_alpha": 0.0}
-  # The paper's row: metrics of the evaluation, and its "source".
+  # The paper's metrics of the evaluation, and their "source".
   config.published = ml_collections.ConfigDict()
   return config
 
 
 def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """Cuts a run down to seconds: it shows that all parts work, not a result."""
+  """Shortens a run to seconds, to test that all parts work together."""
   config.num_steps, config.num_epochs = 4, 0.0
   config.batch_size = 8
   config.optimizer.warmup_steps = 0

@@ -4,17 +4,17 @@ r"""Fine-tuning on GLUE (Perceiver IO, section 4.1, app. F, Tables 4, 13, 14).
     --workdir=runs/cola --config.init_from=runs/mlm
 
 `init_from` is a pretrained model: a run of configs/masked_lm.py, the authors'
-language_perceiver_io_bytes.pickle, or a Hugging Face folder of the same. What
-is not in it, the query of the task and its head, starts anew.
+language_perceiver_io_bytes.pickle, or a Hugging Face folder of the same model.
+Parameters that it lacks, the task's query and head, are initialized at random.
 
 Data: glue/* of TensorFlow Datasets (`python -m scripts.data.prepare
---dataset=glue/cola`), or the benchmark's own folders of TSV files:
+--dataset=glue/cola`), or the folders of TSV files of the benchmark:
 --config.data.source=files --config.data.source_args.files.data_dir=DIR, where
 DIR has CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI and RTE.
 
 Variants:
 
-One task, one learned class query (published: dev scores of bytes, Table 14):
+One task with a learned query (published: metrics of `bytes` on dev, Table 14):
   cola: Matthews correlation 50.19.
   sst2: accuracy 93.17.
   mrpc: accuracy 87.24.
@@ -25,32 +25,32 @@ One task, one learned class query (published: dev scores of bytes, Table 14):
   rte: accuracy 64.84.
 All eight together (published: their average, Table 4):
   multitask_shared_token: one token before the text, decoded there; 81.49.
-  multitask_task_tokens: a token a task, decoded there; 81.76.
-  multitask_query: a query a task, no token; 81.79.
-Your own:
+  multitask_task_tokens: a token for each task, decoded there; 81.76.
+  multitask_query: a query for each task, no token; 81.79.
+Your own data:
   own: texts and labels from DIR/train.tsv and DIR/dev.tsv, whose first line
-    names the columns label and sentence, or sentence1 and sentence2. Say how
-    many labels there are: --config.model.decoder.outputs.own=3.
+    names the columns label and sentence, or sentence1 and sentence2. Set the
+    number of labels: --config.model.decoder.outputs.own=3.
 On text that ships with Python, after configs/masked_lm.py:small:
-  word_order: are the words of a passage in order?
-  next_sentence: does one passage follow another?
+  word_order: whether the words of a passage are in order.
+  next_sentence: whether one passage follows another.
 Models, after a comma, as in `:cola,bytes_plus_plus` (default: bytes):
   bytes_plus_plus, sentencepiece, bytes_128, bytes_512: as in
-    configs/masked_lm.py. Of the last two only averages are published (Table
-    15): 75.84 and 80.92, beside 80.95 of bytes.
-  small: as there too; the default on text that ships with Python.
-  byte_bert: the plain Transformer, which reads its answer at a token before the
-    text.
+    configs/masked_lm.py. For the last two only averages are published (Table
+    15): 75.84 and 80.92, compared with 80.95 for bytes.
+  small: also as there; the default on text that ships with Python.
+  byte_bert: the plain Transformer, which predicts from a token before the text.
   smoke: a few steps of a tiny model, in seconds, on text that ships with Python
     (`own,smoke`: on yours); alone, or with any variant.
 
 The recipe is Table 13's: 10 epochs, LAMB, 200 warm-up steps, weight decay 0.01,
-the best on dev of batch 16, 32, 64 and rates 1e-4, 5e-5, 2e-5, 1e-5 by task:
-`python -m scripts.sweeps.glue` runs that grid. Not stated in the paper, and
-chosen: the schedule (cosine) and clipping at 10, as in pretraining; SEP between
-two texts; the longer text is cut first; the squared error of STS-B's score from
-0 to 5; for several tasks, examples in proportion to the sizes of the sets
-(`data.sampling_temperature`), and the batch (32).
+and for each task the best on dev of batch sizes 16, 32, 64 and rates 1e-4,
+5e-5, 2e-5, 1e-5; `python -m scripts.sweeps.glue` runs that grid. Not stated in
+the paper, and chosen: the schedule (cosine) and clipping at 10, as in
+pretraining; SEP between two texts; the longer text is truncated first; the
+squared error of STS-B's score from 0 to 5; for several tasks, sampling in
+proportion to the sizes of their data sets (`data.sampling_temperature`), and
+the batch size (32).
 """
 
 from collections.abc import Sequence
@@ -79,7 +79,7 @@ _COLUMNS = (
   "cola", "mnli_matched", "mnli_mismatched", "mrpc", "qnli", "qqp", "rte",
   "sst2", "stsb",
 )  # fmt: skip
-# Dev scores in per cent (IO, Table 14), by the columns above.
+# Metrics on dev in percent (IO, Table 14), by the columns above.
 _PUBLISHED = {
   "bytes": (50.19, 83.22, 83.89, 87.24, 91.71, 90.12, 64.84, 93.17, 86.81),
   "bytes_plus_plus": (
@@ -110,15 +110,15 @@ _AVERAGES = {
 }
 
 
-# Of the pretrained decoder, what the new one takes over.
-_KEPT = (
+# Leaves that the new decoder shares with the pretrained one.
+_SHARED_LEAVES = (
   "max_length", "num_query_channels", "num_heads", "qk_channels", "v_channels",
   "use_query_residual",
 )  # fmt: skip
 
 
 def get_config(variant: str = "cola") -> ml_collections.ConfigDict:
-  """The config of a variant; see the module's docstring."""
+  """Returns the config of a variant; see the module's docstring."""
   name, model, smoke = _parse(variant)
   config = base.run()
   config.task = "glue"
@@ -126,13 +126,13 @@ def get_config(variant: str = "cola") -> ml_collections.ConfigDict:
   config.batch_size = 32
   config.data = {
     "source": _SOURCES.get(name, "tfds"),
-    # The other arguments of each source.
+    # Arguments of each source, other than the split.
     "source_args": {"tfds": {"data_dir": ""}, "files": {"data_dir": ""}},
     "train_split": "train",
     "eval_split": "validation",
-    # Before the text: "none", "cls", or "task", a token of the task's own.
+    # Token before the text: "none", "cls", or "task", one for each task.
     "first_token": "none",
-    # A task is drawn in proportion to its examples to this power.
+    # T: a task of n examples is drawn in proportion to n^(1/T).
     "sampling_temperature": 1.0,
     "num_workers": 0,  # Processes that prepare batches; 0: threads.
   }
@@ -157,7 +157,7 @@ def get_config(variant: str = "cola") -> ml_collections.ConfigDict:
 
 
 def _parse(variant: str) -> tuple[str, str, bool]:
-  """Names of the variant and of the model, and whether it is a smoke run."""
+  """Returns the names of variant and model, and whether it is a smoke run."""
   parts = [part for part in variant.split(",") if part]
   models = [part for part in parts if part in _MODELS]
   if len(models) > 1:
@@ -181,7 +181,7 @@ def _set_model(
   model: str,
   tasks: Sequence[str],
 ) -> None:
-  """The pretrained model with a decoder for the tasks in place of its own."""
+  """Sets the pretrained model, with a decoder for the tasks."""
   pretrained = masked_lm.get_config(model)
   config.data.tokenizer = pretrained.data.tokenizer
   config.model = pretrained.model
@@ -204,7 +204,7 @@ def _set_model(
     "outputs": outputs,
     "query": query,
     "num_hidden_channels": pretrained.model.adapter.num_channels,
-    **{leaf: decoder[leaf] for leaf in _KEPT if leaf in decoder},
+    **{leaf: decoder[leaf] for leaf in _SHARED_LEAVES if leaf in decoder},
   }
 
 
@@ -214,20 +214,20 @@ def _num_outputs(task: str) -> int:
 
 
 def _published(name: str, model: str) -> dict[str, Any]:
-  """The row of Table 14, as shares; of a single task, its part of it."""
+  """Returns the row of Table 14, or the part of a single task, from 0 to 1."""
   row = _PUBLISHED.get(name) or _PUBLISHED.get(model)
   if row is None or name not in (*glue_tasks.GLUE, *_MULTITASK):
     return {}
   if name in _MULTITASK and model != "bytes":
     return {}
-  found = {
+  metrics = {
     column: value / 100
     for column, value in zip(_COLUMNS, row, strict=True)
     if name in _MULTITASK or column.split("_")[0] == name
   }
   if name in _MULTITASK:
-    found["average"] = _AVERAGES[name] / 100
-  return {**found, "source": "IO, Table 14"}
+    metrics["average"] = _AVERAGES[name] / 100
+  return {**metrics, "source": "IO, Table 14"}
 
 
 def published_average(model: str) -> float | None:
@@ -250,14 +250,14 @@ def published_average(model: str) -> float | None:
 
 
 def _tiny(config: ml_collections.ConfigDict) -> None:
-  """A few minutes on two CPU cores, with rates for a small model."""
+  """Sets a run of a few minutes on two CPU cores."""
   config.num_epochs = 3.0
   config.optimizer.name = "adamw"
   config.optimizer.learning_rate = 5e-4
 
 
 def _smoke(config: ml_collections.ConfigDict) -> None:
-  """A few steps, so no published score."""
+  """Shortens the run, and drops the published metrics."""
   config.model = {"encoder": {}}  # Comes from the pretrained model's smoke run.
   base.smoke(config)
   config.eval_every_epochs = config.checkpoint.every_epochs = 0.0

@@ -4,14 +4,13 @@ r"""ImageNet classification: every ImageNet row of both papers.
     --workdir=runs/imagenet --config.data.source_args.tfds.data_dir=DIR
 
 Data: ILSVRC 2012, 1,281,167 training images and the 50,000 of the official
-validation set to report on. `python -m scripts.data.prepare` makes it ready for
-TensorFlow Datasets, or give folders of pictures:
---config.data.source=image_folder
+validation set for evaluation. `python -m scripts.data.prepare` prepares it with
+TensorFlow Datasets. Or use folders of images: --config.data.source=image_folder
 --config.data.source_args.image_folder.directory=DIR. The authors tuned on
 10,000 training images: --config.data.train_split='train[10000:]'
 --config.data.eval_split='train[:10000]'.
 
-Hardware: the papers used 64 TPUv3. A batch that does not fit is cut with
+Hardware: the papers used 64 TPUv3. Split a batch that does not fit with
 --config.num_microbatches; a smaller --config.batch_size lowers the learning
 rate in proportion, as in the authors' code. --config.precision=bfloat16 is
 meant for accelerators.
@@ -40,17 +39,17 @@ The Perceiver (Perceiver, section 4.1, Tables 1 to 7):
   icml_2_start: two at the start, 76.7.
   icml_4_start: four at the start, 75.9.
   icml_8_start: eight at the start, 73.7.
-  icml_unshared: nothing shared, 72.9.
-  icml_cross_only_4: four cross-attends and nothing else, 39.4.
+  icml_unshared: no shared weights, 72.9.
+  icml_cross_only_4: four cross-attends without self-attends, 39.4.
   icml_cross_only_8: eight, 45.3.
   icml_cross_only_12: twelve, which did not fit on 64 TPUs.
-For a run of seconds, offline, on crops of photos that ship with scikit-image:
+Runs in seconds, offline, on crops of photos that ship with scikit-image:
   smoke: alone, or with any variant, as in `:conv,smoke`.
 
 Not stated in the papers, and chosen: for the ICML variants the batch size
 (1,024, as in IO), weight decay 0.1 and clipping at 10 (as in IO), no MixUp, no
 CutMix and no label smoothing (the paper names none); for icml_learned how
-pixels join their 128 position channels (RGB as it is, 131 channels in all).
+pixels join their 128 position channels (RGB is appended, 131 channels in all).
 JFT's fine-tuning has the optimizer and augmentation settings of training from
 scratch, which IO, app. A.2, calls similar. For the Fourier model on JFT the
 same appendix projects RGB to 256 channels before positions are appended; that
@@ -77,11 +76,11 @@ class _Row(NamedTuple):
   """A row of a table.
 
   Attributes:
-    model: its name in the zoo.
-    recipe: how it is trained.
-    top_1: as published, in per cent; 0 where it is not.
+    model: name of the model in the zoo.
+    recipe: key of `_RECIPES`.
+    top_1: published accuracy in percent; 0 if there is none.
     source: the table.
-    encoder: what differs from the zoo's encoder.
+    encoder: leaves that differ from the zoo's encoder.
   """
 
   model: str
@@ -140,7 +139,7 @@ _ROWS = {
 
 
 def get_config(variant: str = "fourier") -> ml_collections.ConfigDict:
-  """The config of a variant; see the module's docstring."""
+  """Returns the config of a variant; see the module's docstring."""
   name, smoke = base.parse(variant, tuple(_ROWS), "fourier")
   row = _ROWS[name]
   config = base.image_classification()
@@ -170,13 +169,13 @@ def get_config(variant: str = "fourier") -> ml_collections.ConfigDict:
 
 
 def _io(config: ml_collections.ConfigDict) -> None:
-  """IO, app. A.1: 110 epochs, LAMB 2e-3, flat for half and then a cosine."""
+  """Sets IO's recipe (app. A.1): a constant rate for half of 110 epochs."""
   config.num_epochs = 110.0
   _io_settings(config)
 
 
 def _jft(config: ml_collections.ConfigDict) -> None:
-  """IO, app. A.2: 131,000 steps, 70,000 of them at 2e-3, then a cosine."""
+  """Sets JFT fine-tuning (IO, app. A.2): a constant rate for 70,000 steps."""
   config.num_steps = 131_000
   config.optimizer.constant_fraction = 70 / 131
   _io_settings(config)
@@ -192,7 +191,7 @@ def _io_settings(config: ml_collections.ConfigDict) -> None:
 
 
 def _icml(config: ml_collections.ConfigDict) -> None:
-  """Perceiver, section 4.1: 120 epochs, LAMB 4e-3, three steps down."""
+  """Sets the Perceiver's recipe (section 4.1): a rate with three drops."""
   config.num_epochs = 120.0
   config.data.rand_augment.num_layers = 4
   config.optimizer.learning_rate = 4e-3
@@ -205,9 +204,9 @@ _RECIPES = {"io": _io, "jft": _jft, "icml": _icml}
 
 
 def _smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """The same on small crops of a few photos, with a tiny model."""
+  """Shortens the run: small crops of a few photos, a tiny model."""
   config = base.smoke(config)
-  config.published = {}  # Of another model and data.
+  config.published = {}  # Those are of another model and other data.
   config.data.source = "photos"
   config.data.eval_split = "test"
   config.data.image_shape = (32, 32, 3)

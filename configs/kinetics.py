@@ -4,18 +4,19 @@ r"""Multimodal autoencoding of Kinetics-700-2020 (IO, app. I).
     --workdir=runs/kinetics --config.data.source_args.files.directory=DIR
 
 Data: DIR has Kinetics' lists (train.csv, validate.csv) and, anywhere below it,
-the clips, or folders DIR/train/CLASS/*.mp4; docs/kinetics.md says under which
-names, and how scripts.data.prepare_clips makes faster ones. Windows of 16
-frames at 25 a second and 30,720 samples at 48,000 a second.
+the clips, or folders DIR/train/CLASS/*.mp4; docs/kinetics.md says how they are
+named, and how scripts.data.prepare_clips makes files that are faster to read.
+An input is a window of 16 frames at 25 per second and 30,720 samples at 48,000
+per second.
 
-Hardware: not stated. A batch that does not fit is cut with
+Hardware: not stated. Split a batch that does not fit with
 --config.num_microbatches; --config.precision=bfloat16 is meant for
 accelerators.
 
 Variants:
 
-Perceiver IO, with the published PSNR of sound and video in
-decibels and top-1 accuracy:
+Perceiver IO, with the published PSNR of audio and video in decibels, and top-1
+accuracy:
   latents_784: 26.97, 24.37, 10.2.
   latents_392: 25.33, 24.27, 8.6.
   latents_196: 14.15, 23.21, 11.5.
@@ -23,20 +24,21 @@ decibels and top-1 accuracy:
     top-1 45.
 On generated clips of moving shapes and tones, for two CPU cores:
   small: a small model with loss weights of its own.
-For a run of seconds, on such clips:
+Runs in seconds, on such clips:
   smoke: alone, or with any variant, as in `:latents_196,smoke`.
 
-Stated: the windows; the label hidden in half of the examples in training and in
-all of evaluation; losses 0.03 L1 of video, 1 L1 of sound, 0.0001 cross-entropy
-(0.03, 1, 1 in the second recipe); batch 1,024, rate 1e-3; in training 512
-points of each grid and the label are decoded. A point of sound is a patch of 16
-samples, as in the authors' notebook (the text speaks of 512 samples). Not
-stated, and chosen: that losses are means over the points of an example; the
-optimizer, its schedule, weight decay and clipping (LAMB, flat for half and then
-a cosine, as for ImageNet); 100 epochs, as for AudioSet; no change of training
-clips but a random window, since it is what comes in that is to come out; one
-window a clip in evaluation, in its middle; PSNR by a peak of 1, for pixels from
-0 to 1 and samples from -1 to 1, as a mean over clips.
+Stated: the windows; the label masked in half of the training examples and
+always in evaluation; losses 0.03 L1 of video, 1 L1 of audio, 0.0001
+cross-entropy (0.03, 1, 1 in the second recipe); batch size 1,024, rate 1e-3;
+training decodes 512 points of video, 512 of audio, and the label. A point of
+audio is a patch of 16 samples, as in the authors' notebook (the text speaks of
+512 samples). Not stated, and chosen: losses are means over the points of an
+example; the optimizer, its schedule, weight decay and clipping (LAMB with a
+rate that is constant for half of the run and then a cosine, as for ImageNet);
+100 epochs, as for AudioSet; no augmentation of training clips except for the
+random window; one window per clip in evaluation, in its middle; PSNR with a
+peak of 1, for pixels from 0 to 1 and samples from -1 to 1, as a mean over
+clips.
 """
 
 from typing import Any
@@ -60,7 +62,7 @@ _PUBLISHED = {
 
 
 def get_config(variant: str = "latents_784") -> ml_collections.ConfigDict:
-  """The config of a variant; see the module's docstring."""
+  """Returns the config of a variant; see the module's docstring."""
   name, smoke = base.parse(variant, tuple(_PUBLISHED), "latents_784")
   config = base.run()
   config.task = "kinetics"
@@ -69,10 +71,10 @@ def get_config(variant: str = "latents_784") -> ml_collections.ConfigDict:
   config.num_epochs = 100.0
   config.batch_size = 1024
   config.loss_weights = {"image": 0.03, "audio": 1.0, "label": 1e-4}
-  config.label_mask_rate = 0.5  # Share of the training labels that are hidden.
-  # Points that are decoded in training.
+  config.label_mask_rate = 0.5  # Share of the training labels to mask.
+  # Numbers of points that training decodes.
   config.num_queries = {"image": 512, "audio": 512}
-  config.num_parts = 128  # In which everything is decoded in evaluation.
+  config.num_parts = 128  # In which evaluation decodes all points.
   config.optimizer.learning_rate = 1e-3
   config.checkpoint.every_steps = 2500
   config.eval_every_epochs = 10.0
@@ -88,7 +90,7 @@ def get_config(variant: str = "latents_784") -> ml_collections.ConfigDict:
 def _data() -> dict[str, Any]:
   return {
     "source": "files",  # See `perceiver_jax.data.clips.sources.SOURCES`.
-    # The other arguments of each source.
+    # Arguments of each source, other than the split.
     "source_args": {
       "files": {"directory": "", "classes": "", "trimmed": True},
       "shards": {"directory": ""},
@@ -107,10 +109,10 @@ def _data() -> dict[str, Any]:
     "image_size": (224, 224),
     "num_samples": 30_720,
     "sample_rate": 48_000,
-    "num_windows": 1,  # Of a clip, in evaluation.
+    "num_windows": 1,  # Per clip, in evaluation.
     "normalization": "zero_one",
     "audio": "raw",
-    # Changes of training clips; see configs/audioset.py.
+    # Augmentation of training clips; see configs/audioset.py.
     "crop": "center",
     "flip": False,
     "color_jitter": {
@@ -121,15 +123,15 @@ def _data() -> dict[str, Any]:
       "hue": 0.1,
     },
     "dropout": {"image": 0.0, "audio": 0.0},
-    # More clips than this share (and than ten) that can't be read are an error.
+    # It is an error if more clips (and more than ten) are unreadable.
     "max_unreadable_share": 0.01,
     "num_workers": 16,  # Processes that prepare batches; 0: threads.
   }
 
 
 def _generated(config: ml_collections.ConfigDict) -> None:
-  """Generated clips, small and short, and a model of their size."""
-  config.published = {}  # Of another model and data.
+  """Sets the data to small generated clips, and a model of their size."""
+  config.published = {}  # Those are of another model and other data.
   data = config.data
   data.source, data.train_split, data.eval_split = "generated", "train", "test"
   data.num_frames, data.fps, data.image_size = 8, 12.5, (24, 24)
@@ -138,11 +140,11 @@ def _generated(config: ml_collections.ConfigDict) -> None:
   modalities = config.model.adapter.modalities
   outputs = config.model.decoder.outputs
   video = {"num_bands": 6, "max_resolution": (8, 24, 24)}
-  sound = {"num_bands": 32, "max_resolution": (160,)}
+  audio = {"num_bands": 32, "max_resolution": (160,)}
   modalities.image.update(video)
-  modalities.audio.update(samples_per_patch=32, **sound)
+  modalities.audio.update(samples_per_patch=32, **audio)
   outputs.image.update(shape=(8, 24, 24), **video)
-  outputs.audio.update(shape=(160,), num_outputs=32, **sound)
+  outputs.audio.update(shape=(160,), num_outputs=32, **audio)
   outputs.label.update(num_outputs=9, num_query_channels=64)
   config.model.decoder.num_decoded_channels = 64
   config.num_queries = {"image": 256, "audio": 64}
@@ -159,7 +161,7 @@ def _small(config: ml_collections.ConfigDict) -> None:
   )
   config.model.decoder.num_decoded_channels = 96
   config.num_queries = {"image": 128, "audio": 32}
-  # The published weights leave the label for very long runs.
+  # With the published weights, the label takes very long to learn.
   config.loss_weights = {"image": 1.0, "audio": 0.03, "label": 0.03}
   config.num_epochs, config.num_steps = 0.0, 3000
   config.batch_size = 32
@@ -172,7 +174,7 @@ def _small(config: ml_collections.ConfigDict) -> None:
 
 
 def _smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """A few steps with a tiny model."""
+  """Shortens the run to a few steps of a tiny model."""
   _generated(config)
   config.data.source_args.generated.update(num_train=32, num_test=16)
   config.eval_every_epochs = 0.0

@@ -5,11 +5,11 @@ r"""Masked language modelling (Perceiver IO, section 4.1, app. F, Tables 1, 15).
     --config.data.corpora.wikipedia.arguments.tfds.data_dir=DIR
 
 Data: C4 and English Wikipedia as TensorFlow Datasets prepares them
-(`python -m scripts.data.prepare`), 70% and 30% of the examples; ten documents
-are put one after the other before a crop is taken, and each white-space word is
-hidden with a chance of 15%, all of its tokens. A word is hidden with the space
-before it, since the authors' notebook says that masks should begin with one.
-Text or JSONL files of your own, also .gz or .zst, in place of both:
+(`python -m scripts.data.prepare`), 70% and 30% of the examples. Ten documents
+are joined before a crop is taken. Each whitespace-separated word is masked as a
+whole with a probability of 15%, including the space before it, since the
+authors' notebook says that masks should begin with one. To use text or JSONL
+files of your own (also .gz or .zst) in place of both:
 --config.data.corpora.c4.source=files --config.data.corpora.c4.eval_split=test
 --config.data.corpora.c4.arguments.files.train='books/*.txt'
 --config.data.corpora.wikipedia.weight=0
@@ -18,24 +18,24 @@ Variants:
   bytes: UTF-8 bytes, 201M parameters; GLUE 81.0 after fine-tuning.
   bytes_plus_plus: IO++, 425M; GLUE 81.8.
   sentencepiece: 32,000 tokens, 223M; GLUE 81.2. Needs
-    --config.data.tokenizer=FILE.model of 31,994 pieces (there are 6 special
+    --config.data.tokenizer=FILE.model of 31,994 subwords (there are 6 special
     tokens), which `python -m scripts.data.train_sentencepiece` makes.
   bytes_128: 128 latents of 1,920 channels; GLUE 75.8 (Table 15).
   bytes_512: 512 latents of 896 channels; GLUE 80.9 (Table 15).
-  byte_bert: a plain Transformer on bytes for the same operations, 20M;
+  byte_bert: a plain Transformer on bytes with the same operation count, 20M;
     GLUE 71.5 (Tables 1 and 11).
-  small: a model for two CPU cores on text that ships with Python: 28.3% of
-    the hidden bytes in 5 minutes, when a byte 5-gram fills in 21.5%. Its
-    attention is initialized to be local, unlike the paper's; see
+  small: a model for two CPU cores on text that ships with Python; after 5
+    minutes its accuracy on masked bytes is 28.3%, that of byte 5-grams 21.5%.
+    Unlike the paper's, its attention is initialized to be local; see
     docs/language.md.
   smoke: a few steps of a tiny model, in seconds; alone, or with any variant.
 
 The recipe is Table 12's: 500,000 steps of 2,048 examples, LAMB 1.25e-3, 1,000
 warm-up steps, cosine, weight decay 0.01. Not stated in the paper, and chosen:
-clipping at 10, what stands between documents (an empty line), and that hidden
-tokens are always replaced by the mask (no 80/10/10 rule is mentioned). How many
-devices trained it is not stated; --config.num_microbatches cuts a batch that
-does not fit. `small`'s sizes and recipe are ours.
+clipping at 10, the separator of documents (an empty line), and that masked
+tokens are always replaced by the mask token (no 80/10/10 rule is mentioned).
+The number of devices is not stated; --config.num_microbatches splits a batch
+that does not fit. The sizes and the recipe of `small` are ours.
 """
 
 import ml_collections
@@ -55,7 +55,7 @@ _MODELS = {
 
 
 def get_config(variant: str = "bytes") -> ml_collections.ConfigDict:
-  """The config of a variant; see the module's docstring."""
+  """Returns the config of a variant; see the module's docstring."""
   name, smoke = base.parse(variant, tuple(_MODELS), "bytes")
   config = base.run()
   config.task = "masked_lm"
@@ -64,15 +64,15 @@ def get_config(variant: str = "bytes") -> ml_collections.ConfigDict:
   config.batch_size = 2048
   config.data = {
     "tokenizer": "bytes",  # Or the path of a SentencePiece .model.
-    "mask_rate": 0.15,  # Of white-space words.
-    # Positions that training decodes in each text, its first hidden tokens;
-    # 0: all, of which the hidden ones count.
+    "mask_rate": 0.15,  # Probability of masking a word.
+    # Number of positions per text that training decodes, masked ones first;
+    # 0: all. The loss always counts masked positions only.
     "max_masked": 0,
     "documents_per_example": 10,
     # Weights are shares of the examples; 0 leaves a corpus out.
     "corpora": {
       "c4": _tfds("c4/en", 0.7, "train", "validation"),
-      # It has one split; 1,000 articles are held out.
+      # Wikipedia has one split; 1,000 articles are held out.
       "wikipedia": _tfds(
         "wikipedia/20230601.en", 0.3, "train[1000:]", "train[:1000]"
       ),
@@ -107,7 +107,7 @@ def _tfds(
 
 
 def _corpus(source: str, name: str = "") -> dict[str, object]:
-  """A corpus with the arguments of each source that has any."""
+  """Returns the leaves of a corpus, with the arguments of each source."""
   return {
     "source": source,  # See `perceiver_jax.data.text.corpora.SOURCES`.
     "weight": 1.0,
@@ -116,14 +116,14 @@ def _corpus(source: str, name: str = "") -> dict[str, object]:
     "arguments": {
       "tfds": {"name": name, "data_dir": ""},
       "python_docs": {"docstrings": False},
-      # A folder or a pattern; documents: "line", "paragraph" or "file".
+      # Folders or patterns; documents: "line", "paragraph" or "file".
       "files": {"train": "", "eval": "", "documents": "line", "field": "text"},
     },
   }
 
 
 def _python_docs(config: ml_collections.ConfigDict) -> None:
-  """Reads what ships with Python; nothing is downloaded."""
+  """Sets the data to text that ships with Python."""
   config.data.tokenizer = "bytes"
   config.data.num_workers = 0
   config.data.corpora = {"python_docs": _corpus("python_docs")}
@@ -147,8 +147,8 @@ def _small(config: ml_collections.ConfigDict) -> None:
     v_channels=128,
   )
   config.model.decoder.num_heads = 4
-  # At the authors' scale of 1, untrained logits are far too large, and what
-  # is read drowns where it is read.
+  # At the authors' scale of 1, untrained logits are far too large, and the
+  # residual stream drowns what is attended to.
   config.model.adapter.embedding_init_scale = 0.3
   config.optimizer.name = "adamw"
   config.optimizer.learning_rate = 2e-3
@@ -160,7 +160,7 @@ def _small(config: ml_collections.ConfigDict) -> None:
 def _shrink(
   config: ml_collections.ConfigDict, length: int, channels: int
 ) -> None:
-  """Shorter texts, narrower embeddings and heads."""
+  """Shortens texts and narrows embeddings and heads."""
   model = config.model
   model.adapter.update(max_length=length, num_channels=channels)
   if model.decoder.kind == "token":
@@ -175,7 +175,7 @@ def _shrink(
 
 
 def _smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """The same on a little text, with a tiny model."""
+  """Shortens the run: little text, a tiny model."""
   encoder = config.model.encoder.to_dict()
   config = base.smoke(config)
   _python_docs(config)

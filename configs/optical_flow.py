@@ -4,46 +4,46 @@ r"""Optical flow (Perceiver IO, section 4.2, app. H, Tables 3 and 16).
     --workdir=runs/flow --config.data.source_args.autoflow.directory=DIR
 
 Data: the public AutoFlow release (40,000 pairs; the paper says 400,000), every
-200th pair held out. Or pairs that are drawn as they are needed, 400,000 an
-epoch, in our own version of AutoFlow's generator, which was not released:
+200th pair held out. Or 400,000 pairs per epoch that are rendered on demand by
+our own version of AutoFlow's generator, which was not released:
 --config.data.train_source=rendered --config.data.eval_source=rendered
---config.data.source_args.rendered.textures=FOLDER_OF_PICTURES. FlyingChairs,
+--config.data.source_args.rendered.textures=FOLDER_OF_IMAGES. FlyingChairs,
 Sintel and KITTI are sources too. `python -m scripts.evaluation.evaluate_flow`
-evaluates a run on Sintel and KITTI, tile by tile.
+evaluates a run on Sintel and KITTI in tiles.
 
-The errors listed are end-point errors on Sintel clean, Sintel final and
-KITTI-2015, all of their training splits. Whether KITTI's, whose pairs have
-unlike numbers of known pixels, is a mean over pixels or pairs is not stated.
+The errors listed are end-point errors on the training splits of Sintel clean,
+Sintel final and KITTI-2015. It is not stated whether KITTI's is a mean over
+pixels or over pairs, which differ in their numbers of known pixels.
 
 Variants:
-  main: patches of 3 x 3, frames joined; 1.81, 2.42, 4.98.
-  separate: patches of 3 x 3, frames apart; 1.78, 2.70, 6.19.
-  pixels: pixels, frames joined; 1.91, 2.56, 5.39.
-  pixels_separate: pixels, frames apart; 1.72, 2.63, 5.93.
-  conv: convolutions, frames joined; 1.84, 2.52, 4.83.
-  conv_separate: convolutions, frames apart; 1.90, 2.53, 6.66.
+  main: patches of 3 x 3, frames concatenated; 1.81, 2.42, 4.98.
+  separate: patches of 3 x 3, frames separate; 1.78, 2.70, 6.19.
+  pixels: pixels, frames concatenated; 1.91, 2.56, 5.39.
+  pixels_separate: pixels, frames separate; 1.72, 2.63, 5.93.
+  conv: convolutions, frames concatenated; 1.84, 2.52, 4.83.
+  conv_separate: convolutions, frames separate; 1.90, 2.53, 6.66.
   conv_light: `conv` with 16 layers and 1,024 latents; 2.06, 2.67, 6.12.
   small: `conv` for two CPU cores on rendered pairs of 32 x 48 pixels; see
-    docs/optical_flow.md for what it reaches.
+    docs/optical_flow.md for its errors.
   smoke: a few steps of a tiny model, in seconds; alone, or with any variant.
 
 The recipe is app. H's: 480 epochs of 400,000 pairs in batches of 512, LAMB, a
-cosine from 4e-4, the augmentation that AutoFlow's authors released for RAFT
-with a curriculum on its severity, and before it a phase without any, in which
-every pair is also played backwards. The authors say that training fails
+cosine from 4e-4, and the augmentation that AutoFlow's authors released for
+RAFT, with a curriculum on its severity. An opening phase has no augmentation
+but uses every pair also reversed in time; the authors say that training fails
 without that phase.
 
-Those epochs are the 375,000 steps that this config takes of any source. Of the
-39,800 public pairs it makes 4,824 epochs; 480 would be 37,313 steps
+Those epochs are 375,000 steps, which this config takes with any source. With
+the 39,800 public pairs these are 4,824 epochs; 480 would be 37,313 steps
 (--config.num_steps=0 --config.num_epochs=480), a tenth of the paper's training.
 
 Not stated in the paper, and chosen: the loss (the end-point error; `robust` is
 PWC-Net's, on flow divided by 20), weight decay 0.01, clipping at 10, and the
-lengths of the phase (5% of the run) and of the rise of the severity after it
-(25%). How many devices trained it is not stated; --config.num_microbatches cuts
-a batch that does not fit, and --config.precision=bfloat16 is meant for
-accelerators. `small`'s sizes, scenes and optimizer (AdamW; LAMB learnt nothing
-in a few hundred steps) are ours.
+lengths of the opening (5% of the run) and of the rise of the severity after it
+(25%). The number of devices is not stated; --config.num_microbatches splits a
+batch that does not fit, and --config.precision=bfloat16 is meant for
+accelerators. The sizes, scenes and optimizer of `small` are ours (AdamW; LAMB
+learned nothing in a few hundred steps).
 """
 
 import ml_collections
@@ -67,7 +67,7 @@ _SMALL = "small"
 
 
 def get_config(variant: str = "main") -> ml_collections.ConfigDict:
-  """The config of a variant; see the module's docstring."""
+  """Returns the config of a variant; see the module's docstring."""
   name, smoke = base.parse(variant, (*_ROWS, _SMALL), "main")
   model, *errors = _ROWS["conv" if name == _SMALL else name]
   config = base.run()
@@ -77,14 +77,14 @@ def get_config(variant: str = "main") -> ml_collections.ConfigDict:
   config.batch_size = 512
   config.loss = "epe"  # Or "robust".
   config.data = {
-    "train_source": "autoflow",  # See `flow_sources.SOURCES`.
+    "train_source": "autoflow",  # See `data.flow.sources.SOURCES`.
     "train_split": "train",
     "eval_source": "autoflow",
     "eval_split": "test",
     "source_args": _source_args(),
     "augmentation": flow_augmentation.Augmentation()._asdict(),
-    # Shares of the run: of the phase with every pair played forward and
-    # backward and nothing changed, and of the rise of the severity after it.
+    # Shares of the run: the opening, with reversed pairs and without
+    # augmentation, and the rise of the severity after it.
     "curriculum": {"opening_share": 0.05, "rise_share": 0.25},
     # Processes that prepare batches; 0: threads. Each holds a few batches.
     "num_workers": 4,
@@ -118,17 +118,17 @@ def _source_args() -> dict[str, object]:
       "size": (448, 576),  # AutoFlow's.
       "num_train": 400_000,
       "num_test": 256,
-      "textures": "",  # A folder of pictures; empty: installed photos.
+      "textures": "",  # A folder of images; empty: installed photos.
       "noise_share": 0.2,
       "texture_scale": (0.5, 2.0),
-      "texture_detail": 0.0,  # The least; in levels from pixel to pixel.
+      "texture_detail": 0.0,  # Minimum detail; see `Textures`.
       "scene": flow_scene.Scene()._asdict(),
     },
   }
 
 
 def _rendered(config: ml_collections.ConfigDict, size: tuple[int, int]) -> None:
-  """Small pairs drawn as they are needed; nothing is downloaded."""
+  """Sets the data to small rendered pairs; nothing is downloaded."""
   data = config.data
   data.train_source = data.eval_source = "rendered"
   data.num_workers = 0
@@ -139,7 +139,7 @@ def _rendered(config: ml_collections.ConfigDict, size: tuple[int, int]) -> None:
 
 
 def _small(config: ml_collections.ConfigDict) -> None:
-  """The `conv` model at 32 x 48 pixels, for gentler scenes."""
+  """Sets the `conv` model at 32 x 48 pixels, with simpler scenes."""
   _rendered(config, (32, 48))
   config.data.source_args.rendered.update(
     num_train=100_000, texture_scale=(0.7, 2.0), texture_detail=6.0
@@ -174,7 +174,7 @@ def _small(config: ml_collections.ConfigDict) -> None:
     num_self_attend_heads=4,
   )
   config.model.decoder.decoded_channels = 32
-  # The severity is at a half when the run ends.
+  # The severity reaches 0.5 at the end of the run.
   config.data.curriculum.update(opening_share=0.5, rise_share=1.0)
   config.optimizer.name = "adamw"
   config.optimizer.learning_rate = 1.5e-3
@@ -184,11 +184,12 @@ def _small(config: ml_collections.ConfigDict) -> None:
 
 
 def _smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """The same on a few small pairs, with a tiny model."""
+  """Shortens the run: a few small pairs, a tiny model."""
   separate = not config.model.adapter.concat_frames
   stem = config.model.adapter.use_convolutions
   config = base.smoke(config)
-  config.published = ml_collections.ConfigDict()  # Of another model and data.
+  # The published errors are of another model and other data.
+  config.published = ml_collections.ConfigDict()
   _rendered(config, (16, 24))
   config.data.source_args.rendered.update(num_train=64, num_test=16)
   grid = (4, 6) if stem else (16, 24)

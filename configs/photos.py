@@ -1,18 +1,18 @@
-"""Photo crops: the ImageNet recipe of Perceiver IO made small.
+"""Photo crops: a small version of Perceiver IO's ImageNet recipe.
 
   python -m experiments.train --config=configs/photos.py --workdir=runs/photos
 
 Data: crops of 17 photos that ship with scikit-image and scikit-learn; the label
 is the photo, and held-out crops come from a third of each photo that is never
-trained on (`perceiver_jax/data/photos.py`). Nothing is downloaded. It shows
-that all of the recipe works together on real pictures; it says nothing about
-ImageNet.
+trained on (`perceiver_jax/data/images/photos.py`). Nothing is downloaded. The
+run shows that the whole recipe works together on real images; it says nothing
+about accuracy on ImageNet.
 
-Structure and recipe are those of `configs/imagenet.py:fourier` (IO, section 4.5
-and app. A.1): Fourier features, a class query, LAMB flat and then a cosine,
-Inception crops, flips, RandAugment, MixUp and CutMix, label smoothing. Chosen
-for two CPU cores: the sizes, the length of the run, RandAugment's 2 layers,
-50 warm-up steps and averaged parameters.
+Architecture and recipe are those of `configs/imagenet.py:fourier` (IO, section
+4.5 and app. A.1): Fourier features, a class query, LAMB with a constant rate
+and then a cosine, Inception crops, flips, RandAugment, MixUp, CutMix and label
+smoothing. Chosen for two CPU cores: the sizes, the length of the run,
+RandAugment's 2 layers, 50 warm-up steps and averaged parameters.
 
 Variants:
   "" (none): the model above.
@@ -26,7 +26,7 @@ from perceiver_jax.data.images import photos
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-  """The config of a variant; see the module's docstring."""
+  """Returns the config of a variant; see the module's docstring."""
   (), smoke = base.parse(variant, choices=())
   config = base.image_classification()
   config.num_steps = 2000
