@@ -18,26 +18,26 @@ pytest_plugins = ["entry_points"]
 
 jaxtyping.install_import_hook("perceiver_jax.models", "beartype.beartype")
 
-# Programs of tests run for a moment, and XLA takes seconds to optimise them.
+# Tests run a program for milliseconds; XLA would take seconds to optimize it.
 _QUICK_XLA = (
   " --xla_backend_optimization_level=0"
   " --xla_llvm_disable_expensive_passes=true"
   " --xla_cpu_parallel_codegen_split_count=1"
 )
-# Later ones do not know this flag, and end the process at one they don't know.
+# Newer versions don't have this flag, and XLA aborts on unknown flags.
 if jax.__version_info__ < (0, 11):
   _QUICK_XLA += " --xla_cpu_use_fusion_emitters=false"
 
 
 def pytest_configure(config):
-  # Slow tests have their programs optimised, as users do.
+  # Slow tests run optimized programs, as users do.
   if config.getoption("markexpr") == "not slow":
     os.environ["XLA_FLAGS"] += _QUICK_XLA
 
 
 def pytest_collection_finish():
-  # Tracing makes so many objects that looking for garbage takes a quarter of
-  # it; what is imported by now stays anyway.
+  # Garbage collection would take a quarter of the time of tracing. Imported
+  # modules are never collected anyway.
   gc.freeze()
   gc.set_threshold(100_000, 50, 100)
 
@@ -50,9 +50,9 @@ def _parsed_flags():
 
 @pytest.fixture(scope="session")
 def compile_cache(tmp_path_factory):
-  """Environment of programs that share what XLA has compiled for any of them.
+  """Returns the environment of programs that share one compilation cache.
 
-  Nothing is optimised much: they run for a few steps only.
+  XLA hardly optimizes them, since they run for a few steps only.
   """
   return {
     "XLA_FLAGS": _QUICK_XLA if _QUICK_XLA in os.environ["XLA_FLAGS"] else "",
@@ -65,7 +65,7 @@ def compile_cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def compiling_once(compile_cache):
-  """A context manager that does the same for this process."""
+  """Returns a context manager that uses `compile_cache` in this process."""
 
   @contextlib.contextmanager
   def compiling_once():
@@ -92,21 +92,21 @@ def compiling_once(compile_cache):
 
 @pytest.fixture(scope="module")
 def compile_once(compiling_once):
-  """The same for the tests of a module."""
+  """Uses `compile_cache` for the tests of a module."""
   with compiling_once():
     yield
 
 
 @pytest.fixture
 def no_report(monkeypatch):
-  """Draws no curves, which takes longer than a tiny run."""
+  """Writes no report, since plotting takes longer than a tiny run."""
   monkeypatch.setattr("perceiver_jax.viz.report.write_report", lambda *_: None)
 
 
 @pytest.fixture(scope="session")
 def program(compile_cache):
-  """Starts a `Program`, which shares what is compiled with the others."""
-  # Not above: the tests of the models need none of what it imports.
+  """Returns a function that starts a `Program` with `compile_cache`."""
+  # Imported here because tests of the models don't need what it imports.
   from tiny_runs import Program
 
   def start(folder, *args, environment=None, **kwargs):

@@ -1,4 +1,4 @@
-"""Entry points called in this process, and a run to call them on."""
+"""Fixtures that call entry points in this process, and a finished run."""
 
 import contextlib
 import importlib
@@ -18,7 +18,7 @@ SMOKE = f"--config={runs.ROOT / 'configs' / 'digits.py'}:smoke"
 
 
 class Done(NamedTuple):
-  """What a program left behind: exit status, stdout, stderr."""
+  """Exit status and output of a program."""
 
   status: int
   out: str
@@ -28,11 +28,11 @@ class Done(NamedTuple):
 def _call(name, *arguments):
   module = importlib.import_module(f"experiments.{name}")
   before, argv = flagsaver.save_flag_values(), sys.argv
-  # Configs read their overrides from here.
+  # `config_flags` reads the overrides of a config from `sys.argv`.
   sys.argv = [f"{name}.py", *map(str, arguments)]
   out, err = io.StringIO(), io.StringIO()
   flags.FLAGS.unparse_flags()
-  # A new process has no config loaded, not even another one.
+  # A new process would not have imported a config before.
   sys.modules.pop("config_config", None)
   try:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -49,19 +49,19 @@ def _call(name, *arguments):
 
 @pytest.fixture(scope="session")
 def call():
-  """call("train", "--workdir=...") as a shell would; returns `Done`."""
+  """Returns a function that calls an entry point: call("train", "--a=b")."""
   return _call
 
 
 @pytest.fixture(scope="session")
 def smoke_flag():
-  """--config of the digits' smoke variant."""
+  """Returns the --config flag of the digits' smoke variant."""
   return SMOKE
 
 
 @pytest.fixture(scope="session")
 def trained_once(tmp_path_factory, compiling_once):
-  """Folder and `Done` of a run of the smoke config; only read it."""
+  """Returns folder and `Done` of a run of the smoke config; do not write."""
   folder = tmp_path_factory.mktemp("runs") / "trained"
   with compiling_once():
     done = _call("train", f"--workdir={folder}", SMOKE, "--num_devices=1")
@@ -71,13 +71,13 @@ def trained_once(tmp_path_factory, compiling_once):
 
 @pytest.fixture
 def trained(trained_once, tmp_path):
-  """A copy of the folder of a finished run."""
+  """Returns a copy of the folder of a finished run."""
   return shutil.copytree(trained_once[0], tmp_path / "trained")
 
 
 @pytest.fixture
 def refuses(call):
-  """Checks that a call is refused in one line which has all `parts`."""
+  """Returns a function that checks the error line of a refused call."""
 
   def refuses(name, *arguments, parts, status=2):
     done = call(name, *arguments)

@@ -12,9 +12,10 @@ _STEPS = 60  # Of the fixed-point iteration.
 
 
 def backward_flow(layers: Sequence[Layer], pair: Pair) -> np.ndarray:
-  """Returns the flow from the second frame to the first, by fixed point.
+  """Returns the flow from the second frame to the first.
 
-  It is as exact as the forward flow, but takes a hundred times as long.
+  A fixed-point iteration makes it as exact as the forward flow, and a hundred
+  times as slow.
 
   Returns:
     float32 [H, W, 2].
@@ -23,21 +24,21 @@ def backward_flow(layers: Sequence[Layer], pair: Pair) -> np.ndarray:
   places = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1)
   result = np.zeros_like(pair.flow)
   for number, layer in enumerate(layers):
-    shows = pair.labels[1] == number
-    if not shows.any():
+    visible = pair.labels[1] == number
+    if not visible.any():
       continue
-    target = places[shows].astype(np.float64)
+    target = places[visible].astype(np.float64)
     matrix = inverted(layer.motion.matrix)
     back = lambda y, matrix=matrix: y @ matrix[:, :2].T + matrix[:, 2]
     x = back(target)
     for _ in range(_STEPS):
       x = back(target - _bend_at(layer, x))
-    result[shows] = x - target
+    result[visible] = x - target
   return result
 
 
 def _bend_at(layer: Layer, points: np.ndarray) -> np.ndarray:
-  """Interpolates the bend of a motion linearly at points [n, 2]; [n, 2]."""
+  """Interpolates the bend of a motion linearly at points [n, 2]."""
   motion = layer.motion
   if motion.bend is None:
     return np.zeros_like(points)

@@ -9,7 +9,7 @@ import perceiver_jax
 from perceiver_jax import api
 
 
-def test_exports_are_those_of_the_api():
+def test_the_package_exports_the_names_of_its_api_with_docstrings():
   assert perceiver_jax.__all__ == api.__all__
   for name in api.__all__:
     assert getattr(perceiver_jax, name) is getattr(api, name)
@@ -18,7 +18,7 @@ def test_exports_are_those_of_the_api():
   assert not hasattr(perceiver_jax, "no_such_name")
 
 
-def test_import_is_light():
+def test_importing_the_package_imports_neither_jax_nor_data_libraries():
   code = (
     "import sys, perceiver_jax; assert 'jax' not in sys.modules;"
     "perceiver_jax.transform;"
@@ -28,12 +28,12 @@ def test_import_is_light():
 
 
 def test_overrides_change_only_the_leaves_they_name():
-  want = perceiver_jax.get_spec("imagenet_fourier")
+  expected = perceiver_jax.get_spec("imagenet_fourier")
   spec = perceiver_jax.get_spec(
     "imagenet_fourier", num_classes=3, encoder={"num_latents": 4}
   )
-  want["num_classes"], want["encoder"]["num_latents"] = 3, 4
-  assert spec == want
+  expected["num_classes"], expected["encoder"]["num_latents"] = 3, 4
+  assert spec == expected
 
 
 def test_an_override_with_a_kind_replaces_the_section():
@@ -42,7 +42,7 @@ def test_an_override_with_a_kind_replaces_the_section():
   assert spec["decoder"] == decoder
 
 
-def test_inputs_of_a_published_model():
+def test_published_models_have_input_shapes_and_others_are_refused():
   shape = perceiver_jax.input_shapes("modelnet40", batch_size=2).shape
   assert shape == (2, 2048, 3)
   assert "modelnet40" in perceiver_jax.published_models()

@@ -1,4 +1,4 @@
-"""Runs for the tests of the loop and the entry points, and what they leave."""
+"""Tiny runs for tests of the loop and the entry points, and their results."""
 
 import contextlib
 import json
@@ -26,10 +26,10 @@ FEATURES, CLASSES = 5, 3
 
 
 class TinyTask:
-  """Compiles in a moment, and has every kind of state a run can have.
+  """A task that compiles quickly and has every kind of state a run can have.
 
-  Noise from the keys of the examples and from the data pipeline, batch
-  statistics, and a last evaluation batch that is padded.
+  It draws noise on the device and in the data pipeline, has batch statistics,
+  and pads its last evaluation batch.
   """
 
   primary_metric = "eval/accuracy"
@@ -68,10 +68,10 @@ class TinyTask:
       outputs, batch["label"]
     )
     weights = batch.get("mask", jnp.ones_like(losses))
-    right = metrics.in_top_k(outputs, batch["label"], 1)
+    correct = metrics.in_top_k(outputs, batch["label"], 1)
     return {
       "loss": metrics.weighted(losses, weights),
-      "accuracy": metrics.weighted(right, weights),
+      "accuracy": metrics.weighted(correct, weights),
     }
 
   metrics = loss
@@ -86,12 +86,12 @@ class TinyTask:
     return len(self._source(40))
 
   def train_dataset(self, **shard):
-    shake = lambda example, rng: {
+    add_noise = lambda example, rng: {
       **example,
       "x": example["x"] + rng.normal(size=FEATURES).astype(np.float32) / 10,
     }
     return pipeline.train_dataset(
-      self._source(40), seed=self._seed, transform=shake, **shard
+      self._source(40), seed=self._seed, transform=add_noise, **shard
     )
 
   def eval_datasets(self, **shard):
@@ -111,13 +111,13 @@ class TinyTask:
 
 
 def tiny_config(**leaves):
-  """12 steps; intervals that do not fall together.
+  """Returns a config of 12 steps, whose intervals do not coincide.
 
   Args:
-    **leaves: to set, "__" for the dot: checkpoint__every_steps=1.
+    **leaves: Leaves to set; "__" stands for a dot: checkpoint__every_steps=1.
   """
   config = base.run()
-  # What exported weights must say; the task makes nothing of it.
+  # Exported weights need a spec; the task ignores it.
   config.model = {
     "adapter": {},
     "encoder": {},
@@ -134,14 +134,14 @@ def tiny_config(**leaves):
 
 
 def train(folder, config=None, task=None, num_devices=1):
-  """Starts a run, or goes on with it; returns its outcome."""
+  """Starts or resumes a run; returns its outcome."""
   config = tiny_config() if config is None else config
   task = task or TinyTask(config.seed)
   return loop.Trainer(config, task, Path(folder), num_devices).run()
 
 
 def records(folder):
-  """The lines of metrics.jsonl, without those that measure speed."""
+  """Returns the records of metrics.jsonl without measurements of speed."""
   lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
   return [
     {k: v for k, v in json.loads(line).items() if not k.startswith("speed/")}
@@ -150,27 +150,27 @@ def records(folder):
 
 
 def checkpoint_steps(folder):
-  """Those of finished checkpoints."""
+  """Returns the steps of all finished checkpoints."""
   names = [p.name for p in (Path(folder) / "checkpoints").iterdir()]
   return sorted(int(name) for name in names if name.isdecimal())
 
 
 def arrays(folder, at=None):
-  """Every array of the newest, or of one, checkpoint by name."""
+  """Returns the arrays by name of the checkpoint of a step, or the latest."""
   at = checkpoint_steps(folder)[-1] if at is None else at
   path = (Path(folder) / "checkpoints" / str(at) / "state").resolve()
   reader = ocp.StandardCheckpointer()
-  # Whatever devices it was saved on.
+  # Restores to one device, whatever the devices it was saved on.
   here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  wanted = jax.tree.map(
+  abstract = jax.tree.map(
     lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here),
     dict(reader.metadata(path).item_metadata),
   )
-  return jax.tree.map(np.asarray, reader.restore(path, wanted))
+  return jax.tree.map(np.asarray, reader.restore(path, abstract))
 
 
 def state(folder, at=None):
-  """The same as (type, shape, bytes)."""
+  """Returns `arrays`, each as (type, shape, bytes)."""
   return {
     name: (str(array.dtype), array.shape, array.tobytes())
     for name, array in arrays(folder, at).items()
@@ -178,23 +178,26 @@ def state(folder, at=None):
 
 
 def assert_same_end(folder, reference):
-  """The same last state and records, bit by bit."""
+  """Asserts that two runs have bitwise the same last state and records."""
   assert checkpoint_steps(folder)[-1] == checkpoint_steps(reference)[-1]
-  found, wanted = state(folder), state(reference)
-  assert found.keys() == wanted.keys()
-  assert [name for name in wanted if found[name] != wanted[name]] == []
+  actual, expected = state(folder), state(reference)
+  assert actual.keys() == expected.keys()
+  assert [name for name in expected if actual[name] != expected[name]] == []
   assert records(folder) == records(reference)
 
 
 def assert_alike(folder, reference):
-  """The same to 1e-5, as on other devices, which add in another order."""
-  found, wanted = arrays(folder), arrays(reference)
-  assert found.keys() == wanted.keys()
-  for name, array in wanted.items():
-    # No output depends on the bias of keys: its gradient is rounding noise,
-    # which the optimizer brings to the size of any other.
+  """Asserts that two runs agree to 1e-5.
+
+  Runs on different numbers of devices sum in different orders.
+  """
+  actual, expected = arrays(folder), arrays(reference)
+  assert actual.keys() == expected.keys()
+  for name, array in expected.items():
+    # No output depends on the bias of the keys. Its gradient is rounding noise
+    # that the optimizer scales to the size of any other update.
     if not name.endswith("attention/key.b"):
-      np.testing.assert_allclose(found[name], array, 1e-5, 1e-5, err_msg=name)
+      np.testing.assert_allclose(actual[name], array, 1e-5, 1e-5, err_msg=name)
   for mine, theirs in zip(records(folder), records(reference), strict=True):
     assert mine.keys() == theirs.keys()
     for name, value in theirs.items():
@@ -202,20 +205,20 @@ def assert_alike(folder, reference):
 
 
 def contents(folder):
-  """Every file under a folder with its bytes."""
+  """Returns the bytes of every file under a folder by its relative path."""
   files = (p for p in Path(folder).rglob("*") if p.is_file())
   return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
 class Crash(Exception):
-  """A run that ends without being asked, in the middle of it."""
+  """Ends a run in the middle of a step."""
 
 
 def stop_at(reasons):
-  """A stand-in for `interrupts.Interrupts`.
+  """Returns a stand-in for `interrupts.Interrupts`.
 
   Args:
-    reasons: why to stop by step; an exception is raised.
+    reasons: Why to stop, by step; an exception is raised.
   """
 
   class Interrupts:
@@ -235,7 +238,7 @@ def stop_at(reasons):
 
 
 ROOT = Path(__file__).parents[1]
-# Intervals that do not fall together.
+# Intervals that do not coincide.
 LEAVES = {
   "num_steps": 40,
   "eval_every_steps": 15,
@@ -245,14 +248,14 @@ LEAVES = {
 
 
 class Program:
-  """An entry point on the digits, in a process of its own.
+  """An entry point that runs on the digits in its own process.
 
   Args:
-    folder: its workdir.
-    leaves: of the config, added to `LEAVES`.
-    flags: others.
-    environment: added to this process's own.
-    name: of the entry point.
+    folder: The workdir.
+    leaves: Leaves of the config, added to `LEAVES`.
+    flags: Other flags.
+    environment: Variables added to the environment of this process.
+    name: Name of the entry point.
   """
 
   def __init__(
@@ -275,13 +278,14 @@ class Program:
     )
 
   def wait_for(self, step):
-    """Until the records say that `step` was taken, in this life or before."""
+    """Waits until `step` is recorded, by this process or an earlier one."""
     line = f'{{"step": {step},'
     return self.wait_until(
       lambda: self._metrics.exists() and line in self._metrics.read_text()
     )
 
   def wait_until(self, condition):
+    """Waits until `condition()` is true; fails if the process ends before."""
     end = time.monotonic() + 150
     while time.monotonic() < end and self._process.poll() is None:
       if condition():
@@ -289,14 +293,14 @@ class Program:
       time.sleep(0.001)
     raise AssertionError(self.end(signal.SIGKILL))
 
-  def send(self, number):
+  def send(self, signal_number):
     """Sends a signal."""
-    self._process.send_signal(number)
+    self._process.send_signal(signal_number)
 
-  def end(self, number=None):
+  def end(self, signal_number=None):
     """Sends a signal if one is given; returns status, stdout and stderr."""
-    if number is not None:
-      self.send(number)
+    if signal_number is not None:
+      self.send(signal_number)
     try:
       out, err = self._process.communicate(timeout=200)
     except subprocess.TimeoutExpired:
@@ -305,7 +309,7 @@ class Program:
     return self._process.returncode, out, err
 
   def kill(self):
-    """Ends it if it still runs."""
+    """Kills the process if it still runs."""
     if self._process.poll() is None:
       self._process.kill()
       self._process.communicate()

@@ -1,4 +1,4 @@
-"""Tiny data sets as TensorFlow Datasets prepares them, made without it."""
+"""Writes tiny data sets in the format of TensorFlow Datasets."""
 
 import json
 
@@ -11,7 +11,7 @@ IMAGENET_VERSION = "5.1.0"
 
 
 def classification(*, with_names=False, classes=("cat", "dog")):
-  """Features of an image classification data set; names as ImageNet has."""
+  """Returns features of labeled images, with file names as ImageNet has."""
   spec = {
     "image": tfds_features.Image(shape=(None, None, 3)),
     "label": tfds_features.ClassLabel(names=list(classes)),
@@ -20,7 +20,7 @@ def classification(*, with_names=False, classes=("cat", "dog")):
 
 
 def record(image, label, file_name=None):
-  """One example: bytes of an encoded image, its label and its name."""
+  """Returns a serialized example: an encoded image, its label and its name."""
   example = tf_example_pb2.Example()
   feature = example.features.feature
   feature["image"].bytes_list.value.append(image)
@@ -31,7 +31,7 @@ def record(image, label, file_name=None):
 
 
 def glue_mnli(directory):
-  """Prepares `glue/mnli`: three examples to train on and a secret one."""
+  """Prepares `glue/mnli`: three labeled examples and an unlabeled test one."""
   spec = {
     "premise": tfds_features.Text(),
     "hypothesis": tfds_features.Text(),
@@ -44,13 +44,13 @@ def glue_mnli(directory):
     values(idx=7 - i, label=i, premise=f"é{i}", hypothesis="h")
     for i in range(3)
   ]
-  secret = [values(idx=4, label=-1, premise="p", hypothesis="h")]
-  splits = {"train": rows, "test_matched": secret}
+  test = [values(idx=4, label=-1, premise="p", hypothesis="h")]
+  splits = {"train": rows, "test_matched": test}
   prepare(directory, "glue/mnli", spec, splits, version="2.0.0")
 
 
 def values(**features):
-  """One example: strings, floats and integers by feature."""
+  """Returns a serialized example of strings, floats and integers."""
   example = tf_example_pb2.Example()
   for name, value in features.items():
     feature = example.features.feature[name]
@@ -64,15 +64,15 @@ def values(**features):
 
 
 def prepare(directory, name, spec, splits, shard_size=100, version="1.0.0"):
-  """Writes what `download_and_prepare`, which needs TensorFlow, leaves.
+  """Writes the files that `download_and_prepare` would write with TensorFlow.
 
   Args:
-    directory: the `data_dir`.
-    name: of the data set, with its config after a slash if it has any.
-    spec: its features.
-    splits: serialized examples of each split.
-    shard_size: most examples in a file.
-    version: of the data set; where TFDS knows it, one that it knows.
+    directory: The `data_dir`.
+    name: Name of the data set, with its config, if any, after a slash.
+    spec: Features of the data set.
+    splits: Serialized examples by split.
+    shard_size: Largest number of examples per file.
+    version: Version of the data set; TFDS must know it if it knows the name.
 
   Returns:
     The folder of the files.
@@ -96,7 +96,7 @@ def prepare(directory, name, spec, splits, shard_size=100, version="1.0.0"):
 
 
 def _write(folder, name, split, records, shard_size):
-  """Writes the files of a split; what `dataset_info.json` says of it."""
+  """Writes the files of a split; returns its entry for dataset_info.json."""
   starts = range(0, len(records), shard_size)
   lengths = []
   for number, start in enumerate(starts):

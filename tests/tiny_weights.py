@@ -90,7 +90,7 @@ def autoencoder():
 
 
 def random(spec, raw, scale=1.0):
-  """Returns random weights of a model, without compilation."""
+  """Returns random weights of a model without compiling it."""
   rng = np.random.default_rng(0)
   params, state = model.abstract_variables(spec, raw)
   draw = lambda x: (scale * rng.normal(size=x.shape)).astype(x.dtype)

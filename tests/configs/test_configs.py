@@ -1,4 +1,4 @@
-"""What holds for every file in `configs/`."""
+"""Tests of every file in `configs/`."""
 
 import importlib
 import json
@@ -29,10 +29,10 @@ def module(name):
 
 
 def variants(name):
-  """As its docstring lists them, and each cut short."""
+  """Returns the variants in a config's docstring, and each as a smoke run."""
   listed = module(name).__doc__.split("Variants:")[1]
   names = re.findall(r'^  ("?[\w-]*"?)(?: \(none\))?: ', listed, re.MULTILINE)
-  names = [found.strip('"') for found in names]
+  names = [name.strip('"') for name in names]
   return [*names, *(f"{v},smoke" for v in names if v != "smoke")]
 
 
@@ -40,6 +40,7 @@ CASES = [(name, variant) for name in FILES for variant in variants(name)]
 
 
 def leaves(config, path=""):
+  """Yields the path and the value of every leaf."""
   for name, value in config.items():
     if isinstance(value, ml_collections.ConfigDict):
       yield from leaves(value, f"{path}{name}.")
@@ -47,7 +48,7 @@ def leaves(config, path=""):
       yield path + name, value
 
 
-def test_there_are_configs():
+def test_configs_and_variants_are_listed():
   assert "digits" in FILES
   assert ("digits", "smoke") in CASES
 
@@ -71,7 +72,7 @@ def test_every_leaf_can_be_set_on_the_command_line(name, variant, monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "variant"), CASES)
-def test_a_config_survives_its_file(name, variant, tmp_path):
+def test_a_config_can_be_stored_as_json(name, variant):
   config = module(name).get_config(variant).to_dict()
   assert json.loads(json.dumps(config)).keys() == config.keys()
 
@@ -95,10 +96,10 @@ def test_the_model_and_the_optimizer_can_be_built(name, variant):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_config_is_its_own_lab_note(name):
-  note = module(name).__doc__
-  assert f"python -m experiments.train --config=configs/{name}.py" in note
-  assert "Variants:" in note
+def test_the_docstring_of_a_config_has_its_command_and_variants(name):
+  docstring = module(name).__doc__
+  assert f"python -m experiments.train --config=configs/{name}.py" in docstring
+  assert "Variants:" in docstring
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -126,17 +127,17 @@ def test_smoke_runs_are_short(name, variant):
     ("b,", ("b", False)),
   ],
 )
-def test_parse(variant, expected):
+def test_parse_splits_a_variant_from_smoke(variant, expected):
   assert base.parse(variant, ("a", "b"), "a") == expected
 
 
 @pytest.mark.parametrize("variant", ["c", "b,c", "B", " b", "a,b"])
-def test_parse_refuses(variant):
+def test_parse_refuses_unknown_variants(variant):
   with pytest.raises(UserError, match=r"choose .*a, b, smoke"):
     base.parse(variant, ("a", "b"), "a")
 
 
-def test_smoke_keeps_what_is_not_about_size():
+def test_a_smoke_run_keeps_optimizer_data_and_decoder():
   config, short = (module("digits").get_config(v) for v in ("", "smoke"))
   assert short.optimizer.name == config.optimizer.name
   assert short.data == config.data
@@ -153,26 +154,28 @@ def test_smoke_keeps_what_is_not_about_size():
     ("jft_conv", 0, {0: 2e-4, 0.53: 2e-4, 1: 0}),
   ],
 )
-def test_imagenet_rates_are_the_papers(variant, epochs, rates):
+def test_imagenet_learning_rates_are_those_of_the_papers(
+  variant, epochs, rates
+):
   config = module("imagenet").get_config(variant)
   assert config.num_epochs == epochs
   steps = config_checks.num_steps(config, 1_281_167)
   if epochs == 110:
     assert steps == 137_626  # The last batch is filled from another epoch.
   _, schedule = optimizers.from_config(config.optimizer, steps, 1024)
-  for at, rate in rates.items():
-    assert float(schedule(at * steps)) == pytest.approx(rate, abs=2e-6)
+  for share, rate in rates.items():
+    assert float(schedule(share * steps)) == pytest.approx(rate, abs=2e-6)
   # A smaller batch has a proportionally smaller rate, as in the authors' code.
   _, schedule = optimizers.from_config(config.optimizer, steps, 256)
   assert float(schedule(0)) == pytest.approx(rates[0] / 4)
 
 
-def test_imagenet_rows_are_told_apart():
+def test_imagenet_variants_differ_and_cite_their_published_accuracy():
   get = module("imagenet").get_config
   listed = [v for v in variants("imagenet") if "smoke" not in v]
   models = {v: str(get(v).model) for v in listed}
-  # The same model trained in another way: the single cross-attend of both
-  # papers, and what is permuted.
+  # `icml_1` and `fourier_average` are one model that the two papers train in
+  # different ways.
   assert len(set(models.values())) == len(models) - 1
   assert models["icml_1"] == models["fourier_average"]
   for variant in listed:
@@ -180,31 +183,29 @@ def test_imagenet_rows_are_told_apart():
     assert published or variant == "icml_cross_only_12"
     if published:
       percent = f"{100 * published['accuracy']:.1f}."
-      line = re.search(rf"^  {variant}: .*(?:\n    .*)*", _note(), re.MULTILINE)
-      assert percent in line[0], variant
+      assert percent in _description("imagenet", variant), variant
 
 
-def _note(name="imagenet"):
-  return module(name).__doc__
+def _description(name, variant):
+  """Returns the lines of a config's docstring that describe a variant."""
+  pattern = rf"^  {variant}: .*(?:\n    .*)*"
+  return re.search(pattern, module(name).__doc__, re.MULTILINE)[0]
 
 
 @pytest.mark.parametrize(
   ("name", "metric", "scale"),
   [("audioset", "mAP", 100), ("kinetics", "video_psnr", 1)],
 )
-def test_published_scores_are_those_of_the_note(name, metric, scale):
+def test_published_metrics_are_those_of_the_docstring(name, metric, scale):
   listed = [v for v in variants(name) if "smoke" not in v and "small" not in v]
   for variant in listed:
     published = module(name).get_config(variant).published
-    shown = f"{scale * published[metric]:.2f}".rstrip("0")
-    line = re.search(
-      rf"^  {variant}: .*(?:\n    .*)*", _note(name), re.MULTILINE
-    )
-    assert shown in line[0], variant
+    value = f"{scale * published[metric]:.2f}".rstrip("0")
+    assert value in _description(name, variant), variant
   assert len(listed) == {"audioset": 16, "kinetics": 4}[name]
 
 
-def test_audioset_rows_of_the_first_paper_have_imagenets_latents():
+def test_audioset_rows_of_the_first_paper_have_the_latents_of_imagenet():
   get = module("audioset").get_config
   rows = ("raw", "mel", "video", "raw_video", "mel_video", "mel_video_tuned")
   for row in rows:

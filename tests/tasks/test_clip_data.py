@@ -52,7 +52,7 @@ def test_files_are_those_of_what_the_model_takes(tmp_path):
     "label,youtube_id,time_start,time_end\na,v,0,2"
   )
   tiny_clips.write_clip(tmp_path / "z" / "v.mp4")
-  tiny_clips.write_sound(tmp_path / "a" / "v.wav", 2, 48_000, 1)
+  tiny_clips.write_audio(tmp_path / "a" / "v.wav", 2, 48_000, 1)
   data = _data(source="files")
   data.source_args.files.directory = str(tmp_path)
   for modalities, suffix in ((BOTH, "mp4"), (("audio",), "wav")):

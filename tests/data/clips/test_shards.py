@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-import tiny_clips as making
+import tiny_clips
 from array_record.python import array_record_module
 
 from perceiver_jax.data.clips import shards as clip_shards
@@ -18,7 +18,9 @@ WINDOW = Window(8, 25.0, 8 * 1920, 48_000, (16, 16))
 
 
 def record(frames=50, seconds=2.0):
-  return clip_shards.encode(list(making.pictures(frames)), making.tone(seconds))
+  return clip_shards.encode(
+    list(tiny_clips.gray_frames(frames)), tiny_clips.tone(seconds)
+  )
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def test_any_part_of_a_stored_clip(place, first):
   assert found["image"].shape == (8, 16, 16, 3)
   levels = found["image"].mean((1, 2, 3)) / 4
   np.testing.assert_allclose(levels, first + np.arange(8), atol=0.5)
-  want = making.tone(2)[first * 1920 :][:15_360]
+  want = tiny_clips.tone(2)[first * 1920 :][:15_360]
   np.testing.assert_allclose(found["audio"], want, atol=1e-4)
 
 
@@ -60,12 +62,12 @@ def test_frames_at_another_rate():
 
 
 def test_what_is_not_stored_is_not_returned():
-  silent = clip_shards.encode(list(making.pictures(9)), np.zeros((0, 1)))
+  silent = clip_shards.encode(list(tiny_clips.gray_frames(9)), np.zeros((0, 1)))
   window = WINDOW._replace(num_samples=0)
   assert clip_shards.decode(silent, window, 0, RATES).keys() == {"image"}
   # Shorter than what may be missing: there must be something all the same.
   short = Window(2, 25.0, 1920, 48_000, (16, 16))
-  nothing = clip_shards.encode([], making.tone(1.0))
+  nothing = clip_shards.encode([], tiny_clips.tone(1.0))
   for record_, window in (
     (silent, WINDOW),
     (silent, short),

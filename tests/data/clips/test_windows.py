@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
-import tiny_clips as making
+import tiny_clips
 
 from perceiver_jax.data.clips import av_decoding, shard_writer, windows
 from perceiver_jax.data.clips import files as clip_files
@@ -260,16 +260,20 @@ def test_generated_clips_can_be_just_pairs():
 def folder(tmp_path_factory):
   """Clips of two classes in folders, some of them bad."""
   root = tmp_path_factory.mktemp("clips")
-  making.write_clip(root / "train" / "b" / "good.mp4")
-  making.write_clip(root / "train" / "a" / "good.mp4")
-  making.write_clip(root / "train" / "a" / "silent.mp4", sound=False)
-  making.write_clip(root / "train" / "a" / "short.mp4", seconds=0.2)
-  making.cut(making.write_clip(root / "train" / "a" / "truncated.mp4"))
-  making.corrupt(making.write_clip(root / "train" / "a" / "corrupt.mp4"))
+  tiny_clips.write_clip(root / "train" / "b" / "good.mp4")
+  tiny_clips.write_clip(root / "train" / "a" / "good.mp4")
+  tiny_clips.write_clip(root / "train" / "a" / "silent.mp4", audio=False)
+  tiny_clips.write_clip(root / "train" / "a" / "short.mp4", seconds=0.2)
+  tiny_clips.truncate(
+    tiny_clips.write_clip(root / "train" / "a" / "truncated.mp4")
+  )
+  tiny_clips.corrupt(
+    tiny_clips.write_clip(root / "train" / "a" / "corrupt.mp4")
+  )
   (root / "train" / "a" / "empty.mp4").write_bytes(b"")
   (root / "train" / "a" / ".hidden.mp4").write_bytes(b"")
-  making.write_sound(root / "train" / "b" / "8k.wav", 2, 8_000, 1)
-  making.write_sound(root / "train" / "b" / "96k.flac", 2, 96_000, 2)
+  tiny_clips.write_audio(root / "train" / "b" / "8k.wav", 2, 8_000, 1)
+  tiny_clips.write_audio(root / "train" / "b" / "96k.flac", 2, 96_000, 2)
   return root
 
 
@@ -295,7 +299,7 @@ def test_pictures_and_sound_are_of_the_same_moment(folder, place, first):
   levels = found["image"].mean((1, 2, 3)) / 4
   np.testing.assert_allclose(levels, first + np.arange(8), atol=0.7)
   assert found["audio"].shape == (15_360, 1)
-  want = making.tone(2)[first * 1920 :][:15_360]
+  want = tiny_clips.tone(2)[first * 1920 :][:15_360]
   assert np.abs(found["audio"] - want)[2000:-2000].max() < 0.05
 
 
@@ -336,7 +340,7 @@ def test_sound_of_any_rate_comes_at_one(folder, name):
   assert found.keys() == {"audio"}
   assert found["audio"].shape == (15_360, 1)
   start = round(0.25 * (2 - 0.32) * 48_000)
-  want = making.tone(2)[start:][:15_360]
+  want = tiny_clips.tone(2)[start:][:15_360]
   assert np.abs(found["audio"] - want)[1000:-1000].max() < 0.02
 
 
@@ -348,7 +352,7 @@ def test_pictures_alone_need_no_sound(folder):
 
 def test_frames_of_a_varying_rate_come_when_they_are_shown(tmp_path):
   shown = [0, 40, 400, 440, 480, 900, 1000]
-  path = making.write_variable(tmp_path / "x.mkv", shown)
+  path = tiny_clips.write_variable_rate(tmp_path / "x.mkv", shown)
   segment = clip_files.Segment(str(path))
   window = Window(10, 10.0, 0, 1, (16, 16))
   found = clip_files.read_window(segment, window, 0.0)["image"]
@@ -412,7 +416,7 @@ def test_parts_of_whole_videos(audioset):
 
 
 def test_a_part_ends_where_the_list_says(tmp_path):
-  path = making.write_clip(tmp_path / "x.mp4", 3.0)
+  path = tiny_clips.write_clip(tmp_path / "x.mp4", 3.0)
   segment = clip_files.Segment(str(path), 1.0, 2.0)
   found = clip_files.read_window(segment, SILENT, 1.0)["image"]
   levels = found.mean((1, 2, 3)) / 4
@@ -423,7 +427,7 @@ def test_a_part_ends_where_the_list_says(tmp_path):
 def test_a_file_that_does_not_say_how_long_it_is_is_measured(
   tmp_path, place, first
 ):
-  path = making.write_live(tmp_path / "live.mkv")
+  path = tiny_clips.write_without_duration(tmp_path / "live.mkv")
   with av_decoding.opened(path, "video") as track:
     assert not track.duration
     assert not track.container.duration
@@ -435,7 +439,7 @@ def test_a_file_that_does_not_say_how_long_it_is_is_measured(
 
 
 def test_a_part_after_the_end_is_refused(tmp_path):
-  path = str(making.write_clip(tmp_path / "x.mp4", 1.0))
+  path = str(tiny_clips.write_clip(tmp_path / "x.mp4", 1.0))
   late = clip_files.Segment(path, 3.0, 13.0)
   settings = shard_writer.Settings(25.0, 48_000, 16, 90)
   for read in (
@@ -447,7 +451,7 @@ def test_a_part_after_the_end_is_refused(tmp_path):
 
 
 def test_a_clip_without_frames_is_not_prepared(tmp_path, monkeypatch):
-  path = str(making.write_clip(tmp_path / "x.mp4", 1.0))
+  path = str(tiny_clips.write_clip(tmp_path / "x.mp4", 1.0))
   monkeypatch.setattr(
     "perceiver_jax.data.clips.video.frames", lambda *_: iter(())
   )
@@ -460,8 +464,8 @@ def test_a_clip_without_frames_is_not_prepared(tmp_path, monkeypatch):
 def test_clips_shorter_than_listed_are_reported(tmp_path, trimmed, caplog):
   header = "label,youtube_id,time_start,time_end"
   (tmp_path / "train.csv").write_text(f"{header}\na,v,0,5\nb,w,0,2.5\n")
-  making.write_clip(tmp_path / "v.mp4", 2.0)
-  making.write_clip(tmp_path / "w.mp4", 2.0)
+  tiny_clips.write_clip(tmp_path / "v.mp4", 2.0)
+  tiny_clips.write_clip(tmp_path / "w.mp4", 2.0)
   source = clip_files.files(tmp_path, "train", trimmed=trimmed)
   with caplog.at_level(logging.WARNING):
     for _ in range(3):

@@ -11,14 +11,14 @@ from perceiver_jax.errors import UserError
 
 
 def _source(length):
-  """Examples that tell who they are: example i is labelled i."""
+  """Returns examples that can be identified: example i has label i."""
   labels = np.arange(length, dtype=np.int32)
   images = np.repeat(labels.astype(np.float32), 4).reshape(length, 2, 2, 1)
   return InMemoryArrays({"image": images, "label": labels}, ["one class"])
 
 
 def _draw(example, rng):
-  """A transform that shows which generator it was given."""
+  """Adds random numbers, which identify the generator, to an example."""
   return {**example, "noise": rng.random(3)}
 
 
@@ -49,14 +49,14 @@ def _assert_same(actual, expected):
 
 
 def _join(parts):
-  """Puts the batches of processes 0, 1, ... together."""
+  """Joins the batches of all processes."""
   return [
     {name: np.concatenate([p[name] for p in step]) for name in step[0]}
     for step in zip(*parts, strict=True)
   ]
 
 
-def test_train_batches_hold_what_is_promised():
+def test_train_batches_have_the_documented_shapes_and_types():
   (batch,) = _take(_train(), 1)
   kinds = {name: (a.shape, a.dtype.name) for name, a in batch.items()}
   assert kinds == {
@@ -68,7 +68,7 @@ def test_train_batches_hold_what_is_promised():
 
 
 def test_train_index_is_the_position_in_the_source():
-  # Several epochs on: positions must not go past the end of the source.
+  # Over several epochs, positions must not go past the end of the source.
   for batch in _take(_train(length=7), 12):
     np.testing.assert_array_equal(batch["index"], batch["label"])
 
@@ -98,7 +98,7 @@ def test_train_depends_on_the_seed_only():
   assert len({float(b[0]["noise"].sum()) for b in others}) == 5
 
 
-def test_train_seeds_side_by_side_share_no_epoch():
+def test_consecutive_train_seeds_share_no_order_of_an_epoch():
   epochs = set()
   for seed in range(4):
     labels = _labels(_take(_train(length=12, seed=seed), 9))
@@ -107,7 +107,7 @@ def test_train_seeds_side_by_side_share_no_epoch():
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
-def test_train_processes_together_make_the_same_batches(processes):
+def test_train_batches_do_not_depend_on_the_number_of_processes(processes):
   parts = [
     _take(
       _train(
@@ -122,7 +122,7 @@ def test_train_processes_together_make_the_same_batches(processes):
 
 
 def _noise_by_visit(batches, length):
-  """Noise of each example in each epoch, by (epoch, example)."""
+  """Returns the noise of each example in each epoch, by (epoch, example)."""
   labels = _labels(batches)
   noise = np.concatenate([batch["noise"] for batch in batches])
   return {(i // length, x): tuple(noise[i]) for i, x in enumerate(labels)}
@@ -134,7 +134,7 @@ def test_train_generator_depends_on_seed_example_and_epoch_only():
   assert _noise_by_visit(unshuffled, 10) == usual
   larger_batches = _take(_train(global_batch=10), 2)
   assert _noise_by_visit(larger_batches, 10) == usual
-  # 2 epochs of 10 examples: no two visits share their noise.
+  # In 2 epochs of 10 examples, no two visits share their noise.
   assert len(set(usual.values())) == 20
   assert not set(usual.values()) & set(
     _noise_by_visit(_take(_train(seed=1), 5), 10).values()
@@ -144,7 +144,7 @@ def test_train_generator_depends_on_seed_example_and_epoch_only():
 @settings(max_examples=20, deadline=None)
 @given(taken=st.integers(0, 9), ahead=st.integers(0, 3))
 def test_train_resumes_at_any_step(taken, ahead):
-  # Grain is slow to shuffle a handful, so there are few epochs of many: two.
+  # Grain is slow to start an epoch, so 12 batches are only two epochs.
   dataset = _train(length=25)
   expected = _take(dataset, 12)
   first = iter(dataset)
@@ -152,7 +152,7 @@ def test_train_resumes_at_any_step(taken, ahead):
     next(first)
   state = first.get_state()
   second = iter(dataset)
-  # The state also replaces whatever an iterator was doing before.
+  # `set_state` also works on an iterator that has already been used.
   for _ in range(ahead):
     next(second)
   second.set_state(state)
@@ -162,7 +162,7 @@ def test_train_resumes_at_any_step(taken, ahead):
   second.close()
 
 
-def test_train_state_holds_for_another_number_of_processes():
+def test_train_state_is_valid_for_another_number_of_processes():
   iterator = iter(_train(global_batch=8))
   next(iterator)
   parts = []
@@ -173,7 +173,7 @@ def test_train_state_holds_for_another_number_of_processes():
   _assert_same(_join(parts), [next(iterator), next(iterator)])
 
 
-def test_train_can_resume_years_ahead():
+def test_train_resumes_at_any_position_without_replaying():
   iterator = iter(_train())
   iterator.set_state({"next_index": 10**9})
   batch = next(iterator)
@@ -182,10 +182,10 @@ def test_train_can_resume_years_ahead():
 
 
 def test_threads_make_the_same_batches():
-  slow = _source(10)
-  slow.in_memory = False  # read as if from a disk: by several threads
+  source = _source(10)
+  source.in_memory = False  # Then several threads read it, as from a disk.
   threaded = pipeline.train_dataset(
-    slow, global_batch=4, seed=0, transform=_draw
+    source, global_batch=4, seed=0, transform=_draw
   )
   _assert_same(_take(threaded, 8), _take(_train(), 8))
 
@@ -193,7 +193,7 @@ def test_threads_make_the_same_batches():
 def test_a_worker_process_makes_the_same_batches_and_resumes():
   expected = _take(_train(), 6)
   iterator = iter(_train(num_workers=1))
-  # A state of a run without workers; one start of a worker is enough here.
+  # This is a state of a run without workers.
   iterator.set_state({"next_index": 2})
   _assert_same(list(itertools.islice(iterator, 4)), expected[2:])
   assert iterator.get_state() == {"next_index": 6}
@@ -219,7 +219,7 @@ class _Damaged(InMemoryArrays):
     return super().__getitem__(index)
 
 
-def test_an_error_of_the_source_arrives_as_it_is():
+def test_an_error_of_the_source_is_passed_on_unchanged():
   source = _Damaged({"label": np.arange(4)}, ["a"])
   iterator = iter(
     pipeline.train_dataset(source, global_batch=1, seed=0, shuffle=False)
@@ -251,7 +251,7 @@ def test_eval_takes_each_example_once(length, local_batch, processes):
     )
     for p in range(processes)
   ]
-  # Every process takes part in every step, or the others would wait for it.
+  # Every process must take part in every step, or the others would wait.
   assert {len(part) for part in parts} == {-(-length // global_batch)}
   assert {len(b["label"]) for part in parts for b in part} == {local_batch}
   batches = _join(parts)
@@ -262,7 +262,7 @@ def test_eval_takes_each_example_once(length, local_batch, processes):
   assert set(mask.tolist()) <= {0.0, 1.0}
 
 
-def test_eval_batches_hold_what_is_promised():
+def test_eval_batches_have_the_documented_shapes_and_types():
   def transform(example):
     return {**example, "image": example["image"] + 100}
 
@@ -282,12 +282,12 @@ def test_eval_batches_hold_what_is_promised():
   assert last["image"][:, 0, 0, 0].tolist() == [104] * 4
 
 
-def test_eval_does_not_count_what_replaces_an_unreadable_example():
+def test_eval_masks_the_replacements_of_unreadable_examples():
   arrays = {"label": np.arange(5), "unreadable": np.float32([0, 1, 0, 0, 1])}
   dataset = pipeline.eval_dataset(
     InMemoryArrays(arrays, ["one class"]),
     global_batch=4,
-    # Nothing of it has to be left by the transform.
+    # The transform may drop the leaf `unreadable`.
     transform=lambda example: {"label": example["label"]},
   )
   batches = list(dataset)
@@ -296,7 +296,7 @@ def test_eval_does_not_count_what_replaces_an_unreadable_example():
   assert mask.dtype == np.float32
 
 
-def test_eval_passes_again_and_resumes():
+def test_eval_can_be_repeated_and_resumed():
   dataset = pipeline.eval_dataset(_source(10), global_batch=4)
   expected = list(dataset)
   _assert_same(list(dataset), expected)
@@ -344,7 +344,7 @@ def test_a_negative_seed_is_refused():
 
 
 @pytest.mark.parametrize(("index", "count"), [(2, 2), (-1, 2), (0, 0)])
-def test_a_process_beyond_the_last_is_refused(index, count):
+def test_a_process_index_out_of_range_is_refused(index, count):
   with pytest.raises(ValueError, match=f"process {index} of {count}"):
     _train(process_index=index, process_count=count)
 
@@ -357,11 +357,11 @@ def test_an_empty_source_is_refused():
 
 
 def _positions(example, rng, position):
-  """A curriculum that shows what it was given."""
+  """A curriculum that records its arguments in the example."""
   return {**example, "position": np.int64(position), "drawn": rng.random(3)}
 
 
-def _timed(count=6, **kwargs):
+def _curriculum_batches(count=6, **kwargs):
   dataset = _train(seed=3, transform=None, curriculum=_positions, **kwargs)
   return _take(dataset, count)
 
@@ -370,33 +370,37 @@ def _column(batches, name):
   return np.concatenate([batch[name] for batch in batches])
 
 
-def test_a_curriculum_knows_how_far_training_is():
-  batches = _timed()
+def test_a_curriculum_is_given_the_position_in_training():
+  batches = _curriculum_batches()
   assert set(batches[0]) == {"image", "label", "index", "position", "drawn"}
   np.testing.assert_array_equal(_column(batches, "position"), range(24))
-  # Neither the order nor another transform changes with it.
+  # A curriculum changes neither the order nor other random numbers.
   assert _labels(batches) == _labels(_take(_train(seed=3), 6))
   assert len(np.unique(_column(batches, "drawn"))) == 3 * 24
 
 
 @pytest.mark.parametrize("doubled", [6, 7])
-def test_first_every_example_comes_twice_in_succession(doubled):
-  plain, batches = _timed(), _timed(num_doubled=doubled)
+def test_the_first_examples_occur_twice_in_succession(doubled):
+  plain, batches = (
+    _curriculum_batches(),
+    _curriculum_batches(num_doubled=doubled),
+  )
   for name in ("label", "drawn"):
     once = _column(plain, name)
-    want = np.concatenate([once[:3].repeat(2, axis=0), once[3:21]])
-    np.testing.assert_array_equal(_column(batches, name), want)
+    expected = np.concatenate([once[:3].repeat(2, axis=0), once[3:21]])
+    np.testing.assert_array_equal(_column(batches, name), expected)
   np.testing.assert_array_equal(_column(batches, "position"), range(24))
 
 
 def test_a_curriculum_is_the_same_on_several_processes():
   parts = [
-    _timed(num_doubled=6, process_index=i, process_count=2) for i in range(2)
+    _curriculum_batches(num_doubled=6, process_index=i, process_count=2)
+    for i in range(2)
   ]
-  _assert_same(_join(parts), _timed(num_doubled=6))
+  _assert_same(_join(parts), _curriculum_batches(num_doubled=6))
 
 
-def test_a_curriculum_goes_on_where_it_stopped():
+def test_a_curriculum_resumes_from_a_state():
   dataset = _train(transform=None, curriculum=_positions, num_doubled=6)
   first, second = iter(dataset), iter(dataset)
   for _ in range(2):

@@ -19,7 +19,7 @@ def _flows(low, high):
 
 
 def _whole_pixels(flow):
-  """A pixel with one unknown component is unknown."""
+  """Marks pixels with one unknown component as unknown."""
   return np.where(np.isnan(flow).any(axis=2, keepdims=True), np.nan, flow)
 
 
@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("suffix", ["flo", "pfm", "FLO"])
 @settings(deadline=None)
 @given(flow=_flows(-1e9, 1e9))
-def test_float_formats_give_back_every_bit(folder, suffix, flow):
+def test_float_formats_are_lossless(folder, suffix, flow):
   write_flow(folder / f"x.{suffix}", flow)
   back = read_flow(folder / f"x.{suffix}")
   assert back.dtype == np.float32
@@ -40,17 +40,17 @@ def test_float_formats_give_back_every_bit(folder, suffix, flow):
 
 @settings(deadline=None)
 @given(flow=_flows(-512, 511.984375))
-def test_kitti_rounds_to_the_nearest_of_64_parts_of_a_pixel(folder, flow):
+def test_kitti_files_round_to_the_nearest_64th_of_a_pixel(folder, flow):
   write_flow(folder / "x.png", flow)
   back = read_flow(folder / "x.png")
   assert back.dtype == np.float32
   np.testing.assert_allclose(back, _whole_pixels(flow), atol=1 / 128, rtol=0)
 
 
-# What the formats' own descriptions say, byte by byte.
+# Byte by byte, as the descriptions of the formats have it.
 
 
-def test_flo_is_middleburys(tmp_path):
+def test_flo_files_have_the_middlebury_layout(tmp_path):
   values = [1.5, -2.0, 1e10, 1e10, 0.25, -1e9]
   data = b"PIEH" + struct.pack("<2i6f", 3, 1, *values)
   (tmp_path / "x.flo").write_bytes(data)
@@ -62,7 +62,7 @@ def test_flo_is_middleburys(tmp_path):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -2e9])
-def test_flo_of_one_unknown_component_is_an_unknown_pixel(tmp_path, value):
+def test_an_unknown_component_in_flo_makes_the_pixel_unknown(tmp_path, value):
   data = b"PIEH" + struct.pack("<2i4f", 2, 1, value, 1, 2, 3)
   (tmp_path / "x.flo").write_bytes(data)
   flow = read_flow(tmp_path / "x.flo")
@@ -70,16 +70,16 @@ def test_flo_of_one_unknown_component_is_an_unknown_pixel(tmp_path, value):
 
 
 def test_kitti_stores_x_in_red_y_in_green_valid_in_blue(tmp_path):
-  picture = np.zeros((1, 2, 3), np.uint16)
-  picture[0, 0] = (1, 2**15 - 32, 2**15 + 64)  # OpenCV: blue, green, red
-  picture[0, 1] = (0, 2**15, 2**15)
-  cv2.imwrite(str(tmp_path / "x.png"), picture)
+  image = np.zeros((1, 2, 3), np.uint16)
+  image[0, 0] = (1, 2**15 - 32, 2**15 + 64)  # OpenCV: blue, green, red
+  image[0, 1] = (0, 2**15, 2**15)
+  cv2.imwrite(str(tmp_path / "x.png"), image)
   flow = read_flow(tmp_path / "x.png")
   np.testing.assert_array_equal(flow, [[[1, -0.5], [np.nan, np.nan]]])
 
 
 @pytest.mark.parametrize(("order", "scale"), [("<", "-1.0"), (">", "2")])
-def test_pfm_goes_from_the_bottom_up_in_either_byte_order(
+def test_pfm_rows_run_from_bottom_to_top_in_either_byte_order(
   tmp_path, order, scale
 ):
   data = f"PF\n1 2\n{scale}\n".encode()
@@ -90,17 +90,17 @@ def test_pfm_goes_from_the_bottom_up_in_either_byte_order(
   )
 
 
-def test_pfm_of_windows_line_ends(tmp_path):
+def test_pfm_headers_may_have_windows_line_ends(tmp_path):
   data = b"PF\r\n1 1\r\n-1\r\n" + struct.pack("<3f", 1, 2, 0)
   (tmp_path / "x.pfm").write_bytes(data)
   np.testing.assert_array_equal(read_flow(tmp_path / "x.pfm"), [[[1, 2]]])
 
 
-# What cannot be read
+# Files that cannot be read
 
 
-def _refused(path, why):
-  with pytest.raises(UserError, match=why) as error:
+def _assert_refused(path, message):
+  with pytest.raises(UserError, match=message) as error:
     read_flow(path)
   assert path.name in str(error.value)
   assert "\n" not in str(error.value)
@@ -115,57 +115,61 @@ def test_truncated_files_are_refused(folder, suffix, data):
   write_flow(path, flow)
   whole = path.read_bytes()
   path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
-  _refused(path, "does not start|no PNG|incomplete|cannot be|follow")
+  _assert_refused(path, "does not start|no PNG|incomplete|cannot be|follow")
 
 
 @pytest.mark.parametrize("suffix", ["flo", "png", "pfm"])
 @settings(deadline=None, max_examples=60)
 @given(data=st.binary(max_size=60))
-def test_other_bytes_are_refused(folder, suffix, data):
+def test_arbitrary_bytes_are_refused(folder, suffix, data):
   path = folder / f"b.{suffix}"
   path.write_bytes(data)
-  _refused(path, "does not start|no PNG")
+  _assert_refused(path, "does not start|no PNG")
 
 
-def test_sizes_that_the_file_cannot_hold_take_no_memory(tmp_path):
+def test_a_header_with_a_huge_size_is_refused_before_memory_is_allocated(
+  tmp_path,
+):
   large = 2**31 - 1
   (tmp_path / "x.flo").write_bytes(b"PIEH" + struct.pack("<2i", large, large))
-  _refused(tmp_path / "x.flo", "2147483647 x 2147483647.* but 0 follow")
+  _assert_refused(tmp_path / "x.flo", "2147483647 x 2147483647.* but 0 follow")
   (tmp_path / "x.pfm").write_bytes(b"PF\n999999999 999999999\n-1\n")
-  _refused(tmp_path / "x.pfm", "but 0 follow")
+  _assert_refused(tmp_path / "x.pfm", "but 0 follow")
   header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">2i", large, large)
   (tmp_path / "x.png").write_bytes(header + bytes([16, 2, 0, 0, 0]))
-  _refused(tmp_path / "x.png", "cannot be 2147483647 x 2147483647")
+  _assert_refused(tmp_path / "x.png", "cannot be 2147483647 x 2147483647")
 
 
 @pytest.mark.parametrize("size", [(0, 4), (4, 0), (-1, -4)])
 def test_sizes_below_one_are_refused(tmp_path, size):
   data = b"PIEH" + struct.pack("<2i", *size) + bytes(32)
   (tmp_path / "x.flo").write_bytes(data)
-  _refused(tmp_path / "x.flo", f"header says {size[0]} x {size[1]} pixels")
+  _assert_refused(
+    tmp_path / "x.flo", f"header says {size[0]} x {size[1]} pixels"
+  )
 
 
-def test_other_pictures_are_refused(tmp_path):
+def test_images_that_are_not_flow_are_refused(tmp_path):
   path = tmp_path / "x.png"
   cv2.imwrite(str(path), np.zeros((4, 4, 3), np.uint8))
-  _refused(path, "8 bits per channel and PNG color type 2")
+  _assert_refused(path, "8 bits per channel and PNG color type 2")
   cv2.imwrite(str(path), np.zeros((4, 4), np.uint16))
-  _refused(path, "16 bits per channel and PNG color type 0")
+  _assert_refused(path, "16 bits per channel and PNG color type 0")
   (tmp_path / "x.pfm").write_bytes(b"Pf\n1 1\n-1\n\0\0\0\0")
-  _refused(tmp_path / "x.pfm", r"one channel \(disparity")
+  _assert_refused(tmp_path / "x.pfm", r"one channel \(disparity")
   (tmp_path / "x.pfm").write_bytes(b"PF\n1 1\n-e\n\0\0\0\0")
-  _refused(tmp_path / "x.pfm", "scale is '-e'")
+  _assert_refused(tmp_path / "x.pfm", "scale is '-e'")
 
 
-def test_missing_files_and_other_names_are_refused(tmp_path):
-  _refused(tmp_path / "x.flo", "no such file")
+def test_missing_files_folders_and_unknown_suffixes_are_refused(tmp_path):
+  _assert_refused(tmp_path / "x.flo", "no such file")
   (tmp_path / "folder.png").mkdir()
-  _refused(tmp_path / "folder.png", "is a directory")
+  _assert_refused(tmp_path / "folder.png", "is a directory")
   for name in ("x.jpg", "x"):
-    _refused(tmp_path / name, r"in \.flo, \.png, \.pfm files, not")
+    _assert_refused(tmp_path / name, r"in \.flo, \.png, \.pfm files, not")
 
 
-# What cannot be written
+# Flow that cannot be written
 
 
 @pytest.mark.parametrize(
@@ -180,7 +184,7 @@ def test_flow_out_of_range_is_refused_and_nothing_written(
   assert not list(tmp_path.iterdir())
 
 
-def test_only_flow_is_written(tmp_path):
+def test_write_flow_refuses_other_suffixes_and_shapes(tmp_path):
   with pytest.raises(UserError, match=r"not '\.gif'"):
     write_flow(tmp_path / "x.gif", np.zeros((2, 2, 2)))
   for shape in ((2, 2), (2, 2, 3), (0, 2, 2)):
@@ -188,6 +192,6 @@ def test_only_flow_is_written(tmp_path):
       write_flow(tmp_path / "x.flo", np.zeros(shape))
 
 
-def test_a_missing_folder_is_said(tmp_path):
+def test_writing_to_a_missing_folder_is_refused(tmp_path):
   with pytest.raises(UserError, match=r"cannot write .*x\.flo.*no such file"):
     write_flow(tmp_path / "missing" / "x.flo", np.zeros((2, 2, 2)))

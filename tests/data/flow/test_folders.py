@@ -1,4 +1,4 @@
-"""Optical flow data sets as people have them on their disks."""
+"""Tests of optical flow data sets in the folders they are published in."""
 
 import cv2
 import numpy as np
@@ -12,7 +12,7 @@ from perceiver_jax.errors import UserError
 SIZE = (6, 9)
 
 
-def picture(value=0):
+def image(value=0):
   rng = np.random.default_rng(value)
   return rng.integers(0, 256, (*SIZE, 3), np.uint8)
 
@@ -39,7 +39,7 @@ def sintel(root):
         for render in ("clean", "final"):
           write(
             root / part / render / scene / f"frame_{frame:04}.png",
-            picture(frame),
+            image(frame),
           )
         if part == "training" and frame < 3:
           name = f"{scene}/frame_{frame:04}"
@@ -53,7 +53,7 @@ def kitti(root, camera):
   for part in ("training", "testing"):
     for i in (0, 1):
       for number in (10, 11):
-        write(root / part / camera / f"{i:06}_{number}.png", picture(number))
+        write(root / part / camera / f"{i:06}_{number}.png", image(number))
       if part == "training":
         flow = flow_of(i)
         flow[0, 0] = np.nan
@@ -65,7 +65,7 @@ def kitti(root, camera):
 def chairs(root):
   for i in (1, 2, 3):
     for frame in (1, 2):
-      write(root / f"data/{i:05}_img{frame}.ppm", picture(10 * i + frame))
+      write(root / f"data/{i:05}_img{frame}.ppm", image(10 * i + frame))
     write(root / f"data/{i:05}_flow.flo", flow_of(i))
   (root / "FlyingChairs_train_val.txt").write_text("1\n2\n1\n")
 
@@ -73,8 +73,8 @@ def chairs(root):
 def autoflow(root, count=3):
   for i in range(count):
     folder = root / f"static_40k_png_{1 + i % 2}_of_4/table_{i}"
-    write(folder / "im0.png", picture(0))
-    write(folder / "im1.png", picture(1))
+    write(folder / "im0.png", image(0))
+    write(folder / "im1.png", image(1))
     write(folder / "forward.flo", flow_of(i))
 
 
@@ -82,89 +82,89 @@ def make(name, root, **arguments):
   return flow_sources.make_flow_source(name, directory=str(root), **arguments)
 
 
-def test_sintel_pairs_frames_that_follow_each_other(tmp_path):
+def test_sintel_pairs_consecutive_frames(tmp_path):
   sintel(tmp_path)
   source = make("sintel", tmp_path, split="train", render="final")
   names = [f.name for f in source.files]
   assert names == [
     f"{s}/frame_000{i}" for s in ("alley_1", "bamboo_2") for i in (1, 2)
   ]
-  found = source[1]
-  np.testing.assert_array_equal(found["frames"], [picture(2), picture(3)])
-  np.testing.assert_array_equal(found["flow"], flow_of(2))
-  assert found["occluded"].sum() == 2
-  assert found["occluded"][0, :2].all()
+  pair = source[1]
+  np.testing.assert_array_equal(pair["frames"], [image(2), image(3)])
+  np.testing.assert_array_equal(pair["flow"], flow_of(2))
+  assert pair["occluded"].sum() == 2
+  assert pair["occluded"][0, :2].all()
   assert source.knows_occlusion
-  submitted = make("sintel", tmp_path, split="test")
-  assert len(submitted) == 4
-  assert np.isnan(submitted[0]["flow"]).all()
+  test = make("sintel", tmp_path, split="test")
+  assert len(test) == 4
+  assert np.isnan(test[0]["flow"]).all()
 
 
 @pytest.mark.parametrize(
   ("year", "camera"), [("2012", "colored_0"), ("2015", "image_2")]
 )
-def test_kitti_is_sparse_and_says_what_is_hidden(tmp_path, year, camera):
+def test_kitti_has_sparse_flow_and_occlusion(tmp_path, year, camera):
   kitti(tmp_path, camera)
   source = make("kitti", tmp_path, split="train", year=year)
   assert [f.name for f in source.files] == ["000000_10", "000001_10"]
-  found = source[1]
-  np.testing.assert_array_equal(found["frames"], [picture(10), picture(11)])
-  known = np.isfinite(found["flow"]).all(-1)
+  pair = source[1]
+  np.testing.assert_array_equal(pair["frames"], [image(10), image(11)])
+  known = np.isfinite(pair["flow"]).all(-1)
   assert not known[0, 0]
   assert known.sum() == known.size - 1
   np.testing.assert_allclose(
-    found["flow"][known], flow_of(1)[known], atol=1 / 128
+    pair["flow"][known], flow_of(1)[known], atol=1 / 128
   )
-  hidden = np.zeros(SIZE, bool)
-  hidden[0, 1] = True
-  np.testing.assert_array_equal(found["occluded"], hidden)
+  occluded = np.zeros(SIZE, bool)
+  occluded[0, 1] = True
+  np.testing.assert_array_equal(pair["occluded"], occluded)
   assert source.knows_occlusion
   assert len(make("kitti", tmp_path, split="test", year=year)) == 2
 
 
-def test_flying_chairs_has_its_own_split(tmp_path):
+def test_flying_chairs_is_split_by_its_list(tmp_path):
   chairs(tmp_path)
   source = make("flying_chairs", tmp_path, split="train")
   assert [f.name for f in source.files] == ["00001", "00003"]
   np.testing.assert_array_equal(source[1]["flow"], flow_of(3))
-  np.testing.assert_array_equal(source[1]["frames"][1], picture(32))
+  np.testing.assert_array_equal(source[1]["frames"][1], image(32))
   held_out = make("flying_chairs", tmp_path, split="test")
   assert [f.name for f in held_out.files] == ["00002"]
 
 
-def test_autoflow_holds_out_every_two_hundredth(tmp_path):
+def test_autoflow_holds_out_every_200th_pair(tmp_path):
   autoflow(tmp_path)
   train, test = (
     make("autoflow", tmp_path, split=split) for split in ("train", "test")
   )
   assert [f.name for f in test.files] == ["table_0"]
   assert sorted(f.name for f in train.files) == ["table_1", "table_2"]
-  np.testing.assert_array_equal(train[0]["frames"], [picture(0), picture(1)])
+  np.testing.assert_array_equal(train[0]["frames"], [image(0), image(1)])
 
 
-def test_the_motorcycle_moves_to_the_left_by_its_disparity():
-  (found,) = flow_sources.make_flow_source("motorcycle", split="test", scale=1)
-  flow, (left, right) = found["flow"], found["frames"].astype(np.float32)
+def test_the_flow_of_the_motorcycle_is_minus_its_disparity():
+  (pair,) = flow_sources.make_flow_source("motorcycle", split="test", scale=1)
+  flow, (left, right) = pair["flow"], pair["frames"].astype(np.float32)
   known = np.isfinite(flow).all(-1)
   assert 0.9 < known.mean() < 0.95
   assert (flow[known][:, 1] == 0).all()
   y, x = np.indices(known.shape, dtype=np.float32)
   places = x + np.where(known, flow[..., 0], 0)
-  moved = cv2.remap(right, places, y, cv2.INTER_LINEAR)
+  warped = cv2.remap(right, places, y, cv2.INTER_LINEAR)
   inside = known & (places >= 0)
-  error = np.abs(moved - left).mean(-1)[inside].mean()
-  still = np.abs(right - left).mean(-1)[inside].mean()
-  assert error < 0.4 * still
+  error = np.abs(warped - left).mean(-1)[inside].mean()
+  unwarped_error = np.abs(right - left).mean(-1)[inside].mean()
+  assert error < 0.4 * unwarped_error
   half = flow_sources.make_flow_source("motorcycle", split="test", scale=0.5)
-  longest = np.nanmin(half[0]["flow"]) / np.nanmin(flow)
-  assert longest == pytest.approx(0.5, abs=0.02)
+  ratio = np.nanmin(half[0]["flow"]) / np.nanmin(flow)
+  assert ratio == pytest.approx(0.5, abs=0.02)
 
 
 def warped_error(pair, displaced):
-  """How far the right picture looked up by displaced flow is from the left."""
+  """Returns the mean error of the right image warped by displaced flow."""
   flow, (left, right) = pair["flow"][..., 0], pair["frames"].astype(np.float32)
   flow = np.roll(np.where(np.isfinite(flow), flow, np.nan), displaced, 1)
-  flow[:, :1] = flow[:, -1:] = np.nan  # What has come from the other side.
+  flow[:, :1] = flow[:, -1:] = np.nan  # These columns may be wrapped around.
   y, x = np.indices(flow.shape, dtype=np.float32)
   known = x + flow >= 0
   places = np.where(known, x + flow, 0)
@@ -172,7 +172,7 @@ def warped_error(pair, displaced):
   return error.mean(-1)[known].mean()
 
 
-def test_a_source_says_where_occlusion_is_not_known(tmp_path):
+def test_a_source_without_masks_does_not_know_occlusion(tmp_path):
   chairs(tmp_path)
   autoflow(tmp_path)
   sintel(tmp_path)
@@ -185,13 +185,13 @@ def test_a_source_says_where_occlusion_is_not_known(tmp_path):
 
 
 @pytest.mark.parametrize("scale", [0.1, 0.25])
-def test_the_motorcycles_truth_is_not_displaced_when_it_is_resized(scale):
+def test_the_resized_motorcycle_flow_is_aligned_with_its_frames(scale):
   (pair,) = flow_sources.make_flow_source(
     "motorcycle", split="test", scale=scale
   )
   before, here, after = (warped_error(pair, by) for by in (-1, 0, 1))
   assert here < min(before, after) - 0.4
-  # Half a pixel of displacement made them differ by 1.
+  # Half a pixel of displacement would make them differ by 1.
   assert abs(before - after) < 0.4
 
 
@@ -208,31 +208,33 @@ def test_the_motorcycles_truth_is_not_displaced_when_it_is_resized(scale):
     ("things", {"split": "train"}, "unknown source 'things'.*rendered"),
   ],
 )
-def test_what_is_not_there_is_an_error(tmp_path, name, arguments, message):
+def test_empty_folders_and_unknown_names_are_refused(
+  tmp_path, name, arguments, message
+):
   with pytest.raises(UserError, match=message):
     make(name, tmp_path, **arguments)
 
 
-def test_a_folder_that_is_missing_or_not_given():
+def test_a_missing_folder_and_no_folder_are_refused():
   with pytest.raises(UserError, match="no folder"):
     make("sintel", "no/such", split="train")
   with pytest.raises(UserError, match=r"kitti\.directory"):
     make("kitti", "", split="train")
 
 
-def test_a_file_that_is_missing_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
   sintel(tmp_path)
   (tmp_path / "training/flow/alley_1/frame_0002.flo").unlink()
   with pytest.raises(UserError, match=r"alley_1/frame_0002.flo is missing"):
     make("sintel", tmp_path, split="train")
 
 
-def test_sizes_that_differ_and_lists_that_are_too_short(tmp_path):
+def test_different_sizes_and_a_short_list_are_refused(tmp_path):
   chairs(tmp_path)
   write(tmp_path / "data/00001_flow.flo", np.zeros((3, 4, 2), np.float32))
   with pytest.raises(UserError, match=r"4 x 3 and its frames 9 x 6"):
     make("flying_chairs", tmp_path, split="train")[0]
-  write(tmp_path / "data/00003_img2.ppm", picture()[:3])
+  write(tmp_path / "data/00003_img2.ppm", image()[:3])
   with pytest.raises(UserError, match="differ in size"):
     make("flying_chairs", tmp_path, split="train")[1]
   (tmp_path / "FlyingChairs_train_val.txt").write_text("1 2")

@@ -1,4 +1,4 @@
-"""Rendered pairs: flow and occlusion are what the frames show."""
+"""Tests that flow and occlusion of rendered pairs fit their frames."""
 
 import cv2
 import numpy as np
@@ -21,17 +21,20 @@ PLAIN = flow_scene.Scene(motion_blur_share=0.0, edge_blur=0.0)
 SEEDS = st.integers(0, 2**31)
 
 
-class Smooth:
-  """Textures without detail, which interpolation leaves as they are."""
+class SmoothTextures:
+  """Textures without detail, which interpolation hardly changes."""
 
   def draw(self, rng, height, width):
     small = rng.integers(20, 236, (6, 6, 3)).astype(np.uint8)
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
-def scene(seed, settings=PLAIN, textures=None, size=(HEIGHT, WIDTH)):
+def render(seed, settings=PLAIN, textures=None, size=(HEIGHT, WIDTH)):
+  """Returns the layers of a random scene and its rendered pair."""
   rng = np.random.default_rng(seed)
-  layers = flow_scene.draw_layers(rng, settings, textures or Smooth(), *size)
+  layers = flow_scene.draw_layers(
+    rng, settings, textures or SmoothTextures(), *size
+  )
   return layers, flow_render.render(layers, *size)
 
 
@@ -40,54 +43,55 @@ def places(flow):
   return (np.stack([x, y], -1) + flow).astype(np.float32)
 
 
-def looked_up(image, flow):
+def warp(image, flow):
+  """Looks up every pixel of an image at the place that it flows to."""
   return cv2.remap(
     image, places(flow), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
   )
 
 
 def inside(flow):
-  """Whether a pixel's place is in the frame."""
+  """Returns whether each pixel flows to a place inside the frame."""
   at = places(flow)
   return ((at >= 0) & (at <= (WIDTH - 1, HEIGHT - 1))).all(-1)
 
 
-def seams(labels, reach=2):
-  """Pixels near another layer, where colors are mixed."""
+def borders(labels, reach=2):
+  """Returns pixels near another layer, where colors are mixed."""
   size = np.ones((2 * reach + 1,) * 2, np.uint8)
   return cv2.dilate(labels, size) != cv2.erode(labels, size)
 
 
 def interior(pair):
-  """Visible in both frames and near no seam in either."""
-  near = looked_up(seams(pair.labels[1]).astype(np.float32), pair.flow) > 0
-  return ~pair.occluded & ~seams(pair.labels[0]) & ~near
+  """Returns pixels that are visible and far from borders in both frames."""
+  near = warp(borders(pair.labels[1]).astype(np.float32), pair.flow) > 0
+  return ~pair.occluded & ~borders(pair.labels[0]) & ~near
 
 
 @settings(max_examples=25, deadline=None)
 @given(seed=SEEDS)
-def test_the_second_frame_looked_up_by_the_flow_is_the_first(seed):
-  _, pair = scene(seed)
-  found = looked_up(pair.frames[1].astype(np.float32), pair.flow)
-  error = np.abs(found - pair.frames[0]).max(-1)[interior(pair)]
-  # A per cent of the range, at (nearly) every pixel.
+def test_the_second_frame_warped_by_the_flow_is_the_first(seed):
+  _, pair = render(seed)
+  warped = warp(pair.frames[1].astype(np.float32), pair.flow)
+  error = np.abs(warped - pair.frames[0]).max(-1)[interior(pair)]
+  # One percent of the range, at nearly every pixel.
   assert np.quantile(error, 0.99) <= 2.55
   assert error.mean() < 1
 
 
-def test_so_it_is_with_photos_on_average():
+def test_a_warped_frame_of_photos_is_the_first_on_average():
   errors = []
   for seed in range(8):
-    _, pair = scene(seed, flow_scene.Scene(), Textures("train"))
-    found = looked_up(pair.frames[1].astype(np.float32), pair.flow)
-    errors.append(np.abs(found - pair.frames[0])[interior(pair)].mean())
+    _, pair = render(seed, flow_scene.Scene(), Textures("train"))
+    warped = warp(pair.frames[1].astype(np.float32), pair.flow)
+    errors.append(np.abs(warped - pair.frames[0])[interior(pair)].mean())
   assert np.mean(errors) < 2.55
 
 
-def test_a_flow_a_little_off_is_noticed():
-  _, pair = scene(3)
-  found = looked_up(pair.frames[1].astype(np.float32), pair.flow + 1.0)
-  error = np.abs(found - pair.frames[0]).max(-1)[interior(pair)]
+def test_a_flow_that_is_off_by_a_pixel_has_a_large_error():
+  _, pair = render(3)
+  warped = warp(pair.frames[1].astype(np.float32), pair.flow + 1.0)
+  error = np.abs(warped - pair.frames[0]).max(-1)[interior(pair)]
   assert np.quantile(error, 0.99) > 2 * 2.55
 
 
@@ -100,8 +104,8 @@ STILL = flow_scene.Scene(
 
 @settings(max_examples=10, deadline=None)
 @given(seed=SEEDS)
-def test_what_does_not_move_has_no_flow_and_hides_nothing(seed):
-  _, pair = scene(seed, STILL, Textures("train"))
+def test_a_still_scene_has_no_flow_and_no_occlusion(seed):
+  _, pair = render(seed, STILL, Textures("train"))
   np.testing.assert_allclose(pair.flow, 0, atol=1e-4)
   assert not pair.occluded[1:-1, 1:-1].any()
   difference = np.abs(pair.frames[0].astype(int) - pair.frames[1])
@@ -110,39 +114,39 @@ def test_what_does_not_move_has_no_flow_and_hides_nothing(seed):
 
 @settings(max_examples=25, deadline=None)
 @given(seed=SEEDS)
-def test_there_and_back_is_where_it_began_unless_occluded(seed):
-  layers, pair = scene(seed)
+def test_forward_and_backward_flow_cancel_unless_occluded(seed):
+  layers, pair = render(seed)
   back = backward_flow(layers, pair)
-  miss = np.hypot(*np.moveaxis(pair.flow + looked_up(back, pair.flow), -1, 0))
-  sure = interior(pair)
-  assert sure.mean() > 0.3
-  assert np.quantile(miss[sure], 0.99) < 0.1
-  # What is hidden leads to another layer, and not back to where it was, unless
-  # both layers move alike.
+  miss = np.hypot(*np.moveaxis(pair.flow + warp(back, pair.flow), -1, 0))
+  visible = interior(pair)
+  assert visible.mean() > 0.3
+  assert np.quantile(miss[visible], 0.99) < 0.1
+  # The flow of an occluded pixel leads to another layer. It leads back only if
+  # both layers move equally.
   x, y = np.rint(np.moveaxis(places(pair.flow), -1, 0)).astype(int)
-  shown = pair.labels[1][y.clip(0, HEIGHT - 1), x.clip(0, WIDTH - 1)]
-  hidden = pair.occluded & inside(pair.flow)
-  assert (shown[hidden] != pair.labels[0][hidden]).all()
+  target = pair.labels[1][y.clip(0, HEIGHT - 1), x.clip(0, WIDTH - 1)]
+  occluded = pair.occluded & inside(pair.flow)
+  assert (target[occluded] != pair.labels[0][occluded]).all()
   leaves = ~inside(pair.flow)
   assert pair.occluded[leaves].all()
 
 
-def test_what_moves_apart_does_not_come_back_where_hidden():
+def test_forward_and_backward_flow_do_not_cancel_where_occluded():
   moving = PLAIN._replace(
     translation=0.15, warp_share=0.0, follow_share=0.0, rotation=0.0,
     scale=0.0, shear=0.0, background_translation=0.0, background_rotation=0.0,
     background_scale=0.0, background_shear=0.0,
   )  # fmt: skip
   for seed in range(5):
-    layers, pair = scene(seed, moving)
+    layers, pair = render(seed, moving)
     back = backward_flow(layers, pair)
-    miss = np.hypot(*np.moveaxis(pair.flow + looked_up(back, pair.flow), -1, 0))
-    hidden = pair.occluded & inside(pair.flow) & ~seams(pair.labels[0], 3)
-    assert hidden.sum() > 20
-    assert np.median(miss[hidden]) > 1
+    miss = np.hypot(*np.moveaxis(pair.flow + warp(back, pair.flow), -1, 0))
+    occluded = pair.occluded & inside(pair.flow) & ~borders(pair.labels[0], 3)
+    assert occluded.sum() > 20
+    assert np.median(miss[occluded]) > 1
 
 
-def test_an_object_that_moves_by_whole_pixels():
+def test_flow_and_occlusion_of_a_move_by_whole_pixels_are_exact():
   mask = np.zeros((14, 14), np.uint8)
   mask[2:12, 2:12] = 255
   box = flow_scene.Box(40, 30, 54, 44)
@@ -161,11 +165,11 @@ def test_an_object_that_moves_by_whole_pixels():
   expected = np.zeros((HEIGHT, WIDTH, 2))
   expected[35:45, 37:47] = (5, -3)
   np.testing.assert_allclose(pair.flow, expected, atol=1e-5)
-  # Of the background, what the object covers in the second frame only.
-  hidden = np.zeros((HEIGHT, WIDTH), bool)
-  hidden[32:42, 42:52] = True
-  hidden[35:45, 37:47] = False
-  np.testing.assert_array_equal(pair.occluded, hidden)
+  # Background that the object covers in the second frame only.
+  occluded = np.zeros((HEIGHT, WIDTH), bool)
+  occluded[32:42, 42:52] = True
+  occluded[35:45, 37:47] = False
+  np.testing.assert_array_equal(pair.occluded, occluded)
   np.testing.assert_array_equal(pair.frames[1], texture)
   np.testing.assert_array_equal(
     pair.frames[0][35:45, 37:47], texture[32:42, 42:52]
@@ -174,7 +178,7 @@ def test_an_object_that_moves_by_whole_pixels():
 
 @settings(max_examples=20, deadline=None)
 @given(seed=SEEDS, strength=st.floats(0, 2), points=st.integers(2, 6))
-def test_nothing_folds(seed, strength, points):
+def test_a_thin_plate_bend_never_folds(seed, strength, points):
   box = flow_scene.Box(-10, 5, 50, 105)
   rng = np.random.default_rng(seed)
   bend = flow_scene.thin_plate(rng, box, points, strength)
@@ -185,7 +189,7 @@ def test_nothing_folds(seed, strength, points):
   assert area.min() > 0
 
 
-def test_a_spline_passes_through_its_points():
+def test_a_thin_plate_spline_passes_through_its_points():
   basis = flow_motion._basis(2)
   moved = np.random.default_rng(0).normal(size=(4, 2))
   size = flow_motion._COARSE
@@ -195,7 +199,7 @@ def test_a_spline_passes_through_its_points():
   )
 
 
-def test_effects_change_frames_within_their_range():
+def test_light_fog_and_noise_change_frames_within_their_ranges():
   frames = np.full((2, HEIGHT, WIDTH, 3), 100, np.uint8)
   off = flow_scene.Scene(fog_share=0.0, light_share=0.0, noise_share=0.0)
   rng = np.random.default_rng(0)
@@ -215,7 +219,7 @@ def test_effects_change_frames_within_their_range():
   assert 0 < noisy.std() < 6
 
 
-def test_motion_blur_smears_along_the_motion():
+def test_motion_blur_removes_detail_along_the_motion():
   fast = flow_scene.Scene(
     objects=(0, 0), warp_share=0.0, motion_blur_share=1.0, motion_blur=1.0,
     background_translation=0.2, background_rotation=0.0, background_scale=0.0,
@@ -224,57 +228,57 @@ def test_motion_blur_smears_along_the_motion():
   sharp = fast._replace(motion_blur=0.0)
   detail = []
   for settings_ in (sharp, fast):
-    pairs = [scene(s, settings_, Textures("train"))[1] for s in range(4)]
+    pairs = [render(s, settings_, Textures("train"))[1] for s in range(4)]
     steps = [np.abs(np.diff(p.frames[1].astype(int), axis=1)) for p in pairs]
     detail.append(np.mean(steps))
   assert detail[1] < 0.9 * detail[0]
 
 
-def test_smeared_objects_are_not_cut_off():
+def test_the_masks_of_blurred_objects_fade_out_inside_their_boxes():
   fast = flow_scene.Scene(
     objects=(3, 3), translation=0.3, motion_blur_share=1.0, motion_blur=1.0,
     edge_blur=4.0,
   )  # fmt: skip
   for seed in range(5):
-    for layer in scene(seed, fast)[0][1:]:
+    for layer in render(seed, fast)[0][1:]:
       assert layer.mask.shape == layer.mask_box.shape
       edges = [layer.mask[[0, -1]].ravel(), layer.mask[:, [0, -1]].ravel()]
       assert np.concatenate(edges).max() <= 4
       assert layer.mask.max() > 40
 
 
-def test_textures_of_a_folder(tmp_path):
+def test_textures_hold_out_every_tenth_photo_of_a_folder(tmp_path):
   for i in range(12):
     gray = np.full((20, 30, 3), 10 * i, np.uint8)
     (tmp_path / f"{i:02}.png").write_bytes(codec.encode_png(gray))
-  found = {
+  names = {
     split: {p.name for p in Textures(split, tmp_path)._paths}
     for split in ("train", "test")
   }
-  assert found["test"] == {"00.png", "10.png"}
-  assert found["train"] == {f"{i:02}.png" for i in range(12)} - found["test"]
+  assert names["test"] == {"00.png", "10.png"}
+  assert names["train"] == {f"{i:02}.png" for i in range(12)} - names["test"]
   rng = np.random.default_rng(0)
   drawn = Textures("train", tmp_path, noise_share=0.0).draw(rng, 50, 40)
   assert drawn.shape == (50, 40, 3)
-  # A gray photo stays plain.
+  # A uniform gray photo has no detail.
   assert drawn.std((0, 1)).max() == 0
 
 
-def test_plain_parts_of_photos_are_drawn_again():
+def test_parts_of_photos_without_detail_are_drawn_again():
   rng = np.random.default_rng(0)
   details = []
-  for least in (0.0, 6.0):
-    textures = Textures("train", noise_share=0.0, detail=least)
+  for min_detail in (0.0, 6.0):
+    textures = Textures("train", noise_share=0.0, detail=min_detail)
     parts = [textures._part(rng, 32, 48) for _ in range(40)]
     drawn = [textures.draw(rng, 32, 48) for _ in range(40)]
     details.append([flow_textures._detail(p) for p in drawn])
     assert min(map(flow_textures._detail, parts)) < 6
-  # Colors are changed afterwards, by less than half.
+  # Colors change after that, which less than halves the detail.
   assert min(details[0]) < 3 < min(details[1])
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_a_folder_with_too_few_pictures_is_refused(tmp_path, count):
+def test_a_folder_with_too_few_images_is_refused(tmp_path, count):
   for i in range(count):
     (tmp_path / f"{i}.png").write_bytes(b"")
   with pytest.raises(UserError, match=f"has {count} pictures"):
@@ -294,6 +298,6 @@ def test_a_folder_with_too_few_pictures_is_refused(tmp_path, count):
     ({"warp_points": 1}, "warp_points"),
   ],
 )
-def test_settings_that_cannot_be_are_refused(changes, message):
+def test_settings_out_of_range_are_refused(changes, message):
   with pytest.raises(UserError, match=message):
     flow_scene.make_scene(changes)

@@ -1,4 +1,4 @@
-"""Rendered pairs as a source."""
+"""Tests of the source of rendered pairs."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def make(**arguments):
   return flow_sources.make_flow_source("rendered", **arguments)
 
 
-def test_a_pair_is_always_the_same_and_others_differ():
+def test_a_rendered_pair_is_reproducible_and_differs_from_others():
   first, again, held_out = make()[3], make()[3], make(split="test")[3]
   for name, value in first.items():
     np.testing.assert_array_equal(value, again[name])
@@ -27,7 +27,7 @@ def test_a_pair_is_always_the_same_and_others_differ():
   assert first["occluded"].dtype == bool
 
 
-def test_its_length():
+def test_the_length_of_the_source_can_be_set():
   assert len(make()) == 10
   assert len(make(split="test", num_test=4)) == 4
   assert make()[-1]["flow"].tolist() == make()[9]["flow"].tolist()
@@ -35,7 +35,7 @@ def test_its_length():
     make()[10]
 
 
-def test_scenes_can_be_set():
+def test_the_scene_can_be_set():
   still = dict.fromkeys(
     [
       *("translation", "rotation", "scale", "shear", "warp_share"),
@@ -44,8 +44,8 @@ def test_scenes_can_be_set():
     ],
     0.0,
   )
-  found = make(scene=still)[0]
-  np.testing.assert_allclose(found["flow"], 0, atol=1e-4)
+  pair = make(scene=still)[0]
+  np.testing.assert_allclose(pair["flow"], 0, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,6 @@ def test_scenes_can_be_set():
     ({"num_train": 0}, "empty dataset"),
   ],
 )
-def test_what_cannot_be_is_refused(arguments, message):
+def test_arguments_out_of_range_are_refused(arguments, message):
   with pytest.raises(UserError, match=message):
     make(**arguments)

@@ -3,7 +3,7 @@ import io
 import cv2
 import numpy as np
 import pytest
-from pictures import close, noise, quarters
+from image_patterns import assert_close, noise, quarters
 from PIL import Image, ImageOps
 
 from perceiver_jax.data.images import codec
@@ -18,8 +18,8 @@ def test_read_image_gives_rgb(tmp_path, suffix):
   lossless = {"lossless": True} if suffix == "webp" else {}
   quality = {"quality": 98, "subsampling": 0} if suffix == "jpg" else {}
   Image.fromarray(quarters()).save(path, **lossless, **quality)
-  close(codec.read_image(path), quarters(), 4 if quality else 0)
-  close(codec.read_image(str(path)), quarters(), 4 if quality else 0)
+  assert_close(codec.read_image(path), quarters(), 4 if quality else 0)
+  assert_close(codec.read_image(str(path)), quarters(), 4 if quality else 0)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
@@ -32,7 +32,7 @@ def test_read_image_turns_pictures_upright(tmp_path, suffix, orientation):
   with Image.open(path) as stored:
     upright = np.asarray(ImageOps.exif_transpose(stored).convert("RGB"))
   # Pillow and OpenCV round colors differently by a few levels.
-  close(codec.read_image(path), upright, 4)
+  assert_close(codec.read_image(path), upright, 4)
 
 
 def test_read_image_turns_16_bit_grey_upright(tmp_path):
@@ -41,14 +41,14 @@ def test_read_image_turns_16_bit_grey_upright(tmp_path):
   levels = np.arange(6, dtype=np.uint16).reshape(2, 3) * 257
   Image.fromarray(levels).save(tmp_path / "x.png", exif=exif)
   upright = np.array([[3, 0], [4, 1], [5, 2]])
-  close(codec.read_image(tmp_path / "x.png", 1)[..., 0], upright)
+  assert_close(codec.read_image(tmp_path / "x.png", 1)[..., 0], upright)
 
 
 def test_read_image_of_grey(tmp_path):
   gray = np.arange(20, dtype=np.uint8).reshape(4, 5, 1)
   cv2.imwrite(str(tmp_path / "x.png"), gray)
-  close(codec.read_image(tmp_path / "x.png", 1), gray)
-  close(codec.read_image(tmp_path / "x.png"), gray.repeat(3, axis=2))
+  assert_close(codec.read_image(tmp_path / "x.png", 1), gray)
+  assert_close(codec.read_image(tmp_path / "x.png"), gray.repeat(3, axis=2))
 
 
 def test_read_image_in_grey_weighs_colours_as_eyes_do(tmp_path):
@@ -56,7 +56,7 @@ def test_read_image_in_grey_weighs_colours_as_eyes_do(tmp_path):
   gray = codec.read_image(tmp_path / "x.png", 1)
   assert gray.shape == (32, 48, 1)
   luma = np.array([[76, 150], [29, 128]])
-  close(gray[[0, -1]][:, [0, -1], 0], luma, 1)
+  assert_close(gray[[0, -1]][:, [0, -1], 0], luma, 1)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
@@ -68,13 +68,13 @@ def test_read_image_composites_on_white(tmp_path, mode):
   picture.save(tmp_path / "x.png")
   # 255 * 0.6 + 100 * 0.4 = 193.
   expected = np.array([[[255], [193], [100]]]).repeat(3, axis=2)
-  close(codec.read_image(tmp_path / "x.png"), expected)
+  assert_close(codec.read_image(tmp_path / "x.png"), expected)
 
 
 def test_read_image_of_a_palette(tmp_path):
   picture = Image.fromarray(quarters()).quantize(4)
   picture.save(tmp_path / "x.png")
-  close(codec.read_image(tmp_path / "x.png"), quarters(), 1)
+  assert_close(codec.read_image(tmp_path / "x.png"), quarters(), 1)
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (2, 3, 3), (2, 3, 4)])
@@ -82,13 +82,13 @@ def test_read_image_scales_16_bits_to_8(tmp_path, shape):
   levels = np.full(shape, 200 * 257 + 100, np.uint16)
   levels[..., 3:] = 65535
   cv2.imwrite(str(tmp_path / "x.png"), levels)
-  close(codec.read_image(tmp_path / "x.png"), np.full((2, 3, 3), 200))
+  assert_close(codec.read_image(tmp_path / "x.png"), np.full((2, 3, 3), 200))
 
 
 def test_read_image_of_a_cmyk_jpeg(tmp_path):
   picture = Image.fromarray(quarters()).convert("CMYK")
   picture.save(tmp_path / "x.jpg", quality=98, subsampling=0)
-  close(codec.read_image(tmp_path / "x.jpg"), quarters(), 6)
+  assert_close(codec.read_image(tmp_path / "x.jpg"), quarters(), 6)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp"])
@@ -146,7 +146,7 @@ def test_decode_image_is_what_read_image_gives(tmp_path):
   (tmp_path / "x.jpg").write_bytes(data)
   for channels in (1, 3):
     decoded = codec.decode_image(data, channels)
-    close(decoded, codec.read_image(tmp_path / "x.jpg", channels))
+    assert_close(decoded, codec.read_image(tmp_path / "x.jpg", channels))
 
 
 # The Adobe marker's last byte says how four components are stored.
@@ -171,44 +171,48 @@ def test_decode_image_of_cmyk_is_within_2_levels_of_pillow(transform):
   data = _stored_as(_encoded(picture, quality=95, subsampling=0), transform)
   expected = Image.open(io.BytesIO(data))
   assert expected.mode == "CMYK"
-  close(codec.decode_image(data), np.asarray(expected.convert("RGB")), 2)
+  assert_close(codec.decode_image(data), np.asarray(expected.convert("RGB")), 2)
 
 
 def test_decode_image_of_a_grey_jpeg():
   gray = _smooth()[..., 0]
   data = _encoded(Image.fromarray(gray), quality=95)
-  close(codec.decode_image(data, 1)[..., 0], gray, 4)
-  close(codec.decode_image(data), codec.decode_image(data, 1).repeat(3, -1))
+  assert_close(codec.decode_image(data, 1)[..., 0], gray, 4)
+  assert_close(
+    codec.decode_image(data), codec.decode_image(data, 1).repeat(3, -1)
+  )
 
 
 def test_decode_image_goes_by_the_content_not_the_name(tmp_path):
   # As one image of ImageNet.
   path = tmp_path / "n02105855_2933.JPEG"
   Image.fromarray(quarters()).save(path, "PNG")
-  close(codec.decode_image(path.read_bytes(), name=str(path)), quarters())
-  close(codec.read_image(path), quarters())
+  assert_close(
+    codec.decode_image(path.read_bytes(), name=str(path)), quarters()
+  )
+  assert_close(codec.read_image(path), quarters())
 
 
 def test_decode_image_of_16_bit_pngs():
   levels = np.array([[0, 128, 129, 65535]], np.uint16)
   data = _encoded(Image.fromarray(levels), "PNG")
   # 257 levels of 16 bits are one of 8.
-  close(codec.decode_image(data, 1)[..., 0], np.array([[0, 0, 1, 255]]))
+  assert_close(codec.decode_image(data, 1)[..., 0], np.array([[0, 0, 1, 255]]))
 
 
 def test_decode_image_of_palettes():
   picture = Image.fromarray(quarters()).quantize(4)
-  close(codec.decode_image(_encoded(picture, "PNG")), quarters(), 1)
+  assert_close(codec.decode_image(_encoded(picture, "PNG")), quarters(), 1)
   gray = picture.getpixel((47, 31))
   clear = codec.decode_image(_encoded(picture, "PNG", transparency=gray))
-  close(clear[:16], quarters()[:16], 1)
-  close(clear[16:, 24:], np.full((16, 24, 3), 255))
+  assert_close(clear[:16], quarters()[:16], 1)
+  assert_close(clear[16:, 24:], np.full((16, 24, 3), 255))
 
 
 def test_decode_image_of_one_bit():
   bits = np.array([[True, False, True]])
   data = _encoded(Image.fromarray(bits), "PNG")
-  close(codec.decode_image(data, 1)[..., 0], bits * 255)
+  assert_close(codec.decode_image(data, 1)[..., 0], bits * 255)
 
 
 def test_decode_image_composites_alpha_on_white():
@@ -216,8 +220,8 @@ def test_decode_image_composites_alpha_on_white():
   picture[0, 0, 3] = 255
   out = codec.decode_image(_encoded(Image.fromarray(picture), "PNG"))
   # 255 * 0.6 + 100 * 0.4 = 193, and so on.
-  close(out[1, 1], np.array([193, 153, 233]))
-  close(out[0, 0], np.array([100, 0, 200]))
+  assert_close(out[1, 1], np.array([193, 153, 233]))
+  assert_close(out[0, 0], np.array([100, 0, 200]))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
@@ -254,14 +258,14 @@ def test_encode_png_comes_back_as_it_went(tmp_path, channels):
   rng = np.random.default_rng(1)
   picture = rng.integers(0, 256, (5, 7, channels), np.uint8)
   (tmp_path / "x.png").write_bytes(codec.encode_png(picture))
-  close(codec.read_image(tmp_path / "x.png", channels), picture)
+  assert_close(codec.read_image(tmp_path / "x.png", channels), picture)
 
 
 def test_encode_png_keeps_alpha_and_the_order_of_colours(tmp_path):
   picture = np.full((2, 2, 4), [1, 2, 3, 4], np.uint8)
   (tmp_path / "x.png").write_bytes(codec.encode_png(picture))
   with Image.open(tmp_path / "x.png") as stored:
-    close(np.asarray(stored), picture)
+    assert_close(np.asarray(stored), picture)
 
 
 def test_encode_png_refuses_floats():

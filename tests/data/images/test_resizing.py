@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import QUARTERS, close, noise, quarters
+from image_patterns import QUARTERS, assert_close, noise, quarters
 
 from perceiver_jax.data.images import resizing
 from perceiver_jax.errors import UserError
@@ -13,12 +13,12 @@ from perceiver_jax.errors import UserError
 def test_resize_averages_on_the_way_down():
   fine = np.indices((8, 8)).sum(0)[..., None] % 2 * 200
   small = resizing.resize(fine.astype(np.uint8), 4, 2)
-  close(small, np.full((4, 2, 1), 100))
+  assert_close(small, np.full((4, 2, 1), 100))
 
 
 def test_resize_keeps_the_place_of_things_on_the_way_up():
   large = resizing.resize(quarters(8, 8), 64, 64)
-  close(large[[0, -1]][:, [0, -1]], QUARTERS)
+  assert_close(large[[0, -1]][:, [0, -1]], QUARTERS)
 
 
 @settings(max_examples=25, deadline=None)
@@ -31,7 +31,7 @@ def test_resize_gives_any_size_and_keeps_flat_pictures_flat(sizes, c, dtype):
   height, width, rows, columns = sizes
   out = resizing.resize(np.full((height, width, c), 37, dtype), rows, columns)
   assert out.dtype == dtype
-  close(out, np.full((rows, columns, c), 37), 1e-3)
+  assert_close(out, np.full((rows, columns, c), 37), 1e-3)
 
 
 # cubic_resize
@@ -73,26 +73,32 @@ def test_cubic_resize_is_the_sum_it_is_defined_by(sizes, c, dtype, seed):
   image = noise(rows, columns, c, seed=seed).astype(dtype)
   out = resizing.cubic_resize(image, height, width)
   assert out.dtype == np.float32
-  close(out, _reference(image, height, width), 1e-3)
+  assert_close(out, _reference(image, height, width), 1e-3)
 
 
 def test_cubic_resize_of_a_part_of_a_picture():
   image = noise(200, 60, 3)
   part = image[5:170, 7:59]
-  close(resizing.cubic_resize(part, 22, 30), _reference(part, 22, 30), 1e-3)
+  assert_close(
+    resizing.cubic_resize(part, 22, 30), _reference(part, 22, 30), 1e-3
+  )
   turned = image[:, ::-1]
-  close(resizing.cubic_resize(turned, 22, 30), _reference(turned, 22, 30), 1e-3)
+  assert_close(
+    resizing.cubic_resize(turned, 22, 30), _reference(turned, 22, 30), 1e-3
+  )
 
 
 def test_cubic_resize_to_the_same_size_changes_nothing():
   image = noise(9, 7, 3)
-  close(resizing.cubic_resize(image, 9, 7), image)
+  assert_close(resizing.cubic_resize(image, 9, 7), image)
 
 
 @pytest.mark.parametrize("size", [(3, 4), (37, 41), (200, 5)])
 def test_cubic_resize_keeps_flat_pictures_flat(size):
   flat = np.full((30, 40, 3), 255, np.uint8)
-  close(resizing.cubic_resize(flat, *size), np.full((*size, 3), 255), 1e-4)
+  assert_close(
+    resizing.cubic_resize(flat, *size), np.full((*size, 3), 255), 1e-4
+  )
 
 
 @pytest.mark.parametrize("width", [13, 150])
@@ -116,9 +122,11 @@ def test_cubic_resize_overshoots_at_edges_and_is_not_clamped():
 
 def test_resize_by_names_the_methods():
   image = noise(6, 8, 3)
-  close(resizing.resize_by(image, 3, 4, "area"), resizing.resize(image, 3, 4))
+  assert_close(
+    resizing.resize_by(image, 3, 4, "area"), resizing.resize(image, 3, 4)
+  )
   cubic = resizing.cubic_resize(image, 3, 4)
-  close(resizing.resize_by(image, 3, 4, "cubic"), cubic)
+  assert_close(resizing.resize_by(image, 3, 4, "cubic"), cubic)
   assert tuple(resizing.RESIZES) == ("area", "cubic")
   with pytest.raises(UserError, match="'nearest'; give area or cubic"):
     resizing.resize_by(image, 3, 4, "nearest")

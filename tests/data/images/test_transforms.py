@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import close, noise
+from image_patterns import assert_close, noise
 from scipy import stats
 
 from perceiver_jax.data.images import resizing, transforms
@@ -150,15 +150,21 @@ def test_normalize_to_unit_spans_minus_one_to_one():
 def test_normalize_by_imagenet_gives_its_mean_and_deviation():
   mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
   at_mean = np.full((2, 3, 3), np.multiply(mean, 255), np.float32)
-  close(transforms.normalize(at_mean, "imagenet"), np.zeros((2, 3, 3)), 1e-6)
+  assert_close(
+    transforms.normalize(at_mean, "imagenet"), np.zeros((2, 3, 3)), 1e-6
+  )
   above = at_mean + np.float32(np.multiply(std, 255))
-  close(transforms.normalize(above, "imagenet"), np.ones((2, 3, 3)), 1e-5)
+  assert_close(
+    transforms.normalize(above, "imagenet"), np.ones((2, 3, 3)), 1e-5
+  )
 
 
 def test_normalize_keeps_what_is_beyond_black_and_white():
   pixels = np.array([[[-25.5], [280.5]]], np.float32)
-  close(transforms.normalize(pixels, "unit"), np.array([[[-1.2], [1.2]]]), 1e-6)
-  close(pixels, np.array([[[-25.5], [280.5]]]))  # Left as it was.
+  assert_close(
+    transforms.normalize(pixels, "unit"), np.array([[[-1.2], [1.2]]]), 1e-6
+  )
+  assert_close(pixels, np.array([[[-25.5], [280.5]]]))  # Left as it was.
 
 
 @pytest.mark.parametrize("normalization", transforms.NORMALIZATIONS)
@@ -169,12 +175,12 @@ def test_to_pixels_undoes_normalize(normalization, shape):
     transforms.normalize(pixels, normalization), normalization
   )
   assert out.dtype == np.uint8
-  close(out, pixels)
+  assert_close(out, pixels)
 
 
 def test_to_pixels_clips_and_rounds():
   x = np.array([[[-9.0], [0.001], [9.0]]], np.float32)
-  close(transforms.to_pixels(x, "unit"), np.array([[[0], [128], [255]]]))
+  assert_close(transforms.to_pixels(x, "unit"), np.array([[[0], [128], [255]]]))
 
 
 @pytest.mark.parametrize(
@@ -277,7 +283,7 @@ def test_prepare_image_inverts_whatever_else_it_does(resize, normalization):
   inverted = transforms.prepare_image(picture, (6, 6, 3), invert=True, **how)
   negative = transforms.prepare_image(255 - picture, (6, 6, 3), **how)
   # An average rounds its halves upward, so the order may cost a level.
-  close(inverted, negative, 1 / 50)
+  assert_close(inverted, negative, 1 / 50)
 
 
 # has_bright_border and random_affine

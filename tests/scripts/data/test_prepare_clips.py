@@ -15,7 +15,7 @@ from perceiver_jax.data.clips import shards as clip_shards
 from perceiver_jax.data.clips.windows import Window
 
 sys.path.append(str(pathlib.Path(__file__).parents[2] / "data"))
-import tiny_clips as making
+import tiny_clips
 
 WINDOW = Window(8, 25.0, 8 * 1920, 48_000, (16, 16))
 
@@ -25,9 +25,11 @@ def folder(tmp_path):
   """Three good clips and two bad ones."""
   root = tmp_path / "clips"
   for name in ("a/one", "b/two", "b/three"):
-    making.write_clip(root / "train" / f"{name}.mp4", 1.0)
-  making.cut(making.write_clip(root / "train" / "a" / "truncated.mp4"))
-  making.write_clip(root / "train" / "b" / "silent.mp4", sound=False)
+    tiny_clips.write_clip(root / "train" / f"{name}.mp4", 1.0)
+  tiny_clips.truncate(
+    tiny_clips.write_clip(root / "train" / "a" / "truncated.mp4")
+  )
+  tiny_clips.write_clip(root / "train" / "b" / "silent.mp4", audio=False)
   return root
 
 
