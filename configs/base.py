@@ -101,6 +101,8 @@ def image_classification() -> ml_collections.ConfigDict:
   config = run()
   config.task = "image_classification"
   config.label_smoothing = 0.0
+  # Whether BatchNorm's statistics span all devices or are those of each.
+  config.sync_batch_norm = True
   config.data = {
     "source": "",  # See `perceiver_jax.data.images.sources.SOURCES`.
     # Arguments of each source, other than the split.

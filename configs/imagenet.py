@@ -55,9 +55,17 @@ scratch, which IO, app. A.2, calls similar. For the Fourier model on JFT the
 same appendix projects RGB to 256 channels before positions are appended; that
 model has 213.08M parameters and the other 212.17M, of which Table 7 prints
 212M, so both are here.
-Label smoothing is in the authors' code and not in the paper. IO gives CutMix a
-"ratio of 0.2"; the authors' code mixes half of each batch by MixUp with 0.2 and
-half by CutMix with 1, as here.
+
+From the authors' code and not in the papers: label smoothing; the crops of
+training (TensorFlow's `sample_distorted_bounding_box`, at most 10 attempts,
+then the central crop of evaluation); and BatchNorm's statistics, which `conv`
+takes over the images of one device, 16 of 1,024 on 64 devices. With fewer
+devices, num_microbatches sets that number: 8 devices and 8 microbatches make it
+16 (and update the running statistics 8 times a step).
+--config.sync_batch_norm=True takes statistics over all devices instead. Chosen:
+running statistics are averaged over the devices, where the authors' code keeps
+those of the first. IO gives CutMix a "ratio of 0.2"; the authors' code mixes
+half of each batch by MixUp with 0.2 and half by CutMix with 1, as here.
 """
 
 from typing import Any, NamedTuple
@@ -146,6 +154,7 @@ def get_config(variant: str = "fourier") -> ml_collections.ConfigDict:
   config.model = zoo.spec(row.model)
   config.model.encoder.update(row.encoder)
   config.batch_size = 1024
+  config.sync_batch_norm = False
   config.data.source = "tfds"
   config.data.source_args.tfds.name = "imagenet2012"
   config.data.eval_split = "validation"

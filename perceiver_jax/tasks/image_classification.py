@@ -121,8 +121,8 @@ class ImageClassification(base.Task):
   ) -> perceiver.Outputs:
     """Returns logits [b, P] and, if asked for, attention."""
     spec = self._config.model.to_dict()
-    # Batch statistics must not depend on the number of devices.
-    spec["adapter"].setdefault("cross_replica_axis", step.AXIS)
+    if self._config.sync_batch_norm:
+      spec["adapter"].setdefault("cross_replica_axis", step.AXIS)
     outputs = self.build_model(spec)(
       batch["image"],
       is_training=is_training,

@@ -97,8 +97,8 @@ class OpticalFlow(base.Task):
   ) -> perceiver.Outputs:
     """Returns flow [b, H, W, 2] in the model's unit, and attention."""
     spec = self._config.model.to_dict()
-    # Batch statistics must not depend on the number of devices.
-    spec["adapter"].setdefault("cross_replica_axis", step.AXIS)
+    if self._config.sync_batch_norm:
+      spec["adapter"].setdefault("cross_replica_axis", step.AXIS)
     frames = jnp.asarray(batch["frames"], jnp.float32) / 127.5 - 1
     return self.build_model(spec)(
       frames, is_training=is_training, return_attention=return_attention

@@ -2,7 +2,8 @@
 
 The same global batch and seed give the same loss on any number of devices:
 gradients are summed over examples, not averaged over shards, randomness is
-keyed by example, and batch statistics span all devices.
+keyed by example, and batch statistics span all devices, unless the config asks
+for those of each device (`sync_batch_norm`).
 """
 
 from collections.abc import Callable
@@ -242,6 +243,7 @@ def make_train_step(
       gradients, state.params, state.net_state, batch, num_microbatches
     )
     grads, metrics = jax.lax.psum((grads, metrics), AXIS)
+    net_state = _mean_over_devices(net_state)
     # Avoid dividing by zero if the batch has no masked tokens.
     count = jnp.maximum(metrics["loss"][1], 1)
     grads = jax.tree.map(lambda g: g / count, grads)
@@ -301,6 +303,17 @@ def _with_keys(batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
   """Adds "rng", a key per example derived from its index in the source."""
   fold = jax.vmap(lambda i: jax.random.key_data(jax.random.fold_in(key, i)))
   return {**batch, "rng": fold(batch["index"])}
+
+
+def _mean_over_devices(net_state: hk.MutableState) -> hk.MutableState:
+  """Averages running statistics, which BatchNorm may keep per device."""
+
+  def mean(x):
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+      return x  # Counters are the same on all devices.
+    return jax.lax.pmean(x, AXIS)
+
+  return jax.tree.map(mean, net_state)
 
 
 def _accumulate(gradients, params, net_state, batch, parts):

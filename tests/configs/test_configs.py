@@ -220,6 +220,12 @@ def test_audioset_rows_of_the_first_paper_have_the_latents_of_imagenet():
     get("io_mel_video_512")
 
 
+def test_the_papers_rows_normalize_on_each_device():
+  assert module("digits").get_config("").sync_batch_norm
+  for file, variant in (("imagenet", "conv"), ("optical_flow", "conv")):
+    assert not module(file).get_config(variant).sync_batch_norm
+
+
 def test_the_io_recipes_mix_images():
   get = module("imagenet").get_config
   # IO, app. A.2: fine-tuning augments like training from scratch.

@@ -166,6 +166,29 @@ def test_devices_agree_on_batch_statistics(tiny_conv_config):
   assert end.net_state
 
 
+def test_batch_statistics_are_those_of_each_device(tiny_conv_config):
+  tiny_conv_config.sync_batch_norm = False
+  task, batch = make_task(tiny_conv_config), image_batch(0)
+  run = Run(task, 4)
+  prepared = {k: jnp.split(x, 4) for k, x in task.prepare_batch(batch).items()}
+  apply = jax.jit(run.model.apply, static_argnums=4)
+  states = []
+  for part in range(4):
+    share = {name: parts[part] for name, parts in prepared.items()}
+    _, state = apply(run.first.params, run.first.net_state, None, share, True)
+    states.append(jax.device_get(state))
+  run.take(batch)
+  # One state for all devices, the mean of theirs.
+  mean = jax.tree.map(lambda *x: np.mean(x, axis=0), *states)
+  assert_close(jax.device_get(run.state.net_state), mean, 1e-6)
+  spread = jax.tree.map(lambda *x: np.ptp(x, axis=0).max(), *states)
+  assert max(jax.tree.leaves(spread)) > 1e-3
+  for leaf in jax.tree.leaves(run.state.net_state):
+    first, *others = (shard.data for shard in leaf.addressable_shards)
+    for other in others:
+      np.testing.assert_array_equal(other, first)
+
+
 def test_devices_agree_on_randomness_under_lamb(tiny_config):
   config = tiny_config.optimizer
   config.update(warmup_steps=2, clip_norm=0.5, learning_rate=0.05)
