@@ -151,7 +151,7 @@ def get_config(variant: str = "fourier") -> ml_collections.ConfigDict:
   name, smoke = base.parse(variant, tuple(_ROWS), "fourier")
   row = _ROWS[name]
   config = base.image_classification()
-  config.model = zoo.spec(row.model)
+  config.model = zoo.get_spec(row.model)
   config.model.encoder.update(row.encoder)
   config.batch_size = 1024
   config.sync_batch_norm = False

@@ -73,7 +73,7 @@ def get_config(variant: str = "main") -> ml_collections.ConfigDict:
   model, *errors = _ROWS["conv" if name == _SMALL else name]
   config = base.run()
   config.task = "optical_flow"
-  config.model = zoo.spec(model)
+  config.model = zoo.get_spec(model)
   config.num_steps = 375_000
   config.batch_size = 512
   config.loss = "epe"  # Or "robust".

@@ -6,29 +6,15 @@ docs/using_the_models.md shows each in use.
 from typing import Any
 
 from perceiver_jax.models import zoo
-from perceiver_jax.models.ops.execution import Execution
-from perceiver_jax.models.perceiver import Outputs
-from perceiver_jax.models.position_encoding import fourier_features
-from perceiver_jax.models.zoo import build
-from perceiver_jax.models.zoo import spec as get_spec
-from perceiver_jax.weights import Weights
-from perceiver_jax.weights import load as load_weights
-from perceiver_jax.weights import save as save_weights
-from perceiver_jax.weights import transformed as transform
-
-__all__ = [
-  "Execution",
-  "Outputs",
-  "Weights",
-  "build",
-  "fourier_features",
-  "get_spec",
-  "input_shapes",
-  "load_weights",
-  "published_models",
-  "save_weights",
-  "transform",
-]
+from perceiver_jax.models.ops.execution import Execution as Execution
+from perceiver_jax.models.perceiver import Outputs as Outputs
+from perceiver_jax.models.position_encoding import (
+  fourier_features as fourier_features,
+)
+from perceiver_jax.models.zoo import build as build
+from perceiver_jax.models.zoo import get_spec as get_spec
+from perceiver_jax.weights import Weights as Weights
+from perceiver_jax.weights import transform as transform
 
 
 def published_models() -> tuple[str, ...]:
@@ -42,5 +28,5 @@ def input_shapes(name: str, batch_size: int = 1) -> Any:
   Raises:
     ValueError: There is no such model.
   """
-  zoo.spec(name)  # Checks the name.
+  zoo.get_spec(name)  # Checks the name.
   return zoo.MODELS[name].example(batch_size)

@@ -17,8 +17,8 @@ from perceiver_jax.weights import model as weights_model
 _HEAD = """\
 # The papers' models
 
-`zoo.spec(NAME)` gives the spec of each, and `zoo.build` builds it at these or
-other sizes (`perceiver_jax/models/zoo.py`). Parameters are exact for the
+`zoo.get_spec(NAME)` gives the spec of each, and `zoo.build` builds it at these
+or other sizes (`perceiver_jax/models/zoo.py`). Parameters are exact for the
 structure as built here. Operations are counted as the papers count: multiplies
 and adds separately, 3 for each attention logit; biases, norms and activations
 are left out; one example, forward. Published figures are as printed, parameters
@@ -57,7 +57,7 @@ def operations(name: str) -> int:
   """Counts the operations of one forward pass of a zoo model."""
   entry = zoo.MODELS[name]
   # Counted as the papers do.
-  model, raw = weights_model.transformed(entry.spec, PLAIN), entry.example()
+  model, raw = weights_model.transform(entry.spec, PLAIN), entry.example()
   params, state = weights_model.abstract_variables(entry.spec, raw)
   return flops.count_flops(
     lambda p, s, x: model.apply(p, s, None, x)[0], params, state, raw

@@ -51,7 +51,7 @@ def language(vocab_size=262):
 
 def byte_bert():
   """Returns a plain Transformer of 32 bytes."""
-  spec = zoo.spec("byte_bert")
+  spec = zoo.get_spec("byte_bert")
   spec["adapter"] |= {"max_length": LENGTH, "num_channels": 8}
   spec["encoder"] |= {"num_layers": 1, "num_heads": 2}
   return random(spec, array(1, LENGTH, dtype="int32"))
@@ -101,13 +101,13 @@ def random(spec, raw, scale=1.0):
 
 def outputs(model_weights, raw, **kwargs):
   """Returns the outputs of a model, on the host."""
-  apply = weights.transformed(model_weights.spec).apply
+  apply = weights.transform(model_weights.spec).apply
   run = jax.jit(lambda p, s, x: apply(p, s, None, x, **kwargs)[0])
   return jax.device_get(run(model_weights.params, model_weights.state, raw))
 
 
 def _small_encoder(name):
-  spec = zoo.spec(name)
+  spec = zoo.get_spec(name)
   spec["encoder"] |= {
     "num_latents": 4,
     "num_latent_channels": 8,

@@ -60,7 +60,7 @@ def jit_apply(weights: Any, **options: bool) -> Callable[..., Any]:
 
   from perceiver_jax import weights as weights_lib
 
-  model = weights_lib.transformed(weights.spec)
+  model = weights_lib.transform(weights.spec)
   variables = jax.device_put((weights.params, weights.state))
 
   @jax.jit

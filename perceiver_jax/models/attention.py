@@ -87,9 +87,8 @@ class Attention(hk.Module):
     absorption = self._absorption(inputs_q.shape, inputs_kv.shape)
     if absorption == "queries" and isinstance(inputs_kv, DeferredNorm):
       return self._attend_unprojected(inputs_q, inputs_kv, mask)
-    return self._attend(
-      inputs_q, self.keys_values(inputs_kv, inputs_q.shape), mask
-    )
+    keys_values = self.keys_values(inputs_kv, inputs_q.shape)
+    return self._attend(inputs_q, keys_values, mask)
 
   # Named like `__call__`, or Haiku would give it parameters of its own.
   @hk.name_like("__call__")
@@ -111,11 +110,8 @@ class Attention(hk.Module):
       return KeysValues(self._split_heads(k), self._split_heads(v), False)
     w_q, b_q = project["query"].parameters(query_shape[-1])
     w_o, _ = project["output"].parameters(self._v_channels)
-    # The bias of the queries adds a number to each key's logits: one channel
-    # more. Logits are divided by the root of the width of the keys.
-    k = jnp.concatenate([k @ w_q.T, (k @ b_q)[..., None]], -1)
-    k = k * (k.shape[-1] / self._qk_channels) ** 0.5
-    return KeysValues(k[:, :, None], (v @ w_o)[:, :, None], True)
+    k, v = absorbed_projections.absorb_into_keys(k, v, w_q, b_q, w_o)
+    return KeysValues(k[:, :, None], v[:, :, None], True)
 
   @hk.name_like("__call__")
   def attention_map(
@@ -154,24 +150,10 @@ class Attention(hk.Module):
     return ops.attention_weights(q, k, mask)
 
   @hk.transparent
-  def _self_attend(self, x, mask):
-    # Made once in a call: made again, Haiku would name them anew.
-    *qkv, output = self._projections().values()
-    if _fuses_qkv(self._execution.fuse_qkv):
-      q, k, v = layers.fused_linear(qkv, x, self._execution)
-    else:
-      q, k, v = (project(x) for project in qkv)
-    q, k, v = map(self._split_heads, (q, k, v))
-    return output(
-      ops.dot_product_attention(q, k, v, mask, self._execution.attention)
-    )
-
-  @hk.transparent
   def _attend(self, inputs_q, keys_values, mask):
     project, (keys, values, is_absorbed) = self._projections(), keys_values
     if is_absorbed:
-      ones = jnp.ones((*inputs_q.shape[:-1], 1), inputs_q.dtype)
-      q = jnp.concatenate([inputs_q, ones], -1)[:, :, None]
+      q = absorbed_projections.append_one(inputs_q)[:, :, None]
     else:
       q = self._split_heads(project["query"](inputs_q))
     q = jnp.broadcast_to(q, (keys.shape[0], *q.shape[1:]))
@@ -183,27 +165,29 @@ class Attention(hk.Module):
     return project["output"](out)
 
   @hk.transparent
+  def _self_attend(self, x, mask):
+    # Made once in a call: made again, Haiku would name them anew.
+    *qkv, output = self._projections().values()
+    q, k, v = layers.apply_to_same(qkv, x, self._execution)
+    q, k, v = map(self._split_heads, (q, k, v))
+    return output(
+      ops.dot_product_attention(q, k, v, mask, self._execution.attention)
+    )
+
+  @hk.transparent
   def _attend_unprojected(self, inputs_q, inputs_kv, mask):
-    """Attends with key and value projections absorbed into the queries."""
-    project = self._projections()
-    inputs, norm = inputs_kv
+    project, (inputs, norm) = self._projections(), inputs_kv
     channels = inputs.shape[-1]
-    scale, offset = norm.parameters(channels)
-    w_k, _ = project["key"].parameters(channels)  # Its bias cancels.
-    w_v, b_v = project["value"].parameters(channels)
-    q = project["query"](inputs_q) * self._qk_channels**-0.5
-    # The offset of the norm cancels in the logits too.
-    q = (q @ w_k.T) * scale.astype(q.dtype)
-    data, positions = inputs.data.astype(q.dtype), inputs.positions
-    if positions is not None:
-      positions = positions.astype(q.dtype)
-    with ops.named_scope("unprojected", q.shape[1], inputs.shape[1]):
-      x = absorbed_projections.attend_to_normalized(q, data, positions, mask)
-    x = x.astype(q.dtype)
-    x = (x * scale.astype(q.dtype) + offset.astype(q.dtype)) @ w_v + b_v
-    if mask is not None:
-      x = jnp.where(mask.any(-1)[..., None], x, 0)
-    return project["output"](x)
+    out = absorbed_projections.attend_unprojected(
+      project["query"](inputs_q),
+      inputs.data,
+      inputs.positions,
+      norm.parameters(channels),
+      project["key"].parameters(channels),
+      project["value"].parameters(channels),
+      mask,
+    )
+    return project["output"](out)
 
   def _absorption(
     self, query_shape: tuple[int, ...], input_shape: tuple[int, ...]
@@ -231,10 +215,3 @@ class Attention(hk.Module):
 
   def _split_heads(self, x: jax.Array) -> jax.Array:
     return x.reshape(*x.shape[:-1], self._num_heads, -1)
-
-
-def _fuses_qkv(choice: str) -> bool:
-  # On a CPU, joining the weights costs more than one larger product saves.
-  return choice == "always" or (
-    choice == "auto" and jax.default_backend() != "cpu"
-  )

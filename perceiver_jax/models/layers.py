@@ -100,10 +100,17 @@ class DeferredNorm(NamedTuple):
     return self.norm(self.inputs.array())
 
 
-def fused_linear(
+def apply_to_same(
   layers: Sequence[Linear], x: jax.Array, execution: Execution
 ) -> list[jax.Array]:
-  """Applies several linear layers to one input with one product."""
+  """Returns `[layer(x) for layer in layers]`.
+
+  With `execution.fuse_qkv` this is one product with all their weights.
+  """
+  choice = execution.fuse_qkv
+  # On a CPU, joining the weights costs more than one larger product saves.
+  if choice == "never" or (choice == "auto" and jax.default_backend() == "cpu"):
+    return [layer(x) for layer in layers]
   parameters = [layer.parameters(x.shape[-1]) for layer in layers]
   ends = np.cumsum([b.shape[0] for _, b in parameters])
   w, b = (jnp.concatenate(x, -1) for x in zip(*parameters, strict=True))

@@ -92,11 +92,8 @@ class Perceiver(hk.Module):
     inputs = inputs_lib.of_adapter(self._adapter, raw, is_training=is_training)
     encoder_attention = []
     if latents is None:
-      start = {}
-      if initial_latents is not None:
-        start["initial_latents"] = initial_latents
       latents, encoder_attention = self._encoder(
-        inputs, input_mask, return_attention, **start
+        inputs, input_mask, return_attention, initial_latents
       )
     logits, decoder_attention = self._decoder(
       latents,

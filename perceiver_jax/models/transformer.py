@@ -47,9 +47,19 @@ class TransformerEncoder(hk.Module):
     inputs: InputArray | Float[Array, "B M C"],
     input_mask: Bool[Array, "B M"] | None = None,
     return_attention: ReturnAttention = False,
+    initial_latents: None = None,
   ) -> tuple[Float[Array, "B M C"], list]:
-    """Returns the inputs after all layers; no weights, even if asked for."""
+    """Returns the inputs after all layers; no weights, even if asked for.
+
+    Raises:
+      ValueError: `initial_latents` are given.
+    """
     del return_attention
+    if initial_latents is not None:
+      raise ValueError(
+        "the latents of a Transformer are its inputs: leave initial_latents"
+        " out, or use the encoder kind 'perceiver'"
+      )
     make = lambda: blocks.SelfAttention(**self._layer, name="self_attend")
     block = blocks.LatentTransformer(
       self._num_layers, make, self._remat, self._execution, name="block_0"

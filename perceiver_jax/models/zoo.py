@@ -57,7 +57,7 @@ DECODERS: dict[str, Callable[..., Any]] = {
 }
 
 
-def spec(name: str, **overrides: Any) -> dict[str, Any]:
+def get_spec(name: str, **overrides: Any) -> dict[str, Any]:
   """Returns a copy of the spec of a published model, with changes if given.
 
   Args:
@@ -91,10 +91,10 @@ def build(
   """Builds a model from a spec, inside a Haiku transform.
 
   Args:
-    model: A mapping like those of `spec`: `adapter` (its `kind`, "image" if not
-      given, and arguments), `encoder` (its `kind`, "perceiver" if not given,
-      and fields of `EncoderConfig` or arguments), `decoder` (its `kind` and
-      arguments) and, for classifiers, `num_classes`.
+    model: A mapping like those of `get_spec`: `adapter` (its `kind`, "image" if
+      not given, and arguments), `encoder` (its `kind`, "perceiver" if not
+      given, and fields of `EncoderConfig` or arguments), `decoder` (its `kind`
+      and arguments) and, for classifiers, `num_classes`.
     execution: How it is computed, which changes no result beyond rounding.
 
   Raises:

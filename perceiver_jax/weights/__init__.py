@@ -1,7 +1,7 @@
 """Loads and saves model weights.
 
 weights = perceiver_jax.weights.load("optical_flow_checkpoint.pystate")
-model = perceiver_jax.weights.transformed(weights.spec)
+model = perceiver_jax.weights.transform(weights.spec)
 out, _ = model.apply(weights.params, weights.state, None, frames)
 perceiver_jax.weights.save("flow.safetensors", weights)
 """
@@ -13,11 +13,11 @@ from perceiver_jax.errors import UserError
 from perceiver_jax.weights import safetensors_file
 from perceiver_jax.weights.deepmind import files as deepmind_files
 from perceiver_jax.weights.huggingface import checkpoint as huggingface
-from perceiver_jax.weights.model import Weights, transformed
+from perceiver_jax.weights.model import Weights, transform
 from perceiver_jax.weights.safetensors_file import save
 
 __all__ = ["EXPORT", "Weights", "load", "save", "save_huggingface",
-           "transformed"]  # fmt: skip
+           "transform"]  # fmt: skip
 
 # Name of the weights file in the folder of a finished run.
 EXPORT = "model.safetensors"

@@ -30,7 +30,7 @@ class Weights(NamedTuple):
   state: dict[str, dict[str, np.ndarray]]
 
 
-def transformed(
+def transform(
   spec: Mapping[str, Any], execution: Execution = AUTO
 ) -> hk.TransformedWithState:
   """Returns the model of a spec as pure functions `init` and `apply`.
@@ -54,7 +54,7 @@ def abstract_variables(spec: Mapping[str, Any], raw: Any) -> tuple[Any, Any]:
     spec: Argument of `models.zoo.build`.
     raw: Raw inputs, or their shapes, of any batch size.
   """
-  init = transformed(spec).init
+  init = transform(spec).init
   return jax.eval_shape(lambda x: init(jax.random.key(0), x), raw)
 
 

@@ -156,7 +156,7 @@ def _ratios(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def measure(name: str, choices: Execution, peak: float) -> dict[str, float]:
   """Measures one model; returns its figures by the table's columns."""
-  entry, spec = zoo.MODELS[name], zoo.spec(name)
+  entry, spec = zoo.MODELS[name], zoo.get_spec(name)
 
   def run(raw, is_training):
     return zoo.build(spec, choices)(raw, is_training=is_training)
@@ -260,7 +260,7 @@ def _baseline(name: str, is_compiled: bool) -> dict[str, float]:
 
     rows = _POSITIONS if name == "imagenet_learned" else 0
     architecture, config = huggingface_config.config_from_spec(
-      zoo.spec(name), rows
+      zoo.get_spec(name), rows
     )
   else:
     architecture, config = "Perceiver", _perceiver_pytorch(name, raw.shape)
@@ -295,7 +295,7 @@ def _perceiver_pytorch(name: str, shape: Sequence[int]) -> dict[str, Any]:
   """
   if name != "imagenet_icml":
     _refuse(f"--baseline=perceiver_pytorch: has no {name}; use imagenet_icml")
-  spec = zoo.spec(name)
+  spec = zoo.get_spec(name)
   adapter, encoder = spec["adapter"], spec["encoder"]
   bands, heads = adapter["num_bands"], encoder["num_self_attend_heads"]
   width = encoder["num_latent_channels"]

@@ -19,7 +19,7 @@ _COUNTS = ("num_blocks", "num_cross_attends", "num_self_attends_per_block")
 
 def spec(name):
   """A tiny spec of a model of the zoo, which still has all of its parts."""
-  out = zoo.spec(name)
+  out = zoo.get_spec(name)
   encoder = out["encoder"]
   if encoder.get("kind") == "transformer":
     encoder |= {"num_layers": 2, "num_heads": 2}

@@ -15,7 +15,7 @@ _LENGTH, _LATENTS, _BANDS = 32, 8, 8
 
 
 def _spec():
-  spec = zoo.spec("language_bytes")
+  spec = zoo.get_spec("language_bytes")
   spec["adapter"].update(
     num_channels=40, max_length=_LENGTH, embedding_init_scale=0.02
   )
@@ -101,4 +101,4 @@ def test_too_many_bands_and_other_decoders_are_errors():
   with pytest.raises(ValueError, match="lower local_attention_init_bands"):
     jax.eval_shape(_model(_BANDS + 1).init, jax.random.key(0), tokens)
   with pytest.raises(ValueError, match="kind 'token'"):
-    local_attention_init.local_attention_init(zoo.spec("byte_bert"), 2)
+    local_attention_init.local_attention_init(zoo.get_spec("byte_bert"), 2)

@@ -65,7 +65,7 @@ def _variables(spec, raw):
 
 @functools.cache
 def _published_variables(name):
-  return _variables(zoo.spec(name), zoo.MODELS[name].example())
+  return _variables(zoo.get_spec(name), zoo.MODELS[name].example())
 
 
 @pytest.mark.parametrize("name", _KNOWN)
@@ -113,33 +113,33 @@ def test_operations_match_the_published_ones_or_a_note_says_why(name):
 
 def test_spec_is_a_copy():
   before = copy.deepcopy(zoo.MODELS["imagenet_fourier"].spec)
-  spec = zoo.spec("imagenet_fourier")
+  spec = zoo.get_spec("imagenet_fourier")
   spec["num_classes"] = 3
   spec["encoder"]["num_blocks"] = 1
   spec["adapter"]["num_bands"] = 2
   spec["decoder"].clear()
   assert zoo.MODELS["imagenet_fourier"].spec == before
-  assert zoo.spec("imagenet_fourier") == before
+  assert zoo.get_spec("imagenet_fourier") == before
   # Models that share a section in the table do not share it in their specs.
-  assert zoo.spec("imagenet_conv")["decoder"]["kind"] == "classification"
+  assert zoo.get_spec("imagenet_conv")["decoder"]["kind"] == "classification"
 
 
 def test_unknown_model_names_the_choices():
   with pytest.raises(ValueError, match="model 'resnet': choose one of") as e:
-    zoo.spec("resnet")
+    zoo.get_spec("resnet")
   assert all(name in str(e.value) for name in zoo.MODELS)
   assert "\n" not in str(e.value)
 
 
 def test_unknown_decoder_names_the_choices():
-  spec = zoo.spec("imagenet_fourier") | {"decoder": {"kind": "max"}}
+  spec = zoo.get_spec("imagenet_fourier") | {"decoder": {"kind": "max"}}
   message = "decoder kind 'max': choose one of classification, "
   with pytest.raises(ValueError, match=message):
     _variables(spec, flops.abstract(1, 8, 8, 3))
 
 
 def test_unknown_adapter_names_the_choices():
-  spec = zoo.spec("imagenet_fourier") | {"adapter": {"kind": "smell"}}
+  spec = zoo.get_spec("imagenet_fourier") | {"adapter": {"kind": "smell"}}
   message = "adapter kind 'smell': choose one of image, audio"
   with pytest.raises(ValueError, match=message):
     _variables(spec, flops.abstract(1, 8, 8, 3))
@@ -157,7 +157,7 @@ def _apply_small(spec, raw, mask=None):
 
 @pytest.mark.parametrize("name", [n for n in zoo.MODELS if "imagenet" in n])
 def test_a_changed_spec_builds_a_small_classifier(name):
-  spec = zoo.spec(name)
+  spec = zoo.get_spec(name)
   spec["num_classes"] = 7
   spec["encoder"] |= _TINY
   out = _apply_small(spec, flops.abstract(2, 16, 16, 3))
@@ -166,7 +166,7 @@ def test_a_changed_spec_builds_a_small_classifier(name):
 
 
 def test_a_small_language_model():
-  spec = zoo.spec("language_bytes")
+  spec = zoo.get_spec("language_bytes")
   spec["encoder"] |= _TINY | {"qk_channels": 8, "v_channels": 8}
   spec["adapter"] |= {"vocab_size": 11, "num_channels": 8, "max_length": 9}
   spec["decoder"] |= {"num_query_channels": 8, "max_length": 9}
@@ -180,7 +180,7 @@ def test_a_small_language_model():
 
 @pytest.mark.parametrize("name", [n for n in zoo.MODELS if "flow" in n])
 def test_a_small_flow_model(name):
-  spec = zoo.spec(name)
+  spec = zoo.get_spec(name)
   spec["encoder"] |= _TINY
   spec["decoder"]["image_size"] = (6, 10)  # Not a multiple of the stem's 4.
   out = _apply_small(spec, flops.abstract(2, 2, 6, 10, 3))
@@ -239,7 +239,7 @@ from perceiver_jax.models import (
 )
 
 assert not hasattr(sys.modules.get("jaxtyping"), "Float")
-spec = zoo.spec("imagenet_fourier")
+spec = zoo.get_spec("imagenet_fourier")
 spec["num_classes"] = 7
 spec["encoder"] |= {_TINY!r}
 spec["decoder"]["num_query_channels"] = 4

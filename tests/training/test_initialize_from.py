@@ -45,7 +45,7 @@ def test_a_run_leaves_the_weights_it_evaluates(config, first):
   for module, leaves in found.params.items():
     for name, leaf in leaves.items():
       np.testing.assert_array_equal(leaf, state.ema_params[module][name])
-  model = weights.transformed(found.spec)
+  model = weights.transform(found.spec)
   images = jax.device_put(task.dummy_batch()["image"])
   out, _ = jax.jit(model.apply)(*jax.device_put(found[1:]), None, images)
   assert out.logits.shape == (1, 10)

@@ -16,7 +16,7 @@ def _tree(**shapes):
 
 
 def _weights(**shapes):
-  return model.Weights(zoo.spec("imagenet_learned"), _tree(**shapes), {})
+  return model.Weights(zoo.get_spec("imagenet_learned"), _tree(**shapes), {})
 
 
 def test_matching_leaves_are_loaded_and_the_rest_is_reported():
@@ -69,7 +69,7 @@ def test_other_tables_and_nonsquare_grids_keep_their_initial_values():
 
 def test_settings_without_parameters_are_compared():
   given = _weights(a__w=(1,))
-  spec = zoo.spec("imagenet_learned")
+  spec = zoo.get_spec("imagenet_learned")
   spec["encoder"]["gelu"] = "exact"
   spec["encoder"]["num_self_attend_heads"] = 4
   _, report = initialize.initialize_from(given, _tree(a__w=(1,)), spec)

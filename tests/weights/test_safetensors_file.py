@@ -10,7 +10,7 @@ from perceiver_jax import weights
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import zoo
 
-_SPEC = zoo.spec("imagenet_conv")
+_SPEC = zoo.get_spec("imagenet_conv")
 
 
 def _weights(dtype=np.float32):

@@ -17,8 +17,12 @@ import jax
 from jax import numpy as jnp
 
 from perceiver_jax.models.ops import online_softmax
+from perceiver_jax.models.ops.dot_product_attention import named_scope
 from perceiver_jax.models.ops.gradients import EPS
 from perceiver_jax.models.ops.online_softmax import product
+
+# Two arrays: weights and bias, or scale and offset.
+Parameters = tuple[jax.Array, jax.Array]
 
 
 def cheapest(
@@ -45,6 +49,81 @@ def cheapest(
     "keys": m * c * (f + v) + m * (f * (e + 1) + v * g) + n * m * (e + 1 + g),
   }
   return min(costs, key=costs.get)
+
+
+def attend_unprojected(
+  queries: jax.Array,
+  data: jax.Array,
+  positions: jax.Array | None,
+  norm: Parameters,
+  key: Parameters,
+  value: Parameters,
+  mask: jax.Array | None,
+) -> jax.Array:
+  """Attends with one head to inputs whose keys and values are never computed.
+
+  Equal to `plain_attention(queries, key(x), value(x), mask)`, where x is
+  `norm([data, positions])`.
+
+  Args:
+    queries: [B, N, F], or [1, N, F] if all examples share them, as in a first
+      cross-attend.
+    data: [B, M, c].
+    positions: [M, P], or None where the data have all channels.
+    norm: Scale and offset of a LayerNorm, each [C].
+    key: Weights [C, F] and bias of the key projection.
+    value: Weights [C, V] and bias of the value projection.
+    mask: Broadcastable to [B, N, M], True where a query may attend to an input.
+
+  Returns:
+    [B, N, V]; zeros for a query that may attend to no input.
+  """
+  scale, offset = (x.astype(queries.dtype) for x in norm)
+  (w_k, _), (w_v, b_v) = key, value
+  # The offset of the norm adds the same number to all logits of a query too.
+  q = (queries * queries.shape[-1] ** -0.5 @ w_k.T) * scale
+  data = data.astype(q.dtype)
+  if positions is not None:
+    positions = positions.astype(q.dtype)
+  with named_scope("unprojected", q.shape[1], data.shape[1]):
+    x = attend_to_normalized(q, data, positions, mask)
+  out = (x.astype(q.dtype) * scale + offset) @ w_v + b_v
+  return out if mask is None else jnp.where(mask.any(-1)[..., None], out, 0)
+
+
+def absorb_into_keys(
+  keys: jax.Array,
+  values: jax.Array,
+  w_q: jax.Array,
+  b_q: jax.Array,
+  w_o: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  """Absorbs the query and output projections of one head into keys and values.
+
+  `output(attention(query(x), keys, values))` is
+  `attention(append_one(x), *absorb_into_keys(...)) + b_o`.
+
+  Args:
+    keys: [B, M, F].
+    values: [B, M, V].
+    w_q: Weights of the query projection [D, F].
+    b_q: Its bias [F].
+    w_o: Weights of the output projection [V, G].
+
+  Returns:
+    Keys [B, M, D + 1] and values [B, M, G].
+  """
+  # The bias of the queries adds a number to each key's logits: one channel
+  # more. Logits are divided by the root of the width of the keys.
+  keys_of_inputs = jnp.concatenate([keys @ w_q.T, (keys @ b_q)[..., None]], -1)
+  ratio = keys_of_inputs.shape[-1] / keys.shape[-1]
+  return keys_of_inputs * ratio**0.5, values @ w_o
+
+
+def append_one(queries: jax.Array) -> jax.Array:
+  """Appends the channel that multiplies the bias in `absorb_into_keys`."""
+  ones = jnp.ones((*queries.shape[:-1], 1), queries.dtype)
+  return jnp.concatenate([queries, ones], -1)
 
 
 def attend_to_normalized(

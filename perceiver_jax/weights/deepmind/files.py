@@ -75,7 +75,7 @@ def load(path: str | os.PathLike, name: str = "") -> model.Weights:
   shapes = model.abstract_variables(entry.spec, entry.example())
   model.check_same_shapes(params, shapes[0], str(path))
   model.check_same_shapes(state, shapes[1], str(path))
-  return model.Weights(zoo.spec(name), params, state)
+  return model.Weights(zoo.get_spec(name), params, state)
 
 
 def read_variables(path: str | os.PathLike) -> tuple[Variables, Variables]:

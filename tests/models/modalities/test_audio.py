@@ -26,7 +26,7 @@ def _adapter(**kwargs):
   ],
 )
 def test_full_size(name, samples, elements, channels):
-  section = zoo.spec(name)["adapter"]["modalities"]["audio"]
+  section = zoo.get_spec(name)["adapter"]["modalities"]["audio"]
   assert section.pop("kind") == "audio"
   assert zoo.MODELS[name].raw["audio"].shape == (samples, 1)
   audio = flops.abstract(2, samples, 1)

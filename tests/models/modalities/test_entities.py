@@ -19,7 +19,7 @@ _ENTITIES = 6
 
 
 def test_full_size():
-  model = small.model(zoo.spec("starcraft"))
+  model = small.model(zoo.get_spec("starcraft"))
   raw = zoo.MODELS["starcraft"].example(2)
   mask = flops.abstract(2, 512, dtype=jnp.bool_)
   params, state = small.shapes(model, raw, input_mask=mask)

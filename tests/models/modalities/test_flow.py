@@ -33,7 +33,7 @@ _SIZE = (4, 5)
   ],
 )
 def test_full_size(name, elements, channels, before):
-  spec, frames = zoo.spec(name), zoo.MODELS[name].example()
+  spec, frames = zoo.get_spec(name), zoo.MODELS[name].example()
   arguments = {k: v for k, v in spec["adapter"].items() if k != "kind"}
   adapter = hk.transform_with_state(
     lambda x: flow.FlowAdapter(**arguments)(x, is_training=True)

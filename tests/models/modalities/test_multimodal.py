@@ -25,7 +25,7 @@ def _shapes(tree):
 
 
 def _kinetics(name="kinetics_784"):
-  model, raw = small.model(zoo.spec(name)), zoo.MODELS[name].example()
+  model, raw = small.model(zoo.get_spec(name)), zoo.MODELS[name].example()
   params, _ = small.shapes(model, raw)
   apply = lambda p, raw, **kwargs: model.apply(p, {}, None, raw, **kwargs)[0]
   return apply, params, raw
@@ -96,7 +96,7 @@ def test_full_size_decoded_in_parts():
   ],
 )
 def test_full_size_of_classifiers_of_clips(name, elements, channels):
-  model, raw = small.model(zoo.spec(name)), zoo.MODELS[name].example()
+  model, raw = small.model(zoo.get_spec(name)), zoo.MODELS[name].example()
   params, _ = small.shapes(model, raw)
   out, _ = jax.eval_shape(
     lambda p, x: model.apply(p, {}, None, x, return_attention=True),

@@ -22,12 +22,12 @@ def _adapter(**kwargs):
 
 
 def test_full_size():
-  section = zoo.spec("modelnet40")["adapter"]
+  section = zoo.get_spec("modelnet40")["adapter"]
   assert section.pop("kind") == "points"
   raw = zoo.MODELS["modelnet40"].example(2)
   out = jax.eval_shape(_adapter(**section), raw)
   assert out.shape == (2, 2048, 387)
-  params, _ = small.shapes(small.model(zoo.spec("modelnet40")), raw)
+  params, _ = small.shapes(small.model(zoo.get_spec("modelnet40")), raw)
   key = params["encoder/cross_attend_0/attention/key"]["w"]
   assert key.shape == (387, 387)
   assert params["decoder/output"]["w"].shape == (1024, 40)

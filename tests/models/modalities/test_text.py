@@ -54,7 +54,7 @@ def test_more_tokens_than_positions_are_an_error():
   ],
 )
 def test_full_size(name, length, vocabulary):
-  model = small.model(zoo.spec(name))
+  model = small.model(zoo.get_spec(name))
   tokens = zoo.MODELS[name].example()
   mask = flops.abstract(1, length, dtype=jnp.bool_)
   params, state = small.shapes(model, tokens, input_mask=mask)

@@ -152,7 +152,7 @@ def test_perceiver_pytorch_is_asked_for_the_papers_model(script, monkeypatch):
   request = asked[0]
   assert request["package"] == "perceiver_pytorch"
   assert request["architecture"] == "Perceiver"
-  config, encoder = request["config"], zoo.spec("imagenet_icml")["encoder"]
+  config, encoder = request["config"], zoo.get_spec("imagenet_icml")["encoder"]
   assert config["depth"] == encoder["num_blocks"]
   assert config["self_per_cross_attn"] == encoder["num_self_attends_per_block"]
   width = config["latent_heads"] * config["latent_dim_head"]

@@ -63,7 +63,7 @@ def test_a_full_size_tree_is_converted_and_identified(name, monkeypatch):
     deepmind_files, "read_variables", lambda _: (params, state)
   )
   loaded = deepmind_files.load("file.pystate")
-  assert loaded.spec == zoo.spec(name)
+  assert loaded.spec == zoo.get_spec(name)
   # `load` compares the shapes with the model's.
   assert _sizes(loaded.params) == _sizes(params) == _COUNTS[name]
   assert _sizes(loaded.state) == _sizes(state)

@@ -468,7 +468,7 @@ def test_published_models_that_transformers_supports(name):
 
 def _config_of(name):
   rows = 224**2 if "learned" in name else 0
-  return huggingface_config.config_from_spec(zoo.spec(name), rows)
+  return huggingface_config.config_from_spec(zoo.get_spec(name), rows)
 
 
 @pytest.mark.parametrize(
@@ -571,7 +571,7 @@ def test_torch_padding_gives_55_elements_for_224_pixels():
 
 
 def test_unknown_padding_is_refused():
-  spec = zoo.spec("imagenet_conv")
+  spec = zoo.get_spec("imagenet_conv")
   spec["adapter"]["padding"] = "valid"
   with pytest.raises(ValueError, match="'valid': choose one of same, torch"):
     jax.eval_shape(

@@ -97,7 +97,7 @@ def test_shards_of_transformers_match_here(tmp_path):
 
 def _small(name, num_classes=None, **sections):
   """A published model with a small encoder."""
-  spec = zoo.spec(name)
+  spec = zoo.get_spec(name)
   spec["encoder"] |= _SMALL
   for section, leaves in sections.items():
     spec[section] |= leaves
