@@ -5,6 +5,7 @@ Shapes as in the package glossary.
 """
 
 import haiku as hk
+import jax
 
 from perceiver_jax.models import blocks
 from perceiver_jax.models.inputs import InputArray, as_input_array
@@ -47,7 +48,7 @@ class TransformerEncoder(hk.Module):
     inputs: InputArray | Float[Array, "B M C"],
     input_mask: Bool[Array, "B M"] | None = None,
     return_attention: ReturnAttention = False,
-    initial_latents: None = None,
+    initial_latents: jax.Array | None = None,
   ) -> tuple[Float[Array, "B M C"], list]:
     """Returns the inputs after all layers; no weights, even if asked for.
 

@@ -100,47 +100,53 @@ def build(
   Raises:
     ValueError: A leaf has no meaning or an impossible value.
   """
-  adapter = _adapter(model["adapter"])
-  encoder = _encoder(model["encoder"], execution)
+  adapter = _adapter(model["adapter"], "adapter")
+  encoder = _make(
+    "encoder", ENCODERS, {"kind": "perceiver", **model["encoder"]}, execution
+  )
   decoder = _decoder(model, adapter, execution)
   return perceiver.Perceiver(adapter, encoder, decoder, name="perceiver")
 
 
-def _adapter(section: Mapping[str, Any], name: str = "adapter") -> Any:
-  arguments = dict(section)
-  kind = arguments.pop("kind", "image")
-  if kind not in ADAPTERS:
-    choices = ", ".join(ADAPTERS)
-    raise ValueError(f"adapter kind {kind!r}: choose one of {choices}")
-  if kind == "multimodal":
-    arguments["adapters"] = {
+def _adapter(section: Mapping[str, Any], name: str) -> Any:
+  leaves = {"kind": "image", **section}
+  if leaves["kind"] == "multimodal":
+    leaves["adapters"] = {
       modality: _adapter(part, f"{modality}_adapter")
-      for modality, part in arguments.pop("modalities").items()
+      for modality, part in leaves.pop("modalities").items()
     }
-  return ADAPTERS[kind](name=name, **arguments)
-
-
-def _encoder(section: Mapping[str, Any], execution: Execution) -> Any:
-  arguments = {"name": "encoder", **section}
-  kind = arguments.pop("kind", "perceiver")
-  if kind not in ENCODERS:
-    choices = ", ".join(ENCODERS)
-    raise ValueError(f"encoder kind {kind!r}: choose one of {choices}")
-  return ENCODERS[kind](execution=execution, **arguments)
+  return _make(name, ADAPTERS, leaves)
 
 
 def _decoder(
   model: Mapping[str, Any], adapter: Any, execution: Execution
 ) -> Any:
-  arguments = {"name": "decoder", **model["decoder"]}
-  kind = arguments.pop("kind")
-  if kind not in DECODERS:
-    choices = ", ".join(DECODERS)
-    raise ValueError(f"decoder kind {kind!r}: choose one of {choices}")
+  leaves = dict(model["decoder"])
+  kind = leaves.get("kind")
   if kind in ("classification", "average_and_project"):
-    arguments["num_classes"] = model["num_classes"]
+    leaves["num_classes"] = model["num_classes"]
   if kind in ("masked_lm", "token"):
-    arguments["adapter"] = adapter
+    leaves["adapter"] = adapter
   if kind == "multimodal":
-    arguments["outputs"] = multimodal.outputs_of(arguments["outputs"])
-  return DECODERS[kind](execution=execution, **arguments)
+    leaves["outputs"] = multimodal.outputs_of(leaves["outputs"])
+  return _make("decoder", DECODERS, leaves, execution)
+
+
+def _make(
+  name: str,
+  kinds: Mapping[str, Callable[..., Any]],
+  leaves: Mapping[str, Any],
+  execution: Execution | None = None,
+) -> Any:
+  """Makes the module that a section of a spec describes."""
+  arguments = {"name": name, **leaves}
+  kind = arguments.pop("kind", None)
+  if kind not in kinds:
+    part = name.split("_")[-1]
+    raise ValueError(f"{part} kind {kind!r}: choose one of {', '.join(kinds)}")
+  if execution is not None:
+    arguments["execution"] = execution
+  try:
+    return kinds[kind](**arguments)
+  except TypeError as error:  # An unknown leaf, or one of a wrong type.
+    raise ValueError(f"{name} of kind {kind!r}: {error}") from error

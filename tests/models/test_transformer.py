@@ -79,3 +79,13 @@ def test_an_unknown_kind_of_encoder_is_refused():
     plain.transform(
       lambda x: zoo.build(_spec(kind="none"))(x, is_training=False)
     ).init(jax.random.key(0), jnp.asarray(_tokens()))
+
+
+def test_initial_latents_are_refused():
+  model = plain.transform(
+    lambda x: zoo.build(_spec())(
+      x, is_training=False, initial_latents=jnp.zeros((3, 8))
+    )
+  )
+  with pytest.raises(ValueError, match="leave initial_latents out"):
+    model.init(jax.random.key(0), jnp.asarray(_tokens()))

@@ -269,3 +269,10 @@ def test_models_run_where_nothing_else_is_installed():
   lines = done.stdout.splitlines()
   assert "perceiver_jax.models.modalities.image" in lines
   assert lines[-1] == "(2, 7) True"
+
+
+def test_an_unknown_leaf_is_named():
+  spec = zoo.get_spec("imagenet_fourier", adapter={"no_such_leaf": 1})
+  raw = zoo.MODELS["imagenet_fourier"].example(1)
+  with pytest.raises(ValueError, match="'no_such_leaf'"):
+    _variables(spec, raw)
