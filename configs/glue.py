@@ -39,7 +39,8 @@ Models, after a comma, as in `:cola,bytes_plus_plus` (default: bytes):
     configs/masked_lm.py. For the last two only averages are published (Table
     15): 75.84 and 80.92, compared with 80.95 for bytes.
   small: also as there; the default on text that ships with Python.
-  byte_bert: the plain Transformer, which predicts from a token before the text.
+  byte_bert, bert_base: the plain Transformers, which predict from a token
+    before the text.
   smoke: a few steps of a tiny model, in seconds, on text that ships with Python
     (`own,smoke`: on yours); alone, or with any variant.
 
@@ -65,7 +66,7 @@ from perceiver_jax.errors import UserError
 # Variants of configs/masked_lm.py.
 _MODELS = (
   "bytes", "bytes_plus_plus", "sentencepiece", "bytes_128", "bytes_512",
-  "byte_bert", "small",
+  "byte_bert", "bert_base", "small",
 )  # fmt: skip
 # Query of the decoder, and the token before the text.
 _MULTITASK = {
@@ -88,6 +89,7 @@ _PUBLISHED = {
   "sentencepiece": (
     47.11, 84.53, 85.03, 87.25, 92.12, 90.22, 65.23, 94.38, 88.18,
   ),
+  "bert_base": (50.28, 85.56, 85.68, 85.75, 92.67, 91.05, 61.72, 93.98, 88.04),
   "byte_bert": (20.06, 74.11, 75.55, 77.00, 85.75, 88.23, 53.91, 89.00, 82.84),
   "multitask_shared_token": (
     47.43, 82.03, 82.65, 89.58, 90.18, 89.20, 82.03, 93.17, 77.95,
@@ -191,7 +193,7 @@ def _set_model(
     if name == "multitask_query":
       raise UserError(
         "a plain Transformer has no queries for the tasks; choose"
-        " multitask_shared_token or multitask_task_tokens for byte_bert"
+        f" multitask_shared_token or multitask_task_tokens for {model}"
       )
     query = "first_latent"
     first_token = "cls" if first_token == "none" else first_token

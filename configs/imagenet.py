@@ -43,13 +43,25 @@ The Perceiver (Perceiver, section 4.1, Tables 1 to 7):
   icml_cross_only_4: four cross-attends without self-attends, 39.4.
   icml_cross_only_8: eight, 45.3.
   icml_cross_only_12: twelve, which did not fit on 64 TPUs.
+  transformer: a plain Transformer on images of 64 x 64, 57.0.
+The Perceiver's figures, for which the text gives no values; a sweep trains
+their points, `python -m scripts.sweep --config=configs/imagenet.py:figure5
+--sweep=figure5_latents --out=DIR`:
+  figure5: a small model without shared weights, for figure5_latents,
+    figure5_channels, figure5_self_attends and figure5_cross_attends.
+  figure6: the model of `icml` in batches of 256, for figure6_init_scale,
+    figure6_bands and figure6_resolution.
 Runs in seconds, offline, on crops of photos that ship with scikit-image:
   smoke: alone, or with any variant, as in `:conv,smoke`.
 
 Not stated in the papers, and chosen: for the ICML variants the batch size
 (1,024, as in IO), weight decay 0.1 and clipping at 10 (as in IO), no MixUp, no
 CutMix and no label smoothing (the paper names none); for icml_learned how
-pixels join their 128 position channels (RGB is appended, 131 channels in all).
+pixels join their 128 position channels (RGB is appended, 131 channels in all);
+the points of the figures, and a learning rate in proportion to their smaller
+batches; for the Transformer 12 layers of 512 channels, 8 heads and MLPs of
+2,048, whose pixels a linear layer brings to 254 channels beside 258 Fourier
+features.
 JFT's fine-tuning has the optimizer and augmentation settings of training from
 scratch, which IO, app. A.2, calls similar. For the Fourier model on JFT the
 same appendix projects RGB to 256 channels before positions are appended; that
@@ -68,6 +80,7 @@ those of the first. IO gives CutMix a "ratio of 0.2"; the authors' code mixes
 half of each batch by MixUp with 0.2 and half by CutMix with 1, as here.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -143,6 +156,13 @@ _ROWS = {
     "imagenet_icml_cross_only_4", "icml", 0, "Perceiver, Table 5",
     _cross_only(12),
   ),
+  "transformer": _Row(
+    "imagenet_transformer_64", "icml", 57.0, "Perceiver, Table 2"
+  ),
+  "figure5": _Row(
+    "imagenet_icml_figure_5", "figure5", 0, "Perceiver, Figure 5"
+  ),
+  "figure6": _Row("imagenet_icml", "figure6", 0, "Perceiver, Figure 6"),
 }  # fmt: skip
 
 
@@ -171,6 +191,8 @@ def get_config(variant: str = "fourier") -> ml_collections.ConfigDict:
     config.published = {"accuracy": row.top_1 / 100, "source": row.source}
   if name == "permuted":
     config.model.adapter.permutation_seed = 1
+  if name == "transformer":
+    config.data.image_shape = (64, 64, 3)
   _RECIPES[row.recipe](config)
   if name == "jft_conv":
     config.optimizer.learning_rate = 2e-4
@@ -209,7 +231,73 @@ def _icml(config: ml_collections.ConfigDict) -> None:
   config.optimizer.boundaries = (0.7, 0.85, 0.95)  # Epochs 84, 102, 114.
 
 
-_RECIPES = {"io": _io, "jft": _jft, "icml": _icml}
+def _figure5(config: ml_collections.ConfigDict) -> None:
+  """Perceiver, Figure 5: 5,000,000 steps in batches of 64, on 32 TPUs."""
+  _icml(config)
+  config.num_epochs, config.num_steps = 0.0, 5_000_000
+  config.batch_size = 64
+  config.checkpoint.every_steps = config.eval_every_steps = 50_000
+
+
+def _figure6(config: ml_collections.ConfigDict) -> None:
+  """Perceiver, Figure 6: batches of 256, on 16 TPUs."""
+  _icml(config)
+  config.batch_size = 256
+  config.checkpoint.every_steps = config.eval_every_steps = 10_000
+
+
+_RECIPES = {
+  "io": _io,
+  "jft": _jft,
+  "icml": _icml,
+  "figure5": _figure5,
+  "figure6": _figure6,
+}
+
+
+def sweep_figure5_latents() -> Iterator[dict[str, Any]]:
+  """Perceiver, Figure 5: number of latents."""
+  for count in (64, 128, 256, 512, 1024):
+    yield {"model.encoder.num_latents": count}
+
+
+def sweep_figure5_channels() -> Iterator[dict[str, Any]]:
+  """Perceiver, Figure 5: width of the latents."""
+  for channels in (64, 128, 256, 512, 1024):
+    yield {"model.encoder.num_latent_channels": channels}
+
+
+def sweep_figure5_self_attends() -> Iterator[dict[str, Any]]:
+  """Perceiver, Figure 5: depth, as self-attends of a block."""
+  for count in (1, 2, 4, 6, 8):
+    yield {"model.encoder.num_self_attends_per_block": count}
+
+
+def sweep_figure5_cross_attends() -> Iterator[dict[str, Any]]:
+  """Perceiver, Figure 5: cross-attends, each followed by a block."""
+  for count in (1, 2, 4, 8):
+    yield {
+      "model.encoder.num_cross_attends": count,
+      "model.encoder.num_blocks": count,
+    }
+
+
+def sweep_figure6_init_scale() -> Iterator[dict[str, Any]]:
+  """Perceiver, Figure 6: scale of the initial latents; 1 may be unstable."""
+  for scale in (0.01, 0.02, 0.05, 0.1, 0.5, 1.0):
+    yield {"model.encoder.latent_init_scale": scale}
+
+
+def sweep_figure6_bands() -> Iterator[dict[str, Any]]:
+  """Perceiver, Figure 6: Fourier bands of each dimension."""
+  for bands in (4, 8, 16, 32, 64, 128):
+    yield {"model.adapter.num_bands": bands}
+
+
+def sweep_figure6_resolution() -> Iterator[dict[str, Any]]:
+  """Perceiver, Figure 6: resolution whose Nyquist frequency is the highest."""
+  for side in (28, 56, 112, 224, 448):
+    yield {"model.adapter.max_resolution": (side, side)}
 
 
 def _smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -223,4 +311,7 @@ def _smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.data.source_args.photos.num_test = 32
   config.data.num_workers = 0
   config.model.num_classes = photos.NUM_CLASSES
+  if config.model.encoder.get("kind") == "transformer":
+    # 14 channels beside 18 of positions: elements are as wide as its layers.
+    config.model.adapter.update(num_channels=14, num_bands=4)
   return config

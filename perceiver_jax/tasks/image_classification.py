@@ -340,14 +340,16 @@ def attention_overlays(
     uint8 [h, w, 3] for each image.
   """
   decoder = np.asarray(outputs.decoder_attention, np.float32).mean(axis=1)
-  # With repeated cross-attends, the last is what the decoder reads.
-  encoder = np.asarray(outputs.encoder_attention[-1], np.float32).mean(axis=1)
-  grid = attention_maps.input_grid(pictures.shape[1:3], encoder.shape[-1])
+  # A Transformer has no cross-attend; its decoder reads the input elements.
+  attention = decoder
+  if outputs.encoder_attention:
+    # With repeated cross-attends, the last is what the decoder reads.
+    encoder = np.asarray(outputs.encoder_attention[-1], np.float32).mean(axis=1)
+    attention = attention_maps.rollout(decoder, encoder)
+  grid = attention_maps.input_grid(pictures.shape[1:3], attention.shape[-1])
   return [
     attention_maps.overlay(picture, attention_maps.grid_weights(weights, grid))
-    for picture, weights in zip(
-      pictures, attention_maps.rollout(decoder, encoder), strict=True
-    )
+    for picture, weights in zip(pictures, attention, strict=True)
   ]
 
 

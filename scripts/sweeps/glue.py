@@ -18,9 +18,6 @@ collects the finished runs into the table.
 """
 
 import itertools
-import json
-import signal
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +31,7 @@ from perceiver_jax.data.text import glue_tasks
 from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import glue_metrics
 from perceiver_jax.training.logs import metric_writers
+from scripts.sweeps import runs
 
 _TASKS = flags.DEFINE_list(
   "tasks", list(glue_tasks.GLUE), "Variants of configs/glue.py."
@@ -47,8 +45,6 @@ _BATCHES = flags.DEFINE_list("batch_sizes", ["16", "32", "64"], "Batch sizes.")
 _RATES = flags.DEFINE_list(
   "learning_rates", ["1e-4", "5e-5", "2e-5", "1e-5"], "Learning rates."
 )
-# Exit statuses of a run that stopped after saving; see `experiments.launch`.
-_STOPPED = (75, 130)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -61,11 +57,11 @@ def main(argv: Sequence[str]) -> None:
   for task in _TASKS.value:
     config_file.get_config(_variant(task))
   for task in _TASKS.value:
-    runs = [
+    tried = [
       _run(task, out, batch, rate, argv[1:])
       for batch, rate in itertools.product(_BATCHES.value, _RATES.value)
     ]
-    best[task] = max(runs, key=lambda run: run["average"])
+    best[task] = max(tried, key=lambda run: run["average"])
   table = {"best": best, "average": _average(best)}
   metric_writers.write_json(out / "sweep.json", table)
   print(_text(best, table["average"]))
@@ -99,15 +95,10 @@ def _run(
     "--config.checkpoint.keep_latest=1",
     *others,
   ]
-  _check_same(folder.with_name(f"{folder.name}.json"), flags_of_run)
-  if not (folder / "results.json").exists():
-    command = [
-      sys.executable, "-m", "experiments.train", f"--workdir={folder}",
-      *flags_of_run,
-    ]  # fmt: skip
-    print(" ".join(command[1:]), flush=True)
-    status = _finish(subprocess.Popen(command))
-    if status in _STOPPED:
+  runs.check_same(folder, flags_of_run)
+  if not runs.is_finished(folder):
+    status = runs.train(folder, flags_of_run)
+    if status in runs.STOPPED:
       sys.exit(status)
     if status:
       raise UserError(
@@ -115,37 +106,6 @@ def _run(
         " and start the same sweep again"
       )
   return {**_best_evaluation(folder), "folder": str(folder)}
-
-
-def _check_same(path: Path, flags_of_run: Sequence[str]) -> None:
-  """Saves the flags of a new run, or checks those of an existing one.
-
-  Raises:
-    UserError: The run was made with other flags.
-  """
-  wanted = list(flags_of_run[1:])  # The config's own path may have moved.
-  wanted.insert(0, flags_of_run[0].rpartition(":")[2])
-  if not path.exists():
-    path.parent.mkdir(parents=True, exist_ok=True)
-    metric_writers.write_json(path, {"flags": wanted})
-  saved = json.loads(path.read_text(encoding="utf-8"))["flags"]
-  if saved != wanted:
-    raise UserError(
-      f"{path.with_suffix('')} belongs to another sweep, with"
-      f" {' '.join(saved)}; give another --out"
-    )
-
-
-def _finish(process: subprocess.Popen) -> int:
-  """Waits for a run, and passes on a request to save and stop."""
-  stop = lambda *_: process.send_signal(signal.SIGTERM)
-  before = signal.signal(signal.SIGTERM, stop)
-  try:
-    return process.wait()
-  except KeyboardInterrupt:  # The terminal interrupts the run too.
-    return process.wait()
-  finally:
-    signal.signal(signal.SIGTERM, before)
 
 
 def _best_evaluation(folder: Path) -> dict[str, Any]:

@@ -102,6 +102,55 @@ def test_the_docstring_of_a_config_has_its_command_and_variants(name):
   assert "Variants:" in docstring
 
 
+SWEEPS = [
+  (name, sweep)
+  for name in FILES
+  for sweep in vars(module(name))
+  if sweep.startswith("sweep_")
+]
+
+
+@pytest.mark.parametrize(("name", "sweep"), SWEEPS)
+def test_every_point_of_a_sweep_is_a_model(name, sweep):
+  variant = sweep.split("_")[1]
+  points = list(getattr(module(name), sweep)())
+  specs = []
+  for point in points:
+    config = module(name).get_config(variant)
+    config.update_from_flattened_dict(point)
+    specs.append(config.model.to_dict())
+  # One point is the base model, and all differ.
+  assert module(name).get_config(variant).model.to_dict() in specs
+  assert len(set(map(str, specs))) == len(specs) > 1
+  for point in (points[0], points[-1]):
+    config = module(name).get_config(f"{variant},smoke")
+    config.update_from_flattened_dict(point)
+    task = tasks.make_task(config, {"class_names": [""] * 17})
+    restore.abstract_state(config, task, step.make_mesh(1))
+
+
+def test_the_base_of_figure_5_is_the_papers():
+  config = module("imagenet").get_config("figure5")
+  encoder = config.model.encoder
+  assert (encoder.num_latents, encoder.num_latent_channels) == (512, 512)
+  assert (encoder.num_blocks, encoder.num_cross_attends) == (2, 2)
+  assert encoder.num_self_attends_per_block == 4
+  assert encoder.num_self_attend_heads == 8
+  assert not encoder.share_blocks
+  assert encoder.share_cross_attends == "none"
+  assert (config.batch_size, config.num_steps) == (64, 5_000_000)
+
+
+@pytest.mark.parametrize("audio", ["raw", "mel"])
+def test_audioset_without_video_dropout(audio):
+  get = module("audioset").get_config
+  config, other = get(f"{audio}_video_no_dropout"), get(f"{audio}_video")
+  assert other.data.dropout.image == 0.3
+  assert config.data.dropout.image == 0.0
+  config.data.dropout.image, config.published = 0.3, other.published
+  assert config.to_dict() == other.to_dict()
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_an_unknown_variant_is_refused_with_the_choices(name):
   with pytest.raises(UserError, match=r"unknown variant 'no_such'.*smoke"):
@@ -175,12 +224,14 @@ def test_imagenet_variants_differ_and_cite_their_published_accuracy():
   listed = [v for v in variants("imagenet") if "smoke" not in v]
   models = {v: str(get(v).model) for v in listed}
   # `icml_1` and `fourier_average` are one model that the two papers train in
-  # different ways.
-  assert len(set(models.values())) == len(models) - 1
+  # different ways, and `figure6` trains that of `icml` in smaller batches.
+  assert len(set(models.values())) == len(models) - 2
   assert models["icml_1"] == models["fourier_average"]
+  assert models["icml"] == models["figure6"]
+  unpublished = ("icml_cross_only_12", "figure5", "figure6")
   for variant in listed:
     published = get(variant).published
-    assert published or variant == "icml_cross_only_12"
+    assert published or variant in unpublished
     if published:
       percent = f"{100 * published['accuracy']:.1f}."
       assert percent in _description("imagenet", variant), variant
@@ -202,7 +253,7 @@ def test_published_metrics_are_those_of_the_docstring(name, metric, scale):
     published = module(name).get_config(variant).published
     value = f"{scale * published[metric]:.2f}".rstrip("0")
     assert value in _description(name, variant), variant
-  assert len(listed) == {"audioset": 16, "kinetics": 4}[name]
+  assert len(listed) == {"audioset": 18, "kinetics": 4}[name]
 
 
 def test_audioset_rows_of_the_first_paper_have_the_latents_of_imagenet():

@@ -353,6 +353,20 @@ def test_published_rows_are_those_of_the_table():
   )
 
 
+def test_the_row_of_bert_base_has_the_papers_average():
+  config = config_file.get_config("cola,bert_base")
+  assert config.data.tokenizer == "sentencepiece.model"
+  assert config.data.first_token == "cls"
+  rows = [
+    config_file.get_config(f"{name},bert_base").published.to_dict()
+    for name in glue_tasks.GLUE
+  ]
+  measured = [
+    np.mean([v for k, v in row.items() if k != "source"]) for row in rows
+  ]
+  assert np.mean(measured) == pytest.approx(0.8114, abs=5e-5)
+
+
 def test_every_task_of_the_paper_is_a_variant():
   for name, task in glue_tasks.GLUE.items():
     outputs = config_file.get_config(name).model.decoder.outputs

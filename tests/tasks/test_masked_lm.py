@@ -201,7 +201,9 @@ def test_what_cannot_work_is_refused(leaf, value, message):
     _task(**{leaf: value}).num_train_examples()
 
 
-@pytest.mark.parametrize("variant", ["bytes,smoke", "byte_bert,smoke"])
+@pytest.mark.parametrize(
+  "variant", ["bytes,smoke", "byte_bert,smoke", "bert_base,smoke"]
+)
 def test_a_smoke_run_leaves_results_and_report(variant, tmp_path):
   config = config_file.get_config(variant)
   outcome = loop.Trainer(config, tasks.make_task(config), tmp_path).run()

@@ -39,6 +39,15 @@ _QUERY = {"kind": "classification", "num_query_channels": 1024}
 _NO_RESIDUAL = _QUERY | {"use_query_residual": False}
 _AVERAGE = {"kind": "average_and_project"}
 
+# 254 channels beside 258 of positions make 512, which 8 heads divide.
+_TRANSFORMER = {
+  "prep_type": "conv1x1",
+  "num_channels": 254,
+  "position_encoding": "fourier",
+  "num_bands": 64,
+  "max_resolution": (64, 64),
+}
+
 
 def _image(
   adapter: Mapping[str, Any],
@@ -54,6 +63,21 @@ def _image(
     "decoder": dict(decoder),
   }
   return Entry(spec, array(224, 224, 3), *figures, note)
+
+
+def _transformer() -> Entry:
+  spec = {
+    "num_classes": 1000,
+    "adapter": dict(_TRANSFORMER),
+    "encoder": {
+      "kind": "transformer",
+      "num_layers": 12,
+      "num_heads": 8,
+      "widening_factor": 4,
+    },
+    "decoder": dict(_AVERAGE),
+  }
+  return Entry(spec, array(64, 64, 3), 38_342_624, "", "", "Perceiver, Table 2")
 
 
 _IO_8 = "IO, Table 8"
@@ -146,4 +170,10 @@ MODELS = {
     num_cross_attends=4, share_cross_attends="none", num_blocks=4,
     num_self_attends_per_block=0,
   ),
+  "imagenet_icml_figure_5": _image(
+    _FOURIER, _AVERAGE, 15_264_382, "", "", "Perceiver, Figure 5",
+    num_latent_channels=512, num_cross_attends=2, share_cross_attends="none",
+    num_blocks=2, num_self_attends_per_block=4, share_blocks=False,
+  ),
+  "imagenet_transformer_64": _transformer(),
 }  # fmt: skip

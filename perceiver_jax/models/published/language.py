@@ -45,30 +45,38 @@ def _language(
   return Entry(spec, tokens, *figures, note, has_input_mask=True)
 
 
-def _byte_bert() -> Entry:
+def _bert(
+  vocab_size: int,
+  length: int,
+  channels: int,
+  sizes: tuple[int, int],
+  *figures: Any,
+  note: str = "",
+) -> Entry:
+  depth, num_heads = sizes
   spec = {
     "adapter": {
       "kind": "text",
-      "vocab_size": 262,
-      "num_channels": 512,
-      "max_length": 2048,
+      "vocab_size": vocab_size,
+      "num_channels": channels,
+      "max_length": length,
     },
     "encoder": {
       "kind": "transformer",
-      "num_layers": 6,
-      "num_heads": 8,
+      "num_layers": depth,
+      "num_heads": num_heads,
       "widening_factor": 4,
     },
     "decoder": {"kind": "token"},
   }
-  return Entry(
-    spec, array(2048, dtype=jnp.int32), 20_098_310, "20", "130", "IO, Table 1",
-    "BERT's embeddings of segments are left out; they tell two sentences apart,"
-    " of which its pretraining here has none",
-    has_input_mask=True,
-  )  # fmt: skip
+  tokens = array(length, dtype=jnp.int32)
+  return Entry(spec, tokens, *figures, note, has_input_mask=True)
 
 
+_BERT_NOTE = (
+  "BERT's embeddings of segments are left out; they tell two sentences apart,"
+  " of which its pretraining here has none"
+)
 _LM_NOTE = (
   "the published operations leave out the decoder's projection and MLP and"
   " count the logits' multiply-adds once; IO++ does not"
@@ -93,5 +101,13 @@ MODELS = {
     262, 2048, (512, 896, 26), 105_849_862, "", "125", "IO, Table 15",
     note=_LM_NOTE,
   ),
-  "byte_bert": _byte_bert(),
+  "byte_bert": _bert(
+    262, 2048, 512, (6, 8), 20_098_310, "20", "130", "IO, Table 1",
+    note=_BERT_NOTE,
+  ),
+  "bert_base": _bert(
+    32_000, 512, 768, (12, 12), 110_057_216, "110", "109", "IO, Table 1",
+    note=_BERT_NOTE + "; the published operations of BERT Base count the"
+    " logits' multiply-adds once",
+  ),
 }  # fmt: skip

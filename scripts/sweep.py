@@ -1,0 +1,146 @@
+r"""Trains a config at every point of a named sweep.
+
+  python -m scripts.sweep --config=configs/imagenet.py:figure5 \
+    --sweep=figure5_latents --out=runs/figure5
+
+A config file defines a sweep as a generator `sweep_NAME()` of points, each a
+mapping of leaves to values:
+
+  def sweep_rates():
+    for rate in (1e-3, 2e-3, 4e-3):
+      yield {"optimizer.learning_rate": rate}
+
+The runs are trained one after the other in OUT/learning_rate=0.001 and so on,
+named by the leaves that differ. The same command continues a sweep that was
+stopped; finished runs are not repeated, and a run that fails does not stop the
+others. Arguments after `--` go to every run:
+
+  python -m scripts.sweep --config=configs/imagenet.py:figure5,smoke \
+    --sweep=figure5_latents --out=runs/smoke -- --config.seed=3
+
+The final metrics of all runs are in OUT/sweep.csv and OUT/sweep.md. Exit
+status: 0 done; 1 a run failed; 75 or 130 stopped early, and the same command
+goes on.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+from ml_collections import config_flags
+
+from experiments import flag_errors, launch
+from perceiver_jax.errors import UserError
+from scripts.sweeps import points, runs, table
+
+_CONFIG = flags.DEFINE_string(
+  "config", None, "Config file with its variant, configs/NAME.py:VARIANT."
+)
+_SWEEP = flags.DEFINE_string("sweep", None, "NAME of a sweep_NAME() in it.")
+_OUT = flags.DEFINE_string("out", None, "Folder of the runs.")
+
+_FAILED = 1
+
+
+class _Run(NamedTuple):
+  """A run of a sweep.
+
+  Attributes:
+    name: Name of its workdir, made of the leaves that differ.
+    point: Leaves and values of the point.
+    flags: Flags of `experiments.train` but --workdir.
+  """
+
+  name: str
+  point: Mapping[str, Any]
+  flags: Sequence[str]
+
+
+def main(argv: Sequence[str]) -> int:
+  """Trains all points and writes the table of their results."""
+  for name in ("config", "sweep", "out"):
+    if not flags.FLAGS[name].value:
+      raise UserError(f"--{name} is missing; --help lists the flags")
+  out = Path(_OUT.value).expanduser()
+  sweep = _runs(argv[1:])
+  for run in sweep:  # Report mistakes before any work.
+    _check_flags(run.flags)
+    runs.check_same(out / run.name, run.flags)
+  statuses = _train_all(out, sweep)
+  rows = [
+    table.Row(run.name, run.point, statuses.get(run.name), out / run.name)
+    for run in sweep
+  ]
+  print(table.write(out, rows))
+  failed = [run.name for run in sweep if statuses.get(run.name)]
+  stopped = [s for s in statuses.values() if s in runs.STOPPED]
+  if stopped:
+    print("stopped; the same command goes on")
+    return stopped[0]
+  if failed:
+    print(f"failed: {', '.join(failed)}; the same command tries them again")
+  return _FAILED if failed else 0
+
+
+def _runs(others: Sequence[str]) -> list[_Run]:
+  """Returns the runs of the sweep that the flags name."""
+  found = points.load(_CONFIG.value, _SWEEP.value)
+  made = []
+  for name, point in points.by_name(found).items():
+    overrides = [f"--config.{leaf}={value}" for leaf, value in point.items()]
+    made.append(
+      _Run(name, point, [f"--config={_CONFIG.value}", *overrides, *others])
+    )
+  return made
+
+
+def _check_flags(flags_of_run: Sequence[str]) -> None:
+  """Parses the flags of a run as `experiments.train` will.
+
+  Raises:
+    UserError: An unknown variant or leaf, or a value of another type.
+  """
+  argv, values = ["train", *flags_of_run], flags.FlagValues()
+  config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+  flags.DEFINE_integer("num_devices", 0, "", 0, flag_values=values)
+  try:
+    values(argv)
+    # The file is loaded on the first access to a leaf.
+    getattr(values.config, "task", "")
+  except Exception as error:
+    raise UserError(flag_errors.explain(error, argv)) from error
+
+
+def _train_all(out: Path, sweep: Sequence[_Run]) -> dict[str, int]:
+  """Trains the runs in order; returns the exit status of each one reached."""
+  statuses: dict[str, int] = {}
+  seconds: list[float] = []
+  for number, run in enumerate(sweep, 1):
+    place, folder = f"[{number}/{len(sweep)}] {run.name}", out / run.name
+    if runs.is_finished(folder):
+      print(f"{place}: finished before", flush=True)
+      statuses[run.name] = 0
+      continue
+    print(f"{place}{_remaining(seconds, len(sweep) + 1 - number)}", flush=True)
+    start = time.monotonic()
+    statuses[run.name] = runs.train(folder, run.flags)
+    seconds.append(time.monotonic() - start)
+    if statuses[run.name] in runs.STOPPED:
+      break
+    if statuses[run.name]:
+      print(f"{place}: failed with status {statuses[run.name]}", flush=True)
+  return statuses
+
+
+def _remaining(seconds: Sequence[float], count: int) -> str:
+  """Formats the time that `count` runs will take, once one has been timed."""
+  if not seconds:
+    return ""
+  minutes = count * sum(seconds) / len(seconds) / 60
+  return f": about {minutes:,.0f} min for the remaining {count}"
+
+
+if __name__ == "__main__":
+  launch.run(main)

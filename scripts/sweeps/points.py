@@ -1,0 +1,118 @@
+"""The points of a sweep that a config file defines."""
+
+import difflib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from experiments import flag_errors
+from perceiver_jax.errors import UserError
+
+_PREFIX = "sweep_"
+# Characters that make folders hard to use in a shell or are not allowed.
+_IN_FOLDERS = str.maketrans({"/": "-", " ": "", "(": "", ")": "", "'": ""})
+
+
+def load(config: str, sweep: str) -> list[dict[str, Any]]:
+  """Returns the points of a sweep: values by leaf.
+
+  Args:
+    config: Value of --config: a file, with or without a variant.
+    sweep: NAME of the file's generator `sweep_NAME`.
+
+  Raises:
+    UserError: There is no such file or sweep, or it has no points.
+  """
+  path = config.split(":")[0]
+  if not Path(path).is_file():
+    raise UserError(
+      f"--config={config}: there is no file {path!r}; {flag_errors.choices()}"
+    )
+  module = _import(path)
+  names = [
+    name.removeprefix(_PREFIX)
+    for name in vars(module)
+    if name.startswith(_PREFIX)
+  ]
+  if not names:
+    raise UserError(
+      f"{path} defines no sweep; add a generator sweep_NAME() of points, such"
+      ' as {"optimizer.learning_rate": 1e-3}'
+    )
+  if sweep not in names:
+    close = difflib.get_close_matches(sweep, names, 1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise UserError(
+      f"--sweep={sweep}: {hint}{path} has {', '.join(sorted(names))}"
+    )
+  points = [dict(point) for point in getattr(module, _PREFIX + sweep)()]
+  if not points:
+    raise UserError(f"sweep_{sweep}() of {path} yields no point")
+  return points
+
+
+def by_name(points: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+  """Names points by their values of the leaves that differ between points.
+
+  Leaves are named by their last parts, such as "num_latents=64", or in full
+  if these are not unique.
+
+  Raises:
+    UserError: Two points are the same.
+  """
+  labels = leaf_labels(points)
+  named: dict[str, dict[str, Any]] = {}
+  for point in points:
+    parts = [
+      f"{label}={format_value(point[leaf])}"
+      for leaf, label in labels.items()
+      if leaf in point
+    ]
+    name = ",".join(parts).translate(_IN_FOLDERS) or "default"
+    if name in named:
+      raise UserError(f"the sweep has the point {name} twice; remove one")
+    named[name] = dict(point)
+  return named
+
+
+def leaf_labels(points: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+  """Returns short labels of the leaves that differ between points."""
+  leaves = list(dict.fromkeys(leaf for point in points for leaf in point))
+  missing = object()
+  values = {
+    leaf: [point.get(leaf, missing) for point in points] for leaf in leaves
+  }
+  varying = [x for x in leaves if any(v != values[x][0] for v in values[x])]
+  last = [leaf.rpartition(".")[2] for leaf in varying or leaves]
+  return {
+    leaf: leaf if last.count(short) > 1 else short
+    for leaf, short in zip(varying or leaves, last, strict=True)
+  }
+
+
+def format_value(value: Any) -> str:
+  """Formats a value for names and tables; a tuple as 224x224."""
+  if isinstance(value, tuple):
+    return "x".join(map(format_value, value))
+  return str(value)
+
+
+def _import(path: str) -> ModuleType:
+  """Imports a config file.
+
+  Raises:
+    UserError: It can't be imported.
+  """
+  spec = importlib.util.spec_from_file_location("sweep_config", path)
+  if spec is None or spec.loader is None:
+    raise UserError(f"--config={path} is no Python file; name one")
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+  except Exception as error:
+    raise UserError(
+      f"--config={path} can't be loaded: {type(error).__name__}: {error}"
+    ) from error
+  return module
