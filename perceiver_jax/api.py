@@ -5,16 +5,19 @@ docs/using_the_models.md shows each in use.
 
 from typing import Any
 
-from perceiver_jax.models import zoo
-from perceiver_jax.models.ops.execution import Execution as Execution
-from perceiver_jax.models.perceiver import Outputs as Outputs
-from perceiver_jax.models.position_encoding import (
-  fourier_features as fourier_features,
-)
-from perceiver_jax.models.zoo import build as build
-from perceiver_jax.models.zoo import get_spec as get_spec
-from perceiver_jax.weights import Weights as Weights
-from perceiver_jax.weights import transform as transform
+from perceiver_jax import weights
+from perceiver_jax.models import perceiver, position_encoding, zoo
+from perceiver_jax.models.ops import execution
+
+Execution = execution.Execution
+Outputs = perceiver.Outputs
+Weights = weights.Weights
+build = zoo.build
+fourier_features = position_encoding.fourier_features
+get_spec = zoo.get_spec
+load_weights = weights.load
+save_weights = weights.save
+transform = weights.transform
 
 
 def published_models() -> tuple[str, ...]:
