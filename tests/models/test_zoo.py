@@ -171,7 +171,7 @@ def test_a_changed_spec_builds_a_small_classifier(name):
 
 
 def test_a_transformer_on_pixels():
-  spec = zoo.spec("imagenet_transformer_64", num_classes=7)
+  spec = zoo.get_spec("imagenet_transformer_64", num_classes=7)
   spec["encoder"]["num_layers"] = 1
   out = _apply_small(spec, flops.abstract(2, 8, 8, 3))
   assert out.logits.shape == (2, 7)
