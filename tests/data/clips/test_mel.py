@@ -15,8 +15,8 @@ SETTINGS = {
   "mean": 0.0,
   "deviation": 1.0,
 }
-# By the lowest and highest frequency, natural logarithms of the power that
-# librosa 0.11 finds in a chirp, at frames 0, 30, 59 and bands 0, 13, 40, 79.
+# Natural logarithms of the power in a chirp according to librosa 0.11, at
+# frames 0, 30, 59 and bands 0, 13, 40, 79, by lowest and highest frequency.
 LIBROSA = {
   (0.0, 24_000.0): [
     [3.844, -3.757, -5.595, -5.689],
@@ -38,35 +38,35 @@ def chirp(samples=61_440, rate=48_000):
   return (wave + 0.01 * noise)[:, None].astype(np.float32)
 
 
-def test_the_papers_window_has_4800_values():
-  found = mel.log_mel(chirp(), 48_000, SETTINGS)
-  assert found.shape == (60, 80)
-  assert found.size == 4800
-  assert found.dtype == np.float32
+def test_the_spectrogram_of_the_papers_window_has_4800_values():
+  spectrogram = mel.log_mel(chirp(), 48_000, SETTINGS)
+  assert spectrogram.shape == (60, 80)
+  assert spectrogram.size == 4800
+  assert spectrogram.dtype == np.float32
 
 
 @pytest.mark.parametrize("limits", LIBROSA)
-def test_it_is_what_librosa_found(limits):
+def test_log_mel_agrees_with_recorded_values_of_librosa(limits):
   lowest, highest = limits
   given = {**SETTINGS, "lowest": lowest, "highest": highest}
-  found = mel.log_mel(chirp(), 48_000, given)
-  found = found[np.ix_([0, 30, 59], [0, 13, 40, 79])]
-  np.testing.assert_allclose(found, LIBROSA[limits], atol=1e-3)
+  spectrogram = mel.log_mel(chirp(), 48_000, given)
+  values = spectrogram[np.ix_([0, 30, 59], [0, 13, 40, 79])]
+  np.testing.assert_allclose(values, LIBROSA[limits], atol=1e-3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("limits", LIBROSA)
-def test_it_is_what_librosa_finds(limits):
+def test_log_mel_agrees_with_librosa(limits):
   librosa = pytest.importorskip("librosa", reason="pip install -e .[librosa]")
   lowest, highest = limits
   given = {**SETTINGS, "lowest": lowest, "highest": highest}
-  want = librosa.feature.melspectrogram(
+  expected = librosa.feature.melspectrogram(
     y=np.pad(chirp()[:, 0], 512, "reflect"),
     sr=48_000, n_fft=2048, hop_length=1024, center=False, n_mels=80,
     fmin=lowest, fmax=highest,
   )  # fmt: skip
-  found = mel.log_mel(chirp(), 48_000, given)
-  np.testing.assert_allclose(found, np.log(want.T), atol=1e-4)
+  spectrogram = mel.log_mel(chirp(), 48_000, given)
+  np.testing.assert_allclose(spectrogram, np.log(expected.T), atol=1e-4)
 
 
 def test_a_tone_is_loudest_in_its_band():
@@ -77,23 +77,23 @@ def test_a_tone_is_loudest_in_its_band():
   for band in (3, 12, 20):
     times = np.arange(4096) / 8000
     tone = np.sin(2 * np.pi * centers[band] * times)[:, None]
-    found = mel.log_mel(tone.astype(np.float32), 8000, settings)
-    assert set(found.argmax(axis=1)) == {band}
+    spectrogram = mel.log_mel(tone.astype(np.float32), 8000, settings)
+    assert set(spectrogram.argmax(axis=1)) == {band}
 
 
-def test_twice_the_loudness_is_four_times_the_power():
-  found = [mel.log_mel(k * chirp(), 48_000, SETTINGS) for k in (1, 2)]
-  np.testing.assert_allclose(found[1] - found[0], np.log(4), atol=1e-4)
+def test_values_are_normalized_logarithms_of_power():
+  once, twice = (mel.log_mel(k * chirp(), 48_000, SETTINGS) for k in (1, 2))
+  np.testing.assert_allclose(twice - once, np.log(4), atol=1e-4)
   scaled = {**SETTINGS, "mean": -7.0, "deviation": 5.0}
   np.testing.assert_allclose(
-    mel.log_mel(chirp(), 48_000, scaled), (found[0] + 7) / 5, atol=1e-5
+    mel.log_mel(chirp(), 48_000, scaled), (once + 7) / 5, atol=1e-5
   )
   silence = mel.log_mel(np.zeros((61_440, 1), np.float32), 48_000, SETTINGS)
   assert np.isfinite(silence).all()
 
 
 @pytest.mark.parametrize(
-  ("changes", "why"),
+  ("changes", "message"),
   [
     ({"hop": 1000}, "a hop that divides the samples"),
     ({"hop": 4096}, "a window from the hop's size"),
@@ -103,28 +103,28 @@ def test_twice_the_loudness_is_four_times_the_power():
     ({"lowest": 500.0, "highest": 400.0}, "within 0 to"),
   ],
 )
-def test_settings_out_of_range_are_refused(changes, why):
-  with pytest.raises(UserError, match=why):
+def test_settings_out_of_range_are_refused(changes, message):
+  with pytest.raises(UserError, match=message):
     mel.log_mel(chirp(), 48_000, SETTINGS | changes)
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1))
-def test_spec_augment_hides_stripes(seed):
+def test_spec_augment_masks_stripes_of_time_and_frequency(seed):
   full = np.ones((30, 20), np.float32)
   limits = {"num_times": 2, "times": 4, "num_frequencies": 1, "frequencies": 5}
   rng = np.random.default_rng(seed)
-  found = mel.spec_augment(full, rng, limits)
+  augmented = mel.spec_augment(full, rng, limits)
   assert full.all()
-  hidden_times = ~found.any(axis=1)
-  hidden_bands = ~found.any(axis=0)
-  assert hidden_times.sum() <= 8
-  assert hidden_bands.sum() <= 5
-  want = ~(hidden_times[:, None] | hidden_bands[None])
-  np.testing.assert_array_equal(found, want)
+  masked_times = ~augmented.any(axis=1)
+  masked_bands = ~augmented.any(axis=0)
+  assert masked_times.sum() <= 8
+  assert masked_bands.sum() <= 5
+  expected = ~(masked_times[:, None] | masked_bands[None])
+  np.testing.assert_array_equal(augmented, expected)
 
 
-def test_spec_augment_can_be_off():
+def test_spec_augment_can_be_turned_off():
   off = {"num_times": 0, "times": 4, "num_frequencies": 0, "frequencies": 5}
   full = np.ones((3, 2), np.float32)
   np.testing.assert_array_equal(

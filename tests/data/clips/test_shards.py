@@ -1,4 +1,4 @@
-"""Clips as they are stored, and the files that hold them."""
+"""Tests of stored clips and of the files that hold them."""
 
 import json
 import pickle
@@ -25,7 +25,7 @@ def record(frames=50, seconds=2.0):
 
 @pytest.fixture
 def directory(tmp_path):
-  """Two clips in two files."""
+  """Writes two clips in two files, of which the second is damaged."""
   index = {
     "files": {"train-0.array_record": 1, "train-1.array_record": 1},
     "names": ["one", "two"],
@@ -45,27 +45,28 @@ def directory(tmp_path):
 
 
 @pytest.mark.parametrize(("place", "first"), [(0.0, 0), (0.5, 21), (1.0, 42)])
-def test_any_part_of_a_stored_clip(place, first):
-  found = clip_shards.decode(record(), WINDOW, place, RATES)
-  assert found["image"].shape == (8, 16, 16, 3)
-  levels = found["image"].mean((1, 2, 3)) / 4
+def test_any_window_of_a_stored_clip_is_decoded(place, first):
+  window = clip_shards.decode(record(), WINDOW, place, RATES)
+  assert window["image"].shape == (8, 16, 16, 3)
+  levels = window["image"].mean((1, 2, 3)) / 4
   np.testing.assert_allclose(levels, first + np.arange(8), atol=0.5)
-  want = tiny_clips.tone(2)[first * 1920 :][:15_360]
-  np.testing.assert_allclose(found["audio"], want, atol=1e-4)
+  expected = tiny_clips.tone(2)[first * 1920 :][:15_360]
+  np.testing.assert_allclose(window["audio"], expected, atol=1e-4)
 
 
-def test_frames_at_another_rate():
+def test_frames_can_be_decoded_at_another_rate():
   window = Window(4, 6.25, 0, 1, ())
-  found = clip_shards.decode(record(), window, 0.0, RATES)["image"]
-  assert found.shape == (4, 32, 48, 3)
-  np.testing.assert_allclose(found.mean((1, 2, 3)) / 4, [0, 4, 8, 12], atol=0.5)
+  frames = clip_shards.decode(record(), window, 0.0, RATES)["image"]
+  assert frames.shape == (4, 32, 48, 3)
+  levels = frames.mean((1, 2, 3)) / 4
+  np.testing.assert_allclose(levels, [0, 4, 8, 12], atol=0.5)
 
 
-def test_what_is_not_stored_is_not_returned():
+def test_a_modality_that_is_not_stored_is_neither_returned_nor_made_up():
   silent = clip_shards.encode(list(tiny_clips.gray_frames(9)), np.zeros((0, 1)))
   window = WINDOW._replace(num_samples=0)
   assert clip_shards.decode(silent, window, 0, RATES).keys() == {"image"}
-  # Shorter than what may be missing: there must be something all the same.
+  # This window is shorter than the part that may be missing at the end.
   short = Window(2, 25.0, 1920, 48_000, (16, 16))
   nothing = clip_shards.encode([], tiny_clips.tone(1.0))
   for record_, window in (
@@ -77,24 +78,24 @@ def test_what_is_not_stored_is_not_returned():
       clip_shards.decode(record_, window, 0, RATES)
 
 
-def test_a_little_may_be_missing_at_the_end():
-  found = clip_shards.decode(record(6, 0.3), WINDOW, 0.5, RATES)
-  levels = found["image"].mean((1, 2, 3)) / 4
+def test_a_short_part_may_be_missing_at_the_end():
+  window = clip_shards.decode(record(6, 0.3), WINDOW, 0.5, RATES)
+  levels = window["image"].mean((1, 2, 3)) / 4
   np.testing.assert_allclose(levels, [0, 1, 2, 3, 4, 5, 5, 5], atol=0.5)
-  assert not found["audio"][-900:].any()
+  assert not window["audio"][-900:].any()
   for short in (record(2, 2.0), record(50, 0.1)):
     with pytest.raises(UserError, match="leave it out"):
       clip_shards.decode(short, WINDOW, 0.5, RATES)
 
 
-def test_a_flipped_bit_is_seen():
+def test_a_flipped_bit_is_detected():
   data = bytearray(record())
   data[len(data) // 2] ^= 1
   with pytest.raises(UserError, match="damaged"):
     clip_shards.decode(bytes(data), WINDOW, 0.5, RATES)
 
 
-def test_prepared_files(directory):
+def test_prepared_clips_are_read_by_index_also_after_pickling(directory):
   source = _source(directory)
   assert source.labels == ((0,), (0, 1))
   assert source.class_names == ("a", "b")
@@ -108,7 +109,7 @@ def test_prepared_files(directory):
 
 
 @pytest.mark.parametrize(
-  ("rates", "window", "why"),
+  ("rates", "window", "message"),
   [
     ({"fps": 0.0}, WINDOW._replace(num_samples=0), "--fps=0: without pictures"),
     (
@@ -120,13 +121,13 @@ def test_prepared_files(directory):
   ],
 )
 def test_a_track_that_was_not_prepared_is_an_error(
-  directory, rates, window, why
+  directory, rates, window, message
 ):
   index = directory / "train.json"
   index.write_text(json.dumps({**json.loads(index.read_text()), **rates}))
-  with pytest.raises(UserError, match=why):
+  with pytest.raises(UserError, match=message):
     _source(directory).check_window(window)
-  with pytest.raises(UserError, match=why):
+  with pytest.raises(UserError, match=message):
     _source(directory).read(0, window, 0.0)
 
 
@@ -141,13 +142,13 @@ def test_a_damaged_record_is_an_error_that_names_its_file(directory):
   path.write_bytes(data)
   with pytest.raises(UserError, match=r"'one'.*train-0.*' is damaged \(Corr"):
     _source(directory).read(0, WINDOW, 0.0)
-  # The other is as it was.
+  # The other file is read as before.
   with pytest.raises(UserError, match="clip 'two': damaged"):
     _source(directory).read(1, WINDOW, 0.0)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_a_file_that_was_cut_is_named(directory, share):
+def test_a_truncated_file_is_named(directory, share):
   path = directory / "train-1.array_record"
   data = path.read_bytes()
   path.write_bytes(data[: int(share * len(data))])
@@ -162,20 +163,20 @@ def test_a_file_that_was_cut_is_named(directory, share):
 
 def test_an_index_of_other_files_is_refused(directory):
   index = directory / "train.json"
-  found = json.loads(index.read_text())
-  index.write_text(json.dumps({**found, "labels": [[0]]}))
+  content = json.loads(index.read_text())
+  index.write_text(json.dumps({**content, "labels": [[0]]}))
   with pytest.raises(UserError, match="labels of 1 clips and files of 2"):
     _source(directory)
-  found["files"]["train-0.array_record"] = 2
-  index.write_text(json.dumps({**found, "labels": [[0]] * 3}))
+  content["files"]["train-0.array_record"] = 2
+  index.write_text(json.dumps({**content, "labels": [[0]] * 3}))
   with pytest.raises(UserError, match=r"1 of 2 files .*train-0"):
     _source(directory).check_files()
 
 
 def test_missing_files_are_refused(directory):
-  for where in ("", directory / "x"):
+  for folder in ("", directory / "x"):
     with pytest.raises(UserError, match=r"source_args\.shards\.directory"):
-      clip_shards.shards(where, "train")
+      clip_shards.shards(folder, "train")
   (directory / "train-1.array_record").unlink()
   with pytest.raises(UserError, match=r"1 of 2 files.*are missing"):
     clip_shards.shards(directory, "train")

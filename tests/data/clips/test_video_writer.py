@@ -10,7 +10,7 @@ from perceiver_jax.data.clips.video import frame_rate, read_video
 from perceiver_jax.data.clips.video_writer import write_video
 from perceiver_jax.errors import UserError
 
-_COLOURS = np.array(
+_COLORS = np.array(
   [
     [255, 0, 0],
     [0, 255, 0],
@@ -24,8 +24,8 @@ _COLOURS = np.array(
 
 
 def _stripes(frames=3, height=32):
-  """Six stripes of colors, which move by one stripe a frame."""
-  rolled = [np.roll(_COLOURS, number, axis=0) for number in range(frames)]
+  """Returns six stripes of colors that move by one stripe per frame."""
+  rolled = [np.roll(_COLORS, number, axis=0) for number in range(frames)]
   return np.stack(rolled)[:, None].repeat(16, 2).repeat(height, 1)
 
 
@@ -39,7 +39,7 @@ def _middles(video):
   return video[:, 16, 8::16].astype(int)
 
 
-def test_colors_and_their_order_survive(tmp_path):
+def test_written_frames_have_their_colors_and_order(tmp_path):
   write_video(tmp_path / "x.mp4", _stripes(7), 25)
   back = read_video(tmp_path / "x.mp4", 7)
   assert np.abs(_middles(back) - _middles(_stripes(7))).max() <= 4
@@ -47,13 +47,13 @@ def test_colors_and_their_order_survive(tmp_path):
     read_video(tmp_path / "x.mp4", 8)
 
 
-def test_the_file_is_what_browsers_play(tmp_path):
+def test_the_file_has_a_format_that_browsers_play(tmp_path):
   write_video(tmp_path / "x.mp4", _stripes(), 25, _tone(0.12))
   with av.open(str(tmp_path / "x.mp4")) as file:
-    video, sound = file.streams.video[0], file.streams.audio[0]
+    video, audio = file.streams.video[0], file.streams.audio[0]
     assert video.codec_context.name == "h264"
     assert video.codec_context.pix_fmt == "yuv420p"
-    assert sound.codec_context.name == "aac"
+    assert audio.codec_context.name == "aac"
     frame = next(file.decode(video))
     assert (frame.colorspace, frame.color_primaries, frame.color_trc) == (
       1,
@@ -63,23 +63,23 @@ def test_the_file_is_what_browsers_play(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(31, 47), (1, 1), (2, 3)])
-def test_odd_sizes_grow_by_their_edge(tmp_path, size):
-  picture = np.full((*size, 3), 200, np.uint8)
-  write_video(tmp_path / "x.mp4", [picture] * 2, 25)
+def test_odd_sizes_are_padded_by_their_edge(tmp_path, size):
+  image = np.full((*size, 3), 200, np.uint8)
+  write_video(tmp_path / "x.mp4", [image] * 2, 25)
   back = read_video(tmp_path / "x.mp4", 2)
   assert back.shape[1:3] == tuple(n + n % 2 for n in size)
   assert np.abs(back.astype(int) - 200).max() <= 3
 
 
 @pytest.mark.parametrize("fps", [25, 30000 / 1001, 23.976, 0.5, 240])
-def test_frame_rates_survive(tmp_path, fps):
+def test_frame_rates_are_stored(tmp_path, fps):
   write_video(tmp_path / "x.mp4", _stripes(4), fps)
   assert frame_rate(tmp_path / "x.mp4") == pytest.approx(fps, rel=1e-5)
   back = read_video(tmp_path / "x.mp4", 4, fps)
   assert np.abs(_middles(back) - _middles(_stripes(4))).max() <= 4
 
 
-def test_ntsc_rates_are_kept_as_the_ratio_they_are(tmp_path):
+def test_ntsc_rates_are_stored_as_ratios(tmp_path):
   write_video(tmp_path / "x.mp4", _stripes(4), 30000 / 1001)
   with av.open(str(tmp_path / "x.mp4")) as file:
     assert file.streams.video[0].average_rate == Fraction(30000, 1001)
@@ -87,28 +87,28 @@ def test_ntsc_rates_are_kept_as_the_ratio_they_are(tmp_path):
 
 @pytest.mark.parametrize("channels", [1, 2, 6])
 @pytest.mark.parametrize("rate", [8000, 44100, 48000, 96000])
-def test_sound_survives_in_place(tmp_path, channels, rate):
-  sound = _tone(1, channels, rate)
-  sound = sound[:, 0] if channels == 1 else sound
-  write_video(tmp_path / "x.mp4", _stripes(25), 25, sound, rate)
+def test_written_audio_is_not_shifted(tmp_path, channels, rate):
+  audio = _tone(1, channels, rate)
+  audio = audio[:, 0] if channels == 1 else audio
+  write_video(tmp_path / "x.mp4", _stripes(25), 25, audio, rate)
   back = read_audio(tmp_path / "x.mp4", rate, num_samples=rate)
   assert back.shape == (rate, channels)
   middle = slice(rate // 4, rate // 2)
-  expected = sound.reshape(rate, channels)
+  expected = audio.reshape(rate, channels)
   error = np.abs(back - expected)[middle].max(axis=0)
-  # The fourth of six is for low notes only.
+  # The fourth of six channels has low frequencies only.
   assert np.delete(error, 3 if channels == 6 else []).max() < 0.06
 
 
-def test_sound_may_be_longer_or_shorter_than_the_pictures(tmp_path):
+def test_audio_may_be_longer_or_shorter_than_the_video(tmp_path):
   for seconds in (0.02, 3):
     write_video(tmp_path / "x.mp4", _stripes(25), 25, _tone(seconds))
     read_video(tmp_path / "x.mp4", 25)
-    sound = read_audio(tmp_path / "x.mp4")
-    assert len(sound) == pytest.approx(seconds * 48000, abs=1100)
+    audio = read_audio(tmp_path / "x.mp4")
+    assert len(audio) == pytest.approx(seconds * 48000, abs=1100)
 
 
-def test_loud_sound_is_clipped_and_none_leaves_no_track(tmp_path):
+def test_loud_audio_is_clipped_and_empty_audio_makes_no_track(tmp_path):
   write_video(tmp_path / "x.mp4", _stripes(25), 25, 20 * _tone(1))
   assert np.abs(read_audio(tmp_path / "x.mp4")).max() < 2
   write_video(tmp_path / "y.mp4", _stripes(3), 25, np.zeros((0, 2)))
@@ -116,7 +116,7 @@ def test_loud_sound_is_clipped_and_none_leaves_no_track(tmp_path):
     read_audio(tmp_path / "y.mp4")
 
 
-def test_frames_may_come_one_by_one(tmp_path):
+def test_frames_may_be_an_iterator(tmp_path):
   write_video(tmp_path / "x.mp4", (frame for frame in _stripes(5)), 25)
   assert len(read_video(tmp_path / "x.mp4", 5)) == 5
 
@@ -127,20 +127,22 @@ def _two_sizes():
 
 
 @pytest.mark.parametrize(
-  ("frames", "why"),
+  ("frames", "message"),
   [
     (_two_sizes(), r"got uint8 \(10, 96, 3\)"),
     (_stripes().astype(np.float32), "got float32"),
     (_stripes()[..., :1], r"\(32, 96, 1\)"),
   ],
 )
-def test_other_frames_are_refused(tmp_path, frames, why):
-  with pytest.raises(ValueError, match=why):
+def test_frames_of_other_shapes_and_types_are_refused(
+  tmp_path, frames, message
+):
+  with pytest.raises(ValueError, match=message):
     write_video(tmp_path / "x.mp4", frames, 25)
   assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_written_is_said_and_leaves_nothing(tmp_path):
+def test_refused_arguments_are_explained_and_write_nothing(tmp_path):
   path, frames = tmp_path / "x.mp4", _stripes()
   with pytest.raises(UserError, match=r"to \.mp4 files, not 'x\.gif'"):
     write_video(tmp_path / "x.gif", frames, 25)
@@ -161,7 +163,7 @@ def test_what_cannot_be_written_is_said_and_leaves_nothing(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
-def test_a_failure_leaves_the_earlier_file(tmp_path):
+def test_a_failure_keeps_the_previous_file(tmp_path):
   write_video(tmp_path / "x.mp4", _stripes(), 25)
   before = (tmp_path / "x.mp4").read_bytes()
   with pytest.raises(ValueError, match="one size"):

@@ -79,7 +79,7 @@ def test_stretching_scales_each_component_of_flow_by_its_own_axis():
 
 
 @pytest.mark.parametrize(("scale", "margin"), [(1.0, 20), (2.0, 10), (0.5, 40)])
-def test_a_crop_starts_in_a_margin_and_is_moved_inside(scale, margin):
+def test_a_crop_may_start_in_a_margin_and_is_then_shifted_inside(scale, margin):
   height, width = 2, 80
   x = np.tile(np.arange(width, dtype=np.float32), (height, 1))
   pair = {
@@ -87,7 +87,7 @@ def test_a_crop_starts_in_a_margin_and_is_moved_inside(scale, margin):
     "flow": np.stack([x, x], -1),
     "occluded": np.zeros((height, width), bool),
   }
-  still = PLACES._replace(left_right_share=0.0, up_down_share=0.0)
+  still = SPATIAL._replace(left_right_share=0.0, up_down_share=0.0)
   still = still._replace(
     spatial_share=1.0, stretch_share=0.0,
     min_scale=np.log2(scale), max_scale=np.log2(scale),
@@ -95,10 +95,10 @@ def test_a_crop_starts_in_a_margin_and_is_moved_inside(scale, margin):
   rng, starts = np.random.default_rng(0), []
   for _ in range(4000):
     size = (round(height * scale), round(50 * scale))
-    found = flow_augmentation.augment(pair, rng, still, size, 1.0)
-    starts.append(np.floor(found["flow"][0, 0, 0] / scale + 0.01))
+    augmented = flow_augmentation.augment(pair, rng, still, size, 1.0)
+    starts.append(np.floor(augmented["flow"][0, 0, 0] / scale + 0.01))
   counts = np.bincount(np.int64(starts), minlength=31)
-  # -margin to 29 + margin, of which those outside [0, 30] are moved there.
+  # Starts from -margin to 29 + margin, clipped to [0, 30].
   shares = np.ones(31)
   shares[0], shares[30] = margin + 1, margin
   expected = 4000 * shares / shares.sum()

@@ -19,8 +19,8 @@ from perceiver_jax.errors import UserError
 
 
 @pytest.fixture
-def warned(monkeypatch):
-  """What has been warned of so far."""
+def warnings(monkeypatch):
+  """Returns a list that collects the warnings logged."""
   lines = []
   monkeypatch.setattr(logging, "warning", lambda s, *a: lines.append(s % a))
   return lines
@@ -29,19 +29,19 @@ def warned(monkeypatch):
 # image_folder
 
 
-def _picture(path, level, shape=(4, 6, 3)):
+def _write_image(path, level, shape=(4, 6, 3)):
   path.parent.mkdir(parents=True, exist_ok=True)
   assert cv2.imwrite(str(path), np.full(shape, level, np.uint8))
 
 
 @pytest.fixture
 def folder(tmp_path):
-  """Cats and dogs to train on, but only dogs and emus to test on."""
-  _picture(tmp_path / "train/cat/b.png", 20)
-  _picture(tmp_path / "train/cat/a.jpg", 10, (5, 7, 3))
-  _picture(tmp_path / "train/dog/c.PNG", 30)
-  _picture(tmp_path / "test/dog/d.jpeg", 40)
-  _picture(tmp_path / "test/emu/e.bmp", 50)
+  """Writes cats and dogs for training, dogs and emus for testing."""
+  _write_image(tmp_path / "train/cat/b.png", 20)
+  _write_image(tmp_path / "train/cat/a.jpg", 10, (5, 7, 3))
+  _write_image(tmp_path / "train/dog/c.PNG", 30)
+  _write_image(tmp_path / "test/dog/d.jpeg", 40)
+  _write_image(tmp_path / "test/emu/e.bmp", 50)
   return tmp_path
 
 
@@ -71,9 +71,9 @@ def test_image_folder_labels_mean_the_same_in_every_split(folder):
 
 def test_image_folder_ignores_dot_names_and_other_files(folder):
   before = image_folder.image_folder(folder, "train")
-  _picture(folder / "train/cat/.hidden.png", 99)
-  _picture(folder / "train/.cache/x.png", 99)
-  _picture(folder / ".trash/zebra/x.png", 99)
+  _write_image(folder / "train/cat/.hidden.png", 99)
+  _write_image(folder / "train/.cache/x.png", 99)
+  _write_image(folder / ".trash/zebra/x.png", 99)
   (folder / "train/cat/notes.txt").write_text("not an image")
   (folder / "train/cat/folder.png").mkdir()
   (folder / "train/nothing").mkdir()
@@ -101,7 +101,7 @@ def test_image_folder_says_what_is_missing(folder):
 
 
 @pytest.mark.parametrize("directory", ["", None])
-def test_image_folder_wants_a_directory(directory):
+def test_image_folder_refuses_no_directory(directory):
   with pytest.raises(UserError, match="no directory is given"):
     image_folder.image_folder(directory, "train")
 
@@ -111,11 +111,11 @@ def test_image_folder_wants_a_directory(directory):
 
 @pytest.fixture
 def prepared(tmp_path):
-  """A directory with `tiny`, cats and dogs, as TFDS would prepare it."""
-  pictures = [np.full((4 + i, 5, 3), [i, 20, 30], np.uint8) for i in range(5)]
+  """Returns a directory with `tiny`, cats and dogs, as prepared by TFDS."""
+  images = [np.full((4 + i, 5, 3), [i, 20, 30], np.uint8) for i in range(5)]
   records = [
-    tiny_tfds.record(codec.encode_png(picture), i % 2)
-    for i, picture in enumerate(pictures)
+    tiny_tfds.record(codec.encode_png(image), i % 2)
+    for i, image in enumerate(images)
   ]
   spec = tiny_tfds.classification()
   tiny_tfds.prepare(tmp_path / "tfds", "tiny", spec, {"train": records})
@@ -147,7 +147,7 @@ _WORD_NET = ("n01440764", "n01443537", "n01484850")
 
 @pytest.fixture
 def imagenet(tmp_path):
-  """A small `imagenet2012`: JPEGs of several sizes in several files."""
+  """Writes a small `imagenet2012`: JPEGs of several sizes in several files."""
   spec = tiny_tfds.classification(with_names=True, classes=_WORD_NET)
   splits = {}
   for split, count in (("train", 25), ("validation", 6)):
@@ -155,8 +155,8 @@ def imagenet(tmp_path):
       tiny_tfds.record(_jpeg(i), i % 3, f"{_WORD_NET[i % 3]}_{i}.JPEG")
       for i in range(count)
     ]
-  # A picture that was cut off.
-  splits["validation"][4] = tiny_tfds.record(_jpeg(4)[:300], 1, "cut.JPEG")
+  truncated = tiny_tfds.record(_jpeg(4)[:300], 1, "truncated.JPEG")
+  splits["validation"][4] = truncated
   tiny_tfds.prepare(
     tmp_path, "imagenet2012", spec, splits, 10, tiny_tfds.IMAGENET_VERSION
   )
@@ -164,8 +164,8 @@ def imagenet(tmp_path):
 
 
 def _jpeg(i):
-  picture = np.full((20 + i, 30, 3), [8 * i, 0, 0], np.uint8)
-  return cv2.imencode(".jpg", picture[..., ::-1])[1].tobytes()
+  image = np.full((20 + i, 30, 3), [8 * i, 0, 0], np.uint8)
+  return cv2.imencode(".jpg", image[..., ::-1])[1].tobytes()
 
 
 def _numbers(source):
@@ -188,21 +188,21 @@ def _numbers(source):
 def test_tfds_takes_splits_and_slices(imagenet, split, expected):
   source = tfds.tfds_images("imagenet2012", split, imagenet)
   assert _numbers(source) == list(expected)
-  # TFDS knows what the classes of ImageNet are.
+  # TFDS knows the classes of ImageNet.
   assert source.num_classes == 1000
   assert source.class_names[:3] == _WORD_NET
   labels = [int(source[i]["label"]) for i in range(len(source))]
   assert labels == [i % 3 for i in expected]
 
 
-def test_tfds_names_a_picture_that_cannot_be_read(imagenet, warned):
+def test_tfds_names_an_image_that_cannot_be_read(imagenet, warnings):
   source = tfds.tfds_images("imagenet2012", "validation", imagenet)
   assert [int(source[i]["unreadable"]) for i in range(6)] == [0, 0, 0, 0, 1, 0]
-  (line,) = warned
-  assert "'cut.JPEG' (example 4 of imagenet2012)" in line
+  (line,) = warnings
+  assert "'truncated.JPEG' (example 4 of imagenet2012)" in line
 
 
-def test_tfds_does_not_let_tfds_decode(imagenet, monkeypatch):
+def test_images_are_not_decoded_by_tfds(imagenet, monkeypatch):
   from tensorflow_datasets import features as tfds_features
 
   def decode(*_):
@@ -213,22 +213,22 @@ def test_tfds_does_not_let_tfds_decode(imagenet, monkeypatch):
   assert source[2]["image"].shape == (22, 30, 3)
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut"])
-def test_tfds_names_a_file_that_cannot_be_read(imagenet, damage, warned):
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_tfds_names_a_file_that_cannot_be_read(imagenet, damage, warnings):
   (path,) = pathlib.Path(imagenet).rglob("*train*-00001-of-00003")
   data = path.read_bytes()
   path.unlink()
-  if damage == "cut":
+  if damage == "truncated":
     path.write_bytes(data[:-100])
   source = tfds.tfds_images("imagenet2012", "train", imagenet)
   assert source[9]["unreadable"] == 0
   example = source[12]
   assert (example["unreadable"], example["image"].shape[0]) == (1, 40)
-  assert "example 12 of imagenet2012 cannot be read" in warned[0]
-  assert "scripts.data.prepare --check --dataset=imagenet2012" in warned[0]
+  assert "example 12 of imagenet2012 cannot be read" in warnings[0]
+  assert "scripts.data.prepare --check --dataset=imagenet2012" in warnings[0]
 
 
-def test_tfds_may_keep_all_its_files_open(tmp_path):
+def test_tfds_raises_the_limit_of_open_files(tmp_path):
   records = [tiny_tfds.record(_jpeg(i), 0) for i in range(70)]
   spec = tiny_tfds.classification()
   tiny_tfds.prepare(tmp_path, "tiny", spec, {"train": records}, shard_size=1)
@@ -276,7 +276,9 @@ def _first_pixel(example):
     ("tiny", "train[9:]", r"'train\[9:\]' cannot be opened.*5 examples"),
   ],
 )
-def test_tfds_says_in_a_line_what_is_missing(prepared, name, split, message):
+def test_tfds_explains_what_is_missing_in_one_line(
+  prepared, name, split, message
+):
   with pytest.raises(UserError, match=message) as error:
     tfds.tfds_images(name, split, prepared)
   assert "\n" not in str(error.value)
@@ -307,8 +309,8 @@ def test_tfds_does_not_import_tensorflow(prepared):
 # SkipUnreadable
 
 
-class _Coded:
-  """Example i is a picture of level i with label i, or what is given for it."""
+class _Numbered:
+  """A source whose example i has label i, or is damaged."""
 
   class_names = ("one class",)
   num_classes = 1
@@ -329,12 +331,12 @@ class _Coded:
 
 
 def _all(source):
-  """Label and `unreadable` of every example."""
+  """Returns label and `unreadable` of every example."""
   return [(int(x["label"]), float(x["unreadable"])) for x in source]
 
 
 def test_an_unreadable_example_is_replaced_by_the_next_readable_one():
-  source = SkipUnreadable(_Coded(6, {1, 2, 5}))
+  source = SkipUnreadable(_Numbered(6, {1, 2, 5}))
   assert _all(source) == [(0, 0), (3, 1), (3, 1), (3, 0), (4, 0), (0, 1)]
   assert source[1]["unreadable"].dtype == np.float32
   assert (len(source), source.num_classes) == (6, 1)
@@ -343,34 +345,32 @@ def test_an_unreadable_example_is_replaced_by_the_next_readable_one():
 
 
 def test_other_errors_are_not_skipped():
-  source = SkipUnreadable(_Coded(3))
+  source = SkipUnreadable(_Numbered(3))
   with pytest.raises(IndexError):
     source[3]
 
 
-def test_the_first_few_unreadable_examples_are_warned_of_once(warned):
-  source = SkipUnreadable(_Coded(200, range(0, 100, 20)))
+def test_only_the_first_three_unreadable_examples_are_logged_once(warnings):
+  source = SkipUnreadable(_Numbered(200, range(0, 100, 20)))
   for _ in range(3):
     _all(source)
-  assert [line.split("'")[1] for line in warned] == [
+  assert [line.split("'")[1] for line in warnings] == [
     "0.jpg",
     "20.jpg",
     "40.jpg",
   ]
-  assert warned[0].endswith("the next image takes its place")
+  assert warnings[0].endswith("the next image takes its place")
 
 
 @pytest.mark.parametrize(
-  ("length", "damaged", "good"),
+  ("length", "damaged", "accepted"),
   [(40, 10, True), (40, 11, False), (2000, 20, True), (2000, 21, False)],
 )
-def test_ten_or_one_percent_may_be_unreadable_in_any_number_of_epochs(
-  length, damaged, good
-):
-  # At the end and apart, so that no share is exceeded on the way.
+def test_ten_images_or_one_percent_may_be_unreadable(length, damaged, accepted):
+  # Spread over the end of the source, so that no share is exceeded before.
   last = range(length - 2 * damaged, length, 2)
-  source = SkipUnreadable(_Coded(length, last))
-  if good:
+  source = SkipUnreadable(_Numbered(length, last))
+  if accepted:
     for _ in range(3):
       assert sum(unreadable for _, unreadable in _all(source)) == damaged
   else:
@@ -380,73 +380,73 @@ def test_ten_or_one_percent_may_be_unreadable_in_any_number_of_epochs(
 
 def test_the_share_of_unreadable_examples_can_be_set():
   damaged = range(0, 100, 2)
-  assert len(_all(SkipUnreadable(_Coded(100, damaged), 0.6))) == 100
+  assert len(_all(SkipUnreadable(_Numbered(100, damaged), 0.6))) == 100
   with pytest.raises(UserError):
-    _all(SkipUnreadable(_Coded(100, damaged), 0.4))
+    _all(SkipUnreadable(_Numbered(100, damaged), 0.4))
 
 
 @pytest.mark.parametrize("length", [1, 5, 1000])
 def test_an_error_is_raised_if_nothing_is_readable(length):
-  source = SkipUnreadable(_Coded(length, range(length)))
+  source = SkipUnreadable(_Numbered(length, range(length)))
   with pytest.raises(
     UserError, match=r"too many.*'0\.jpg' is damaged"
   ) as error:
     source[0]
   assert "\n" not in str(error.value)
-  assert "'3.jpg'" not in str(error.value)  # names the first three
+  assert "'3.jpg'" not in str(error.value)  # Only the first three are named.
 
 
 def test_unreadable_examples_are_counted_exactly_over_threads():
-  source = SkipUnreadable(_Coded(3000, range(0, 3000, 100)), 0.02)
+  source = SkipUnreadable(_Numbered(3000, range(0, 3000, 100)), 0.02)
   with futures.ThreadPoolExecutor(16) as pool:
     examples = list(pool.map(source.__getitem__, range(3000)))
   assert sum(x["unreadable"] for x in examples) == 30
-  # The 31st is one too many for this share, however they were read.
-  strict = SkipUnreadable(_Coded(3000, range(0, 3000, 100)), 0.0099)
+  # This share allows 29, in whatever order the threads read them.
+  strict = SkipUnreadable(_Numbered(3000, range(0, 3000, 100)), 0.0099)
   with futures.ThreadPoolExecutor(16) as pool, pytest.raises(UserError):
     list(pool.map(strict.__getitem__, range(3000)))
 
 
-def test_a_copy_starts_counting_at_zero(warned):
-  source = SkipUnreadable(_Coded(12, range(11)), 0.5)
+def test_a_copy_starts_counting_at_zero(warnings):
+  source = SkipUnreadable(_Numbered(12, range(11)), 0.5)
   with pytest.raises(UserError):
     source[0]
   copy = pickle.loads(pickle.dumps(source))
-  del warned[:]
+  del warnings[:]
   assert _all([copy[11]]) == [(11, 0)]
   with pytest.raises(UserError):
     copy[0]
-  assert len(warned) == 3
+  assert len(warnings) == 3
 
 
 @pytest.fixture
 def damaged(tmp_path):
-  """Twelve pictures to train on, three of which cannot be read."""
+  """Writes twelve images for training, three of which cannot be read."""
   for i in range(12):
-    _picture(tmp_path / f"train/cat/{i:02}.jpg", 10 * i, (16, 16, 3))
+    _write_image(tmp_path / f"train/cat/{i:02}.jpg", 10 * i, (16, 16, 3))
   path = tmp_path / "train/cat/03.jpg"
   path.write_bytes(path.read_bytes()[:200])
-  (tmp_path / "train/cat/04.jpg").write_text("not a picture")
+  (tmp_path / "train/cat/04.jpg").write_text("not an image")
   (tmp_path / "train/cat/11.jpg").write_bytes(b"")
   return tmp_path
 
 
-def test_an_image_folder_bears_damaged_files(damaged, warned):
+def test_an_image_folder_replaces_damaged_files(damaged, warnings):
   source = image_folder.image_folder(damaged, "train")
   examples = [source[i] for i in range(12)]
   levels = [round(x["image"].mean() / 10) for x in examples]
   assert levels == [0, 1, 2, 5, 5, 5, 6, 7, 8, 9, 10, 0]
-  found = [int(x["unreadable"]) for x in examples]
-  assert found == [0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 1]
-  assert len(warned) == 3
-  for line, name in zip(warned, ("03.jpg", "04.jpg", "11.jpg"), strict=True):
+  unreadable = [int(x["unreadable"]) for x in examples]
+  assert unreadable == [0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 1]
+  assert len(warnings) == 3
+  for line, name in zip(warnings, ("03.jpg", "04.jpg", "11.jpg"), strict=True):
     assert name in line
 
 
 def test_an_image_folder_of_damaged_files_is_refused(tmp_path):
   (tmp_path / "train/cat").mkdir(parents=True)
   for i in range(30):
-    (tmp_path / f"train/cat/{i:02}.jpg").write_text("not a picture")
+    (tmp_path / f"train/cat/{i:02}.jpg").write_text("not an image")
   source = image_folder.image_folder(tmp_path, "train")
   with pytest.raises(UserError, match=r"11 images.*00\.jpg.*01\.jpg.*02\.jpg"):
     source[0]
@@ -469,10 +469,10 @@ def test_a_pipeline_counts_damaged_files_exactly(damaged, num_workers):
 
 
 @pytest.mark.slow
-def test_too_many_damaged_files_stop_a_worker_with_a_line(tmp_path):
+def test_too_many_damaged_files_in_a_worker_raise_a_user_error(tmp_path):
   (tmp_path / "train/cat").mkdir(parents=True)
   for i in range(30):
-    (tmp_path / f"train/cat/{i:02}.jpg").write_text("not a picture")
+    (tmp_path / f"train/cat/{i:02}.jpg").write_text("not an image")
   batches = pipeline.train_dataset(
     image_folder.image_folder(tmp_path, "train"),
     global_batch=2,

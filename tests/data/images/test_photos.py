@@ -9,7 +9,7 @@ from perceiver_jax.data.images import codec, photos, resizing
 from perceiver_jax.errors import UserError
 
 
-def test_splits_have_their_sizes_and_every_photo_as_often():
+def test_splits_have_their_sizes_and_balanced_photos():
   for split, length in (("train", 4096), ("test", 1024)):
     source = photos.photos(split)
     assert len(source) == length
@@ -31,7 +31,7 @@ def test_examples_are_square_crops_of_pixels():
   assert source.class_names[:3] == ("china", "flower", "astronaut")
 
 
-def test_an_example_is_always_the_same_and_no_other():
+def test_examples_are_reproducible_and_distinct():
   source = photos.photos("train")
   first = [source[i]["image"] for i in range(64)]
   again = photos.photos("train")
@@ -51,7 +51,7 @@ def test_an_index_past_the_end_is_refused():
 
 
 def _ramp(monkeypatch):
-  """Replaces every photo by one whose red is its column."""
+  """Replaces every photo by one whose values are its columns."""
   columns = np.arange(200, dtype=np.uint8)
   photo = np.broadcast_to(columns[None, :, None], (90, 200, 3))
   monkeypatch.setattr(codec, "read_image", lambda path: photo)
@@ -76,13 +76,13 @@ def test_scale_is_how_much_a_crop_may_be_enlarged_or_reduced(monkeypatch):
   widths = np.array([row[-1] - row[0] + 1 for row in rows])
   assert 7 <= widths.min() <= 9
   assert 30 <= widths.max() <= 33
-  # As often enlarged as reduced.
+  # Crops are enlarged as often as reduced.
   assert abs(np.mean(widths < 16) - 0.5) < 0.1
   # A crop that does not fit is as large as the photo.
   assert photos.photos("test", 128)[0]["image"].shape == (128, 128, 3)
 
 
-def test_photos_can_be_told_apart_on_parts_never_seen():
+def test_photos_of_the_test_split_can_be_classified_by_the_training_split():
   def features(split):
     source = photos.photos(split, num_train=600, num_test=200)
     examples = [source[i] for i in range(len(source))]
@@ -95,13 +95,13 @@ def test_photos_can_be_told_apart_on_parts_never_seen():
   assert accuracy > 3 / photos.NUM_CLASSES
 
 
-def test_photos_can_be_sent_to_a_worker():
+def test_photos_can_be_pickled():
   source = photos.photos("test")
   copy = pickle.loads(pickle.dumps(source))
   np.testing.assert_array_equal(copy[5]["image"], source[5]["image"])
 
 
-def test_photos_say_what_is_wrong(monkeypatch):
+def test_photos_explain_wrong_arguments_and_missing_packages(monkeypatch):
   with pytest.raises(UserError, match=r"'val' for photos.*train, test"):
     photos.photos("val")
   for arguments in ({"size": 0}, {"scale": 0.5}):
@@ -112,7 +112,7 @@ def test_photos_say_what_is_wrong(monkeypatch):
     photos.photos("train")
 
 
-def test_photos_import_neither_package():
+def test_photos_import_neither_scikit_learn_nor_scikit_image():
   program = (
     "import sys\n"
     "from perceiver_jax.data.images import photos\n"

@@ -17,7 +17,7 @@ def _settings(**leaves):
   return config.data.to_dict()
 
 
-def _picture(height=40, width=30, seed=0):
+def _image(height=40, width=30, seed=0):
   rng = np.random.default_rng(seed)
   return rng.integers(0, 256, (height, width, 3), np.uint8)
 
@@ -26,17 +26,17 @@ def _rng(seed=0):
   return np.random.default_rng(seed)
 
 
-def test_by_default_training_sees_what_evaluation_sees():
+def test_by_default_training_preprocesses_like_evaluation():
   prepare = Preprocessing(_SHAPE, _settings())
-  image = _picture()
-  want = transforms.prepare_image(image, _SHAPE)
-  np.testing.assert_array_equal(prepare.evaluate(image), want)
-  np.testing.assert_array_equal(prepare.train(image, _rng()), want)
+  image = _image()
+  expected = transforms.prepare_image(image, _SHAPE)
+  np.testing.assert_array_equal(prepare.evaluate(image), expected)
+  np.testing.assert_array_equal(prepare.train(image, _rng()), expected)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("crop", ["center", "inception"])
-def test_pictures_of_any_size_get_the_models_shape(crop, channels):
+def test_images_of_any_size_are_resized_to_the_models_shape(crop, channels):
   settings = _settings(
     crop=crop,
     flip=True,
@@ -45,10 +45,10 @@ def test_pictures_of_any_size_get_the_models_shape(crop, channels):
   )
   prepare = Preprocessing((16, 24, channels), settings)
   for seed, size in enumerate([(40, 30), (7, 90), (16, 24), (1, 1)]):
-    out = prepare.train(_picture(*size), _rng(seed))
+    out = prepare.train(_image(*size), _rng(seed))
     assert out.shape == (16, 24, channels)
     assert out.dtype == np.float32
-    assert prepare.evaluate(_picture(*size)).shape == out.shape
+    assert prepare.evaluate(_image(*size)).shape == out.shape
 
 
 def test_a_view_depends_on_its_generator_alone():
@@ -58,7 +58,7 @@ def test_a_view_depends_on_its_generator_alone():
     resize="cubic",
     rand_augment={"num_layers": 4, "magnitude": 5.0},
   )
-  prepare, image = Preprocessing(_SHAPE, settings), _picture()
+  prepare, image = Preprocessing(_SHAPE, settings), _image()
   before = image.copy()
   views = [prepare.train(image, _rng(seed)) for seed in (1, 1, 2, 3)]
   np.testing.assert_array_equal(views[0], views[1])
@@ -67,19 +67,19 @@ def test_a_view_depends_on_its_generator_alone():
   np.testing.assert_array_equal(image, before)
 
 
-def test_half_of_the_pictures_are_turned_left_to_right():
+def test_half_of_the_images_are_flipped_left_to_right():
   prepare = Preprocessing(_SHAPE, _settings(flip=True))
-  image, plain = _picture(), Preprocessing(_SHAPE, _settings())
-  rng, turned = _rng(), 0
+  image, plain = _image(), Preprocessing(_SHAPE, _settings())
+  rng, num_flipped = _rng(), 0
   for _ in range(200):
     out = prepare.train(image, rng)
-    straight = np.array_equal(out, plain.evaluate(image))
-    assert straight or np.array_equal(out, plain.evaluate(image[:, ::-1]))
-    turned += not straight
-  assert 75 < turned < 125
+    unflipped = np.array_equal(out, plain.evaluate(image))
+    assert unflipped or np.array_equal(out, plain.evaluate(image[:, ::-1]))
+    num_flipped += not unflipped
+  assert 75 < num_flipped < 125
 
 
-def test_prepared_pictures_are_flipped_and_moved_but_not_cut():
+def test_images_of_the_models_shape_are_flipped_but_not_cropped():
   settings = _settings(flip=True, affine={"degrees": 0.0, "scale": 0.0,
                                           "shift": 0.0})  # fmt: skip
   prepare = Preprocessing((4, 4, 1), settings)
@@ -90,26 +90,26 @@ def test_prepared_pictures_are_flipped_and_moved_but_not_cut():
 
 
 def test_randaugment_comes_before_the_resize(monkeypatch):
-  seen = []
+  calls = []
 
   def spy(image, rng, **settings):
-    seen.append((image.shape, image.dtype, settings))
+    calls.append((image.shape, image.dtype, settings))
     return image
 
   monkeypatch.setattr(rand_augment, "rand_augment", spy)
   settings = _settings(
     crop="inception", rand_augment={"num_layers": 3, "magnitude": 7.0}
   )
-  Preprocessing(_SHAPE, settings).train(_picture(400, 300), _rng())
-  ((shape, dtype, given),) = seen
+  Preprocessing(_SHAPE, settings).train(_image(400, 300), _rng())
+  ((shape, dtype, given),) = calls
   assert dtype == np.uint8
   assert shape != _SHAPE
   assert given == {"num_layers": 3, "magnitude": 7.0}
 
 
-def test_pixels_are_what_was_normalized():
+def test_pixels_undoes_the_normalization():
   prepare = Preprocessing(_SHAPE, _settings(normalization="imagenet"))
-  image = _picture(16, 24)
+  image = _image(16, 24)
   np.testing.assert_array_equal(prepare.pixels(prepare.evaluate(image)), image)
 
 

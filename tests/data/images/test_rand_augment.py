@@ -14,9 +14,9 @@ from perceiver_jax.errors import UserError
 _GRAY = (128, 128, 128)
 _PHOTO = load_sample_image("china.jpg")
 _LEVELS = (0.0, 2.0, 5.0, 7.3, 10.0)
-# A place half-way between two pixels belongs to the second.
+# A place halfway between two pixels belongs to the second.
 _TIE = 1e-6
-# One for either direction; also two places, one of them near a corner.
+# A draw for each direction. As places, one of them is near a corner.
 _DRAWS = ((0.31, 0.74), (0.98, 0.02))
 
 
@@ -28,10 +28,10 @@ def _factor(level):
   return level / 10 * 1.8 + 0.1
 
 
-def _affine(picture, *matrix):
+def _affine(image, *matrix):
   # Unlike AFFINE, which rounds slopes to a 65,536th, this one is exact.
-  return picture.transform(
-    picture.size,
+  return image.transform(
+    image.size,
     Image.Transform.PERSPECTIVE,
     (*matrix, 0, 0),
     fillcolor=_GRAY,
@@ -40,28 +40,28 @@ def _affine(picture, *matrix):
 
 # Pillow takes pixels by their corners and the operations by their centers:
 # half a pixel, times the slope, lies between.
-def _shear_x(picture, slope):
-  return _affine(picture, 1, slope, _TIE - slope / 2, 0, 1, 0)
+def _shear_x(image, slope):
+  return _affine(image, 1, slope, _TIE - slope / 2, 0, 1, 0)
 
 
-def _shear_y(picture, slope):
-  return _affine(picture, 1, 0, 0, slope, 1, _TIE - slope / 2)
+def _shear_y(image, slope):
+  return _affine(image, 1, 0, 0, slope, 1, _TIE - slope / 2)
 
 
-def _cutout(picture, half, draw):
-  y, x = int(draw[0] * picture.height), int(draw[1] * picture.width)
-  picture = picture.copy()
+def _cutout(image, half, draw):
+  y, x = int(draw[0] * image.height), int(draw[1] * image.width)
+  image = image.copy()
   if half:
     box = (x - half, y - half, x + half - 1, y + half - 1)
-    ImageDraw.Draw(picture).rectangle(box, fill=_GRAY)
-  return picture
+    ImageDraw.Draw(image).rectangle(box, fill=_GRAY)
+  return image
 
 
-def _solarize_add(picture, addition):
-  return picture.point(lambda v: min(255, v + addition) if v < 128 else v)
+def _solarize_add(image, addition):
+  return image.point(lambda v: min(255, v + addition) if v < 128 else v)
 
 
-# What Pillow makes of a picture, by the operation's name.
+# Pillow's implementation of each operation.
 _PILLOW = {
   "AutoContrast": lambda p, level, draw: ImageOps.autocontrast(p),
   "Equalize": lambda p, level, draw: ImageOps.equalize(p),
@@ -97,9 +97,9 @@ _PILLOW = {
   "SolarizeAdd": lambda p, level, draw: _solarize_add(p, int(level / 10 * 110)),
 }
 
-# Most that a value may differ, and share of the values that may differ; no
-# entry: none. Pillow rotates in 65,536ths of a pixel, so that places between
-# two pixels may go to the other one, and OpenCV rounds luma differently.
+# Largest difference of a value, and share of the values that may differ; zero
+# for other operations. Pillow rotates in 65,536ths of a pixel, so that a place
+# between two pixels may go to the other one. OpenCV rounds luma differently.
 _BOUNDS = {"Rotate": (255, 0.004), "Color": (1, 0.004)}
 
 
@@ -108,7 +108,7 @@ def _noise(height, width):
   return rng.integers(0, 256, (height, width, 3), np.uint8)
 
 
-_PICTURES = {
+_IMAGES = {
   "photo": _PHOTO,
   "hazy_photo": (_PHOTO // (2, 3, 4) + (10, 60, 90)).astype(np.uint8),
   "grey_photo": _PHOTO[..., 1:2].repeat(3, axis=2),
@@ -123,18 +123,18 @@ _PICTURES = {
 }
 
 
-def _pillow(name, picture, level, draw):
-  picture = Image.fromarray(np.ascontiguousarray(picture))
-  return np.asarray(_PILLOW[name](picture, level, draw))
+def _pillow(name, image, level, draw):
+  image = Image.fromarray(np.ascontiguousarray(image))
+  return np.asarray(_PILLOW[name](image, level, draw))
 
 
-def _apply(name, picture, level, draw=_DRAWS[0]):
-  return augment.OPERATIONS[name](picture, level, np.array(draw))
+def _apply(name, image, level, draw=_DRAWS[0]):
+  return augment.OPERATIONS[name](image, level, np.array(draw))
 
 
 @pytest.fixture
 def only(monkeypatch):
-  """Leaves one operation in the table."""
+  """Returns a function that removes all operations but one."""
 
   def keep(name):
     operation = augment.OPERATIONS[name]
@@ -145,7 +145,7 @@ def only(monkeypatch):
 
 @pytest.fixture
 def drawn(monkeypatch):
-  """Names of the operations drawn; they do nothing."""
+  """Replaces all operations; returns the list of the names drawn."""
   names = []
 
   def recorder(name):
@@ -159,15 +159,15 @@ def drawn(monkeypatch):
 # The operations
 
 
-def test_there_are_sixteen_operations_and_pillow_checks_each():
+def test_pillow_has_each_of_the_sixteen_operations():
   assert len(augment.OPERATIONS) == 16
   assert augment.OPERATIONS.keys() == _PILLOW.keys()
 
 
-@pytest.mark.parametrize("picture", _PICTURES)
+@pytest.mark.parametrize("image", _IMAGES)
 @pytest.mark.parametrize("name", augment.OPERATIONS)
-def test_an_operation_gives_what_pillow_gives(name, picture):
-  image = _PICTURES[picture]
+def test_an_operation_agrees_with_pillow(name, image):
+  image = _IMAGES[image]
   most, share = _BOUNDS.get(name, (0, 0))
   for level in _LEVELS:
     for draw in _DRAWS:
@@ -181,7 +181,7 @@ def test_an_operation_gives_what_pillow_gives(name, picture):
 
 
 @pytest.mark.parametrize("name", augment.OPERATIONS)
-def test_an_operation_changes_a_photo_and_leaves_its_argument(name):
+def test_an_operation_changes_a_photo_but_not_its_argument(name):
   image = (_PHOTO[:200, :300] * 0.8 + 40).astype(np.uint8)
   before = image.copy()
   image.setflags(write=False)
@@ -214,12 +214,12 @@ def test_factors_change_nothing_at_level_5(name):
 
 
 @pytest.mark.parametrize(
-  ("level", "kept"), [(0, 1), (2.4, 1), (2.5, 1), (5, 2), (7.5, 3), (10, 4)]
+  ("level", "bits"), [(0, 1), (2.4, 1), (2.5, 1), (5, 2), (7.5, 3), (10, 4)]
 )
-def test_posterize_keeps_more_bits_at_higher_levels(level, kept):
+def test_posterize_keeps_more_bits_at_higher_levels(level, bits):
   ramp = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
   out = _apply("Posterize", ramp, level)
-  assert len(np.unique(out)) == 2**kept
+  assert len(np.unique(out)) == 2**bits
 
 
 def test_solarize_inverts_nothing_at_the_highest_level():
@@ -227,13 +227,13 @@ def test_solarize_inverts_nothing_at_the_highest_level():
 
 
 @pytest.mark.parametrize("name", ["Rotate", "ShearX", "ShearY"])
-def test_what_comes_into_view_is_grey(name):
+def test_pixels_from_outside_the_image_are_gray(name):
   out = _apply(name, np.zeros((50, 60, 3), np.uint8), 10)
   assert set(np.unique(out)) == {0, 128}
 
 
 @pytest.mark.parametrize("name", ["ShearX", "ShearY"])
-def test_a_shear_by_half_a_pixel_repeats_none(name):
+def test_a_shear_by_half_a_pixel_repeats_no_pixel(name):
   image = np.zeros((20, 200, 3), np.uint8)
   image[:] = np.arange(200)[:, None]
   if name == "ShearX":
@@ -244,7 +244,7 @@ def test_a_shear_by_half_a_pixel_repeats_none(name):
   np.testing.assert_array_equal(out[10, :150, 0], np.arange(2, 152))
 
 
-def test_cutout_covers_every_place_and_as_much_as_fits(only):
+def test_cutout_reaches_every_pixel_and_is_clipped_at_the_border(only):
   only("Cutout")
   image = np.zeros((30, 50, 3), np.uint8)
   rng = np.random.default_rng(0)
@@ -254,7 +254,7 @@ def test_cutout_covers_every_place_and_as_much_as_fits(only):
   ]
   gray = np.stack(outs)[..., 0] == 128
   assert np.all(gray.any(axis=0))
-  # A square of 16 pixels around any of the pixels; a corner shows 8 by 8.
+  # A square of 16 pixels has its center at any pixel; 8 x 8 fit in a corner.
   areas = gray.sum(axis=(1, 2))
   assert areas.max() == 16 * 16
   assert 8 * 8 <= areas.min() <= 10 * 10
@@ -294,7 +294,7 @@ def test_the_papers_setting_is_the_default(monkeypatch):
   assert levels == [5.0] * 4
 
 
-def test_operations_follow_each_other(only):
+def test_operations_are_applied_one_after_the_other(only):
   only("SolarizeAdd")
   image = np.full((2, 2, 3), 10, np.uint8)
   out = augment.rand_augment(image, np.random.default_rng(0), num_layers=2)
@@ -304,18 +304,18 @@ def test_operations_follow_each_other(only):
 @pytest.mark.parametrize(
   "name", ["Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"]
 )
-def test_half_of_the_geometry_goes_either_way(only, name):
+def test_geometric_operations_go_in_both_directions_equally_often(only, name):
   only(name)
   image, rng = _noise(60, 60), np.random.default_rng(2)
-  ways = collections.Counter(
+  counts = collections.Counter(
     augment.rand_augment(image, rng, num_layers=1).tobytes()
     for _ in range(1000)
   )
-  assert len(ways) == 2
-  assert stats.binomtest(min(ways.values()), 1000).pvalue > 1e-3
+  assert len(counts) == 2
+  assert stats.binomtest(min(counts.values()), 1000).pvalue > 1e-3
 
 
-def test_the_generator_decides_everything():
+def test_augmentation_depends_on_the_generator_alone():
   image = _PHOTO[:64, :64]
   views = [
     augment.rand_augment(image, np.random.default_rng(seed))
@@ -325,13 +325,13 @@ def test_the_generator_decides_everything():
   assert any(np.any(views[0] != view) for view in views[2:])
 
 
-def test_no_layer_changes_nothing():
+def test_zero_layers_change_nothing():
   image = _noise(20, 30)
   out = augment.rand_augment(image, np.random.default_rng(0), num_layers=0)
   np.testing.assert_array_equal(out, image)
 
 
-def test_the_picture_given_stays_as_it_is():
+def test_rand_augment_does_not_change_its_argument():
   image = _PHOTO[:40, :50].copy()
   before = image.copy()
   rng = np.random.default_rng(3)

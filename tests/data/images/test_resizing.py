@@ -10,13 +10,13 @@ from perceiver_jax.errors import UserError
 # resize
 
 
-def test_resize_averages_on_the_way_down():
+def test_resize_averages_when_it_reduces():
   fine = np.indices((8, 8)).sum(0)[..., None] % 2 * 200
   small = resizing.resize(fine.astype(np.uint8), 4, 2)
   assert_close(small, np.full((4, 2, 1), 100))
 
 
-def test_resize_keeps_the_place_of_things_on_the_way_up():
+def test_resize_keeps_corners_in_place_when_it_enlarges():
   large = resizing.resize(quarters(8, 8), 64, 64)
   assert_close(large[[0, -1]][:, [0, -1]], QUARTERS)
 
@@ -27,7 +27,7 @@ def test_resize_keeps_the_place_of_things_on_the_way_up():
   st.sampled_from([1, 3]),
   st.sampled_from([np.uint8, np.float32]),
 )
-def test_resize_gives_any_size_and_keeps_flat_pictures_flat(sizes, c, dtype):
+def test_resize_to_any_size_keeps_uniform_images(sizes, c, dtype):
   height, width, rows, columns = sizes
   out = resizing.resize(np.full((height, width, c), 37, dtype), rows, columns)
   assert out.dtype == dtype
@@ -68,7 +68,7 @@ def _reference(image, height, width):
   st.sampled_from([np.uint8, np.float32]),
   st.integers(0, 99),
 )
-def test_cubic_resize_is_the_sum_it_is_defined_by(sizes, c, dtype, seed):
+def test_cubic_resize_agrees_with_its_definition(sizes, c, dtype, seed):
   rows, columns, height, width = sizes
   image = noise(rows, columns, c, seed=seed).astype(dtype)
   out = resizing.cubic_resize(image, height, width)
@@ -76,7 +76,7 @@ def test_cubic_resize_is_the_sum_it_is_defined_by(sizes, c, dtype, seed):
   assert_close(out, _reference(image, height, width), 1e-3)
 
 
-def test_cubic_resize_of_a_part_of_a_picture():
+def test_cubic_resize_accepts_views_of_an_array():
   image = noise(200, 60, 3)
   part = image[5:170, 7:59]
   assert_close(
@@ -94,7 +94,7 @@ def test_cubic_resize_to_the_same_size_changes_nothing():
 
 
 @pytest.mark.parametrize("size", [(3, 4), (37, 41), (200, 5)])
-def test_cubic_resize_keeps_flat_pictures_flat(size):
+def test_cubic_resize_keeps_uniform_images(size):
   flat = np.full((30, 40, 3), 255, np.uint8)
   assert_close(
     resizing.cubic_resize(flat, *size), np.full((*size, 3), 255), 1e-4
@@ -102,7 +102,7 @@ def test_cubic_resize_keeps_flat_pictures_flat(size):
 
 
 @pytest.mark.parametrize("width", [13, 150])
-def test_cubic_resize_keeps_slopes_inside(width):
+def test_cubic_resize_keeps_slopes_away_from_the_border(width):
   slope = np.tile(np.arange(50, dtype=np.float32) * 4 + 20, (5, 1))[..., None]
   out = resizing.cubic_resize(slope, 5, width)[2, :, 0]
   place = (np.arange(width) + 0.5) * 50 / width - 0.5
@@ -115,12 +115,12 @@ def test_cubic_resize_overshoots_at_edges_and_is_not_clamped():
   edge = np.zeros((8, 8, 1), np.uint8)
   edge[:, 4:] = 255
   out = resizing.cubic_resize(edge, 8, 32)
-  # At 3/8 of a pixel from black the kernel's negative side weighs most.
+  # The kernel's negative lobe weighs most at 3/8 of a pixel from the edge.
   assert out.min() == pytest.approx(-255 * 9 / 128, abs=3)
   assert out.max() == pytest.approx(255 * (1 + 9 / 128), abs=3)
 
 
-def test_resize_by_names_the_methods():
+def test_resize_by_takes_the_name_of_a_method():
   image = noise(6, 8, 3)
   assert_close(
     resizing.resize_by(image, 3, 4, "area"), resizing.resize(image, 3, 4)

@@ -13,11 +13,11 @@ def test_digits_splits_have_the_published_sizes_and_share_no_image():
   train, test = digits.digits("train"), digits.digits("test")
   assert (len(train), len(test)) == (1437, 360)
 
-  def pictures(source):
+  def images(source):
     return {source[i]["image"].tobytes() for i in range(len(source))}
 
-  # scikit-learn's digits hold no picture twice, so sets of pictures suffice.
-  assert len(pictures(train) | pictures(test)) == 1797
+  # scikit-learn's digits contain no image twice, so sets of images suffice.
+  assert len(images(train) | images(test)) == 1797
 
 
 def test_digits_test_split_holds_a_fifth_of_every_class():
@@ -36,25 +36,27 @@ def test_digits_examples_are_light_ink_in_minus_one_to_one():
   assert pixels.shape[1:] == (8, 8, 1)
   assert pixels.dtype == np.float32
   assert (pixels.min(), pixels.max()) == (-1, 1)
-  assert pixels[:, :, 0].mean() < -0.9  # the left edge is ground, so dark
+  assert pixels[:, :, 0].mean() < -0.9  # The left edge is dark background.
   assert source[0]["label"].dtype == np.int32
   assert source.class_names == tuple("0123456789")
   assert source.num_classes == 10
 
 
-def test_digits_labels_fit_the_pictures():
-  # Nearest neighbor in the training split is about 98 % right on this set.
+def test_digits_are_classified_by_their_nearest_neighbors():
+  # The accuracy of nearest neighbors is about 98% on this data set.
   train, test = digits.digits("train"), digits.digits("test")
   a, b = (
     np.stack([s[i]["image"].ravel() for i in range(len(s))])
     for s in (train, test)
   )
   nearest = np.argmin(((b[:, None] - a[None]) ** 2).sum(-1), axis=1)
-  right = [test[i]["label"] == train[j]["label"] for i, j in enumerate(nearest)]
-  assert np.mean(right) > 0.95
+  correct = [
+    test[i]["label"] == train[j]["label"] for i, j in enumerate(nearest)
+  ]
+  assert np.mean(correct) > 0.95
 
 
-def test_digits_names_the_splits_there_are():
+def test_digits_refuses_an_unknown_split_and_names_the_splits():
   with pytest.raises(UserError, match=r"'val' for digits.*train, test"):
     digits.digits("val")
 
@@ -62,7 +64,7 @@ def test_digits_names_the_splits_there_are():
 # in_memory
 
 
-def test_in_memory_gives_copies():
+def test_in_memory_returns_copies():
   source = InMemoryArrays({"image": np.zeros((3, 2, 2, 1))}, ["a"])
   source[1]["image"][:] = 7
   assert not source[1]["image"].any()
@@ -71,7 +73,7 @@ def test_in_memory_gives_copies():
 
 
 @pytest.mark.parametrize("arrays", [{}, {"image": np.zeros((0, 2))}])
-def test_in_memory_refuses_no_example(arrays):
+def test_in_memory_refuses_an_empty_data_set(arrays):
   with pytest.raises(UserError, match="empty dataset"):
     InMemoryArrays(arrays, ["a"])
 
@@ -95,19 +97,21 @@ def test_in_memory_refuses_arrays_of_different_lengths():
     ("tfds", {"name": "mnist"}, "it takes: name, split, data_dir"),
   ],
 )
-def test_make_source_says_what_can_be_given(name, kwargs, message):
+def test_make_source_names_the_sources_and_their_arguments(
+  name, kwargs, message
+):
   with pytest.raises(UserError, match=message) as error:
     sources.make_source(name, **kwargs)
   assert "\n" not in str(error.value)
 
 
 def test_make_source_makes_every_source(tmp_path):
-  picture = codec.encode_png(np.zeros((4, 6, 3), np.uint8))
+  image = codec.encode_png(np.zeros((4, 6, 3), np.uint8))
   file = tmp_path / "folder/test/cat/a.png"
   file.parent.mkdir(parents=True)
-  file.write_bytes(picture)
+  file.write_bytes(image)
   spec = tiny_tfds.classification()
-  records = [tiny_tfds.record(picture, 0)] * 5
+  records = [tiny_tfds.record(image, 0)] * 5
   tiny_tfds.prepare(tmp_path / "tfds", "tiny", spec, {"train": records})
   arguments = {
     "digits": {"split": "test"},
@@ -122,6 +126,6 @@ def test_make_source_makes_every_source(tmp_path):
   assert [len(source) for source in made] == [360, 1, 5, 1024]
 
 
-def test_make_source_refuses_no_example():
+def test_make_source_refuses_an_empty_data_set():
   with pytest.raises(UserError, match="empty dataset: source 'photos'"):
     sources.make_source("photos", split="test", num_test=0)

@@ -68,11 +68,11 @@ def _published_crop(height, width, rng):
 def test_inception_crop_has_the_distribution_of_tensorflows_kernel(size):
   rng = np.random.default_rng(1)
   expected = np.array([_published_crop(*size, rng) for _ in range(4000)]).T
-  found = _crops(*size)
+  crops = _crops(*size)
   for x, y in (
-    *zip(found, expected, strict=True),
-    (found[2] * found[3], expected[2] * expected[3]),
-    (found[3] / found[2], expected[3] / expected[2]),
+    *zip(crops, expected, strict=True),
+    (crops[2] * crops[3], expected[2] * expected[3]),
+    (crops[3] / crops[2], expected[3] / expected[2]),
   ):
     assert stats.ks_2samp(x, y).pvalue > 1e-4
 
@@ -100,12 +100,12 @@ def test_inception_crop_is_uniform_in_aspect_height_and_place():
     top / np.maximum(1, 500 - rows),
     left / (2000 - columns),
   ):
-    found = np.histogram(draws, 4, (0, 1))[0] / len(draws)
-    np.testing.assert_allclose(found, 0.25, atol=0.03)
+    shares = np.histogram(draws, 4, (0, 1))[0] / len(draws)
+    np.testing.assert_allclose(shares, 0.25, atol=0.03)
   _, _, rows, columns = _crops(2000, 2000, area=(0.1, 0.5))
   aspect = (columns / rows - 3 / 4) / (4 / 3 - 3 / 4)
-  found = np.histogram(aspect, 4, (0, 1))[0] / len(aspect)
-  np.testing.assert_allclose(found, 0.25, atol=0.03)
+  crops = np.histogram(aspect, 4, (0, 1))[0] / len(aspect)
+  np.testing.assert_allclose(crops, 0.25, atol=0.03)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_normalize_by_imagenet_gives_its_mean_and_deviation():
   )
 
 
-def test_normalize_keeps_what_is_beyond_black_and_white():
+def test_normalize_does_not_clip_values():
   pixels = np.array([[[-25.5], [280.5]]], np.float32)
   assert_close(
     transforms.normalize(pixels, "unit"), np.array([[[-1.2], [1.2]]]), 1e-6
@@ -186,7 +186,7 @@ def test_to_pixels_clips_and_rounds():
 @pytest.mark.parametrize(
   "function", [transforms.normalize, transforms.to_pixels]
 )
-def test_normalizations_are_named(function):
+def test_unknown_normalizations_are_refused_and_named(function):
   assert transforms.NORMALIZATIONS == ("unit", "zero_one", "imagenet")
   x = np.zeros((2, 2, 1), np.float32)
   with pytest.raises(
@@ -200,19 +200,19 @@ def test_normalizations_are_named(function):
 # prepare_image
 
 
-def test_prepare_image_keeps_the_middle_at_the_aspect_of_the_model():
-  picture = np.zeros((10, 40, 3), np.uint8)
-  picture[:, 15:25] = 255  # a square: all that a square model should see
-  assert transforms.prepare_image(picture, (4, 4, 3)).min() == 1
-  wide = transforms.prepare_image(picture, (5, 20, 1))
+def test_prepare_image_crops_the_center_at_the_aspect_ratio_of_the_model():
+  image = np.zeros((10, 40, 3), np.uint8)
+  image[:, 15:25] = 255  # This square is all that a square model should see.
+  assert transforms.prepare_image(image, (4, 4, 3)).min() == 1
+  wide = transforms.prepare_image(image, (5, 20, 1))
   np.testing.assert_array_equal(wide[0, [0, 9, 19], 0], [-1, 1, -1])
 
 
-def test_prepare_image_inverts():
-  picture = np.array([[0, 255]], np.uint8).repeat(2, axis=0)
-  out = transforms.prepare_image(picture, (2, 2, 1))
+def test_prepare_image_inverts_on_request():
+  image = np.array([[0, 255]], np.uint8).repeat(2, axis=0)
+  out = transforms.prepare_image(image, (2, 2, 1))
   np.testing.assert_array_equal(out[..., 0], [[-1, 1], [-1, 1]])
-  inverted = transforms.prepare_image(picture, (2, 2, 1), invert=True)
+  inverted = transforms.prepare_image(image, (2, 2, 1), invert=True)
   np.testing.assert_array_equal(inverted, -out)
 
 
@@ -223,34 +223,36 @@ def test_prepare_image_inverts():
   st.integers(1, 90),
   st.tuples(st.integers(1, 32), st.integers(1, 32), st.sampled_from([1, 3])),
 )
-def test_prepare_image_takes_any_picture(channels, height, width, shape):
-  picture = np.full((height, width, *channels), 255, np.uint8)
-  out = transforms.prepare_image(picture, shape)
+def test_prepare_image_accepts_any_size_and_channels(
+  channels, height, width, shape
+):
+  image = np.full((height, width, *channels), 255, np.uint8)
+  out = transforms.prepare_image(image, shape)
   assert out.dtype == np.float32
   np.testing.assert_array_equal(out, np.ones(shape, np.float32))
 
 
-def test_prepare_image_cuts_a_smaller_part_out():
-  picture = np.zeros((20, 40, 3), np.uint8)
-  picture[5:15, 15:25] = 255
-  half = transforms.prepare_image(picture, (4, 4, 3), crop_fraction=0.5)
+def test_prepare_image_crops_a_fraction_of_the_short_side():
+  image = np.zeros((20, 40, 3), np.uint8)
+  image[5:15, 15:25] = 255
+  half = transforms.prepare_image(image, (4, 4, 3), crop_fraction=0.5)
   assert half.min() == 1
-  more = transforms.prepare_image(picture, (12, 12, 3), crop_fraction=0.6)
+  more = transforms.prepare_image(image, (12, 12, 3), crop_fraction=0.6)
   assert more[0].max() == -1
   with pytest.raises(ValueError, match="crop_fraction"):
-    transforms.prepare_image(picture, (4, 4, 3), crop_fraction=0)
+    transforms.prepare_image(image, (4, 4, 3), crop_fraction=0)
 
 
-def test_prepare_image_as_the_papers_evaluate_on_imagenet():
-  picture = noise(64, 96, 3)
+def test_prepare_image_can_preprocess_as_the_papers_evaluate_imagenet():
+  image = noise(64, 96, 3)
   out = transforms.prepare_image(
-    picture,
+    image,
     (28, 28, 3),
     crop_fraction=0.875,
     resize="cubic",
     normalization="imagenet",
   )
-  part = resizing.cubic_resize(picture[4:60, 20:76], 28, 28)
+  part = resizing.cubic_resize(image[4:60, 20:76], 28, 28)
   np.testing.assert_array_equal(out, transforms.normalize(part, "imagenet"))
 
 
@@ -269,20 +271,22 @@ def test_the_evaluation_crop_of_odd_sizes():
   box = lambda *size: transforms.center_crop_box(*size, (224, 224), 0.875)
   assert box(333, 500) == (21, 105, 291, 291)
   assert box(335, 500) == (21, 104, 293, 293)
-  picture = noise(334, 501, 3)
-  out = transforms.prepare_image(picture, (8, 8, 3), crop_fraction=0.875)
-  part = picture[21:313, 105:397]
+  image = noise(334, 501, 3)
+  out = transforms.prepare_image(image, (8, 8, 3), crop_fraction=0.875)
+  part = image[21:313, 105:397]
   np.testing.assert_array_equal(out, transforms.prepare_image(part, (8, 8, 3)))
 
 
 @pytest.mark.parametrize("resize", resizing.RESIZES)
 @pytest.mark.parametrize("normalization", transforms.NORMALIZATIONS)
-def test_prepare_image_inverts_whatever_else_it_does(resize, normalization):
-  picture = noise(8, 8, 3)
-  how = {"resize": resize, "normalization": normalization}
-  inverted = transforms.prepare_image(picture, (6, 6, 3), invert=True, **how)
-  negative = transforms.prepare_image(255 - picture, (6, 6, 3), **how)
-  # An average rounds its halves upward, so the order may cost a level.
+def test_prepare_image_inverts_with_every_resize_and_normalization(
+  resize, normalization
+):
+  image = noise(8, 8, 3)
+  kwargs = {"resize": resize, "normalization": normalization}
+  inverted = transforms.prepare_image(image, (6, 6, 3), invert=True, **kwargs)
+  negative = transforms.prepare_image(255 - image, (6, 6, 3), **kwargs)
+  # Averages round halves up, so that inverting first may differ by a level.
   assert_close(inverted, negative, 1 / 50)
 
 
@@ -291,20 +295,20 @@ def test_prepare_image_inverts_whatever_else_it_does(resize, normalization):
 
 @pytest.mark.parametrize(("ground", "bright"), [(255, True), (0, False)])
 def test_has_bright_border_looks_at_the_outermost_pixels(ground, bright):
-  picture = np.full((9, 12, 3), 255 - ground, np.uint8)
-  picture[[0, -1]] = ground
-  picture[:, [0, -1]] = ground
-  assert transforms.has_bright_border(picture) is bright
+  image = np.full((9, 12, 3), 255 - ground, np.uint8)
+  image[[0, -1]] = ground
+  image[:, [0, -1]] = ground
+  assert transforms.has_bright_border(image) is bright
 
 
-def test_an_affine_change_of_nothing_changes_nothing():
+def test_an_affine_transformation_of_zero_changes_nothing():
   image = np.random.default_rng(0).normal(size=(6, 5, 1)).astype(np.float32)
   out = transforms.random_affine(image, np.random.default_rng(1))
   np.testing.assert_allclose(out, image, atol=1e-6)
   assert out.dtype == np.float32
 
 
-def test_affine_changes_stay_within_their_bounds():
+def test_affine_transformations_stay_within_their_bounds():
   rng = np.random.default_rng(0)
   image = np.zeros((41, 41, 1), np.float32)
   image[20, 30] = 1.0  # 10 pixels to the right of the center.
@@ -317,11 +321,11 @@ def test_affine_changes_stay_within_their_bounds():
   radius = np.hypot(x, y)
   assert radius.max() < 10 * 1.1 + np.hypot(2, 2) + 0.5
   assert radius.min() > 10 * 0.9 - np.hypot(2, 2) - 0.5
-  assert y.min() < -4  # It was turned, both ways.
+  assert y.min() < -4  # It is rotated in both directions.
   assert y.max() > 4
 
 
-def test_edges_fill_what_comes_into_view():
+def test_affine_transformations_repeat_the_edges():
   image = np.full((8, 8, 3), 0.25, np.float32)
   out = transforms.random_affine(
     image, np.random.default_rng(3), degrees=45, scale=0.5, shift=4

@@ -16,7 +16,7 @@ from perceiver_jax.errors import UserError
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-  """Where compressed files are decompressed to."""
+  """Returns the folder of decompressed files."""
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
   return tmp_path / "cache/perceiver_jax/text"
 
@@ -36,7 +36,7 @@ _compressions = pytest.mark.parametrize("suffix", _PACK)
 
 
 def _all(pattern, **kwargs):
-  """All documents: the pattern is held out as a whole."""
+  """Returns all documents of a pattern, which is held out as a whole."""
   source = corpora.files("", "test", eval=str(pattern), **kwargs)
   return [source[i] for i in range(len(source))]
 
@@ -49,7 +49,7 @@ def _write(path, texts):
 # python_docs
 
 
-def test_python_docs_splits_are_apart_and_always_the_same():
+def test_python_docs_splits_are_disjoint_and_reproducible():
   train = corpora.python_docs("train")
   test = corpora.python_docs("test")
   assert train.in_memory
@@ -77,12 +77,12 @@ def test_python_docs_documents_are_whole_paragraphs(monkeypatch):
   train = list(corpora.python_docs("train"))
   numbered = [f"{i}" * 1500 for i in range(9)]
   held_out = numbered.pop(7)
-  # What a topic repeats of an earlier one is left out.
+  # Paragraphs that repeat an earlier topic are left out.
   assert train == [f"{long}\n\n{short}", "rest", *numbered]
   assert list(corpora.python_docs("test")) == [held_out]
 
 
-def test_docstrings_follow_the_documentation(monkeypatch, tmp_path):
+def test_docstrings_are_added_to_the_documentation(monkeypatch, tmp_path):
   long = ("of a function " * 100).strip()
   module = f'''"""Of a module."""\ndef f():\n  """{long}"""\n'''
   (tmp_path / "a.py").write_text(module)
@@ -102,13 +102,13 @@ def test_docstrings_follow_the_documentation(monkeypatch, tmp_path):
   assert added == {f"Of a module.\n\n{long}"}
 
 
-def test_half_a_surrogate_pair_in_a_docstring_is_replaced(tmp_path):
+def test_a_lone_surrogate_in_a_docstring_is_replaced(tmp_path):
   path = tmp_path / "a.py"
   path.write_text('"""Half \\ud800 of one."""')
   assert python_docs.docstrings_of(path) == "Half ? of one."
 
 
-def test_python_docs_has_no_other_split():
+def test_python_docs_refuses_an_unknown_split():
   with pytest.raises(UserError, match="unknown split 'validation'"):
     corpora.python_docs("validation")
 
@@ -125,27 +125,29 @@ def test_python_docs_has_no_other_split():
     ("file", ["één\n  two\n\n \t\r\n\nthree"]),
   ],
 )
-def test_files_of_text_come_back(folder, suffix, documents, expected):
+def test_text_files_are_split_into_documents(
+  folder, suffix, documents, expected
+):
   data = "één\n  two\n\n \t\r\n\nthree".encode()
   (folder / f"a.txt{suffix}").write_bytes(_PACK[suffix](data))
   assert _all(folder, documents=documents) == expected
 
 
 @_compressions
-def test_files_of_json_lines_come_back(folder, suffix):
+def test_json_lines_have_one_document_per_line(folder, suffix):
   texts = ["two\nlines\n", "\u20ac \x00", ""]
   rows = [json.dumps({"id": 1, "body": text}) for text in texts]
   data = ("\n\n".join(rows) + "\n").encode()
   (folder / f"a.jsonl{suffix}").write_bytes(_PACK[suffix](data))
-  # One a line, whatever is asked for of text files.
+  # `documents` applies to text files only.
   assert _all(folder, field="body", documents="file") == texts
 
 
-def test_files_are_all_of_a_folder_in_the_order_of_their_names(folder):
+def test_all_files_of_a_folder_are_read_in_the_order_of_their_names(folder):
   (folder / "b").mkdir()
   _write(folder / "b/x.txt", ["three"])
   _write(folder / "a.txt", ["one", "two"])
-  _write(folder / "c.md", ["not known"])
+  _write(folder / "c.md", ["of an unknown type"])
   (folder / "d.jsonl").write_text('{"text": "four"}')
   assert _all(folder) == ["one", "two", "three", "four"]
   assert _all(folder / "*.txt") == ["one", "two"]
@@ -169,31 +171,31 @@ def test_files_hold_out_every_hundredth_document(folder, count, held_out):
   assert train == [i for i in range(count) if i not in held_out]
 
 
-def test_files_take_held_out_ones_of_their_own(folder):
+def test_held_out_files_can_be_given(folder):
   train = _write(folder / "a.txt", map(str, range(200)))
   test = _write(folder / "b.txt", ["held out"])
-  found = corpora.files(train, "train", eval=test)
-  assert list(map(int, found)) == list(range(200))
+  source = corpora.files(train, "train", eval=test)
+  assert list(map(int, source)) == list(range(200))
   assert list(corpora.files(train, "test", eval=test)) == ["held out"]
 
 
-def test_files_keep_what_is_odd(folder):
+def test_files_keep_nul_bytes_and_long_lines_and_replace_invalid_bytes(folder):
   long = b"x" * 10_000_000
   lines = [b"\n", b"nul \x00\x00", b"   ", long, b"", b"caf\xe9\xff", b"dos\r"]
   (folder / "a.txt").write_bytes(b"\n".join(lines))
-  nul, found, invalid, dos = _all(folder)
+  nul, long_line, invalid, dos = _all(folder)
   assert nul == "nul \x00\x00"
-  assert found == long.decode()
+  assert long_line == long.decode()
   assert invalid == "caf\ufffd\ufffd"
   assert dos == "dos"
 
 
-def test_files_replace_half_a_surrogate_pair(folder):
+def test_files_replace_a_lone_surrogate(folder):
   (folder / "a.jsonl").write_text(r'{"text": "a\ud83db"}')
   assert _all(folder) == ["a?b"]
 
 
-def test_files_are_read_when_asked_for(folder):
+def test_documents_are_read_on_access(folder):
   path = folder / "a.txt"
   source = corpora.files(_write(path, ["one", "two", "six"]), "train")
   assert not source.in_memory
@@ -220,7 +222,7 @@ def test_files_can_be_pickled_and_read_by_threads(folder):
   "line",
   ["{", "[1]", '"text"', '{"other": ""}', '{"text": 3}', "[" * 100_000],
 )
-def test_files_name_the_line_that_is_no_json(folder, line):
+def test_a_malformed_json_line_is_named(folder, line):
   data = f'\n{{"text": "good"}}\n\n{line}\n'.encode()
   (folder / "bad.jsonl.gz").write_bytes(gzip.compress(data))
   source = corpora.files("", "test", eval=str(folder))
@@ -229,7 +231,7 @@ def test_files_name_the_line_that_is_no_json(folder, line):
     source[1]
 
 
-def test_a_mark_before_a_file_and_endings_in_capitals_are_known(folder):
+def test_byte_order_marks_and_capital_suffixes_are_accepted(folder):
   lines = [b'\xef\xbb\xbf{"text": "a"}', b'{"text": "\xef\xbb\xbfb"}']
   (folder / "a.JSONL.GZ").write_bytes(gzip.compress(b"\n".join(lines)))
   (folder / "b.TXT").write_bytes(b"\xef\xbb\xbfc\n")
@@ -272,14 +274,14 @@ def _noise(count):
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
-@pytest.mark.parametrize("damage", ["cut", "changed", "other", "second"])
-def test_a_damaged_file_is_named_and_leaves_nothing(
+@pytest.mark.parametrize("damage", ["truncated", "changed", "other", "second"])
+def test_a_damaged_compressed_file_is_named_and_not_cached(
   folder, cache, suffix, damage
 ):
   good = _PACK[suffix](_noise(20_000))
   middle = len(good) // 2
   bad = {
-    "cut": good[:middle],
+    "truncated": good[:middle],
     "changed": good[:middle] + b"\x00" * 500 + good[middle + 500 :],
     "other": b"this was never compressed",
     "second": good + good[:middle],
@@ -309,7 +311,7 @@ def test_zstd_needs_its_package(folder, monkeypatch):
 
 @pytest.fixture
 def prepared(tmp_path):
-  """A directory with `prose`, three texts, as TFDS would prepare it."""
+  """Returns a directory with `prose`, three texts, as prepared by TFDS."""
   from tensorflow_datasets import features as tfds_features
 
   spec = {"text": tfds_features.Text()}
@@ -355,7 +357,7 @@ def test_tfds_reads_texts(prepared):
     ({"split": "test"}, "'prose' split 'test'.*Unknown split"),
   ],
 )
-def test_tfds_says_what_is_missing(prepared, arguments, message):
+def test_tfds_explains_what_is_missing(prepared, arguments, message):
   with pytest.raises(UserError, match=message):
     _tfds(prepared, **arguments)
 
@@ -408,13 +410,13 @@ def test_tfds_refuses_a_data_set_without_text(tmp_path):
     ),
   ],
 )
-def test_make_documents_says_what_is_wrong(name, arguments, message):
+def test_make_documents_explains_wrong_arguments(name, arguments, message):
   with pytest.raises(UserError, match=message):
     corpora.make_documents(name, **arguments)
 
 
 @pytest.mark.parametrize("documents", corpora.KINDS)
-def test_make_documents_refuses_what_is_empty(folder, documents):
+def test_make_documents_refuses_an_empty_data_set(folder, documents):
   (folder / "a.txt").write_bytes(b" \n\n\t\r\n")
   with pytest.raises(UserError, match="empty dataset: source 'files'"):
     corpora.make_documents(
@@ -422,15 +424,15 @@ def test_make_documents_refuses_what_is_empty(folder, documents):
     )
 
 
-def test_make_documents_finds_every_source(folder, prepared):
+def test_make_documents_makes_every_source(folder, prepared):
   path = _write(folder / "a.txt", ["one", "two"])
-  found = corpora.make_documents("files", train=path, split="train")
-  assert list(found) == ["one"]
+  source = corpora.make_documents("files", train=path, split="train")
+  assert list(source) == ["one"]
   assert corpora.make_documents("python_docs", split="test")[0]
   assert _tfds(prepared)[2] == "three"
 
 
-def test_reading_text_does_not_import_what_is_heavy(prepared):
+def test_text_is_read_without_tensorflow_and_optional_packages(prepared):
   program = (
     "import sys\n"
     "from perceiver_jax.data.text import python_docs, corpora\n"

@@ -1,4 +1,4 @@
-"""GLUE's examples from files, from TFDS and from the tiny ones."""
+"""Tests of GLUE's examples from files and TFDS, and of the tiny tasks."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from perceiver_jax.data.text import (
 )
 from perceiver_jax.errors import UserError
 
-# The header and two lines of each task's train.tsv, as they are given out.
+# The header and first lines of each task's published train.tsv.
 _TRAIN = {
   "cola": "gj04\t1\t\tOne\tmore.\nks08\t0\t*\tNot good.\n",
   "sst2": "sentence\tlabel\ngood \t1\nbad\t0\n",
@@ -46,7 +46,7 @@ _FIRST = {
 
 @pytest.fixture
 def folder(tmp_path):
-  """Writes files below a folder: folder("RTE/dev.tsv", text)."""
+  """Returns a function that writes a file: folder("RTE/dev.tsv", text)."""
 
   def write(name, text):
     path = tmp_path / "glue" / name
@@ -68,19 +68,19 @@ def _read(data_dir, task, split="train"):
 
 
 @pytest.mark.parametrize("task", list(_TRAIN))
-def test_the_benchmarks_own_files(folder, task):
+def test_the_published_files_of_each_task_are_read(folder, task):
   data_dir = folder(f"{glue_tasks.TASKS[task].folder}/train.tsv", _TRAIN[task])
   example = _read(data_dir, task)[0]
   assert (example["texts"], example["label"]) == _FIRST[task]
 
 
-def test_every_task_of_the_paper_has_files_that_are_tried():
+def test_the_eight_tasks_of_the_paper_are_tested():
   assert set(glue_tasks.GLUE) <= set(_TRAIN)
   assert len(glue_tasks.GLUE) == 8
 
 
 @pytest.mark.parametrize(
-  ("task", "split", "file", "labelled"),
+  ("task", "split", "file", "labeled"),
   [
     ("rte", "validation", "RTE/dev.tsv", True),
     ("mnli", "validation_mismatched", "MNLI/dev_mismatched.tsv", True),
@@ -90,20 +90,20 @@ def test_every_task_of_the_paper_has_files_that_are_tried():
     ("ax", "test", "AX.tsv", False),
   ],
 )
-def test_splits_are_files(folder, task, split, file, labelled):
+def test_splits_are_read_from_their_files(folder, task, split, file, labeled):
   names = ["index", "sentence1", "sentence2"]
   fields = ["5", "a", "b"]
-  if labelled:
+  if labeled:
     names.append(glue_tasks.TASKS[task].columns[-1])
     fields.append("entailment")
   text = "\t".join(names) + "\n" + "\t".join(fields) + "\n"
   source = _read(folder(file, text), task, split)
   assert source[0]["texts"] == ("a", "b")
-  assert source[0]["label"] == (0.0 if labelled else glue_examples.UNKNOWN)
+  assert source[0]["label"] == (0.0 if labeled else glue_examples.UNKNOWN)
   assert source[0]["number"] == (5 if split.startswith("test") else 0)
 
 
-def test_test_files_have_no_label_column(folder):
+def test_examples_of_test_files_have_no_labels(folder):
   data_dir = folder("CoLA/test.tsv", "index\tsentence\n3\tWho?\n1\tYou.\n")
   assert _all(_read(data_dir, "cola", "test")) == [
     {"texts": ("Who?",), "label": -1.0, "number": 3},
@@ -111,7 +111,7 @@ def test_test_files_have_no_label_column(folder):
   ]
 
 
-def test_odd_texts_are_taken_as_they_are(folder):
+def test_long_texts_quotes_nul_bytes_and_emoji_are_kept(folder):
   big = "x" * 10_000_000
   lines = [
     "sentence\tlabel", "", f"{big}\t1", '"quoted\t0', "\x00\t1", "\t0",
@@ -123,7 +123,7 @@ def test_odd_texts_are_taken_as_they_are(folder):
   assert texts == [big, '"quoted', "\x00", "", "🙂 é"]
 
 
-def test_a_byte_that_is_no_text_is_replaced(folder):
+def test_an_invalid_byte_is_replaced(folder):
   data_dir = folder("SST-2/train.tsv", b"sentence\tlabel\na\xff\t1\n")
   assert _read(data_dir, "sst2")[0]["texts"] == ("a\ufffd",)
 
@@ -140,7 +140,7 @@ def test_a_byte_that_is_no_text_is_replaced(folder):
     ("RTE/train.tsv", "sentence1\tsentence2\tlabel\n", "empty dataset"),
   ],
 )
-def test_what_is_wrong_is_named(folder, name, text, message):
+def test_missing_and_malformed_files_are_explained(folder, name, text, message):
   data_dir = folder(name, text)
   with pytest.raises(UserError, match=message):
     _read(data_dir, "rte")
@@ -153,18 +153,20 @@ def test_what_is_wrong_is_named(folder, name, text, message):
     ("other", "", "unknown task 'other'"),
   ],
 )
-def test_wrong_labels_and_tasks(folder, task, text, message):
+def test_a_malformed_score_and_an_unknown_task_are_refused(
+  folder, task, text, message
+):
   with pytest.raises(UserError, match=message):
     _read(folder("STS-B/train.tsv", text), task)
 
 
-def test_a_number_that_is_none_is_named(folder):
+def test_a_malformed_number_of_a_test_example_is_refused(folder):
   text = "index\tsentence1\tsentence2\nx\ta\tb\n"
   with pytest.raises(UserError, match="line 2: 'x' is not the number"):
     _read(folder("RTE/test.tsv", text), "rte", "test")
 
 
-def test_a_few_damaged_lines_are_left_out_and_told(folder, caplog):
+def test_a_few_damaged_lines_are_skipped_and_logged(folder, caplog):
   lines = [f"{i}\tp\th\tentailment" for i in range(200)]
   text = "index\tsentence1\tsentence2\tlabel\n5\n" + "\n".join(lines)
   assert len(_read(folder("RTE/train.tsv", text), "rte")) == 200
@@ -178,7 +180,7 @@ def test_no_line_of_a_test_file_may_be_damaged(folder):
     _read(folder("RTE/test.tsv", text), "rte", "test")
 
 
-# The user's own
+# Files of a user's own task
 
 
 @pytest.mark.parametrize(
@@ -188,7 +190,7 @@ def test_no_line_of_a_test_file_may_be_damaged(folder):
     ("note\tsentence1\tlabel\tsentence2", ("a", "b")),
   ],
 )
-def test_an_own_task_is_known_by_its_files(folder, header, texts):
+def test_a_users_own_task_is_defined_by_its_files(folder, header, texts):
   values = {"sentence": "a", "sentence1": "a", "sentence2": "b", "note": ""}
   rows = [
     "\t".join({**values, "label": label}[name] for name in header.split("\t"))
@@ -204,7 +206,7 @@ def test_an_own_task_is_known_by_its_files(folder, header, texts):
   assert glue_tasks.task_from_dict(task._asdict()) == task
 
 
-def test_an_own_task_without_files_says_where_they_go(tmp_path):
+def test_a_users_own_task_without_files_explains_the_leaf(tmp_path):
   with pytest.raises(
     UserError,
     match=r"train\.tsv can't.*config\.data\.source_args\.files\.data_d",
@@ -217,7 +219,7 @@ def test_an_own_task_without_files_says_where_they_go(tmp_path):
 
 @pytest.fixture
 def prepared(tmp_path):
-  """`glue/mnli` and `glue/stsb` as TFDS would prepare them."""
+  """Returns a directory with `glue/mnli` and `glue/stsb` in TFDS's format."""
   from tensorflow_datasets import features as tfds_features
 
   root = tmp_path / "tfds"
@@ -246,12 +248,12 @@ def test_tfds_has_the_same_examples(prepared):
     {"texts": (f"é{i}", "h"), "label": float(i), "number": 7 - i}
     for i in range(3)
   ]
-  (hidden,) = _all(_prepared(prepared, "mnli", "test_matched"))
-  assert (hidden["label"], hidden["number"]) == (glue_examples.UNKNOWN, 4)
+  (test,) = _all(_prepared(prepared, "mnli", "test_matched"))
+  assert (test["label"], test["number"]) == (glue_examples.UNKNOWN, 4)
   assert _prepared(prepared, "stsb", "train")[0]["label"] == 2.5
 
 
-def test_tfds_refuses_what_it_has_not(prepared):
+def test_tfds_refuses_tasks_that_are_not_prepared_or_unknown(prepared):
   with pytest.raises(
     UserError, match=r"scripts.data.prepare --dataset=glue/rte"
   ):
@@ -264,36 +266,36 @@ def test_tfds_refuses_what_it_has_not(prepared):
 
 
 @pytest.mark.parametrize("task", list(glue_tasks.TINY))
-def test_tiny_classes_are_equally_frequent_and_splits_apart(task):
-  found = {split: tiny_glue.examples(task, split) for split in tiny_glue.SPLITS}
-  assert len(found["train"]) > 5000
-  for split, examples in found.items():
+def test_tiny_tasks_have_balanced_classes_and_disjoint_splits(task):
+  splits = {s: tiny_glue.examples(task, s) for s in tiny_glue.SPLITS}
+  assert len(splits["train"]) > 5000
+  for split, examples in splits.items():
     assert len(examples) > 300
     assert np.mean([label for _, label in examples]) == 0.5
     assert tiny_glue.examples(task, split) == examples
     sizes = [sum(len(text.encode()) for text in texts) for texts, _ in examples]
     assert max(sizes) <= 126
-  texts = {split: set(examples) for split, examples in found.items()}
+  texts = {split: set(examples) for split, examples in splits.items()}
   assert not texts["train"] & texts["validation"]
   assert not texts["validation"] & texts["test"]
 
 
-def test_what_is_held_out_is_held_out_of_the_small_models_text_too():
+def test_held_out_documents_are_not_in_the_training_text_of_the_small_model():
   trained = set(python_docs.python_docs("train", docstrings=True))
   assert not trained & set(python_docs.python_docs("test"))
 
 
 def test_word_order_shuffles_all_words_of_a_passage():
   examples = tiny_glue.examples("word_order", "train")
-  for (whole, one), (mixed, zero) in zip(
+  for (ordered, one), (shuffled, zero) in zip(
     examples[::2], examples[1::2], strict=True
   ):
     assert (one, zero) == (1, 0)
-    assert whole != mixed
-    assert sorted(whole[0].split()) == sorted(mixed[0].split())
+    assert ordered != shuffled
+    assert sorted(ordered[0].split()) == sorted(shuffled[0].split())
 
 
-def test_what_is_next_follows_in_the_text():
+def test_next_sentence_is_true_if_the_second_text_follows_the_first():
   documents = " ".join(python_docs.python_docs("train")).split()
   text = " ".join(documents)
   examples = tiny_glue.examples("next_sentence", "train")
@@ -303,6 +305,6 @@ def test_what_is_next_follows_in_the_text():
   assert all(f for f, label in zip(follows, labels, strict=True) if label)
 
 
-def test_tiny_refuses_a_split():
+def test_tiny_tasks_refuse_an_unknown_split():
   with pytest.raises(UserError, match="unknown split 'dev'"):
     glue_examples.make_examples("tiny", task="word_order", split="dev")

@@ -1,4 +1,4 @@
-"""Texts joined to one row of tokens."""
+"""Tests of joining one or two texts to a row of tokens."""
 
 import numpy as np
 import pytest
@@ -33,19 +33,21 @@ def _ids(text):
     (("\ud800x",), 3, None, [*_ids("?x"), 0]),
   ],
 )
-def test_join(texts, length, first, expected):
-  found = _join(texts, length, first)
-  assert found.dtype == np.int32
-  np.testing.assert_array_equal(found, expected)
+def test_join_separates_truncates_and_pads_texts(
+  texts, length, first, expected
+):
+  ids = _join(texts, length, first)
+  assert ids.dtype == np.int32
+  np.testing.assert_array_equal(ids, expected)
 
 
-def test_a_very_long_text_is_not_encoded_whole(monkeypatch):
-  seen = []
+def test_only_the_start_of_a_long_text_is_encoded(monkeypatch):
+  encoded = []
   monkeypatch.setattr(
-    _BYTES, "encode", lambda text: seen.append(text) or np.zeros(0, np.int32)
+    _BYTES, "encode", lambda text: encoded.append(text) or np.zeros(0, np.int32)
   )
   _join(("x" * 10_000_000,), 16)
-  assert len(seen[0]) == 16
+  assert len(encoded[0]) == 16
 
 
 @settings(max_examples=50, deadline=None)
@@ -54,13 +56,15 @@ def test_a_very_long_text_is_not_encoded_whole(monkeypatch):
   st.integers(4, 20),
   st.booleans(),
 )
-def test_no_room_is_wasted_and_each_text_keeps_its_start(texts, length, first):
+def test_the_length_is_filled_and_each_text_keeps_its_start(
+  texts, length, first
+):
   lead = [byte_tokenizer.CLS] if first else []
-  found = _join(texts, length, lead[0] if first else None)
+  joined = _join(texts, length, lead[0] if first else None)
   sizes = [len(text.encode("utf-8", "replace")) for text in texts]
   whole = len(lead) + sum(sizes) + len(texts) - 1
-  real = found[found != byte_tokenizer.PAD]
-  # Of two that share an odd room, one may lose a byte more.
+  real = joined[joined != byte_tokenizer.PAD]
+  # Two truncated texts share an odd length, of which one byte may be unused.
   assert min(whole, length) - 1 <= len(real) <= min(whole, length)
   parts = np.split(real, np.flatnonzero(real == byte_tokenizer.SEP))
   for i, (text, part) in enumerate(zip(texts, parts, strict=True)):
