@@ -1,61 +1,182 @@
-"""Evaluates: python -m experiments.evaluate --workdir=DIR --checkpoint=best.
+"""Evaluates a checkpoint of a run, or any weights.
 
-Prints the metrics of a checkpoint on the held-out data and writes them to
-evaluation-STEP.json in the workdir.
+  python -m experiments.evaluate --workdir=DIR --checkpoint=best
+  python -m experiments.evaluate --weights=FILE --config=configs/imagenet.py \
+    --config.data.source_args.tfds.data_dir=DIR --out=FILE.json
+
+Prints the metrics on the held-out data of the config. Those of a checkpoint are
+written to evaluation-STEP.json in the workdir. --weights takes a file released
+by DeepMind, the folder of a Hugging Face checkpoint, a .safetensors file of
+this project, or the folder of a finished run; its metrics are written to --out
+with what was evaluated.
 """
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from absl import flags
 
-from experiments import launch
+from experiments import flag_errors, launch
+from experiments.predictions import outputs
+from perceiver_jax.errors import UserError
+
+# JAX is imported in functions to keep --help and flag errors fast.
+
+
+class _Subject(NamedTuple):
+  """What is evaluated.
+
+  Attributes:
+    name: name to print.
+    config: config of the evaluation.
+    task: the task.
+    restored: the model with its parameters.
+    facts: what identifies it, for the JSON file.
+    out: JSON file to write; None for none.
+  """
+
+  name: str
+  config: Any
+  task: Any
+  restored: Any
+  facts: dict[str, Any]
+  out: Path | None
 
 
 def define_flags() -> None:
   """Defines the flags of this program."""
   launch.define_flags(config_required=False)
-  flags.DEFINE_string("checkpoint", "latest", "latest, best, or a step.")
+  flags.DEFINE_string(
+    "checkpoint", "latest", "Of --workdir: latest, best, or a step."
+  )
+  flags.DEFINE_string(
+    "weights", None, "File or folder of weights, in place of --workdir."
+  )
+  flags.DEFINE_string(
+    "out", None, "JSON file to write; default: evaluation-STEP.json of a run."
+  )
 
 
 def main(argv: Sequence[str]) -> int:
-  """Evaluates one checkpoint."""
+  """Evaluates one checkpoint, or weights."""
   launch.no_arguments(argv)
-  launch.workdir()
-  # Import JAX late to keep --help and flag errors fast.
+  _check_flags()
   import jax
 
-  from perceiver_jax.training import evaluation, restore, workdir
-  from perceiver_jax.training.logs import metric_writers, results
+  from perceiver_jax.training import evaluation
 
   launch.initialize_distributed()
+  subject = _weights() if flags.FLAGS.weights else _checkpoint()
+  is_first = jax.process_index() == 0
+  found = evaluation.evaluate_task(
+    subject.task,
+    subject.config,
+    subject.restored,
+    show_progress=is_first and sys.stderr.isatty(),
+  )
+  if is_first:
+    _report(subject, found)
+  return 0
+
+
+def _check_flags() -> None:
+  """Checks that there is one model, and that the output can be written.
+
+  Raises:
+    UserError: it is not so.
+  """
+  values = flags.FLAGS
+  if values.weights:
+    launch.config()
+    for name in ("workdir", "checkpoint"):
+      if values[name].present:
+        raise UserError(
+          f"--{name} and --weights are given; give --workdir and --checkpoint,"
+          " or --weights and --config"
+        )
+  elif not values.workdir:
+    raise UserError(
+      "no model is given; give --workdir, the folder of a run, or --weights, a"
+      " file or folder of weights, with --config"
+    )
+  if values.out:
+    outputs.check_writable(Path(values.out).expanduser(), "another --out")
+
+
+def _checkpoint() -> _Subject:
+  """Returns a checkpoint of the run in --workdir."""
+  from perceiver_jax.training import restore
+
   config, task, folder = launch.saved_run()
   restored = restore.restore(config, task, folder, flags.FLAGS.checkpoint)
-  found = evaluation.evaluate_all(
-    evaluation.make_eval_step(restored.model, task, restored.mesh),
-    restored.state,
-    task.eval_datasets(
-      global_batch=evaluation.batch_size(config, restored.mesh),
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
-    ),
-    restored.mesh,
-    show_progress=jax.process_index() == 0 and sys.stderr.isatty(),
+  out = flags.FLAGS.out or folder / f"evaluation-{restored.step}.json"
+  facts = {"step": restored.step, "published": dict(task.published)}
+  name = f"step {restored.step:,} of {folder}"
+  return _Subject(name, config, task, restored, facts, Path(out).expanduser())
+
+
+def _weights() -> _Subject:
+  """Returns the weights --weights, with the data of --config."""
+  from ml_collections import config_flags
+
+  from perceiver_jax.training import evaluate_weights
+
+  path = Path(flags.FLAGS.weights).expanduser()
+  loaded = evaluate_weights.load(path, launch.config())
+  file, _, variant = (flag_errors.config_file(sys.argv) or "").partition(":")
+  facts = {
+    "config": file,
+    "variant": variant,
+    "overrides": config_flags.get_override_values(flags.FLAGS["config"]),
+    "weights": path,
+    "sha256": evaluate_weights.sha256(path),
+    "published": dict(loaded.published),
+    "differences": loaded.differences,
+  }
+  name = "\n".join(
+    [f"{path}", *(f"  differs: {line}" for line in loaded.differences)]
   )
-  found = task.finalize_metrics(found)
-  if jax.process_index() == 0:
-    scores = results.flat_scalars(found)
-    print(f"step {restored.step:,} of {folder}")
-    width = max(map(len, scores))
-    for name, value in scores.items():
-      print(f"  {name:<{width}}  {value:.4f}")
-    path = folder / f"evaluation-{restored.step}.json"
-    with workdir.writing(folder):
-      metric_writers.write_json(
-        path, {"step": restored.step, "metrics": scores}
-      )
-    print(f"written to {path}")
-  return 0
+  out = flags.FLAGS.out
+  return _Subject(
+    name,
+    loaded.config,
+    loaded.task,
+    loaded.restored,
+    facts,
+    Path(out).expanduser() if out else None,
+  )
+
+
+def _report(subject: _Subject, found: Any) -> None:
+  """Prints the metrics, and writes them with what was evaluated."""
+  from perceiver_jax.training import workdir
+  from perceiver_jax.training.logs import metric_writers, results
+
+  metrics = results.flat_scalars(found.means)
+  published = subject.facts["published"]
+  print(subject.name)
+  width = max(map(len, metrics))
+  for name, value in metrics.items():
+    beside = f"  (published {published[name]:.4g})" if name in published else ""
+    print(f"  {name:<{width}}  {value:.4f}{beside}")
+  if subject.out is None:
+    return
+  versions = workdir.versions()
+  with outputs.writing(subject.out, "another --out"):
+    metric_writers.write_json(
+      subject.out,
+      {
+        **subject.facts,
+        "task": subject.config.task,
+        "metrics": metrics,
+        "num_examples": found.num_examples,
+        "device": versions["devices"],
+        "versions": versions,
+      },
+    )
+  print(f"written to {subject.out}")
 
 
 if __name__ == "__main__":

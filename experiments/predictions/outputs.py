@@ -78,6 +78,24 @@ def writing(path: Path, advice: str = "another --output") -> Iterator[None]:
     ) from error
 
 
+def check_writable(path: Path, advice: str) -> None:
+  """Checks that a file can be written, and creates its folder.
+
+  Args:
+    path: The file.
+    advice: What the user may give instead.
+
+  Raises:
+    UserError: It can't be written.
+  """
+  with writing(path, advice):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    existed = path.exists()
+    path.open("a").close()
+    if not existed:
+      path.unlink(missing_ok=True)
+
+
 def unused_path(folder: Path, name: str) -> Path:
   """Returns a path in a folder, with a number added if the name is in use."""
   path, number = folder / name, 1

@@ -1,7 +1,8 @@
 """Exact evaluation: every example counts once, on any number of devices."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import haiku as hk
 import jax
@@ -21,6 +22,21 @@ if TYPE_CHECKING:
 
 EvalStep = Callable[[Any, Any, Batch], metrics_lib.Metrics]
 
+# Name of the sum of the masks. Its count is 0, so it is not one of the means.
+_NUM_EXAMPLES = "num_examples"
+
+
+class Evaluation(NamedTuple):
+  """The result of an evaluation.
+
+  Attributes:
+    means: means of the metrics by data set.
+    num_examples: number of examples that count, by data set.
+  """
+
+  means: dict[str, dict[str, np.ndarray]]
+  num_examples: dict[str, int]
+
 
 def make_eval_step(
   model: hk.TransformedWithState, task: "Task", mesh: Mesh
@@ -37,7 +53,8 @@ def make_eval_step(
 
   def eval_step(params, net_state, batch):
     outputs, _ = model.apply(params, net_state, None, batch, False)
-    return task.metrics(outputs, batch)
+    count = jnp.sum(batch["mask"]), jnp.zeros(())
+    return {**task.metrics(outputs, batch), _NUM_EXAMPLES: count}
 
   return jax.jit(eval_step, out_shardings=step_lib.replicated(mesh))
 
@@ -64,13 +81,22 @@ def evaluate(
   Raises:
     UserError: the data is empty.
   """
+  bar = tqdm(batches, "evaluate", total or None, leave=False,
+             disable=not show_progress)  # fmt: skip
+  return _means(_sum_metrics(eval_step, state, bar, mesh))
+
+
+def _sum_metrics(
+  eval_step: EvalStep,
+  state: step_lib.TrainState,
+  batches: Iterable[Batch],
+  mesh: Mesh,
+) -> metrics_lib.Metrics:
   sums = None
   # On several CPU devices, steps that are dispatched ahead time out in a
   # collective.
   wait = jax.default_backend() == "cpu"
-  bar = tqdm(batches, "evaluate", total or None, leave=False,
-             disable=not show_progress)  # fmt: skip
-  for batch in bar:
+  for batch in batches:
     placed = step_lib.place_batch(batch, mesh)
     batch_sums = eval_step(state.eval_params, state.net_state, placed)
     sums = batch_sums if sums is None else add(sums, batch_sums)
@@ -78,6 +104,10 @@ def evaluate(
       jax.block_until_ready(sums)
   if sums is None:
     raise UserError("empty dataset: nothing to evaluate on")
+  return sums
+
+
+def _means(sums: metrics_lib.Metrics) -> dict[str, np.ndarray]:
   # A metric of a rare kind (fast pixels, for example) may have a count of 0.
   counted = {k: pair for k, pair in sums.items() if np.asarray(pair[1]) > 0}
   return metrics_lib.means(counted)
@@ -103,14 +133,72 @@ def evaluate_all(
   show_progress: bool = False,
 ) -> dict[str, dict[str, np.ndarray]]:
   """Evaluates on each dataset; returns the means by dataset name."""
-  return {
-    name: evaluate(
-      eval_step,
-      state,
-      iter(dataset),
-      mesh,
-      total=dataset.num_batches(),
-      show_progress=show_progress,
-    )
-    for name, dataset in datasets.items()
-  }
+  return evaluate_and_count(
+    eval_step, state, datasets, mesh, show_progress=show_progress
+  ).means
+
+
+def evaluate_and_count(
+  eval_step: EvalStep,
+  state: step_lib.TrainState,
+  datasets: Mapping[str, Any],
+  mesh: Mesh,
+  *,
+  show_progress: bool = False,
+) -> Evaluation:
+  """Evaluates on each dataset, and counts its examples.
+
+  Args:
+    eval_step: from `make_eval_step`.
+    state: training state; its `eval_params` are evaluated.
+    datasets: this process's part of each dataset, by name.
+    mesh: the mesh given to `make_eval_step`.
+    show_progress: whether to show a progress bar.
+
+  Raises:
+    UserError: a dataset is empty.
+  """
+  means, num_examples = {}, {}
+  for name, dataset in datasets.items():
+    # Closing stops the processes that read, also after an interrupt.
+    with contextlib.closing(iter(dataset)) as batches:
+      bar = tqdm(batches, f"evaluate {name}".removesuffix(" eval"),
+                 dataset.num_batches(), leave=False,
+                 disable=not show_progress)  # fmt: skip
+      sums = _sum_metrics(eval_step, state, bar, mesh)
+    means[name] = _means(sums)
+    num_examples[name] = int(sums[_NUM_EXAMPLES][0])
+  return Evaluation(means, num_examples)
+
+
+def evaluate_task(
+  task: "Task",
+  config: ml_collections.ConfigDict,
+  restored: Any,
+  *,
+  show_progress: bool = False,
+) -> Evaluation:
+  """Evaluates a model on the held-out data of its task.
+
+  Args:
+    task: the task.
+    config: config of the evaluation.
+    restored: a `restore.Restored`.
+    show_progress: whether to show a progress bar.
+
+  Returns:
+    The finalized metrics and the numbers of examples.
+  """
+  mesh = restored.mesh
+  found = evaluate_and_count(
+    make_eval_step(restored.model, task, mesh),
+    restored.state,
+    task.eval_datasets(
+      global_batch=batch_size(config, mesh),
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+    ),
+    mesh,
+    show_progress=show_progress,
+  )
+  return found._replace(means=task.finalize_metrics(found.means))

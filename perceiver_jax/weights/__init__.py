@@ -7,7 +7,9 @@ perceiver_jax.weights.save("flow.safetensors", weights)
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from perceiver_jax.errors import UserError
 from perceiver_jax.weights import safetensors_file
@@ -25,7 +27,11 @@ EXPORT = "model.safetensors"
 _PICKLES = (".pystate", ".pickle", ".pkl")
 
 
-def load(path: str | os.PathLike, name: str = "") -> Weights:
+def load(
+  path: str | os.PathLike,
+  name: str = "",
+  spec: Mapping[str, Any] | None = None,
+) -> Weights:
   """Loads weights from any supported file or folder.
 
   Args:
@@ -34,6 +40,8 @@ def load(path: str | os.PathLike, name: str = "") -> Weights:
       Face checkpoint.
     name: Name in `models.zoo` of the model of a DeepMind file; "" identifies
       the model by its shapes.
+    spec: Spec of the model of a DeepMind file that is none of the released
+      ones. Whether the parameters fit it is not checked.
 
   Raises:
     UserError: The path is missing, damaged or not of a supported format.
@@ -46,7 +54,7 @@ def load(path: str | os.PathLike, name: str = "") -> Weights:
       return _load_run(path)
     return Weights(*huggingface.load(path))
   if path.suffix in _PICKLES:
-    return deepmind_files.load(path, name)
+    return deepmind_files.load(path, name, spec)
   if path.suffix == ".safetensors":
     return safetensors_file.load(path)
   raise UserError(

@@ -79,7 +79,7 @@ def initialize_from(
     interpolated,
     [name for name in initial if name not in merged],
     [name for name in given if name not in merged],
-    _differences(spec, weights.spec),
+    differences(spec, weights.spec),
   )
   return model.unflatten(initial | merged), report
 
@@ -98,7 +98,7 @@ def _resize_grid(table: np.ndarray, count: int) -> np.ndarray:
   return np.asarray(resized).reshape(count, -1)
 
 
-def _differences(
+def differences(
   spec: Mapping[str, Any], other_spec: Mapping[str, Any]
 ) -> list[str]:
   """Describes the leaves of both specs that have different values."""

@@ -34,7 +34,7 @@ def save(path: str | os.PathLike, weights: model.Weights) -> None:
       f"{path}: the name of a weights file must end in .safetensors"
     )
   tensors = {
-    f"{collection}/{name}": np.ascontiguousarray(leaf)
+    f"{collection}/{name}": np.asarray(leaf, order="C")
     for collection in _COLLECTIONS
     for name, leaf in model.flatten(getattr(weights, collection)).items()
   }

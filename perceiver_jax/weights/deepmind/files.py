@@ -7,6 +7,7 @@ NumPy's) in Haiku's `FlatMapping`. They are unpickled safely (see
 `weights.unpickle`) and their parameters renamed (see `names`).
 """
 
+import math
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -52,12 +53,18 @@ RELEASES = (
 )
 
 
-def load(path: str | os.PathLike, name: str = "") -> model.Weights:
-  """Loads a released file.
+def load(
+  path: str | os.PathLike,
+  name: str = "",
+  spec: Mapping[str, Any] | None = None,
+) -> model.Weights:
+  """Loads a released file, or one of the same code.
 
   Args:
     path: The file.
     name: Name of its model in `models.zoo`; "" identifies it by its shapes.
+    spec: Spec of the model of a file that is none of the released ones. Whether
+      the parameters fit it is not checked.
 
   Raises:
     UserError: The file can't be read, or is not of one of these models.
@@ -70,7 +77,14 @@ def load(path: str | os.PathLike, name: str = "") -> model.Weights:
     raise UserError(
       f"{path} is not one of the released models: {error}"
     ) from error
-  name = name or _identify(params, path)
+  name = name or _identify(params)
+  if not name and spec is not None:
+    return model.Weights(dict(spec), params, state)
+  if not name:
+    names = ", ".join(r.name for r in RELEASES)
+    raise UserError(
+      f"{path} has the parameters of none of the released models ({names})"
+    )
   entry = zoo.MODELS[name]
   shapes = model.abstract_variables(entry.spec, entry.example())
   model.check_same_shapes(params, shapes[0], str(path))
@@ -114,18 +128,18 @@ def download_hint(*names: str) -> str:
   )
 
 
-def _identify(params: model.Tree, path: str | os.PathLike) -> str:
-  """Returns the name of the released model with these parameters."""
+def _identify(params: model.Tree) -> str:
+  """Returns the name of the released model with these parameters, or ""."""
   shapes = model.shapes(params)
+  size = sum(map(math.prod, shapes.values()))
   for release in RELEASES:
     entry = zoo.MODELS[release.name]
+    if size != entry.num_parameters:
+      continue  # Tracing a model takes a second.
     expected, _ = model.abstract_variables(entry.spec, entry.example())
     if model.shapes(expected) == shapes:
       return release.name
-  names = ", ".join(r.name for r in RELEASES)
-  raise UserError(
-    f"{path} has the parameters of none of the released models ({names})"
-  )
+  return ""
 
 
 def _is_variables(tree: Any) -> bool:
