@@ -68,15 +68,17 @@ def released(tmp_path, monkeypatch):
     },
     "decoder": {"kind": "classification", "num_query_channels": 32},
   }
-  entry = zoo.MODELS["imagenet_fourier"]._replace(
-    spec=spec, raw=tiny_weights.array(*golden["inputs/images"].shape[1:])
-  )
-  monkeypatch.setitem(zoo.MODELS, "imagenet_fourier", entry)
   params = {}
   for key, value in golden.items():
     if key.startswith("params/"):
       module, leaf = key.removeprefix("params/").rsplit("/", 1)
       params.setdefault(module, {})[leaf] = value
+  entry = zoo.MODELS["imagenet_fourier"]._replace(
+    spec=spec,
+    raw=tiny_weights.array(*golden["inputs/images"].shape[1:]),
+    num_parameters=sum(x.size for x in jax.tree.leaves(params)),
+  )
+  monkeypatch.setitem(zoo.MODELS, "imagenet_fourier", entry)
   path = tmp_path / "released.pystate"
   path.write_bytes(pickle.dumps({"params": params, "state": {}}))
   return path
