@@ -25,7 +25,10 @@ setuptools.setup(
   # Only the library is installed. configs/ and experiments/ are meant to be
   # edited and are run from the checkout: `python -m experiments.train`.
   packages=setuptools.find_packages(include=["perceiver_jax*"]),
-  package_data={"perceiver_jax.viz": ["templates/*"]},
+  package_data={
+    "perceiver_jax.models.published": ["*.toml"],
+    "perceiver_jax.viz": ["templates/*"],
+  },
   python_requires=">=3.11",
   # Floors only; the exact versions we test are in requirements/.
   install_requires=[

@@ -4,7 +4,7 @@
 
 Data: scikit-learn's 1,797 digits of 8 x 8 pixels, 1,437 for training and 360
 held out (nothing is downloaded). The architecture is that of
-`imagenet_fourier` (IO, section 4.5 and app. A.1): each pixel is an input
+`imagenet_fourier` (Perceiver IO v3, app. A.1): each pixel is an input
 element with Fourier features, followed by one cross-attend, blocks of
 self-attends that share their weights, and a learned class query. The optimizer
 is also the paper's: LAMB with a rate of 2e-3, constant for half of the run and

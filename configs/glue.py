@@ -1,4 +1,4 @@
-r"""Fine-tuning on GLUE (Perceiver IO, section 4.1, app. F, Tables 4, 13, 14).
+r"""Fine-tuning on GLUE (Perceiver IO v3, section 4.1, app. F).
 
   python -m experiments.train --config=configs/glue.py:cola \
     --workdir=runs/cola --config.init_from=runs/mlm
@@ -23,7 +23,7 @@ One task with a learned query (published: metrics of `bytes` on dev, Table 14):
   mnli: accuracy 83.22 matched, 83.89 mismatched.
   qnli: accuracy 91.71.
   rte: accuracy 64.84.
-All eight together (published: their average, Table 4):
+All eight together (published: their average, Tables 2 and 14):
   multitask_shared_token: one token before the text, decoded there; 81.49.
   multitask_task_tokens: a token for each task, decoded there; 81.76.
   multitask_query: a query for each task, no token; 81.79.
@@ -62,6 +62,7 @@ import ml_collections
 from configs import base, masked_lm
 from perceiver_jax.data.text import glue_tasks
 from perceiver_jax.errors import UserError
+from perceiver_jax.models.published import tables
 
 # Variants of configs/masked_lm.py.
 _MODELS = (
@@ -76,40 +77,6 @@ _MULTITASK = {
 }
 _VARIANTS = (*glue_tasks.GLUE, *_MULTITASK, "own", *glue_tasks.TINY)
 _SOURCES = {"own": "files", **dict.fromkeys(glue_tasks.TINY, "tiny")}
-_COLUMNS = (
-  "cola", "mnli_matched", "mnli_mismatched", "mrpc", "qnli", "qqp", "rte",
-  "sst2", "stsb",
-)  # fmt: skip
-# Metrics on dev in percent (IO, Table 14), by the columns above.
-_PUBLISHED = {
-  "bytes": (50.19, 83.22, 83.89, 87.24, 91.71, 90.12, 64.84, 93.17, 86.81),
-  "bytes_plus_plus": (
-    52.54, 84.13, 84.91, 86.03, 92.06, 90.46, 66.54, 93.98, 87.93,
-  ),
-  "sentencepiece": (
-    47.11, 84.53, 85.03, 87.25, 92.12, 90.22, 65.23, 94.38, 88.18,
-  ),
-  "bert_base": (50.28, 85.56, 85.68, 85.75, 92.67, 91.05, 61.72, 93.98, 88.04),
-  "byte_bert": (20.06, 74.11, 75.55, 77.00, 85.75, 88.23, 53.91, 89.00, 82.84),
-  "multitask_shared_token": (
-    47.43, 82.03, 82.65, 89.58, 90.18, 89.20, 82.03, 93.17, 77.95,
-  ),
-  "multitask_task_tokens": (
-    49.06, 82.14, 82.64, 89.84, 90.53, 89.40, 79.69, 93.17, 80.02,
-  ),
-  "multitask_query": (
-    47.88, 82.05, 82.77, 90.36, 90.37, 89.49, 80.08, 93.75, 79.95,
-  ),
-}  # fmt: skip
-# Averages in per cent: the multitask rows (IO, Table 14), and models of which
-# no single task is published (IO, Table 15).
-_AVERAGES = {
-  "multitask_shared_token": 81.49,
-  "multitask_task_tokens": 81.76,
-  "multitask_query": 81.79,
-  "bytes_128": 75.84,
-  "bytes_512": 80.92,
-}
 
 
 # Leaves that the new decoder shares with the pretrained one.
@@ -217,19 +184,13 @@ def _num_outputs(task: str) -> int:
 
 def _published(name: str, model: str) -> dict[str, Any]:
   """Returns the row of Table 14, or the part of a single task, from 0 to 1."""
-  row = _PUBLISHED.get(name) or _PUBLISHED.get(model)
-  if row is None or name not in (*glue_tasks.GLUE, *_MULTITASK):
+  if name in _MULTITASK and model == "bytes":
+    return tables.published(f"configs/glue.py:{name}")
+  if name not in glue_tasks.GLUE:
     return {}
-  if name in _MULTITASK and model != "bytes":
-    return {}
-  metrics = {
-    column: value / 100
-    for column, value in zip(_COLUMNS, row, strict=True)
-    if name in _MULTITASK or column.split("_")[0] == name
-  }
-  if name in _MULTITASK:
-    metrics["average"] = _AVERAGES[name] / 100
-  return {**metrics, "source": "IO, Table 14"}
+  row = tables.published(f"scripts.sweeps.glue --model={model}")
+  part = {k: row[k] for k in row if k.split("_")[0] == name}
+  return part and {**part, "source": row["source"]}
 
 
 def published_average(model: str) -> float | None:
@@ -238,17 +199,8 @@ def published_average(model: str) -> float | None:
   Args:
     model: name of a model variant; "" for the default.
   """
-  model = model or "bytes"
-  if model in _AVERAGES:  # IO, Table 15.
-    return _AVERAGES[model] / 100
-  if model not in _PUBLISHED:
-    return None
-  tasks: dict[str, list[float]] = {}
-  for column, value in zip(_COLUMNS, _PUBLISHED[model], strict=True):
-    tasks.setdefault(column.split("_")[0], []).append(value)
-  # The two parts of MNLI count as one task.
-  means = [sum(values) / len(values) for values in tasks.values()]
-  return sum(means) / len(means) / 100
+  row = tables.published(f"scripts.sweeps.glue --model={model or 'bytes'}")
+  return row.get("average")
 
 
 def _tiny(config: ml_collections.ConfigDict) -> None:

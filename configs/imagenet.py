@@ -17,19 +17,19 @@ meant for accelerators.
 
 Variants:
 
-Perceiver IO (IO, section 4.5, app. A.1, Table 8), with the published top-1:
+Perceiver IO (Perceiver IO v3, app. A.1, Table 7), with the published top-1:
   fourier: Fourier features, 79.0.
   learned: learned positions, 72.7.
   conv: convolutional preprocessing, 82.1.
   fourier_average: one cross-attend, averaged latents, 78.6.
   learned_average: the same with learned positions, 67.6.
   conv_average: the same with convolutional preprocessing, 77.4.
-Fine-tuning after JFT (IO, Table 7); JFT is not public, so --config.init_from
-must name weights of your own:
+Fine-tuning after JFT (Perceiver IO v3, Table 7); JFT is not public, so
+--config.init_from must name weights of your own:
   jft_fourier: Fourier features, 84.5.
   jft_fourier_projected: the same with RGB projected to 256 channels, 84.5.
   jft_conv: convolutional preprocessing, 86.4.
-The Perceiver (Perceiver, section 4.1, Tables 1 to 7):
+The Perceiver (Perceiver v2, section 4.1, Tables 1 to 7):
   icml: 8 cross-attends, Fourier features, 78.0.
   permuted: the same with all pixels in one random order, 78.0.
   icml_learned: learned positions, one cross-attend, 70.9.
@@ -88,9 +88,7 @@ import ml_collections
 from configs import base
 from perceiver_jax.data.images import photos
 from perceiver_jax.models import zoo
-
-_IO_8 = "IO, Table 8"
-_ICML_6 = "Perceiver, Table 6"
+from perceiver_jax.models.published import tables
 
 
 class _Row(NamedTuple):
@@ -99,15 +97,11 @@ class _Row(NamedTuple):
   Attributes:
     model: name of the model in the zoo.
     recipe: key of `_RECIPES`.
-    top_1: published accuracy in percent; 0 if there is none.
-    source: the table.
     encoder: leaves that differ from the zoo's encoder.
   """
 
   model: str
   recipe: str
-  top_1: float
-  source: str
   encoder: dict[str, Any] = {}  # noqa: RUF012 (read only)
 
 
@@ -120,49 +114,35 @@ def _at_start(count: int) -> dict[str, Any]:
 
 
 _ROWS = {
-  "fourier": _Row("imagenet_fourier", "io", 79.0, _IO_8),
-  "learned": _Row("imagenet_learned", "io", 72.7, _IO_8),
-  "conv": _Row("imagenet_conv", "io", 82.1, _IO_8),
-  "fourier_average": _Row("imagenet_fourier_average", "io", 78.6, _IO_8),
-  "learned_average": _Row("imagenet_learned_average", "io", 67.6, _IO_8),
-  "conv_average": _Row("imagenet_conv_average", "io", 77.4, _IO_8),
-  "jft_fourier": _Row("imagenet_jft_fourier", "jft", 84.5, "IO, Table 7"),
-  "jft_fourier_projected": _Row(
-    "imagenet_jft_fourier_projected", "jft", 84.5, "IO, Table 7"
-  ),
-  "jft_conv": _Row("imagenet_jft_conv", "jft", 86.4, "IO, Table 7"),
-  "icml": _Row("imagenet_icml", "icml", 78.0, "Perceiver, Table 1"),
-  "permuted": _Row("imagenet_icml", "icml", 78.0, "Perceiver, Table 2"),
-  "icml_learned": _Row(
-    "imagenet_icml_learned", "icml", 70.9, "Perceiver, Table 2"
-  ),
-  "icml_1": _Row("imagenet_icml_1", "icml", 76.7, _ICML_6),
-  "icml_2": _Row("imagenet_icml_2", "icml", 76.5, _ICML_6),
-  "icml_4": _Row("imagenet_icml_4", "icml", 76.5, _ICML_6),
-  "icml_2_start": _Row("imagenet_icml", "icml", 76.7, _ICML_6, _at_start(2)),
-  "icml_4_start": _Row("imagenet_icml", "icml", 75.9, _ICML_6, _at_start(4)),
-  "icml_8_start": _Row("imagenet_icml", "icml", 73.7, _ICML_6, _at_start(8)),
-  "icml_unshared": _Row(
-    "imagenet_icml_unshared", "icml", 72.9, "Perceiver, Table 7"
-  ),
-  "icml_cross_only_4": _Row(
-    "imagenet_icml_cross_only_4", "icml", 39.4, "Perceiver, Table 5"
-  ),
+  "fourier": _Row("imagenet_fourier", "io"),
+  "learned": _Row("imagenet_learned", "io"),
+  "conv": _Row("imagenet_conv", "io"),
+  "fourier_average": _Row("imagenet_fourier_average", "io"),
+  "learned_average": _Row("imagenet_learned_average", "io"),
+  "conv_average": _Row("imagenet_conv_average", "io"),
+  "jft_fourier": _Row("imagenet_jft_fourier", "jft"),
+  "jft_fourier_projected": _Row("imagenet_jft_fourier_projected", "jft"),
+  "jft_conv": _Row("imagenet_jft_conv", "jft"),
+  "icml": _Row("imagenet_icml", "icml"),
+  "permuted": _Row("imagenet_icml", "icml"),
+  "icml_learned": _Row("imagenet_icml_learned", "icml"),
+  "icml_1": _Row("imagenet_icml_1", "icml"),
+  "icml_2": _Row("imagenet_icml_2", "icml"),
+  "icml_4": _Row("imagenet_icml_4", "icml"),
+  "icml_2_start": _Row("imagenet_icml", "icml", _at_start(2)),
+  "icml_4_start": _Row("imagenet_icml", "icml", _at_start(4)),
+  "icml_8_start": _Row("imagenet_icml", "icml", _at_start(8)),
+  "icml_unshared": _Row("imagenet_icml_unshared", "icml"),
+  "icml_cross_only_4": _Row("imagenet_icml_cross_only_4", "icml"),
   "icml_cross_only_8": _Row(
-    "imagenet_icml_cross_only_4", "icml", 45.3, "Perceiver, Table 5",
-    _cross_only(8),
+    "imagenet_icml_cross_only_4", "icml", _cross_only(8)
   ),
   "icml_cross_only_12": _Row(
-    "imagenet_icml_cross_only_4", "icml", 0, "Perceiver, Table 5",
-    _cross_only(12),
+    "imagenet_icml_cross_only_4", "icml", _cross_only(12)
   ),
-  "transformer": _Row(
-    "imagenet_transformer_64", "icml", 57.0, "Perceiver, Table 2"
-  ),
-  "figure5": _Row(
-    "imagenet_icml_figure_5", "figure5", 0, "Perceiver, Figure 5"
-  ),
-  "figure6": _Row("imagenet_icml", "figure6", 0, "Perceiver, Figure 6"),
+  "transformer": _Row("imagenet_transformer_64", "icml"),
+  "figure5": _Row("imagenet_icml_figure_5", "figure5"),
+  "figure6": _Row("imagenet_icml", "figure6"),
 }  # fmt: skip
 
 
@@ -187,8 +167,7 @@ def get_config(variant: str = "fourier") -> ml_collections.ConfigDict:
   config.checkpoint.every_steps = 2500
   config.eval_every_steps = 2500
   config.log.every_steps = 100
-  if row.top_1:
-    config.published = {"accuracy": row.top_1 / 100, "source": row.source}
+  config.published = tables.published(f"configs/imagenet.py:{name}")
   if name == "permuted":
     config.model.adapter.permutation_seed = 1
   if name == "transformer":

@@ -1,4 +1,4 @@
-r"""Optical flow (Perceiver IO, section 4.2, app. H, Tables 3 and 16).
+r"""Optical flow (Perceiver IO v3, section 4.2, app. H, Tables 3 and 16).
 
   python -m experiments.train --config=configs/optical_flow.py:main \
     --workdir=runs/flow --config.data.source_args.autoflow.directory=DIR
@@ -53,27 +53,26 @@ from configs import base
 from perceiver_jax.data.flow import augmentation as flow_augmentation
 from perceiver_jax.data.flow import scene as flow_scene
 from perceiver_jax.models import zoo
+from perceiver_jax.models.published import tables
 
-# Model, and the errors on Sintel (clean, final) and KITTI-2015.
-_ROWS = {
-  "main": ("flow", 1.81, 2.42, 4.98),
-  "separate": ("flow_separate", 1.78, 2.70, 6.19),
-  "pixels": ("flow_pixels", 1.91, 2.56, 5.39),
-  "pixels_separate": ("flow_pixels_separate", 1.72, 2.63, 5.93),
-  "conv": ("flow_conv", 1.84, 2.52, 4.83),
-  "conv_separate": ("flow_conv_separate", 1.90, 2.53, 6.66),
-  "conv_light": ("flow_conv_light", 2.06, 2.67, 6.12),
+_MODELS = {
+  "main": "flow",
+  "separate": "flow_separate",
+  "pixels": "flow_pixels",
+  "pixels_separate": "flow_pixels_separate",
+  "conv": "flow_conv",
+  "conv_separate": "flow_conv_separate",
+  "conv_light": "flow_conv_light",
 }
 _SMALL = "small"
 
 
 def get_config(variant: str = "main") -> ml_collections.ConfigDict:
   """Returns the config of a variant; see the module's docstring."""
-  name, smoke = base.parse(variant, (*_ROWS, _SMALL), "main")
-  model, *errors = _ROWS["conv" if name == _SMALL else name]
+  name, smoke = base.parse(variant, (*_MODELS, _SMALL), "main")
   config = base.run()
   config.task = "optical_flow"
-  config.model = zoo.get_spec(model)
+  config.model = zoo.get_spec(_MODELS["conv" if name == _SMALL else name])
   config.num_steps = 375_000
   config.batch_size = 512
   config.loss = "epe"  # Or "robust".
@@ -96,16 +95,11 @@ def get_config(variant: str = "main") -> ml_collections.ConfigDict:
   config.optimizer.weight_decay = 0.01
   config.checkpoint.every_steps = 2500
   config.eval_every_steps = 2500
-  config.published = ml_collections.ConfigDict()
+  config.published = ml_collections.ConfigDict(
+    tables.published(f"configs/optical_flow.py:{name}")
+  )
   if name == _SMALL:
     _small(config)
-  else:
-    config.published = {
-      "sintel_clean": errors[0],
-      "sintel_final": errors[1],
-      "kitti_2015": errors[2],
-      "source": "IO, Table 16",
-    }
   return _smoke(config) if smoke else config
 
 

@@ -8,8 +8,8 @@ trained on (`perceiver_jax/data/images/photos.py`). Nothing is downloaded. The
 run shows that the whole recipe works together on real images; it says nothing
 about accuracy on ImageNet.
 
-Architecture and recipe are those of `configs/imagenet.py:fourier` (IO, section
-4.5 and app. A.1): Fourier features, a class query, LAMB with a constant rate
+Architecture and recipe are those of `configs/imagenet.py:fourier` (IO,
+app. A.1): Fourier features, a class query, LAMB with a constant rate
 and then a cosine, Inception crops, flips, RandAugment, MixUp, CutMix and label
 smoothing. Chosen for two CPU cores: the sizes, the length of the run,
 RandAugment's 2 layers, 50 warm-up steps and averaged parameters.

@@ -3,7 +3,8 @@
 Sizes are from the table named in each entry and from the authors' code; sizes
 that neither states are marked "chosen". `num_parameters` is exact for the
 models as built here. `docs/models.md` compares it and our count of operations
-with the published figures, and says where the papers contradict themselves.
+with the published figures, which are in `tables.toml`, and says where the
+papers contradict themselves.
 """
 
 from perceiver_jax.models.published import (
@@ -14,17 +15,14 @@ from perceiver_jax.models.published import (
   language,
   points,
   starcraft,
+  tables,
 )
 from perceiver_jax.models.published.entry import Entry
 
 __all__ = ["MODELS", "Entry"]
 
 MODELS: dict[str, Entry] = {
-  **imagenet.MODELS,
-  **language.MODELS,
-  **flow.MODELS,
-  **kinetics.MODELS,
-  **audioset.MODELS,
-  **points.MODELS,
-  **starcraft.MODELS,
+  name: entry._replace(**tables.costs(name))
+  for part in (imagenet, language, flow, kinetics, audioset, points, starcraft)
+  for name, entry in part.MODELS.items()
 }

@@ -1,4 +1,4 @@
-"""AudioSet classifiers (Perceiver, Table 3; IO, AudioSet).
+"""AudioSet classifiers (Perceiver v2, Table 3; Perceiver IO v3, Table 10).
 
 Inputs of 487 channels imply 16 bands per dimension for video. Bands for audio
 are not stated; chosen are 64 for raw samples, so that 128 samples and their
@@ -40,7 +40,7 @@ _ICML = encoder(
   share_blocks=False,
 )
 _AVERAGE = {"kind": "average_and_project"}
-# Like ImageNet's, with 1,024 query channels (IO, Table 6).
+# Like ImageNet's, with 1,024 query channels (Perceiver IO v3, Table 6).
 _QUERY = {"kind": "classification", "num_query_channels": 1024}
 
 
@@ -49,7 +49,7 @@ def _audioset(
   video: bool,
   sizes: Mapping[str, Any],
   decoder: Mapping[str, Any],
-  *figures: Any,
+  num_parameters: int,
   note: str = "",
 ) -> Entry:
   chosen = {"audio": _AUDIO[audio]} if audio else {}
@@ -66,29 +66,24 @@ def _audioset(
     "decoder": dict(decoder),
   }
   raw = {name: shape for name, (_, shape) in chosen.items()}
-  return Entry(spec, raw, *figures, note)
+  return Entry(spec, raw, num_parameters, note)
 
 
 def _icml(audio: str, video: bool, num_parameters: int) -> Entry:
-  source = "Perceiver, Table 3"
   note = (
     "the paper does not state the size of the latents; with 512 channels"
     " instead of 1,024 the five models have 27.6M to 28.8M parameters"
   )
-  return _audioset(
-    audio, video, _ICML, _AVERAGE, num_parameters, "", "", source, note=note
-  )
+  return _audioset(audio, video, _ICML, _AVERAGE, num_parameters, note=note)
 
 
 def _io(
-  audio: str, decoder: Mapping[str, Any], channels: int, *figures: Any
+  audio: str, decoder: Mapping[str, Any], channels: int, num_parameters: int
 ) -> Entry:
   surplus = "the published parameters are 0.1M (D = 512) and 1.6M (1,024) more"
   note = surplus if decoder is _QUERY else ""
   sizes = deep(512, channels, 12)
-  return _audioset(
-    audio, True, sizes, decoder, *figures, "IO, AudioSet", note=note
-  )
+  return _audioset(audio, True, sizes, decoder, num_parameters, note=note)
 
 
 MODELS = {
@@ -97,14 +92,8 @@ MODELS = {
   "audioset_icml_video": _icml("", True, 109_016_593),
   "audioset_icml_raw_video": _icml("raw", True, 109_048_771),
   "audioset_icml_mel_video": _icml("mel", True, 109_048_642),
-  "audioset_average_raw_video": _io(
-    "raw", _AVERAGE, 512, 20_971_870, "21.0", "52.3"
-  ),
-  "audioset_average_mel_video": _io(
-    "mel", _AVERAGE, 512, 20_971_741, "21.0", "60.7"
-  ),
-  "audioset_io_raw_video": _io("raw", _QUERY, 512, 24_922_462, "25.0", "52.9"),
-  "audioset_io_mel_video": _io(
-    "mel", _QUERY, 1024, 86_568_157, "88.2", "129.5"
-  ),
+  "audioset_average_raw_video": _io("raw", _AVERAGE, 512, 20_971_870),
+  "audioset_average_mel_video": _io("mel", _AVERAGE, 512, 20_971_741),
+  "audioset_io_raw_video": _io("raw", _QUERY, 512, 24_922_462),
+  "audioset_io_mel_video": _io("mel", _QUERY, 1024, 86_568_157),
 }

@@ -17,21 +17,21 @@ class Entry(NamedTuple):
     raw: Shapes and types of one raw example, without the batch axis: an array,
       or arrays by modality.
     num_parameters: Exact number of trainable parameters.
+    note: Explanation of a difference from the published figures.
+    has_input_mask: Whether an input mask goes with the raw data.
     published_parameters: In millions, as printed; "" where it is not.
     published_flops: In billions, as printed; "" where it is not.
     source: The table of those figures.
-    note: Explanation of a difference from our figures.
-    has_input_mask: Whether an input mask goes with the raw data.
   """
 
   spec: Mapping[str, Any]
   raw: Any
   num_parameters: int
-  published_parameters: str
-  published_flops: str
-  source: str
   note: str = ""
   has_input_mask: bool = False
+  published_parameters: str = ""
+  published_flops: str = ""
+  source: str = ""
 
   def example(self, batch_size: int = 1) -> Any:
     """Returns the shapes of a batch of raw data."""

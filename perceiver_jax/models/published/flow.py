@@ -1,6 +1,4 @@
-"""Optical flow models (IO, app. H and Table 16)."""
-
-from typing import Any
+"""Optical flow models (Perceiver IO v3, app. H and Table 16)."""
 
 from perceiver_jax.models.published.entry import Entry, array, deep
 
@@ -12,7 +10,7 @@ _NOTE = (
 
 
 def _flow(
-  *figures: Any,
+  num_parameters: int,
   patch_size: int = 3,
   concat_frames: bool = True,
   use_convolutions: bool = False,
@@ -39,26 +37,20 @@ def _flow(
       "use_convex_upsampling": use_convolutions,
     },
   }
-  return Entry(spec, array(2, *_SIZE, 3), *figures, note)
+  return Entry(spec, array(2, *_SIZE, 3), num_parameters, note)
 
-
-_UNPUBLISHED = ("", "", "IO, Table 16")
 
 MODELS = {
-  "flow": _flow(41_057_134, "27.9", "987", "IO, app. H", note=_NOTE),
-  "flow_16x1024": _flow(
-    27_908_974, "27.9", "987", "IO, app. H", depth=16, num_latents=1024
-  ),
-  "flow_separate": _flow(41_720_272, *_UNPUBLISHED, concat_frames=False),
-  "flow_pixels": _flow(41_054_062, *_UNPUBLISHED, patch_size=1),
-  "flow_pixels_separate": _flow(
-    41_718_736, *_UNPUBLISHED, patch_size=1, concat_frames=False
-  ),
-  "flow_conv": _flow(41_185_146, *_UNPUBLISHED, use_convolutions=True),
+  "flow": _flow(41_057_134, note=_NOTE),
+  "flow_16x1024": _flow(27_908_974, depth=16, num_latents=1024),
+  "flow_separate": _flow(41_720_272, concat_frames=False),
+  "flow_pixels": _flow(41_054_062, patch_size=1),
+  "flow_pixels_separate": _flow(41_718_736, patch_size=1, concat_frames=False),
+  "flow_conv": _flow(41_185_146, use_convolutions=True),
   "flow_conv_separate": _flow(
-    41_848_602, *_UNPUBLISHED, use_convolutions=True, concat_frames=False
+    41_848_602, use_convolutions=True, concat_frames=False
   ),
   "flow_conv_light": _flow(
-    28_036_986, *_UNPUBLISHED, use_convolutions=True, depth=16, num_latents=1024
+    28_036_986, use_convolutions=True, depth=16, num_latents=1024
   ),
 }

@@ -1,4 +1,4 @@
-"""ImageNet classifiers (Perceiver, section 4.1; IO, 4.5 and app. A.1)."""
+"""ImageNet classifiers (Perceiver, section 4.1; IO, app. A)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -52,7 +52,7 @@ _TRANSFORMER = {
 def _image(
   adapter: Mapping[str, Any],
   decoder: Mapping[str, Any],
-  *figures: Any,
+  num_parameters: int,
   note: str = "",
   **sizes: Any,
 ) -> Entry:
@@ -62,7 +62,7 @@ def _image(
     "encoder": encoder(**sizes),
     "decoder": dict(decoder),
   }
-  return Entry(spec, array(224, 224, 3), *figures, note)
+  return Entry(spec, array(224, 224, 3), num_parameters, note)
 
 
 def _transformer() -> Entry:
@@ -77,11 +77,9 @@ def _transformer() -> Entry:
     },
     "decoder": dict(_AVERAGE),
   }
-  return Entry(spec, array(64, 64, 3), 38_342_624, "", "", "Perceiver, Table 2")
+  return Entry(spec, array(64, 64, 3), 38_342_624)
 
 
-_IO_8 = "IO, Table 8"
-_ICML_6 = "Perceiver, Table 6"
 _JFT = {
   "num_blocks": 1,
   "num_self_attends_per_block": 16,
@@ -91,29 +89,23 @@ _JFT_NOTE = "the published operations are those of 12 layers, not of 16"
 
 MODELS = {
   "imagenet_fourier": _image(
-    _FOURIER, _QUERY, 48_440_627, "48.4", "407", _IO_8
+    _FOURIER, _QUERY, 48_440_627
   ),
   "imagenet_learned": _image(
     _LEARNED,
     _NO_RESIDUAL,
     62_255_848,
-    "62.3",
-    "407",
-    _IO_8,
     note="the published operations are those of the Fourier row; its 512 input"
     " channels cost more",
   ),
-  "imagenet_conv": _image(_CONV, _QUERY, 48_646_522, "48.6", "369", _IO_8),
+  "imagenet_conv": _image(_CONV, _QUERY, 48_646_522),
   "imagenet_fourier_average": _image(
-    _FOURIER, _AVERAGE, 42_135_859, "42.1", "404", _IO_8
+    _FOURIER, _AVERAGE, 42_135_859
   ),
   "imagenet_learned_average": _image(
     _LEARNED,
     _AVERAGE,
     55_951_080,
-    "55.9",
-    "404",
-    _IO_8,
     note="55,885,288 without the projection of positions, which rounds to the"
     " published figure; the query decoder's row fits with it only",
   ),
@@ -121,52 +113,49 @@ MODELS = {
     _CONV,
     _AVERAGE,
     42_341_754,
-    "42.1",
-    "367",
-    _IO_8,
     note="the published parameters repeat the Fourier row",
   ),
   "imagenet_jft_fourier": _image(
-    _FOURIER, _QUERY, 212_170_035, "212", "213", "IO, Table 7",
+    _FOURIER, _QUERY, 212_170_035,
     note=_JFT_NOTE, **_JFT,
   ),
   "imagenet_jft_fourier_projected": _image(
-    _PROJECTED_FOURIER, _QUERY, 213_082_618, "212", "213", "IO, Table 7",
+    _PROJECTED_FOURIER, _QUERY, 213_082_618,
     note=_JFT_NOTE + "; the published parameters are those without the"
     " projection of RGB to 256 channels, which app. A.2 states", **_JFT,
   ),
   "imagenet_jft_conv": _image(
-    _CONV, _QUERY, 212_375_930, "212", "176", "IO, Table 7",
+    _CONV, _QUERY, 212_375_930,
     note=_JFT_NOTE, **_JFT,
   ),
   "imagenet_icml": _image(
-    _FOURIER, _AVERAGE, 44_912_254, "44.9", "707.2", _ICML_6,
+    _FOURIER, _AVERAGE, 44_912_254,
     num_cross_attends=8,
   ),
   "imagenet_icml_1": _image(
-    _FOURIER, _AVERAGE, 42_135_859, "42.1", "404.3", _ICML_6
+    _FOURIER, _AVERAGE, 42_135_859
   ),
   "imagenet_icml_2": _image(
-    _FOURIER, _AVERAGE, 44_912_254, "44.9", "447.6", _ICML_6,
+    _FOURIER, _AVERAGE, 44_912_254,
     num_cross_attends=2,
   ),
   "imagenet_icml_4": _image(
-    _FOURIER, _AVERAGE, 44_912_254, "44.9", "534.1", _ICML_6,
+    _FOURIER, _AVERAGE, 44_912_254,
     num_cross_attends=4,
   ),
   "imagenet_icml_start": _image(
-    _FOURIER, _AVERAGE, 44_912_254, "44.9", "707.2", _ICML_6,
+    _FOURIER, _AVERAGE, 44_912_254,
     num_cross_attends=8, cross_attend_placement="start",
   ),
   "imagenet_icml_unshared": _image(
-    _FOURIER, _AVERAGE, 326_241_856, "326.2", "707.2", "Perceiver, Table 7",
+    _FOURIER, _AVERAGE, 326_241_856,
     num_cross_attends=8, share_cross_attends="none", share_blocks=False,
   ),
   "imagenet_icml_learned": _image(
-    _ICML_LEARNED, _AVERAGE, 48_189_577, "", "", "Perceiver, Table 2"
+    _ICML_LEARNED, _AVERAGE, 48_189_577
   ),
   "imagenet_icml_cross_only_4": _image(
-    _FOURIER, _AVERAGE, 12_654_868, "12.7", "173.1", "Perceiver, Table 5",
+    _FOURIER, _AVERAGE, 12_654_868,
     num_cross_attends=4, share_cross_attends="none", num_blocks=4,
     num_self_attends_per_block=0,
   ),

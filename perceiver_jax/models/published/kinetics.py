@@ -1,4 +1,4 @@
-"""Multimodal autoencoders of Kinetics-700 (IO, app. I and Table 17).
+"""Multimodal autoencoders of Kinetics-700 (Perceiver IO v3, app. I, Table 17).
 
 Bands and resolutions are those of the released model, which encodes pixel
 queries at a resolution of 56 and patches of audio at one of 30,720.
@@ -11,9 +11,7 @@ _PATCH, _SAMPLES_PER_PATCH = 4, 16
 _VIDEO_RESOLUTION = (_FRAMES, _SIDE // _PATCH, _SIDE // _PATCH)
 
 
-def _autoencoder(
-  num_latents: int, num_parameters: int, published: str, flops: str
-) -> Entry:
+def _autoencoder(num_latents: int, num_parameters: int) -> Entry:
   video = {"num_bands": 32, "max_resolution": _VIDEO_RESOLUTION}
   audio = {"num_bands": 192, "max_resolution": (_SAMPLES,)}
   spec = {
@@ -61,12 +59,11 @@ def _autoencoder(
     "label": array(_CLASSES),
   }
   note = "neither published figure follows from the structure"
-  source = "IO, Table 17"
-  return Entry(spec, raw, num_parameters, published, flops, source, note)
+  return Entry(spec, raw, num_parameters, note)
 
 
 MODELS = {
-  "kinetics_784": _autoencoder(784, 19_858_855, "20.0", "6850"),
-  "kinetics_392": _autoencoder(392, 19_658_151, "20.0", ""),
-  "kinetics_196": _autoencoder(196, 19_557_799, "20.0", ""),
+  "kinetics_784": _autoencoder(784, 19_858_855),
+  "kinetics_392": _autoencoder(392, 19_658_151),
+  "kinetics_196": _autoencoder(196, 19_557_799),
 }

@@ -1,4 +1,4 @@
-"""The point cloud classifier of ModelNet40 (Perceiver, ModelNet40)."""
+"""The point cloud classifier of ModelNet40 (Perceiver v2, section 4.3)."""
 
 from perceiver_jax.models.published.entry import Entry, array, encoder
 
@@ -13,8 +13,5 @@ MODELS = {
     },
     array(2048, 3),  # "About 2,000" points.
     44_772_202,
-    "",
-    "",
-    "Perceiver, ModelNet40",
   )
 }
