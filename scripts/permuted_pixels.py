@@ -1,6 +1,6 @@
 """Compares learning from permuted pixels: python -m scripts.permuted_pixels.
 
-Repeats the experiment of Perceiver, Table 2, in miniature: the pixels of all
+Repeats the experiment of Perceiver v2, Table 2, in miniature: the pixels of all
 images are permuted by one random order. A Perceiver, whose inputs carry their
 positions, learns as before; a convolutional network, which relies on
 neighborhoods, does not. Both classify crops of photos (`configs/photos.py`)

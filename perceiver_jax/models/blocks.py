@@ -218,7 +218,7 @@ class LatentTransformer(hk.Module):
   """A block of L self-attends, each with its own weights.
 
   The ImageNet models apply one block 8 times, with the same weights
-  (Perceiver, Table 7).
+  (Perceiver v2, Table 7).
 
   Args:
     num_self_attends: L; 0 makes the block the identity.

@@ -17,7 +17,7 @@ PADDINGS = ("same", "torch")
 class ConvDownsample(hk.Module):
   """Stem of 7x7 stride-2 convolutions and 3x3 stride-2 max-pools.
 
-  Each layer divides height and width by 4 (IO, section 4.5 and app. A.1).
+  Each layer divides height and width by 4 (Perceiver IO v3, app. A.3).
 
   Args:
     num_layers: Number of layers.

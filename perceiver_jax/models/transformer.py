@@ -14,7 +14,9 @@ from perceiver_jax.models.typing import Array, Bool, Float, ReturnAttention
 
 
 class TransformerEncoder(hk.Module):
-  """Self-attends over the input array: byte BERT is 6 of them (IO, Table 11).
+  """Self-attends over the input array.
+
+  Byte BERT is 6 of them (Perceiver IO v3, Table 11).
 
   Args:
     num_layers: Self-attends, each with its own weights.

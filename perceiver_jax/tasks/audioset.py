@@ -1,4 +1,6 @@
-"""AudioSet: classes of audio and video (Perceiver, Table 3; IO, AudioSet).
+"""AudioSet: classes of audio and video.
+
+Reproduces Perceiver v2, Table 3, and Perceiver IO v3, Table 10.
 
 Shapes: b examples, T frames, S samples, P classes; C clips of the held-out set,
 each seen in several windows.

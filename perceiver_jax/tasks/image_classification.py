@@ -1,4 +1,4 @@
-"""Image classification, one label per image (Perceiver, 4.1; IO, 4.5).
+"""Image classification, one label per image (Perceiver, 4.1; IO, app. A).
 
 Shapes: b examples, H x W x C pixels, P classes, M inputs, N latents.
 """

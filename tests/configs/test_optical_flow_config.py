@@ -9,7 +9,7 @@ from configs import optical_flow
 from perceiver_jax.data.flow import sources as flow_sources
 from perceiver_jax.training import config_checks, optimizers
 
-ROWS = tuple(optical_flow._ROWS)
+ROWS = tuple(optical_flow._MODELS)
 
 
 @pytest.mark.parametrize("variant", ROWS)

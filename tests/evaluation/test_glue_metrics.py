@@ -46,7 +46,7 @@ def test_one_pair_has_no_correlation():
 
 
 def test_both_parts_of_mnli_count_once():
-  # IO, Table 14: Perceiver IO on bytes, and its average.
+  # Perceiver IO v3, Table 14: Perceiver IO on bytes, and its average.
   row = {
     "cola": 50.19, "mnli_matched": 83.22, "mnli_mismatched": 83.89,
     "mrpc": 87.24, "qnli": 91.71, "qqp": 90.12, "rte": 64.84, "sst2": 93.17,

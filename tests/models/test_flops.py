@@ -12,7 +12,7 @@ from perceiver_jax.models import flops, zoo
 from perceiver_jax.models.ops import dot_product_attention as dpa
 from perceiver_jax.models.ops.execution import PLAIN, Execution
 
-_PUBLISHED = {  # Perceiver, table 6 and Perceiver IO, table 8.
+_PUBLISHED = {  # Perceiver v2, Table 6.
   "imagenet_icml": 707.20e9,
   "imagenet_icml_1": 404.35e9,
   "imagenet_icml_unshared": 707.20e9,

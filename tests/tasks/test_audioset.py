@@ -65,7 +65,7 @@ def test_the_papers_windows():
   assert example["audio"].shape == (1, 4800, 1)
   assert example["label"].shape == (1, 527)
   assert task.published["eval/mAP"] == pytest.approx(0.432)
-  assert task.published["source"] == "Perceiver, Table 3"
+  assert task.published["source"] == "Perceiver v2, Table 3"
 
 
 def test_the_loss_is_binary_cross_entropy_of_all_classes():

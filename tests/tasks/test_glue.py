@@ -347,7 +347,7 @@ def test_published_rows_are_those_of_the_table():
   assert row["cola/matthews"] == pytest.approx(0.4788)
   assert row["stsb/pearson"] == pytest.approx(0.7995)
   row = dict(_task("mnli,sentencepiece").published)
-  assert row.pop("source") == "IO, Table 14"
+  assert row.pop("source") == "Perceiver IO v3, Table 14"
   assert row == pytest.approx(
     {"mnli_matched/accuracy": 0.8453, "mnli_mismatched/accuracy": 0.8503}
   )

@@ -19,7 +19,7 @@ class EntitiesAdapter(hk.Module):
   """A linear layer on the features of each entity, without positions.
 
   Args:
-    num_channels: C (IO, Table 6).
+    num_channels: C (Perceiver IO v3, Table 6).
   """
 
   def __init__(self, num_channels: int = 128, name: str | None = None):

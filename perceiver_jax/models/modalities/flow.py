@@ -1,7 +1,8 @@
 """The adapter and decoder of optical flow.
 
 Shapes: frames [B, 2, Y, X, 3] in [-1, 1]; flow [B, Y, X, 2], the displacement
-(x, y) of each pixel of the first frame. Sizes in IO, Tables 5, 6 and 16.
+(x, y) of each pixel of the first frame. Sizes are in Perceiver IO v3,
+Tables 5, 6 and 16.
 """
 
 from collections.abc import Sequence

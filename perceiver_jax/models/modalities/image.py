@@ -47,7 +47,7 @@ class ImageAdapter(hk.Module):
     cross_replica_axis: See `ConvDownsample`.
     padding: Padding of the "conv" stem; see `ConvDownsample`.
     permutation_seed: Seed of a fixed permutation of all elements with their
-      positions (Perceiver, Table 2, "permuted"); 0 for none.
+      positions (Perceiver v2, Table 2, "permuted"); 0 for none.
 
   Raises:
     ValueError: An unknown `prep_type`, `position_encoding` or

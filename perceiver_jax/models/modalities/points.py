@@ -1,4 +1,4 @@
-"""The adapter of point clouds (ModelNet40; Perceiver, 4.4)."""
+"""The adapter of point clouds (ModelNet40; Perceiver v2, section 4.3)."""
 
 import haiku as hk
 import jax

@@ -15,7 +15,7 @@ from perceiver_jax.models.typing import Array, Bool, Float, Int, ReturnAttention
 
 
 class TextAdapter(hk.Module):
-  """Token embeddings plus trainable positions (IO, Table 11).
+  """Token embeddings plus trainable positions (Perceiver IO v3, Table 11).
 
   Args:
     vocab_size: V; 262 for bytes.
@@ -25,8 +25,8 @@ class TextAdapter(hk.Module):
       Haiku's default, which the authors' code uses.
     position_init_scale: Standard deviation of the initial positions.
     num_task_tokens: Number of task tokens of a multitask model, with ids from V
-      up (IO, Table 4). Their embeddings are a separate table, so that the
-      decoder never predicts them.
+      up (Perceiver IO v3, Table 2). Their embeddings are a separate table, so
+      that the decoder never predicts them.
   """
 
   def __init__(
@@ -84,7 +84,7 @@ class MaskedLmDecoder(decoders.QueryDecoder):
   """Decodes a learned query per position to logits over the vocabulary.
 
   Logits are products with the tied input embeddings plus a bias, without a
-  projection before (IO, Table 11 and the authors' code).
+  projection before (Perceiver IO v3, Table 11 and the authors' code).
 
   Args:
     adapter: The adapter that shares its embeddings.

@@ -118,7 +118,7 @@ def test_published_averages_are_the_papers(script, trains, tmp_path):
   grid = ("--batch_sizes=16", "--learning_rates=1e-4")
   done = script("sweeps.glue", f"--out={tmp_path / 'a'}", *grid)
   assert done.status == 0, done.err
-  # IO, Table 14.
+  # Perceiver IO v3, Table 14.
   assert re.search(r"^mnli .* 83.5\d% ", done.out, re.MULTILINE)
   assert re.search(r"^average .* 80.9\d%$", done.out, re.MULTILINE)
   done = script(

@@ -194,10 +194,10 @@ def test_the_report_has_all_its_parts(run, tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("quick_show")
 def test_a_published_row_stands_in_both_files(run, tmp_path, monkeypatch):
-  row = {"eval/accuracy": 0.79, "source": "IO, Table 8"}
+  row = {"eval/accuracy": 0.79, "source": "Perceiver IO v3, Table 7"}
   monkeypatch.setattr(run.task, "published", row)
   assert run.write(tmp_path)["published"] == row
-  assert "IO, Table 8" in (tmp_path / "report.html").read_text()
+  assert "Perceiver IO v3, Table 7" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.usefixtures("quick_show")
