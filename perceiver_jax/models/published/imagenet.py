@@ -160,7 +160,7 @@ MODELS = {
     num_self_attends_per_block=0,
   ),
   "imagenet_icml_figure_5": _image(
-    _FOURIER, _AVERAGE, 15_264_382, "", "", "Perceiver, Figure 5",
+    _FOURIER, _AVERAGE, 15_264_382,
     num_latent_channels=512, num_cross_attends=2, share_cross_attends="none",
     num_blocks=2, num_self_attends_per_block=4, share_blocks=False,
   ),
