@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import grain
 import jax
 import ml_collections
 import numpy as np
@@ -60,6 +61,7 @@ class ImageClassification(base.Task):
     metadata: Mapping[str, Any] | None = None,
   ):
     super().__init__(config)
+    self._mixes = any(config.mixing.values())
     self._shape = _checked_shape(config.data.image_shape)
     self._preprocessing = preprocessing.Preprocessing(
       self._shape, config.data.to_dict()
@@ -75,36 +77,57 @@ class ImageClassification(base.Task):
       )
 
   def dummy_batch(self) -> Batch:
-    """Returns one black image."""
-    return {
+    """Returns one black image, with its partner if images are mixed."""
+    example = {
       "image": np.zeros((1, *self._shape), np.float32),
       "label": np.zeros(1, np.int32),
       "unreadable": np.zeros(1, np.float32),
+    }
+    batch = {
+      **example,
       "index": np.zeros(1, np.int32),
       "mask": np.ones(1, np.float32),
     }
+    if self._mixes:
+      batch |= {f"partner_{name}": value for name, value in example.items()}
+      batch["batch_position"] = np.zeros(1, np.int32)
+    return batch
+
+  def train_dataset(
+    self, *, global_batch: int, **options: Any
+  ) -> grain.IterDataset:
+    """Returns endless batches, with partners if images are mixed."""
+    return super().train_dataset(
+      global_batch=global_batch, with_partners=self._mixes, **options
+    )
 
   def metadata(self) -> dict[str, Any]:
     """Returns the names of the classes."""
     return {"class_names": self._class_names}
 
   def prepare_batch(self, batch: Batch) -> Batch:
-    """Mixes images by MixUp and CutMix, and computes soft labels."""
-    mixed = mixing.mix(
-      batch["image"],
-      batch["label"],
-      batch.get("rng"),  # Not needed without mixing.
-      **self._config.mixing.to_dict(),
-    )
+    """Mixes images with their partners, and computes soft labels."""
+    label = batch["label"]
+    if not self._mixes:
+      mixed = mixing.Mixed(batch["image"], jnp.ones(len(label), jnp.float32))
+      partner_label = label
+    else:
+      mixed = mixing.mix(
+        batch["image"],
+        batch["partner_image"],
+        batch["rng"],
+        batch["batch_position"],
+        **self._config.mixing.to_dict(),
+      )
+      partner_label = batch["partner_label"]
     targets = mixing.targets(
-      batch["label"],
-      mixed,
+      label,
+      partner_label,
+      mixed.weights,
       len(self._class_names),
       self._config.label_smoothing,
     )
-    larger = jnp.where(
-      mixed.weights < 0.5, mixed.partner_labels, batch["label"]
-    )
+    larger = jnp.where(mixed.weights < 0.5, partner_label, label)
     return {
       **batch,
       "image": mixed.images,
@@ -140,6 +163,8 @@ class ImageClassification(base.Task):
     ones = jnp.ones_like(losses)
     # Images that could not be read and were replaced by others.
     unreadable = batch.get("unreadable", jnp.zeros_like(losses))
+    if "partner_unreadable" in batch:
+      unreadable = (unreadable + batch["partner_unreadable"]) / 2
     return {
       **self._classification_metrics(outputs.logits, batch, losses),
       "unreadable": metrics_lib.weighted(unreadable, ones),

@@ -38,6 +38,10 @@ def _batch(size=8, seed=0):
     "unreadable": np.zeros(size, np.float32),
     "index": np.arange(size, dtype=np.int32),
     "mask": np.ones(size, np.float32),
+    "partner_image": rng.normal(size=(size, 32, 32, 3)).astype(np.float32),
+    "partner_label": rng.integers(0, _CLASSES, size).astype(np.int32),
+    "partner_unreadable": np.zeros(size, np.float32),
+    "batch_position": np.arange(size, dtype=np.int32),
     "rng": rng.integers(0, 2**32, (size, 2), dtype=np.uint32),
   }
 
@@ -51,20 +55,25 @@ def _logits(size=8, seed=1):
   return rng.normal(size=(size, _CLASSES)).astype(np.float32)
 
 
-def test_the_loss_is_of_mixed_and_smoothed_labels():
-  task, batch, logits = _task(), _batch(), _logits()
-  found = task.loss(_outputs(logits), task.prepare_batch(batch))
-  mixed = mixing.mix(
+def _mixed(batch):
+  return mixing.mix(
     batch["image"],
-    batch["label"],
+    batch["partner_image"],
     batch["rng"],
+    batch["batch_position"],
     mixup_alpha=0.2,
     cutmix_alpha=1.0,
   )
+
+
+def test_the_loss_is_of_mixed_and_smoothed_labels():
+  task, batch, logits = _task(), _batch(), _logits()
+  found = task.loss(_outputs(logits), task.prepare_batch(batch))
+  mixed = _mixed(batch)
   eye = np.eye(_CLASSES)
   share = np.asarray(mixed.weights)[:, None]
   target = share * eye[batch["label"]]
-  target += (1 - share) * eye[np.asarray(mixed.partner_labels)]
+  target += (1 - share) * eye[batch["partner_label"]]
   target = 0.9 * target + 0.1 / _CLASSES
   want = -(target * np.asarray(jax.nn.log_softmax(logits))).sum()
   total, count = found["loss"]
@@ -84,13 +93,7 @@ def test_evaluation_neither_mixes_nor_smooths():
 
 def test_a_prepared_batch_has_mixed_images():
   task, batch = _task(), _batch()
-  mixed = mixing.mix(
-    batch["image"],
-    batch["label"],
-    batch["rng"],
-    mixup_alpha=0.2,
-    cutmix_alpha=1.0,
-  )
+  mixed = _mixed(batch)
   prepared = task.prepare_batch(batch)
   np.testing.assert_array_equal(prepared["image"], mixed.images)
   assert not np.array_equal(prepared["image"], batch["image"])
@@ -99,9 +102,31 @@ def test_a_prepared_batch_has_mixed_images():
 def test_unreadable_images_are_counted():
   task, batch = _task(), _batch()
   batch["unreadable"][:3] = 1
+  batch["partner_unreadable"][2:5] = 1
   batch = task.prepare_batch(batch)
   total, count = task.loss(_outputs(_logits()), batch)["unreadable"]
-  assert (float(total), float(count)) == (3, 8)
+  # 6 of the 16 images of which the batch is made.
+  assert float(total) / float(count) == pytest.approx(6 / 16)
+
+
+@pytest.mark.parametrize("mixes", [True, False])
+def test_a_mixed_batch_reads_twice_as_many_images(mixes):
+  config = imagenet.get_config("fourier,smoke" if mixes else "icml,smoke")
+  task = tasks.make_task(config)
+  batches = iter(task.train_dataset(global_batch=8))
+  batch = next(batches)
+  batches.close()
+  example = task.dummy_batch()
+  del example["mask"]  # Of evaluation.
+  assert batch.keys() == example.keys()
+  for name, value in example.items():
+    assert batch[name].shape == (8, *value.shape[1:]), name
+    assert batch[name].dtype == value.dtype, name
+  images = [batch["image"], batch.get("partner_image", np.zeros(0))]
+  seen = {image.tobytes() for part in images for image in part}
+  assert len(seen) == (16 if mixes else 8)
+  (evaluation,) = task.eval_datasets(global_batch=8).values()
+  assert not any("partner" in name for name in next(iter(evaluation)))
 
 
 def test_people_see_the_colours_of_the_file(tmp_path):

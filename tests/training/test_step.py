@@ -166,6 +166,29 @@ def test_devices_agree_on_batch_statistics(tiny_conv_config):
   assert end.net_state
 
 
+def mixing_batch(seed):
+  """A batch with partners, as the pipeline makes it."""
+  batch, partner = image_batch(seed), image_batch(1000 + seed)
+  del partner["index"]
+  return {
+    **batch,
+    **{f"partner_{name}": value for name, value in partner.items()},
+    "batch_position": np.arange(BATCH, dtype=np.int32),
+  }
+
+
+def test_devices_and_microbatches_agree_on_mixed_images(tiny_config):
+  # Down to a single image on each device.
+  tiny_config.mixing = {"mixup_alpha": 0.2, "cutmix_alpha": 1.0}
+  task, first, losses = make_task(tiny_config), None, []
+  for devices, parts in ((1, 1), (8, 2)):
+    run = Run(task, devices, first=first, num_microbatches=parts)
+    first = run.first
+    losses.append([run.take(mixing_batch(i))["loss"] for i in range(8)])
+  assert losses[1] == pytest.approx(losses[0], abs=5e-5)
+  assert len(set(losses[0])) == 8
+
+
 def test_batch_statistics_are_those_of_each_device(tiny_conv_config):
   tiny_conv_config.sync_batch_norm = False
   task, batch = make_task(tiny_conv_config), image_batch(0)

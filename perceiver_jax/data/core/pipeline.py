@@ -6,7 +6,7 @@ processes.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grain
@@ -39,6 +39,7 @@ def train_dataset(
   num_workers: int = 0,
   curriculum: Curriculum | None = None,
   num_doubled: int = 0,
+  with_partners: bool = False,
 ) -> grain.IterDataset:
   """Makes endless training batches.
 
@@ -61,12 +62,17 @@ def train_dataset(
       of examples taken so far. Its generator has the same dependencies.
     num_doubled: number of examples at the beginning of training that are made
       of half as many, each taken twice in succession; rounded down to even.
+    with_partners: whether each example comes with the next one of the order as
+      its partner, for MixUp and CutMix. A batch then takes twice as many
+      examples of the source, and no two of its examples have the same partner.
 
   Returns:
     A dataset of dicts of arrays [global_batch / process_count, ...], among
     them `index` int32, the position of each example in the source. The state
     of its iterators is the number of batches taken, and stays valid when
-    `num_workers` or `process_count` change.
+    `num_workers` or `process_count` change. With partners, `partner_NAME` is
+    the partner's value of each field but `index`, and `batch_position` int32
+    is the position of each example in its global batch.
 
   Raises:
     UserError: a number is out of range or the source is empty.
@@ -91,6 +97,8 @@ def train_dataset(
   ds = ds.repeat()
   if curriculum is not None:
     ds = _apply_curriculum(ds, curriculum, num_doubled)
+  if with_partners:
+    ds = _add_partners(ds, global_batch)
   ds = ds.batch(local_batch, drop_remainder=True)
   return _Batches(ds[process_index::process_count], source, num_workers)
 
@@ -259,6 +267,25 @@ def _apply_curriculum(
     return curriculum(example, rng, position)
 
   return grain.MapDataset.range(len(ordered)).map(example_at)
+
+
+def _add_partners(
+  ordered: grain.MapDataset, global_batch: int
+) -> grain.MapDataset:
+  """Makes an example of every two, of which the second is the partner."""
+
+  def join(pair: Sequence[Example]) -> Example:
+    example, partner = pair
+    return {
+      **example,
+      **{f"partner_{k}": x for k, x in partner.items() if k != "index"},
+    }
+
+  def add_position(position: int, example: Example) -> Example:
+    return {**example, "batch_position": np.int32(position % global_batch)}
+
+  pairs = ordered.batch(2, drop_remainder=True, batch_fn=join)
+  return pairs.map_with_index(add_position)
 
 
 def _split_seed(seed: int) -> tuple[int, int, int]:

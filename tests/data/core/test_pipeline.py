@@ -409,3 +409,58 @@ def test_a_curriculum_resumes_from_a_state():
   _assert_same([next(second)], [next(first)])
   first.close()
   second.close()
+
+
+# Partners.
+
+
+def test_partners_are_the_next_examples_of_the_order():
+  plain = _labels(_take(_train(length=9, global_batch=8), 6))
+  batches = _take(_train(length=9, with_partners=True), 6)
+  pairs = np.stack([_labels(batches), _partner_labels(batches)], 1)
+  np.testing.assert_array_equal(pairs.ravel(), plain)
+  # So every image is in one pair of an epoch and the next.
+  assert sorted(pairs.ravel()[:9]) == list(range(9))
+
+
+def test_partners_have_the_documented_fields():
+  (batch,) = _take(_train(with_partners=True), 1)
+  kinds = {name: (a.shape, a.dtype.name) for name, a in batch.items()}
+  example = {
+    "image": ((4, 2, 2, 1), "float32"),
+    "label": ((4,), "int32"),
+    "noise": ((4, 3), "float64"),
+  }
+  assert kinds == {
+    **example,
+    **{f"partner_{name}": kind for name, kind in example.items()},
+    "index": ((4,), "int32"),
+    "batch_position": ((4,), "int32"),
+  }
+  assert (batch["noise"] != batch["partner_noise"]).any(axis=1).all()
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_partners_are_the_same_on_several_processes(processes):
+  expected = _take(_train(with_partners=True), 5)
+  parts = [
+    _take(
+      _train(with_partners=True, process_index=i, process_count=processes), 5
+    )
+    for i in range(processes)
+  ]
+  _assert_same(_join(parts), expected)
+  for batch in expected:
+    np.testing.assert_array_equal(batch["batch_position"], np.arange(4))
+
+
+def test_partners_resume_from_a_state():
+  expected = _take(_train(length=7, with_partners=True), 6)
+  iterator = iter(_train(length=7, with_partners=True))
+  iterator.set_state({"next_index": 4})
+  _assert_same([next(iterator), next(iterator)], expected[4:])
+  iterator.close()
+
+
+def _partner_labels(batches):
+  return np.concatenate([batch["partner_label"] for batch in batches]).tolist()
