@@ -157,9 +157,7 @@ class Attention(hk.Module):
     else:
       q = self._split_heads(project["query"](inputs_q))
     q = jnp.broadcast_to(q, (keys.shape[0], *q.shape[1:]))
-    out = ops.dot_product_attention(
-      q, keys, values, mask, self._execution.attention
-    )
+    out = ops.dot_product_attention(q, keys, values, mask, self._execution)
     if is_absorbed:
       return out + project["output"].parameters(self._v_channels)[1]
     return project["output"](out)
@@ -170,9 +168,7 @@ class Attention(hk.Module):
     *qkv, output = self._projections().values()
     q, k, v = layers.apply_to_same(qkv, x, self._execution)
     q, k, v = map(self._split_heads, (q, k, v))
-    return output(
-      ops.dot_product_attention(q, k, v, mask, self._execution.attention)
-    )
+    return output(ops.dot_product_attention(q, k, v, mask, self._execution))
 
   @hk.transparent
   def _attend_unprojected(self, inputs_q, inputs_kv, mask):

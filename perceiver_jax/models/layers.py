@@ -37,7 +37,7 @@ class Linear(hk.Module):
   ):
     super().__init__(name=name)
     self._size = size
-    self._custom_gradients = execution.custom_gradients
+    self._custom_gradients = execution.uses_custom_gradients
 
   def __call__(self, x: Float[Array, "*B C"]) -> Float[Array, "*B D"]:
     """Applies the layer; checkpoint policies know the result by its name."""
@@ -64,7 +64,7 @@ class LayerNorm(hk.Module):
 
   def __init__(self, name: str | None = None, execution: Execution = AUTO):
     super().__init__(name=name)
-    self._custom_gradients = execution.custom_gradients
+    self._custom_gradients = execution.uses_custom_gradients
 
   def __call__(self, x: Float[Array, "*B C"]) -> Float[Array, "*B C"]:
     """Normalizes each element."""
@@ -107,14 +107,12 @@ def apply_to_same(
 
   With `execution.fuse_qkv` this is one product with all their weights.
   """
-  choice = execution.fuse_qkv
-  # On a CPU, joining the weights costs more than one larger product saves.
-  if choice == "never" or (choice == "auto" and jax.default_backend() == "cpu"):
+  if not execution.fuses_qkv:
     return [layer(x) for layer in layers]
   parameters = [layer.parameters(x.shape[-1]) for layer in layers]
   ends = np.cumsum([b.shape[0] for _, b in parameters])
   w, b = (jnp.concatenate(x, -1) for x in zip(*parameters, strict=True))
-  out = gradients.linear(x, w, b, execution.custom_gradients)
+  out = gradients.linear(x, w, b, execution.uses_custom_gradients)
   return [
     ad_checkpoint.checkpoint_name(part, layer.name)
     for part, layer in zip(jnp.split(out, ends[:-1], -1), layers, strict=True)

@@ -10,6 +10,7 @@ import jax
 from jax import numpy as jnp
 
 from perceiver_jax.models.ops import cudnn, online_softmax
+from perceiver_jax.models.ops.execution import AUTO, Execution
 from perceiver_jax.models.typing import Array, Bool, Float
 
 # "auto" never holds more logits than this at once.
@@ -75,7 +76,7 @@ def dot_product_attention(
   k: Float[Array, "B M H F"],
   v: Float[Array, "B M H V"],
   mask: Bool[Array, "#B #N #M"] | None = None,
-  implementation: str = "auto",
+  execution: Execution = AUTO,
 ) -> Float[Array, "B N H*V"]:
   """Computes `plain_attention` and concatenates its heads (IO, app. E.1).
 
@@ -85,13 +86,14 @@ def dot_product_attention(
     v: Values, of any width.
     mask: True where a query may attend to a key; a query that may attend to
       none gets zeros.
-    implementation: See `execution.Execution.attention`.
+    execution: How it is computed.
 
   Returns:
     The attended values of each query, in the dtype of `v`.
   """
+  implementation = execution.attention
   if implementation == "auto":
-    implementation = _choose(q, k, v, mask)
+    implementation = _choose(q, k, v, mask, execution.target)
   attend = {
     "plain": plain_attention,
     "xla": _xla_attention,
@@ -128,9 +130,9 @@ def implementations(jaxpr: Any) -> list[str]:
   return list(names)
 
 
-def _choose(q, k, v, mask) -> str:
+def _choose(q, k, v, mask, platform: str) -> str:
   """Returns the implementation that "auto" stands for."""
-  if cudnn.fits(q, k, v, mask):
+  if platform == "gpu" and cudnn.fits(q, k, v, mask):
     return "cudnn"
   logits = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[1]
   return "chunked" if logits > _MAX_LOGITS else "xla"

@@ -9,7 +9,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 CHOICES = {
+  "platform": ("auto", "cpu", "gpu", "tpu"),
   "attention": ("auto", "plain", "xla", "chunked", "cudnn"),
   "absorb_projections": ("auto", "never"),
   "fuse_qkv": ("auto", "always", "never"),
@@ -26,6 +29,9 @@ class Execution:
   docs/performance.md has the time and memory of each.
 
   Attributes:
+    platform: The platform that the model is compiled for, on which every "auto"
+      below depends. "auto" is the one that JAX runs on; another is named to
+      compile ahead of time.
     attention: The implementation of scaled dot-product attention: "plain", the
       equation as the authors wrote it; "xla", the same with heads before
       elements; "chunked", an online softmax over chunks, which never holds all
@@ -48,6 +54,7 @@ class Execution:
     ValueError: A field has an unknown value.
   """
 
+  platform: str = "auto"
   attention: str = "auto"
   absorb_projections: str = "auto"
   fuse_qkv: str = "auto"
@@ -75,6 +82,26 @@ class Execution:
         )
     flags = {"True": True, "true": True, "False": False, "false": False}
     return cls(**{k: flags.get(v, v) for k, v in choices.items()})
+
+  @property
+  def target(self) -> str:
+    """Returns the platform compiled for: "cpu", "gpu" or "tpu"."""
+    return jax.default_backend() if self.platform == "auto" else self.platform
+
+  @property
+  def uses_custom_gradients(self) -> bool:
+    """Returns whether gradients of linear layers and norms are our own."""
+    if self.custom_gradients == "auto":  # XLA's own are slow on CPUs only.
+      return self.target == "cpu"
+    return self.custom_gradients == "always"
+
+  @property
+  def fuses_qkv(self) -> bool:
+    """Returns whether queries, keys and values are one product."""
+    # On a CPU, joining the weights costs more than one larger product saves.
+    if self.fuse_qkv == "auto":
+      return self.target != "cpu"
+    return self.fuse_qkv == "always"
 
   def replace(self, **changes: Any) -> "Execution":
     """Returns a copy with some fields changed."""

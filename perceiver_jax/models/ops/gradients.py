@@ -20,7 +20,7 @@ def linear(
   x: Float[Array, "*B C"],
   w: Float[Array, "C D"],
   b: Float[Array, "D"],
-  custom_gradients: str = "auto",
+  custom_gradients: bool = True,
 ) -> Float[Array, "*B D"]:
   """Returns `x @ w + b`.
 
@@ -28,9 +28,9 @@ def linear(
     x: Inputs.
     w: Weights.
     b: Biases.
-    custom_gradients: See `execution.Execution`.
+    custom_gradients: Whether the backward pass is ours.
   """
-  if not _uses_custom(custom_gradients):
+  if not custom_gradients:
     return _linear(x, w, b)
   return _linear_custom(*_to_common_type(x, w, b))
 
@@ -39,7 +39,7 @@ def layer_norm(
   x: Float[Array, "*B C"],
   scale: Float[Array, "C"],
   offset: Float[Array, "C"],
-  custom_gradients: str = "auto",
+  custom_gradients: bool = True,
 ) -> Float[Array, "*B C"]:
   """Returns `x` with mean 0 and variance 1 over channels, scaled and offset.
 
@@ -47,17 +47,11 @@ def layer_norm(
     x: Inputs.
     scale: Multiplies the normalized inputs.
     offset: Is added to them.
-    custom_gradients: See `execution.Execution`.
+    custom_gradients: Whether the backward pass is ours.
   """
-  if not _uses_custom(custom_gradients):
+  if not custom_gradients:
     return _layer_norm(x, scale, offset)
   return _layer_norm_custom(*_to_common_type(x, scale, offset))
-
-
-def _uses_custom(choice: str) -> bool:
-  if choice == "auto":  # Not yet measured on other backends.
-    return jax.default_backend() == "cpu"
-  return choice == "always"
 
 
 def _to_common_type(*args: jax.Array) -> list[jax.Array]:

@@ -15,6 +15,7 @@ from jax import numpy as jnp
 
 from perceiver_jax.models.ops import cudnn as ops_cudnn
 from perceiver_jax.models.ops import dot_product_attention as dpa
+from perceiver_jax.models.ops.execution import Execution
 
 _CUDNN = "jax._src.cudnn.fused_attention_stablehlo"
 
@@ -32,7 +33,6 @@ def cudnn(monkeypatch):
   monkeypatch.setattr(
     f"{_CUDNN}.is_cuda_compute_capability_equal", lambda _: False
   )
-  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
   ops_cudnn._is_supported.cache_clear()
   yield
   ops_cudnn._is_supported.cache_clear()
@@ -46,7 +46,7 @@ def _arrays(shape, seed=0, dtype=jnp.float32):
 
 
 def _attend(q, k, v, mask=None):
-  return dpa.dot_product_attention(q, k, v, mask, "cudnn")
+  return dpa.dot_product_attention(q, k, v, mask, Execution(attention="cudnn"))
 
 
 @settings(max_examples=2, deadline=None)
@@ -116,7 +116,7 @@ def test_lowers_for_cuda_with_its_gradient(cudnn, widths, masked):
   ],
 )
 def test_auto_takes_it_where_it_fits(cudnn, shape, dtype, chosen):
-  assert dpa._choose(*_arrays(shape, dtype=dtype), None) == chosen
+  assert dpa._choose(*_arrays(shape, dtype=dtype), None, "gpu") == chosen
 
 
 def test_asking_for_it_without_a_gpu_says_what_to_choose():
@@ -125,6 +125,7 @@ def test_asking_for_it_without_a_gpu_says_what_to_choose():
     _attend(q, k, v)
 
 
-def test_auto_leaves_it_where_there_is_no_gpu():
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_auto_leaves_it_where_there_is_no_gpu(cudnn, platform):
   q, k, v = _arrays((2, 512, 512, 8, 128, 128), dtype=jnp.bfloat16)
-  assert dpa._choose(q, k, v, None) == "xla"
+  assert dpa._choose(q, k, v, None, platform) == "xla"

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from jax import numpy as jnp
 
 from perceiver_jax.models.ops import dot_product_attention as dpa
+from perceiver_jax.models.ops.execution import Execution
 
 _few = settings(max_examples=10, deadline=None)
 _fewer = settings(max_examples=6, deadline=None)  # Each shape compiles anew.
@@ -196,7 +197,9 @@ def test_implementations_agree_in_value_and_gradient(shape, masked, seed):
 
 
 def _attention(name, mask=None):
-  return lambda q, k, v: dpa.dot_product_attention(q, k, v, mask, name)
+  return lambda q, k, v: dpa.dot_product_attention(
+    q, k, v, mask, Execution(attention=name)
+  )
 
 
 @pytest.mark.parametrize("name", ["plain", "xla"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import pytest
 
 from perceiver_jax.models.ops import execution
@@ -46,3 +47,21 @@ def test_an_unknown_field_is_refused_with_the_fields():
 def test_scan_layers_is_true_or_false(value):
   with pytest.raises((ValueError, TypeError)):
     Execution.from_choices({"scan_layers": value})
+
+
+@pytest.mark.parametrize(
+  ("platform", "custom_gradients", "fuses_qkv"),
+  [("cpu", True, False), ("gpu", False, True), ("tpu", False, True)],
+)
+def test_auto_follows_the_platform_compiled_for(
+  platform, custom_gradients, fuses_qkv
+):
+  target = Execution(platform=platform)
+  assert target.uses_custom_gradients == custom_gradients
+  assert target.fuses_qkv == fuses_qkv
+  assert target.replace(custom_gradients="always").uses_custom_gradients
+  assert not target.replace(fuse_qkv="never").fuses_qkv
+
+
+def test_auto_is_the_platform_that_jax_runs_on():
+  assert Execution().target == jax.default_backend()
