@@ -107,8 +107,10 @@ def image_classification() -> ml_collections.ConfigDict:
     "source": "",  # See `perceiver_jax.data.images.sources.SOURCES`.
     # Arguments of each source, other than the split.
     "source_args": {
-      "tfds": {"name": "", "data_dir": ""},
+      "tfds": {"name": "", "data_dir": "", "label_feature": "label"},
       "image_folder": {"directory": ""},
+      "image_list": {"directory": ""},
+      "digit_pairs": {"num_train": 4096, "num_test": 512},
       "photos": {"size": 64, "num_train": 4096, "num_test": 1024},
     },
     "train_split": "train",

@@ -15,6 +15,8 @@ steps, averaged parameters, and small random rotations and shifts.
 
 Variants:
   "" (none): the model above.
+  pairs: two digits side by side with both as labels, by mean average precision
+    (any number of labels per image); without label smoothing.
   smoke: a few steps of a tiny model, in seconds.
 """
 
@@ -25,7 +27,7 @@ from configs import base
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
   """Returns the config of a variant; see the module's docstring."""
-  (), smoke = base.parse(variant, choices=())
+  name, smoke = base.parse(variant, choices=("pairs",))
   config = base.image_classification()
   config.num_epochs = 90.0
   config.batch_size = 64
@@ -58,4 +60,16 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
   config.log.every_steps = 50
   config.eval_every_steps = 200
   config.checkpoint.every_steps = 200
+  if name == "pairs":
+    _pairs(config)
   return base.smoke(config) if smoke else config
+
+
+def _pairs(config: ml_collections.ConfigDict) -> None:
+  """Sets images of two digits, each with both as labels."""
+  config.task = "multilabel_image_classification"
+  config.label_smoothing = 0.0
+  config.num_epochs = 30.0
+  config.data.source = "digit_pairs"
+  config.data.image_shape = (8, 16, 1)
+  config.model.adapter.max_resolution = (8, 16)

@@ -24,8 +24,15 @@ Perceiver IO (Perceiver IO v3, app. A.1, Table 7), with the published top-1:
   fourier_average: one cross-attend, averaged latents, 78.6.
   learned_average: the same with learned positions, 67.6.
   conv_average: the same with convolutional preprocessing, 77.4.
-Fine-tuning after JFT (Perceiver IO v3, Table 7); JFT is not public, so
---config.init_from must name weights of your own:
+Pretraining as on JFT (Perceiver IO v3, Table 7 and app. A.2), with any number
+of labels per image, and mAP as the metric. JFT is not public: give ImageNet-21k
+or other images of your own as folders (--config.data.source=image_folder), a
+list (image_list) or TFDS with --config.data.source_args.tfds.label_feature, and
+--config.model.num_classes; docs/imagenet.md has the formats.
+  jft_pretrain_fourier: Fourier features.
+  jft_pretrain_fourier_projected: the same with RGB projected to 256 channels.
+  jft_pretrain_conv: convolutional preprocessing.
+Fine-tuning after that, from --config.init_from, a run of pretraining:
   jft_fourier: Fourier features, 84.5.
   jft_fourier_projected: the same with RGB projected to 256 channels, 84.5.
   jft_conv: convolutional preprocessing, 86.4.
@@ -51,7 +58,8 @@ their points, `python -m scripts.sweep --config=configs/imagenet.py:figure5
     figure5_channels, figure5_self_attends and figure5_cross_attends.
   figure6: the model of `icml` in batches of 256, for figure6_init_scale,
     figure6_bands and figure6_resolution.
-Runs in seconds, offline, on crops of photos that ship with scikit-image:
+Runs in seconds, offline, on crops of photos that ship with scikit-image (for
+pretraining, on pairs of scikit-learn's digits):
   smoke: alone, or with any variant, as in `:conv,smoke`.
 
 Not stated in the papers, and chosen: for the ICML variants the batch size
@@ -62,6 +70,10 @@ the points of the figures, and a learning rate in proportion to their smaller
 batches; for the Transformer 12 layers of 512 channels, 8 heads and MLPs of
 2,048, whose pixels a linear layer brings to 254 channels beside 258 Fourier
 features.
+For pretraining on JFT app. A.2 states 14 epochs, batches of 8,192, a base
+learning rate of 3e-4 (taken as the rate of that batch) with a cosine to 0,
+weight decay 0.1, crops, resizing and flips, and a multi-one-hot cross-entropy
+(taken as binary cross-entropies summed over classes); clipping at 10 is chosen.
 JFT's fine-tuning has the optimizer and augmentation settings of training from
 scratch, which IO, app. A.2, calls similar. For the Fourier model on JFT the
 same appendix projects RGB to 256 channels before positions are appended; that
@@ -120,6 +132,11 @@ _ROWS = {
   "fourier_average": _Row("imagenet_fourier_average", "io"),
   "learned_average": _Row("imagenet_learned_average", "io"),
   "conv_average": _Row("imagenet_conv_average", "io"),
+  "jft_pretrain_fourier": _Row("imagenet_jft_fourier", "jft_pretrain"),
+  "jft_pretrain_fourier_projected": _Row(
+    "imagenet_jft_fourier_projected", "jft_pretrain"
+  ),
+  "jft_pretrain_conv": _Row("imagenet_jft_conv", "jft_pretrain"),
   "jft_fourier": _Row("imagenet_jft_fourier", "jft"),
   "jft_fourier_projected": _Row("imagenet_jft_fourier_projected", "jft"),
   "jft_conv": _Row("imagenet_jft_conv", "jft"),
@@ -191,6 +208,18 @@ def _jft(config: ml_collections.ConfigDict) -> None:
   _io_settings(config)
 
 
+def _jft_pretrain(config: ml_collections.ConfigDict) -> None:
+  """Sets pretraining on JFT (IO, app. A.2): 14 epochs in batches of 8,192."""
+  config.task = "multilabel_image_classification"
+  config.data.source = "image_folder"
+  config.model.num_classes = 21_841  # ImageNet-21k's; JFT has about 18,000.
+  config.num_epochs = 14.0
+  config.batch_size = 8192
+  config.optimizer.learning_rate = 3e-4
+  config.optimizer.learning_rate_batch_size = 8192
+  config.optimizer.schedule = "cosine"
+
+
 def _io_settings(config: ml_collections.ConfigDict) -> None:
   """Sets the augmentation and the learning rate of both IO recipes."""
   config.label_smoothing = 0.1
@@ -211,7 +240,7 @@ def _icml(config: ml_collections.ConfigDict) -> None:
 
 
 def _figure5(config: ml_collections.ConfigDict) -> None:
-  """Perceiver, Figure 5: 5,000,000 steps in batches of 64, on 32 TPUs."""
+  """Sets Figure 5 of the Perceiver: 5,000,000 steps in batches of 64."""
   _icml(config)
   config.num_epochs, config.num_steps = 0.0, 5_000_000
   config.batch_size = 64
@@ -219,7 +248,7 @@ def _figure5(config: ml_collections.ConfigDict) -> None:
 
 
 def _figure6(config: ml_collections.ConfigDict) -> None:
-  """Perceiver, Figure 6: batches of 256, on 16 TPUs."""
+  """Sets Figure 6 of the Perceiver: the same recipe in batches of 256."""
   _icml(config)
   config.batch_size = 256
   config.checkpoint.every_steps = config.eval_every_steps = 10_000
@@ -228,6 +257,7 @@ def _figure6(config: ml_collections.ConfigDict) -> None:
 _RECIPES = {
   "io": _io,
   "jft": _jft,
+  "jft_pretrain": _jft_pretrain,
   "icml": _icml,
   "figure5": _figure5,
   "figure6": _figure6,
@@ -235,25 +265,25 @@ _RECIPES = {
 
 
 def sweep_figure5_latents() -> Iterator[dict[str, Any]]:
-  """Perceiver, Figure 5: number of latents."""
+  """Varies the number of latents (Perceiver, Figure 5)."""
   for count in (64, 128, 256, 512, 1024):
     yield {"model.encoder.num_latents": count}
 
 
 def sweep_figure5_channels() -> Iterator[dict[str, Any]]:
-  """Perceiver, Figure 5: width of the latents."""
+  """Varies the channels of the latents (Perceiver, Figure 5)."""
   for channels in (64, 128, 256, 512, 1024):
     yield {"model.encoder.num_latent_channels": channels}
 
 
 def sweep_figure5_self_attends() -> Iterator[dict[str, Any]]:
-  """Perceiver, Figure 5: depth, as self-attends of a block."""
+  """Varies the self-attends of each block (Perceiver, Figure 5)."""
   for count in (1, 2, 4, 6, 8):
     yield {"model.encoder.num_self_attends_per_block": count}
 
 
 def sweep_figure5_cross_attends() -> Iterator[dict[str, Any]]:
-  """Perceiver, Figure 5: cross-attends, each followed by a block."""
+  """Varies the cross-attends, each with a block (Perceiver, Figure 5)."""
   for count in (1, 2, 4, 8):
     yield {
       "model.encoder.num_cross_attends": count,
@@ -262,19 +292,19 @@ def sweep_figure5_cross_attends() -> Iterator[dict[str, Any]]:
 
 
 def sweep_figure6_init_scale() -> Iterator[dict[str, Any]]:
-  """Perceiver, Figure 6: scale of the initial latents; 1 may be unstable."""
+  """Varies the scale of the initial latents (Perceiver, Figure 6)."""
   for scale in (0.01, 0.02, 0.05, 0.1, 0.5, 1.0):
     yield {"model.encoder.latent_init_scale": scale}
 
 
 def sweep_figure6_bands() -> Iterator[dict[str, Any]]:
-  """Perceiver, Figure 6: Fourier bands of each dimension."""
+  """Varies the Fourier bands per dimension (Perceiver, Figure 6)."""
   for bands in (4, 8, 16, 32, 64, 128):
     yield {"model.adapter.num_bands": bands}
 
 
 def sweep_figure6_resolution() -> Iterator[dict[str, Any]]:
-  """Perceiver, Figure 6: resolution whose Nyquist frequency is the highest."""
+  """Varies the highest Fourier frequency (Perceiver, Figure 6)."""
   for side in (28, 56, 112, 224, 448):
     yield {"model.adapter.max_resolution": (side, side)}
 
@@ -290,6 +320,10 @@ def _smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.data.source_args.photos.num_test = 32
   config.data.num_workers = 0
   config.model.num_classes = photos.NUM_CLASSES
+  if config.task == "multilabel_image_classification":
+    config.data.source = "digit_pairs"
+    config.data.source_args.digit_pairs = {"num_train": 64, "num_test": 32}
+    config.model.num_classes = 10
   if config.model.encoder.get("kind") == "transformer":
     # 14 channels beside 18 of positions: elements are as wide as its layers.
     config.model.adapter.update(num_channels=14, num_bands=4)

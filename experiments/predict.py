@@ -41,6 +41,14 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     "top", 5, "Number of predictions to show.", lower_bound=1
   )
+  flags.DEFINE_float(
+    "threshold",
+    None,
+    "classify, of a model of several labels per image: print all labels of at"
+    " least this probability. Default of such a run: 0.5.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+  )
   flags.DEFINE_string(
     "output", "", "Folder; default: WORKDIR/predictions or predictions."
   )

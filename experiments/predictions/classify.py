@@ -1,5 +1,10 @@
-"""predict classify IMAGE ...: the most likely classes and the attention."""
+"""predict classify IMAGE ...: the most likely classes and the attention.
 
+Of a model that was trained on several labels per image, all labels above a
+threshold.
+"""
+
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +18,10 @@ from perceiver_jax.data.images import codec, transforms
 from perceiver_jax.errors import UserError
 from perceiver_jax.tasks import image_classification
 from perceiver_jax.tasks.image_classification import Prediction
+from perceiver_jax.tasks.multilabel_image_classification import (
+  THRESHOLD,
+  MultilabelImageClassification,
+)
 from perceiver_jax.training import restore
 from perceiver_jax.viz import image_layout
 
@@ -30,12 +39,15 @@ class _Classifier(NamedTuple):
     predict: Predicts the classes of a model input.
     to_pixels: Converts a model input to a uint8 image [H, W, C] for display.
     class_names: Names of the classes by label.
+    threshold: Least probability of a label to print; None if each image has
+      one label.
   """
 
   read: Callable[[Path], np.ndarray]
   predict: Callable[[np.ndarray], Prediction]
   to_pixels: Callable[[np.ndarray], np.ndarray]
   class_names: Sequence[str]
+  threshold: float | None
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -61,7 +73,11 @@ def run(arguments: Sequence[str]) -> None:
   for path, image in zip(paths, inputs, strict=True):
     prediction = classifier.predict(image)
     print(path)
-    outputs.print_top_classes(prediction.probabilities, classifier.class_names)
+    if classifier.threshold is None:
+      show = outputs.print_top_classes
+    else:
+      show = functools.partial(outputs.print_labels, classifier.threshold)
+    show(prediction.probabilities, classifier.class_names)
     pixels = classifier.to_pixels(image)
     print(f"  {_save(folder, path, pixels, prediction.overlay)}")
 
@@ -78,7 +94,17 @@ def _load_run(checkpoint: str) -> _Classifier:
     batch = task.batch_of([image])
     return task.predictions(apply(batch), batch)[0]
 
-  return _Classifier(task.read, predict, task.pixels, task.class_names)
+  threshold = flags.FLAGS.threshold
+  if isinstance(task, MultilabelImageClassification):
+    threshold = THRESHOLD if threshold is None else threshold
+  elif threshold is not None:
+    raise UserError(
+      f"--threshold={threshold} is for models of several labels per image; the"
+      " run in --workdir has one label per image, so leave it out"
+    )
+  return _Classifier(
+    task.read, predict, task.pixels, task.class_names, threshold
+  )
 
 
 def _load_weights(image_size: int) -> _Classifier:
@@ -113,13 +139,16 @@ def _load_weights(image_size: int) -> _Classifier:
         f" {image_size} x {image_size} pixels; give the size it was trained at"
         f" with --image_size ({error})"
       ) from error
-    probabilities = np.asarray(jax.nn.softmax(model_outputs.logits[0]))
+    # Weights do not say whether their classes exclude each other.
+    several = flags.FLAGS.threshold is not None
+    activation = jax.nn.sigmoid if several else jax.nn.softmax
+    probabilities = np.asarray(activation(model_outputs.logits[0]))
     (overlay,) = image_classification.attention_overlays(
       model_outputs, to_pixels(image)[None]
     )
     return Prediction(probabilities, overlay)
 
-  return _Classifier(read, predict, to_pixels, names)
+  return _Classifier(read, predict, to_pixels, names, flags.FLAGS.threshold)
 
 
 def _save(

@@ -39,10 +39,30 @@ def class_names(num_classes: int) -> Sequence[str]:
 def print_top_classes(probabilities: np.ndarray, names: Sequence[str]) -> None:
   """Prints the --top most likely classes, each with a bar."""
   top = np.argsort(-probabilities)[: flags.FLAGS.top]
-  width = max(len(names[label]) for label in top)
-  for label in top:
+  _print_probabilities(top, probabilities, names)
+
+
+def _print_probabilities(
+  labels: Sequence[int], probabilities: np.ndarray, names: Sequence[str]
+) -> None:
+  """Prints a line for each label, with a bar."""
+  width = max(len(names[label]) for label in labels)
+  for label in labels:
     bar = "#" * round(20 * probabilities[label])
     print(f"  {names[label]:<{width}}  {probabilities[label]:6.1%}  {bar}")
+
+
+def print_labels(
+  threshold: float, probabilities: np.ndarray, names: Sequence[str]
+) -> None:
+  """Prints all labels of at least a probability, the most likely first."""
+  labels = [
+    k for k in np.argsort(-probabilities) if probabilities[k] >= threshold
+  ]
+  if not labels:
+    print(f"  no label at or above {threshold:.0%}")
+    return
+  _print_probabilities(labels, probabilities, names)
 
 
 def output_folder() -> Path:

@@ -108,18 +108,7 @@ class ImageClassification(base.Task):
   def prepare_batch(self, batch: Batch) -> Batch:
     """Mixes images with their partners, and computes soft labels."""
     label = batch["label"]
-    if not self._mixes:
-      mixed = mixing.Mixed(batch["image"], jnp.ones(len(label), jnp.float32))
-      partner_label = label
-    else:
-      mixed = mixing.mix(
-        batch["image"],
-        batch["partner_image"],
-        batch["rng"],
-        batch["batch_position"],
-        **self._config.mixing.to_dict(),
-      )
-      partner_label = batch["partner_label"]
+    mixed, partner_label = self._mix(batch)
     targets = mixing.targets(
       label,
       partner_label,
@@ -134,6 +123,20 @@ class ImageClassification(base.Task):
       "label": larger,
       "targets": targets,
     }
+
+  def _mix(self, batch: Batch) -> tuple[mixing.Mixed, jax.Array]:
+    """Returns mixed images, and the labels of the partners."""
+    if not self._mixes:
+      ones = jnp.ones(len(batch["label"]), jnp.float32)
+      return mixing.Mixed(batch["image"], ones), batch["label"]
+    mixed = mixing.mix(
+      batch["image"],
+      batch["partner_image"],
+      batch["rng"],
+      batch["batch_position"],
+      **self._config.mixing.to_dict(),
+    )
+    return mixed, batch["partner_label"]
 
   def forward(
     self,
@@ -161,14 +164,18 @@ class ImageClassification(base.Task):
     """
     losses = optax.softmax_cross_entropy(outputs.logits, batch["targets"])
     ones = jnp.ones_like(losses)
-    # Images that could not be read and were replaced by others.
-    unreadable = batch.get("unreadable", jnp.zeros_like(losses))
-    if "partner_unreadable" in batch:
-      unreadable = (unreadable + batch["partner_unreadable"]) / 2
     return {
       **self._classification_metrics(outputs.logits, batch, losses),
-      "unreadable": metrics_lib.weighted(unreadable, ones),
+      "unreadable": metrics_lib.weighted(self._unreadable(batch), ones),
     }
+
+  def _unreadable(self, batch: Batch) -> jax.Array:
+    """Returns the share of each example's images that were replaced."""
+    zeros = jnp.zeros(len(batch["image"]), jnp.float32)
+    unreadable = batch.get("unreadable", zeros)
+    if "partner_unreadable" in batch:
+      unreadable = (unreadable + batch["partner_unreadable"]) / 2
+    return unreadable
 
   def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
     """Returns cross-entropy, accuracies, confusion counts and calibration."""
@@ -228,7 +235,7 @@ class ImageClassification(base.Task):
       "predictions": image_layout.contact_sheet(tiles, titles, 2 * _COLUMNS),
       "cross_attention": attention_maps.cross_attention_sheet(
         self.pixels(batch["image"])[:_COLUMNS],
-        [self._class_names[i] for i in batch["label"][:_COLUMNS]],
+        list(map(self.label_text, batch["label"][:_COLUMNS])),
         [weights[:_COLUMNS] for weights in outputs.encoder_attention],
       ),
     }
@@ -281,9 +288,22 @@ class ImageClassification(base.Task):
     self, outputs: perceiver.Outputs, batch: Batch
   ) -> list[Prediction]:
     """Returns the prediction for each image of a batch."""
-    probabilities = np.asarray(jax.nn.softmax(outputs.logits))
+    probabilities = np.asarray(self.probabilities(outputs.logits))
     overlays = attention_overlays(outputs, self.pixels(batch["image"]))
     return list(map(Prediction, probabilities, overlays))
+
+  def probabilities(self, logits: jax.Array) -> jax.Array:
+    """Returns the probabilities of the classes [..., P]."""
+    return jax.nn.softmax(logits)
+
+  def label_text(self, label: np.ndarray) -> str:
+    """Returns the label of an example in words."""
+    return self._class_names[label]
+
+  def prediction_text(self, probabilities: np.ndarray) -> tuple[str, float]:
+    """Returns the prediction in words, and its probability."""
+    predicted = int(probabilities.argmax())
+    return self._class_names[predicted], float(probabilities[predicted])
 
   def pixels(self, pictures: np.ndarray) -> np.ndarray:
     """Converts the model's inputs [..., H, W, C] back to pixels.
@@ -306,14 +326,10 @@ class ImageClassification(base.Task):
     for image, label, (probabilities, overlay) in zip(
       self.pixels(batch["image"]), batch["label"], predictions, strict=True
     ):
-      predicted = int(probabilities.argmax())
+      prediction, probability = self.prediction_text(probabilities)
       samples.append(
         sections.ImageSample(
-          image,
-          overlay,
-          self._class_names[label],
-          self._class_names[predicted],
-          float(probabilities[predicted]),
+          image, overlay, self.label_text(label), prediction, probability
         )
       )
     return samples
@@ -343,13 +359,23 @@ class ImageClassification(base.Task):
     split = data.train_split if split == "train" else data.eval_split
     arguments = data.source_args.to_dict().get(data.source, {})
     source = sources.make_source(data.source, split=split, **arguments)
-    shape = self.preprocess(source[0], None)["image"].shape
+    example = source[0]
+    self._check_label(example["label"])
+    shape = self._preprocessing.evaluate(example["image"]).shape
     if shape != self._shape:
       raise UserError(
         f"config.data.image_shape is {self._shape}, but the images of source"
         f" {data.source!r} are {shape}; make them equal"
       )
     return source
+
+  def _check_label(self, label: np.ndarray) -> None:
+    if np.ndim(label):
+      raise UserError(
+        f"the images of source {self._config.data.source!r} have any number of"
+        " labels; set config.task=multilabel_image_classification, which trains"
+        " on all of them"
+      )
 
 
 def attention_overlays(

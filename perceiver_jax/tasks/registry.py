@@ -13,12 +13,16 @@ from perceiver_jax.tasks import (
   image_classification,
   kinetics,
   masked_lm,
+  multilabel_image_classification,
   optical_flow,
 )
 from perceiver_jax.tasks.base import Task
 
 TASKS: dict[str, type[Task]] = {
   "image_classification": image_classification.ImageClassification,
+  "multilabel_image_classification": (
+    multilabel_image_classification.MultilabelImageClassification
+  ),
   "audioset": audioset.AudioSet,
   "glue": glue.Glue,
   "kinetics": kinetics.Kinetics,

@@ -1,7 +1,8 @@
 """The protocol of a source: examples that can be fetched in any order.
 
 A source has a length and returns example i as a dict of numpy arrays; for
-images `image` [H, W, C] and `label` (int32 scalar, an index of `class_names`).
+images `image` [H, W, C] and `label`: int32, an index of `class_names`, or
+float32 multi-hot [P] if an image has any number of labels.
 """
 
 import inspect
@@ -34,6 +35,13 @@ class Source(Protocol):
   def __len__(self) -> int: ...
 
   def __getitem__(self, index: int) -> Example: ...
+
+
+def multi_hot(labels: Sequence[int], num_classes: int) -> np.ndarray:
+  """Returns float32 [num_classes], 1 at the labels and 0 elsewhere."""
+  row = np.zeros(num_classes, np.float32)
+  row[np.asarray(labels, np.int64)] = 1
+  return row
 
 
 def check_class_names(

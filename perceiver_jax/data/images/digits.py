@@ -4,7 +4,9 @@ import numpy as np
 
 from perceiver_jax.checks import check_choice
 from perceiver_jax.data.core.in_memory import InMemoryArrays
+from perceiver_jax.data.core.source import multi_hot
 
+_SPLITS = ("train", "test")
 # Every fifth digit of each class is held out: 360 of 1,797.
 _TEST_STRIDE = 5
 
@@ -24,7 +26,7 @@ def digits(split: str) -> InMemoryArrays:
   Raises:
     UserError: there is no such split.
   """
-  check_choice(split, ("train", "test"), "split", "digits")
+  check_choice(split, _SPLITS, "split", "digits")
   # Imported here: scikit-learn takes a second that other sources need not pay.
   from sklearn import datasets
 
@@ -40,3 +42,38 @@ def digits(split: str) -> InMemoryArrays:
     "label": data.target[chosen].astype(np.int32),
   }
   return InMemoryArrays(arrays, [str(name) for name in data.target_names])
+
+
+def digit_pairs(
+  split: str, num_train: int = 4096, num_test: int = 512
+) -> InMemoryArrays:
+  """Returns pairs of handwritten digits side by side, with both as labels.
+
+  The pairs are drawn at random, always the same ones, from the digits of the
+  split; two equal digits have a single label.
+
+  Args:
+    split: "train" or "test".
+    num_train: number of training examples.
+    num_test: number of held-out examples.
+
+  Returns:
+    A source of image uint8 [8, 16, 1], bright ink on a dark background, and
+    label float32 multi-hot [10].
+
+  Raises:
+    UserError: there is no such split, or no example.
+  """
+  check_choice(split, _SPLITS, "split", "digit_pairs")
+  single = digits(split)
+  rng = np.random.default_rng(_SPLITS.index(split))
+  count = {"train": num_train, "test": num_test}[split]
+  images, labels = [], []
+  for pair in rng.integers(len(single), size=(count, 2)):
+    examples = [single[i] for i in pair]
+    images.append(np.concatenate([x["image"] for x in examples], axis=1))
+    labels.append(multi_hot([x["label"] for x in examples], single.num_classes))
+  # Back from [-1, 1].
+  pixels = np.round((np.array(images) + 1) * 127.5).astype(np.uint8)
+  arrays = {"image": pixels, "label": np.array(labels)}
+  return InMemoryArrays(arrays, single.class_names)

@@ -4,12 +4,20 @@ from collections.abc import Callable
 from typing import Any
 
 from perceiver_jax.data.core.source import Source, make_named
-from perceiver_jax.data.images import digits, image_folder, photos, tfds
+from perceiver_jax.data.images import (
+  digits,
+  image_folder,
+  image_list,
+  photos,
+  tfds,
+)
 
 # Named as in a config.
 SOURCES: dict[str, Callable[..., Source]] = {
   "digits": digits.digits,
+  "digit_pairs": digits.digit_pairs,
   "image_folder": image_folder.image_folder,
+  "image_list": image_list.image_list,
   "tfds": tfds.tfds_images,
   "photos": photos.photos,
 }

@@ -7,7 +7,7 @@ import numpy as np
 
 from perceiver_jax.data.core import tfds as tfds_sources
 from perceiver_jax.data.core.skip_unreadable import SkipUnreadable
-from perceiver_jax.data.core.source import Example
+from perceiver_jax.data.core.source import Example, multi_hot
 from perceiver_jax.data.images import codec
 from perceiver_jax.errors import UserError
 
@@ -18,12 +18,19 @@ class TfdsImages:
   Args:
     data_source: of TensorFlow Datasets, with undecoded images.
     class_names: name of each label.
+    label_feature: the feature with the label or, multi-hot, with the labels.
   """
 
   in_memory = False
 
-  def __init__(self, data_source: Any, class_names: Sequence[str]):
+  def __init__(
+    self,
+    data_source: Any,
+    class_names: Sequence[str],
+    label_feature: str = "label",
+  ):
     self._data_source = data_source
+    self._label_feature = label_feature
     self.class_names = tuple(class_names)
     self.num_classes = len(self.class_names)
 
@@ -40,13 +47,19 @@ class TfdsImages:
     example = tfds_sources.fetch(self._data_source, index)
     if "file_name" in example:
       name = f"{example['file_name'].decode(errors='replace')!r} ({name})"
+    label = example[self._label_feature]
+    several = np.ndim(label) > 0
     return {
       "image": codec.decode_image(example["image"], name=name),
-      "label": np.int32(example["label"]),
+      "label": multi_hot(label, self.num_classes)
+      if several
+      else np.int32(label),
     }
 
 
-def tfds_images(name: str, split: str, data_dir: str = "") -> SkipUnreadable:
+def tfds_images(
+  name: str, split: str, data_dir: str = "", label_feature: str = "label"
+) -> SkipUnreadable:
   """Returns images of a data set prepared by TensorFlow Datasets.
 
   Nothing is downloaded, and TensorFlow is not imported.
@@ -55,10 +68,12 @@ def tfds_images(name: str, split: str, data_dir: str = "") -> SkipUnreadable:
     name: a TFDS name, with config and version if wanted: "imagenet2012".
     split: a TFDS split, slices allowed: "train[10000:]".
     data_dir: where it was prepared; empty for TFDS's own default.
+    label_feature: a class label, or a sequence of class labels, such as
+      "labels" of "voc/2007".
 
   Returns:
-    A source of image uint8 [H, W, 3], label int32 and `unreadable` of
-    `SkipUnreadable`.
+    A source of image uint8 [H, W, 3], label int32 (of a sequence float32
+    multi-hot [P]) and `unreadable` of `SkipUnreadable`.
 
   Raises:
     UserError: the data set is unknown, not prepared in the array_record format,
@@ -69,19 +84,24 @@ def tfds_images(name: str, split: str, data_dir: str = "") -> SkipUnreadable:
   # The decoder of TFDS does not name a damaged image.
   decoders = {"image": tensorflow_datasets.decode.SkipDecoding()}
   data_source = tfds_sources.open_prepared(name, split, data_dir, decoders)
-  return SkipUnreadable(_checked(data_source, name, split))
+  return SkipUnreadable(_checked(data_source, name, split, label_feature))
 
 
-def _checked(data_source: Any, name: str, split: str) -> TfdsImages:
+def _checked(
+  data_source: Any, name: str, split: str, label_feature: str
+) -> TfdsImages:
   """Checks that a TFDS source has images and class labels."""
   # A FeaturesDict is no Mapping: it has `items` but no `get`.
   features = dict(data_source.dataset_info.features.items())
-  names = getattr(features.get("label"), "names", None)
+  label = features.get(label_feature)
+  names = getattr(getattr(label, "feature", label), "names", None)
   if "image" not in features or names is None:
     raise UserError(
-      f"{name!r} has features {', '.join(sorted(features))}; image and label "
-      "are needed: choose a TFDS image classification data set"
+      f"{name!r} has features {', '.join(sorted(features))}; image and"
+      f" {label_feature}, a class label, are needed: choose a TFDS image"
+      " classification data set, or set"
+      " config.data.source_args.tfds.label_feature"
     )
   if not len(data_source):
     raise UserError(f"empty dataset: {name!r} split {split!r} has no example")
-  return TfdsImages(data_source, names)
+  return TfdsImages(data_source, names, label_feature)

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import tiny_tfds
 from absl import logging
+from tensorflow_datasets import features as tfds_features
+from tensorflow_datasets.proto import tf_example_pb2
 
 from perceiver_jax.data.core import pipeline
 from perceiver_jax.data.core.skip_unreadable import SkipUnreadable
@@ -142,6 +144,43 @@ def test_tfds_source_can_be_sent_to_a_worker(prepared):
   assert copy[3]["image"][0, 0, 0] == 3
 
 
+@pytest.fixture
+def several_labels(tmp_path):
+  """A directory with `many`, images with none to two of three labels."""
+  spec = {
+    "image": tfds_features.Image(shape=(None, None, 3)),
+    "objects": tfds_features.Sequence(
+      tfds_features.ClassLabel(names=["cat", "dog", "emu"])
+    ),
+  }
+  records = []
+  for labels in ([2, 0], [], [1], [1, 1]):
+    example = tf_example_pb2.Example()
+    feature = example.features.feature
+    feature["image"].bytes_list.value.append(_jpeg(1))
+    feature["objects"].int64_list.value.extend(labels)
+    records.append(example.SerializeToString())
+  tiny_tfds.prepare(tmp_path, "many", spec, {"train": records})
+  return str(tmp_path)
+
+
+def test_tfds_takes_a_sequence_of_labels(several_labels):
+  source = tfds.tfds_images("many", "train", several_labels, "objects")
+  assert source.class_names == ("cat", "dog", "emu")
+  found = np.stack([source[i]["label"] for i in range(4)])
+  assert found.dtype == np.float32
+  expected = [[1, 0, 1], [0, 0, 0], [0, 1, 0], [0, 1, 0]]
+  np.testing.assert_array_equal(found, expected)
+
+
+def test_tfds_names_the_leaf_of_the_label(several_labels):
+  message = (
+    "'many' has features image, objects; image and label,.*label_feature"
+  )
+  with pytest.raises(UserError, match=message):
+    tfds.tfds_images("many", "train", several_labels)
+
+
 _WORD_NET = ("n01440764", "n01443537", "n01484850")
 
 
@@ -203,8 +242,6 @@ def test_tfds_names_an_image_that_cannot_be_read(imagenet, warnings):
 
 
 def test_images_are_not_decoded_by_tfds(imagenet, monkeypatch):
-  from tensorflow_datasets import features as tfds_features
-
   def decode(*_):
     raise AssertionError("decoded by TFDS")
 

@@ -61,6 +61,33 @@ def test_digits_refuses_an_unknown_split_and_names_the_splits():
     digits.digits("val")
 
 
+def test_digit_pairs_are_two_digits_of_the_split_with_both_labels():
+  single = digits.digits("test")
+  known = {
+    single[i]["image"].tobytes(): int(single[i]["label"])
+    for i in range(len(single))
+  }
+  pairs = digits.digit_pairs("test", num_test=40)
+  assert len(pairs) == 40
+  assert pairs.class_names == single.class_names
+  counts = []
+  for i in range(len(pairs)):
+    image, label = pairs[i]["image"], pairs[i]["label"]
+    assert (image.shape, image.dtype) == ((8, 16, 1), np.uint8)
+    halves = np.split(image, 2, axis=1)
+    # 16 levels of ink; the single digits are floats in [-1, 1].
+    levels = [
+      np.round(half / 255 * 16).astype(np.float32) / 8 - 1 for half in halves
+    ]
+    expected = {known[level.tobytes()] for level in levels}
+    assert set(np.flatnonzero(label)) == expected
+    assert label.dtype == np.float32
+    counts.append(len(expected))
+  assert set(counts) == {1, 2}
+  again = digits.digit_pairs("test", num_test=40)
+  np.testing.assert_array_equal(pairs[39]["image"], again[39]["image"])
+
+
 # in_memory
 
 
@@ -89,8 +116,12 @@ def test_in_memory_refuses_arrays_of_different_lengths():
 @pytest.mark.parametrize(
   ("name", "kwargs", "message"),
   [
-    ("digitz", {}, "'digitz'.*digits, image_folder, tfds, photos"),
-    ("in_memory", {}, "'in_memory'.*digits, image_folder, tfds"),
+    (
+      "digitz",
+      {},
+      "'digitz'.*digits, digit_pairs, image_folder, image_list, tfds",
+    ),
+    ("in_memory", {}, "'in_memory'.*image_folder, image_list, tfds"),
     ("digits", {}, "missing.*'split'.*it takes: split"),
     ("digits", {"split": "train", "size": 8}, "'size'.*it takes: split"),
     ("image_folder", {"split": "x"}, "it takes: directory, split"),
@@ -113,9 +144,12 @@ def test_make_source_makes_every_source(tmp_path):
   spec = tiny_tfds.classification()
   records = [tiny_tfds.record(image, 0)] * 5
   tiny_tfds.prepare(tmp_path / "tfds", "tiny", spec, {"train": records})
+  (tmp_path / "folder/test.csv").write_text("image,labels\ntest/cat/a.png,\n")
   arguments = {
     "digits": {"split": "test"},
+    "digit_pairs": {"split": "test", "num_test": 7},
     "image_folder": {"directory": tmp_path / "folder", "split": "test"},
+    "image_list": {"directory": tmp_path / "folder", "split": "test"},
     "tfds": {
       "name": "tiny", "split": "train", "data_dir": str(tmp_path / "tfds")
     },
@@ -123,7 +157,7 @@ def test_make_source_makes_every_source(tmp_path):
   }  # fmt: skip
   assert arguments.keys() == sources.SOURCES.keys()
   made = [sources.make_source(name, **arguments[name]) for name in arguments]
-  assert [len(source) for source in made] == [360, 1, 5, 1024]
+  assert [len(source) for source in made] == [360, 7, 1, 1, 5, 1024]
 
 
 def test_make_source_refuses_an_empty_data_set():

@@ -1,0 +1,172 @@
+"""Images with any number of labels, named in a list: DIRECTORY/SPLIT.csv."""
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from perceiver_jax.data.core.skip_unreadable import SkipUnreadable
+from perceiver_jax.data.core.source import Example, multi_hot
+from perceiver_jax.data.images import codec
+from perceiver_jax.errors import UserError
+
+_SUFFIXES = (".csv", ".jsonl")
+_CLASSES = "classes.txt"
+_EXPECTED = (
+  "expected DIRECTORY/SPLIT.csv with the columns image and labels (separated by"
+  ' semicolons), or DIRECTORY/SPLIT.jsonl of {"image": ..., "labels": [...]}'
+)
+
+
+class ImageList:
+  """Images with any number of labels, decoded when fetched.
+
+  Args:
+    paths: Paths of the images.
+    labels: Indices of `class_names` of all images, one after the other.
+    ends: End of the labels of each image in `labels`.
+    class_names: Name of each label.
+  """
+
+  in_memory = False
+
+  def __init__(
+    self,
+    paths: Sequence[str],
+    labels: np.ndarray,
+    ends: np.ndarray,
+    class_names: Sequence[str],
+  ):
+    self.paths = tuple(paths)
+    self._labels = np.asarray(labels, np.int32)
+    self._ends = np.asarray(ends, np.int64)
+    self.class_names = tuple(class_names)
+    self.num_classes = len(self.class_names)
+
+  def __len__(self) -> int:
+    return len(self.paths)
+
+  def __getitem__(self, index: int) -> Example:
+    start = self._ends[index - 1] if index else 0
+    labels = self._labels[start : self._ends[index]]
+    return {
+      "image": codec.read_image(self.paths[index]),
+      "label": multi_hot(labels, self.num_classes),
+    }
+
+
+def image_list(directory: str | os.PathLike[str], split: str) -> SkipUnreadable:
+  """Returns the images of a list, each with any number of labels.
+
+  The list is DIRECTORY/SPLIT.csv or DIRECTORY/SPLIT.jsonl, with the path of
+  each image, relative to the directory, and the names of its labels. The
+  classes are the lines of DIRECTORY/classes.txt or, without it, all labels of
+  the directory's lists, sorted.
+
+  Args:
+    directory: Folder of the lists.
+    split: Name of a list, "train" for example.
+
+  Returns:
+    A source of image uint8 [H, W, 3] of each file's own size, label float32
+    multi-hot [P] and `unreadable` of `SkipUnreadable`.
+
+  Raises:
+    UserError: The directory or the list is missing, empty or malformed.
+  """
+  lists = _lists(directory)
+  if split not in lists:
+    names = ", ".join(sorted(lists)) or "no list"
+    raise UserError(
+      f"no list {split!r} in {str(directory)!r} (it has {names}); {_EXPECTED}"
+    )
+  rows = list(_rows(lists[split]))
+  if not rows:
+    raise UserError(f"empty dataset: {lists[split]} names no image")
+  class_names = _class_names(Path(directory).expanduser(), lists)
+  number = {name: i for i, name in enumerate(class_names)}
+  paths, labels, ends = [], [], []
+  for line, image, names in rows:
+    unknown = [name for name in names if name not in number]
+    if unknown:
+      raise UserError(
+        f"{lists[split]}, line {line}: {unknown[0]!r} is not in"
+        f" {_CLASSES}; add it there, or remove the label"
+      )
+    paths.append(str(lists[split].parent / image))
+    labels.extend(number[name] for name in names)
+    ends.append(len(labels))
+  return SkipUnreadable(ImageList(paths, labels, ends, class_names))
+
+
+def _lists(directory: str | os.PathLike[str]) -> dict[str, Path]:
+  """Returns the paths of the lists in a directory by name of split."""
+  # An unset config leaf; Path would make "" the current directory.
+  if not directory:
+    raise UserError(
+      "no directory is given; set"
+      f" config.data.source_args.image_list.directory, {_EXPECTED}"
+    )
+  root = Path(directory).expanduser()
+  if not root.is_dir():
+    raise UserError(f"no directory {str(root)!r}; {_EXPECTED}")
+  return {
+    path.stem: path
+    for path in sorted(root.iterdir())
+    if path.suffix in _SUFFIXES
+  }
+
+
+def _class_names(root: Path, lists: dict[str, Path]) -> list[str]:
+  """Returns the names of the classes, the same for all splits."""
+  file = root / _CLASSES
+  if file.exists():
+    lines = file.read_text(encoding="utf-8").splitlines()
+    names = [line.strip() for line in lines if line.strip()]
+    if len(set(names)) < len(names):
+      raise UserError(f"{file} has a class twice; remove one")
+    return names
+  found: set[str] = set()
+  for path in lists.values():
+    for _, _, names in _rows(path):
+      found.update(names)
+  return sorted(found)
+
+
+def _rows(path: Path) -> Iterator[tuple[int, str, list[str]]]:
+  """Yields line number, image and labels of the rows of a list."""
+  read = _csv_rows if path.suffix == ".csv" else _jsonl_rows
+  try:
+    with path.open(newline="", encoding="utf-8") as file:
+      yield from read(file)
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise UserError(f"{path} can't be read: {error}; {_EXPECTED}") from error
+
+
+def _csv_rows(file: Iterator[str]) -> Iterator[tuple[int, str, list[str]]]:
+  reader = csv.DictReader(file)
+  missing = {"image", "labels"} - set(reader.fieldnames or ())
+  if missing:
+    raise ValueError(f"it has no column {' and no column '.join(missing)}")
+  for row in reader:
+    if not row["image"]:
+      raise ValueError(f"line {reader.line_num} names no image")
+    labels = [name.strip() for name in (row["labels"] or "").split(";")]
+    yield reader.line_num, row["image"], [name for name in labels if name]
+
+
+def _jsonl_rows(file: Iterator[str]) -> Iterator[tuple[int, str, list[str]]]:
+  for number, line in enumerate(file, 1):
+    if not line.strip():
+      continue
+    try:
+      row = json.loads(line)
+      labels = row["labels"]
+      if isinstance(labels, str) or not isinstance(row["image"], str):
+        raise TypeError("image must be a string and labels a list")
+      yield number, row["image"], list(dict.fromkeys(map(str, labels)))
+    except (ValueError, KeyError, TypeError) as error:
+      raise ValueError(f"line {number}: {error!r}") from error
