@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import haiku as hk
 import jax
@@ -34,7 +35,7 @@ class TinyTask:
 
   primary_metric = "eval/accuracy"
   primary_mode = "max"
-  rates = {}  # noqa: RUF012
+  rates: ClassVar = {}
 
   def __init__(self, seed=0):
     self._seed = seed

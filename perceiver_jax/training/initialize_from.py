@@ -1,13 +1,14 @@
-"""Initializes a run from given weights, and exports the trained weights."""
+"""Initializes a run from given weights."""
 
 from pathlib import Path
 from typing import Any
 
 import jax
 import ml_collections
+import orbax.checkpoint as ocp
 
 from perceiver_jax import weights as weights_lib
-from perceiver_jax.training import restore, workdir
+from perceiver_jax.training import workdir
 from perceiver_jax.training.step import TrainState
 from perceiver_jax.weights import initialize
 
@@ -24,9 +25,8 @@ def load(
     UserError: the weights can't be read.
   """
   # A run that was killed early may leave a folder without checkpoints.
-  checkpoints = (folder / workdir.CHECKPOINTS).glob("*")
-  goes_on = any(path.name.isdecimal() for path in checkpoints)
-  if not config.get("init_from", "") or goes_on:
+  resumes = ocp.utils.checkpoint_steps(folder / workdir.CHECKPOINTS)
+  if not config.get("init_from", "") or resumes:
     return None
   return weights_lib.load(config.init_from)
 
@@ -59,19 +59,6 @@ def initialize_state(
     # Copy the parameters, because the step donates both trees.
     ema_params=place(params) if state.ema_params else (),
   ), report
-
-
-def export(
-  folder: Path, config: ml_collections.ConfigDict, state: TrainState
-) -> None:
-  """Saves the spec and the evaluation weights in the run's folder.
-
-  Raises:
-    UserError: the folder can't be written to.
-  """
-  params, net_state = restore.local_params(state)
-  weights = weights_lib.Weights(config.model.to_dict(), params, net_state)
-  weights_lib.save(folder / weights_lib.EXPORT, weights)
 
 
 def _host(tree: Any) -> Any:

@@ -60,8 +60,14 @@ def make_mesh(num_devices: int = 0) -> Mesh:
     num_devices: number of devices; 0 for all.
 
   Raises:
-    UserError: fewer than `num_devices` devices are available.
+    UserError: fewer than `num_devices` devices are available, or a number is
+      given though several processes train together.
   """
+  if num_devices and jax.process_count() > 1:
+    raise UserError(
+      f"--num_devices is {num_devices}; leave it out where several processes"
+      " train together: they use all their devices"
+    )
   devices = jax.devices()
   if num_devices > len(devices):
     raise UserError(
@@ -95,10 +101,10 @@ def place_train_batch(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
   return place_batch(split, mesh)
 
 
-def abstract_train_batch(
+def dummy_train_batch(
   example: Batch, batch_size: int, mesh: Mesh
-) -> dict[str, jax.ShapeDtypeStruct]:
-  """Returns the shapes, dtypes and shardings of a placed training batch.
+) -> dict[str, jax.Array]:
+  """Returns a training batch of zeros, for compiling the step.
 
   Args:
     example: a batch of 1; see `Task.dummy_batch`.
@@ -106,25 +112,14 @@ def abstract_train_batch(
     mesh: see `make_mesh`.
   """
   sharding = _batch_sharding(mesh)
-  lead = (mesh.size, batch_size // mesh.size)
-  return {
-    name: jax.ShapeDtypeStruct(
-      lead + value.shape[1:], value.dtype, sharding=sharding
-    )
-    for name, value in example.items()
-    if name != "mask"  # Only evaluation has padding.
-  }
 
+  def zeros(value):
+    shape = (mesh.size, batch_size // mesh.size, *value.shape[1:])
+    part = np.zeros(sharding.shard_shape(shape), value.dtype)
+    return jax.make_array_from_callback(shape, sharding, lambda _: part)
 
-def zeros(abstract: jax.ShapeDtypeStruct) -> jax.Array:
-  """Returns zeros with the shape, dtype and sharding of `abstract`.
-
-  This also works with several processes.
-  """
-  part = abstract.sharding.shard_shape(abstract.shape)
-  return jax.make_array_from_callback(
-    abstract.shape, abstract.sharding, lambda _: np.zeros(part, abstract.dtype)
-  )
+  # Only evaluation batches have padding, and so a mask.
+  return {name: zeros(x) for name, x in example.items() if name != "mask"}
 
 
 def abstract_state(
@@ -225,22 +220,12 @@ def make_train_step(
     `place_train_batch` and sums the metrics over it. It adds 'grad_norm', the
     norm of the gradients, and 'param_norm', the norm of the new parameters.
   """
-
-  def gradients(params, net_state, batch):
-    batch = task.prepare_batch(batch)
-
-    def objective(params):
-      outputs, new_state = model.apply(params, net_state, None, batch, True)
-      metrics = task.loss(outputs, batch)
-      return metrics["loss"][0], (new_state, metrics)
-
-    return jax.grad(objective, has_aux=True)(params)
+  gradients = _over_microbatches(_gradients(model, task), num_microbatches)
 
   def step(state, batch):
     key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-    batch = _with_keys(batch, key)
-    grads, (net_state, metrics) = _accumulate(
-      gradients, state.params, state.net_state, batch, num_microbatches
+    grads, (net_state, metrics) = gradients(
+      state.params, state.net_state, _with_keys(batch, key)
     )
     grads, metrics = jax.lax.psum((grads, metrics), AXIS)
     net_state = _mean_over_devices(net_state)
@@ -249,20 +234,15 @@ def make_train_step(
     grads = jax.tree.map(lambda g: g / count, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    one = jnp.ones((), jnp.float32)
     # An update can make parameters non-finite even if the loss is finite.
-    norms = {"grad_norm": grads, "param_norm": params}
-    metrics = {
-      **metrics,
-      **{name: (optax.tree.norm(tree), one) for name, tree in norms.items()},
-    }
+    norms = {"grad_norm": _norm(grads), "param_norm": _norm(params)}
     ema = state.ema_params
     if ema_decay:
       ema = optax.incremental_update(params, ema, 1 - ema_decay)
-    new = TrainState(
+    new_state = TrainState(
       state.step + 1, params, net_state, opt_state, ema, state.rng
     )
-    return new, metrics
+    return new_state, {**metrics, **norms}
 
   return jax.pmap(
     step,
@@ -316,23 +296,51 @@ def _mean_over_devices(net_state: hk.MutableState) -> hk.MutableState:
   return jax.tree.map(mean, net_state)
 
 
-def _accumulate(gradients, params, net_state, batch, parts):
-  """Sums gradients and metrics over `parts` equal parts of a batch."""
-  if parts == 1:
-    return gradients(params, net_state, batch)
-  split = jax.tree.map(
-    lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), batch
-  )
+def _gradients(model, task):
+  """Returns `(params, net_state, batch) -> (grads, (net_state, metrics))`.
 
-  def body(carry, part):
-    grads, net_state, metrics = carry
-    more, (net_state, more_metrics) = gradients(params, net_state, part)
-    add = lambda a, b: jax.tree.map(jnp.add, a, b)
-    return (add(grads, more), net_state, add(metrics, more_metrics)), None
+  Gradients and metrics are sums over the examples of the batch.
+  """
 
-  first = jax.tree.map(lambda x: x[0], split)
-  grads, (_, metrics) = jax.eval_shape(gradients, params, net_state, first)
-  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, metrics))
-  start = (zeros[0], net_state, zeros[1])
-  (grads, net_state, metrics), _ = jax.lax.scan(body, start, split)
-  return grads, (net_state, metrics)
+  def gradients(params, net_state, batch):
+    batch = task.prepare_batch(batch)
+
+    def objective(params):
+      outputs, new_state = model.apply(params, net_state, None, batch, True)
+      metrics = task.loss(outputs, batch)
+      return metrics["loss"][0], (new_state, metrics)
+
+    return jax.grad(objective, has_aux=True)(params)
+
+  return gradients
+
+
+def _over_microbatches(gradients, parts):
+  """Returns `gradients` summed over `parts` equal parts of a batch."""
+
+  def accumulate(params, net_state, batch):
+    split = jax.tree.map(
+      lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), batch
+    )
+
+    def body(carry, part):
+      grads, net_state, metrics = carry
+      more, (net_state, more_metrics) = gradients(params, net_state, part)
+      add = lambda a, b: jax.tree.map(jnp.add, a, b)
+      return (add(grads, more), net_state, add(metrics, more_metrics)), None
+
+    first = jax.tree.map(lambda x: x[0], split)
+    grads, (_, metrics) = jax.eval_shape(gradients, params, net_state, first)
+    zeros = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype), (grads, metrics)
+    )
+    start = (zeros[0], net_state, zeros[1])
+    (grads, net_state, metrics), _ = jax.lax.scan(body, start, split)
+    return grads, (net_state, metrics)
+
+  return gradients if parts == 1 else accumulate
+
+
+def _norm(tree):
+  """Returns the norm of a tree as a metric."""
+  return optax.tree.norm(tree), jnp.ones((), jnp.float32)

@@ -1,14 +1,16 @@
 import json
 import math
 import resource
+from typing import ClassVar
 
 import pytest
 import tiny_runs as runs
+from jax import numpy as jnp
 
 from configs import digits
 from perceiver_jax.errors import DivergedError, UserError
 from perceiver_jax.tasks import registry as tasks
-from perceiver_jax.training import config_checks, interrupts, loop
+from perceiver_jax.training import config_checks, interrupts, loop, metrics
 from perceiver_jax.training.checkpoints import manifest as manifest_lib
 from perceiver_jax.training.checkpoints.checkpointer import Checkpointer
 
@@ -426,3 +428,33 @@ def test_a_task_adds_scores_to_every_evaluation(tmp_path):
     assert record["all/twice"] == 2 * record["eval/accuracy"]
   final = json.loads((tmp_path / "results.json").read_text())["metrics"]
   assert final["all/twice"] == 2 * final["eval/accuracy"]
+
+
+def test_rates_that_a_task_names_are_logged_per_second(tmp_path):
+  class Task(runs.TinyTask):
+    rates: ClassVar = {"words": "words_per_second"}
+
+    def loss(self, outputs, batch):
+      five_each = 5.0 * jnp.ones(len(outputs))
+      words = metrics.weighted(five_each, jnp.ones(len(outputs)))
+      return {**super().loss(outputs, batch), "words": words}
+
+  runs.train(tmp_path, task=Task())
+  lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  trained = [r for r in map(json.loads, lines) if "train/loss" in r]
+  assert [r["step"] for r in trained] == [4, 8, 12]
+  for record in trained:
+    assert record["train/words"] == 5
+    examples = record["speed/examples_per_second"]
+    assert record["speed/words_per_second"] == pytest.approx(5 * examples)
+
+
+def test_tasks_name_no_rates_unless_they_choose_to(finished):
+  folder, _ = finished
+  lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+  speeds = {name for line in lines for name in line if "speed/" in name}
+  assert speeds == {
+    "speed/examples_per_second",
+    "speed/data_wait_percent",
+    "speed/gflops_per_second",
+  }

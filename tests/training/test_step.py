@@ -398,18 +398,19 @@ def test_without_an_average_the_parameters_are_evaluated():
   assert state.eval_params is state.params
 
 
-def test_a_step_compiles_ahead_from_shapes_alone():
+def test_step_compiles_with_a_dummy_batch():
   run = Run(Classifier(), 4)
   example = {**Classifier().dummy_batch(), "mask": np.ones(1, np.float32)}
-  batch = step.abstract_train_batch(example, BATCH, run.mesh)
-  assert "mask" not in batch
+  dummy = step.dummy_train_batch(example, BATCH, run.mesh)
   placed = step.place_train_batch(classifier_batch(0), run.mesh)
-  for name, found in placed.items():
+  assert dummy.keys() == placed.keys()
+  for name, array in placed.items():
     for attribute in ("shape", "dtype", "sharding"):
-      want = getattr(batch[name], attribute)
-      assert getattr(found, attribute) == want, name
+      expected = getattr(array, attribute)
+      assert getattr(dummy[name], attribute) == expected, name
+    assert not np.any(dummy[name])
   abstract = step.abstract_state(run.init, Classifier().dummy_batch(), run.mesh)
-  compiled = run.step.lower(abstract, batch).compile()
+  compiled = run.step.lower(abstract, dummy).compile()
   state, _ = compiled(run.state, placed)
   assert int(state.step) == 1
 

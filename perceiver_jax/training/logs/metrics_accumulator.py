@@ -1,6 +1,7 @@
 """Accumulates the metrics and speed of an interval of training steps."""
 
 import collections
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,8 @@ class MetricsAccumulator:
     batch_size: number of examples per step.
     flops_per_step: operations per step; 0 if unknown.
     peak_flops: operations per second of all devices; 0 if unknown.
+    rates: names of metrics to report per second, with the name of each rate;
+      see `tasks.base.Task`.
   """
 
   def __init__(
@@ -37,6 +40,7 @@ class MetricsAccumulator:
     batch_size: int,
     flops_per_step: float = 0.0,
     peak_flops: float = 0.0,
+    rates: Mapping[str, str] = types.MappingProxyType({}),
   ):
     sums = {name: tuple(map(np.float32, pair)) for name, pair in stored.items()}
     self._sums = jax.device_put(sums, sharding) if sums else None
@@ -44,6 +48,7 @@ class MetricsAccumulator:
     self._batch_size = batch_size
     self._flops_per_step = flops_per_step
     self._peak_flops = peak_flops
+    self._rates = rates
     self._pending = collections.deque()
     # Steps of this process only, consistent with its seconds.
     self._steps = 0
@@ -73,7 +78,9 @@ class MetricsAccumulator:
     """
     if self._sums is None:
       return
-    for name, value in metrics_lib.means(self._sums).items():
+    with self._timer.section("step"):
+      means = metrics_lib.means(self._sums)
+    for name, value in means.items():
       if not np.all(np.isfinite(value)):
         raise DivergedError(
           f"{name} is {float(np.ravel(value)[0])} in the steps up to"
@@ -83,14 +90,16 @@ class MetricsAccumulator:
           " in a new --workdir"
         )
 
-  def take(self) -> dict[str, float]:
-    """Returns the means of the interval and starts a new one."""
-    values = metrics_lib.scalars(metrics_lib.means(self._sums))
-    self._sums = None
-    return values
+  def take(self) -> tuple[dict[str, float], dict[str, float]]:
+    """Returns the means and the speed of the interval and starts a new one.
 
-  def pace(self) -> dict[str, float]:
-    """Returns the speed since the last call, without evaluation and saving."""
+    The speed does not count evaluation and saving.
+    """
+    means = metrics_lib.scalars(metrics_lib.means(self._sums))
+    self._sums = None
+    return means, self._speed(means)
+
+  def _speed(self, means: Mapping[str, float]) -> dict[str, float]:
     now, steps = self._timer.totals(), self._steps
     spent = {
       name: now.get(name, 0.0) - self._seconds.get(name, 0.0)
@@ -98,13 +107,16 @@ class MetricsAccumulator:
     }
     self._seconds, self._steps = now, 0
     seconds = max(sum(spent.values()), 1e-9)
-    pace = {
-      "examples_per_second": steps * self._batch_size / seconds,
+    examples = steps * self._batch_size / seconds
+    speed = {
+      "examples_per_second": examples,
       "data_wait_percent": 100 * spent["data"] / seconds,
     }
-    rate = steps * self._flops_per_step / seconds
-    if rate:
-      pace["gflops_per_second"] = rate / 1e9
-    if rate and self._peak_flops:
-      pace["mfu_percent"] = 100 * rate / self._peak_flops
-    return pace
+    for name, rate in self._rates.items():
+      speed[rate] = means[name] * examples
+    flops = steps * self._flops_per_step / seconds
+    if flops:
+      speed["gflops_per_second"] = flops / 1e9
+    if flops and self._peak_flops:
+      speed["mfu_percent"] = 100 * flops / self._peak_flops
+    return speed

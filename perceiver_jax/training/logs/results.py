@@ -1,4 +1,4 @@
-"""Writes the results of a finished run: results.json and report.html."""
+"""Writes the results of a finished run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import haiku as hk
 import jax
+import ml_collections
 import numpy as np
 
+from perceiver_jax import weights as weights_lib
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training import restore, workdir
 from perceiver_jax.training import step as step_lib
 from perceiver_jax.training.logs import metric_writers, run_summary
+from perceiver_jax.training.logs.run_log import RunLog
 from perceiver_jax.viz import report
 
 if TYPE_CHECKING:
@@ -60,15 +63,20 @@ def sample_outputs(
 
 def write(
   folder: Path,
-  config: Any,
+  config: ml_collections.ConfigDict,
   task: "Task",
   model: hk.TransformedWithState,
   state: step_lib.TrainState,
   evaluation: Evaluation,
-  facts: Mapping[str, Any],
-  sinks: metric_writers.MetricWriters,
+  log: RunLog,
+  *,
+  best_step: int,
+  seconds: Mapping[str, float],
 ) -> dict[str, Any]:
-  """Writes `results.json`, `report.html` and the task's summary images.
+  """Writes the results, the weights, the report and the summary images.
+
+  These are `results.json`, `model.safetensors`, `report.html` and the images of
+  `Task.summary_images`.
 
   Args:
     folder: the run's workdir.
@@ -77,45 +85,54 @@ def write(
     model: model of the run.
     state: the final state.
     evaluation: metrics of the final state by data set.
-    facts: additional results: steps, seconds, best checkpoint.
-    sinks: receive the summary images.
+    log: receives the summary images.
+    best_step: step of the best checkpoint.
+    seconds: wall time of the run by section; see `WallTimer`.
 
   Returns:
     The contents of `results.json`.
+
+  Raises:
+    UserError: the folder can't be written to.
   """
-  metrics = flat_scalars(evaluation)
+  metrics, steps = flat_scalars(evaluation), int(state.step)
+  epochs = steps * config.batch_size / task.num_train_examples()
+  summary = {
+    "parameters": run_summary.num_parameters(state.params),
+    "steps": steps,
+    "epochs": round(epochs, 2),
+    "best_step": best_step,
+    "train_seconds": round(sum(seconds.values()), 1),
+  }
   results = {
     "task": config.task,
     "metrics": metrics,
     "published": dict(task.published),
-    "parameters": run_summary.num_parameters(state.params),
-    **facts,
+    **summary,
+    "seconds": dict(seconds),
     "versions": workdir.versions(),
   }
+  params, net_state = restore.local_params(state)
+  weights = weights_lib.Weights(config.model.to_dict(), params, net_state)
+  weights_lib.save(folder / weights_lib.EXPORT, weights)
   outputs, batch = sample_outputs(task, model, state)
   for name, image in task.summary_images(outputs, batch).items():
-    sinks.image(facts["steps"], name, image)
-  sections = task.report_sections(
-    outputs, batch, next(iter(evaluation.values()))
-  )
+    log.image(steps, name, image)
   primary = {task.primary_metric: metrics[task.primary_metric]}
   page = report.Report(
     title=folder.name,
-    summary={**primary, **metrics, **_summary(results, facts)},
+    summary={**primary, **metrics, **summary},
     published=task.published or None,
     records=metric_writers.read_metrics(folder / "metrics.jsonl"),
-    sections=sections,
+    sections=task.report_sections(
+      outputs, batch, next(iter(evaluation.values()))
+    ),
     config=config.to_dict(),
     versions=results["versions"],
     parameters=run_summary.parameter_table(state.params),
   )
-  report.write_report(folder / "report.html", page)
-  # Write results.json last, because it marks a run as complete.
-  metric_writers.write_json(folder / "results.json", results)
+  with workdir.writing(folder):
+    report.write_report(folder / "report.html", page)
+    # Write results.json last, because it marks a run as complete.
+    metric_writers.write_json(folder / "results.json", results)
   return results
-
-
-def _summary(results: Mapping[str, Any], facts: Mapping[str, Any]) -> dict:
-  """Returns the facts shown at the top of the report."""
-  flat = {k: v for k, v in facts.items() if not isinstance(v, Mapping)}
-  return {"parameters": results["parameters"], **flat}

@@ -50,7 +50,7 @@ def test_means_are_over_the_examples_of_all_steps(timer):
   accumulator.add({"loss": (jnp.float32(6), jnp.float32(2))})
   accumulator.add({"loss": (jnp.float32(2), jnp.float32(6))})
   accumulator.wait()
-  assert accumulator.take() == {"loss": 1.0}
+  assert accumulator.take()[0] == {"loss": 1.0}
 
 
 @pytest.mark.parametrize("ahead", [0, 2])
@@ -71,7 +71,7 @@ def test_an_interval_ends_where_it_is_taken(timer):
   accumulator = make_accumulator(timer)
   for value in (1.0, 5.0):
     accumulator.add({"loss": (jnp.float32(value), jnp.float32(1))})
-    assert accumulator.take() == {"loss": value}
+    assert accumulator.take()[0] == {"loss": value}
 
 
 def test_sums_survive_a_checkpoint_bitwise(timer):
@@ -86,7 +86,7 @@ def test_sums_survive_a_checkpoint_bitwise(timer):
     whole.add(of_step(i))
     second.add(of_step(i))
   assert second.stored() == whole.stored()
-  assert second.take() == whole.take()
+  assert second.take()[0] == whole.take()[0]
 
 
 def test_restored_sums_lie_on_all_devices(timer):
@@ -96,7 +96,7 @@ def test_restored_sums_lie_on_all_devices(timer):
     {"loss": (np.float32(0.5), np.float32(2))}, step.replicated(mesh)
   )
   accumulator.add(more)
-  assert accumulator.take() == {"loss": 0.5}
+  assert accumulator.take()[0] == {"loss": 0.5}
 
 
 def test_there_is_nothing_to_store_between_intervals(timer):
@@ -126,7 +126,7 @@ def test_what_is_not_finite_stops_the_run_and_is_named(timer, value, shown):
     accumulator.check_finite(3)
 
 
-# --- pace ---------------------------------------------------------------------
+# --- speed --------------------------------------------------------------------
 
 
 def take_steps(accumulator, timer, clock, count, data, seconds):
@@ -138,12 +138,12 @@ def take_steps(accumulator, timer, clock, count, data, seconds):
       accumulator.add(of_step(i))
 
 
-def test_pace_counts_data_and_steps_of_the_interval_alone(timer, clock):
+def test_speed_counts_only_data_and_steps_of_the_interval(timer, clock):
   accumulator = make_accumulator(timer, flops_per_step=3e9, peak_flops=8e9)
   take_steps(accumulator, timer, clock, 4, data=0.5, seconds=1.5)
   with timer.section("evaluate"):
     clock.now += 100
-  assert accumulator.pace() == pytest.approx(
+  assert accumulator.take()[1] == pytest.approx(
     {
       "examples_per_second": 4.0,
       "data_wait_percent": 25.0,
@@ -152,7 +152,7 @@ def test_pace_counts_data_and_steps_of_the_interval_alone(timer, clock):
     }
   )
   take_steps(accumulator, timer, clock, 2, data=0.0, seconds=1.0)
-  assert accumulator.pace() == pytest.approx(
+  assert accumulator.take()[1] == pytest.approx(
     {
       "examples_per_second": 8.0,
       "data_wait_percent": 0.0,
@@ -162,13 +162,16 @@ def test_pace_counts_data_and_steps_of_the_interval_alone(timer, clock):
   )
 
 
-def test_pace_leaves_out_what_is_not_known(timer, clock):
+def test_speed_leaves_out_unknown_quantities(timer, clock):
   accumulator = make_accumulator(timer, flops_per_step=3e9)
   take_steps(accumulator, timer, clock, 1, data=0.0, seconds=1.0)
-  assert "mfu_percent" not in accumulator.pace()
+  assert "mfu_percent" not in accumulator.take()[1]
   accumulator = make_accumulator(timer, peak_flops=8e9)
   take_steps(accumulator, timer, clock, 1, data=0.0, seconds=1.0)
-  assert set(accumulator.pace()) == {"examples_per_second", "data_wait_percent"}
+  assert set(accumulator.take()[1]) == {
+    "examples_per_second",
+    "data_wait_percent",
+  }
 
 
 def test_a_resumed_run_does_not_count_its_earlier_life(clock):
@@ -177,6 +180,14 @@ def test_a_resumed_run_does_not_count_its_earlier_life(clock):
     timer, {"loss": [1.0, 1.0], "grad_norm": [1.0, 1.0]}
   )
   take_steps(accumulator, timer, clock, 2, data=1.0, seconds=1.0)
-  assert accumulator.pace() == pytest.approx(
+  assert accumulator.take()[1] == pytest.approx(
     {"examples_per_second": 4.0, "data_wait_percent": 50.0}
   )
+
+
+def test_named_metrics_are_reported_per_second(timer, clock):
+  accumulator = make_accumulator(timer, rates={"loss": "loss_per_second"})
+  take_steps(accumulator, timer, clock, 4, data=0.5, seconds=1.5)
+  means, speed = accumulator.take()
+  expected = means["loss"] * speed["examples_per_second"]
+  assert speed["loss_per_second"] == pytest.approx(expected)

@@ -13,18 +13,14 @@ from perceiver_jax.training.logs import metric_writers, results, run_summary
 from perceiver_jax.viz import report
 
 SHOWN = 12
-FACTS = {
-  "steps": 20,
-  "epochs": 0.22,
-  "best_step": 10,
-  "train_seconds": 3.5,
-  "seconds": {"step": 3.0, "data": 0.5},
-}
+STEPS, BATCH_SIZE, EXAMPLES = 20, 16, 1437
+BEST_STEP = 10
+SECONDS = {"step": 3.0, "data": 0.5}
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
-class Sinks:
+class ImageLog:
   """Keeps the images it is given."""
 
   def __init__(self):
@@ -51,7 +47,7 @@ class Run:
         np.asarray(rng.normal(size=x.shape)).astype(x.dtype), x.sharding
       ),
       abstract,
-    )
+    )._replace(step=STEPS)
     means = {
       "eval": {
         "loss": np.float32(0.25),
@@ -62,7 +58,7 @@ class Run:
     }
     self.evaluation = self.task.finalize_metrics(means)
 
-  def write(self, folder, sinks=None):
+  def write(self, folder, log=None):
     return results.write(
       folder,
       self.config,
@@ -70,8 +66,9 @@ class Run:
       self.model,
       self.state,
       self.evaluation,
-      FACTS,
-      sinks or Sinks(),
+      log or ImageLog(),
+      best_step=BEST_STEP,
+      seconds=SECONDS,
     )
 
 
@@ -155,7 +152,10 @@ def test_results_say_what_was_reached_and_how(run, tmp_path):
   assert stored["parameters"] == run_summary.num_parameters(run.state.params)
   assert stored["published"] == {}
   assert "jax" in stored["versions"]
-  assert {k: stored[k] for k in FACTS} == FACTS
+  assert (stored["steps"], stored["best_step"]) == (STEPS, BEST_STEP)
+  assert stored["epochs"] == round(STEPS * BATCH_SIZE / EXAMPLES, 2) == 0.22
+  assert stored["seconds"] == SECONDS
+  assert stored["train_seconds"] == 3.5
 
 
 @pytest.mark.usefixtures("quick_show")
@@ -202,11 +202,11 @@ def test_a_published_row_stands_in_both_files(run, tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("quick_show")
 def test_summary_images_are_written_at_the_last_step(run, tmp_path):
-  sinks = Sinks()
-  run.write(tmp_path, sinks)
-  names = {(at, name) for at, name, _ in sinks.images}
+  log = ImageLog()
+  run.write(tmp_path, log)
+  names = {(at, name) for at, name, _ in log.images}
   assert names == {(20, "predictions"), (20, "cross_attention")}
-  for _, _, image in sinks.images:
+  for _, _, image in log.images:
     assert image.dtype == np.uint8
     assert image.ndim == 3
 
