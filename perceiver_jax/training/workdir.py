@@ -173,10 +173,10 @@ def _commit() -> str:
 
 def _read(path: Path) -> dict[str, Any] | None:
   try:
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict):
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
       raise ValueError("not a JSON object")
-    return found
+    return content
   except FileNotFoundError:
     return None
   except (OSError, ValueError) as error:

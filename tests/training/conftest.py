@@ -1,4 +1,4 @@
-"""A tiny run of the real task, and compiles that take a moment."""
+"""Provides a tiny config of image classification and quick compilation."""
 
 import jax
 import ml_collections
@@ -8,7 +8,7 @@ from configs import base
 
 
 def _tiny_config() -> ml_collections.ConfigDict:
-  """Digits, four latents of eight channels, one self-attend."""
+  """Returns a config of the digits with four latents and one self-attend."""
   config = base.image_classification()
   config.num_steps = 20
   config.batch_size = 16
@@ -35,19 +35,19 @@ def _tiny_config() -> ml_collections.ConfigDict:
 
 @pytest.fixture(scope="session")
 def make_tiny_config():
-  """Makes a new `tiny_config`, for fixtures that live longer than a test."""
+  """Returns a function that makes a `tiny_config`, for module fixtures."""
   return _tiny_config
 
 
 @pytest.fixture
 def tiny_config(make_tiny_config) -> ml_collections.ConfigDict:
-  """A tiny run of the real task."""
+  """Returns the config of a tiny run of image classification."""
   return make_tiny_config()
 
 
 @pytest.fixture
 def tiny_conv_config(tiny_config) -> ml_collections.ConfigDict:
-  """The same behind the convolution stem, with its batch statistics."""
+  """Returns a `tiny_config` with a convolution stem and its batch norm."""
   tiny_config.model.adapter.update(
     prep_type="conv", num_channels=4, spatial_downsample=4
   )
@@ -56,7 +56,7 @@ def tiny_conv_config(tiny_config) -> ml_collections.ConfigDict:
 
 @pytest.fixture(scope="module")
 def quick_compile():
-  """Halves the time XLA takes for programs that run a few steps only."""
+  """Halves the compile time of programs that run only a few steps."""
   name = "jax_disable_most_optimizations"
   jax.config.update(name, True)
   yield

@@ -1,4 +1,4 @@
-"""Two processes train, evaluate, save and resume as one does."""
+"""Compares runs of two processes with a run of one."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ LEAVES = {
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory, program):
-  """The folder of a run of one process with two devices."""
+  """Returns the folder of a run of one process with two devices."""
   folder = tmp_path_factory.mktemp("one")
   status, _, err = program(
     folder, LEAVES, environment={"XLA_FLAGS": devices(2)}
@@ -32,7 +32,7 @@ def one(tmp_path_factory, program):
 
 @pytest.fixture
 def start_two(program):
-  """Starts two processes with one device each; ends what is left of them."""
+  """Starts two processes with one device each, and ends them."""
   started = []
 
   def start(folder, leaves=None, **kwargs):
@@ -96,9 +96,9 @@ def test_two_processes_evaluate_as_one(tmp_path, one, start_two):
   first, second = end(start_two(folder, name="evaluate"))
   assert "eval/accuracy" in first
   assert "eval/accuracy" not in second
-  found = json.loads((folder / "evaluation-12.json").read_text())["metrics"]
+  evaluated = json.loads((folder / "evaluation-12.json").read_text())["metrics"]
   results = json.loads((one / "results.json").read_text())["metrics"]
-  assert found == pytest.approx(results, rel=1e-6)
+  assert evaluated == pytest.approx(results, rel=1e-6)
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -115,7 +115,9 @@ def test_two_processes_stop_together_and_resume(
   assert f"preempted at step {step:,}, which is saved" in results[0][1]
 
 
-def test_a_run_of_two_goes_on_as_one_and_as_two(tmp_path, one, start_two):
+def test_run_of_two_processes_resumes_with_one_and_with_two(
+  tmp_path, one, start_two
+):
   limit = {"max_seconds": 1e-6}
   for _ in range(2):
     pair = start_two(tmp_path, limit)
@@ -126,7 +128,7 @@ def test_a_run_of_two_goes_on_as_one_and_as_two(tmp_path, one, start_two):
   runs.assert_alike(tmp_path, one)
 
 
-def test_a_run_of_one_goes_on_as_two(tmp_path, one, start_two, program):
+def test_run_of_one_process_resumes_with_two(tmp_path, one, start_two, program):
   status, _, err = program(tmp_path, LEAVES | {"max_seconds": 1e-6}).end()
   assert status == 75, err
   end(start_two(tmp_path))

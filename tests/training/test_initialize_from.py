@@ -1,4 +1,4 @@
-"""Starting from weights of any kind, and leaving some."""
+"""Tests initializing a run from weights and exporting its own."""
 
 import jax
 import numpy as np
@@ -30,7 +30,7 @@ def config(tiny_config):
 
 @pytest.fixture(scope="module")
 def first(make_tiny_config, tmp_path_factory, compile_once):
-  """The folder of a run to start from, and its weights."""
+  """Returns the folder of a run to initialize from, and its weights."""
   folder = tmp_path_factory.mktemp("first")
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr("perceiver_jax.viz.report.write_report", lambda *_: None)
@@ -38,20 +38,20 @@ def first(make_tiny_config, tmp_path_factory, compile_once):
 
 
 def test_a_run_leaves_the_weights_it_evaluates(config, first):
-  folder, found = first
-  assert found.spec == config.model.to_dict()
+  folder, exported = first
+  assert exported.spec == config.model.to_dict()
   task = tasks.make_task(config)
   state = restore.restore(config, task, folder, "latest").state
-  for module, leaves in found.params.items():
+  for module, leaves in exported.params.items():
     for name, leaf in leaves.items():
       np.testing.assert_array_equal(leaf, state.ema_params[module][name])
-  model = weights.transform(found.spec)
+  model = weights.transform(exported.spec)
   images = jax.device_put(task.dummy_batch()["image"])
-  out, _ = jax.jit(model.apply)(*jax.device_put(found[1:]), None, images)
+  out, _ = jax.jit(model.apply)(*jax.device_put(exported[1:]), None, images)
   assert out.logits.shape == (1, 10)
 
 
-def test_starting_from_a_run_takes_everything_over(
+def test_initializing_from_a_run_loads_all_arrays(
   config, first, tmp_path, capsys
 ):
   folder, started = first
@@ -68,7 +68,9 @@ def test_starting_from_a_run_takes_everything_over(
   assert f"{count} arrays loaded" in out
 
 
-def test_another_head_starts_anew_and_is_named(config, first, tmp_path, capsys):
+def test_head_of_another_size_is_initialized_and_named(
+  config, first, tmp_path, capsys
+):
   _, given = first
   head = {
     name: x[..., :7] for name, x in given.params["decoder/output"].items()
@@ -82,7 +84,7 @@ def test_another_head_starts_anew_and_is_named(config, first, tmp_path, capsys):
   assert "2 skipped: decoder/output/b, decoder/output/w" in out
 
 
-def test_a_resumed_run_needs_them_no_more(config, first, tmp_path):
+def test_resumed_run_does_not_need_the_weights(config, first, tmp_path):
   path = tmp_path / "start.safetensors"
   weights.save(path, first[1])
   config.init_from = str(path)

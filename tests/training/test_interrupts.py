@@ -113,7 +113,7 @@ def test_with_several_processes_jax_decides_the_step_to_stop_at(two_processes):
     assert [stop.reason(step) for step in (6, 7)] == ["", interrupts.PREEMPTED]
 
 
-def test_with_several_processes_the_first_one_keeps_the_time(two_processes):
+def test_with_several_processes_the_first_checks_the_time_limit(two_processes):
   stop = Interrupts(max_seconds=1e-9)
   assert stop.reason(1) == ""
   two_processes["first_timed_out"] = True

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("compile_once", "no_report")
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, compile_once):
-  """A run of the smoke config of the digits, and its outcome."""
+  """Returns the folder and the outcome of the smoke run of the digits."""
   folder = tmp_path_factory.mktemp("digits")
   config = digits.get_config("smoke")
   outcome = runs.train(folder, config, tasks.make_task(config))
@@ -30,12 +30,12 @@ def read(folder, name):
   return json.loads((folder / name).read_text())
 
 
-def test_a_run_ends_and_says_so(finished):
+def test_outcome_of_a_finished_run(finished):
   _, outcome = finished
   assert (outcome.stopped, outcome.step) == ("", 4)
 
 
-def test_the_folder_says_how_the_run_came_about(finished):
+def test_folder_records_config_versions_and_classes(finished):
   folder, _ = finished
   config = digits.get_config("smoke")
   assert read(folder, "config.json") == json.loads(config.to_json())
@@ -43,7 +43,7 @@ def test_the_folder_says_how_the_run_came_about(finished):
   assert read(folder, "task.json") == {"class_names": list("0123456789")}
 
 
-def test_the_folder_holds_what_the_run_found(finished):
+def test_folder_holds_checkpoints_images_report_and_results(finished):
   folder, outcome = finished
   assert runs.checkpoint_steps(folder) == [2, 4]
   pictures = sorted((folder / "images").iterdir())
@@ -53,22 +53,22 @@ def test_the_folder_holds_what_the_run_found(finished):
     assert picture.read_bytes().startswith(b"\x89PNG")
   assert [p.name for p in (folder / "tensorboard").glob("*tfevents*")]
   assert "</html>" in (folder / "report.html").read_text()
-  found = read(folder, "results.json")
-  assert found == json.loads(json.dumps(outcome.results))
-  assert found["task"] == "image_classification"
-  assert found["metrics"].keys() == {
+  stored = read(folder, "results.json")
+  assert stored == json.loads(json.dumps(outcome.results))
+  assert stored["task"] == "image_classification"
+  assert stored["metrics"].keys() == {
     "eval/accuracy",
     "eval/loss",
     "eval/top_5_accuracy",
     "eval/calibration_error",
   }
-  assert found["steps"] == found["best_step"] == 4
-  assert found["epochs"] == round(4 * 8 / 1437, 2)
-  assert found["parameters"] > 10_000
-  assert found["train_seconds"] >= found["seconds"]["compile"] > 0
+  assert stored["steps"] == stored["best_step"] == 4
+  assert stored["epochs"] == round(4 * 8 / 1437, 2)
+  assert stored["parameters"] > 10_000
+  assert stored["train_seconds"] >= stored["seconds"]["compile"] > 0
 
 
-def test_records_come_at_their_intervals(finished):
+def test_metrics_are_recorded_at_their_intervals(finished):
   folder, outcome = finished
   trained, last, evaluated = runs.records(folder)
   assert (trained["step"], last["step"], evaluated["step"]) == (2, 4, 4)
@@ -101,7 +101,7 @@ def test_a_finished_run_started_again_repeats_its_results(finished):
   assert runs.state(folder) == state
 
 
-def test_every_interval_is_kept_apart(tmp_path):
+def test_logging_evaluation_and_saving_have_separate_intervals(tmp_path):
   runs.train(tmp_path)
   steps = {"train/loss": [], "eval/loss": []}
   for record in runs.records(tmp_path):
@@ -162,7 +162,7 @@ def test_num_steps(steps, epochs, expected):
     *((0, math.inf), (0, math.nan), (5, math.nan)),
   ],
 )
-def test_num_steps_refuses(steps, epochs):
+def test_num_steps_rejects_invalid_lengths(steps, epochs):
   config = runs.tiny_config(num_steps=steps, num_epochs=epochs)
   with pytest.raises(UserError, match=r"config.num_steps is .* one of them"):
     config_checks.num_steps(config, 40)
@@ -207,7 +207,9 @@ def test_a_bad_leaf_is_named_and_nothing_written(tmp_path, leaf, value):
     (9, {}, "--num_devices is 9, but there are 8"),
   ],
 )
-def test_a_batch_must_divide(tmp_path, num_devices, leaves, message):
+def test_batch_must_divide_over_devices_and_microbatches(
+  tmp_path, num_devices, leaves, message
+):
   with pytest.raises(UserError, match=message):
     runs.train(
       tmp_path / "run", runs.tiny_config(**leaves), num_devices=num_devices
@@ -231,12 +233,12 @@ def test_a_model_that_cannot_be_built(tmp_path, error):
   assert not (tmp_path / "run").exists()
 
 
-def test_a_mistake_in_the_code_of_a_model_keeps_its_traceback(tmp_path):
+def test_programming_error_in_a_model_keeps_its_traceback(tmp_path):
   with pytest.raises(TypeError, match="of a programmer"):
     runs.train(tmp_path, task=Unbuildable(TypeError("of a programmer")))
 
 
-def test_a_folder_of_another_config(tmp_path):
+def test_folder_of_another_config_is_refused(tmp_path):
   runs.train(tmp_path, runs.tiny_config(num_steps=1))
   before = runs.contents(tmp_path)
   with pytest.raises(UserError, match="num_steps is 1 there and 12 here"):
@@ -244,7 +246,7 @@ def test_a_folder_of_another_config(tmp_path):
   assert runs.contents(tmp_path) == before
 
 
-def test_a_folder_of_other_classes(tmp_path):
+def test_folder_of_other_classes_is_refused(tmp_path):
   config = runs.tiny_config(num_steps=1)
   runs.train(tmp_path, config)
   task = runs.TinyTask()
@@ -262,7 +264,7 @@ def test_leaves_that_change_no_result_may_change(tmp_path):
 
 
 def exploding(**leaves):
-  """From step 7 on, the learning rate is too high for any parameter."""
+  """Returns a config whose learning rate is far too high from step 7 on."""
   return runs.tiny_config(
     optimizer__schedule="step",
     optimizer__boundaries=(0.5,),
@@ -298,7 +300,9 @@ def test_a_run_that_diverges_stops_and_saves_nothing_bad(tmp_path, leaves):
     runs.train(tmp_path, config)
 
 
-def test_divergence_wins_over_a_request_to_stop(tmp_path, monkeypatch):
+def test_divergence_takes_precedence_over_a_request_to_stop(
+  tmp_path, monkeypatch
+):
   stops = runs.stop_at({7: interrupts.PREEMPTED})
   monkeypatch.setattr(interrupts, "Interrupts", stops)
   config = exploding(checkpoint__every_steps=6, log__every_steps=100)
@@ -307,7 +311,7 @@ def test_divergence_wins_over_a_request_to_stop(tmp_path, monkeypatch):
   assert runs.checkpoint_steps(tmp_path) == [6]
 
 
-def test_the_time_limit_stops_and_another_start_goes_on(tmp_path, capsys):
+def test_run_stopped_by_the_time_limit_can_be_resumed(tmp_path, capsys):
   config = runs.tiny_config(max_seconds=1e-9)
   outcome = runs.train(tmp_path / "run", config)
   assert outcome == loop.Outcome(interrupts.OUT_OF_TIME, 1, {})
@@ -323,12 +327,12 @@ def test_the_time_limit_stops_and_another_start_goes_on(tmp_path, capsys):
   runs.assert_same_end(tmp_path / "run", tmp_path / "undisturbed")
 
 
-def test_a_run_that_ends_in_time_is_not_out_of_it(tmp_path):
+def test_run_that_ends_within_the_time_limit_is_not_stopped(tmp_path):
   config = runs.tiny_config(num_steps=1, max_seconds=1e-9)
   assert runs.train(tmp_path, config).stopped == ""
 
 
-def test_the_start_says_what_will_happen(tmp_path, capsys):
+def test_start_prints_a_summary_of_the_run(tmp_path, capsys):
   runs.train(tmp_path, runs.tiny_config(num_microbatches=2), num_devices=2)
   text = " ".join(capsys.readouterr().out.split())
   for part in (
@@ -342,7 +346,7 @@ def test_the_start_says_what_will_happen(tmp_path, capsys):
     assert part in text, part
 
 
-def test_a_save_that_fails_in_the_end_is_an_error(tmp_path, monkeypatch):
+def test_failed_last_save_is_an_error(tmp_path, monkeypatch):
   def fail(self):
     raise UserError("no space left")
 
@@ -371,7 +375,7 @@ def test_several_evaluations_choose_the_best_checkpoint(tmp_path):
   assert runs.checkpoint_steps(tmp_path) == sorted({best, 6})
 
 
-def test_a_disk_that_fills_up_between_checkpoints(tmp_path):
+def test_disk_that_fills_up_between_checkpoints(tmp_path):
   config = runs.tiny_config(log__every_steps=1, checkpoint__every_steps=100)
   limit = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (2500, limit[1]))
@@ -385,7 +389,7 @@ def test_a_disk_that_fills_up_between_checkpoints(tmp_path):
   assert len(runs.records(tmp_path)) == 15
 
 
-def test_intervals_by_epochs_are_whole_steps_and_add_to_those_by_steps(
+def test_intervals_in_epochs_are_whole_steps_and_add_to_those_in_steps(
   tmp_path,
 ):
   # An epoch is 5 steps of 8 of the 40 examples.
@@ -402,7 +406,7 @@ def test_intervals_by_epochs_are_whole_steps_and_add_to_those_by_steps(
   assert runs.checkpoint_steps(tmp_path) == [4, 8, 12]
 
 
-def test_intervals_of_epochs_that_are_no_whole_steps_do_not_drift(tmp_path):
+def test_intervals_of_fractional_steps_do_not_drift(tmp_path):
   # 40 examples are 3.33 batches of 12; three epochs are ten steps.
   config = runs.tiny_config(
     batch_size=12,
@@ -416,10 +420,10 @@ def test_intervals_of_epochs_that_are_no_whole_steps_do_not_drift(tmp_path):
   assert evaluated == [4, 7, 10]
 
 
-def test_a_task_adds_scores_to_every_evaluation(tmp_path):
+def test_task_adds_metrics_to_every_evaluation(tmp_path):
   class Task(runs.TinyTask):
-    def finalize_metrics(self, found):
-      return {**found, "all": {"twice": 2 * found["eval"]["accuracy"]}}
+    def finalize_metrics(self, metrics):
+      return {**metrics, "all": {"twice": 2 * metrics["eval"]["accuracy"]}}
 
   runs.train(tmp_path, task=Task())
   measured = [r for r in runs.records(tmp_path) if "eval/accuracy" in r]
@@ -449,7 +453,7 @@ def test_rates_that_a_task_names_are_logged_per_second(tmp_path):
     assert record["speed/words_per_second"] == pytest.approx(5 * examples)
 
 
-def test_tasks_name_no_rates_unless_they_choose_to(finished):
+def test_tasks_log_no_rates_by_default(finished):
   folder, _ = finished
   lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
   speeds = {name for line in lines for name in line if "speed/" in name}

@@ -17,7 +17,7 @@ ACCURACIES = {2: 0.5, 4: 0.9, 6: 0.7}
 
 
 def make_state(config, task, seed):
-  """A state of the config's shapes with numbers of its own."""
+  """Returns a random state with the shapes of the config."""
   rng = np.random.default_rng(seed)
 
   def fill(x):
@@ -29,7 +29,7 @@ def make_state(config, task, seed):
 
 
 class Saved(NamedTuple):
-  """A run's folder, what it belongs to, and the states in it by step."""
+  """A run's folder with its config, task and saved states by step."""
 
   folder: Path
   config: ml_collections.ConfigDict
@@ -48,8 +48,8 @@ def shared(make_tiny_config, tmp_path_factory):
   checkpointer = Checkpointer(folder / workdir.CHECKPOINTS, keep_latest=3)
   for at, accuracy in ACCURACIES.items():
     states[at] = make_state(config, task, at)
-    found = {task.primary_metric: accuracy}
-    checkpointer.save(at, states[at], None, {}, found)
+    metrics = {task.primary_metric: accuracy}
+    checkpointer.save(at, states[at], None, {}, metrics)
   checkpointer.close()
   return Saved(folder, config, task, states)
 
@@ -73,29 +73,31 @@ def listing(folder):
   }
 
 
-def assert_same(found, want):
-  assert jax.tree.structure(found) == jax.tree.structure(want)
-  jax.tree.map(np.testing.assert_array_equal, found, want)
+def assert_same(actual, expected):
+  assert jax.tree.structure(actual) == jax.tree.structure(expected)
+  jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 @pytest.mark.parametrize(
   ("which", "at"), [("latest", 6), ("best", 4), ("2", 2), ("6", 6)]
 )
-def test_a_checkpoint_comes_back_to_all_devices(saved, which, at):
-  found = saved.restore(which)
-  assert found.step == at
-  assert_same(found.state, saved.states[at])
-  assert found.mesh.size == jax.device_count()
-  for x in jax.tree.leaves(found.state):
-    assert x.sharding.is_equivalent_to(step.replicated(found.mesh), x.ndim)
+def test_checkpoint_is_restored_to_all_devices(saved, which, at):
+  restored = saved.restore(which)
+  assert restored.step == at
+  assert_same(restored.state, saved.states[at])
+  assert restored.mesh.size == jax.device_count()
+  for x in jax.tree.leaves(restored.state):
+    assert x.sharding.is_equivalent_to(step.replicated(restored.mesh), x.ndim)
 
 
-def test_less_is_better_where_the_task_says_so(saved, monkeypatch):
+def test_best_checkpoint_follows_the_mode_of_the_task(saved, monkeypatch):
   monkeypatch.setattr(saved.task, "primary_mode", "min")
   assert saved.restore("best").step == 2
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over_and_left(saved, tmp_path):
+def test_damaged_newest_checkpoint_is_skipped_and_left_in_place(
+  saved, tmp_path
+):
   copy = saved._replace(folder=tmp_path / "copy")
   shutil.copytree(saved.folder, copy.folder)
   for path in (copy.folder / workdir.CHECKPOINTS / "6").rglob("*"):
@@ -106,7 +108,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_left(saved, tmp_path):
   assert listing(copy.folder) == before
 
 
-def test_averaged_parameters_are_those_to_evaluate(saved):
+def test_averaged_parameters_are_evaluated(saved):
   params, net_state = restore.local_params(saved.restore("latest").state)
   assert_same(params, jax.device_get(saved.states[6].ema_params))
   assert net_state == {}
@@ -135,7 +137,7 @@ def test_the_length_of_a_run_is_not_needed(tiny_config, task, warmup):
 
 
 @pytest.mark.parametrize("exists", [True, False])
-def test_without_a_checkpoint_there_is_advice(
+def test_missing_checkpoint_is_a_user_error(
   tiny_config, task, tmp_path, exists
 ):
   folder = tmp_path / "run"
@@ -151,7 +153,7 @@ def test_without_a_checkpoint_there_is_advice(
   assert listing(tmp_path) == ({"run": None} if exists else {})
 
 
-def test_a_step_that_was_not_saved_names_those_that_were(saved):
+def test_unsaved_step_lists_the_saved_ones(saved):
   with pytest.raises(UserError, match=r"no checkpoint of step 3: .*2, 4, 6"):
     saved.restore("3")
 

@@ -1,4 +1,4 @@
-"""A run that was stopped anywhere ends as one that never was, bit by bit."""
+"""Tests that resumed runs are bitwise equal to uninterrupted ones."""
 
 import os
 import re
@@ -29,7 +29,7 @@ VARIANTS = {
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, compile_once):
-  """The folder of each variant's run that nothing stopped."""
+  """Returns a function to the folder of a variant's uninterrupted run."""
   made = {}
 
   def folder_of(variant, num_devices=1):
@@ -45,7 +45,7 @@ def undisturbed(tmp_path_factory, compile_once):
 
 @pytest.fixture
 def live(monkeypatch):
-  """Lives of a run, each of which ends as it is told to."""
+  """Returns a function that starts or resumes a run and stops it as told."""
 
   def live(folder, variant, reasons, leaves=None, **kwargs):
     monkeypatch.setattr(interrupts, "Interrupts", runs.stop_at(reasons))
@@ -80,14 +80,14 @@ def test_any_interruptions_leave_no_trace(
 
 
 @pytest.mark.parametrize("step", [1, 3, 4, 5, 11])
-def test_every_step_is_a_good_one_to_stop_at(tmp_path, undisturbed, live, step):
+def test_run_can_be_stopped_at_any_step(tmp_path, undisturbed, live, step):
   live(tmp_path, "plain", {step: interrupts.PREEMPTED})
   assert runs.checkpoint_steps(tmp_path)[-1] == step
   live(tmp_path, "plain", {})
   runs.assert_same_end(tmp_path, undisturbed("plain"))
 
 
-def test_a_run_may_go_on_on_other_devices(tmp_path, undisturbed, live):
+def test_run_resumes_on_other_devices(tmp_path, undisturbed, live):
   for reasons, devices in (
     ({4: interrupts.PREEMPTED}, 1),
     ({7: interrupts.PREEMPTED}, 4),
@@ -124,13 +124,13 @@ def flip(file):
 
 
 def damage_data(checkpoint, damage):
-  """Every file of arrays: some of them hold nothing that is read."""
+  """Damages all files of arrays, since not every file is read."""
   for file in checkpoint.glob("state/**/d/*"):
     damage(file)
 
 
 @pytest.mark.parametrize("damage", [truncate, flip])
-def test_a_damaged_checkpoint_is_passed_over(
+def test_damaged_checkpoint_is_skipped(
   tmp_path, undisturbed, live, monkeypatch, damage
 ):
   live(tmp_path, "plain", {8: interrupts.PREEMPTED})
@@ -154,7 +154,7 @@ def test_a_damaged_checkpoint_is_passed_over(
   runs.assert_same_end(tmp_path, undisturbed("plain"))
 
 
-def test_half_a_line_of_metrics_is_written_anew(tmp_path, undisturbed, live):
+def test_incomplete_line_of_metrics_is_rewritten(tmp_path, undisturbed, live):
   live(tmp_path, "plain", {8: runs.Crash()})
   file = tmp_path / "metrics.jsonl"
   file.write_text(file.read_text() + '{"step": 9, "train/lo')
@@ -187,12 +187,12 @@ def goes_on_to(folder, whole, program, **environment):
     pytest.param(signal.SIGINT, 130, "interrupted", marks=pytest.mark.slow),
   ],
 )
-def test_a_signal_saves_and_has_its_status(
+def test_signal_saves_and_sets_the_exit_status(
   tmp_path, program, number, status, word
 ):
   run = program(tmp_path, {"num_steps": 100_000}).wait_for(5)
-  found, out, err = run.end(number)
-  assert found == status, err
+  exit_status, out, err = run.end(number)
+  assert exit_status == status, err
   assert "Traceback" not in err
   step = runs.checkpoint_steps(tmp_path)[-1]
   assert f"{word} at step {step:,}, which is saved: run the same" in out
@@ -213,7 +213,7 @@ def test_killed_anywhere(tmp_path, program, whole, seed):
 
 
 @pytest.mark.slow
-def test_asked_to_stop_anywhere(tmp_path, program, whole):
+def test_signals_at_any_step(tmp_path, program, whole):
   for step, number in ((5, signal.SIGTERM), (20, signal.SIGINT)):
     status, _, err = program(tmp_path).wait_for(step).end(number)
     assert status in (75, 130, 0), err
@@ -249,7 +249,7 @@ def test_killed_and_damaged(tmp_path, program, whole):
 
 
 @pytest.mark.slow
-def test_goes_on_on_other_devices(tmp_path, program, whole):
+def test_process_resumes_on_other_devices(tmp_path, program, whole):
   program(tmp_path).wait_for(10).end(signal.SIGTERM)
   eight = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
   status, out, err = program(

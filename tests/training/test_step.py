@@ -79,7 +79,7 @@ def image_batch(seed):
 
 
 class Run:
-  """A task, its first state on a mesh and its step."""
+  """A task with its initial state on a mesh and its train step."""
 
   def __init__(
     self,
@@ -111,27 +111,27 @@ class Run:
 
   def take(self, batch):
     placed = step.place_train_batch(batch, self.mesh)
-    self.state, found = self.step(self.state, placed)
-    return {name: float(v) for name, v in metrics.means(found).items()}
+    self.state, sums = self.step(self.state, placed)
+    return {name: float(v) for name, v in metrics.means(sums).items()}
 
 
-def assert_close(found, want, tolerance):
+def assert_close(actual, expected, tolerance):
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, tolerance, tolerance),
-    found,
-    want,
+    actual,
+    expected,
   )
 
 
-def assert_same(found, want):
-  jax.tree.map(np.testing.assert_array_equal, found, want)
+def assert_same(actual, expected):
+  jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 # --- one result on any number of devices --------------------------------------
 
 
 def assert_devices_agree(task, make_batch, numbers=DEVICES, optimizer=None):
-  """Metrics of 20 steps and what they lead to, on these numbers of devices."""
+  """Checks that metrics and state after 20 steps agree over device counts."""
   first, records, ends = None, {}, {}
   for devices in numbers:
     run = Run(task, devices, optimizer, first=first)
@@ -139,10 +139,10 @@ def assert_devices_agree(task, make_batch, numbers=DEVICES, optimizer=None):
     records[devices] = [run.take(make_batch(i)) for i in range(20)]
     ends[devices] = jax.device_get(run.state)
   for devices in numbers[1:]:
-    for found, want in zip(records[devices], records[1], strict=True):
+    for actual, expected in zip(records[devices], records[1], strict=True):
       # Other sums round otherwise, which grows over the steps.
-      assert found["loss"] == pytest.approx(want["loss"], abs=5e-5)
-      assert found == pytest.approx(want, rel=1e-3)
+      assert actual["loss"] == pytest.approx(expected["loss"], abs=5e-5)
+      assert actual == pytest.approx(expected, rel=1e-3)
     assert_close(ends[devices].params, ends[1].params, 1e-4)
     assert_close(ends[devices].net_state, ends[1].net_state, 1e-4)
   moved = jax.tree.map(
@@ -231,19 +231,19 @@ def test_the_gradient_is_that_of_the_mean_over_the_global_batch(devices):
 
   loss, grads = jax.jit(jax.value_and_grad(objective))(run.first.params)
   placed = step.place_train_batch(batch, run.mesh)
-  state, found = run.step(run.state, placed)
+  state, sums = run.step(run.state, placed)
   want = jax.tree.map(np.subtract, run.first.params, grads)
   assert_close(jax.device_get(state.params), want, 1e-6)
-  total, count = found["loss"]
+  total, count = sums["loss"]
   assert float(count) == BATCH
   assert float(total) == pytest.approx(BATCH * float(loss), rel=1e-5)
   for name, tree in (("grad_norm", grads), ("param_norm", want)):
     norm = np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(tree)))
-    assert metrics.means(found)[name] == pytest.approx(norm, rel=1e-5)
+    assert metrics.means(sums)[name] == pytest.approx(norm, rel=1e-5)
   assert int(state.step) == 1
 
 
-def test_a_batch_with_nothing_to_learn_changes_nothing():
+def test_batch_with_a_loss_over_no_examples_changes_nothing():
   class Empty(Classifier):
     def loss(self, outputs, batch):
       return {"loss": (0 * super().loss(outputs, batch)["loss"][0], 0.0)}
@@ -258,7 +258,7 @@ def test_a_batch_with_nothing_to_learn_changes_nothing():
 
 
 @pytest.mark.parametrize("parts", [2, 8])
-def test_microbatches_give_what_one_batch_gives(parts):
+def test_microbatches_equal_one_batch(parts):
   task = Classifier(noise=0.5)
   whole = Run(task, devices=2)
   split = Run(task, devices=2, first=whole.first, num_microbatches=parts)
@@ -285,11 +285,11 @@ def test_batch_statistics_pass_from_one_microbatch_to_the_next():
 
 @functools.cache
 def noisy():
-  """A run whose parameters stay, so that only its noise changes the loss."""
+  """Returns a run with fixed parameters, whose loss varies by noise alone."""
   return Run(Classifier(noise=1.0), devices=2, optimizer=optax.sgd(0.0))
 
 
-def test_an_example_keeps_its_noise_wherever_it_stands():
+def test_noise_of_an_example_does_not_depend_on_its_position():
   batch, run = classifier_batch(0), noisy()
   order = np.random.default_rng(1).permutation(BATCH)
   losses = []
@@ -322,7 +322,7 @@ def test_the_seed_decides_parameters_and_noise():
   assert abs(losses[0] - losses[1]) > 1e-3
 
 
-def test_two_runs_are_bitwise_the_same():
+def test_two_runs_are_bitwise_identical():
   task = Classifier(noise=1.0, batchnorm=True)
   ends = []
   for _ in range(2):
@@ -336,33 +336,33 @@ def test_two_runs_are_bitwise_the_same():
 # --- the state ----------------------------------------------------------------
 
 
-def test_the_first_state_takes_only_shapes_from_the_batch():
+def test_initial_state_depends_only_on_shapes_of_the_batch():
   run = Run(Classifier(batchnorm=True))
-  found = jax.jit(run.init)(classifier_batch(7, size=1))
-  assert_same(found.params, run.first.params)
-  assert_same(found.rng, run.first.rng)
+  initial = jax.jit(run.init)(classifier_batch(7, size=1))
+  assert_same(initial.params, run.first.params)
+  assert_same(initial.rng, run.first.rng)
   assert int(run.first.step) == 0
   assert run.first.ema_params == ()
   # Haiku's running statistics remember the first batch until the first step.
   ends = []
-  for first in (run.first, jax.device_get(found)):
+  for first in (run.first, jax.device_get(initial)):
     run.state = jax.device_put(first, step.replicated(run.mesh))
     run.take(classifier_batch(0))
     ends.append(jax.device_get(run.state))
   assert_same(*ends)
 
 
-def test_the_state_is_whole_on_every_device_and_not_stacked():
+def test_state_is_replicated_and_not_stacked():
   run = Run(Classifier(batchnorm=True), 4, optax.adam(0.1), ema_decay=0.9)
   abstract = step.abstract_state(run.init, Classifier().dummy_batch(), run.mesh)
   run.take(classifier_batch(0))
 
-  def check(found, want):
-    assert (found.shape, found.dtype) == (want.shape, want.dtype)
-    assert found.sharding.is_equivalent_to(want.sharding, found.ndim)
-    assert len(found.addressable_shards) == 4
-    for shard in found.addressable_shards:
-      np.testing.assert_array_equal(shard.data, found)
+  def check(array, expected):
+    assert (array.shape, array.dtype) == (expected.shape, expected.dtype)
+    assert array.sharding.is_equivalent_to(expected.sharding, array.ndim)
+    assert len(array.addressable_shards) == 4
+    for shard in array.addressable_shards:
+      np.testing.assert_array_equal(shard.data, array)
 
   jax.tree.map(check, run.state, abstract)
   assert run.state.params["linear"]["w"].shape == (FEATURES, 4)
@@ -415,7 +415,7 @@ def test_step_compiles_with_a_dummy_batch():
   assert int(state.step) == 1
 
 
-def test_a_model_that_can_not_be_is_a_user_error(tiny_config):
+def test_invalid_model_is_a_user_error(tiny_config):
   tiny_config.model.encoder.num_self_attend_heads = 3
   model = step.model_of(tasks.make_task(tiny_config), "float32")
   init = step.make_init(model, optax.sgd(0.1), 0, use_ema=False)
@@ -464,7 +464,7 @@ def test_more_devices_than_there_are_is_a_user_error():
 
 @settings(deadline=None)
 @given(st.integers(-3, 200), st.integers(1, 8), st.integers(1, 4))
-def test_a_batch_size_is_taken_if_it_divides(size, devices, parts):
+def test_batch_size_is_accepted_if_it_divides(size, devices, parts):
   if size > 0 and size % (devices * parts) == 0:
     step.check_batch_size(size, devices, parts)
     return

@@ -45,7 +45,7 @@ def folder(tmp_path):
 # --- whose folder it is -------------------------------------------------------
 
 
-def test_a_new_folder_and_the_same_config_are_welcome(folder, tmp_path):
+def test_new_folder_and_same_config_are_accepted(folder, tmp_path):
   workdir.check_config(tmp_path / "new", make_config())
   assert not (tmp_path / "new").exists(), "checking writes nothing"
   workdir.check_config(folder, make_config())
@@ -90,14 +90,14 @@ def test_another_config_is_refused_with_its_leaf_named(
   assert "\n" not in message
 
 
-def test_a_leaf_that_is_gone_is_named(folder):
+def test_removed_leaf_is_named(folder):
   config = make_config()
   del config.seed
   with pytest.raises(UserError, match="seed is 0 there and absent here"):
     workdir.check_config(folder, config)
 
 
-def test_of_many_differences_three_are_shown(folder):
+def test_three_of_many_differences_are_shown(folder):
   config = make_config(
     **{"seed": 1, "batch_size": 2, "precision": "x", "data.image_shape": (1,)}
   )
@@ -117,7 +117,7 @@ def test_of_many_differences_three_are_shown(folder):
     "data.num_workers",
   ],
 )
-def test_leaves_that_change_no_result_are_free(folder, leaf):
+def test_leaves_that_change_no_result_may_differ(folder, leaf):
   config = make_config(**{leaf: 7})
   workdir.check_config(folder, config)
   workdir.write(folder, config, METADATA)
@@ -125,7 +125,7 @@ def test_leaves_that_change_no_result_are_free(folder, leaf):
   assert stored == json.loads(json.dumps(config.to_dict()))
 
 
-def test_free_are_whole_names_only(folder):
+def test_only_whole_names_of_leaves_may_differ(folder):
   for leaf in ("logging", "checkpoint_policy", "data.num_workers_more"):
     with pytest.raises(UserError, match=rf"{re.escape(leaf)} is absent there"):
       workdir.check_config(folder, make_config(**{leaf: 1}))
@@ -140,7 +140,7 @@ def test_checkpoints_without_a_config_are_not_touched(tmp_path):
 # --- reading back -------------------------------------------------------------
 
 
-def test_a_config_reads_back_as_it_was_tuples_included(folder):
+def test_config_round_trip_keeps_tuples(folder):
   config = workdir.read_config(folder)
   assert isinstance(config, ml_collections.ConfigDict)
   assert config.to_dict() == make_config().to_dict()
@@ -149,7 +149,7 @@ def test_a_config_reads_back_as_it_was_tuples_included(folder):
   workdir.check_config(folder, config)
 
 
-def test_a_run_goes_on_with_its_own_classes(folder, tmp_path):
+def test_run_resumes_only_with_its_own_classes(folder, tmp_path):
   for where, names in ((folder, ("cat", "dog")), (tmp_path, ("x",))):
     workdir.check_metadata(where, {"class_names": names})
   workdir.check_metadata(folder, {})
@@ -179,7 +179,7 @@ def test_a_folder_without_a_run_is_a_user_error(tmp_path):
     workdir.read_config,
   ],
 )
-def test_json_that_can_not_be_read_is_a_user_error(folder, content, read):
+def test_unreadable_json_is_a_user_error(folder, content, read):
   path = folder / "config.json"
   path.write_bytes(content)
   with pytest.raises(UserError) as error:
@@ -188,7 +188,7 @@ def test_json_that_can_not_be_read_is_a_user_error(folder, content, read):
   assert path.read_bytes() == content
 
 
-def test_a_file_in_the_place_of_the_folder_is_a_user_error(tmp_path):
+def test_file_in_place_of_the_folder_is_a_user_error(tmp_path):
   path = tmp_path / "file"
   path.write_text("mine")
   with pytest.raises(UserError, match="can't be read"):
@@ -217,16 +217,16 @@ def test_a_full_disk_is_a_user_error(tmp_path):
 def test_a_run_writes_config_task_and_versions(folder):
   names = {path.name for path in folder.iterdir()}
   assert names == {"config.json", "task.json", "versions.json"}
-  found = json.loads((folder / "versions.json").read_text())
-  assert found == workdir.versions()
+  versions = json.loads((folder / "versions.json").read_text())
+  assert versions == workdir.versions()
 
 
-def test_versions_name_what_a_number_depends_on():
-  found = workdir.versions()
+def test_versions_list_packages_and_devices():
+  versions = workdir.versions()
   assert {"python", "jax", "jaxlib", "dm-haiku", "optax", "platform"} <= {
-    *found
+    *versions
   }
-  assert re.fullmatch(r"\d+ x .+", found["devices"])
+  assert re.fullmatch(r"\d+ x .+", versions["devices"])
 
 
 def fake_git(monkeypatch, answers):
@@ -240,9 +240,7 @@ def fake_git(monkeypatch, answers):
 @pytest.mark.parametrize(
   ("changed", "commit"), [("", "abc123"), (" M a.py\n", "abc123-dirty")]
 )
-def test_the_commit_says_if_code_was_changed_since(
-  monkeypatch, changed, commit
-):
+def test_commit_is_marked_if_code_was_changed(monkeypatch, changed, commit):
   fake_git(monkeypatch, {"rev-parse": (0, "abc123\n"), "status": (0, changed)})
   assert workdir.versions()["commit"] == commit
 

@@ -123,7 +123,7 @@ def open_checkpointer(directory):
 
 @pytest.fixture(scope="module")
 def saved_once(tmp_path_factory):
-  """A directory with steps 10 and 20; 20 has another state and position."""
+  """Returns a directory with steps 10 and 20 of different states."""
   directory = tmp_path_factory.mktemp("saved") / "checkpoints"
   checkpointer, iterator = Checkpointer(directory), make_iterator()
   for step in (10, 20):
@@ -135,7 +135,7 @@ def saved_once(tmp_path_factory):
 
 @pytest.fixture
 def saved(saved_once, directory, open_checkpointer):
-  """A copy of that directory, opened."""
+  """Returns a checkpointer of a copy of `saved_once`."""
   shutil.copytree(saved_once, directory)
   return open_checkpointer()
 
@@ -150,7 +150,7 @@ def warnings_seen(monkeypatch):
 
 
 def damage_arrays(position):
-  """Flips one byte of the largest file, at a part of its length."""
+  """Returns a function that flips one byte of the largest file."""
 
   def damage(step):
     file = max(step.glob("state/**/d/*"), key=lambda f: f.stat().st_size)
@@ -225,7 +225,7 @@ def test_nothing_saved_yet(open_checkpointer, warnings_seen):
   assert not warnings_seen
 
 
-def test_data_goes_on_at_the_exact_batch(saved):
+def test_data_resumes_at_the_exact_batch(saved):
   reference = make_iterator()
   batches = [next(reference) for _ in range(4)]
   iterator = make_iterator()
@@ -236,7 +236,7 @@ def test_data_goes_on_at_the_exact_batch(saved):
   np.testing.assert_array_equal(next(iterator), batches[3])
 
 
-def test_position_and_state_are_those_of_the_call(open_checkpointer):
+def test_state_and_position_are_saved_as_of_the_call(open_checkpointer):
   state, iterator = make_state(width=4000), make_iterator()
   expected = jax.tree.map(lambda x: np.array(x), state)
   checkpointer = open_checkpointer()
@@ -376,7 +376,7 @@ def test_another_data_pipeline_is_not_damage(saved, directory):
   assert saved.steps() == [10, 20]
 
 
-def test_chosen_step(saved, directory):
+def test_restores_a_chosen_step(saved, directory):
   with pytest.raises(UserError, match=r"no checkpoint of step 15.*10, 20"):
     saved.restore(15, abstract(make_state()))
   DAMAGES["truncated"](directory / "20")
@@ -430,7 +430,7 @@ def test_damaged_checkpoint_is_never_the_best(open_checkpointer, directory):
   assert checkpointer.best_step() == 2
 
 
-def test_older_goes_only_when_the_newer_is_complete(open_checkpointer):
+def test_older_is_deleted_only_when_the_newer_is_complete(open_checkpointer):
   checkpointer = open_checkpointer(keep_latest=1)
   checkpointer.save(1, make_state(), None, {})
   checkpointer.wait()
@@ -461,7 +461,7 @@ def test_save_succeeds_if_an_old_checkpoint_cannot_be_deleted(
   assert warnings_seen == [f"{message}Permission denied"] * 2
 
 
-def test_saving_a_step_again_leaves_it_as_it_is(saved, directory):
+def test_saving_a_step_again_changes_nothing(saved, directory):
   before = contents(directory)
   saved.save(20, make_state(99), make_iterator(), {})
   saved.wait()
@@ -470,7 +470,7 @@ def test_saving_a_step_again_leaves_it_as_it_is(saved, directory):
 
 @pytest.fixture
 def small_files_only():
-  """Every write past 20 kB fails, as on a full disk."""
+  """Returns a function that makes writes beyond 20 kB fail."""
   old_handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -519,7 +519,7 @@ def test_save_that_fails_at_once(open_checkpointer, monkeypatch):
     checkpointer.save(1, make_state(), None, {})
 
 
-def test_directory_that_can_not_be_made(directory):
+def test_directory_that_cannot_be_made(directory):
   directory.write_text("a file")
   with pytest.raises(UserError, match="File exists; give another --workdir"):
     Checkpointer(directory)

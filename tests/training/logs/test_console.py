@@ -13,7 +13,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def open_terminal(monkeypatch):
-  """Called in a test: pytest sets stdout again after its fixtures."""
+  """Replaces stdout; called in tests, since pytest resets it after fixtures."""
 
   def open_():
     screen = Terminal()
@@ -23,7 +23,7 @@ def open_terminal(monkeypatch):
   return open_
 
 
-def test_a_log_gets_one_whole_line_an_interval(capsys):
+def test_log_file_gets_one_line_per_interval(capsys):
   console = Console(20_000)
   console.step()
   console.interval(
@@ -82,7 +82,7 @@ def test_other_processes_draw_no_bar_either(open_terminal):
   assert terminal.getvalue() == ""
 
 
-def test_a_terminal_gets_a_bar_that_starts_where_the_run_does(open_terminal):
+def test_bar_on_a_terminal_starts_at_the_resumed_step(open_terminal):
   terminal = open_terminal()
   console = Console(10, start=4)
   assert console.draws
@@ -93,7 +93,7 @@ def test_a_terminal_gets_a_bar_that_starts_where_the_run_does(open_terminal):
   assert "100%" in terminal.getvalue()
 
 
-def test_lines_go_above_the_bar_and_the_interval_into_it(open_terminal):
+def test_lines_are_printed_above_the_bar_and_metrics_in_it(open_terminal):
   terminal = open_terminal()
   console = Console(10)
   console.interval(5, {"loss": 0.5, "grad_norm": 7.0}, "1s")

@@ -82,7 +82,7 @@ class _FullDisk(io.StringIO):
     raise OSError("no space left on device")
 
 
-def test_a_failing_write_leaves_the_old_file_and_no_litter(
+def test_failed_write_leaves_the_old_file_and_no_temporary_file(
   tmp_path, monkeypatch
 ):
   path = tmp_path / "results.json"
@@ -98,7 +98,7 @@ def test_a_failing_write_leaves_the_old_file_and_no_litter(
   assert os.listdir(tmp_path) == ["results.json"]
 
 
-def test_what_has_no_json_form_leaves_the_old_file(tmp_path):
+def test_value_without_json_form_leaves_the_old_file(tmp_path):
   path = tmp_path / "results.json"
   write_json(path, {"top1": 0.1})
   with pytest.raises(TypeError):
@@ -106,7 +106,7 @@ def test_what_has_no_json_form_leaves_the_old_file(tmp_path):
   assert json.loads(path.read_text()) == {"top1": 0.1}
 
 
-def test_the_file_is_whole_before_it_gets_its_name(tmp_path, monkeypatch):
+def test_file_is_complete_before_it_is_renamed(tmp_path, monkeypatch):
   path = tmp_path / "results.json"
   seen = []
   replace = os.replace
@@ -178,7 +178,7 @@ def test_killed_anywhere_and_resumed_gives_the_file_of_one_run(
 @pytest.mark.parametrize(
   "tail", ['{"step": 3, "train/lo', '{"step": 3', "\x00\x00\x00", "\xff{"]
 )
-def test_a_half_written_last_line_is_passed_over_and_mended(path, tail):
+def test_incomplete_last_line_is_skipped_and_removed(path, tail):
   write_steps(path, [1, 2])
   with open(path, "ab") as file:
     file.write(tail.encode("latin-1"))
@@ -187,7 +187,7 @@ def test_a_half_written_last_line_is_passed_over_and_mended(path, tail):
   assert [r["step"] for r in read_metrics(path)] == [1, 2, 3]
 
 
-def test_a_last_line_that_lacks_only_its_end_is_kept(path):
+def test_last_line_without_a_newline_is_kept(path):
   write_steps(path, [1, 2])
   path.write_bytes(path.read_bytes()[:-1])
   write_steps(path, [3])
@@ -233,7 +233,7 @@ def test_disabled_writers_touch_nothing(tmp_path, fake_wandb):
   assert not fake_wandb.calls
 
 
-def test_scalars_and_images_land_in_the_workdir(tmp_path):
+def test_scalars_and_images_are_written_to_the_workdir(tmp_path):
   out = open_writers(tmp_path / "a" / "run")
   out.scalars(2, {"train/loss": np.float32(0.5)})
   out.image(2, "eval/attention maps", picture())
@@ -249,7 +249,7 @@ def test_scalars_and_images_land_in_the_workdir(tmp_path):
   assert not (run / "tensorboard").exists()
 
 
-def test_a_resumed_run_drops_later_lines_and_a_fresh_one_all(tmp_path):
+def test_resumed_run_removes_later_lines_and_new_run_removes_all(tmp_path):
   out = open_writers(tmp_path)
   for step in (0, 1, 2, 3):
     out.scalars(step, {"train/loss": 1.0})
@@ -272,14 +272,14 @@ def tfrecords(data):
 
 
 def events(folder):
-  """All events in the order TensorBoard reads them: file by file, by name."""
+  """Returns all events in TensorBoard's order, sorted by file name."""
   for file in sorted(folder.glob("*tfevents*")):
     for record in tfrecords(file.read_bytes()):
       yield Event.FromString(record)
 
 
 def shown_scalars(folder):
-  """What TensorBoard shows: a session start hides what is at or after it."""
+  """Returns the scalars that TensorBoard shows after purging."""
   shown = {}
   for event in events(folder):
     if event.session_log.status == SessionLog.START:
@@ -310,7 +310,7 @@ def test_tensorboard_events_read_back(tmp_path):
   np.testing.assert_array_equal(seen, picture())
 
 
-def test_tensorboard_hides_what_a_resumed_run_writes_again(tmp_path):
+def test_tensorboard_hides_events_that_a_resumed_run_repeats(tmp_path):
   out = open_writers(tmp_path, tensorboard=True)
   for step in (1, 2, 3, 4):
     out.scalars(step, {"train/loss": 1.0})
@@ -325,7 +325,7 @@ def test_tensorboard_hides_what_a_resumed_run_writes_again(tmp_path):
   }
 
 
-def test_a_full_disk_is_an_error_and_no_endless_wait(tmp_path):
+def test_full_disk_is_an_error_and_does_not_block(tmp_path):
   out = open_writers(tmp_path, tensorboard=True)
 
   def write():
@@ -403,7 +403,7 @@ def test_wandb_gets_scalars_images_and_the_config(tmp_path, fake_wandb):
   ]
 
 
-def test_a_resumed_run_goes_on_as_the_same_wandb_run(tmp_path, fake_wandb):
+def test_resumed_run_continues_the_same_wandb_run(tmp_path, fake_wandb):
   for resume_step in (0, 5):
     out = open_writers(
       tmp_path / "a",

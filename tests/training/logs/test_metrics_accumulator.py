@@ -37,7 +37,7 @@ def make_accumulator(timer, stored=None, **kwargs):
 
 
 def of_step(i):
-  """Metrics of a step whose sums do not come out even in float32."""
+  """Returns metrics whose sums are rounded in float32."""
   total = np.float32(np.random.default_rng(i).normal())
   return {
     "loss": (jnp.float32(total), jnp.float32(3)),
@@ -54,7 +54,7 @@ def test_means_are_over_the_examples_of_all_steps(timer):
 
 
 @pytest.mark.parametrize("ahead", [0, 2])
-def test_the_device_is_given_only_a_few_steps_ahead(timer, monkeypatch, ahead):
+def test_only_a_few_steps_are_queued_on_the_device(timer, monkeypatch, ahead):
   waited = []
   monkeypatch.setattr(
     jax, "block_until_ready", lambda sums: waited.append(float(sums["loss"][0]))
@@ -67,7 +67,7 @@ def test_the_device_is_given_only_a_few_steps_ahead(timer, monkeypatch, ahead):
     assert waited == [n + 1.0 for n in range(i + 1 - ahead)]
 
 
-def test_an_interval_ends_where_it_is_taken(timer):
+def test_take_starts_a_new_interval(timer):
   accumulator = make_accumulator(timer)
   for value in (1.0, 5.0):
     accumulator.add({"loss": (jnp.float32(value), jnp.float32(1))})
@@ -89,7 +89,7 @@ def test_sums_survive_a_checkpoint_bitwise(timer):
   assert second.take()[0] == whole.take()[0]
 
 
-def test_restored_sums_lie_on_all_devices(timer):
+def test_restored_sums_are_placed_on_all_devices(timer):
   accumulator = make_accumulator(timer, {"loss": [1.5, 2.0]})
   mesh = step.make_mesh(2)
   more = jax.device_put(
@@ -99,7 +99,7 @@ def test_restored_sums_lie_on_all_devices(timer):
   assert accumulator.take()[0] == {"loss": 0.5}
 
 
-def test_there_is_nothing_to_store_between_intervals(timer):
+def test_nothing_is_stored_between_intervals(timer):
   accumulator = make_accumulator(timer)
   assert accumulator.stored() == {}
   accumulator.add(of_step(0))
@@ -111,7 +111,7 @@ def test_there_is_nothing_to_store_between_intervals(timer):
 @pytest.mark.parametrize(
   ("value", "shown"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf")]
 )
-def test_what_is_not_finite_stops_the_run_and_is_named(timer, value, shown):
+def test_non_finite_metric_stops_the_run_and_is_named(timer, value, shown):
   accumulator = make_accumulator(timer)
   accumulator.add(of_step(0))
   accumulator.check_finite(1)
@@ -174,7 +174,7 @@ def test_speed_leaves_out_unknown_quantities(timer, clock):
   }
 
 
-def test_a_resumed_run_does_not_count_its_earlier_life(clock):
+def test_resumed_run_does_not_count_earlier_processes(clock):
   timer = WallTimer({"data": 1000.0, "step": 1000.0}, clock=clock)
   accumulator = make_accumulator(
     timer, {"loss": [1.0, 1.0], "grad_norm": [1.0, 1.0]}

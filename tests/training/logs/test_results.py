@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 class ImageLog:
-  """Keeps the images it is given."""
+  """Stands in for a `RunLog` and keeps its images."""
 
   def __init__(self):
     self.images = []
@@ -31,7 +31,7 @@ class ImageLog:
 
 
 class Run:
-  """A tiny run that has ended, with parameters drawn at random."""
+  """A finished tiny run with random parameters."""
 
   def __init__(self, config):
     self.config = config
@@ -89,13 +89,13 @@ def quick_show(monkeypatch, shown):
 
 
 def test_scalars_are_named_by_their_data_set():
-  found = results.flat_scalars(
+  scalars = results.flat_scalars(
     {
       "test": {"loss": np.float32(0.5), "confusion": np.eye(2)},
       "real": {"loss": np.float32(1.5)},
     }
   )
-  assert found == {"test/loss": 0.5, "real/loss": 1.5}
+  assert scalars == {"test/loss": 0.5, "real/loss": 1.5}
 
 
 def test_the_first_examples_are_shown_with_attention(run, shown):
@@ -109,7 +109,7 @@ def test_the_first_examples_are_shown_with_attention(run, shown):
   assert outputs.encoder_attention[-1].shape == (SHOWN, 1, 4, 64)
 
 
-def test_large_outputs_are_of_fewer_examples(run, shown, monkeypatch):
+def test_large_outputs_are_sampled_from_fewer_examples(run, shown, monkeypatch):
   outputs, _ = shown
   numbers = sum(np.size(x) for x in jax.tree.leaves(outputs))
   monkeypatch.setattr(results, "_MAX_OUTPUT_SIZE", numbers * 3 // SHOWN)
@@ -121,7 +121,7 @@ def test_large_outputs_are_of_fewer_examples(run, shown, monkeypatch):
   assert batch["index"].tolist() == [0]
 
 
-def test_copies_that_fill_a_batch_are_not_shown(run, monkeypatch):
+def test_padding_examples_are_not_shown(run, monkeypatch):
   few = InMemoryArrays(
     {
       "image": np.zeros((5, 8, 8, 1), np.float32),
@@ -140,10 +140,10 @@ def test_copies_that_fill_a_batch_are_not_shown(run, monkeypatch):
 
 
 @pytest.mark.usefixtures("quick_show")
-def test_results_say_what_was_reached_and_how(run, tmp_path):
-  found = run.write(tmp_path)
+def test_results_hold_metrics_sizes_and_versions(run, tmp_path):
+  written = run.write(tmp_path)
   stored = json.loads((tmp_path / "results.json").read_text())
-  assert stored == json.loads(json.dumps(found))
+  assert stored == json.loads(json.dumps(written))
   scores = {"eval/loss": 0.25, "eval/accuracy": pytest.approx(0.975)}
   # Of a table with one example, sure of itself and right, in each bin.
   scores["eval/calibration_error"] = pytest.approx(0)
@@ -193,7 +193,7 @@ def test_the_report_has_all_its_parts(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("quick_show")
-def test_a_published_row_stands_in_both_files(run, tmp_path, monkeypatch):
+def test_published_row_is_in_both_files(run, tmp_path, monkeypatch):
   row = {"eval/accuracy": 0.79, "source": "Perceiver IO v3, Table 7"}
   monkeypatch.setattr(run.task, "published", row)
   assert run.write(tmp_path)["published"] == row
@@ -212,7 +212,7 @@ def test_summary_images_are_written_at_the_last_step(run, tmp_path):
 
 
 @pytest.mark.usefixtures("quick_show")
-def test_results_come_last_as_they_say_that_a_run_is_complete(
+def test_results_are_written_last_to_mark_a_complete_run(
   run, tmp_path, monkeypatch
 ):
   def fail(*_):

@@ -26,7 +26,7 @@ def collect(config, devices=2):
 
 
 def compiled_of(arguments, temporary):
-  """What a compiled step says of its memory."""
+  """Stands in for the memory statistics of a compiled step."""
   stats = types.SimpleNamespace(
     argument_size_in_bytes=arguments, temp_size_in_bytes=temporary
   )
@@ -36,24 +36,24 @@ def compiled_of(arguments, temporary):
 # --- facts --------------------------------------------------------------------
 
 
-def test_facts_of_a_run(tiny_config):
+def test_summary_of_a_run(tiny_config):
   tiny_config.num_microbatches = 4
   tiny_config.precision = "bfloat16"
-  found, task, abstract = collect(tiny_config)
-  assert found.devices == (
+  summary, task, abstract = collect(tiny_config)
+  assert summary.devices == (
     f"2 x {jax.devices()[0].device_kind} (cpu), 1 process(es),"
     f" jax {jax.__version__}"
   )
-  assert found.batch == "16 = 2 device(s) x 4 microbatch(es) x 2"
-  assert found.examples_per_epoch == task.num_train_examples() == 1437
-  assert found.batch_size == 16
-  assert found.precision == "bfloat16"
-  assert found.peak_flops == 0
-  assert found.params is abstract.params
+  assert summary.batch == "16 = 2 device(s) x 4 microbatch(es) x 2"
+  assert summary.examples_per_epoch == task.num_train_examples() == 1437
+  assert summary.batch_size == 16
+  assert summary.precision == "bfloat16"
+  assert summary.peak_flops == 0
+  assert summary.params is abstract.params
 
 
 def test_a_step_costs_three_forward_passes_of_the_batch(tiny_config):
-  found, task, abstract = collect(tiny_config)
+  summary, task, abstract = collect(tiny_config)
   model = step.model_of(task, "float32")
   batch = {
     k: np.repeat(v, tiny_config.batch_size // 2, axis=0)  # Of a device.
@@ -62,10 +62,10 @@ def test_a_step_costs_three_forward_passes_of_the_batch(tiny_config):
   forward = flops.count_flops(
     lambda p, b: model.apply(p, {}, None, b, False)[0], abstract.params, batch
   )
-  assert found.flops_per_step == 3 * 2 * forward > 0
+  assert summary.flops_per_step == 3 * 2 * forward > 0
 
 
-def test_what_was_chosen_for_attention_is_said(tiny_config):
+def test_attention_implementations_are_listed(tiny_config):
   assert collect(tiny_config)[0].attention == (
     "unprojected 4 x 64, xla 4 x 4, unprojected 1 x 4"
   )
@@ -90,7 +90,7 @@ def test_peak_counts_all_devices(tiny_config, monkeypatch):
     ("", 0.0),
   ],
 )
-def test_peak_is_that_of_the_longest_name_that_fits(kind, peak):
+def test_peak_is_that_of_the_longest_matching_name(kind, peak):
   assert run_summary.peak_flops(kind) == peak
 
 
@@ -143,7 +143,7 @@ def run(params):
 
 
 def rows_of(text):
-  """Values by name; two spaces or more stand between them."""
+  """Returns values by name, which two or more spaces separate."""
   rows = (re.split(r"\s{2,}", line.strip()) for line in text.splitlines())
   return dict(rows)
 
@@ -177,7 +177,7 @@ def test_text_of_a_run_with_nothing_left_to_train(run):
   assert not {"memory", "compiled in"} & rows_of(text).keys()
 
 
-def test_values_stand_in_one_column(run):
+def test_values_are_in_one_column(run):
   text = run_summary.text(run, 10_000, 2_000, compiled_of(1, 1), 1.0)
   facts = [s for s in text.splitlines() if not s.startswith("    ")]
   column = facts[0].index(run.devices)
@@ -191,7 +191,7 @@ def test_memory_of_a_real_program():
   assert "4 kB arguments" in run_summary.memory_text(compiled)
 
 
-def test_memory_that_is_not_known():
+def test_unknown_memory():
   compiled = types.SimpleNamespace(memory_analysis=lambda: None)
   assert run_summary.memory_text(compiled) == "unknown on this backend"
 

@@ -90,7 +90,7 @@ def test_a_section_that_raises_is_closed(clock):
   assert timer.totals() == {"eval": 2}
 
 
-def test_restored_totals_go_on_and_are_not_shared(clock):
+def test_restored_totals_continue_and_are_copied(clock):
   earlier = {"train": 100, "save": 5.0}
   timer = WallTimer(earlier, clock=clock)
   with timer.section("train"):
@@ -107,7 +107,7 @@ def test_the_real_clock_is_the_default():
   assert 0 <= timer.totals()["train"] < 60
 
 
-def test_eta_leaves_out_compilation_and_earlier_lives(clock):
+def test_eta_ignores_compilation_and_earlier_processes(clock):
   timer = WallTimer({"train": 1e6, "compile": 1e6}, clock=clock)
   with timer.section("train"):
     with timer.section("compile"):
@@ -129,7 +129,7 @@ def test_eta_before_the_first_step_and_after_the_last(clock, step, expected):
   assert timer.eta(step, total=100, start_step=20) == expected
 
 
-def test_eta_of_a_run_that_was_done_when_it_started(clock):
+def test_eta_of_a_run_that_was_already_complete(clock):
   assert WallTimer(clock=clock).eta(100, total=100, start_step=100) == 0.0
 
 
