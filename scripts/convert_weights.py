@@ -18,7 +18,7 @@ _TO = flags.DEFINE_enum(
   "to", "safetensors", ["safetensors", "huggingface"], "Format to write."
 )
 _NAME = flags.DEFINE_string(
-  "name", "", "Zoo model of a released file; default: by its shapes."
+  "name", "", "Zoo model of a released file; default: found by its shapes."
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace TARGET.")
 
@@ -44,7 +44,8 @@ def main(argv: Sequence[str]) -> int:
     target.parent.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise UserError(
-      f"{target.parent} can't be made ({error.strerror}); give another TARGET"
+      f"{target.parent} can't be created ({error.strerror}); give another"
+      " TARGET"
     ) from error
   if _TO.value == "huggingface":
     weights.save_huggingface(target, loaded)

@@ -1,4 +1,6 @@
-"""Prints docs/models.md: python -m scripts.model_table > docs/models.md.
+"""Prints docs/models.md.
+
+  python -m scripts.model_table > docs/models.md
 
 Counts parameters and operations of every model from shapes alone, without
 weights.
@@ -17,15 +19,16 @@ from perceiver_jax.weights import model as weights_model
 _HEAD = """\
 # The papers' models
 
-`zoo.get_spec(NAME)` gives the spec of each, and `zoo.build` builds it at these
-or other sizes (`perceiver_jax/models/zoo.py`). Parameters are exact for the
-structure as built here. Operations are counted as the papers count: multiplies
-and adds separately, 3 for each attention logit; biases, norms and activations
-are left out; one example, forward. Published figures are as printed, parameters
-in millions and operations in units of 1e9. `tests/models/test_zoo.py` holds
-ours to them, within the printed digits and 0.5%, wherever there is no note.
+`zoo.get_spec(NAME)` returns the spec of a model, and `zoo.build` builds it at
+this or another size (`perceiver_jax/models/zoo.py`). Parameter counts are exact for
+the models as built here. Operations are counted as in the papers, in a forward
+pass of one example: multiplies and adds separately, 3 for each attention logit,
+without biases, norms and activations. Published figures are as printed,
+parameters in millions and operations in units of 1e9.
+`tests/models/test_zoo.py` checks that ours agree with them, up to rounding and
+within 0.5%, in all rows without a note.
 
-This page is made by `python -m scripts.model_table`.
+`python -m scripts.model_table` prints this page.
 """
 _WIDTH = 80
 
@@ -47,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
       f" {operations(name) / 1e9:,.1f} |"
       f" {_or_dash(entry.published_flops, '')} | {entry.source} |"
     )
-  print("\nWhere they differ:\n")
+  print("\nDifferences:\n")
   for number, (note, names) in enumerate(notes.items(), 1):
     line = f"{number}. {', '.join(f'`{n}`' for n in names)}: {note}."
     print("\n   ".join(textwrap.wrap(line, _WIDTH - 3)))
@@ -56,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
 def operations(name: str) -> int:
   """Counts the operations of one forward pass of a zoo model."""
   entry = zoo.MODELS[name]
-  # Counted as the papers do.
+  # The papers count projections that the other implementations absorb.
   model, raw = weights_model.transform(entry.spec, PLAIN), entry.example()
   params, state = weights_model.abstract_variables(entry.spec, raw)
   return flops.count_flops(

@@ -4,8 +4,8 @@ Repeats the experiment of Perceiver v2, Table 2, in miniature: the pixels of all
 images are permuted by one random order. A Perceiver, whose inputs carry their
 positions, learns as before; a convolutional network, which relies on
 neighborhoods, does not. Both classify crops of photos (`configs/photos.py`)
-without color, brightness and contrast, with the same loop, recipe and data. It
-takes about ten minutes on two CPU cores.
+without color, brightness and contrast, with the same loop, recipe and data. The
+script takes about ten minutes on two CPU cores.
 
 Writes permuted_pixels.md (a table) and permuted_pixels.png (curves) into --out.
 """
@@ -44,7 +44,7 @@ _MIN_CONTRAST = 0.1
 _METRIC = "eval/accuracy"
 
 
-class Structure(image_classification.ImageClassification):
+class WithoutColor(image_classification.ImageClassification):
   """Classification of images without color, brightness and contrast.
 
   These do not depend on the order of pixels and distinguish many photos.
@@ -58,20 +58,20 @@ class Structure(image_classification.ImageClassification):
     return_attention: ReturnAttention = False,
   ) -> perceiver.Outputs:
     """Removes color, brightness and contrast, then applies the model."""
-    grey = batch["image"].mean(-1, keepdims=True)
-    grey -= grey.mean((1, 2), keepdims=True)
-    grey /= grey.std((1, 2), keepdims=True) + _MIN_CONTRAST
-    batch = {**batch, "image": jnp.repeat(grey, batch["image"].shape[-1], -1)}
+    gray = batch["image"].mean(-1, keepdims=True)
+    gray -= gray.mean((1, 2), keepdims=True)
+    gray /= gray.std((1, 2), keepdims=True) + _MIN_CONTRAST
+    batch = {**batch, "image": jnp.repeat(gray, batch["image"].shape[-1], -1)}
     return self.predict(
       batch, is_training=is_training, return_attention=return_attention
     )
 
-  def predict(self, batch: Batch, **how: bool) -> perceiver.Outputs:
+  def predict(self, batch: Batch, **options: bool) -> perceiver.Outputs:
     """Applies the model to preprocessed images."""
-    return super().forward(batch, **how)
+    return super().forward(batch, **options)
 
 
-class Convolutional(Structure):
+class Convolutional(WithoutColor):
   """The same task with a small convolutional network.
 
   It has three 3 x 3 convolutions, each followed by max pooling by 2, and a mean
@@ -101,18 +101,18 @@ class Convolutional(Structure):
     return perceiver.Outputs(logits, x[:, None], (), None)
 
   def summary_images(self, outputs: Any, batch: Batch) -> dict[str, np.ndarray]:
-    """Returns none: there is no attention."""
+    """Returns no images, since there is no attention."""
     return {}
 
   def report_sections(
     self, outputs: Any, batch: Batch, metrics: Mapping[str, np.ndarray]
   ) -> list[sections.Section]:
-    """Returns none."""
+    """Returns no sections."""
     return []
 
 
 _MODELS = {
-  "Perceiver": Structure,
+  "Perceiver": WithoutColor,
   "convolutions": Convolutional,
 }
 

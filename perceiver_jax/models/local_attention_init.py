@@ -1,13 +1,13 @@
 """Initial values that make cross-attention local, for sequences.
 
-With random tables every latent attends to all inputs alike at first, and every
-output to all latents: two alignments must be learned at once, and neither helps
-without the other. Long runs learn them; a few minutes on a CPU are not enough
-(docs/language.md). Here the positions of inputs, latents and output queries are
-initialized with sinusoids, and the projections of queries and keys so that they
-compare these. Each latent then attends to the inputs around its position first,
-and each output to the latents around its own. Only the initial values change,
-not the model. This is not in the papers.
+With random tables, every latent at first attends equally to all inputs, and
+every output to all latents. Two alignments must be learned at once, and neither
+helps without the other. Long runs learn them; a few minutes on a CPU are not
+enough (docs/language.md). Here the positions of inputs, latents and output
+queries are initialized with sinusoids, and the projections of queries and keys
+so that they compare these. Each latent then attends to the inputs around its
+position first, and each output to the latents around its own. Only the initial
+values change, not the model. This is not in the papers.
 
 Shapes: K bands, c = 2 K; a table has P rows of C channels; L is the length.
 """
@@ -29,7 +29,7 @@ _TABLES = re.compile(r"(adapter/positions|encoder/latents|decoder/query)/emb")
 _PROJECTIONS = re.compile(
   r"(encoder|decoder)/cross_attend\w*/attention/(query|key)/w"
 )
-# Scaled up, because the layers between add to the latents.
+# Scaled up, because the layers in between add to the latents.
 _LATENTS_SCALE = 2.0
 
 

@@ -1,4 +1,4 @@
-"""Draws a model's attention over its input image.
+"""Images of a model's attention over its input image.
 
 Shapes: O output queries, N latents, M inputs; H, W an image; H', W' the grid
 of inputs; h, w an image enlarged for display.
@@ -25,7 +25,7 @@ def rollout(
   """Multiplies the attention of decoder and encoder.
 
   The self-attention of the latents is left out, so the result shows where
-  information enters and is no full account of the output.
+  information enters but does not fully explain the output.
 
   Args:
     decoder_weights: [..., O, N], attention of queries over latents.
@@ -65,8 +65,8 @@ def grid_weights(
 def input_grid(size: Sequence[int], num_inputs: int) -> tuple[int, int]:
   """Returns rows and columns of inputs that cover an image evenly.
 
-  A convolution or patches leave fewer inputs than there are pixels. Of the
-  grids with that many cells, this is the one whose cells are nearest to square.
+  With convolutions or patches there are fewer inputs than pixels. Of the grids
+  with M cells, the result has the cells that are closest to square.
 
   Args:
     size: (H, W).
@@ -93,7 +93,7 @@ def overlay(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
     uint8 [h, w, 3], RGB; the longer side has at least 128 pixels.
 
   Raises:
-    ValueError: the weights are no grid of finite numbers >= 0.
+    ValueError: the weights are not a grid of finite numbers >= 0.
   """
   weights = np.asarray(weights, np.float32)
   valid = (weights >= 0) & np.isfinite(weights)
@@ -103,7 +103,7 @@ def overlay(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
   size, method = _display_size(gray.shape), _interpolation(gray.shape)
   gray = cv2.resize(gray, size, interpolation=method)[..., None]
   heat = cv2.resize(_normalize(weights), size, interpolation=method)
-  # Only the bright part: the dark end would look like shadow.
+  # Only the bright part, since the dark end would look like shadow.
   color = matplotlib.colormaps["plasma"](0.45 + 0.55 * heat)[..., :3] * 255
   opacity = _MAX_OPACITY * heat[..., None]
   mixed = _DIMMING * gray * (1 - opacity) + color * opacity

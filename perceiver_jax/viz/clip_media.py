@@ -1,4 +1,4 @@
-"""Encodes clips as files that a browser can play, for the run report."""
+"""Encoding of clips for the run report, as files that browsers can play."""
 
 import tempfile
 from pathlib import Path
@@ -25,21 +25,21 @@ def encode(
   """Encodes a video with audio, or audio alone.
 
   Args:
-    name: a line above the player; "" for none.
+    name: text above the player; "" for none.
     frames: uint8 [T, H, W, 3], or None.
     audio: float32 [S, 1], or None.
     fps: frames per second.
     sample_rate: samples per second.
 
   Returns:
-    One file, or none if it cannot be written, for example without PyAV. That
-    is only a warning, so that a run does not fail at its end.
+    One file, or none if it cannot be written, for example without PyAV. This
+    only logs a warning, so that a run does not fail at its end.
   """
   try:
     with tempfile.TemporaryDirectory() as folder:
       return [_encode(name, Path(folder), frames, audio, fps, sample_rate)]
   except UserError as error:
-    # Once, since the reason is the same for all clips.
+    # The reason is usually the same for all clips.
     logging.log_first_n(
       logging.WARNING, "the report has no clips to play: %s", 1, error
     )

@@ -1,4 +1,4 @@
-"""Draws optical flow in the colors of the Middlebury benchmark.
+"""Optical flow in the colors of the Middlebury benchmark.
 
 Hue is the direction of motion on the color wheel of Baker et al. ("A Database
 and Evaluation Methodology for Optical Flow", 2011), saturation its length.
@@ -7,7 +7,7 @@ Shapes: flow [H, W, 2], x (right) then y (down), in pixels.
 
 import numpy as np
 
-# Steps between the colors, in proportion to how many hues people can
+# Steps between the colors, in proportion to the numbers of hues that people
 # distinguish: red-yellow 15, yellow-green 6, green-cyan 4, cyan-blue 11,
 # blue-magenta 13, magenta-red 6.
 _STOPS = np.cumsum([0, 15, 6, 4, 11, 13, 6])
@@ -37,8 +37,8 @@ def flow_to_rgb(
 
   Args:
     flow: [H, W, 2] in pixels; unknown where NaN, infinite or above 1e9.
-    max_magnitude: length in pixels that has full saturation; longer flow is
-      darker. None: the largest length in `flow`.
+    max_magnitude: length in pixels with full saturation; longer flow is darker.
+      None for the largest length in `flow`.
 
   Returns:
     uint8 [H, W, 3]: white where nothing moves, black where flow is unknown.
@@ -71,8 +71,8 @@ def wheel(size: int = 128) -> np.ndarray:
     size: rows and columns.
 
   Returns:
-    uint8 [size, size, 3]: on white, a disc in which each point has the
-    color of the flow from the center to it.
+    uint8 [size, size, 3], a disc on white; each point has the color of the flow
+    from the center to the point.
   """
   axis = (np.arange(size) + 0.5) * 2 / size - 1
   flow = np.stack(np.meshgrid(axis, axis), axis=2)

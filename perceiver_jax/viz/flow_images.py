@@ -1,4 +1,4 @@
-"""Draws predicted optical flow beside the target.
+"""Images of predicted optical flow beside the target.
 
 Shapes: H, W of a pair of frames.
 """
@@ -13,7 +13,7 @@ from perceiver_jax.viz import flow_colors, image_layout
 _GAP = 8  # Pixels.
 _MIN_WIDTH = 160  # Narrower images are enlarged to make room for titles.
 _WHEEL = 96  # Pixels.
-# Errors are drawn from black over red and yellow to white.
+# Colors of errors, from zero to the largest: black, red, yellow, white.
 _STOPS = np.linspace(0, 1, 4)
 _HEAT = np.array([[0, 0, 0], [200, 30, 30], [250, 220, 60], [255, 255, 255]])
 
@@ -42,7 +42,7 @@ def contact_sheet(samples: Sequence[FlowSample]) -> np.ndarray:
     samples: pairs of the same size.
 
   Returns:
-    uint8 [h, w, 3], with the color wheel to the right.
+    uint8 [h, w, 3], with the color wheel at the right.
   """
   rows = []
   for sample in samples:

@@ -1,6 +1,6 @@
-"""Renders the run report's templates, which are in `templates/`.
+"""Rendering of the run report's templates, which are in `templates/`.
 
-Everything a template prints is escaped, except for Markup.
+Templates escape everything that they print, except for Markup.
 """
 
 import base64
@@ -21,7 +21,7 @@ class Table(NamedTuple):
   Attributes:
     head: titles of the columns.
     rows: one cell per column: numbers or text.
-    caption: a line above the table; "" for none.
+    caption: text above the table; "" for none.
     numbers: indices of the columns to align to the right.
     foot: a last row with totals; () for none.
     code: whether to use a monospaced font.
@@ -39,11 +39,11 @@ def render(template: str, **values: Any) -> Markup:
   """Renders a template.
 
   Args:
-    template: its file name without ".html.j2".
+    template: file name without ".html.j2".
     **values: the template's variables.
 
   Returns:
-    HTML, which other templates print without escaping it again.
+    HTML that other templates print without escaping it again.
   """
   return Markup(
     _ENVIRONMENT.get_template(f"{template}.html.j2").render(**values)
@@ -67,7 +67,7 @@ def format_value(value: Any) -> str:
 
 
 def data_url(file: bytes, media_type: str) -> str:
-  """Returns a `data:` URL, which puts a file inside the page."""
+  """Returns a `data:` URL, which embeds a file in the page."""
   return f"data:{media_type};base64,{base64.b64encode(file).decode()}"
 
 

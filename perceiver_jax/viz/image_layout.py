@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from perceiver_jax.viz.text import shorten
 
-# Ships with matplotlib; has Latin, Greek, Cyrillic, Arabic and more.
+# Ships with matplotlib and covers Latin, Greek, Cyrillic, Arabic and more.
 _FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 _BACKGROUND, _INK = 255, 0
 _MIN_FONT_SIZE = 11  # Pixels; smaller text is illegible.
@@ -29,7 +29,7 @@ def contact_sheet(
 
   Args:
     images: uint8 [H, W], [H, W, 1] or [H, W, 3]; sizes may differ.
-    titles: one per image; cut if long.
+    titles: one per image; long ones are truncated.
     columns: images per row.
 
   Returns:
@@ -62,7 +62,7 @@ def side_by_side(images: Mapping[str, np.ndarray], gap: int = 8) -> np.ndarray:
   Args:
     images: uint8 [H, W, 3] or [T, H, W, 3] by title; all shapes are equal
       except for W.
-    gap: columns of white between neighbors.
+    gap: number of white columns between neighbors.
 
   Returns:
     uint8 [H + title, sum of W and gaps, 3], with T in front for videos.

@@ -1,8 +1,8 @@
-"""Plots as SVG files that suit light and dark pages.
+"""Plots as SVG files for light and dark pages.
 
 Text and axes have the text color of the reader's color scheme (`currentColor`)
-on a transparent background; data have colors with contrast on both. Nothing
-here changes pyplot's global state.
+on a transparent background; data have colors with contrast on both. The global
+state of pyplot is not changed.
 """
 
 import io
@@ -60,7 +60,7 @@ def curves(
   Args:
     records: dicts with 'step' and any of the names, as in `metrics.jsonl`.
     names: keys to plot, such as 'train/loss' and 'eval/loss'.
-    title: of the plot, such as 'loss'.
+    title: title of the plot, such as 'loss'.
     log: whether to use a logarithmic scale; ignored if a value is not
       positive.
 
@@ -86,17 +86,18 @@ def curves(
 def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> bytes:
   """Plots a confusion matrix; color is the share of the row.
 
-  With at most 12 classes, the counts are written in the cells.
+  With at most 12 classes, the cells have their counts.
 
   Args:
-    matrix: counts [classes, classes], label by prediction.
+    matrix: counts [classes, classes]; rows are labels, columns predictions.
     class_names: one name per class, at most `MAX_LABELS`.
 
   Returns:
     An SVG file.
 
   Raises:
-    ValueError: the matrix is not [classes, classes], or there are too many.
+    ValueError: the matrix is not [classes, classes], or there are too many
+      classes.
   """
   counts = np.asarray(matrix).astype(np.int64)
   classes = len(class_names)
@@ -146,7 +147,7 @@ def reliability_diagram(table: np.ndarray) -> bytes:
 def series(
   records: Sequence[Mapping[str, float]], name: str
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns (steps, values) of a name: finite values, sorted by step."""
+  """Returns the steps and finite values of a name, sorted by step."""
   pairs = [
     (record["step"], record[name])
     for record in records
@@ -160,13 +161,13 @@ def series(
 def by_metric(
   records: Sequence[Mapping[str, float]],
 ) -> dict[str, list[str]]:
-  """Groups names by metric: {'loss': ['train/loss', 'eval/loss'], …}.
+  """Groups names by metric, as {'loss': ['train/loss', 'eval/loss'], …}.
 
   Args:
     records: as in `metrics.jsonl`.
 
   Returns:
-    Names with finite values by the part after their last '/', loss first.
+    Names with finite values, by the part after their last '/', loss first.
   """
   groups: dict[str, list[str]] = {"loss": []}
   for name in dict.fromkeys(name for record in records for name in record):
@@ -178,16 +179,15 @@ def by_metric(
 def frequent_mistakes(
   matrix: np.ndarray, count: int
 ) -> list[tuple[int, int, int]]:
-  """Returns the largest (label, prediction, times) off the diagonal."""
-  errors = np.asarray(matrix).astype(
-    np.int64
-  )  # Unsigned counts cannot be negated.
+  """Returns the most frequent (label, prediction, count) off the diagonal."""
+  # Unsigned counts cannot be negated.
+  errors = np.asarray(matrix).astype(np.int64)
   np.fill_diagonal(errors, 0)
   order = np.argsort(-errors, axis=None, kind="stable")[:count]
-  places = zip(*np.unravel_index(order, errors.shape), strict=True)
+  cells = zip(*np.unravel_index(order, errors.shape), strict=True)
   return [
     (int(label), int(prediction), int(errors[label, prediction]))
-    for label, prediction in places
+    for label, prediction in cells
     if errors[label, prediction]
   ]
 
@@ -195,8 +195,8 @@ def frequent_mistakes(
 def _line(
   axes: Axes, steps: np.ndarray, values: np.ndarray, name: str, number: int
 ) -> None:
-  # Few points have markers: a single one is visible, and lines differ in more
-  # than color.
+  # With few points, markers make a single point visible, and lines differ in
+  # more than color.
   marker = "os^Dv*"[number % 6] if len(steps) <= 40 else None
   axes.plot(
     steps,
@@ -233,17 +233,17 @@ def _style_axes(axes: Axes, title: str, log: bool) -> None:
 
 
 def _color_map() -> LinearSegmentedColormap:
-  """Returns a map from near transparency to the first color."""
+  """Returns a color map from nearly transparent to the first color."""
   ends = [to_rgba(_COLORS[0], 0.03), to_rgba(_COLORS[0], 1)]
   return LinearSegmentedColormap.from_list("transparent_to_color", ends)
 
 
 def _label_classes(axes: Axes, names: Sequence[str]) -> None:
-  shown = [shorten(name, 18) for name in names]
-  places = range(len(shown))
-  vertical = max(map(len, shown)) > 3 or len(shown) > 20
-  axes.set_xticks(places, shown, rotation=90 if vertical else 0, fontsize=7)
-  axes.set_yticks(places, shown, fontsize=7)
+  labels = [shorten(name, 18) for name in names]
+  ticks = range(len(labels))
+  vertical = max(map(len, labels)) > 3 or len(labels) > 20
+  axes.set_xticks(ticks, labels, rotation=90 if vertical else 0, fontsize=7)
+  axes.set_yticks(ticks, labels, fontsize=7)
   axes.tick_params(length=0)
   axes.spines[:].set_visible(False)
   axes.set_xlabel("prediction")

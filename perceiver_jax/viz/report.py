@@ -27,8 +27,8 @@ class Report:
   Attributes:
     title: name of the run.
     summary: results by name, the headline first; numbers or text.
-    published: the paper's row under the same names, with an optional "source"
-      (text); None where there is none.
+    published: the paper's metrics under the same names, with an optional
+      "source" (text); None if there are none.
     records: the lines of `metrics.jsonl`.
     sections: the task's sections, in the order in which they are shown.
     config: the run's settings, nested.
@@ -97,7 +97,7 @@ def _published(
 
 
 def _curves(records: Sequence[Mapping[str, float]]) -> list[Section]:
-  """Shows the learning curves; speeds and schedules are folded."""
+  """Shows the learning curves; those of speed and schedules are folded."""
   main, other = [], []
   for title, names in plots.by_metric(records).items():
     is_main = title == "loss" or any(n.startswith("eval") for n in names)
@@ -114,7 +114,7 @@ def _curves(records: Sequence[Mapping[str, float]]) -> list[Section]:
 def _curve(
   records: Sequence[Mapping[str, float]], names: Sequence[str], title: str
 ) -> tuple[bytes, str]:
-  """Returns a plot and its text for readers who cannot see it."""
+  """Returns a plot and its alternative text."""
   values = {name: plots.series(records, name)[1] for name in names}
   low = min(line.min() for line in values.values())
   high = max(line.max() for line in values.values())

@@ -1,6 +1,6 @@
 """Sections of the run report, one function per kind.
 
-A task chooses those that suit it in `Task.report_sections`.
+`Task.report_sections` chooses those of a task.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from markupsafe import Markup
 from perceiver_jax.viz import html, plots
 from perceiver_jax.viz.text import shorten
 
-# Up to this many classes, all have a row; of more, only the worst and the best.
+# With more classes than this, tables have only the worst and the best.
 _MAX_CLASS_ROWS = 40
 _WORST_AND_BEST = 10
 # Mistakes listed beside a confusion matrix, and instead of one.
@@ -27,10 +27,10 @@ class Section:
   """A section of the report.
 
   Attributes:
-    title: its heading.
+    title: heading of the section.
     body: HTML, from `html.render`; a plain string is escaped.
-    description: small print under the heading; "" for none.
-    folded: whether readers have to click to see the body.
+    description: text under the heading; "" for none.
+    folded: whether the body is hidden until a click.
   """
 
   title: str
@@ -47,7 +47,7 @@ class ImageSample(NamedTuple):
     attention: the attention over the image, uint8 [h, w, 3].
     label: the correct class.
     prediction: the predicted class.
-    probability: of the prediction.
+    probability: probability of the predicted class.
   """
 
   image: np.ndarray
@@ -64,7 +64,7 @@ class TextSample(NamedTuple):
     text: the text.
     label: the correct class or score.
     prediction: the predicted class or score.
-    probability: of the predicted class; None for a score.
+    probability: probability of the predicted class; None for a score.
   """
 
   text: str
@@ -78,7 +78,7 @@ class TextSpan(NamedTuple):
 
   Attributes:
     text: the original text.
-    prediction: the predicted text; only shown where masked.
+    prediction: the predicted text; only shown if `masked`.
     masked: whether the tokens were masked.
   """
 
@@ -91,7 +91,7 @@ class Media(NamedTuple):
   """A file that a browser can play.
 
   Attributes:
-    name: a line above the player; "" for none.
+    name: text above the player; "" for none.
     media_type: "video/mp4" or "audio/wav".
     file: the bytes of the file.
   """
@@ -106,7 +106,7 @@ class ClipSample(NamedTuple):
 
   Attributes:
     media: the files to play.
-    captions: such as the label and the prediction, by name.
+    captions: texts by name, such as the label and the prediction.
   """
 
   media: Sequence[Media]
@@ -114,10 +114,10 @@ class ClipSample(NamedTuple):
 
 
 class ClassMetrics(NamedTuple):
-  """Metrics of one class where an example may have several classes.
+  """Metrics of one class in a multi-label classification.
 
   Attributes:
-    name: of the class.
+    name: name of the class.
     average_precision: NaN if the class has no example.
     roc_auc: area under the ROC curve; NaN if the class has no example.
     examples: number of positive examples.
@@ -130,7 +130,7 @@ class ClassMetrics(NamedTuple):
 
 
 def notes(lines: Sequence[str]) -> Section:
-  """Lists sentences that readers need to judge the numbers."""
+  """Lists remarks that readers need to judge the metrics."""
   return Section("Notes", html.render("notes", lines=lines))
 
 
@@ -150,8 +150,8 @@ def image_samples(samples: Sequence[ImageSample]) -> Section:
 def text_samples(samples: Sequence[TextSample]) -> Section:
   """Lists texts with their predictions.
 
-  Mistakes come first, the most confident leading; of scores, those farthest
-  from the label.
+  Mistakes come first, the most confident leading; for scores, the largest
+  errors.
   """
   scored = all(sample.probability is None for sample in samples)
   if scored:
@@ -196,7 +196,7 @@ def masked_tokens(texts: Sequence[Sequence[TextSpan]]) -> Section:
 def clip_samples(samples: Sequence[ClipSample]) -> Section:
   """Shows clips with players and captions."""
   if any(sample.media for sample in samples):
-    description = "Held-out clips as the model takes them."
+    description = "Held-out clips, as preprocessed for the model."
   else:
     description = (
       "The clips could not be encoded for a browser. If PyAV or soundfile is"
@@ -225,18 +225,18 @@ def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> Section:
   """Shows the confusion matrix beside the most frequent mistakes.
 
   Args:
-    matrix: counts [classes, classes], label by prediction.
+    matrix: counts [classes, classes]; rows are labels, columns predictions.
     class_names: one name per class; with more than `plots.MAX_LABELS` classes
       the matrix would be illegible, and only the mistakes are listed.
   """
   matrix = np.asarray(matrix).astype(np.int64)
   classes = len(class_names)
   correct = f"{matrix.trace():,} of {matrix.sum():,} correct."
-  drawn = classes <= plots.MAX_LABELS
+  has_plot = classes <= plots.MAX_LABELS
   mistakes = _mistakes(
-    matrix, class_names, _MISTAKES if drawn else _MISTAKES_ONLY
+    matrix, class_names, _MISTAKES if has_plot else _MISTAKES_ONLY
   )
-  if not drawn:
+  if not has_plot:
     description = f"{correct} {classes:,} classes are too many to draw."
     return Section("Confusion matrix", html.tables(*mistakes), description)
   few = classes <= 12
@@ -246,7 +246,7 @@ def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> Section:
     alt=f"confusion matrix: {correct}",
     tables=mistakes,
     beside=few,
-    # A matrix of many classes scrolls; shrunk to a phone it is illegible.
+    # A matrix of many classes scrolls; fitted to a phone it would be illegible.
     max_width=22 if few else min(46, 20 + 0.65 * classes),
   )
   return Section(
@@ -263,7 +263,7 @@ def class_accuracy(
   """Lists the accuracy per class, the worst first.
 
   Args:
-    accuracy: by class index, without classes that have no example.
+    accuracy: accuracy by class index, without classes that have no example.
     matrix: as in `confusion_matrix`.
     class_names: one name per class.
   """
@@ -282,7 +282,7 @@ def class_accuracy(
 
 
 def class_metrics(metrics: Sequence[ClassMetrics]) -> Section:
-  """Lists the metrics per class, the worst first, if it has examples."""
+  """Lists the metrics of each class with examples, the worst first."""
   known = [m for m in metrics if not np.isnan(m.average_precision)]
   rows = [
     (
@@ -337,7 +337,7 @@ def _mistakes(
 def _class_tables(
   head: Sequence[str], rows: Sequence[tuple], numbers: Sequence[int]
 ) -> Markup:
-  """Renders rows sorted from worst to best; of many, only the two ends."""
+  """Renders rows, sorted from worst to best; of many, only the two ends."""
   parts = {f"All {len(rows)} classes, the worst first": rows}
   if len(rows) > _MAX_CLASS_ROWS:
     parts = {

@@ -1,4 +1,4 @@
-"""Makes text from outside, such as class names, safe to draw and display."""
+"""Makes text of unknown origin, such as class names, safe to display."""
 
 
 def printable(text: str) -> str:
@@ -11,8 +11,8 @@ def printable(text: str) -> str:
     text: any string.
 
   Returns:
-    A string of the same length: white space is " ", and every other
-    unprintable character the replacement character.
+    A string of the same length, with spaces in place of white space, and the
+    replacement character in place of other unprintable characters.
   """
   return "".join(
     c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in text
@@ -20,6 +20,6 @@ def printable(text: str) -> str:
 
 
 def shorten(text: str, length: int) -> str:
-  """Makes text printable and cuts it to `length` characters, ending in "…"."""
+  """Makes text printable and truncates it to `length` characters with "…"."""
   text = printable(text)
   return text if len(text) <= length else text[: length - 1] + "…"

@@ -10,7 +10,7 @@ import numpy as np
 from perceiver_jax.weights import model
 
 _IMAGE_POSITIONS = "adapter/positions/embeddings"
-_MAX_SHOWN = 6
+_MAX_NAMES = 6
 
 
 class Report(NamedTuple):
@@ -37,10 +37,10 @@ class Report(NamedTuple):
     for kind in ("interpolated", "initialized", "skipped"):
       names = getattr(self, kind)
       if names:
-        shown = ", ".join(names[:_MAX_SHOWN])
-        if len(names) > _MAX_SHOWN:
-          shown += f" and {len(names) - _MAX_SHOWN} more"
-        lines.append(f"  {len(names)} {kind}: {shown}")
+        text = ", ".join(names[:_MAX_NAMES])
+        if len(names) > _MAX_NAMES:
+          text += f" and {len(names) - _MAX_NAMES} more"
+        lines.append(f"  {len(names)} {kind}: {text}")
     lines += [f"  differs: {line}" for line in self.differences]
     return "\n".join(lines)
 
@@ -60,12 +60,12 @@ def initialize_from(
     spec: Spec of the model.
 
   Returns:
-    The parameters, and a report of what became of each leaf.
+    The parameters, and a report on each leaf.
   """
-  initial, given = model.flatten(params), model.flatten(weights.params)
+  initial, saved = model.flatten(params), model.flatten(weights.params)
   merged, loaded, interpolated = {}, [], []
   for name, leaf in initial.items():
-    source = given.get(name)
+    source = saved.get(name)
     if source is None:
       continue
     if source.shape == leaf.shape:
@@ -78,14 +78,14 @@ def initialize_from(
     loaded,
     interpolated,
     [name for name in initial if name not in merged],
-    [name for name in given if name not in merged],
+    [name for name in saved if name not in merged],
     differences(spec, weights.spec),
   )
   return model.unflatten(initial | merged), report
 
 
 def _are_grids(source: Any, target: Any) -> bool:
-  """Tells whether both tables are square grids with the same channels."""
+  """Returns whether both tables are square grids with the same channels."""
   sides = [math.isqrt(len(table)) for table in (source, target)]
   square = sides[0] ** 2 == len(source) and sides[1] ** 2 == len(target)
   return square and source.shape[1] == target.shape[1]

@@ -13,7 +13,7 @@ from perceiver_jax.models.ops.execution import AUTO, Execution
 
 Tree = Mapping[str, Mapping[str, Any]]
 
-_MAX_SHOWN = 3
+_MAX_NAMED = 3
 
 
 class Weights(NamedTuple):
@@ -87,7 +87,7 @@ def check_same_shapes(loaded: Tree, expected: Tree, path: str) -> None:
   Args:
     loaded: Arrays from a file.
     expected: Arrays of the model, or their shapes.
-    path: The file, for the error message.
+    path: Path of the file, for the error.
 
   Raises:
     UserError: They differ; the message names the first leaves that do.
@@ -100,7 +100,7 @@ def check_same_shapes(loaded: Tree, expected: Tree, path: str) -> None:
     if in_file.get(name) != in_model.get(name)
   ]
   if differences:
-    shown = "; ".join(differences[:_MAX_SHOWN])
-    more = len(differences) - _MAX_SHOWN
-    shown += f"; and {more} more" if more > 0 else ""
-    raise UserError(f"{path} does not fit this model: {shown}")
+    text = "; ".join(differences[:_MAX_NAMED])
+    more = len(differences) - _MAX_NAMED
+    text += f"; and {more} more" if more > 0 else ""
+    raise UserError(f"{path} does not fit this model: {text}")

@@ -1,1 +1,1 @@
-"""Timing of models, of data pipelines and of reading clips."""
+"""Benchmarks of models, data pipelines and clip files."""

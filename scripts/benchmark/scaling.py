@@ -1,8 +1,8 @@
 """Measures time and memory of one cross-attend by the number of inputs.
 
 For `scripts.benchmark --scaling`: 512 latents of 1,024 channels attend to M
-inputs of 261,
-as in the ImageNet model (Perceiver, section 4.1), M from 2,048 to 1,048,576.
+inputs of 261 channels, as in the ImageNet model (Perceiver, section 4.1), for M
+from 2,048 to 1,048,576.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ def rows(
   batch_size: int,
   repeats: int,
 ) -> list[dict[str, Any]]:
-  """Measures each number of inputs: seconds and temporary memory."""
+  """Measures seconds and temporary memory for each number of inputs."""
   figures = []
   for size in SIZES:
     print(

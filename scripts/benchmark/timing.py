@@ -1,4 +1,4 @@
-"""Timing, compilation and tables for the benchmarks."""
+"""Functions for timing, compiling and printing tables."""
 
 import statistics
 import time
@@ -13,7 +13,7 @@ _PEAK_SIZE = 2048
 
 
 def median(fn: Callable[[], Any], repeats: int) -> float:
-  """Returns the median seconds of a call, after one for warm-up."""
+  """Returns the median seconds of a call, after one warm-up call."""
   times = []
   for _ in range(repeats + 1):
     start = time.perf_counter()
@@ -31,25 +31,25 @@ def compiled(fn: Any, *args: Any) -> tuple[Any, dict[str, float]]:
   """
   lowered = fn.lower(*args)
   start = time.perf_counter()
-  done = lowered.compile()
+  executable = lowered.compile()
   seconds = time.perf_counter() - start
-  memory = done.memory_analysis()
-  return done, {
+  memory = executable.memory_analysis()
+  return executable, {
     "compile": seconds,
     "temporary": memory.temp_size_in_bytes,
-    "flops": done.cost_analysis().get("flops", 0.0),
+    "flops": executable.cost_analysis().get("flops", 0.0),
   }
 
 
 def matmul_peak(repeats: int) -> float:
-  """Measures operations per second of large float32 matrix products."""
+  """Returns the operations per second of large float32 matrix products."""
   x = jnp.ones((_PEAK_SIZE, _PEAK_SIZE), jnp.float32)
   product = jax.jit(lambda x: x @ x)
   return 2 * _PEAK_SIZE**3 / median(lambda: product(x), repeats)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-  """Formats rows under their columns' names; missing values are '-'."""
+  """Formats rows as a table with a header; missing values are '-'."""
   names = list(dict.fromkeys(name for row in rows for name in row))
   cells = [names] + [[_text(row.get(n, "-")) for n in names] for row in rows]
   widths = [max(len(line[i]) for line in cells) for i in range(len(names))]

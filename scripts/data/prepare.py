@@ -1,4 +1,4 @@
-r"""Prepares image and text data sets for training, and checks them.
+r"""Prepares and checks image and text data sets for training.
 
   python -m scripts.data.prepare --dataset=imagenet2012 --data_dir=DIR \
     --manual_dir=TARS
@@ -13,8 +13,8 @@ TARS. DIR needs the same space again.
 
   python -m scripts.data.prepare --dataset=imagenet2012 --data_dir=DIR --check
 
-only checks, without TensorFlow, that every file of every split exists with the
-right number of examples, and decodes some of them.
+only checks the data set, without TensorFlow: that every file of every split
+exists and has the right number of examples, and that some can be decoded.
 
   python -m scripts.data.prepare --directory=FOLDER
 
@@ -46,8 +46,8 @@ from perceiver_jax.data.text import glue_examples
 from perceiver_jax.errors import UserError
 from perceiver_jax.viz.text import shorten
 
-# Characters of a text that are printed.
-_TEXT = 60
+# Number of characters of a text to print.
+_TEXT_LENGTH = 60
 
 _DATASET = flags.DEFINE_string(
   "dataset", "", "Name in TensorFlow Datasets, imagenet2012 for example."
@@ -58,7 +58,7 @@ _DATA_DIR = flags.DEFINE_string(
 _MANUAL_DIR = flags.DEFINE_string(
   "manual_dir", "", "Folder of the tar files; default: DIR/downloads/manual."
 )
-_CHECK = flags.DEFINE_bool("check", False, "Only check what is prepared.")
+_CHECK = flags.DEFINE_bool("check", False, "Only check a prepared data set.")
 _DIRECTORY = flags.DEFINE_string("directory", "", "Folder of images to check.")
 
 # Examples of ILSVRC 2012 (Russakovsky et al., 2015, Table 2).
@@ -70,12 +70,12 @@ _TARS = {
     "ILSVRC2012_img_val.tar": 6_744_924_160,
   }
 }
-# Problems that an error lists.
-_SHOWN = 3
+# Number of problems that an error lists.
+_MAX_LISTED = 3
 
 
 def main(argv: Sequence[str]) -> int:
-  """Prepares or checks what the flags name."""
+  """Prepares or checks the data set or folder of the flags."""
   launch.no_arguments(argv)
   if bool(_DATASET.value) == bool(_DIRECTORY.value):
     raise UserError(
@@ -94,7 +94,7 @@ def prepare(name: str, data_dir: str, manual_dir: str = "") -> None:
   """Writes a data set in the ArrayRecord format.
 
   Args:
-    name: Its name in TensorFlow Datasets.
+    name: Name in TensorFlow Datasets.
     data_dir: The folder to write to; empty for the default.
     manual_dir: The folder of manual downloads; empty for the default.
 
@@ -127,7 +127,7 @@ def prepare(name: str, data_dir: str, manual_dir: str = "") -> None:
   )
   try:
     builder.download_and_prepare(download_config=config)
-  # A missing manual download, a full disk, an unavailable version.
+  # Such as a missing manual download, a full disk, an unavailable version.
   except (AssertionError, OSError, ValueError) as error:
     raise UserError(f"{name} cannot be prepared: {error}") from error
 
@@ -136,11 +136,11 @@ def check_dataset(name: str, data_dir: str) -> None:
   """Checks and prints the splits of a prepared data set.
 
   Args:
-    name: Its name in TensorFlow Datasets.
-    data_dir: The folder with it; empty for the default.
+    name: Name in TensorFlow Datasets.
+    data_dir: The folder that contains it; empty for the default.
 
   Raises:
-    UserError: The data set is not prepared, or a part is missing.
+    UserError: The data set is not prepared, or is incomplete.
   """
   splits = _prepared_splits(name, data_dir)
   expected = _SIZES.get(_plain(name), {})
@@ -157,8 +157,8 @@ def check_dataset(name: str, data_dir: str) -> None:
   if problems:
     where = data_dir or "the default TFDS directory"
     raise UserError(
-      f"{name} is not complete in {where}: {'; '.join(problems[:_SHOWN])}."
-      f" Remove it and prepare it again{_where_from(name)}"
+      f"{name} is not complete in {where}: {'; '.join(problems[:_MAX_LISTED])}."
+      f" Remove it and prepare it again{_download_hint(name)}"
     )
 
 
@@ -166,7 +166,7 @@ def check_folder(directory: str) -> int:
   """Prints the classes of an image folder and its unreadable images.
 
   Args:
-    directory: as `image_folder.image_folder` takes it.
+    directory: see `image_folder.image_folder`.
 
   Returns:
     0 if every image can be read, else 1.
@@ -179,7 +179,7 @@ def check_folder(directory: str) -> int:
   for split in image_folder.folder_splits(directory):
     try:
       source = image_folder.image_folder(directory, split).source
-    except UserError as error:  # A folder beside the splits.
+    except UserError as error:  # The folder is not a split.
       print(f"{split}: {error}")
       continue
     print(f"{split}: {_counts(source)}")
@@ -187,8 +187,8 @@ def check_folder(directory: str) -> int:
     total += len(source)
   if not total:
     raise UserError(
-      f"no image in {directory}; expected FOLDER/SPLIT/CLASS/*.JPEG, or with"
-      f" {', '.join(image_folder.IMAGE_SUFFIXES)} at the end"
+      f"no image in {directory}; expected FOLDER/SPLIT/CLASS/*.JPEG, or files"
+      f" that end in {', '.join(image_folder.IMAGE_SUFFIXES)}"
     )
   for reason in reasons:
     print(reason)
@@ -205,7 +205,7 @@ def _check_tars(name: str, folder: Path) -> None:
   for tar, size in _TARS.get(_plain(name), {}).items():
     path = folder / tar
     if not path.is_file():
-      raise UserError(f"there is no {path}{_where_from(name)}")
+      raise UserError(f"there is no {path}{_download_hint(name)}")
     if path.stat().st_size != size:
       raise UserError(
         f"{path} has {path.stat().st_size:,} bytes and should have {size:,};"
@@ -213,8 +213,8 @@ def _check_tars(name: str, folder: Path) -> None:
       )
 
 
-def _where_from(name: str) -> str:
-  """Returns the part of an error that tells where to get manual downloads."""
+def _download_hint(name: str) -> str:
+  """Returns advice on where to get manual downloads, or ""."""
   tars = " and ".join(_TARS.get(_plain(name), {}))
   if not tars:
     return ""
@@ -231,7 +231,7 @@ def _prepared_splits(name: str, data_dir: str) -> dict[str, Any]:
   try:
     source = tfds_sources.open_prepared(name, "all", data_dir)
   except UserError as error:
-    raise UserError(f"{error}{_where_from(name)}") from error
+    raise UserError(f"{error}{_download_hint(name)}") from error
   return dict(source.dataset_info.splits.items())
 
 
@@ -272,7 +272,9 @@ def _example_problems(name: str, split: str, data_dir: str) -> list[str]:
     describe = functools.partial(_texts, source.class_names)
   elif "text" in dict(info.features.items()):
     source = tfds_sources.texts(name, split, data_dir)
-    describe = lambda text: f"{len(text):,} characters, {shorten(text, _TEXT)}"
+    describe = lambda text: (
+      f"{len(text):,} characters, {shorten(text, _TEXT_LENGTH)}"
+    )
   else:
     source = tfds.tfds_images(name, split, data_dir).source
     describe = functools.partial(_image, source.class_names)
@@ -295,9 +297,8 @@ def _texts(class_names: Sequence[str], example: Example) -> str:
     label_text = "unpublished label"
   else:
     label_text = class_names[int(label)] if class_names else f"score {label:g}"
-  return (
-    f"{label_text}, {' | '.join(shorten(t, _TEXT) for t in example['texts'])}"
-  )
+  texts = " | ".join(shorten(text, _TEXT_LENGTH) for text in example["texts"])
+  return f"{label_text}, {texts}"
 
 
 def _counts(source: image_folder.ImageFolder) -> str:
@@ -305,7 +306,7 @@ def _counts(source: image_folder.ImageFolder) -> str:
   counts = np.bincount(source.labels, minlength=source.num_classes)
   return (
     f"{len(source):,} images in {source.num_classes:,} classes,"
-    f" {counts.min():,} to {counts.max():,} a class"
+    f" {counts.min():,} to {counts.max():,} per class"
   )
 
 

@@ -12,8 +12,8 @@ OUT/train-00000-of-00064.array_record and so on. Frames are stored as JPEGs of
 
 Files are written by --num_workers processes, each completely or not at all.
 The same command resumes a run that was stopped, and writes missing or damaged
-files again. Unreadable clips are named and left out. Finally every record is
-read again; --check does only that, and names the files to remove. The exit
+files again. Unreadable clips are listed and left out. Finally every record is
+read again; --check does only that, and lists the files to remove. The exit
 status is 1 if a clip or a record is unreadable, else 0.
 """
 
@@ -43,12 +43,14 @@ _SPLIT = flags.DEFINE_string("split", "train", "Name of the list or folder.")
 _OUTPUT = flags.DEFINE_string("output", "", "Folder to write to.")
 _CLASSES = flags.DEFINE_string("classes", "", "File that lists all classes.")
 _TRIMMED = flags.DEFINE_bool(
-  "trimmed", True, "Whether files hold just the segment of the list."
+  "trimmed", True, "Whether files hold only the segments of the list."
 )
 _CHECK = flags.DEFINE_bool("check", False, "Only check the files in --output.")
-_FILES = flags.DEFINE_integer("num_files", 64, "Files to write.", lower_bound=1)
+_FILES = flags.DEFINE_integer(
+  "num_files", 64, "Number of files to write.", lower_bound=1
+)
 _WORKERS = flags.DEFINE_integer(
-  "num_workers", os.cpu_count(), "Processes.", lower_bound=1
+  "num_workers", os.cpu_count(), "Number of processes.", lower_bound=1
 )
 _FPS = flags.DEFINE_float("fps", 25.0, "Frames per second; 0: no video.",
                           lower_bound=0)  # fmt: skip
@@ -62,12 +64,12 @@ _QUALITY = flags.DEFINE_integer(
   "quality", 90, "Quality of the JPEGs.", lower_bound=1, upper_bound=100
 )
 
-# Unreadable clips that are named.
-_SHOWN = 10
+# Number of unreadable clips to print.
+_MAX_PRINTED = 10
 
 
 def main(argv: Sequence[str]) -> int:
-  """Prepares or checks what the flags name."""
+  """Prepares or checks the split of the flags."""
   launch.no_arguments(argv)
   if not _OUTPUT.value:
     raise UserError("give --output=OUT, the folder to write to")
@@ -108,7 +110,7 @@ def prepare(
   Args:
     source: The clips.
     index: The path of SPLIT.json, which is written last.
-    settings: How clips are stored.
+    settings: Sizes and rates of the stored clips.
     num_files: The number of ArrayRecord files.
     num_workers: The number of processes.
 
@@ -124,15 +126,15 @@ def prepare(
   _check_same(index, settings, source)
   shard_writer.remove_stale(index)
   notes = _written(jobs, settings, num_workers)
-  kept = [number for note in notes for number in note["kept"]]
+  readable = [number for note in notes for number in note["kept"]]
   bad = [reason for note in notes for reason in note["bad"]]
-  for reason in bad[:_SHOWN]:
+  for reason in bad[:_MAX_PRINTED]:
     print(reason)
   print(
-    f"{index.stem}: {len(kept):,} clips in {len(jobs)} files;"
+    f"{index.stem}: {len(readable):,} clips in {len(jobs)} files;"
     f" {len(bad):,} cannot be read, {len(source.missing):,} have no file"
   )
-  if not kept:
+  if not readable:
     raise UserError(f"none of the {len(source):,} clips can be read")
   contents = {
     "files": {
@@ -140,8 +142,8 @@ def prepare(
       for job, note in zip(jobs, notes, strict=True)
       if note["kept"]
     },
-    "names": [_name(source, number) for number in kept],
-    "labels": [source.labels[number] for number in kept],
+    "names": [_name(source, number) for number in readable],
+    "labels": [source.labels[number] for number in readable],
     "class_names": source.class_names,
     "bad": bad,
     "missing": source.missing,
@@ -180,7 +182,7 @@ def _written(
   except process.BrokenProcessPool as error:
     raise UserError(
       "a process that prepares clips was killed (by the system, if memory ran"
-      " out); give the same command to go on, with a smaller --num_workers than"
+      " out); run the same command to resume, with a smaller --num_workers than"
       f" {num_workers} if it happens again"
     ) from error
 
@@ -212,7 +214,7 @@ def check(index: Path) -> list[str]:
     except UserError as error:
       bad.append(str(error))
       damaged.add(source.file_of(number))
-  for reason in bad[:_SHOWN]:
+  for reason in bad[:_MAX_PRINTED]:
     print(reason)
   if damaged:
     print("remove and prepare the split again:", *sorted(damaged))
@@ -230,21 +232,21 @@ def _check_same(
   """Checks that existing files have the same clips and settings.
 
   Raises:
-    UserError: They have not.
+    UserError: They differ.
   """
   path = index.with_name(f"{index.stem}.settings.json")
-  wanted = {
+  expected = {
     **dataclasses.asdict(settings),
     "clips": len(source),
-    # Files hold clips by their numbers in the list.
+    # Records are identified by the clips' numbers in the list.
     "list": shard_writer.fingerprint(source.segments, source.root),
   }
   if not path.is_file():
-    shard_writer.write_json(path, wanted)
-  elif json.loads(path.read_text(encoding="utf-8")) != wanted:
+    shard_writer.write_json(path, expected)
+  elif json.loads(path.read_text(encoding="utf-8")) != expected:
     raise UserError(
-      f"{str(index.parent)!r} has files made with other settings, or of other"
-      f" clips or in another order, see {path.name}; give another --output, or"
+      f"{str(index.parent)!r} has files made with other settings, or from other"
+      f" clips or in another order (see {path.name}); give another --output, or"
       f" remove {index.stem}-*-of-* and {path.name} there"
     )
 

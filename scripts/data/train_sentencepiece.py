@@ -4,15 +4,14 @@ r"""Trains a SentencePiece tokenizer.
 
 writes FILE.model, for --config.data.tokenizer=FILE.model
 (`configs/masked_lm.py:sentencepiece`). It needs sentencepiece: pip install
-'perceiver_jax[text]'. --embedded instead of --input reads the text that ships
-with Python, which is enough for a few thousand tokens.
+'perceiver_jax[text]'. --python_docs instead of --input reads the documentation
+that ships with Python, which is enough for a few thousand tokens.
 
 Perceiver IO (section 4.1) uses 32,000 tokens and does not say how they were
 trained. This script trains a unigram model without normalizing the text or its
 spaces. Characters outside the vocabulary become their UTF-8 bytes, so that
 decoding restores any text (except '\u2581', which SentencePiece writes for a
-space). A subword has no white space but spaces, and those only before a word or
-alone.
+space). The only white space in subwords is spaces, before a word or alone.
 """
 
 import io
@@ -30,12 +29,13 @@ _INPUT = flags.DEFINE_string(
   "input", "", "Folder or pattern of .txt or .jsonl files, also .gz or .zst."
 )
 _PYTHON_DOCS = flags.DEFINE_bool(
-  "python_docs", False, "Reads Python's own documentation."
+  "python_docs", False, "Read Python's own documentation."
 )
 _VOCAB_SIZE = flags.DEFINE_integer(
   "vocab_size",
   32_000,
-  f"Tokens of the model; {len(byte_tokenizer.SPECIAL_TOKENS)} are special.",
+  "Number of tokens, of which"
+  f" {len(byte_tokenizer.SPECIAL_TOKENS)} are special.",
   lower_bound=len(byte_tokenizer.SPECIAL_TOKENS) + 1,
 )
 _OUT = flags.DEFINE_string(
@@ -44,10 +44,10 @@ _OUT = flags.DEFINE_string(
 
 # All white space except the space.
 _BREAK = re.compile(r"[^\S ]+")
-# Characters of a line; SentencePiece skips lines of more than 4,192 bytes.
-_LONGEST = 1000
-# Lines that SentencePiece holds in memory, sampled at random.
-_MOST_LINES = 5_000_000
+# Maximum characters per line; SentencePiece skips lines of over 4,192 bytes.
+_MAX_LENGTH = 1000
+# Maximum number of lines in memory, which SentencePiece samples at random.
+_MAX_LINES = 5_000_000
 
 
 def main(argv: Sequence[str]) -> None:
@@ -87,8 +87,8 @@ def lines(documents: corpora.Documents) -> Iterator[str]:
   """
   for i in range(len(documents)):
     for line in _BREAK.split(documents[i]):
-      for start in range(0, len(line), _LONGEST):
-        part = line[start : start + _LONGEST]
+      for start in range(0, len(line), _MAX_LENGTH):
+        part = line[start : start + _MAX_LENGTH]
         if part.strip():
           yield part
 
@@ -98,15 +98,15 @@ def train(texts: Iterator[str], vocab_size: int) -> bytes:
 
   Args:
     texts: The lines.
-    vocab_size: The number of tokens, including the 6 special ones that the
-      model does not have.
+    vocab_size: The number of tokens, including the 6 special ones that are not
+      in the model.
 
   Returns:
     The contents of the .model file.
 
   Raises:
-    UserError: The package is missing, there is no text, or it is too short or
-      too varied for so many tokens.
+    UserError: The package is missing, or the text is empty, too short or too
+      varied for so many tokens.
   """
   try:
     import sentencepiece
@@ -131,7 +131,7 @@ def train(texts: Iterator[str], vocab_size: int) -> bytes:
       normalization_rule_name="identity",
       remove_extra_whitespaces=False,
       allow_whitespace_only_pieces=True,
-      input_sentence_size=_MOST_LINES,
+      input_sentence_size=_MAX_LINES,
       minloglevel=1,
     )
   except RuntimeError as error:
@@ -144,10 +144,11 @@ def train(texts: Iterator[str], vocab_size: int) -> bytes:
 def _reason(message: str) -> str:
   """Rephrases SentencePiece's message in terms of this script's flags."""
   special = len(byte_tokenizer.SPECIAL_TOKENS)
-  if most := re.search(r"too high .*<= (\d+)", message):
-    return f"the text gives {int(most[1]) + special} at most; read more of it"
-  if least := re.search(r"smaller than required_chars.* vs (\d+)", message):
-    return f"its bytes and characters alone take {int(least[1]) + special}"
+  if maximum := re.search(r"too high .*<= (\d+)", message):
+    limit = int(maximum[1]) + special
+    return f"the text gives {limit} at most; read more of it"
+  if minimum := re.search(r"smaller than required_chars.* vs (\d+)", message):
+    return f"its bytes and characters alone take {int(minimum[1]) + special}"
   return message.rsplit("] ", 1)[-1].strip() or "there is no text"
 
 

@@ -3,8 +3,8 @@
   python -m scripts.evaluation.evaluate_flow --workdir=RUN --sintel=DIR
 
 The model is a checkpoint of the run in --workdir, or the file --weights (for
-example DeepMind's). It is evaluated tile by tile at full resolution, on every
-data set whose flag is given:
+example DeepMind's). It is evaluated in tiles at full resolution, on every data
+set whose flag is given:
 
   --sintel=DIR        the training split, clean and final
   --kitti_2012=DIR    the training split
@@ -15,9 +15,9 @@ data set whose flag is given:
                       the run
   --motorcycle=SCALE  the Middlebury pair of scikit-image, resized
 
-The tables also have zero flow and OpenCV's Farneback and DIS methods
-(--nobaselines leaves them out), and the paper's figures for the variant of
-configs/optical_flow.py that --row names.
+The tables also have zero flow and OpenCV's Farneback and DIS methods, unless
+--nobaselines is given, and with --row=VARIANT the paper's errors for a variant
+of configs/optical_flow.py.
 """
 
 import json
@@ -48,13 +48,13 @@ _BASELINES = flags.DEFINE_bool(
   "baselines", True, "Evaluate OpenCV's methods too."
 )
 _ROW = flags.DEFINE_string(
-  "row", "", "Variant whose published errors are shown."
+  "row", "", "Variant whose published errors are printed."
 )
 _JSON = flags.DEFINE_string("json", "", "File to write the figures to.")
 _IMAGES = flags.DEFINE_string(
-  "images", "", "Folder for an image of some pairs of each data set."
+  "images", "", "Folder for images of some pairs of each data set."
 )
-_SHOWN = 4
+_NUM_DRAWN = 4
 _COLUMNS = (
   "epe", "epe_visible", "epe_occluded", "epe_s0_10", "epe_s10_40", "epe_s40",
   "over_1px", "over_3px", "over_5px", "fl", "epe_by_pair",
@@ -78,8 +78,8 @@ def main(argv: Sequence[str]) -> None:
     for method, estimate in methods.items():
       metrics = flow_baselines.evaluate(pairs, estimate, f"{name}, {method}")
       figures.setdefault(name, {})[method] = metrics
-      shown = {c: metrics[c] for c in _COLUMNS if c in metrics}
-      rows.append({"method": method, **shown})
+      columns = {c: metrics[c] for c in _COLUMNS if c in metrics}
+      rows.append({"method": method, **columns})
     if _IMAGES.value:
       _draw(Path(_IMAGES.value) / f"{name}.png", pairs, methods["model"])
     if name in published:
@@ -110,11 +110,11 @@ def _draw(path: Path, pairs: Any, estimate: flow_model.Estimate) -> None:
   from perceiver_jax.viz import flow_images
 
   samples = []
-  count = min(_SHOWN, len(pairs))
+  count = min(_NUM_DRAWN, len(pairs))
   for i in range(0, count * (len(pairs) // count), len(pairs) // count):
-    frames, truth = pairs[i]["frames"], pairs[i]["flow"]
-    samples.append(flow_images.FlowSample(frames, truth, estimate(*frames)))
-  # A sheet has pairs of one size only, and those of KITTI differ.
+    frames, target = pairs[i]["frames"], pairs[i]["flow"]
+    samples.append(flow_images.FlowSample(frames, target, estimate(*frames)))
+  # All pairs of a sheet must have the same size; those of KITTI differ.
   size = samples[0].target.shape
   samples = [sample for sample in samples if sample.target.shape == size]
   with outputs.writing(path, "another --images"):

@@ -19,7 +19,10 @@ from perceiver_jax.tasks import masked_lm
 
 launch.define_flags(config_required=False)
 _ORDER = flags.DEFINE_integer(
-  "order", 5, "n: the next byte depends on the n - 1 before.", lower_bound=1
+  "order",
+  5,
+  "n of the n-grams: each byte depends on the n - 1 before it.",
+  lower_bound=1,
 )
 _BATCH = 64
 
@@ -31,7 +34,9 @@ def main(argv: Sequence[str]) -> None:
   if not isinstance(task, masked_lm.MaskedLanguageModel):
     raise UserError(f"{folder} holds a run of {config.task!r}, not masked_lm")
   if config.data.tokenizer != "bytes":
-    raise UserError(f"{folder} holds a run on pieces; this compares bytes")
+    raise UserError(
+      f"{folder} holds a run on subwords; this script compares bytes"
+    )
   results = folder / "results.json"
   if not results.exists():
     raise UserError(f"the run in {folder} is not finished; train it first")

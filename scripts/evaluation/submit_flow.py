@@ -1,8 +1,8 @@
-"""Predicts optical flow of a test split in its benchmark's file format.
+"""Predicts the optical flow of a test split for submission to its benchmark.
 
   python -m scripts.evaluation.submit_flow OUTPUT --workdir=RUN --sintel=DIR
 
-writes, for the one data set that is given:
+writes the files of one data set:
 
   --sintel=DIR      OUTPUT/clean/SCENE/frame0001.flo, and OUTPUT/final, for
                     Sintel's own program: bundler OUTPUT/clean OUTPUT/final FILE
@@ -36,12 +36,14 @@ def main(argv: Sequence[str]) -> None:
   """Predicts and writes the files."""
   if len(argv) != 2:
     raise UserError("give one folder to write to, and flags that start with --")
-  given = {name: flag.value for name, flag in _FOLDERS.items() if flag.value}
-  if len(given) != 1:
+  data_sets = {
+    name: flag.value for name, flag in _FOLDERS.items() if flag.value
+  }
+  if len(data_sets) != 1:
     raise UserError(
       "give one data set: " + ", ".join(f"--{name}=DIR" for name in _FOLDERS)
     )
-  ((name, directory),) = given.items()
+  ((name, directory),) = data_sets.items()
   output = Path(argv[1]).expanduser()
   parts = _sintel(directory) if name == "sintel" else _kitti(name, directory)
   with outputs.writing(output, "another folder"):

@@ -43,7 +43,7 @@ _BATCH = flags.DEFINE_integer(
   "batch_size", 32, "Texts at a time.", lower_bound=1
 )
 
-# Task, split and number of examples of each file of a submission.
+# Task, split and number of examples of each file in a submission.
 _FILES = {
   "CoLA.tsv": ("cola", "test", 1_063),
   "SST-2.tsv": ("sst2", "test", 1_821),
@@ -90,7 +90,7 @@ def main(argv: Sequence[str]) -> None:
       f"no run has the task {', '.join(missing)}; name a run of each, or"
       " give --partial"
     )
-  # All are opened before the predictions, which may take hours.
+  # All sources are opened first, since the predictions may take hours.
   sources = {
     file: _examples(owners[_model_task(name)], name, split)
     for file, (name, split, _) in _FILES.items()
@@ -165,11 +165,11 @@ def _lines(
   if len(predictions) != len(source):
     raise UserError(
       f"{file}: {len(source)} examples have {len(predictions)} different"
-      " numbers; get the test set anew"
+      " numbers; download the test set again"
     )
   if len(predictions) != size:
     print(
-      f"{file}: {len(predictions):,} predictions; the leaderboard wants"
+      f"{file}: {len(predictions):,} predictions; the leaderboard expects"
       f" {size:,}"
     )
   return [

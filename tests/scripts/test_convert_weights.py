@@ -151,7 +151,7 @@ def test_what_is_there_is_kept_unless_told(
     (["{ours}"], ["1 paths"]),
     (["{ours}", "b", "c"], ["3 paths"]),
     (["{ours}", "{folder}/x.bin"], [".safetensors"]),
-    (["{ours}", "{ours}/x.safetensors"], ["can't be made", "TARGET"]),
+    (["{ours}", "{ours}/x.safetensors"], ["can't be created", "TARGET"]),
     (["{folder}/none.pickle", "x.safetensors"], ["no weights at"]),
     (["{folder}", "{folder}/x.safetensors"], ["config.json"]),
     (["--to=onnx", "{ours}", "x"], ["--to=onnx", "safetensors|huggingface"]),

@@ -48,7 +48,7 @@ def test_notes_are_numbered_and_shared(monkeypatch, capsys):
   assert rows(page)["c"][4] == "–"
   millions = f"{model_table.operations('a') / 1e9:,.1f}"
   assert rows(page)["a"][3] == millions
-  notes = page.split("Where they differ:\n\n")[1].splitlines()
+  notes = page.split("Differences:\n\n")[1].splitlines()
   assert notes[0].startswith("1. `b`, `d`: they say so")
   assert notes[1].startswith("   ")
   assert notes[-1] == "2. `c`: other."

@@ -1,7 +1,7 @@
-"""Fog, lighting changes and noise of rendered frames.
+"""Fog, lighting changes and noise in rendered frames.
 
-Flow is not changed. Motion blur is part of the layers (`scene`). Shapes: H, W
-of the frames.
+They do not change the flow. Motion blur is part of the layers (`scene`).
+Shapes: H, W of the frames.
 """
 
 import cv2
@@ -20,36 +20,36 @@ def apply_effects(
 
   Args:
     rng: random generator.
-    scene: share of pairs and largest strength of each effect.
+    scene: settings, with the share of pairs and the largest strength of each.
     frames: uint8 [2, H, W, 3].
 
   Returns:
     uint8 [2, H, W, 3].
   """
-  chosen = rng.random(3) < (scene.fog_share, scene.light_share,
+  fog, light, noise = rng.random(3) < (scene.fog_share, scene.light_share,
                             scene.noise_share)  # fmt: skip
-  if not chosen.any():
+  if not (fog or light or noise):
     return frames
   x = frames.astype(np.float32)
-  if chosen[0]:
+  if fog:
     x = _fog(rng, scene, x)
-  if chosen[1]:
+  if light:
     x[1] = _light(rng, scene, x[1])
-  if chosen[2]:
+  if noise:
     deviation = np.float32(rng.uniform(0, scene.noise))
     x += deviation * rng.standard_normal(x.shape, np.float32)
   return x.clip(0, 255).astype(np.uint8)
 
 
 def _fog(rng: np.random.Generator, scene: Scene, x: np.ndarray) -> np.ndarray:
-  """Adds static gray fog in front of the scene."""
+  """Adds gray fog in front of the scene, the same in both frames."""
   field = _smooth(rng, x.shape[1:3])
   density = (scene.fog_density * rng.random()) * field[..., None]
   return x + density * (np.float32(rng.uniform(120, 255)) - x)
 
 
 def _light(rng: np.random.Generator, scene: Scene, x: np.ndarray) -> np.ndarray:
-  """Changes the brightness of a frame by color and region."""
+  """Changes the brightness of a frame, by channel and by region."""
   gains = 1 + scene.light * rng.uniform(-1, 1, 3) / 2
   field = 1 + scene.light * (_smooth(rng, x.shape[:2]) - 0.5)
   return x * field[..., None] * gains.astype(np.float32)

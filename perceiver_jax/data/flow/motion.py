@@ -57,9 +57,9 @@ class Motion(NamedTuple):
   bend: np.ndarray | None
 
   def field(self, part: Box) -> np.ndarray:
-    """Returns the positions to which pixels move.
+    """Returns the positions to which the pixels of a box move.
 
-    Outside of `box`, the bend is that of the nearest point on its edge.
+    Outside of `self.box`, the bend is that of the nearest point on its edge.
 
     Returns:
       float32 [h, w, 2].
@@ -67,14 +67,15 @@ class Motion(NamedTuple):
     (a, b, c), (d, e, f) = self.matrix
     x = np.arange(part.left, part.right, dtype=np.float64)
     y = np.arange(part.top, part.bottom, dtype=np.float64)[:, None]
-    places = np.empty((*part.shape, 2), np.float32)
-    places[..., 0] = a * x + (b * y + c)
-    places[..., 1] = d * x + (e * y + f)
+    positions = np.empty((*part.shape, 2), np.float32)
+    positions[..., 0] = a * x + (b * y + c)
+    positions[..., 1] = d * x + (e * y + f)
     if self.bend is not None:
-      places += self._bent(part)
-    return places
+      positions += self._displacement(part)
+    return positions
 
-  def _bent(self, part: Box) -> np.ndarray:
+  def _displacement(self, part: Box) -> np.ndarray:
+    """Returns the bend at the pixels of a box, float32 [h, w, 2]."""
     box, part = self.box, np.array(part)
     across = _weights(part[0] - box.left, part[2] - box.left, box.shape[1])
     down = _weights(part[1] - box.top, part[3] - box.top, box.shape[0])
@@ -115,10 +116,10 @@ def inverted(matrix: np.ndarray) -> np.ndarray:
 def thin_plate(
   rng: np.random.Generator, box: Box, points: int, strength: float
 ) -> np.ndarray:
-  """Bends a box by a thin-plate spline through randomly moved points.
+  """Draws a thin-plate spline through randomly moved points of a box.
 
   Args:
-    rng: random generator; moves of points are normally distributed.
+    rng: random generator; the moves are normally distributed.
     box: the box to bend.
     points: number of points along each axis of the box.
     strength: standard deviation of the moves, as a fraction of the distance
@@ -163,9 +164,9 @@ def _weights(start: int, stop: int, size: int) -> np.ndarray:
   The kernel is that of Keys (1981) with a = -0.5. The result, for one axis of
   the box, is float32 [stop - start, _COARSE].
   """
-  places = np.arange(start, stop) * (_COARSE - 1) / max(size - 1, 1)
-  places = places.clip(0, _COARSE - 1)
-  t = np.abs(places[:, None] - np.arange(_COARSE))
+  positions = np.arange(start, stop) * (_COARSE - 1) / max(size - 1, 1)
+  positions = positions.clip(0, _COARSE - 1)
+  t = np.abs(positions[:, None] - np.arange(_COARSE))
   near = (1.5 * t - 2.5) * t * t + 1
   far = ((-0.5 * t + 2.5) * t - 4) * t + 2
   weights = np.where(t < 1, near, np.where(t < 2, far, 0))

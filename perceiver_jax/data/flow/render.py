@@ -1,8 +1,8 @@
 """Renders two frames of a scene with exact flow and occlusion.
 
-Layers are defined in the second frame. The first frame is drawn by looking up
-the position in the second to which the motion takes each pixel x; flow is this
-position minus x, without inverting the motion. Shapes: H, W of the frames.
+Layers are defined in the second frame. A pixel x of the first frame gets the
+color at the position in the second to which the motion maps x; the flow is this
+position minus x. So no motion has to be inverted. Shapes: H, W of the frames.
 """
 
 import itertools
@@ -16,8 +16,9 @@ from perceiver_jax.data.flow.scene import Layer
 
 # A layer is visible at a pixel if it covers half of it.
 _HALF = 128
-_NOWHERE = 255
-_ON_PIXEL = np.float32(0.05)
+_NO_LAYER = 255
+# Positions closer than this to a pixel count as the pixel itself.
+_TOLERANCE = np.float32(0.05)
 
 
 class Pair(NamedTuple):
@@ -25,10 +26,10 @@ class Pair(NamedTuple):
 
   Attributes:
     frames: uint8 [2, H, W, 3].
-    flow: float32 [H, W, 2] in pixels, of the layer that is visible.
+    flow: float32 [H, W, 2], flow of the visible layer in pixels.
     occluded: bool [H, W]: the position to which a pixel moves is covered by
       another layer in the second frame, or lies outside of it.
-    labels: uint8 [2, H, W]: number of the visible layer, 0 the background.
+    labels: uint8 [2, H, W], index of the visible layer; 0 is the background.
   """
 
   frames: np.ndarray
@@ -41,7 +42,7 @@ def render(layers: Sequence[Layer], height: int, width: int) -> Pair:
   """Draws layers from back to front.
 
   Args:
-    layers: at most 255; the first covers the whole frame.
+    layers: at most 255 layers; the first covers the whole frame.
     height: H.
     width: W.
   """
@@ -64,16 +65,20 @@ def _draw_first(
   part = layer.first_box.within(*labels.shape)
   if not all(part.shape):
     return
-  places = layer.motion.field(part)
-  color = _sample(layer.texture, cv2.transform(places, layer.to_texture))
+  positions = layer.motion.field(part)
+  color = _sample(layer.texture, cv2.transform(positions, layer.to_texture))
   cover = None
   if layer.mask is not None:
     corner = np.float32([layer.mask_box.left, layer.mask_box.top])
-    cover = _sample(layer.mask, places - corner, cv2.BORDER_CONSTANT)
-  shows = _blend(frame[part.slices], labels[part.slices], color, cover, number)
-  places[..., 0] -= np.arange(part.left, part.right, dtype=np.float32)
-  places[..., 1] -= np.arange(part.top, part.bottom, dtype=np.float32)[:, None]
-  np.copyto(flow[part.slices], places, where=shows[..., None])
+    cover = _sample(layer.mask, positions - corner, cv2.BORDER_CONSTANT)
+  visible = _blend(
+    frame[part.slices], labels[part.slices], color, cover, number
+  )
+  x = np.arange(part.left, part.right, dtype=np.float32)
+  y = np.arange(part.top, part.bottom, dtype=np.float32)
+  positions[..., 0] -= x
+  positions[..., 1] -= y[:, None]
+  np.copyto(flow[part.slices], positions, where=visible[..., None])
 
 
 def _draw_second(
@@ -113,28 +118,28 @@ def _blend(
   share = cover * np.float32(1 / 255)
   frame[:] = cv2.blendLinear(color, np.ascontiguousarray(frame), share,
                              1 - share)  # fmt: skip
-  shows = cover >= _HALF
-  labels[shows] = number
-  return shows
+  visible = cover >= _HALF
+  labels[visible] = number
+  return visible
 
 
 def _sample(
-  image: np.ndarray, places: np.ndarray, border: int = cv2.BORDER_REFLECT_101
+  image: np.ndarray, positions: np.ndarray, border: int = cv2.BORDER_REFLECT_101
 ) -> np.ndarray:
-  return cv2.remap(image, places, None, cv2.INTER_LINEAR, borderMode=border)
+  return cv2.remap(image, positions, None, cv2.INTER_LINEAR, borderMode=border)
 
 
 def _occluded(flow: np.ndarray, labels: np.ndarray) -> np.ndarray:
-  """Returns where another layer covers a pixel in the second frame."""
+  """Returns whether the first frame's pixels are occluded in the second."""
   height, width = labels.shape[1:]
-  places = _grid(height, width) + flow
-  x, y = places[..., 0], places[..., 1]
+  positions = _grid(height, width) + flow
+  x, y = positions[..., 0], positions[..., 1]
   inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
   seen = np.zeros(labels.shape[1:], bool)
   # At an edge the nearest pixel may belong to another layer, so any of the four
   # pixels around the position counts. Positions on a pixel use that pixel only.
-  columns = [np.floor(x + _ON_PIXEL), np.ceil(x - _ON_PIXEL)]
-  rows = [np.floor(y + _ON_PIXEL), np.ceil(y - _ON_PIXEL)]
+  columns = [np.floor(x + _TOLERANCE), np.ceil(x - _TOLERANCE)]
+  rows = [np.floor(y + _TOLERANCE), np.ceil(y - _TOLERANCE)]
   for row, column in itertools.product(rows, columns):
     label = cv2.remap(
       labels[1],
@@ -142,7 +147,7 @@ def _occluded(flow: np.ndarray, labels: np.ndarray) -> np.ndarray:
       row,
       cv2.INTER_NEAREST,
       borderMode=cv2.BORDER_CONSTANT,
-      borderValue=_NOWHERE,
+      borderValue=_NO_LAYER,
     )
     seen |= label == labels[0]
   return ~(inside & seen)

@@ -24,7 +24,7 @@ from perceiver_jax.data.flow.shapes import Outline, random_shape
 from perceiver_jax.data.flow.textures import Textures
 from perceiver_jax.errors import UserError
 
-# Texture around the second frame's part, as a fraction of the larger side.
+# Margin of the texture around a layer, as a fraction of the larger side.
 _MARGIN = 0.15
 
 
@@ -35,12 +35,12 @@ class Scene(NamedTuple):
     objects: minimum and maximum number of objects.
     diameter: smallest and largest diameter of an object, over the frame's
       height.
-    vertices: this and the next five: see `shapes.Outline`.
-    irregularity: of polygons.
-    spikiness: of shapes.
-    blob_share: of smooth shapes.
-    hole_share: of shapes with a hole.
-    elongation: of shapes.
+    vertices: see `shapes.Outline`, as for the next five.
+    irregularity: irregularity of a polygon's angles.
+    spikiness: spikiness of shapes.
+    blob_share: share of smooth shapes.
+    hole_share: share of shapes with a hole.
+    elongation: largest ratio of a shape's axes.
     translation: mean length of an object's translation, over the frame's
       height; lengths are drawn from an exponential distribution.
     max_translation: longest translation, as a multiple of the mean.
@@ -50,8 +50,9 @@ class Scene(NamedTuple):
     follow_share: share of objects that move with the background, in addition
       to their own motion.
     warp_share: share of layers that are bent.
-    warp_points: points along each axis of a layer; see `motion.thin_plate`.
-    warp_strength: see `motion.thin_plate`.
+    warp_points: number of control points along each axis of a layer; see
+      `motion.thin_plate`.
+    warp_strength: standard deviation of their moves; see `motion.thin_plate`.
     background_translation: `translation` of the background.
     background_rotation: `rotation` of the background.
     background_scale: `scale` of the background.
@@ -62,7 +63,7 @@ class Scene(NamedTuple):
     motion_blur: longest blur, as a fraction of the motion between the frames.
     fog_share: share of pairs with fog.
     fog_density: largest density of fog, 0 to 1.
-    light_share: share of pairs whose frames are lit differently.
+    light_share: share of pairs whose frames differ in lighting.
     light: largest difference in brightness, as a fraction.
     noise_share: share of pairs with sensor noise.
     noise: largest standard deviation of the noise, in levels of 255.
@@ -105,9 +106,9 @@ class Layer(NamedTuple):
 
   Attributes:
     texture: uint8 [h, w, 3].
-    to_texture: [2, 3], affine map from the second frame to the texture.
+    to_texture: affine map [2, 3] from the second frame to the texture.
     motion: from the first frame to the second.
-    mask: coverage uint8 over `mask_box`; None covers everything.
+    mask: uint8 coverage of the pixels of `mask_box`; None covers all of them.
     mask_box: extent of the layer in the second frame.
     first_box: pixels of the first frame in which the layer may be visible.
   """
@@ -141,8 +142,8 @@ def make_scene(settings: Mapping[str, Any]) -> Scene:
         f"config.data.source_args.rendered.scene.{name} is {value}; give the"
         " minimum and the maximum"
       )
-  least = {"diameter": 1e-3, "vertices": 3}
-  for name, value in least.items():
+  minimum = {"diameter": 1e-3, "vertices": 3}
+  for name, value in minimum.items():
     if getattr(scene, name)[0] < value:
       raise UserError(f"the rendered scenes need {name} of {value} or more")
   if scene.warp_points < 2 or scene.elongation < 1 or scene.objects[1] > 200:
@@ -213,16 +214,16 @@ def _object(
 def _affine(
   rng: np.random.Generator, scene: Scene, box: Box, kind: str, height: int
 ) -> np.ndarray:
-  of = lambda name: getattr(scene, kind + name)
-  mean = height * of("translation")
+  setting = lambda name: getattr(scene, kind + name)
+  mean = height * setting("translation")
   length = min(rng.exponential(mean), scene.max_translation * mean)
   angle = rng.uniform(0, 2 * np.pi)
   return affine(
     np.array([box.left + box.right - 1, box.top + box.bottom - 1]) / 2,
     length * np.array([np.cos(angle), np.sin(angle)]),
-    rng.normal(0, of("rotation")),
-    np.exp(rng.normal(0, of("scale"))),
-    rng.normal(0, of("shear")),
+    rng.normal(0, setting("rotation")),
+    np.exp(rng.normal(0, setting("scale"))),
+    rng.normal(0, setting("shear")),
   )
 
 
@@ -302,9 +303,9 @@ def _preimage(box: Box, matrix: np.ndarray) -> Box:
   """Returns the box of the first frame that moves into a box."""
   x, y = [box.left, box.right], [box.top, box.bottom]
   corners = np.stack([*map(np.ravel, np.meshgrid(x, y)), np.ones(4)])
-  places = inverted(matrix) @ corners
-  low = np.floor(places.min(1)).astype(int)
-  high = np.ceil(places.max(1)).astype(int) + 1
+  points = inverted(matrix) @ corners
+  low = np.floor(points.min(1)).astype(int)
+  high = np.ceil(points.max(1)).astype(int) + 1
   return Box(int(low[0]), int(low[1]), int(high[0]), int(high[1]))
 
 

@@ -1,6 +1,6 @@
 """Masks of random polygons and smooth blobs.
 
-Shapes: h, w of the bounding box of a mask.
+Shapes: h, w are the height and width of a mask's bounding box.
 """
 
 from typing import NamedTuple
@@ -19,12 +19,12 @@ _HOLE = (0.3, 0.6)
 
 
 class Outline(NamedTuple):
-  """Settings of random shapes, named as in AutoFlow where it has them.
+  """Settings of random shapes, with AutoFlow's names if it has them.
 
   Attributes:
-    vertices: minimum and maximum number of corners of a polygon.
+    vertices: minimum and maximum number of vertices of a polygon.
     irregularity: irregularity of their angles, 0 to 1.
-    spikiness: standard deviation of a corner's radius over the mean radius.
+    spikiness: standard deviation of a vertex's radius over the mean radius.
     blob_share: share of shapes that are smooth.
     hole_share: share of shapes with a hole.
     elongation: largest ratio of a shape's axes.
@@ -53,12 +53,12 @@ def random_shape(
     diameter: approximate diameter in pixels.
 
   Returns:
-    Coverage uint8 [h, w], smooth at the edge, and its box in the frame.
+    The shape's coverage uint8 [h, w], smooth at the edge, and its bounding box.
   """
   blob = rng.random() < outline.blob_share
   unit = _blob(rng, outline) if blob else _polygon(rng, outline)
   points = center + unit @ _stretch(rng, outline.elongation) * diameter / 2
-  # A margin of two pixels, so that interpolation ends at zero.
+  # The margin of two pixels lets interpolation fall to zero.
   low = np.floor(points.min(0)).astype(int) - 2
   high = np.ceil(points.max(0)).astype(int) + 3
   box = Box(int(low[0]), int(low[1]), int(high[0]), int(high[1]))
@@ -93,7 +93,7 @@ def _around(angles: np.ndarray, radii: np.ndarray) -> np.ndarray:
 
 
 def _stretch(rng: np.random.Generator, elongation: float) -> np.ndarray:
-  """Returns a matrix that stretches randomly and keeps the area."""
+  """Draws a matrix that stretches shapes and keeps their area."""
   ratio = np.sqrt(np.exp(rng.uniform(0, np.log(elongation))))
   angle = rng.uniform(0, np.pi)
   turn = np.array(

@@ -2,8 +2,8 @@
 
 A source has a length and returns pair i as a dict: `frames` uint8
 [2, H, W, 3]; `flow` float32 [H, W, 2], NaN where it is unknown; `occluded`
-bool [H, W], all False if a data set lacks it. Sizes may differ between pairs.
-The data sets on disk are in `folders`.
+bool [H, W], all False if the data set does not provide it. Sizes may differ
+between pairs. The data sets on disk are in `folders`.
 """
 
 from collections.abc import Callable, Mapping
@@ -100,27 +100,27 @@ def rendered(
     num_train: number of pairs of "train"; the paper reports 400,000 pairs for
       AutoFlow.
     num_test: number of pairs of "test".
-    textures: a folder of pictures; if empty, uses installed photos.
+    textures: a folder of images; if empty, uses installed photos.
     noise_share: share of the textures that are noise.
-    texture_scale: minimum and maximum scale of pictures; see `Textures`.
+    texture_scale: minimum and maximum scale of photos; see `Textures`.
     texture_detail: minimum detail of a texture; see `Textures`.
     scene: settings of `scene.Scene`.
 
   Raises:
     UserError: the split is unknown, a number is out of range, or the folder
-      has no pictures.
+      has too few images.
   """
   check_choice(split, _SPLITS, "split", "rendered")
   if len(size) != 2 or min(size) < 16:
     raise UserError(
-      f"rendered pairs are to be {tuple(size)} pixels; give height and width"
-      " of 16 or more"
+      f"rendered pairs have size {tuple(size)}; give height and width of 16"
+      " or more"
     )
   low, high = texture_scale
   if not 0 < low <= high:
     raise UserError(
-      f"rendered pairs have texture_scale {texture_scale}; give the least and"
-      " the most, above 0"
+      f"rendered pairs have texture_scale {texture_scale}; give the minimum"
+      " and the maximum, above 0"
     )
   return Rendered(
     make_scene(scene or {}),

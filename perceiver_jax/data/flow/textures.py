@@ -11,7 +11,7 @@ import numpy as np
 from perceiver_jax.data.images import codec, image_folder, photos, resizing
 from perceiver_jax.errors import UserError
 
-# Every tenth picture of a folder is reserved for held-out pairs.
+# Every tenth image of a folder is reserved for held-out pairs.
 _HELD_OUT_STRIDE = 10
 _OCTAVES = 6
 _TRIES = 20
@@ -20,20 +20,20 @@ _NOT_FOR_TRAINING = ("motorcycle_left",)
 
 
 class Textures:
-  """Random pictures of any size.
+  """Random textures of any size.
 
   Args:
     split: "train" or "test", which share no pixel of a photo.
-    directory: a folder of pictures, subfolders included; empty for the photos
+    directory: a folder of images, including subfolders; empty for the photos
       that ship with scikit-learn and scikit-image.
-    noise_share: share of the pictures that are procedural noise.
+    noise_share: share of the textures that are procedural noise.
     scale: minimum and maximum scale from pixels of a photo to pixels of a
       frame, the same along both axes.
     detail: minimum mean difference between neighboring pixels, in levels of
-      255. Parts of a photo with less are drawn again, up to 20 times.
+      255. A part of a photo with less is drawn again, up to 20 times.
 
   Raises:
-    UserError: the folder is missing or has too few pictures.
+    UserError: the folder is missing or has too few images.
   """
 
   def __init__(
@@ -52,7 +52,7 @@ class Textures:
   def draw(
     self, rng: np.random.Generator, height: int, width: int
   ) -> np.ndarray:
-    """Draws a picture; the colors of photos are changed.
+    """Draws a texture; the colors of photos are changed.
 
     Returns:
       uint8 [height, width, 3].
@@ -71,7 +71,7 @@ class Textures:
     """Draws a resized part of a photo, extended by reflection if too small."""
     photo = self._photo(rng)
     scale = np.exp(rng.uniform(*np.log(self._scale)))
-    # With fewer pixels of the photo, tiny layers would be a single color.
+    # From fewer pixels of the photo, tiny layers would be a single color.
     rows, columns = (max(8, round(n / scale)) for n in (height, width))
     top = rng.integers(max(0, photo.shape[0] - rows) + 1)
     left = rng.integers(max(0, photo.shape[1] - columns) + 1)
@@ -79,20 +79,19 @@ class Textures:
     missing = rows - part.shape[0], columns - part.shape[1]
     if any(missing):
       below, right = missing
-      way = cv2.BORDER_REFLECT
-      part = cv2.copyMakeBorder(part, 0, below, 0, right, way)
+      part = cv2.copyMakeBorder(part, 0, below, 0, right, cv2.BORDER_REFLECT)
     part = part[:: rng.choice((-1, 1)), :: rng.choice((-1, 1))]
     return resizing.resize(np.ascontiguousarray(part), height, width)
 
   def _photo(self, rng: np.random.Generator) -> np.ndarray:
     if self._paths:
       return codec.read_image(self._paths[rng.integers(len(self._paths))])
-    found = _photos(self._split)
-    return found[rng.integers(len(found))]
+    installed = _photos(self._split)
+    return installed[rng.integers(len(installed))]
 
 
 def noise(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-  """Returns colored noise of several octaves, weaker at finer ones.
+  """Returns colored noise of several octaves; finer ones are weaker.
 
   Returns:
     uint8 [height, width, 3].
@@ -137,7 +136,7 @@ def _folder(directory: str | os.PathLike[str], split: str) -> Sequence[Path]:
   root = Path(directory).expanduser()
   if not root.is_dir():
     raise UserError(
-      f"no directory {str(root)!r} of pictures for textures; change it or"
+      f"no directory {str(root)!r} of images for textures; change it or"
       " leave it empty to use photos that are installed"
     )
   paths = sorted(
@@ -147,7 +146,7 @@ def _folder(directory: str | os.PathLike[str], split: str) -> Sequence[Path]:
   )
   if len(paths) < 2:
     raise UserError(
-      f"{str(root)!r} has {len(paths)} pictures; textures need two or more,"
+      f"{str(root)!r} has {len(paths)} images; textures need two or more,"
       " since some are held out"
     )
   held_out = set(paths[::_HELD_OUT_STRIDE])

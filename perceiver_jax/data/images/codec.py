@@ -11,10 +11,10 @@ import numpy as np
 
 from perceiver_jax.errors import UserError
 
-# Grain already runs one decoder per thread; a second pool inside OpenCV would
-# only fight with it for the same cores.
+# Grain already decodes in several threads; those of OpenCV would compete with
+# them for the same cores.
 cv2.setNumThreads(0)
-# A file that cannot be decoded is reported once, by the UserError below.
+# Files that cannot be decoded are reported by the UserError below.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 _ORIENTED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
@@ -25,7 +25,7 @@ def read_image(path: str | os.PathLike[str], channels: int = 3) -> np.ndarray:
   """Reads an image file; see `decode_image`.
 
   Args:
-    path: any file OpenCV decodes: JPEG, PNG, WebP, BMP and others.
+    path: a file that OpenCV decodes: JPEG, PNG, WebP, BMP and others.
     channels: 1 (gray) or 3 (RGB).
 
   Returns:
@@ -40,23 +40,23 @@ def read_image(path: str | os.PathLike[str], channels: int = 3) -> np.ndarray:
 def decode_image(
   data: bytes, channels: int = 3, name: str = "the image"
 ) -> np.ndarray:
-  """Decodes an encoded image of any type, whatever its file is called.
+  """Decodes an encoded image; the type follows from its bytes.
 
   The EXIF orientation is applied, except to images with transparency, where
   OpenCV ignores it. Transparent pixels are composited on white, 16-bit images
-  are scaled to 8 bits, and the inks of a CMYK JPEG are taken to be inverted,
-  which is how Adobe writes them and everyone reads them.
+  are scaled to 8 bits, and CMYK JPEGs are assumed to be inverted, as Adobe
+  writes them.
 
   Args:
     data: the bytes of the file.
     channels: 1 (gray) or 3 (RGB).
-    name: what an error calls the image.
+    name: name of the image in errors.
 
   Returns:
     uint8 [H, W, channels], channels in RGB order.
 
   Raises:
-    UserError: the bytes are no image, or not all of one.
+    UserError: the bytes are not a complete image.
   """
   image = _decode(data)
   if image is None:
@@ -79,7 +79,7 @@ def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
     uint8 [H, W, channels].
 
   Raises:
-    ValueError: `image` or `channels` is of another kind.
+    ValueError: `image` has another shape, or `channels` is neither.
   """
   if channels not in (1, 3):
     raise ValueError(f"channels must be 1 or 3, got {channels}")
@@ -111,7 +111,7 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def _read_bytes(path: str | os.PathLike[str]) -> bytes:
-  """Reads a file that must hold something; raises UserError otherwise."""
+  """Reads a file; raises UserError if it is empty or cannot be read."""
   try:
     with open(path, "rb") as file:
       data = file.read()
@@ -133,12 +133,12 @@ def _decode(data: bytes) -> np.ndarray | None:
   buffer = np.frombuffer(data, np.uint8)
   try:
     if data.startswith(_JPEG_MAGIC):
-      # What most images are: saves a copy that puts colors in order.
+      # Most images are JPEGs; decoding them to RGB at once saves a copy.
       return cv2.imdecode(buffer, cv2.IMREAD_COLOR_RGB)
     image = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
     if image is None:
       return None
-    # OpenCV turns the picture upright only in the mode that drops alpha.
+    # OpenCV applies the orientation only in modes that drop alpha.
     if image.shape[2:] != (4,) and re.search(b"exif", data, re.IGNORECASE):
       image = cv2.imdecode(buffer, _ORIENTED)
   except cv2.error:

@@ -27,19 +27,19 @@ def digits(split: str) -> InMemoryArrays:
     UserError: there is no such split.
   """
   check_choice(split, _SPLITS, "split", "digits")
-  # Imported here: scikit-learn takes a second that other sources need not pay.
+  # Imported here, since importing scikit-learn takes a second.
   from sklearn import datasets
 
   data = datasets.load_digits()
-  # Sorted by class first, so that the stride takes a fifth of every class.
+  # Sorting by class makes the stride take a fifth of every class.
   by_class = np.argsort(data.target, kind="stable")
   held_out = np.zeros(len(by_class), bool)
   held_out[by_class[::_TEST_STRIDE]] = True
-  chosen = held_out if split == "test" else ~held_out
-  pixels = data.images[chosen].astype(np.float32) / np.float32(8)
+  in_split = held_out if split == "test" else ~held_out
+  pixels = data.images[in_split].astype(np.float32) / np.float32(8)
   arrays = {
     "image": pixels[..., None] - np.float32(1),
-    "label": data.target[chosen].astype(np.int32),
+    "label": data.target[in_split].astype(np.int32),
   }
   return InMemoryArrays(arrays, [str(name) for name in data.target_names])
 

@@ -22,8 +22,8 @@ class ImageFolder:
   """Images in one folder per class, decoded when fetched.
 
   Args:
-    paths: of the images.
-    labels: of the images, indices of `class_names`.
+    paths: path of each image.
+    labels: label of each image, an index of `class_names`.
     class_names: name of each label.
   """
 
@@ -52,16 +52,16 @@ def image_folder(
 ) -> SkipUnreadable:
   """Returns images laid out as `directory/split/CLASS/*.jpg`.
 
-  A class is any folder that holds an image in any split, so labels mean the
-  same in all splits even where one of them lacks a class. Names that start
-  with a dot are ignored.
+  A class is any folder that holds an image in any split, so that labels are the
+  same in all splits even if one of them lacks a class. Names that start with a
+  dot are ignored.
 
   Args:
     directory: contains one folder per split.
-    split: the folder to use, "train" for example.
+    split: name of the folder, such as "train".
 
   Returns:
-    A source of image uint8 [H, W, 3] of each file's own size, label int32 and
+    A source of `image` uint8 [H, W, 3] of any size, `label` int32 and
     `unreadable` of `SkipUnreadable`; classes and files are sorted by name.
 
   Raises:
@@ -70,9 +70,9 @@ def image_folder(
   splits = folder_splits(directory)
   root = Path(directory).expanduser()
   if split not in splits:
-    found = ", ".join(splits) or "no folder"
+    folders = ", ".join(splits) or "no folder"
     raise UserError(
-      f"no split {split!r} in {str(root)!r} (found: {found}); {_EXPECTED}"
+      f"no split {split!r} in {str(root)!r} (found: {folders}); {_EXPECTED}"
     )
   class_names = _class_names(root)
   paths, labels = [], []

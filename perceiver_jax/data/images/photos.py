@@ -1,8 +1,8 @@
 """Crops of a few real photos that ship with scikit-learn and scikit-image.
 
-The task is to tell which photo a crop comes from, by its texture and colors.
-Labels follow from the construction. The task exercises a real input pipeline
-without a download, and says nothing about ImageNet.
+The task is to classify which photo a crop comes from, by its texture and
+colors. It exercises a real input pipeline without a download; its accuracy says
+nothing about ImageNet.
 """
 
 import importlib.util
@@ -16,7 +16,7 @@ from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.images import codec, resizing
 from perceiver_jax.errors import UserError
 
-# Package, its folder, and the files in it, whose stems name the classes.
+# Files by package and folder; their stems are the class names.
 _FILES = {
   ("sklearn", "datasets/images"): ("china.jpg", "flower.jpg"),
   ("skimage", "data"): (
@@ -43,15 +43,15 @@ _SPLITS = ("train", "test")
 
 
 class PhotoCrops:
-  """Random square crops of photos, each example always the same.
+  """Random square crops of photos; example i is deterministic.
 
   Args:
-    photos: uint8 [H, W, 3] of any sizes; the label is the position in here.
-    class_names: name of each.
+    photos: uint8 [H, W, 3] of any sizes; the label is the index in this list.
+    class_names: name of each photo.
     length: number of examples.
     size: rows and columns of an example.
-    scale: most that the side of a crop is over or under `size`, as a factor.
-    seed: of the choice of the crops.
+    scale: largest factor between the side of a crop and `size`.
+    seed: random seed.
   """
 
   in_memory = True
@@ -104,16 +104,16 @@ def photos(
   """Returns square crops of 17 photos, labeled with the photo they are from.
 
   Crops of "test" come from the right third of each photo and those of "train"
-  from the rest, so no pixel is in both. Every photo has as many examples as
-  any other, or one less. Example i is always the same.
+  from the rest, so no pixel is in both. All photos have the same number of
+  examples, up to one. Example i is deterministic.
 
   Args:
     split: "train" or "test".
     size: rows and columns of an example, in pixels.
-    scale: most that the side of a crop is over or under `size`, as a factor;
-      1: all crops are at the photo's own resolution.
-    num_train: examples of "train".
-    num_test: examples of "test".
+    scale: largest factor between the side of a crop and `size`; 1 keeps the
+      photo's resolution.
+    num_train: number of examples of "train".
+    num_test: number of examples of "test".
 
   Returns:
     A source of image uint8 [size, size, 3] and label int32.
@@ -138,7 +138,7 @@ def photos(
 
 
 def parts(split: str) -> dict[str, np.ndarray]:
-  """Returns the part of each photo that belongs to a split, by name.
+  """Returns the part of each photo that belongs to a split, by photo name.
 
   Returns:
     uint8 [H, W, 3] of several sizes.
@@ -160,7 +160,7 @@ def _paths() -> list[Path]:
 
 
 def _folder(package: str) -> Path:
-  # Found and not imported: the packages take a second, their files nothing.
+  # Importing the packages would take a second; only their files are needed.
   spec = importlib.util.find_spec(package)
   if spec is None:
     raise UserError(

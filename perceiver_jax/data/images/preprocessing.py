@@ -1,4 +1,4 @@
-"""Preprocesses images of a source for the model.
+"""Preprocessing of images for the model.
 
 In training (IO, app. A.1): random crop, flip, RandAugment, resize,
 normalization. In evaluation: central crop, resize, normalization.

@@ -1,21 +1,22 @@
 """RandAugment (https://arxiv.org/abs/1909.13719): random image operations.
 
-Each layer draws one of sixteen operations, evenly and with replacement, and
-applies it at the same level, from 0 to 10. The Perceiver papers give only the
-layers (4) and the level (5). The rest, all constants included, is as in the
-TensorFlow RandAugment of EfficientNet, which the authors' training code uses;
-it imitates Pillow, and so do we:
+Each layer applies one of sixteen operations, drawn uniformly with replacement,
+at the same level from 0 to 10. The Perceiver papers state only the number of
+layers (4) and the level (5). The rest, including all constants, follows the
+TensorFlow RandAugment of EfficientNet, which the authors' training code uses
+and which imitates Pillow:
 
 - Color, Contrast, Brightness and Sharpness change nothing at level 5, where
   their factor is 1.
 - Posterize keeps more bits at higher levels, so it is weaker there: 2 at
-  level 5. Below level 2.5 it keeps one bit, not none.
+  level 5. Below level 2.5 it keeps one bit instead of none.
 - Solarize is weaker at higher levels too: its threshold is 128 at level 5.
-- Contrast turns towards the mean gray of the picture. The authors' code means
-  to, but takes min(255, pixels / 256) for the mean.
-- Geometry samples the nearest pixel, and what comes into view is gray 128.
+- Contrast is relative to the mean gray of the image. The authors' code intends
+  the same, but computes min(255, pixels / 256) as the mean.
+- Geometric operations sample the nearest pixel; pixels from outside the image
+  are gray, 128.
 
-Pictures are uint8 [H, W, 3]. No operation changes its argument, but it may
+Images are uint8 [H, W, 3]. Operations do not change their argument, but may
 return it.
 """
 
@@ -32,13 +33,13 @@ Operation = Callable[[np.ndarray, float, np.ndarray], np.ndarray]
 MAX_LEVEL = 10
 _GRAY = 128
 _LEVELS = np.arange(256)
-# OpenCV rounds to nearest where Pillow and TensorFlow drop the fraction; less
-# than a half keeps whole numbers whole in spite of rounding.
-_CUT_OFF = -0.499
-# OpenCV rounds places half-way between pixels to the even one, which would
-# double every other pixel of a sheared row. A little to the right and down,
-# they go to the next one, as in TensorFlow. Less is lost in float32.
-_TIE = np.array([[0, 0, 3e-4], [0, 0, 3e-4]])
+# OpenCV rounds to nearest, but Pillow and TensorFlow drop the fraction. Adding
+# slightly more than -1/2 does the same and keeps integers unchanged.
+_FLOOR_OFFSET = -0.499
+# OpenCV rounds positions half-way between pixels to the even one, which would
+# repeat every other pixel of a sheared row. With a small shift to the right and
+# down they round up, as in TensorFlow. A smaller one would be lost in float32.
+_ROUND_UP = np.array([[0, 0, 3e-4], [0, 0, 3e-4]])
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 
 
@@ -53,15 +54,15 @@ def rand_augment(
 
   Args:
     image: uint8 [H, W, 3]; it is not changed.
-    rng: draws the operations, their directions and places.
-    num_layers: how many operations.
-    magnitude: level of all of them, from 0 to 10.
+    rng: draws the operations, their directions and positions.
+    num_layers: number of operations.
+    magnitude: level of the operations, from 0 to 10.
 
   Returns:
-    uint8 [H, W, 3]; `image` itself where nothing changes.
+    uint8 [H, W, 3]; `image` itself if nothing changes.
 
   Raises:
-    ValueError: `image` is not such an array, or has no pixel.
+    ValueError: `image` has another type or shape, or no pixel.
     UserError: `num_layers` or `magnitude` is out of range.
   """
   _check(image, num_layers, magnitude)
@@ -72,8 +73,8 @@ def rand_augment(
 
 
 def auto_contrast(image: np.ndarray) -> np.ndarray:
-  """Stretches each channel to 0..255; a flat channel stays."""
-  # One axis at a time: numpy is far slower over both at once.
+  """Stretches each channel to 0..255; constant channels stay."""
+  # One axis at a time, since NumPy is far slower over both at once.
   low = image.min(axis=0).min(axis=0).astype(np.float64)
   high = image.max(axis=0).max(axis=0).astype(np.float64)
   scale = 255 / np.maximum(high - low, 1)
@@ -84,7 +85,7 @@ def auto_contrast(image: np.ndarray) -> np.ndarray:
 
 
 def equalize(image: np.ndarray) -> np.ndarray:
-  """Spreads the levels of each channel so that they are equally frequent."""
+  """Equalizes the histogram of each channel."""
   tables = [_equalize_table(counts) for counts in _histograms(image)]
   return _look_up(image, np.stack(tables, axis=-1))
 
@@ -96,13 +97,13 @@ def invert(image: np.ndarray) -> np.ndarray:
 
 def posterize(image: np.ndarray, bits: int) -> np.ndarray:
   """Keeps only the highest `bits` of each value, at least one."""
-  # With none left the picture would be black. TensorFlow shifts by 7 at most.
+  # Without any bits the image would be black. TensorFlow shifts by at most 7.
   shift = 8 - max(1, bits)
   return image & np.uint8(0xFF >> shift << shift)
 
 
 def solarize(image: np.ndarray, threshold: int) -> np.ndarray:
-  """Inverts the values from `threshold` on."""
+  """Inverts the values of `threshold` or more."""
   table = np.concatenate([_LEVELS[:threshold], 255 - _LEVELS[threshold:]])
   return _look_up(image, table)
 
@@ -113,7 +114,7 @@ def solarize_add(image: np.ndarray, addition: int) -> np.ndarray:
 
 
 def color(image: np.ndarray, factor: float) -> np.ndarray:
-  """Strengthens (`factor` > 1) or fades the colors; 0 leaves gray."""
+  """Increases (`factor` > 1) or reduces saturation; 0 makes it gray."""
   gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
   return _blend(cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB), image, factor)
 
@@ -172,8 +173,8 @@ def cutout(
 
   Args:
     image: uint8 [H, W, 3].
-    half_side: pixels from its center to its edges.
-    center: row and column, the first ones of its lower right quarter.
+    half_side: pixels from the square's center to its edges.
+    center: first row and column of the square's lower right quarter.
   """
   rows, columns = (slice(max(0, c - half_side), c + half_side) for c in center)
   out = image.copy()
@@ -211,7 +212,7 @@ def _histograms(image: np.ndarray) -> list[np.ndarray]:
 
 
 def _equalize_table(counts: np.ndarray) -> np.ndarray:
-  """Table [256] of the share of darker pixels; of the same levels if few."""
+  """Returns the look-up table [256] that equalizes a histogram."""
   lightest = np.flatnonzero(counts)[-1]
   step = (counts.sum() - counts[lightest]) // 255
   if step == 0:
@@ -221,41 +222,43 @@ def _equalize_table(counts: np.ndarray) -> np.ndarray:
 
 
 def _look_up(image: np.ndarray, table: np.ndarray) -> np.ndarray:
-  """Replaces each value by `table`'s, [256] or [256, 3], cut off to uint8."""
+  """Looks values up in a table, [256] or [256, 3], converted to uint8."""
   return cv2.LUT(image, np.clip(table, 0, 255).astype(np.uint8)[None])
 
 
 def _blend(ground: np.ndarray, image: np.ndarray, factor: float) -> np.ndarray:
-  """Returns ground + factor * (image - ground), cut off to whole numbers."""
-  return cv2.addWeighted(image, factor, ground, 1 - factor, _CUT_OFF)
+  """Returns floor(ground + factor * (image - ground))."""
+  return cv2.addWeighted(image, factor, ground, 1 - factor, _FLOOR_OFFSET)
 
 
 def _warp(image: np.ndarray, matrix: ArrayLike) -> np.ndarray:
-  """Moves pixels; `matrix` [2, 3] takes a place (x, y) to where it was."""
+  """Warps an image; `matrix` [2, 3] maps output (x, y) to input positions."""
   return cv2.warpAffine(
     image,
-    np.asarray(matrix) + _TIE,
+    np.asarray(matrix) + _ROUND_UP,
     image.shape[1::-1],
     flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
     borderValue=(_GRAY,) * 3,
   )
 
 
-def _fixed(apply: Callable) -> Operation:
-  """Makes an operation that has no level."""
+def _without_level(apply: Callable) -> Operation:
+  """Makes an operation that ignores the level."""
   return lambda image, level, draw: apply(image)
 
 
-def _whole(apply: Callable, most: int) -> Operation:
-  """Makes an operation with an integer argument, `most` at level 10."""
-  return lambda image, level, draw: apply(image, int(level / MAX_LEVEL * most))
+def _integer(apply: Callable, maximum: int) -> Operation:
+  """Makes an operation with an integer argument, `maximum` at level 10."""
+  return lambda image, level, draw: apply(
+    image, int(level / MAX_LEVEL * maximum)
+  )
 
 
-def _either_way(apply: Callable, most: float) -> Operation:
-  """Makes an operation of random sign, by `most` at level 10."""
+def _random_sign(apply: Callable, maximum: float) -> Operation:
+  """Makes an operation whose argument has a random sign."""
 
   def operation(image, level, draw):
-    amount = level / MAX_LEVEL * most
+    amount = level / MAX_LEVEL * maximum
     return apply(image, amount if draw[0] < 0.5 else -amount)
 
   return operation
@@ -271,35 +274,35 @@ def _enhance(apply: Callable) -> Operation:
   return operation
 
 
-def _anywhere(apply: Callable, most: int) -> Operation:
-  """Makes an operation at a random pixel, of size `most` at level 10."""
+def _random_position(apply: Callable, maximum: int) -> Operation:
+  """Makes an operation at a random pixel, of size `maximum` at level 10."""
 
   def operation(image, level, draw):
     height, width = image.shape[:2]
     center = (int(draw[0] * height), int(draw[1] * width))
-    return apply(image, int(level / MAX_LEVEL * most), center)
+    return apply(image, int(level / MAX_LEVEL * maximum), center)
 
   return operation
 
 
-# Every operation, as a function of a picture, a level and two numbers drawn
-# evenly from [0, 1). One that goes either way goes back when the first is 0.5
-# or more; for one with a place, they are row and column over height and width.
+# The operations, as functions of an image, a level and two uniform random
+# numbers in [0, 1). If the first is 0.5 or more, a random sign is negative. The
+# two are a random position, as fractions of height and width.
 OPERATIONS: dict[str, Operation] = {
-  "AutoContrast": _fixed(auto_contrast),
-  "Equalize": _fixed(equalize),
-  "Invert": _fixed(invert),
-  "Rotate": _either_way(rotate, 30.0),
-  "Posterize": _whole(posterize, 4),
-  "Solarize": _whole(solarize, 256),
+  "AutoContrast": _without_level(auto_contrast),
+  "Equalize": _without_level(equalize),
+  "Invert": _without_level(invert),
+  "Rotate": _random_sign(rotate, 30.0),
+  "Posterize": _integer(posterize, 4),
+  "Solarize": _integer(solarize, 256),
   "Color": _enhance(color),
   "Contrast": _enhance(contrast),
   "Brightness": _enhance(brightness),
   "Sharpness": _enhance(sharpness),
-  "ShearX": _either_way(shear_x, 0.3),
-  "ShearY": _either_way(shear_y, 0.3),
-  "TranslateX": _either_way(translate_x, 100.0),
-  "TranslateY": _either_way(translate_y, 100.0),
-  "Cutout": _anywhere(cutout, 40),
-  "SolarizeAdd": _whole(solarize_add, 110),
+  "ShearX": _random_sign(shear_x, 0.3),
+  "ShearY": _random_sign(shear_y, 0.3),
+  "TranslateX": _random_sign(translate_x, 100.0),
+  "TranslateY": _random_sign(translate_y, 100.0),
+  "Cutout": _random_position(cutout, 40),
+  "SolarizeAdd": _integer(solarize_add, 110),
 }

@@ -1,4 +1,4 @@
-"""Resizes images: by area averages, or as TensorFlow's bicubic.
+"""Resizing of images, by area averages or TensorFlow's bicubic kernel.
 
 Shapes: H height, W width, C channels.
 """
@@ -24,8 +24,8 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     [height, width, C] of the same type; uint8 values saturate at 0 and 255.
   """
   rows, columns = image.shape[:2]
-  # Area averaging is undefined on an axis that grows, and bicubic aliases on
-  # one that shrinks, so each axis goes down first and up afterwards.
+  # Area averages cannot enlarge, and bicubic interpolation aliases when it
+  # shrinks. So axes that shrink come first, and axes that grow second.
   small = (min(height, rows), min(width, columns))
   out = _cv2_resize(image, *small, cv2.INTER_AREA)
   return _cv2_resize(out, height, width, cv2.INTER_CUBIC)
@@ -55,8 +55,8 @@ def cubic_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
   """Resizes with the cubic convolution kernel of Keys (1981), a = -0.5.
 
   Equals `tf.image.resize` with "bicubic" and no antialiasing: positions are
-  pixel centers, each output pixel is made of the 4 x 4 nearest, and pixels
-  outside the image have no weight.
+  pixel centers, each output pixel is a weighted sum of the 4 x 4 nearest, and
+  pixels outside the image have no weight.
 
   Args:
     image: uint8 or float32 [H, W, C].
@@ -64,10 +64,10 @@ def cubic_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     width: number of columns.
 
   Returns:
-    float32 [height, width, C]; values may leave the range of the image.
+    float32 [height, width, C]; values may exceed the range of the image.
   """
   rows, columns, channels = image.shape
-  # Each axis in turn is brought to the front, where it is one sparse product.
+  # With an axis in front, resizing it is one product with a sparse matrix.
   out = cv2.transpose(image).reshape(columns, -1)
   out = _cubic_weights(columns, width) @ out
   out = cv2.transpose(out.reshape(width, rows, channels)).reshape(rows, -1)
@@ -102,7 +102,7 @@ RESIZES = {"area": resize, "cubic": cubic_resize}
 
 @functools.lru_cache(maxsize=1024)
 def _cubic_weights(size: int, new_size: int) -> sparse.csr_array:
-  """Returns the weights [new_size, size] of old pixels in new ones."""
+  """Returns interpolation weights [new_size, size] along an axis."""
   center = (np.arange(new_size) + 0.5) * (size / new_size) - 0.5
   taps = np.floor(center)[:, None] + np.arange(-1, 3)
   weights = _keys_kernel(np.abs(center[:, None] - taps))

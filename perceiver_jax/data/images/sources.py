@@ -1,4 +1,4 @@
-"""Image sources by the names that configs give them."""
+"""Sources of images by name."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,6 @@ from perceiver_jax.data.images import (
   tfds,
 )
 
-# Named as in a config.
 SOURCES: dict[str, Callable[..., Source]] = {
   "digits": digits.digits,
   "digit_pairs": digits.digit_pairs,
@@ -28,7 +27,7 @@ def make_source(name: str, /, **kwargs: Any) -> Source:
 
   Args:
     name: a key of `SOURCES`.
-    **kwargs: its arguments, one of which may be called `name` too.
+    **kwargs: arguments of the source, one of which may be called `name` too.
 
   Raises:
     UserError: the name or an argument is unknown, or the data is missing.

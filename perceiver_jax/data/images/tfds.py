@@ -16,7 +16,7 @@ class TfdsImages:
   """Images and labels of a TensorFlow Datasets random-access source.
 
   Args:
-    data_source: of TensorFlow Datasets, with undecoded images.
+    data_source: a TFDS data source with undecoded images.
     class_names: name of each label.
     label_feature: the feature with the label or, multi-hot, with the labels.
   """
@@ -65,9 +65,9 @@ def tfds_images(
   Nothing is downloaded, and TensorFlow is not imported.
 
   Args:
-    name: a TFDS name, with config and version if wanted: "imagenet2012".
-    split: a TFDS split, slices allowed: "train[10000:]".
-    data_dir: where it was prepared; empty for TFDS's own default.
+    name: a TFDS name, such as "imagenet2012"; may include config and version.
+    split: a TFDS split, which may be a slice such as "train[10000:]".
+    data_dir: folder of the prepared data set; empty for the default of TFDS.
     label_feature: a class label, or a sequence of class labels, such as
       "labels" of "voc/2007".
 
@@ -91,7 +91,7 @@ def _checked(
   data_source: Any, name: str, split: str, label_feature: str
 ) -> TfdsImages:
   """Checks that a TFDS source has images and class labels."""
-  # A FeaturesDict is no Mapping: it has `items` but no `get`.
+  # A FeaturesDict is not a Mapping: it has `items` but no `get`.
   features = dict(data_source.dataset_info.features.items())
   label = features.get(label_feature)
   names = getattr(getattr(label, "feature", label), "names", None)

@@ -1,7 +1,7 @@
-"""Crops, normalizes and distorts images, numpy arrays.
+"""Crops, normalization and affine distortion of images.
 
 Shapes: H height, W width, C channels (1 gray, 3 RGB). Pixels are uint8 in
-0..255 until `normalize` brings them to what a model takes.
+0..255 until `normalize` scales them.
 """
 
 import math
@@ -13,7 +13,7 @@ from perceiver_jax.data.images import codec, resizing
 from perceiver_jax.errors import UserError
 
 # White, mean and standard deviation: x = (pixel / white - mean) / deviation.
-# ImageNet's are those of its training images with white as 1.
+# ImageNet's mean and deviation are those of its training images.
 _STATISTICS = {
   "unit": (127.5, (1.0,), (1.0,)),
   "zero_one": (255.0, (0.0,), (1.0,)),
@@ -93,7 +93,7 @@ def center_crop_box(
 
 
 def normalize(pixels: np.ndarray, normalization: str) -> np.ndarray:
-  """Scales pixels for a model; values beyond black and white are kept.
+  """Normalizes pixels for a model, without clipping.
 
   Args:
     pixels: uint8 or float32 [..., W, C] in 0..255.
@@ -104,10 +104,10 @@ def normalize(pixels: np.ndarray, normalization: str) -> np.ndarray:
     float32 [..., W, C].
 
   Raises:
-    UserError: there is no such normalization, or not for these channels.
+    UserError: there is no such normalization, or it is for other channels.
   """
   white, mean, deviation = _statistics(normalization, pixels.shape[-2:])
-  # In rows: NumPy is slow where the last axis is as short as the channels.
+  # NumPy is slow if the last axis is short, so columns and channels are joined.
   x = pixels.reshape(*pixels.shape[:-2], -1) / white
   x -= mean
   x /= deviation
@@ -119,13 +119,13 @@ def to_pixels(x: np.ndarray, normalization: str) -> np.ndarray:
 
   Args:
     x: float32 [..., W, C].
-    normalization: what it was normalized by.
+    normalization: the normalization that was applied.
 
   Returns:
     uint8 [..., W, C], clipped to 0..255.
 
   Raises:
-    UserError: there is no such normalization, or not for these channels.
+    UserError: there is no such normalization, or it is for other channels.
   """
   white, mean, deviation = _statistics(normalization, x.shape[-2:])
   pixels = (x.reshape(*x.shape[:-2], -1) * deviation + mean) * white
@@ -143,14 +143,13 @@ def prepare_image(
 ) -> np.ndarray:
   """Crops, resizes and normalizes an image for a model.
 
-  A central part with the model's aspect ratio is kept (a square when the
-  model's input is square) and resized.
+  The central crop has the aspect ratio of the model's input.
 
   Args:
     image: uint8 [H, W] or [H, W, 1 | 3 | 4].
     shape: (height, width, channels) of the model's input.
-    invert: swaps black and white, for a model of light ink on a dark ground.
-    crop_fraction: size of the part over the largest that fits, in (0, 1].
+    invert: swaps black and white, for a model of light ink on dark ground.
+    crop_fraction: size of the crop over the largest that fits, in (0, 1].
     resize: see `resizing.resize_by`.
     normalization: see `normalize`.
 
@@ -159,7 +158,7 @@ def prepare_image(
 
   Raises:
     ValueError: `crop_fraction` is out of range.
-    UserError: there is no such way to resize or normalize.
+    UserError: `resize` or `normalization` is unknown.
   """
   _check_fraction(crop_fraction)
   height, width, channels = shape
@@ -184,10 +183,10 @@ def random_affine(
 
   Args:
     image: float32 [H, W, C].
-    rng: draws each of the changes evenly between its bounds.
-    degrees: maximum rotation, either way.
-    scale: maximum change of size: 0.1 is from 0.9 to 1.1 times.
-    shift: maximum translation along each axis, in pixels.
+    rng: random generator; every change is uniform within its bounds.
+    degrees: largest rotation in either direction.
+    scale: largest change of scale; 0.1 is from 0.9 to 1.1.
+    shift: largest translation along each axis, in pixels.
 
   Returns:
     float32 [H, W, C].
@@ -208,7 +207,7 @@ def random_affine(
 
 
 def has_bright_border(image: np.ndarray) -> bool:
-  """Returns whether the border is bright, as of dark ink on paper.
+  """Returns whether the border is bright, as with dark ink on paper.
 
   Args:
     image: uint8 [H, W] or [H, W, 1 | 3 | 4].
@@ -221,7 +220,7 @@ def has_bright_border(image: np.ndarray) -> bool:
 def _statistics(
   normalization: str, size: tuple[int, int]
 ) -> tuple[np.float32, np.ndarray, np.ndarray]:
-  """Returns white, and mean and deviation [W * C] of a row of pixels."""
+  """Returns white, and the mean and deviation [W * C] of a row of pixels."""
   if normalization not in _STATISTICS:
     raise UserError(
       f"normalization is {normalization!r}; give {' or '.join(NORMALIZATIONS)}"

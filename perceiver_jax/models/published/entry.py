@@ -1,4 +1,4 @@
-"""Descriptions of published models, and helpers to write them."""
+"""The type of the table of published models, and helpers to fill it."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -18,10 +18,10 @@ class Entry(NamedTuple):
       or arrays by modality.
     num_parameters: Exact number of trainable parameters.
     note: Explanation of a difference from the published figures.
-    has_input_mask: Whether an input mask goes with the raw data.
-    published_parameters: In millions, as printed; "" where it is not.
-    published_flops: In billions, as printed; "" where it is not.
-    source: The table of those figures.
+    has_input_mask: Whether the model takes an input mask.
+    published_parameters: Parameters in millions as printed; "" if unpublished.
+    published_flops: Operations in billions as printed; "" if unpublished.
+    source: Paper, and table or section.
   """
 
   spec: Mapping[str, Any]

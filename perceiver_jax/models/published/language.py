@@ -1,7 +1,7 @@
 """Masked language models (Perceiver IO v3, Tables 1, 11 and 15).
 
-Queries and keys are 256 wide, as in the released checkpoint; with that the
-counts of IO++ fit too.
+Queries and keys have 256 channels, as in the released checkpoint; this also
+fits the published counts of IO++.
 """
 
 from jax import numpy as jnp
@@ -72,8 +72,8 @@ def _bert(
 
 
 _BERT_NOTE = (
-  "BERT's embeddings of segments are left out; they tell two sentences apart,"
-  " of which its pretraining here has none"
+  "BERT's segment embeddings, which distinguish two sentences, are left out,"
+  " since its pretraining here has single texts"
 )
 _LM_NOTE = (
   "the published operations leave out the decoder's projection and MLP and"

@@ -11,7 +11,7 @@ MODELS = {
       "encoder": encoder(num_cross_attends=2, num_blocks=2),
       "decoder": {"kind": "average_and_project"},
     },
-    array(2048, 3),  # "About 2,000" points.
+    array(2048, 3),  # The paper says "about 2,000" points.
     44_772_202,
   )
 }

@@ -39,7 +39,7 @@ class Release(NamedTuple):
 
   @property
   def url(self) -> str:
-    """Download address of the file."""
+    """Returns the download address of the file."""
     return _BASE_URL + self.file
 
 

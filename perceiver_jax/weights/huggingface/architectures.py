@@ -42,7 +42,7 @@ class Architecture(NamedTuple):
 
   @property
   def keys(self) -> tuple[str, ...]:
-    """All leaves of a configuration that the class uses."""
+    """Returns all leaves of a configuration that the class uses."""
     return ENCODER_KEYS + self.own_keys
 
 
@@ -238,9 +238,8 @@ def _multimodal_inputs(config: Config) -> dict[str, Any]:
 
 
 def _image_inputs(_: Config) -> Any:
-  return flops.abstract(
-    1, 16, 16, 3
-  )  # The parameters do not depend on its size.
+  # Parameters do not depend on the size of images.
+  return flops.abstract(1, 16, 16, 3)
 
 
 ARCHITECTURES = {

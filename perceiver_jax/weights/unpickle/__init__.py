@@ -1,1 +1,1 @@
-"""Safe unpickling: reads arrays from a pickle without running its code."""
+"""Safe unpickling, which reads arrays without running code of the file."""

@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 _MAX_NDIM = 32  # NumPy's limit before 2.0.
-_MAX_SHOWN = 120  # Characters of the file's text in an error message.
+_MAX_LENGTH = 120  # Characters of the file's text in an error message.
 _NUMBER_TYPE = re.compile("b1|[iu][1248]|f[248]")
 
 # Name in a pickle to the kind of its replacement.
@@ -206,7 +206,7 @@ def describe(value: Any) -> str:
 
 def printable(text: str) -> str:
   """Shortens and escapes text so that it is safe to print to a terminal."""
-  escaped = ascii(text[: _MAX_SHOWN + 1])[1:-1]
-  if len(escaped) <= _MAX_SHOWN:
+  escaped = ascii(text[: _MAX_LENGTH + 1])[1:-1]
+  if len(escaped) <= _MAX_LENGTH:
     return escaped
-  return escaped[:_MAX_SHOWN] + "..."
+  return escaped[:_MAX_LENGTH] + "..."

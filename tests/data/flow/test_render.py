@@ -281,7 +281,7 @@ def test_parts_of_photos_without_detail_are_drawn_again():
 def test_a_folder_with_too_few_images_is_refused(tmp_path, count):
   for i in range(count):
     (tmp_path / f"{i}.png").write_bytes(b"")
-  with pytest.raises(UserError, match=f"has {count} pictures"):
+  with pytest.raises(UserError, match=f"has {count} images"):
     Textures("train", tmp_path)
   with pytest.raises(UserError, match="no directory"):
     Textures("train", tmp_path / "missing")

@@ -137,7 +137,7 @@ def test_test_sets_that_are_not_whole_are_told(
 ):
   folder, out = run("rte"), tmp_path / "out.zip"
   done = script("evaluation.submit_glue", "--partial", f"--out={out}", folder)
-  assert "RTE.tsv: 2 predictions; the leaderboard wants 3,000" in done.out
+  assert "RTE.tsv: 2 predictions; the leaderboard expects 3,000" in done.out
   path = benchmark / "RTE" / "test.tsv"
   path.write_text(path.read_text().replace("\n1\t", "\n0\t"))
   refused(
