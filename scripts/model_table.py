@@ -20,11 +20,11 @@ _HEAD = """\
 # The papers' models
 
 `zoo.get_spec(NAME)` returns the spec of a model, and `zoo.build` builds it at
-this or another size (`perceiver_jax/models/zoo.py`). Parameter counts are exact for
-the models as built here. Operations are counted as in the papers, in a forward
-pass of one example: multiplies and adds separately, 3 for each attention logit,
-without biases, norms and activations. Published figures are as printed,
-parameters in millions and operations in units of 1e9.
+this or another size (`perceiver_jax/models/zoo.py`). Parameter counts are exact
+for the models as built here. Operations are counted as in the papers, in a
+forward pass of one example: multiplies and adds separately, 3 for each
+attention logit, without biases, norms and activations. Published figures are as
+printed, parameters in millions and operations in units of 1e9.
 `tests/models/test_zoo.py` checks that ours agree with them, up to rounding and
 within 0.5%, in all rows without a note.
 
