@@ -39,6 +39,8 @@ Fine-tuning after that, from --config.init_from, a run of pretraining:
 The Perceiver (Perceiver v2, section 4.1, Tables 1 to 7):
   icml: 8 cross-attends, Fourier features, 78.0.
   permuted: the same with all pixels in one random order, 78.0.
+  icml_image_coordinates: positions in the whole image instead of in its crop,
+    which overfits (Figure 4, without a number).
   icml_learned: learned positions, one cross-attend, 70.9.
   icml_1: one cross-attend, 76.7.
   icml_2: two, interleaved, 76.5.
@@ -142,6 +144,7 @@ _ROWS = {
   "jft_conv": _Row("imagenet_jft_conv", "jft"),
   "icml": _Row("imagenet_icml", "icml"),
   "permuted": _Row("imagenet_icml", "icml"),
+  "icml_image_coordinates": _Row("imagenet_icml", "icml"),
   "icml_learned": _Row("imagenet_icml_learned", "icml"),
   "icml_1": _Row("imagenet_icml_1", "icml"),
   "icml_2": _Row("imagenet_icml_2", "icml"),
@@ -187,6 +190,8 @@ def get_config(variant: str = "fourier") -> ml_collections.ConfigDict:
   config.published = tables.published(f"configs/imagenet.py:{name}")
   if name == "permuted":
     config.model.adapter.permutation_seed = 1
+  if name == "icml_image_coordinates":
+    config.model.adapter.coordinates = "image"
   if name == "transformer":
     config.data.image_shape = (64, 64, 3)
   _RECIPES[row.recipe](config)

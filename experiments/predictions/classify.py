@@ -14,6 +14,7 @@ import numpy as np
 from absl import flags
 
 from experiments.predictions import models, outputs
+from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.images import codec, transforms
 from perceiver_jax.errors import UserError
 from perceiver_jax.tasks import image_classification
@@ -35,16 +36,17 @@ class _Classifier(NamedTuple):
   """An image classifier with its preprocessing.
 
   Attributes:
-    read: Reads an image file as model input, float32 [H, W, C].
+    read: Reads an image file as model input: "image", float32 [H, W, C], and
+      "crop_box" if its positions are those in the whole image.
     predict: Predicts the classes of a model input.
-    to_pixels: Converts a model input to a uint8 image [H, W, C] for display.
+    to_pixels: Converts "image" to a uint8 image [H, W, C] for display.
     class_names: Names of the classes by label.
     threshold: Least probability of a label to print; None if each image has
       one label.
   """
 
-  read: Callable[[Path], np.ndarray]
-  predict: Callable[[np.ndarray], Prediction]
+  read: Callable[[Path], Example]
+  predict: Callable[[Example], Prediction]
   to_pixels: Callable[[np.ndarray], np.ndarray]
   class_names: Sequence[str]
   threshold: float | None
@@ -70,15 +72,15 @@ def run(arguments: Sequence[str]) -> None:
   # before any output.
   inputs = [classifier.read(path) for path in paths]
   folder = outputs.output_folder()
-  for path, image in zip(paths, inputs, strict=True):
-    prediction = classifier.predict(image)
+  for path, example in zip(paths, inputs, strict=True):
+    prediction = classifier.predict(example)
     print(path)
     if classifier.threshold is None:
       show = outputs.print_top_classes
     else:
       show = functools.partial(outputs.print_labels, classifier.threshold)
     show(prediction.probabilities, classifier.class_names)
-    pixels = classifier.to_pixels(image)
+    pixels = classifier.to_pixels(example["image"])
     print(f"  {_save(folder, path, pixels, prediction.overlay)}")
 
 
@@ -90,8 +92,8 @@ def _load_run(checkpoint: str) -> _Classifier:
   restored = restore.restore(config, task, folder, checkpoint)
   apply = restore.predictor(restored, return_attention=True)
 
-  def predict(image):
-    batch = task.batch_of([image])
+  def predict(example):
+    batch = task.batch_of([example])
     return task.predictions(apply(batch), batch)[0]
 
   threshold = flags.FLAGS.threshold
@@ -118,21 +120,33 @@ def _load_weights(image_size: int) -> _Classifier:
   names = outputs.class_names(weights.spec["num_classes"])
   apply = models.jit_apply(weights, return_attention=True)
 
+  uses_boxes = weights.spec["adapter"].get("coordinates") == "image"
+
   def read(path):
-    return transforms.prepare_image(
-      codec.read_image(path),
-      (image_size, image_size, 3),
-      crop_fraction=_CROP_FRACTION,
-      resize="cubic",
-      normalization=_NORMALIZATION,
-    )
+    image = codec.read_image(path)
+    example = {
+      "image": transforms.prepare_image(
+        image,
+        (image_size, image_size, 3),
+        crop_fraction=_CROP_FRACTION,
+        resize="cubic",
+        normalization=_NORMALIZATION,
+      )
+    }
+    if uses_boxes:
+      size = image.shape[:2]
+      crop = transforms.center_crop_box(*size, (1, 1), _CROP_FRACTION)
+      example["crop_box"] = transforms.crop_box(crop, *size)
+    return example
 
   def to_pixels(image):
     return transforms.to_pixels(image, _NORMALIZATION)
 
-  def predict(image):
+  def predict(example):
+    batch = {name: value[None] for name, value in example.items()}
     try:
-      model_outputs = jax.device_get(apply(image[None]))
+      raw = batch if uses_boxes else batch["image"]
+      model_outputs = jax.device_get(apply(raw))
     except ValueError as error:
       raise UserError(
         "the model of these weights does not take color images of"
@@ -144,7 +158,7 @@ def _load_weights(image_size: int) -> _Classifier:
     activation = jax.nn.sigmoid if several else jax.nn.softmax
     probabilities = np.asarray(activation(model_outputs.logits[0]))
     (overlay,) = image_classification.attention_overlays(
-      model_outputs, to_pixels(image)[None]
+      model_outputs, to_pixels(batch["image"])
     )
     return Prediction(probabilities, overlay)
 

@@ -88,6 +88,21 @@ def fourier_features(
   return jnp.concatenate(features, axis=-1)
 
 
+def positions_in_image(
+  index_dims: Sequence[int], boxes: Float[Array, "B 2 d"]
+) -> Float[Array, "B M d"]:
+  """Returns the coordinates of grids that cover parts of larger images.
+
+  Args:
+    index_dims: Sizes of the grid.
+    boxes: Coordinates of the first and of the last element of each grid, in an
+      image that spans [-1, 1] in each dimension.
+  """
+  grid = linear_positions(index_dims, 0.0, 1.0).reshape(-1, len(index_dims))
+  first, last = boxes[:, :1], boxes[:, 1:]
+  return first + grid * (last - first)
+
+
 def fourier_grid(
   index_dims: Sequence[int],
   num_bands: int,

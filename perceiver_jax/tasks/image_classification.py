@@ -62,6 +62,8 @@ class ImageClassification(base.Task):
   ):
     super().__init__(config)
     self._mixes = any(config.mixing.values())
+    # Whether positions are those in the image that a crop is from.
+    self._uses_boxes = config.model.adapter.get("coordinates") == "image"
     self._shape = _checked_shape(config.data.image_shape)
     self._preprocessing = preprocessing.Preprocessing(
       self._shape, config.data.to_dict()
@@ -83,6 +85,8 @@ class ImageClassification(base.Task):
       "label": np.zeros(1, np.int32),
       "unreadable": np.zeros(1, np.float32),
     }
+    if self._uses_boxes:
+      example["crop_box"] = np.array([[[-1, -1], [1, 1]]], np.float32)
     batch = {
       **example,
       "index": np.zeros(1, np.int32),
@@ -149,8 +153,11 @@ class ImageClassification(base.Task):
     spec = self._config.model.to_dict()
     if self._config.sync_batch_norm:
       spec["adapter"].setdefault("cross_replica_axis", step.AXIS)
+    raw = batch["image"]
+    if self._uses_boxes:
+      raw = {name: batch[name] for name in ("image", "crop_box")}
     outputs = self.build_model(spec)(
-      batch["image"],
+      raw,
       is_training=is_training,
       return_attention=return_attention,
     )
@@ -259,14 +266,15 @@ class ImageClassification(base.Task):
       ),
     ]
 
-  def read(self, path: Path) -> np.ndarray:
+  def read(self, path: Path) -> Example:
     """Reads an image file and preprocesses it as in evaluation.
 
     Args:
       path: an image file.
 
     Returns:
-      float32 [H, W, C], normalized as in evaluation.
+      "image", float32 [H, W, C], normalized as in evaluation; and "crop_box" if
+      the model's positions are those in the whole image.
 
     Raises:
       UserError: the file is not a readable image.
@@ -275,13 +283,16 @@ class ImageClassification(base.Task):
     invert = self._config.data.invert_bright and transforms.has_bright_border(
       image
     )
-    return self._preprocessing.evaluate(image, invert=invert)
+    example = {"image": self._preprocessing.evaluate(image, invert=invert)}
+    if self._uses_boxes:
+      example["crop_box"] = self._preprocessing.evaluation_box(image)
+    return example
 
-  def batch_of(self, pixels: list[np.ndarray]) -> Batch:
-    """Makes a batch, without labels, from images returned by `read`."""
+  def batch_of(self, examples: list[Example]) -> Batch:
+    """Makes a batch, without labels, from examples returned by `read`."""
     return {
-      "image": np.stack(pixels),
-      "index": np.arange(len(pixels), dtype=np.int32),
+      **{name: np.stack([x[name] for x in examples]) for name in examples[0]},
+      "index": np.arange(len(examples), dtype=np.int32),
     }
 
   def predictions(
@@ -346,11 +357,14 @@ class ImageClassification(base.Task):
     self, example: Example, rng: np.random.Generator | None
   ) -> Example:
     """Augments in training, crops the center in evaluation, and normalizes."""
+    image = example["image"]
     if rng is None:
-      image = self._preprocessing.evaluate(example["image"])
+      view = self._preprocessing.evaluate(image)
+      box = self._preprocessing.evaluation_box(image)
     else:
-      image = self._preprocessing.train(example["image"], rng)
-    return {"unreadable": np.float32(0), **example, "image": image}
+      view, box = self._preprocessing.train_with_box(image, rng)
+    example = {"unreadable": np.float32(0), **example, "image": view}
+    return {**example, "crop_box": box} if self._uses_boxes else example
 
   @functools.cache  # noqa: B019 (a task lives as long as its program)
   def source(self, split: str) -> Source:

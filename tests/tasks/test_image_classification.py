@@ -135,11 +135,30 @@ def test_people_see_the_colours_of_the_file(tmp_path):
   path = tmp_path / "flat.png"
   path.write_bytes(codec.encode_png(np.tile(colours, (40, 50, 1))))
   task = _task()  # ImageNet's normalisation, not [-1, 1].
-  read = task.read(path)
+  read = task.read(path)["image"]
   assert read.shape == (32, 32, 3)
   np.testing.assert_array_equal(
     task.pixels(read), np.tile(colours, (32, 32, 1))
   )
+
+
+def test_positions_in_the_image_reach_the_model(tmp_path):
+  task = _task("icml_image_coordinates,smoke", 2)
+  batch = next(iter(task.train_dataset(global_batch=4)))
+  assert batch["crop_box"].shape == (4, 2, 2)
+  assert len(np.unique(batch["crop_box"])) > 4
+  model = hk.transform_with_state(
+    lambda b: task.forward(b, is_training=False).logits
+  )
+  params, state = jax.jit(model.init)(jax.random.key(0), task.dummy_batch())
+  params = jax.tree.map(lambda x: x + 0.01, params)  # Its projection is zero.
+  apply = jax.jit(lambda b: model.apply(params, state, None, b)[0])
+  elsewhere = {**batch, "crop_box": batch["crop_box"] / 2}
+  assert not np.allclose(apply(batch), apply(elsewhere), atol=1e-4)
+  path = tmp_path / "wide.png"
+  path.write_bytes(codec.encode_png(np.zeros((40, 80, 3), np.uint8)))
+  box = task.batch_of([task.read(path)])["crop_box"]
+  assert abs(box[0, 0, 1]) < 0.5 < abs(box[0, 0, 0])
 
 
 def test_permuted_pixels_give_the_same_logits_and_maps():

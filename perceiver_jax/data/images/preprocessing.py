@@ -68,21 +68,46 @@ class Preprocessing:
       normalization=self._settings["normalization"],
     )
 
+  def evaluation_box(self, image: np.ndarray) -> np.ndarray:
+    """Returns the place of the central part in an image [H, W, c].
+
+    Returns:
+      float32 [2, 2]; see `transforms.crop_box`.
+    """
+    size = image.shape[:2]
+    crop = (0, 0, *size)
+    if image.dtype == np.uint8:
+      crop = transforms.center_crop_box(
+        *size, self._shape[:2], self._settings["crop_fraction"]
+      )
+    return transforms.crop_box(crop, *size)
+
   def train(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Returns a randomly augmented view of an image [H, W, c]."""
-    settings = self._settings
+    return self.train_with_box(image, rng)[0]
+
+  def train_with_box(
+    self, image: np.ndarray, rng: np.random.Generator
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a randomly augmented view, and its place in the image.
+
+    A view that is flipped has its place in the flipped image.
+    """
+    settings, box = self._settings, self.evaluation_box(image)
     if image.dtype == np.uint8 and settings["crop"] == "inception":
-      top, left, height, width = transforms.inception_crop(
-        *image.shape[:2], rng
-      )
+      size = image.shape[:2]
+      crop = transforms.inception_crop(*size, rng)
+      box = transforms.crop_box(crop, *size)
+      top, left, height, width = crop
       image = image[top : top + height, left : left + width]
     if settings["flip"] and rng.random() < 0.5:
       image = cv2.flip(image, 1).reshape(image.shape)
+      box = np.stack([box[:, 0], -box[::-1, 1]], axis=1)
     if image.dtype == np.uint8:
       image = self._augmented(image, rng)
     if any(settings["affine"].values()):
       image = transforms.random_affine(image, rng, **settings["affine"])
-    return image
+    return image, box
 
   def pixels(self, x: np.ndarray) -> np.ndarray:
     """Returns normalized images [..., C] as uint8, for display."""

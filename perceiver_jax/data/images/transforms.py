@@ -92,6 +92,25 @@ def center_crop_box(
   return (height - rows + 1) // 2, (width - columns + 1) // 2, rows, columns
 
 
+def crop_box(
+  crop: tuple[int, int, int, int], height: int, width: int
+) -> np.ndarray:
+  """Returns the coordinates of a crop in its image, which spans [-1, 1].
+
+  Args:
+    crop: (top, left, height, width) in pixels.
+    height: Height of the image.
+    width: Width of the image.
+
+  Returns:
+    float32 [2, 2]: the (y, x) of the first and of the last pixel.
+  """
+  first = np.array(crop[:2])
+  last = first + crop[2:] - 1
+  spans = np.maximum(np.array([height, width]) - 1, 1)
+  return (2 * np.stack([first, last]) / spans - 1).astype(np.float32)
+
+
 def normalize(pixels: np.ndarray, normalization: str) -> np.ndarray:
   """Normalizes pixels for a model, without clipping.
 

@@ -5,11 +5,12 @@ the downsampled grid, in row-major order.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import haiku as hk
 import jax
 import numpy as np
+from jax import numpy as jnp
 
 from perceiver_jax.models import (
   convolutions,
@@ -22,6 +23,7 @@ from perceiver_jax.models.typing import Array, Float
 
 PREP_TYPES = ("pixels", "conv1x1", "conv", "patches")
 POSITIONS = ("fourier", "trainable")
+COORDINATES = ("crop", "image")
 
 
 class ImageAdapter(hk.Module):
@@ -46,12 +48,16 @@ class ImageAdapter(hk.Module):
     num_position_mlp: Residual linear layers on the positions.
     cross_replica_axis: See `ConvDownsample`.
     padding: Padding of the "conv" stem; see `ConvDownsample`.
+    coordinates: "crop": positions span [-1, 1] in the images that the model
+      gets; "image": these are crops, and positions are those in the whole image
+      (Perceiver, Figure 4). Raw data is then a mapping with the crops, "image",
+      and "crop_box" [B, 2, 2], the (y, x) of their first and last pixels.
     permutation_seed: Seed of a fixed permutation of all elements with their
       positions (Perceiver v2, Table 2, "permuted"); 0 for none.
 
   Raises:
-    ValueError: An unknown `prep_type`, `position_encoding` or
-      `concat_or_add`.
+    ValueError: An unknown `prep_type`, `position_encoding`, `concat_or_add` or
+      `coordinates`, or learned positions in the whole image.
   """
 
   def __init__(
@@ -71,6 +77,7 @@ class ImageAdapter(hk.Module):
     num_position_mlp: int = 0,
     cross_replica_axis: str = "",
     padding: str = "same",
+    coordinates: str = "crop",
     permutation_seed: int = 0,
     name: str | None = None,
   ):
@@ -78,6 +85,12 @@ class ImageAdapter(hk.Module):
     _check("prep_type", prep_type, PREP_TYPES)
     _check("position_encoding", position_encoding, POSITIONS)
     _check("concat_or_add", concat_or_add, ("concat", "add"))
+    _check("coordinates", coordinates, COORDINATES)
+    if coordinates == "image" and position_encoding != "fourier":
+      raise ValueError(
+        f"coordinates 'image' with position_encoding {position_encoding!r}: a"
+        " table has no coordinates, so use 'fourier'"
+      )
     self._prep_type = prep_type
     self._num_channels = num_channels
     self._spatial = spatial_downsample
@@ -93,28 +106,52 @@ class ImageAdapter(hk.Module):
     self._num_position_mlp = num_position_mlp
     self._cross_replica_axis = cross_replica_axis
     self._padding = padding
+    self._coordinates = coordinates
     self._permutation_seed = permutation_seed
 
   def __call__(
-    self, images: Float[Array, "B ..."], *, is_training: bool
+    self,
+    images: Float[Array, "B ..."] | Mapping[str, Float[Array, "B ..."]],
+    *,
+    is_training: bool,
   ) -> Float[Array, "B M C"]:
-    """Returns the input array."""
+    """Returns the input array; see `coordinates` for mappings."""
     return self.parts(images, is_training=is_training).array()
 
   @hk.name_like("__call__")
   def parts(
-    self, images: Float[Array, "B ..."], *, is_training: bool
+    self,
+    images: Float[Array, "B ..."] | Mapping[str, Float[Array, "B ..."]],
+    *,
+    is_training: bool,
   ) -> InputArray:
-    """Returns the input array with appended positions kept apart."""
+    """Returns the input array with appended shared positions kept apart."""
+    images, boxes = self._split(images)
     x = self._prepare(images, is_training)
     index_dims = x.shape[1:-1]
     x = x.reshape(x.shape[0], -1, x.shape[-1])
-    table = self._positions(index_dims, x.shape[-1]).astype(x.dtype)
-    appended = self._concat_or_add == "concat"
-    inputs = InputArray(x, table) if appended else InputArray(x + table)
+    table = self._positions(index_dims, x.shape[-1], boxes).astype(x.dtype)
+    if self._concat_or_add == "add":
+      inputs = InputArray(x + table)
+    elif boxes is None:
+      inputs = InputArray(x, table)
+    else:
+      inputs = InputArray(jnp.concatenate([x, table], -1))
     if not self._permutation_seed:
       return inputs
     return inputs.permute(permutation(self._permutation_seed, x.shape[1]))
+
+  def _split(
+    self, raw: jax.Array | Mapping[str, jax.Array]
+  ) -> tuple[jax.Array, jax.Array | None]:
+    """Returns the images, and the boxes of crops if coordinates need them."""
+    with_boxes = isinstance(raw, Mapping)
+    if with_boxes != (self._coordinates == "image"):
+      raise ValueError(
+        f"coordinates {self._coordinates!r}: give images alone for 'crop', and"
+        " a mapping with 'image' and 'crop_box' for 'image'"
+      )
+    return (raw["image"], raw["crop_box"]) if with_boxes else (raw, None)
 
   @hk.transparent
   def _prepare(self, images: jax.Array, is_training: bool) -> jax.Array:
@@ -160,9 +197,21 @@ class ImageAdapter(hk.Module):
     return stem(images, is_training=is_training)
 
   @hk.transparent
-  def _positions(self, index_dims: tuple[int, ...], channels: int) -> jax.Array:
-    """Returns the position encodings [M, P], projected if asked for."""
-    if self._position_encoding == "fourier":
+  def _positions(
+    self,
+    index_dims: tuple[int, ...],
+    channels: int,
+    boxes: jax.Array | None,
+  ) -> jax.Array:
+    """Returns position encodings [M, P], or [B, M, P] if there are boxes."""
+    if boxes is not None:
+      x = position_encoding.positions_in_image(index_dims, boxes)
+      resolution = tuple(self._max_resolution) or index_dims
+      features = lambda positions: position_encoding.fourier_features(
+        positions, self._num_bands, resolution
+      )
+      x = jax.vmap(features)(x)
+    elif self._position_encoding == "fourier":
       x = position_encoding.fourier_grid(
         index_dims, self._num_bands, self._max_resolution
       )

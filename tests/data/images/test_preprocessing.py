@@ -128,3 +128,54 @@ def test_bad_settings_name_their_leaf(leaves, parts):
     Preprocessing(_SHAPE, _settings(**leaves))
   for part in parts:
     assert part in str(error.value)
+
+
+def _map(height, width):
+  """Returns an image with its own coordinates: y is red, x is green."""
+  y, x = np.mgrid[:height, :width]
+  ramps = [255 * y / (height - 1), 255 * x / (width - 1), 0 * x]
+  return np.round(np.stack(ramps, axis=-1)).astype(np.uint8)
+
+
+def _check_corners(view, box, atol):
+  """Checks that the colors of a view's corners are the coordinates of a box."""
+  np.testing.assert_allclose(view[0, 0, :2], box[0], atol=atol)
+  np.testing.assert_allclose(view[-1, -1, :2], box[1], atol=atol)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_box_of_a_view_is_its_place_in_the_image(flip):
+  image = _map(200, 300)
+  prepare = Preprocessing(
+    (32, 32, 3), _settings(crop="inception", normalization="unit", flip=flip)
+  )
+  mirrored = 0
+  for seed in range(20):
+    view, box = prepare.train_with_box(image, _rng(seed))
+    np.testing.assert_array_equal(view, prepare.train(image, _rng(seed)))
+    assert box.dtype == np.float32
+    assert (box[0] < box[1]).all()
+    assert np.abs(box).max() <= 1
+    if view[0, 0, 1] > view[0, -1, 1]:
+      mirrored += 1
+      view = view * np.float32([1, -1, 1])  # The place in the mirror image.
+    # Resizing averages the pixels at the border with their neighbors.
+    _check_corners(view, box, atol=0.05)
+  assert (mirrored > 0) == flip
+  view = prepare.evaluate(image)
+  _check_corners(view, prepare.evaluation_box(image), atol=0.05)
+
+
+def test_the_box_of_a_whole_image_spans_it():
+  whole = [[-1, -1], [1, 1]]
+  prepare = Preprocessing((32, 32, 3), _settings())
+  square = np.zeros((50, 50, 3), np.uint8)
+  np.testing.assert_array_equal(prepare.evaluation_box(square), whole)
+  ready = np.zeros((32, 32, 3), np.float32)
+  np.testing.assert_array_equal(prepare.evaluation_box(ready), whole)
+  _, box = prepare.train_with_box(ready, _rng())
+  np.testing.assert_array_equal(box, whole)
+  # Columns 10 to 49 of 60, the first of which is 0.
+  wide = np.zeros((40, 60, 3), np.uint8)
+  box = prepare.evaluation_box(wide)
+  np.testing.assert_allclose(box[:, 1], [20 / 59 - 1, 98 / 59 - 1], rtol=1e-6)

@@ -20,8 +20,8 @@ def image_file(tmp_path):
   """An image whose center crop has the model's size, and its pixels."""
   pixels = np.random.default_rng(1).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
   file = tmp_path / "noise.png"
-  # 224 of 256 rows and columns are kept: 8 of 9.
-  whole = np.pad(pixels, ((0, 1), (0, 1), (0, 0)))
+  # 224 of 256 rows and columns are kept, rounded down: 8 of 10.
+  whole = np.pad(pixels, ((1, 1), (1, 1), (0, 0)))
   file.write_bytes(codec.encode_png(whole))
   return file, pixels
 
@@ -154,3 +154,40 @@ def test_without_weights_the_error_names_the_download(refuses, image_file):
     "imagenet_conv_preprocessing.pystate",
   ]
   refuses("predict", "classify", image_file[0], parts=parts)
+
+
+def test_labels_above_a_threshold(call, weight_file, image_file):
+  file, (path, pixels) = weight_file("classifier"), image_file
+  loaded = weights.load(file)
+  raw = ((pixels / 255 - MEAN) / STD).astype(np.float32)[None]
+  logits = tiny_weights.outputs(loaded, raw).logits[0]
+  # Each class is a decision of its own.
+  probabilities = np.asarray(jax.nn.sigmoid(logits))
+  threshold = float(np.sort(probabilities)[3] - 1e-3)
+  done = call(*arguments(file, f"--threshold={threshold}", path))
+  lines = [line.split() for line in done.out.splitlines()[1:-1]]
+  expected = [
+    k for k in np.argsort(-probabilities) if probabilities[k] > threshold
+  ]
+  assert [int(line[1]) for line in lines] == expected
+  assert len(expected) == 4
+  shares = [float(line[2].rstrip("%")) for line in lines]
+  assert shares == pytest.approx(list(100 * probabilities[expected]), abs=0.06)
+
+
+def test_positions_in_the_image_are_given_to_the_model(call, tmp_path):
+  loaded = tiny_weights.classifier()
+  spec = {
+    **loaded.spec,
+    "adapter": {**loaded.spec["adapter"], "coordinates": "image"},
+  }
+  file = tmp_path / "image_coordinates.safetensors"
+  weights.save(file, loaded._replace(spec=spec))
+  path = tmp_path / "wide.png"
+  pixels = np.random.default_rng(0).integers(
+    0, 256, (SIZE, 3 * SIZE, 3), np.uint8
+  )
+  path.write_bytes(codec.encode_png(pixels))
+  done = call(*arguments(file, "--top=1", path))
+  assert (done.status, done.err) == (0, "")
+  assert len(done.out.splitlines()) == 3

@@ -264,3 +264,57 @@ def test_permutations_differ_by_their_seed():
   np.testing.assert_array_equal(
     image.permutation(0, 50), image.permutation(0, 50)
   )
+
+
+def test_positions_of_a_crop_are_those_of_its_pixels_in_the_image():
+  key, whole = jax.random.key(0), jax.random.normal(jax.random.key(1), _IMAGE)
+  kwargs = {"num_bands": 3, "max_resolution": (8, 16)}
+  full, _ = _run(key, whole, **kwargs)
+  full = full.reshape(*_IMAGE[:3], -1)
+  # Each example is cropped elsewhere: rows 2 to 5 and columns 0 to 7, and rows
+  # 4 to 7 and columns 8 to 15.
+  crops = jnp.stack([whole[0, 2:6, :8], whole[1, 4:, 8:]])
+  expected = jnp.stack([full[0, 2:6, :8], full[1, 4:, 8:]])
+  pixels = jnp.array([[[2, 0], [5, 7]], [[4, 8], [7, 15]]], jnp.float32)
+  raw = {"image": crops, "crop_box": 2 * pixels / jnp.array([7, 15]) - 1}
+  found, _ = _run(key, raw, coordinates="image", **kwargs)
+  np.testing.assert_allclose(found, expected.reshape(found.shape), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  "kwargs",
+  [
+    {},
+    {"prep_type": "conv", "num_channels": 6, "spatial_downsample": 4},
+    {"concat_or_add": "add"},
+    {"project_positions": 5, "permutation_seed": 3},
+  ],
+)
+def test_coordinates_of_a_whole_image_are_those_of_a_crop(kwargs):
+  key, images = jax.random.key(0), jax.random.normal(jax.random.key(1), _IMAGE)
+  box = jnp.broadcast_to(jnp.array([[-1.0, -1.0], [1.0, 1.0]]), (2, 2, 2))
+  raw = {"image": images, "crop_box": box}
+  found, params = _run(key, raw, num_bands=3, coordinates="image", **kwargs)
+  expected, same = _run(key, images, num_bands=3, **kwargs)
+  assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, same)
+  np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  ("kwargs", "with_box", "message"),
+  [
+    ({"coordinates": "world"}, False, "coordinates 'world': choose one of"),
+    (
+      {"coordinates": "image", "position_encoding": "trainable"},
+      True,
+      "table has no coordinates",
+    ),
+    ({"coordinates": "image"}, False, "a mapping with 'image' and 'crop_box'"),
+    ({}, True, "images alone for 'crop'"),
+  ],
+)
+def test_coordinates_that_cannot_be_are_refused(kwargs, with_box, message):
+  images = jnp.zeros(_IMAGE)
+  raw = {"image": images, "crop_box": jnp.zeros((2, 2, 2))}
+  with pytest.raises(ValueError, match=message):
+    _run(jax.random.key(0), raw if with_box else images, **kwargs)
