@@ -36,7 +36,10 @@ from perceiver_jax.errors import UserError
 from scripts.sweeps import points, runs, table
 
 _CONFIG = flags.DEFINE_string(
-  "config", None, "Config file with its variant, configs/NAME.py:VARIANT."
+  "config",
+  None,
+  "Config file with its variant, configs/NAME.py:VARIANT. Set leaves of all"
+  " runs after --, as in `-- --config.LEAF=VALUE`.",
 )
 _SWEEP = flags.DEFINE_string("sweep", None, "NAME of a sweep_NAME() in it.")
 _OUT = flags.DEFINE_string("out", None, "Folder of the runs.")
