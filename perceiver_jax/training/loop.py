@@ -258,7 +258,7 @@ class Trainer:
     self._checkpoints.wait()
     self._log.say(
       f"{reason} at step {step:,}, which is saved: run the same command to"
-      " go on"
+      " resume"
     )
     return Outcome(reason, step, {})
 

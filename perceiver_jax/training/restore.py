@@ -100,10 +100,8 @@ def predictor(restored: Restored, **options: bool) -> Callable[[Any], Any]:
     **options: options of the task's `forward`.
   """
   # Avoid capturing `restored`, so that its optimizer state can be freed.
-  variables, model = (
-    jax.device_put(local_params(restored.state)),
-    restored.model,
-  )
+  variables = jax.device_put(local_params(restored.state))
+  model = restored.model
   apply = jax.jit(
     lambda variables, batch: model.apply(
       *variables, None, batch, False, **options

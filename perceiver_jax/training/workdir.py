@@ -61,7 +61,7 @@ def check_config(workdir: Path, config: Mapping[str, Any]) -> None:
     shown += f"; and {more} more" if more > 0 else ""
     raise UserError(
       f"--workdir={workdir} holds a run of another config: {shown}. Give"
-      " another --workdir, or the config of that run to go on with it"
+      " another --workdir, or the config of that run to resume it"
     )
 
 

@@ -113,9 +113,9 @@ def expected_means(examples, params, shift=0.0):
   }
 
 
-def assert_close(means, want):
-  assert means.keys() == want.keys()
-  for name, value in want.items():
+def assert_close(means, expected):
+  assert means.keys() == expected.keys()
+  for name, value in expected.items():
     np.testing.assert_allclose(means[name], value, rtol=1e-5, err_msg=name)
 
 

@@ -30,8 +30,8 @@ def test_means_do_not_depend_on_how_examples_are_batched(seed, first, second):
   ]
   joined = jax.tree.map(jnp.add, *parts)
   mean = metrics.means({"loss": joined})["loss"]
-  want = np.average(values, weights=weights)
-  np.testing.assert_allclose(mean, want, rtol=1e-5, atol=1e-6)
+  expected = np.average(values, weights=weights)
+  np.testing.assert_allclose(mean, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_weighted_sums_low_precision_values_in_float32():
@@ -46,8 +46,8 @@ def test_weighted_sums_low_precision_values_in_float32():
 def test_in_top_k_agrees_with_sorting(seed, k):
   logits, labels, _ = random_batch(seed, 6)
   best = np.argsort(-logits, axis=1)[:, :k]
-  want = (best == labels[:, None]).any(axis=1)
-  np.testing.assert_array_equal(metrics.in_top_k(logits, labels, k), want)
+  expected = (best == labels[:, None]).any(axis=1)
+  np.testing.assert_array_equal(metrics.in_top_k(logits, labels, k), expected)
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan, np.inf, -np.inf])
@@ -86,10 +86,10 @@ def calibrated(confidences, correct):
 def test_calibration_sums_weight_confidence_and_correct_by_bin():
   logits, labels = calibrated([0.55, 0.8, 0.9, 0.95], [True, True, False, True])
   table = calibration(logits, labels, np.array([1, 1, 1, 0]), bins=4)
-  want = np.zeros((4, 3))
-  want[2] = (1, 0.55, 1)
-  want[3] = (2, 1.7, 1)
-  np.testing.assert_allclose(table, want, rtol=1e-6)
+  expected = np.zeros((4, 3))
+  expected[2] = (1, 0.55, 1)
+  expected[3] = (2, 1.7, 1)
+  np.testing.assert_allclose(table, expected, rtol=1e-6)
 
 
 def test_bins_of_confidence_are_closed_above():
@@ -117,18 +117,18 @@ def test_calibration_of_bfloat16_logits_is_computed_in_float32():
   logits = jnp.full((4096, 2), jnp.bfloat16(0)).at[:, 0].set(3)
   table = calibration(logits, jnp.zeros(4096, int), jnp.ones(4096))
   assert table.dtype == jnp.float32
-  want = np.array([1, 1 / (1 + np.exp(-3)), 1]) * 4096
-  np.testing.assert_allclose(table[-1], want, rtol=1e-5)
+  expected = np.array([1, 1 / (1 + np.exp(-3)), 1]) * 4096
+  np.testing.assert_allclose(table[-1], expected, rtol=1e-5)
 
 
 def test_calibration_error_is_the_mean_distance_weighted_by_examples():
   # Three examples at 0.9, one of them correct; one at 0.6, correct.
   logits, labels = calibrated([0.9, 0.9, 0.9, 0.6], [True, False, False, True])
   table = calibration(logits, labels, np.ones(4))
-  want = 3 / 4 * (0.9 - 1 / 3) + 1 / 4 * (1 - 0.6)
+  expected = 3 / 4 * (0.9 - 1 / 3) + 1 / 4 * (1 - 0.6)
   error = metrics.expected_calibration_error(np.asarray(table))
   assert type(error) is float
-  assert error == pytest.approx(want, rel=1e-5)
+  assert error == pytest.approx(expected, rel=1e-5)
 
 
 def test_calibrated_predictions_have_no_calibration_error():

@@ -50,8 +50,8 @@ def test_mixup_is_a_convex_combination_with_the_returned_weights(mix, seed):
   assert (weights >= 0).all()
   assert (weights <= 1).all()
   own = weights[:, None, None, None]
-  want = own * np.asarray(images) + (1 - own) * np.asarray(partners)
-  np.testing.assert_allclose(mixed.images, want, rtol=1e-5, atol=1e-5)
+  expected = own * np.asarray(images) + (1 - own) * np.asarray(partners)
+  np.testing.assert_allclose(mixed.images, expected, rtol=1e-5, atol=1e-5)
 
 
 @settings(deadline=None, max_examples=40)
@@ -131,9 +131,9 @@ def test_boxes_have_the_drawn_size_and_lie_anywhere(mix):
   half, center, pixel = np.ix_(half, np.arange(side), np.arange(side))
   covers = (center - half <= pixel) & (pixel < center + half)
   shares = covers.mean(axis=1)  # Of the centers, by size and pixel.
-  want = np.einsum("uy,ux->yx", shares, shares) / len(shares)
-  assert pasted.mean() == pytest.approx(want.mean(), rel=0.06)
-  np.testing.assert_allclose(pasted.mean(axis=0), want, atol=0.05)
+  expected = np.einsum("uy,ux->yx", shares, shares) / len(shares)
+  assert pasted.mean() == pytest.approx(expected.mean(), rel=0.06)
+  np.testing.assert_allclose(pasted.mean(axis=0), expected, atol=0.05)
 
 
 @settings(deadline=None, max_examples=15)
@@ -145,11 +145,11 @@ def test_targets_weight_both_labels_before_smoothing(seed, smoothing):
   got = np.asarray(
     mixing.targets(labels, partner_labels, weights, CLASSES, smoothing)
   )
-  want = np.full((8, CLASSES), smoothing / CLASSES)
+  expected = np.full((8, CLASSES), smoothing / CLASSES)
   for i, weight in enumerate(weights):
-    want[i, labels[i]] += (1 - smoothing) * weight
-    want[i, partner_labels[i]] += (1 - smoothing) * (1 - weight)
-  np.testing.assert_allclose(got, want, atol=1e-6)
+    expected[i, labels[i]] += (1 - smoothing) * weight
+    expected[i, partner_labels[i]] += (1 - smoothing) * (1 - weight)
+  np.testing.assert_allclose(got, expected, atol=1e-6)
   np.testing.assert_allclose(got.sum(axis=1), 1, rtol=1e-5)
 
 

@@ -33,11 +33,11 @@ def steps_of(optimizer, params, grads_list):
   return history
 
 
-def assert_close(actual, want, rtol=1e-5, atol=1e-6):
+def assert_close(actual, expected, rtol=1e-5, atol=1e-6):
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol),
     actual,
-    want,
+    expected,
   )
 
 
@@ -61,17 +61,17 @@ def plain():
 def test_lamb_is_optax_lamb_for_parameters_that_are_not_stacked(plain):
   sizes = {"b1": 0.8, "b2": 0.95, "eps": 1e-3, "weight_decay": 0.3}
   schedule = optax.linear_schedule(0.1, 0.01, 3)
-  want = optax.lamb(schedule, mask=optimizers.decay_mask, **sizes)
+  expected = optax.lamb(schedule, mask=optimizers.decay_mask, **sizes)
   ours = optimizers.make_optimizer("lamb", schedule, **sizes)
-  assert_close(steps_of(ours, *plain), steps_of(want, *plain))
+  assert_close(steps_of(ours, *plain), steps_of(expected, *plain))
 
 
 def test_adamw_is_optax_adamw(plain):
   sizes = {"b1": 0.8, "b2": 0.95, "eps": 1e-3, "weight_decay": 0.3}
   schedule = optax.linear_schedule(0.1, 0.01, 3)
-  want = optax.adamw(schedule, mask=optimizers.decay_mask, **sizes)
+  expected = optax.adamw(schedule, mask=optimizers.decay_mask, **sizes)
   ours = optimizers.make_optimizer("adamw", schedule, **sizes)
-  assert_close(steps_of(ours, *plain), steps_of(want, *plain))
+  assert_close(steps_of(ours, *plain), steps_of(expected, *plain))
 
 
 def test_a_scanned_layer_is_updated_like_a_separate_layer():
@@ -126,13 +126,13 @@ def test_with_zero_gradients_only_decayed_parameters_shrink(plain):
   (updated,) = steps_of(
     optimizer, params, [jax.tree.map(np.zeros_like, params)]
   )
-  want = {
+  expected = {
     module: {
       k: v * 0.95 if k in ("w", "embeddings") else v for k, v in leaves.items()
     }
     for module, leaves in params.items()
   }
-  assert_close(updated, want)
+  assert_close(updated, expected)
 
 
 def test_clipping_bounds_the_global_norm(plain):
@@ -196,8 +196,8 @@ def test_constant_fraction_sets_where_the_cosine_begins():
 
 def test_cosine():
   schedule = optimizers.make_schedule("cosine", 2.0, 100)
-  want = [1 + np.cos(np.pi * s / 100) for s in (0, 25, 50, 75, 100)]
-  assert at(schedule, 0, 25, 50, 75, 100) == want
+  expected = [1 + np.cos(np.pi * s / 100) for s in (0, 25, 50, 75, 100)]
+  assert at(schedule, 0, 25, 50, 75, 100) == expected
 
 
 def test_step_decay_at_fractions_of_the_run():
@@ -266,13 +266,13 @@ def test_from_config_builds_the_optimizer_and_schedule(tiny_config, plain):
   config.update(learning_rate=0.5, warmup_steps=2, clip_norm=3.0)
   optimizer, schedule = optimizers.from_config(config, 12, batch_size=8)
   assert at(schedule, 0, 1, 2, 7, 12) == [0, 0.25, 0.5, 0.5, 0]
-  want = optax.chain(
+  expected = optax.chain(
     optax.clip_by_global_norm(3.0),
     optax.lamb(
       schedule, 0.9, 0.999, 1e-6, weight_decay=0.1, mask=optimizers.decay_mask
     ),
   )
-  assert_close(steps_of(optimizer, *plain), steps_of(want, *plain))
+  assert_close(steps_of(optimizer, *plain), steps_of(expected, *plain))
   assert config.name == "lamb", "the config was modified"
 
 

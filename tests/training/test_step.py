@@ -232,12 +232,12 @@ def test_the_gradient_is_that_of_the_mean_over_the_global_batch(devices):
   loss, grads = jax.jit(jax.value_and_grad(objective))(run.first.params)
   placed = step.place_train_batch(batch, run.mesh)
   state, sums = run.step(run.state, placed)
-  want = jax.tree.map(np.subtract, run.first.params, grads)
-  assert_close(jax.device_get(state.params), want, 1e-6)
+  expected = jax.tree.map(np.subtract, run.first.params, grads)
+  assert_close(jax.device_get(state.params), expected, 1e-6)
   total, count = sums["loss"]
   assert float(count) == BATCH
   assert float(total) == pytest.approx(BATCH * float(loss), rel=1e-5)
-  for name, tree in (("grad_norm", grads), ("param_norm", want)):
+  for name, tree in (("grad_norm", grads), ("param_norm", expected)):
     norm = np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(tree)))
     assert metrics.means(sums)[name] == pytest.approx(norm, rel=1e-5)
   assert int(state.step) == 1
@@ -263,8 +263,8 @@ def test_microbatches_equal_one_batch(parts):
   whole = Run(task, devices=2)
   split = Run(task, devices=2, first=whole.first, num_microbatches=parts)
   for i in range(5):
-    want = whole.take(classifier_batch(i))
-    assert split.take(classifier_batch(i)) == pytest.approx(want, rel=1e-5)
+    expected = whole.take(classifier_batch(i))
+    assert split.take(classifier_batch(i)) == pytest.approx(expected, rel=1e-5)
   assert_close(split.state.params, whole.state.params, 1e-5)
 
 
@@ -380,16 +380,16 @@ def test_the_state_is_donated_and_the_batch_is_not():
 
 def test_the_average_follows_the_parameters():
   run = Run(Classifier(), 2, ema_decay=0.8)
-  want = run.first.params
-  assert_same(run.first.ema_params, want)
+  expected = run.first.params
+  assert_same(run.first.ema_params, expected)
   for i in range(4):
     run.take(classifier_batch(i))
-    want = jax.tree.map(
+    expected = jax.tree.map(
       lambda old, new: 0.8 * old + 0.2 * np.asarray(new),
-      want,
+      expected,
       run.state.params,
     )
-  assert_close(run.state.ema_params, want, 1e-6)
+  assert_close(run.state.ema_params, expected, 1e-6)
   assert run.state.eval_params is run.state.ema_params
 
 

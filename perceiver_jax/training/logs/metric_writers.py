@@ -169,8 +169,8 @@ class _Files:
 
 
 class _TensorBoard:
-  # Not tensorboardX's SummaryWriter: its writing thread dies of a full disk,
-  # and the run would wait for it for ever.
+  # Not tensorboardX's SummaryWriter, whose writing thread dies when the disk is
+  # full; the run would then wait for it forever.
 
   def __init__(self, folder: Path, resume_step: int):
     from tensorboardX import event_file_writer, summary
@@ -196,8 +196,9 @@ class _TensorBoard:
 
   def image(self, step: int, name: str, image: np.ndarray) -> None:
     layout = "HW" if image.ndim == 2 else "HWC"
-    picture = self._summary.image(name, image, dataformats=layout)
-    self._add(step, summary=picture)
+    self._add(
+      step, summary=self._summary.image(name, image, dataformats=layout)
+    )
 
   def close(self) -> None:
     self._file.close()
@@ -273,7 +274,7 @@ def _records(path: Path) -> list[tuple[str, dict[str, float]]]:
     elif line.strip() and number < len(lines):
       raise UserError(
         f"{path} line {number} is not a metrics record (a JSON object of "
-        "numbers with 'step'): mend or delete the line, or choose another "
+        "numbers with 'step'): fix or delete the line, or choose another "
         "--workdir"
       )
   return pairs

@@ -20,7 +20,7 @@ class RunLog:
     folder: the run's workdir.
     config: config of the run.
     num_steps: number of steps in the whole run.
-    start: step from which the run goes on; 0 for a new run.
+    start: step from which the run resumes; 0 for a new run.
     timer: the run's timer, for the remaining time.
 
   Raises:

@@ -102,8 +102,8 @@ def test_the_first_examples_are_shown_with_attention(run, shown):
   outputs, batch = shown
   np.testing.assert_array_equal(batch["index"], np.arange(SHOWN))
   apply = jax.jit(lambda p, b: run.model.apply(p, {}, None, b, False)[0])
-  want = apply(jax.device_get(run.state.ema_params), batch).logits
-  np.testing.assert_allclose(outputs.logits, want, rtol=1e-3, atol=1e-3)
+  expected = apply(jax.device_get(run.state.ema_params), batch).logits
+  np.testing.assert_allclose(outputs.logits, expected, rtol=1e-3, atol=1e-3)
   assert type(outputs.logits) is np.ndarray
   assert outputs.decoder_attention.shape == (SHOWN, 1, 1, 4)
   assert outputs.encoder_attention[-1].shape == (SHOWN, 1, 4, 64)
