@@ -54,6 +54,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
       "num_latent_channels": 128,
       "num_blocks": 2,
       "num_self_attends_per_block": 3,
+      "num_cross_attends": 1,
       "num_self_attend_heads": 4,
     },
     "decoder": {"kind": "classification", "num_query_channels": 128},

@@ -1,6 +1,8 @@
 """Predicts: python -m experiments.predict COMMAND --weights=FILE INPUT ...
 
   classify IMAGE ...     the most likely classes, and the attention
+  attention INPUT ...    attention maps of single latents over images, clips or
+                         texts, as the model takes them
   classify-text TEXT ... predictions of a GLUE run for texts or pairs of texts
   fill-mask TEXT ...     predictions of a language model for [MASK], or --mask
   flow FIRST SECOND      optical flow of two images; or of a VIDEO
@@ -22,6 +24,7 @@ from experiments.predictions import flow_model
 # Command to module of `experiments.predictions`.
 COMMANDS = {
   "classify": "classify",
+  "attention": "attention",
   "classify-text": "classify_text",
   "fill-mask": "fill_mask",
   "flow": "flow",
@@ -36,7 +39,8 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "checkpoint",
     "latest",
-    "classify, classify-text and flow, of --workdir: latest, best, or a step.",
+    "classify, classify-text, flow, and attention to images, of --workdir:"
+    " latest, best, or a step.",
   )
   flags.DEFINE_integer(
     "top", 5, "Number of predictions to show.", lower_bound=1
@@ -54,17 +58,37 @@ def define_flags() -> None:
   )
   flags.DEFINE_string("labels", "", "File of class names, one per line.")
   flags.DEFINE_integer(
-    "image_size", 224, "classify, of --weights: pixels.", lower_bound=1
+    "image_size",
+    224,
+    "classify and attention, of --weights: pixels.",
+    lower_bound=1,
   )
   flags.DEFINE_string(
-    "task", "", "classify-text: task, if the run has several."
+    "task", "", "classify-text and attention: task, if the run has several."
   )
   flags.DEFINE_string("mask", "", "fill-mask: words of the text to mask.")
   flags.DEFINE_string(
-    "tokenizer", "", "fill-mask, of --weights on subwords: its .model file."
+    "tokenizer",
+    "",
+    "fill-mask and attention, of --weights on subwords: its .model file.",
   )
   flow_model.define_tiling_flags()
-  flags.DEFINE_float("start", 0.0, "autoencode: seconds.", lower_bound=0.0)
+  flags.DEFINE_list(
+    "latents", [], "attention: indices of latents; default: 8, evenly spaced."
+  )
+  flags.DEFINE_integer(
+    "head", None, "attention: a head; default: the mean over all.",
+    lower_bound=0,
+  )  # fmt: skip
+  flags.DEFINE_bool(
+    "softmax",
+    None,
+    "attention: show weights, after the softmax (default for texts), or logits"
+    " (default for images and clips).",
+  )
+  flags.DEFINE_float(
+    "start", 0.0, "attention and autoencode: seconds.", lower_bound=0.0
+  )
   flags.DEFINE_integer(
     "parts", 128, "autoencode: parts to decode in.", lower_bound=1
   )

@@ -23,7 +23,7 @@ def run(arguments: Sequence[str]) -> None:
   if not arguments:
     raise UserError("no text is given; put each in quotes, after the flags")
   config, task, folder = models.saved_run(glue.Glue, "classify texts")
-  name = _choose_task(flags.FLAGS.task, list(task.tasks))
+  name = choose_task(task)
   groups = _groups(arguments, len(task.tasks[name].texts))
   batch = task.texts.batch_of(name, groups)
   restored = restore.restore(config, task, folder, flags.FLAGS.checkpoint)
@@ -37,8 +37,13 @@ def run(arguments: Sequence[str]) -> None:
       print(f"  score {task.texts.answer(name, row)[0]}")
 
 
-def _choose_task(name: str, tasks: Sequence[str]) -> str:
-  """Returns the task of a name; "" is the only task of the run."""
+def choose_task(task: glue.Glue) -> str:
+  """Returns the name in --task, by default the only task of the run.
+
+  Raises:
+    UserError: The run has no such task, or several and --task is missing.
+  """
+  name, tasks = flags.FLAGS.task, list(task.tasks)
   name = name or (tasks[0] if len(tasks) == 1 else "")
   if name not in tasks:
     raise UserError(

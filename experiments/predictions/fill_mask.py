@@ -38,8 +38,8 @@ def run(arguments: Sequence[str]) -> None:
   for text in arguments:
     _check(text, words)
   weights = models.load_weights(["masked_lm", "token"], "language_bytes")
-  tokenizer = _load_tokenizer(weights)
-  tokens = [_tokenize(text, words, tokenizer) for text in arguments]
+  tokenizer = load_tokenizer(weights)
+  tokens = [tokenize(text, words, tokenizer) for text in arguments]
   length = weights.spec["adapter"]["max_length"]
   byte_tokenizer.pad(tokens, length)  # Raises if any of the texts is too long.
   predict = _predictor(weights, length)
@@ -61,7 +61,7 @@ def _check(text: str, words: str) -> None:
     byte_tokenizer.encode(text)
 
 
-def _load_tokenizer(weights: Any) -> Any:
+def load_tokenizer(weights: Any) -> Any:
   """Loads the tokenizer of --tokenizer or of the run; by default bytes."""
   name = flags.FLAGS.tokenizer
   if not name and models.uses_run():
@@ -78,7 +78,7 @@ def _load_tokenizer(weights: Any) -> Any:
   return tokenizer
 
 
-def _tokenize(text: str, words: str, tokenizer: Any) -> np.ndarray:
+def tokenize(text: str, words: str, tokenizer: Any) -> np.ndarray:
   """Returns the tokens of a text in which [MASK], or `words`, are masked."""
   if words:
     return tokenizer.mask_words(text, words)

@@ -49,7 +49,7 @@ def load_weights(decoder_kinds: Sequence[str], *releases: str) -> Any:
   return weights
 
 
-def jit_apply(weights: Any, **options: bool) -> Callable[..., Any]:
+def jit_apply(weights: Any, **options: Any) -> Callable[..., Any]:
   """Returns a compiled function `apply(raw, **kwargs)` of a model's outputs.
 
   Args:

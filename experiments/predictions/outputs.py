@@ -9,6 +9,7 @@ from absl import flags
 
 from experiments import launch
 from perceiver_jax.errors import UserError
+from perceiver_jax.viz import image_layout
 
 
 def class_names(num_classes: int) -> Sequence[str]:
@@ -114,6 +115,21 @@ def check_writable(path: Path, advice: str) -> None:
     path.open("a").close()
     if not existed:
       path.unlink(missing_ok=True)
+
+
+def save_png(folder: Path, name: str, image: np.ndarray) -> Path:
+  """Saves an image, uint8 [H, W, 3], under an unused name.
+
+  Returns:
+    Its path.
+
+  Raises:
+    UserError: It can't be written.
+  """
+  path = unused_path(folder, name)
+  with writing(path):
+    path.write_bytes(image_layout.png_bytes(image))
+  return path
 
 
 def unused_path(folder: Path, name: str) -> Path:

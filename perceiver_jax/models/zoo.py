@@ -9,6 +9,9 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import haiku as hk
+import jax
+
 from perceiver_jax.models import decoders, perceiver, transformer
 from perceiver_jax.models import encoder as encoder_lib
 from perceiver_jax.models.modalities import (
@@ -106,6 +109,33 @@ def build(
   )
   decoder = _decoder(model, adapter, execution)
   return perceiver.Perceiver(adapter, encoder, decoder, name="perceiver")
+
+
+def num_inputs(
+  model: Mapping[str, Any], raw: Mapping[str, Any]
+) -> dict[str, int]:
+  """Counts the elements of each modality in a multimodal input array.
+
+  Args:
+    model: A spec whose adapter is multimodal.
+    raw: Raw data by modality, or their shapes and types.
+
+  Returns:
+    The numbers in the order in which the modalities are concatenated.
+  """
+  counts = {}
+  for name, section in sorted(model["adapter"]["modalities"].items()):
+    adapter = hk.transform_with_state(
+      lambda x, section=section: _adapter(section, "adapter")(
+        x, is_training=True
+      )
+    )
+
+    def apply(x, adapter=adapter):
+      return adapter.apply(*adapter.init(jax.random.key(0), x), None, x)[0]
+
+    counts[name] = jax.eval_shape(apply, raw[name]).shape[1]
+  return counts
 
 
 def _adapter(section: Mapping[str, Any], name: str) -> Any:

@@ -24,12 +24,20 @@ from perceiver_jax.tasks import clip_data
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
-from perceiver_jax.viz import clip_media, image_layout, sections
+from perceiver_jax.viz import (
+  attention_maps,
+  attention_sections,
+  clip_media,
+  image_layout,
+  sections,
+)
 
 MODALITIES = ("audio", "image")
 _COLUMNS = 4
 # Number of predicted classes in the caption of a clip.
 _TOP_CLASSES = 3
+# Number of latents whose attention the report shows.
+_LATENTS = 3
 
 
 class AudioSet(clip_data.ClipTask):
@@ -178,7 +186,17 @@ class AudioSet(clip_data.ClipTask):
       self._class_names, *(metrics[name] for name in names), strict=True
     )
     per_class = [sections.ClassMetrics(*row) for row in rows]
-    return [sections.clip_samples(samples), sections.class_metrics(per_class)]
+    attention = [np.asarray(x[0]) for x in outputs.encoder_attention]
+    figure = self.attention_figure(
+      {name: batch[name][0] for name in self._modalities},
+      attention,
+      attention_maps.choose_latents(attention[0].shape[1], _LATENTS),
+    )
+    return [
+      sections.clip_samples(samples),
+      attention_sections.latent_attention(figure),
+      sections.class_metrics(per_class),
+    ]
 
   def _media(self, window: Example) -> list[sections.Media]:
     return clip_media.encode(

@@ -185,7 +185,8 @@ class Task(abc.ABC):
     """Returns the task's sections of the run report; see `viz.sections`.
 
     Args:
-      outputs: Result of `forward(..., return_attention=True)`, on the host.
+      outputs: Result of `forward(..., return_attention="logits")`, on the
+        host.
       batch: The corresponding held-out examples.
       metrics: Means of the evaluation, including arrays.
     """

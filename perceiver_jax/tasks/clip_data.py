@@ -1,19 +1,22 @@
 """Data and base class shared by the tasks on clips."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ml_collections
 import numpy as np
 
+from perceiver_jax.data.clips import files, windows
 from perceiver_jax.data.clips import preprocessing as clip_preprocessing
 from perceiver_jax.data.clips import shards as clip_shards
 from perceiver_jax.data.clips import sources as clip_sources
-from perceiver_jax.data.clips import windows
 from perceiver_jax.data.core.source import Example, Source, check_class_names
 from perceiver_jax.errors import UserError
+from perceiver_jax.models import zoo
 from perceiver_jax.tasks import base
+from perceiver_jax.viz import attention_figures
 
 
 class ClipData:
@@ -157,6 +160,67 @@ class ClipTask(base.Task):
     if split == "train":
       return self._clips.train_windows
     return self._clips.held_out_windows
+
+  def read(self, path: Path, start: float = 0.0) -> Example:
+    """Reads a window of a media file and preprocesses it as in evaluation.
+
+    Args:
+      path: A video, or audio if the model takes no frames.
+      start: Start of the window in seconds.
+
+    Raises:
+      UserError: The file can't be read, is too short or lacks a track.
+    """
+    segment = files.Segment(str(path), start)
+    return self._preprocessing.evaluate(
+      files.read_window(segment, self._window, 0.0)
+    )
+
+  def attention_figure(
+    self,
+    example: Example,
+    attention: Sequence[np.ndarray],
+    latents: Sequence[int] = (),
+    head: int | None = None,
+  ) -> np.ndarray:
+    """Draws the attention of some latents over a preprocessed window.
+
+    Args:
+      example: Result of `read`, or an example of an evaluation batch.
+      attention: Of each cross-attend, weights or logits [heads, N, M].
+      latents: See `attention_figures.clip_figure`.
+      head: See `attention_figures.clip_figure`.
+
+    Returns:
+      uint8 [h, w, 3].
+    """
+    spec = self._config.model.to_dict()
+    modalities = spec["adapter"]["modalities"]
+    # A label is one element, whatever it is.
+    given = {name: example.get(name, np.zeros(1)) for name in modalities}
+    sizes = zoo.num_inputs(spec, {name: x[None] for name, x in given.items()})
+    ends = np.cumsum(list(sizes.values()))[:-1]
+    frames = audio = None
+    if "image" in given:
+      frames = self._preprocessing.pixels(given["image"])
+    if "audio" in given:
+      audio = given["audio"][:, 0]
+      if self._data.audio == "mel":
+        audio = audio.reshape(-1, self._data.mel.bands)
+    return attention_figures.clip_figure(
+      frames,
+      audio,
+      [
+        dict(zip(sizes, np.split(x, ends, axis=-1), strict=True))
+        for x in attention
+      ],
+      latents,
+      head,
+      temporal_downsample=modalities.get("image", {}).get(
+        "temporal_downsample", 1
+      ),
+      seconds=self._window.seconds,
+    )
 
   def _preprocess_window(
     self, example: Example, rng: np.random.Generator | None

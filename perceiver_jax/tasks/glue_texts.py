@@ -37,12 +37,16 @@ class GlueTexts(NamedTuple):
 
   def tokens(self, number: int, texts: Sequence[str]) -> np.ndarray:
     """Returns the tokens int32 [M] of one or two texts of a task."""
-    first = {
+    first = self.token_before(number)
+    return sentence_pairs.join(texts, self.tokenizer, self.length, first)
+
+  def token_before(self, number: int) -> int | None:
+    """Returns the token that precedes the texts of a task; None for none."""
+    return {
       "none": None,
       "cls": byte_tokenizer.CLS,
       "task": self.tokenizer.vocab_size + number,
     }[self.first_token]
-    return sentence_pairs.join(texts, self.tokenizer, self.length, first)
 
   def batch_of(self, name: str, texts: Sequence[Sequence[str]]) -> Batch:
     """Returns a batch of given texts, without labels.

@@ -26,7 +26,12 @@ from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training import mixing, step
 from perceiver_jax.training.metrics import Metrics
-from perceiver_jax.viz import attention_maps, image_layout, sections
+from perceiver_jax.viz import (
+  attention_figures,
+  attention_sections,
+  image_layout,
+  sections,
+)
 
 _COLUMNS = 4
 
@@ -161,8 +166,11 @@ class ImageClassification(base.Task):
       is_training=is_training,
       return_attention=return_attention,
     )
-    weights = tuple(map(self._unpermute, outputs.encoder_attention))
-    return outputs._replace(encoder_attention=weights)
+    seed = self._config.model.adapter.get("permutation_seed", 0)
+    attention = tuple(
+      image_adapter.unpermute(each, seed) for each in outputs.encoder_attention
+    )
+    return outputs._replace(encoder_attention=attention)
 
   def loss(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
     """Returns cross-entropy with mixed and smoothed labels, and accuracy.
@@ -238,14 +246,11 @@ class ImageClassification(base.Task):
         f"label: {sample.label}",
         f"{sample.prediction} {sample.probability:.0%}",
       ]
-    return {
-      "predictions": image_layout.contact_sheet(tiles, titles, 2 * _COLUMNS),
-      "cross_attention": attention_maps.cross_attention_sheet(
-        self.pixels(batch["image"])[:_COLUMNS],
-        list(map(self.label_text, batch["label"][:_COLUMNS])),
-        [weights[:_COLUMNS] for weights in outputs.encoder_attention],
-      ),
-    }
+    sheet = image_layout.contact_sheet(tiles, titles, 2 * _COLUMNS)
+    images = {"predictions": sheet}
+    if outputs.encoder_attention:
+      images["cross_attention"] = self._attention_figure(outputs, batch)
+    return images
 
   def report_sections(
     self,
@@ -255,8 +260,13 @@ class ImageClassification(base.Task):
   ) -> list[sections.Section]:
     """Returns samples, confusion matrix, accuracy per class and calibration."""
     confusion, names = metrics["confusion"], self._class_names
+    attention = []
+    if outputs.encoder_attention:
+      figure = self._attention_figure(outputs, batch)
+      attention.append(attention_sections.latent_attention(figure))
     return [
       sections.image_samples(self._samples(outputs, batch)),
+      *attention,
       sections.confusion_matrix(confusion, names),
       sections.class_accuracy(
         metrics_lib.per_class_accuracy(confusion), confusion, names
@@ -298,9 +308,18 @@ class ImageClassification(base.Task):
   def predictions(
     self, outputs: perceiver.Outputs, batch: Batch
   ) -> list[Prediction]:
-    """Returns the prediction for each image of a batch."""
+    """Returns the prediction for each image of a batch.
+
+    Args:
+      outputs: result of `forward(..., return_attention="logits")`, on the host.
+      batch: the images.
+    """
     probabilities = np.asarray(self.probabilities(outputs.logits))
-    overlays = attention_overlays(outputs, self.pixels(batch["image"]))
+    overlays = attention_figures.output_overlays(
+      self.pixels(batch["image"]),
+      outputs.encoder_attention,
+      outputs.decoder_attention,
+    )
     return list(map(Prediction, probabilities, overlays))
 
   def probabilities(self, logits: jax.Array) -> jax.Array:
@@ -329,6 +348,15 @@ class ImageClassification(base.Task):
     """Returns the names of the classes, by label."""
     return self._class_names
 
+  def _attention_figure(
+    self, outputs: perceiver.Outputs, batch: Batch
+  ) -> np.ndarray:
+    """Draws the attention of some latents over the first image."""
+    return attention_figures.image_figure(
+      self.pixels(batch["image"])[0],
+      [attention[0] for attention in outputs.encoder_attention],
+    )
+
   def _samples(
     self, outputs: perceiver.Outputs, batch: Batch
   ) -> list[sections.ImageSample]:
@@ -344,14 +372,6 @@ class ImageClassification(base.Task):
         )
       )
     return samples
-
-  def _unpermute(self, weights: jax.Array) -> jax.Array:
-    """Reorders weights [..., M] of permuted inputs to the order of pixels."""
-    seed = self._config.model.adapter.get("permutation_seed", 0)
-    if not seed:
-      return weights
-    order = image_adapter.permutation(seed, weights.shape[-1])
-    return weights[..., np.argsort(order)]
 
   def preprocess(
     self, example: Example, rng: np.random.Generator | None
@@ -390,32 +410,6 @@ class ImageClassification(base.Task):
         " labels; set config.task=multilabel_image_classification, which trains"
         " on all of them"
       )
-
-
-def attention_overlays(
-  outputs: perceiver.Outputs, pictures: np.ndarray
-) -> list[np.ndarray]:
-  """Draws the attention of a classifier over each image.
-
-  Args:
-    outputs: outputs with `return_attention=True`, on the host.
-    pictures: [b, H, W, C], uint8 or float in [-1, 1].
-
-  Returns:
-    uint8 [h, w, 3] for each image.
-  """
-  decoder = np.asarray(outputs.decoder_attention, np.float32).mean(axis=1)
-  # A Transformer has no cross-attend; its decoder reads the input elements.
-  attention = decoder
-  if outputs.encoder_attention:
-    # With repeated cross-attends, the last is what the decoder reads.
-    encoder = np.asarray(outputs.encoder_attention[-1], np.float32).mean(axis=1)
-    attention = attention_maps.rollout(decoder, encoder)
-  grid = attention_maps.input_grid(pictures.shape[1:3], attention.shape[-1])
-  return [
-    attention_maps.overlay(picture, attention_maps.grid_weights(weights, grid))
-    for picture, weights in zip(pictures, attention, strict=True)
-  ]
 
 
 def _checked_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -13,6 +13,7 @@ import ml_collections
 import numpy as np
 import optax
 from jax import numpy as jnp
+from scipy import special
 
 from perceiver_jax.data.core import mixture
 from perceiver_jax.data.core.source import Example
@@ -20,7 +21,7 @@ from perceiver_jax.data.text import byte_tokenizer, corpora, masking, tokenizers
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import local_attention_init, perceiver
 from perceiver_jax.models.typing import ReturnAttention
-from perceiver_jax.tasks import base
+from perceiver_jax.tasks import base, text_attention
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
@@ -141,11 +142,17 @@ class MaskedLanguageModel(base.Task):
     batch: Batch,
     metrics: Mapping[str, np.ndarray],
   ) -> list[sections.Section]:
-    """Returns held-out texts with predictions of the masked tokens."""
+    """Returns held-out texts with predictions, and attention to one."""
     del metrics
     predictions = np.asarray(outputs.logits).argmax(-1)
     rows = zip(batch["tokens"], batch["masked"], predictions, strict=True)
-    return [sections.masked_tokens([self._spans(*row) for row in rows])]
+    found = [sections.masked_tokens([self._spans(*row) for row in rows])]
+    tokens = np.where(batch["masked"], byte_tokenizer.MASK, batch["tokens"])[0]
+    tokens = tokens[tokens != byte_tokenizer.PAD][:_SHOWN]
+    for logits in outputs.encoder_attention:
+      weights = special.softmax(np.asarray(logits[0]), axis=-1)
+      found.append(text_attention.section(weights, tokens, self.tokenizer))
+    return found
 
   @functools.cached_property
   def tokenizer(self) -> tokenizers.Tokenizer:

@@ -90,7 +90,7 @@ def restore(
   return Restored(model, restored.state, restored.step, mesh)
 
 
-def predictor(restored: Restored, **options: bool) -> Callable[[Any], Any]:
+def predictor(restored: Restored, **options: Any) -> Callable[[Any], Any]:
   """Returns a function from a batch to model outputs, as NumPy arrays.
 
   It runs in this process alone.

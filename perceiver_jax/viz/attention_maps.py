@@ -1,7 +1,10 @@
-"""Images of a model's attention over its input image.
+"""Maps of a model's attention in the shape of its input, and their colors.
 
-Shapes: O output queries, N latents, M inputs; H, W an image; H', W' the grid
-of inputs; h, w an image enlarged for display.
+Attention is either weights or, as in the figures of the Perceiver paper, the
+logits before the softmax, which show structure where weights are nearly all
+zero. Shapes: O output queries, N latents, n chosen latents, M inputs; T, H, W a
+video; S values of audio; H', W' the grid of inputs; h, w an image enlarged for
+display.
 """
 
 import math
@@ -10,8 +13,6 @@ from collections.abc import Sequence
 import cv2
 import matplotlib
 import numpy as np
-
-from perceiver_jax.viz import image_layout
 
 _DISPLAY_SIDE = 128  # Pixels; smaller images are hard to see on a screen.
 _SMALL_SIDE = 64  # Pixels; below this, smoothing would hide the pixels.
@@ -38,28 +39,68 @@ def rollout(
   return np.asarray(decoder_weights) @ np.asarray(encoder_weights)
 
 
-def grid_weights(
-  attention: np.ndarray, grid_shape: Sequence[int]
+def choose_latents(num_latents: int, count: int = 8) -> list[int]:
+  """Returns up to `count` indices of latents, evenly spaced."""
+  spaced = np.linspace(0, num_latents - 1, min(count, num_latents))
+  return [int(i) for i in spaced]
+
+
+def latent_attention(
+  attention: np.ndarray, latents: Sequence[int], head: int | None = None
 ) -> np.ndarray:
-  """Averages attention over heads and latents and arranges it as a grid.
+  """Returns the attention of single latents, float32 [n, M].
 
   Args:
-    attention: [M], [heads, M] or [heads, N, M].
-    grid_shape: (H', W') with H' * W' = M.
-
-  Returns:
-    float32 [H', W'].
-
-  Raises:
-    ValueError: the grid does not have M cells.
+    attention: [heads, N, M] of a cross-attend.
+    latents: indices of n latents.
+    head: index of a head; None for the mean over all.
   """
-  attention = np.asarray(attention, np.float32)
-  num_inputs = attention.shape[-1]
-  if math.prod(grid_shape) != num_inputs:
-    raise ValueError(
-      f"a grid {tuple(grid_shape)} does not hold {num_inputs} inputs"
-    )
-  return attention.reshape(-1, num_inputs).mean(axis=0).reshape(grid_shape)
+  chosen = np.asarray(attention)[:, list(latents)].astype(np.float32)
+  return chosen.mean(axis=0) if head is None else chosen[head]
+
+
+def image_maps(attention: np.ndarray, size: Sequence[int]) -> np.ndarray:
+  """Arranges attention [..., M] as maps [..., H, W] of the image's size.
+
+  Args:
+    attention: to pixels, patches or the cells of a convolution, which cover the
+      image evenly.
+    size: (H, W).
+  """
+  rows, columns = input_grid(size, attention.shape[-1])
+  maps = attention.reshape(*attention.shape[:-1], rows, columns)
+  stretch = lambda length, cells: np.arange(length) * cells // length
+  maps = maps[..., stretch(size[0], rows), :]
+  return maps[..., stretch(size[1], columns)]
+
+
+def video_maps(
+  attention: np.ndarray, shape: Sequence[int], temporal_downsample: int = 1
+) -> np.ndarray:
+  """Arranges attention [..., M] as maps [..., T, H, W] of the video's shape.
+
+  Args:
+    attention: to patches of the video.
+    shape: (T, H, W).
+    temporal_downsample: frames that a patch spans.
+  """
+  num_frames, *size = shape
+  steps = -(-num_frames // temporal_downsample)
+  maps = attention.reshape(*attention.shape[:-1], steps, -1)
+  maps = image_maps(maps, size)
+  return maps[..., np.arange(num_frames) // temporal_downsample, :, :]
+
+
+def audio_maps(attention: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+  """Arranges attention [..., M] as maps of the audio's shape.
+
+  Args:
+    attention: to patches of M consecutive values.
+    shape: of the audio: (S,) samples, or (frames, bands) of a spectrogram.
+  """
+  per_patch = math.prod(shape) // attention.shape[-1]
+  maps = np.repeat(attention, per_patch, axis=-1)
+  return maps.reshape(*attention.shape[:-1], *shape)
 
 
 def input_grid(size: Sequence[int], num_inputs: int) -> tuple[int, int]:
@@ -99,10 +140,15 @@ def overlay(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
   valid = (weights >= 0) & np.isfinite(weights)
   if weights.ndim != 2 or not valid.all():
     raise ValueError(f"weights {weights.shape} are no grid of numbers >= 0")
+  return blend(image, normalize(weights))
+
+
+def blend(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+  """Draws heat [H', W'] from 0 to 1 over an image; see `overlay`."""
   gray = _grayscale(np.asarray(image))
-  size, method = _display_size(gray.shape), _interpolation(gray.shape)
+  size, method = display_size(gray.shape), interpolation(gray.shape)
   gray = cv2.resize(gray, size, interpolation=method)[..., None]
-  heat = cv2.resize(_normalize(weights), size, interpolation=method)
+  heat = cv2.resize(heat, size, interpolation=method)
   # Only the bright part, since the dark end would look like shadow.
   color = matplotlib.colormaps["plasma"](0.45 + 0.55 * heat)[..., :3] * 255
   opacity = _MAX_OPACITY * heat[..., None]
@@ -110,44 +156,16 @@ def overlay(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
   return np.round(mixed).astype(np.uint8)
 
 
-def cross_attention_sheet(
-  images: Sequence[np.ndarray],
-  titles: Sequence[str],
-  attention: Sequence[np.ndarray],
-  latents: Sequence[int] = (),
-) -> np.ndarray:
-  """Draws a row per image: the image, then the map of each cross-attend.
-
-  As in section 4.1 of the Perceiver paper, the maps are beside the image and
-  not over it, so that their structure is only that of the attention.
+def heat_map(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """Draws values [H', W'] as uint8 [h, w, 3] without smoothing.
 
   Args:
-    images: uint8 [B, H, W, 1 or 3].
-    titles: one per image.
-    attention: weights of each cross-attend, [B, heads, N, M], with inputs
-      that cover the image evenly.
-    latents: latents to show, one column each; () for the mean over all.
-
-  Returns:
-    uint8 [height, width, 3], RGB.
-
-  Raises:
-    ValueError: there is no image, or the numbers of images and titles differ.
+    values: weights or logits; only their relative size matters.
+    size: (w, h).
   """
-  rows = []
-  for image, title, *per_image in zip(images, titles, *attention, strict=True):
-    size = _display_size(image.shape)
-    rgb = image_layout.as_rgb(image)
-    tiles = {
-      title: cv2.resize(rgb, size, interpolation=_interpolation(image.shape))
-    }
-    for number, weights in enumerate(per_image, 1):
-      grid = input_grid(image.shape[:2], weights.shape[-1])
-      maps = {f"attend {number}, latent {n}": weights[:, n] for n in latents}
-      for name, part in (maps or {f"cross-attend {number}": weights}).items():
-        tiles[name] = _heat_map(grid_weights(part, grid), size)
-    rows.append(image_layout.side_by_side(tiles))
-  return np.concatenate(rows)
+  heat = cv2.resize(normalize(values), size, interpolation=cv2.INTER_NEAREST)
+  color = matplotlib.colormaps["inferno"](heat)[..., :3]
+  return np.round(color * 255).astype(np.uint8)
 
 
 def _grayscale(image: np.ndarray) -> np.ndarray:
@@ -162,31 +180,24 @@ def _grayscale(image: np.ndarray) -> np.ndarray:
   return levels.mean(axis=-1)
 
 
-def _display_size(shape: Sequence[int]) -> tuple[int, int]:
+def display_size(shape: Sequence[int]) -> tuple[int, int]:
   """Returns (w, h) for an image [H, W, ...], enlarged by a whole factor."""
   height, width = shape[:2]
   scale = max(1, math.ceil(_DISPLAY_SIDE / max(height, width)))
   return width * scale, height * scale
 
 
-def _interpolation(shape: Sequence[int]) -> int:
+def interpolation(shape: Sequence[int]) -> int:
   """Returns OpenCV's method for enlarging an image [H, W, ...]."""
   return cv2.INTER_NEAREST if max(shape[:2]) < _SMALL_SIDE else cv2.INTER_LINEAR
 
 
-def _heat_map(weights: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """Draws weights [H', W'] as uint8 [h, w, 3] without smoothing."""
-  heat = cv2.resize(_normalize(weights), size, interpolation=cv2.INTER_NEAREST)
-  color = matplotlib.colormaps["inferno"](heat)[..., :3]
-  return np.round(color * 255).astype(np.uint8)
-
-
-def _normalize(weights: np.ndarray) -> np.ndarray:
+def normalize(values: np.ndarray) -> np.ndarray:
   """Scales the 1st to 99th percentile to [0, 1]; all 0 if all are equal."""
-  low, high = np.percentile(weights, (1, 99))
+  low, high = np.percentile(values, (1, 99))
   if high <= low:
-    # A few high weights among many are beyond the percentiles.
-    low, high = weights.min(), weights.max()
+    # A few high values among many are beyond the percentiles.
+    low, high = values.min(), values.max()
   if high <= low:
-    return np.zeros_like(weights)
-  return np.clip((weights - low) / (high - low), 0, 1).astype(np.float32)
+    return np.zeros(values.shape, np.float32)
+  return np.clip((values - low) / (high - low), 0, 1).astype(np.float32)

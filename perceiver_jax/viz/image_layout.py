@@ -20,6 +20,7 @@ from perceiver_jax.viz.text import shorten
 _FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 _BACKGROUND, _INK = 255, 0
 _MIN_FONT_SIZE = 11  # Pixels; smaller text is illegible.
+_ROW_TITLE_SIZE = 13  # Pixels.
 
 
 def contact_sheet(
@@ -85,6 +86,20 @@ def side_by_side(images: Mapping[str, np.ndarray], gap: int = 8) -> np.ndarray:
       columns.append(np.full(space, _BACKGROUND, np.uint8))
     columns.append(column)
   return np.concatenate(columns, axis=-2)
+
+
+def with_row_title(image: np.ndarray, title: str) -> np.ndarray:
+  """Writes a title from bottom to top on the left of an image.
+
+  Args:
+    image: uint8 [H, W, 3].
+    title: cut if it is longer than the image is high.
+
+  Returns:
+    uint8 [H, title + W, 3].
+  """
+  strip = np.rot90(_title(title, image.shape[0], _ROW_TITLE_SIZE))
+  return np.concatenate([strip, image], axis=1)
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:

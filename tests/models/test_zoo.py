@@ -289,3 +289,17 @@ def test_an_unknown_leaf_is_named():
   raw = zoo.MODELS["imagenet_fourier"].example(1)
   with pytest.raises(ValueError, match="'no_such_leaf'"):
     _variables(spec, raw)
+
+
+def test_elements_of_each_modality_are_counted():
+  raw = {
+    "audio": flops.abstract(1, 61_440, 1),
+    "image": flops.abstract(1, 32, 224, 224, 3),
+  }
+  counts = zoo.num_inputs(zoo.get_spec("audioset_icml_raw_video"), raw)
+  assert list(counts.items()) == [("audio", 480), ("image", 12_544)]
+  raw["audio"] = flops.abstract(1, 30_720, 1)
+  raw["image"] = flops.abstract(1, 16, 224, 224, 3)
+  raw["label"] = flops.abstract(1, 700)
+  counts = zoo.num_inputs(zoo.get_spec("kinetics_784"), raw)
+  assert counts == {"audio": 1_920, "image": 50_176, "label": 1}

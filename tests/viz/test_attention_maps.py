@@ -1,13 +1,19 @@
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from perceiver_jax.viz.attention_maps import (
-  cross_attention_sheet,
-  grid_weights,
+  audio_maps,
+  choose_latents,
+  heat_map,
+  image_maps,
   input_grid,
+  latent_attention,
   overlay,
   rollout,
+  video_maps,
 )
 
 
@@ -29,20 +35,63 @@ def test_rollout_chains_queries_through_latents_to_inputs(rng):
   np.testing.assert_allclose(result.sum(axis=-1), 1.0, rtol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(6,), (5, 6), (5, 4, 6)])
-def test_grid_weights_average_heads_and_latents(rng, shape):
-  weights = attention(rng, *shape)
-  grid = grid_weights(weights, (2, 3))
-  assert grid.shape == (2, 3)
-  assert grid.dtype == np.float32
-  expected = weights.mean(axis=tuple(range(len(shape) - 1)))
-  np.testing.assert_allclose(grid.ravel(), expected, rtol=1e-5)
-  assert grid.sum() == pytest.approx(1.0, rel=1e-5)
+def test_latents_are_evenly_spaced():
+  assert choose_latents(512, 3) == [0, 255, 511]
+  assert choose_latents(5) == [0, 1, 2, 3, 4]
 
 
-def test_grid_weights_need_a_place_an_input():
-  with pytest.raises(ValueError, match="does not hold 7 inputs"):
-    grid_weights(np.ones(7), (2, 3))
+def test_attention_of_latents_is_of_a_head_or_of_their_mean(rng):
+  weights = attention(rng, 2, 5, 6)
+  mean = latent_attention(weights, [4, 1])
+  np.testing.assert_allclose(mean, weights[:, [4, 1]].mean(axis=0), rtol=1e-6)
+  head = latent_attention(weights, [4, 1], head=1)
+  np.testing.assert_array_equal(head, weights[1, [4, 1]])
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+  st.sampled_from([(8, 8, 1), (8, 12, 4), (6, 4, 2), (5, 7, 1)]),
+  st.integers(0, 99),
+)
+def test_maps_of_images_have_their_shape_and_follow_a_permutation(sizes, seed):
+  rng = np.random.default_rng(seed)
+  height, width, patch = sizes
+  values = rng.normal(size=(3, height // patch * (width // patch)))
+  maps = image_maps(values, (height, width))
+  assert maps.shape == (3, height, width)
+  # Every pixel has the attention to its patch.
+  for y, x in np.ndindex(height, width):
+    element = y // patch * (width // patch) + x // patch
+    np.testing.assert_array_equal(maps[:, y, x], values[:, element])
+  order = rng.permutation(values.shape[1])
+  permuted = image_maps(values[:, order], (height, width))
+  cells = maps[:, ::patch, ::patch].reshape(3, -1)
+  np.testing.assert_array_equal(
+    permuted[:, ::patch, ::patch].reshape(3, -1), cells[:, order]
+  )
+
+
+def test_maps_of_videos_and_audio_have_their_shape(rng):
+  values = rng.normal(size=(2, 3 * 4 * 2))
+  maps = video_maps(values, (6, 16, 8), temporal_downsample=2)
+  assert maps.shape == (2, 6, 16, 8)
+  for t, y, x in np.ndindex(6, 16, 8):
+    element = t // 2 * 8 + y // 4 * 2 + x // 4
+    np.testing.assert_array_equal(maps[:, t, y, x], values[:, element])
+  sound = audio_maps(values, (72,))
+  np.testing.assert_array_equal(sound, np.repeat(values, 3, axis=1))
+  spectrogram = audio_maps(values, (12, 4))
+  np.testing.assert_array_equal(
+    spectrogram, np.repeat(values, 2, axis=1).reshape(2, 12, 4)
+  )
+
+
+def test_heat_maps_are_not_smoothed_and_take_logits():
+  logits = np.array([[-7.0, -5.0], [-6.0, -9.0]])
+  blocks = heat_map(logits, (8, 4)).reshape(2, 2, 2, 4, 3)
+  assert (blocks == blocks[:, :1, :, :1]).all()
+  light = blocks[:, 0, :, 0].astype(int).sum(axis=-1)
+  assert light[0, 1] > light[1, 0] > light[0, 0] > light[1, 1]
 
 
 @pytest.mark.parametrize(
@@ -137,76 +186,3 @@ def test_float_images_out_of_range_are_clipped():
 def test_weights_that_are_no_grid_of_numbers_are_an_error(weights):
   with pytest.raises(ValueError, match="no grid of numbers"):
     overlay(np.zeros((4, 4)), np.array(weights))
-
-
-def one_hot_attention(places, latents, inputs):
-  """Returns [B, 2, N, M]: latent n of image b attends to `places[b][n]`."""
-  weights = np.zeros((len(places), 2, latents, inputs), np.float32)
-  for b, row in enumerate(places):
-    for n, place in enumerate(row):
-      weights[b, :, n, place] = 1
-  return weights
-
-
-def cells(sheet, rows, columns, side, gap=8):
-  """Returns the images of a sheet, [rows, columns, side, side, 3]."""
-  height = sheet.shape[0] // rows
-  return np.array(
-    [
-      [
-        sheet[(r + 1) * height - side :][:side, c * (side + gap) :][:, :side]
-        for c in range(columns)
-      ]
-      for r in range(rows)
-    ]
-  )
-
-
-def hottest(cell, grid):
-  """Returns the brightest cell of a square grid."""
-  step = len(cell) // grid
-  light = cell.astype(int).sum(axis=-1)
-  blocks = light.reshape(grid, step, grid, step).mean(axis=(1, 3))
-  return blocks.argmax()
-
-
-def test_cross_attention_sheet_has_a_row_per_image_and_a_column_per_attend(rng):
-  images = rng.integers(0, 256, (2, 128, 128, 3), np.uint8)
-  first = one_hot_attention([[0, 0], [5, 5]], 2, 16)
-  second = one_hot_attention([[3, 3], [12, 12]], 2, 16)
-  sheet = cross_attention_sheet(images, ["cat", "dog"], [first, second])
-  assert sheet.dtype == np.uint8
-  tiles = cells(sheet, 2, 3, 128)
-  np.testing.assert_array_equal(tiles[:, 0], images)
-  places = [[hottest(cell, 4) for cell in row[1:]] for row in tiles]
-  assert places == [[0, 3], [5, 12]]
-
-
-def test_maps_are_the_mean_over_latents_without_the_image(rng):
-  images = rng.integers(0, 256, (1, 8, 8, 1), np.uint8)
-  weights = one_hot_attention([[1, 1, 2]], 3, 4)
-  (row,) = cells(cross_attention_sheet(images, ["a"], [weights]), 1, 2, 128)
-  blocks = row[1].reshape(2, 64, 2, 64, 3)
-  assert (blocks == blocks[:, :1, :, :1]).all()
-  light = blocks[:, 0, :, 0].astype(int).sum(axis=-1).ravel()
-  assert light[1] > light[2] > light[0] == light[3]
-
-
-def test_chosen_latents_have_separate_columns(rng):
-  images = rng.integers(0, 256, (1, 8, 8, 3), np.uint8)
-  weights = [
-    one_hot_attention([[1, 9, 2]], 3, 16),
-    one_hot_attention([[4, 9, 7]], 3, 16),
-  ]
-  sheet = cross_attention_sheet(images, ["a"], weights, latents=[2, 0])
-  (row,) = cells(sheet, 1, 5, 128)
-  assert [hottest(cell, 4) for cell in row[1:]] == [2, 1, 7, 4]
-
-
-def test_cross_attention_sheet_needs_images_with_titles(rng):
-  images = np.zeros((2, 8, 8, 3), np.uint8)
-  weights = attention(rng, 2, 1, 3, 64)
-  with pytest.raises(ValueError, match="zip"):
-    cross_attention_sheet(images, ["a"], [weights])
-  with pytest.raises(ValueError, match="concatenate"):
-    cross_attention_sheet(images[:0], [], [weights[:0]])

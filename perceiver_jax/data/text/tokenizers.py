@@ -57,6 +57,13 @@ class Tokenizer(Protocol):
     """
     ...
 
+  def starts(self, ids: np.ndarray) -> np.ndarray:
+    """Returns the indices of tokens at which a character or subword starts.
+
+    The bytes of one character belong together; a subword is one token.
+    """
+    ...
+
   def mask_words(self, text: str, words: str) -> np.ndarray:
     """Returns the tokens of a text, with those of some words replaced by MASK.
 
@@ -84,6 +91,13 @@ class Bytes:
     blank = np.isin(ids, _SPACES)
     solid = (ids >= _FIRST) & ~blank
     return _word_indices(solid, blank, np.zeros_like(solid))
+
+  def starts(self, ids: np.ndarray) -> np.ndarray:
+    """See `Tokenizer`; in UTF-8, 0x80 to 0xBF continue a character."""
+    code = np.asarray(ids) - _FIRST
+    continues = (code >= 0x80) & (code < 0xC0)
+    continues[:1] = False
+    return np.flatnonzero(~continues)
 
   def max_characters(self, length: int) -> int:
     """See `Tokenizer`; a character has at least one byte."""
@@ -176,6 +190,10 @@ class SentencePiece:
     blank = known & self._blank[subwords]
     solid = known & ~blank
     return _word_indices(solid, blank, solid & self._spaced[subwords])
+
+  def starts(self, ids: np.ndarray) -> np.ndarray:
+    """See `Tokenizer`."""
+    return np.arange(len(ids))
 
   def mask_words(self, text: str, words: str) -> np.ndarray:
     """See `Tokenizer`; a subword with any part of the words is masked."""

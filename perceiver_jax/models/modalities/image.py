@@ -237,6 +237,20 @@ def permutation(seed: int, size: int) -> np.ndarray:
   return np.random.default_rng(seed).permutation(size)
 
 
+def unpermute(
+  attention: jax.Array | np.ndarray, seed: int
+) -> jax.Array | np.ndarray:
+  """Reorders attention [..., M] to permuted elements as the pixels are.
+
+  Args:
+    attention: Weights or logits of a cross-attend to the input array.
+    seed: `ImageAdapter.permutation_seed`; 0 returns the attention as it is.
+  """
+  if not seed:
+    return attention
+  return attention[..., np.argsort(permutation(seed, attention.shape[-1]))]
+
+
 def _check(what: str, given: str, choices: tuple[str, ...]) -> None:
   if given not in choices:
     raise ValueError(f"{what} {given!r}: choose one of {', '.join(choices)}")

@@ -40,7 +40,7 @@ def flat_scalars(evaluation: Evaluation) -> dict[str, float]:
 def sample_outputs(
   task: "Task", model: hk.TransformedWithState, state: step_lib.TrainState
 ) -> tuple[Any, Any]:
-  """Returns outputs (with attention) for held-out examples, and the batch."""
+  """Returns outputs, with attention logits, and their held-out examples."""
   datasets = task.eval_datasets(
     global_batch=_NUM_SAMPLES, process_index=0, process_count=1
   )
@@ -51,7 +51,9 @@ def sample_outputs(
   batch = {name: value[real] for name, value in batch.items()}
   params, net_state = restore.local_params(state)
   apply = jax.jit(
-    lambda p, s, b: model.apply(p, s, None, b, False, return_attention=True)[0]
+    lambda p, s, b: model.apply(
+      p, s, None, b, False, return_attention="logits"
+    )[0]
   )
   one = {name: value[:1] for name, value in batch.items()}
   outputs = jax.eval_shape(apply, params, net_state, one)

@@ -197,3 +197,18 @@ def test_without_sentencepiece_the_extra_is_named(path, monkeypatch):
   monkeypatch.setitem(sys.modules, "sentencepiece", None)
   with pytest.raises(UserError, match=r"pip install 'perceiver_jax\[text\]'"):
     tokenizers.make_tokenizer(str(path))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.text(st.characters(codec="utf-8"), max_size=9))
+def test_bytes_belong_to_characters(text):
+  tokenizer = tokenizers.make_tokenizer("bytes")
+  ids = np.append(tokenizer.encode(text), byte_tokenizer.MASK)
+  parts = np.split(ids, tokenizer.starts(ids)[1:])
+  assert [tokenizer.decode(part) for part in parts] == [*text, ""]
+
+
+def test_each_subword_starts_at_its_token(any_tokenizer):
+  ids = any_tokenizer.encode("one two")
+  starts = any_tokenizer.starts(ids)
+  np.testing.assert_array_equal(starts, np.arange(len(ids)))

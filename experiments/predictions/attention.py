@@ -1,0 +1,66 @@
+"""predict attention INPUT ...: maps of the attention of single latents.
+
+The figures of the papers: pre-softmax attention over images (Perceiver, Figures
+3 and 7 to 15) and over video and audio (Figures 16 to 31), and attention
+weights over text (Perceiver IO, Figure 7).
+"""
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from experiments import launch
+from experiments.predictions import models
+from perceiver_jax import weights as weights_lib
+from perceiver_jax.errors import UserError
+from perceiver_jax.training import workdir
+
+# Kind of a model's adapter to the module that draws its attention.
+_BY_ADAPTER = {
+  "image": "attention_image",
+  "multimodal": "attention_clip",
+  "text": "attention_text",
+}
+
+
+def run(arguments: Sequence[str]) -> None:
+  """Draws the attention to images, clips or texts, as the model takes them.
+
+  Args:
+    arguments: Paths of images or clips, or texts.
+
+  Raises:
+    UserError: No input is given, one can't be read, or the model has no
+      cross-attends to show.
+  """
+  if not arguments:
+    raise UserError(
+      "nothing to attend to is given; name images or clips, or write texts in"
+      " quotes, after the flags"
+    )
+  spec = _spec()
+  kind = spec["adapter"].get("kind", "image")
+  if kind not in _BY_ADAPTER:
+    raise UserError(
+      f"the model has a {kind!r} adapter; attention maps are for"
+      f" {', '.join(_BY_ADAPTER)}"
+    )
+  if spec["encoder"].get("kind", "perceiver") != "perceiver":
+    raise UserError(
+      "the model is a Transformer, which has no latents; give a Perceiver"
+    )
+  module = f"experiments.predictions.{_BY_ADAPTER[kind]}"
+  importlib.import_module(module).run(arguments)
+
+
+def _spec() -> Any:
+  """Returns the spec of the model."""
+  if models.uses_run():
+    return workdir.read_config(launch.workdir()).model.to_dict()
+  if not flags.FLAGS.weights:
+    raise UserError(
+      "no model is given: --weights takes a file or folder, --workdir a run"
+    )
+  return weights_lib.load(flags.FLAGS.weights).spec

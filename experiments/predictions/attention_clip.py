@@ -1,0 +1,115 @@
+"""Attention of single latents over the frames and the audio of clips."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from absl import flags
+
+from configs import kinetics as kinetics_config
+from experiments import launch
+from experiments.predictions import attention_values, models, outputs
+from perceiver_jax.errors import UserError
+from perceiver_jax.tasks import clip_data, registry
+
+
+def run(arguments: Sequence[str]) -> None:
+  """Saves a figure for each clip: frames with overlays, and the audio.
+
+  Args:
+    arguments: Paths of videos, or of audio for models of audio alone.
+
+  Raises:
+    UserError: The model takes no clips, or others than --config prepares.
+  """
+  paths = [Path(p).expanduser() for p in arguments]
+  weights = models.load_weights(
+    ["classification", "average_and_project", "multimodal"], "kinetics_784"
+  )
+  task = _make_task(weights.spec)
+  examples = [task.read(path, flags.FLAGS.start) for path in paths]
+  apply = models.jit_apply(weights, return_attention="logits")
+  folder = outputs.output_folder()
+  for path, example in zip(paths, examples, strict=True):
+    try:
+      raw, options = _model_inputs(weights.spec, example)
+      found = jax.device_get(apply(raw, **options))
+    except (TypeError, ValueError) as error:
+      raise UserError(
+        f"the model does not take clips as its config prepares them: {error};"
+        " give the weights' own --config"
+      ) from error
+    shown = attention_values.of_encoder(found, softmax=False)
+    figure = task.attention_figure(
+      example, shown.attention, shown.latents, shown.head
+    )
+    print(path)
+    file = outputs.save_png(folder, f"{path.stem}-attention-maps.png", figure)
+    print(f"  {file}")
+
+
+def _make_task(spec: dict[str, Any]) -> clip_data.ClipTask:
+  """Returns the task that prepares clips for a model."""
+  if models.uses_run():
+    _, task, _ = launch.saved_run()
+  else:
+    config = _config(spec)
+    count = _num_classes(config.model)
+    names = [f"class {i}" for i in range(count)]
+    task = registry.make_task(config, {"class_names": names})
+  if not isinstance(task, clip_data.ClipTask):
+    raise UserError(
+      "the config is not of clips; give --config=configs/audioset.py:VARIANT or"
+      " configs/kinetics.py:VARIANT"
+    )
+  return task
+
+
+def _config(spec: dict[str, Any]) -> ml_collections.ConfigDict:
+  """Returns --config with the model of the weights.
+
+  By default, it is that of Kinetics at the sizes that the model decodes.
+  """
+  if flags.FLAGS.config is not None:
+    config = launch.config().copy_and_resolve_references()
+    config.model = spec
+    return config
+  if spec["decoder"]["kind"] != "multimodal":
+    raise UserError(
+      "how clips are prepared for these weights is unknown; give it with"
+      " --config=configs/audioset.py:VARIANT"
+    )
+  config = kinetics_config.get_config()
+  decoded = spec["decoder"]["outputs"]
+  num_frames, *size = decoded["image"]["shape"]
+  audio = decoded["audio"]
+  config.model = spec
+  config.num_queries = {"image": 1, "audio": 1}
+  config.data.num_frames, config.data.image_size = num_frames, tuple(size)
+  config.data.num_samples = audio["shape"][0] * audio["num_outputs"]
+  return config
+
+
+def _num_classes(model: ml_collections.ConfigDict) -> int:
+  if "num_classes" in model:
+    return model.num_classes
+  return model.decoder.outputs.label.num_outputs
+
+
+def _model_inputs(
+  spec: dict[str, Any], example: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Returns the raw inputs of one example, and what to decode."""
+  names = spec["adapter"]["modalities"]
+  raw = {name: example[name][None] for name in names if name in example}
+  if spec["decoder"]["kind"] != "multimodal":
+    return raw, {}
+  decoded = spec["decoder"]["outputs"]
+  raw["label"] = np.zeros((1, decoded["label"]["num_outputs"]), np.float32)
+  raw["masked"] = {"label": np.ones(1, bool)}
+  # One point of each grid, since only the encoder's attention is shown.
+  first = {n: np.zeros(1, np.int32) for n, o in decoded.items() if "shape" in o}
+  return raw, {"queries": first}

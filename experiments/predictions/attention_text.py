@@ -1,0 +1,78 @@
+"""Attention of single latents to the characters of texts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import launch
+from experiments.predictions import (
+  attention_values,
+  classify_text,
+  fill_mask,
+  models,
+  outputs,
+)
+from perceiver_jax.data.text import byte_tokenizer
+from perceiver_jax.tasks import glue, text_attention
+from perceiver_jax.viz import attention_sections
+
+_TITLE_LENGTH = 60
+
+
+def run(arguments: Sequence[str]) -> None:
+  """Saves a page for each text, which shows it once for each latent.
+
+  Args:
+    arguments: Texts; [MASK] stands for a masked token.
+  """
+  weights = models.load_weights(
+    ["masked_lm", "token", "multitask_classification"], "language_bytes"
+  )
+  tokenizer = fill_mask.load_tokenizer(weights)
+  length = weights.spec["adapter"]["max_length"]
+  before = _tokens_before()
+  texts = [fill_mask.tokenize(text, "", tokenizer) for text in arguments]
+  tokens = [np.concatenate([before, text]) for text in texts]
+  rows, masks = byte_tokenizer.pad(tokens, length)
+  apply = models.jit_apply(weights, return_attention="logits")
+  folder = outputs.output_folder()
+  for i, (text, ids) in enumerate(zip(arguments, texts, strict=True)):
+    found = jax.device_get(apply(rows[i : i + 1], input_mask=masks[i : i + 1]))
+    page = _page(text, ids, found, len(before), tokenizer)
+    path = outputs.unused_path(folder, "text-attention.html")
+    with outputs.writing(path):
+      path.write_text(page, encoding="utf-8")
+    print(text)
+    print(f"  {path}")
+
+
+def _tokens_before() -> np.ndarray:
+  """Returns the tokens that the run's task puts before a text."""
+  before = []
+  if models.uses_run():
+    _, task, _ = launch.saved_run()
+    if isinstance(task, glue.Glue):
+      number = list(task.tasks).index(classify_text.choose_task(task))
+      before = [task.texts.token_before(number)]
+  return np.array([x for x in before if x is not None], np.int32)
+
+
+def _page(
+  text: str, ids: np.ndarray, found: Any, num_before: int, tokenizer: Any
+) -> str:
+  """Returns a page with a section for each cross-attend."""
+  shown = attention_values.of_encoder(found, softmax=True)
+  sections = [
+    text_attention.section(
+      attention[..., num_before:],
+      ids,
+      tokenizer,
+      shown.latents,
+      shown.head,
+      is_softmax=shown.is_softmax,
+    )
+    for attention in shown.attention
+  ]
+  return attention_sections.page(text[:_TITLE_LENGTH], sections)
