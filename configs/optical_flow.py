@@ -8,7 +8,7 @@ Data: the public AutoFlow release (40,000 pairs; the paper says 400,000), every
 our own version of AutoFlow's generator, which was not released:
 --config.data.train_source=rendered --config.data.eval_source=rendered
 --config.data.source_args.rendered.textures=FOLDER_OF_IMAGES. FlyingChairs,
-Sintel and KITTI are sources too. `python -m scripts.evaluation.evaluate_flow`
+Sintel and KITTI are sources too. `python -m experiments.evaluate`
 evaluates a run on Sintel and KITTI in tiles.
 
 The errors listed are end-point errors on the training splits of Sintel clean,
@@ -83,6 +83,7 @@ def get_config(variant: str = "main") -> ml_collections.ConfigDict:
     "eval_source": "autoflow",
     "eval_split": "test",
     "source_args": _source_args(),
+    "benchmarks": _benchmarks(),
     "augmentation": flow_augmentation.Augmentation()._asdict(),
     # Shares of the run: the opening, with reversed pairs and without
     # augmentation, and the rise of the severity after it.
@@ -120,6 +121,21 @@ def _source_args() -> dict[str, object]:
       "texture_detail": 0.0,  # Minimum detail; see `Textures`.
       "scene": flow_scene.Scene()._asdict(),
     },
+  }
+
+
+def _benchmarks() -> dict[str, object]:
+  """Returns what experiments.evaluate evaluates at full resolution."""
+  return {
+    # Folders; empty: leave it out.
+    "sintel": "",  # The training split, clean and final.
+    "kitti_2012": "",  # The training split.
+    "kitti_2015": "",  # The training split.
+    "flying_chairs": "",  # The validation split.
+    "autoflow": "",  # Every 200th pair.
+    "rendered": False,  # Held-out rendered pairs, by source_args.rendered.
+    "motorcycle": 0.0,  # Scale of scikit-image's Middlebury pair; 0: none.
+    "tiles": "even",  # As in the paper; or "released": as in the notebook.
   }
 
 

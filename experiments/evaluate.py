@@ -57,6 +57,9 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "out", None, "JSON file to write; default: evaluation-STEP.json of a run."
   )
+  flags.DEFINE_string(
+    "images", None, "Folder for images of some examples; default: none."
+  )
 
 
 def main(argv: Sequence[str]) -> int:
@@ -78,6 +81,8 @@ def main(argv: Sequence[str]) -> int:
   )
   if is_first:
     _report(subject, found)
+    if flags.FLAGS.images:
+      _draw(subject, Path(flags.FLAGS.images).expanduser())
   return 0
 
 
@@ -103,6 +108,10 @@ def _check_flags() -> None:
     )
   if values.out:
     outputs.check_writable(Path(values.out).expanduser(), "another --out")
+  if values.images:
+    folder = Path(values.images).expanduser()
+    with outputs.writing(folder, "another --images"):
+      folder.mkdir(parents=True, exist_ok=True)
 
 
 def _checkpoint() -> _Subject:
@@ -151,8 +160,7 @@ def _weights() -> _Subject:
 
 def _report(subject: _Subject, found: Any) -> None:
   """Prints the metrics, and writes them with what was evaluated."""
-  from perceiver_jax.training import workdir
-  from perceiver_jax.training.logs import metric_writers, results
+  from perceiver_jax.training.logs import results
 
   metrics = results.flat_scalars(found.means)
   published = subject.facts["published"]
@@ -161,22 +169,25 @@ def _report(subject: _Subject, found: Any) -> None:
   for name, value in metrics.items():
     beside = f"  (published {published[name]:.4g})" if name in published else ""
     print(f"  {name:<{width}}  {value:.4f}{beside}")
-  if subject.out is None:
-    return
-  versions = workdir.versions()
-  with outputs.writing(subject.out, "another --out"):
-    metric_writers.write_json(
-      subject.out,
-      {
-        **subject.facts,
-        "task": subject.config.task,
-        "metrics": metrics,
-        "num_examples": found.num_examples,
-        "device": versions["devices"],
-        "versions": versions,
-      },
-    )
-  print(f"written to {subject.out}")
+  if subject.out is not None:
+    with outputs.writing(subject.out, "another --out"):
+      results.write_evaluation(
+        subject.out, subject.config, metrics, found.num_examples, subject.facts
+      )
+    print(f"written to {subject.out}")
+
+
+def _draw(subject: _Subject, folder: Path) -> None:
+  """Writes images of some examples."""
+  from perceiver_jax.training.logs import results
+  from perceiver_jax.viz import image_layout
+
+  images = results.example_images(subject.task, subject.restored)
+  with outputs.writing(folder, "another --images"):
+    for name, image in images.items():
+      path = folder / f"{name}.png"
+      path.write_bytes(image_layout.png_bytes(image))
+      print(path)
 
 
 if __name__ == "__main__":

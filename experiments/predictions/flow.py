@@ -10,11 +10,11 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments.predictions import flow_model, outputs
-from experiments.predictions.flow_model import Estimate
 from perceiver_jax.data.clips import video, video_writer
 from perceiver_jax.data.flow import files as flow_files
 from perceiver_jax.data.images import codec
 from perceiver_jax.errors import UserError
+from perceiver_jax.evaluation.tiling import Estimate
 from perceiver_jax.viz import flow_colors, image_layout
 
 

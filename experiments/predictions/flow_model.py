@@ -7,9 +7,8 @@ from absl import flags
 
 from experiments import launch
 from experiments.predictions import models
+from perceiver_jax.evaluation import tiling
 
-# Maps two uint8 frames [H, W, 3] of any size to flow [H, W, 2] in pixels.
-Estimate = Callable[[np.ndarray, np.ndarray], np.ndarray]
 # Maps uint8 frames [B, 2, h, w, 3] of the model's size to flow in pixels.
 _Predict = Callable[[np.ndarray], np.ndarray]
 
@@ -37,23 +36,14 @@ def define_tiling_flags() -> None:
   )
 
 
-def estimator() -> Estimate:
+def estimator() -> tiling.Estimate:
   """Returns the model of --weights, or of a checkpoint of the run in --workdir.
 
   Raises:
     UserError: No model is given, or it does not predict flow.
   """
-  from perceiver_jax.evaluation import tiling
-
   predict, tile = _load_run() if models.uses_run() else _load_weights()
-  return lambda first, second: tiling.tiled_flow(
-    np.stack([first, second]),
-    predict,
-    tile=tile,
-    min_overlap=tiling.overlap(tile),
-    spacing=flags.FLAGS.tiles,
-    batch_size=tiling.tiles_at_once(tile),
-  )
+  return tiling.estimator(predict, tile, flags.FLAGS.tiles)
 
 
 def _load_weights() -> tuple[_Predict, tuple[int, int]]:

@@ -6,7 +6,9 @@ Shapes: H, W of a pair.
 from collections.abc import Callable, Mapping
 
 import cv2
+import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from perceiver_jax.data.flow.sources import FlowSource
@@ -58,6 +60,8 @@ def evaluate(
 ) -> dict[str, float]:
   """Evaluates a method on every pair of a source.
 
+  Each of several processes takes a part of the pairs; all get the same result.
+
   Args:
     source: pairs with ground truth for at least some pixels.
     estimate: maps two uint8 frames [H, W, 3] to flow float32 [H, W, 2].
@@ -69,12 +73,14 @@ def evaluate(
     the mean over pairs of each pair's end-point error.
   """
   sums: dict[str, np.ndarray] = {}
-  by_pair = []
-  numbers = range(len(source))
+  numbers = range(-(-len(source) // jax.process_count()))
   for i in tqdm(numbers, progress, leave=False, disable=not progress or None):
-    example = source[i]
+    number = i * jax.process_count() + jax.process_index()
+    # All processes need the same metrics, so one without a pair left repeats
+    # the last pair without any known pixel.
+    example = source[min(number, len(source) - 1)]
     flow = example["flow"]
-    valid = np.isfinite(flow).all(-1)
+    valid = np.isfinite(flow).all(-1) & (number < len(source))
     pair_metrics = flow_metrics.compute_metrics(
       estimate(*example["frames"])[None],
       np.where(valid[..., None], flow, 0)[None],
@@ -85,11 +91,23 @@ def evaluate(
       # Pairs differ in size, so sums are converted back to pixels.
       pixels = np.array(pair, np.float64) * valid.size
       sums[name] = sums.get(name, 0) + pixels
-    if valid.any():
-      by_pair.append(float(pair_metrics["epe"][0] / pair_metrics["epe"][1]))
+    total, pixels = map(float, pair_metrics["epe"])
+    pair = np.array([total / pixels, 1] if pixels else [0, 0])
+    sums["epe_by_pair"] = sums.get("epe_by_pair", 0) + pair
+  sums = _sum_over_processes(sums)
   known = {name: tuple(pair) for name, pair in sums.items() if pair[1] > 0}
-  means = metrics.scalars(metrics.means(known))
-  return means | ({"epe_by_pair": float(np.mean(by_pair))} if by_pair else {})
+  return metrics.scalars(metrics.means(known))
+
+
+def _sum_over_processes(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Sums arrays of float64 over processes."""
+  if jax.process_count() == 1:
+    return sums
+  # JAX would make the numbers float32, but keeps bytes.
+  mine = np.stack(list(sums.values())).view(np.uint8)
+  every = multihost_utils.process_allgather(mine)
+  totals = np.ascontiguousarray(every).view(np.float64).sum(axis=0)
+  return dict(zip(sums, totals, strict=True))
 
 
 def _gray(image: np.ndarray) -> np.ndarray:

@@ -21,6 +21,8 @@ SPACINGS = ("even", "released")
 _MAX_BATCH = 16
 
 Predict = Callable[[np.ndarray], np.ndarray]
+# Maps two uint8 frames [H, W, 3] of any size to flow [H, W, 2] in pixels.
+Estimate = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def tiled_flow(
@@ -73,6 +75,30 @@ def tiled_flow(
     total[rows, columns] += weights * flow
     weight[rows, columns] += weights
   return (total / weight)[:height, :width].astype(np.float32)
+
+
+def estimator(
+  predict: Predict,
+  tile: tuple[int, int],
+  spacing: str = "even",
+  num_devices: int = 1,
+) -> Estimate:
+  """Returns a model of one size as a function of two frames of any size.
+
+  Args:
+    predict: frames uint8 [b, 2, h, w, 3] to flow [b, h, w, 2] in pixels.
+    tile: the model's size (h, w).
+    spacing: see `tile_starts`.
+    num_devices: number of devices over which `predict` splits a batch.
+  """
+  return lambda first, second: tiled_flow(
+    np.stack([first, second]),
+    predict,
+    tile=tile,
+    min_overlap=overlap(tile),
+    spacing=spacing,
+    batch_size=tiles_at_once(tile) * num_devices,
+  )
 
 
 def overlap(tile: tuple[int, int]) -> int:

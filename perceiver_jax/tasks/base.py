@@ -4,8 +4,8 @@ Shapes: b examples in one process's share of a batch.
 """
 
 import abc
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Protocol
 
 import grain
 import ml_collections
@@ -19,6 +19,18 @@ from perceiver_jax.models.ops.execution import Execution
 from perceiver_jax.models.typing import ReturnAttention
 from perceiver_jax.training.metrics import Metrics
 from perceiver_jax.viz import sections
+
+
+class Benchmark(Protocol):
+  """A data set that is evaluated otherwise than in batches."""
+
+  def __len__(self) -> int: ...
+
+  def evaluate(self, *, show_progress: bool = False) -> dict[str, float]:
+    """Returns the metrics, the same in all processes."""
+
+  def images(self) -> dict[str, np.ndarray]:
+    """Returns images of examples, uint8 [h, w, 3], by name."""
 
 
 class Task(abc.ABC):
@@ -169,6 +181,17 @@ class Task(abc.ABC):
       num_workers=self._config.data.get("num_workers", 0),
       **shard,
     )
+
+  def benchmarks(self, predict: Callable[[Batch], Any]) -> dict[str, Benchmark]:
+    """Returns data sets to evaluate on in place of `eval_datasets`, by name.
+
+    Training does not use them; `experiments.evaluate` does if there are any.
+
+    Args:
+      predict: Returns the outputs of `forward` for a batch of any size.
+    """
+    del predict
+    return {}
 
   def metadata(self) -> dict[str, Any]:
     """Returns data needed for predictions, such as names of classes."""

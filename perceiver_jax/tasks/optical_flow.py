@@ -4,7 +4,7 @@ Shapes: b pairs, H x W pixels of the model's frames.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grain
@@ -19,7 +19,7 @@ from perceiver_jax.data.flow import augmentation as flow_augmentation
 from perceiver_jax.data.flow import sources as flow_sources
 from perceiver_jax.data.flow import time_reversal
 from perceiver_jax.errors import UserError
-from perceiver_jax.evaluation import flow_metrics
+from perceiver_jax.evaluation import flow_benchmarks, flow_metrics
 from perceiver_jax.models import perceiver
 from perceiver_jax.models.modalities import flow as flow_adapter
 from perceiver_jax.models.typing import ReturnAttention
@@ -59,7 +59,10 @@ class OpticalFlow(base.Task):
     metadata: Mapping[str, Any] | None = None,
   ):
     super().__init__(config, metadata)
-    self.published = config.published.to_dict()
+    self.published = {
+      name if name == "source" else f"{name}/epe": value
+      for name, value in config.published.items()
+    }
     self._size = tuple(config.model.decoder.image_size)
     if config.loss not in LOSSES:
       raise UserError(
@@ -161,6 +164,24 @@ class OpticalFlow(base.Task):
     if not self.source("eval").knows_occlusion:
       del example["occluded"]
     return _known(example)
+
+  def benchmarks(
+    self, predict: Callable[[Batch], perceiver.Outputs]
+  ) -> dict[str, flow_benchmarks.FlowBenchmark]:
+    """Returns the data sets of `config.data.benchmarks`, at full resolution."""
+    data = self._config.data.to_dict()
+    in_pixels = lambda outputs: np.asarray(_in_pixels(outputs))
+    return {
+      name: flow_benchmarks.FlowBenchmark(
+        name,
+        source,
+        lambda frames: in_pixels(predict({"frames": frames})),
+        self._size,
+        data["benchmarks"]["tiles"],
+        jax.local_device_count(),
+      )
+      for name, source in flow_benchmarks.sources(data).items()
+    }
 
   def summary_images(
     self, outputs: perceiver.Outputs, batch: Batch

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from perceiver_jax.data.core.source import Batch
 from perceiver_jax.errors import UserError
 from perceiver_jax.training import metrics as metrics_lib
+from perceiver_jax.training import restore
 from perceiver_jax.training import step as step_lib
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def evaluate_and_count(
 def evaluate_task(
   task: "Task",
   config: ml_collections.ConfigDict,
-  restored: Any,
+  restored: restore.Restored,
   *,
   show_progress: bool = False,
 ) -> Evaluation:
@@ -183,12 +184,20 @@ def evaluate_task(
   Args:
     task: the task.
     config: config of the evaluation.
-    restored: a `restore.Restored`.
+    restored: the model with its parameters.
     show_progress: whether to show a progress bar.
 
   Returns:
     The finalized metrics and the numbers of examples.
   """
+  if benchmarks := task.benchmarks(restore.split_predictor(restored)):
+    return Evaluation(
+      {
+        name: benchmark.evaluate(show_progress=show_progress)
+        for name, benchmark in benchmarks.items()
+      },
+      {name: len(benchmark) for name, benchmark in benchmarks.items()},
+    )
   mesh = restored.mesh
   found = evaluate_and_count(
     make_eval_step(restored.model, task, mesh),

@@ -1,5 +1,6 @@
 """Restores a trained model from a workdir, for evaluation and prediction."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -108,6 +109,31 @@ def predictor(restored: Restored, **options: Any) -> Callable[[Any], Any]:
     )[0]
   )
   return lambda batch: jax.device_get(apply(variables, batch))
+
+
+def split_predictor(restored: Restored) -> Callable[[Any], Any]:
+  """Returns `predictor`, with batches split over this process's devices."""
+  mesh = Mesh(np.array(restored.mesh.local_devices), (step_lib.AXIS,))
+  model = restored.model
+
+  @functools.cache
+  def variables():
+    return jax.device_put(
+      local_params(restored.state), step_lib.replicated(mesh)
+    )
+
+  apply = jax.jit(lambda v, b: model.apply(*v, None, b, False)[0])
+
+  def predict(batch):
+    size = len(next(iter(batch.values())))
+    # Repeats the last example until the devices have as many each.
+    order = np.minimum(np.arange(size + -size % mesh.size), size - 1)
+    full = {name: np.asarray(value)[order] for name, value in batch.items()}
+    placed = step_lib.place_batch(full, mesh)
+    outputs = jax.device_get(apply(variables(), placed))
+    return jax.tree.map(lambda x: x[:size], outputs)
+
+  return predict
 
 
 def local_params(state: step_lib.TrainState) -> tuple[Any, Any]:

@@ -20,8 +20,14 @@ CONFIG_FILE = "config.json"
 TASK_FILE = "task.json"
 CHECKPOINTS = "checkpoints"
 
-# Leaves that affect only logging and storage, not the computation.
-_FREE = ("log", "checkpoint", "max_seconds", "data.num_workers")
+# Leaves that affect only logging, storage and later evaluation.
+_FREE = (
+  "log",
+  "checkpoint",
+  "max_seconds",
+  "data.num_workers",
+  "data.benchmarks",
+)
 _PACKAGES = (
   "perceiver_jax",
   "jax",

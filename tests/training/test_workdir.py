@@ -22,6 +22,7 @@ def make_config(**changes):
       "checkpoint": {"every_steps": 1000, "keep_latest": 2},
       "data": {
         "num_workers": 0,
+        "benchmarks": {"motorcycle": 0},
         "image_shape": (8, 8, 1),
         "source_args": ml_collections.ConfigDict(),
       },
@@ -115,6 +116,7 @@ def test_three_of_many_differences_are_shown(folder):
     "log.wandb_project",
     "checkpoint.keep_latest",
     "data.num_workers",
+    "data.benchmarks.motorcycle",
   ],
 )
 def test_leaves_that_change_no_result_may_differ(folder, leaf):

@@ -1,5 +1,6 @@
 """Writes the results of a finished run."""
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,48 @@ def sample_outputs(
   count = max(1, _MAX_OUTPUT_SIZE // size)
   batch = {name: value[:count] for name, value in batch.items()}
   return jax.device_get(apply(params, net_state, batch)), batch
+
+
+def example_images(
+  task: "Task", restored: restore.Restored
+) -> dict[str, np.ndarray]:
+  """Returns images of some held-out examples, uint8 [h, w, 3], by name."""
+  benchmarks = task.benchmarks(restore.split_predictor(restored))
+  if benchmarks:
+    images = [benchmark.images() for benchmark in benchmarks.values()]
+    return dict(itertools.chain.from_iterable(x.items() for x in images))
+  outputs, batch = sample_outputs(task, restored.model, restored.state)
+  return task.summary_images(outputs, batch)
+
+
+def write_evaluation(
+  path: Path,
+  config: Any,
+  metrics: Mapping[str, float],
+  num_examples: Mapping[str, int],
+  facts: Mapping[str, Any],
+) -> None:
+  """Writes the JSON file of an evaluation.
+
+  Args:
+    path: the file.
+    config: config of the evaluation.
+    metrics: metrics by 'data set/metric'.
+    num_examples: number of examples by data set.
+    facts: what was evaluated.
+  """
+  versions = workdir.versions()
+  metric_writers.write_json(
+    path,
+    {
+      **facts,
+      "task": config.task,
+      "metrics": metrics,
+      "num_examples": num_examples,
+      "device": versions["devices"],
+      "versions": versions,
+    },
+  )
 
 
 def write(

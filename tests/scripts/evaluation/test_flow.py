@@ -1,4 +1,4 @@
-"""Scoring and submitting flow from the command line."""
+"""Evaluating and submitting flow from the command line."""
 
 import json
 
@@ -59,54 +59,90 @@ def sintel(root, part):
   return root
 
 
-def test_a_table_a_data_set_with_baselines_and_the_published_row(
-  script, flag, tmp_path
-):
+@pytest.fixture
+def labeled_sintel(tmp_path):
+  """Sintel's training split of two pairs with flow (3, 4), and the flow."""
   root = sintel(tmp_path / "sintel", "training")
   truth = np.full((*SIZE, 2), (3.0, 4.0), np.float32)
   for frame in (1, 2):
     path = root / f"training/flow/cave_2/frame_{frame:04}.flo"
     path.parent.mkdir(parents=True, exist_ok=True)
     flow_files.write_flow(path, truth)
-  file = tmp_path / "new" / "figures.json"
-  done = script(
-    "evaluation.evaluate_flow",
-    flag,
-    f"--sintel={root}",
-    "--row=main",
-    f"--json={file}",
-  )
+  return root, truth
+
+
+def benchmark_flags(variant="smoke", **leaves):
+  config = runs.ROOT / "configs" / "optical_flow.py"
+  given = [
+    f"--config.data.benchmarks.{name}={leaf}" for name, leaf in leaves.items()
+  ]
+  return [f"--config={config}:{variant}", *given]
+
+
+def test_benchmarks_are_evaluated_at_full_resolution(
+  call, flag, tmp_path, labeled_sintel
+):
+  root, truth = labeled_sintel
+  file = tmp_path / "new" / "metrics.json"
+  flags = benchmark_flags("main", sintel=root)
+  done = call("evaluate", flag, *flags, f"--out={file}")
   assert (done.status, done.err) == (0, "")
-  found = json.loads(file.read_text())
-  assert list(found) == ["sintel_clean", "sintel_final"]
-  clean = found["sintel_clean"]
-  assert list(clean) == ["model", "no motion", "Farneback", "DIS"]
-  assert clean["no motion"]["epe"] == pytest.approx(5, rel=1e-4)
+  record = json.loads(file.read_text())
+  assert record["num_examples"] == {"sintel_clean": 2, "sintel_final": 2}
   pairs = [(picture(1), picture(2)), (picture(2), picture(3))]
   errors = [np.linalg.norm(predicted(*p) - truth, axis=-1) for p in pairs]
-  assert clean["model"]["epe"] == pytest.approx(np.mean(errors), rel=1e-3)
-  assert "sintel_clean: 2 pairs" in done.out
-  lines = [line.split() for line in done.out.splitlines()]
-  assert [line[1] for line in lines if line[:1] == ["published"]] == [
-    "1.81", "2.42",
-  ]  # fmt: skip
+  for name in ("sintel_clean", "sintel_final"):
+    found = record["metrics"][f"{name}/epe"]
+    assert found == pytest.approx(np.mean(errors), rel=1e-3)
+    zero = record["metrics"][f"{name}/zero_epe"]
+    assert zero == pytest.approx(5, rel=1e-4)
+  # The tiny model is not the one of the paper's row.
+  assert record["published"] == {}
+  assert not any(name.startswith("eval/") for name in record["metrics"])
 
 
-def test_pairs_that_need_no_folder(script, flag, tmp_path):
-  config = runs.ROOT / "configs" / "optical_flow.py"
-  done = script(
-    "evaluation.evaluate_flow", flag, f"--config={config}:smoke", "--rendered",
-    "--motorcycle=0.06", "--nobaselines", f"--images={tmp_path}",
-  )  # fmt: skip
+def test_benchmarks_without_folders_and_their_images(call, flag, tmp_path):
+  flags = benchmark_flags(rendered=True, motorcycle=0.06, tiles="released")
+  done = call("evaluate", flag, *flags, f"--images={tmp_path}/new")
   assert (done.status, done.err) == (0, "")
-  assert "rendered: 16 pairs" in done.out
-  assert "motorcycle: 1 pairs" in done.out
-  assert "Farneback" not in done.out
+  assert "rendered/epe_occluded" in done.out
+  assert "motorcycle/epe" in done.out
   four, one = (
-    codec.read_image(tmp_path / f"{name}.png").shape[0]
+    codec.read_image(tmp_path / "new" / f"{name}.png").shape[0]
     for name in ("rendered", "motorcycle")
   )
   assert four > 2 * one
+
+
+@pytest.mark.slow
+def test_benchmarks_of_a_run_and_of_its_weights(call, tmp_path):
+  run, out = tmp_path / "run", tmp_path / "metrics.json"
+  (config,) = benchmark_flags()
+  assert call("train", config, f"--workdir={run}").status == 0
+  metrics = []
+  for model in (f"--workdir={run}", f"--weights={run}"):
+    flags = benchmark_flags(motorcycle=0.06)
+    assert call("evaluate", model, *flags, f"--out={out}").status == 0
+    metrics.append(json.loads(out.read_text())["metrics"])
+  assert metrics[0] == pytest.approx(metrics[1], rel=1e-6)
+  assert metrics[0]["motorcycle/zero_epe"] > 1
+
+
+def test_a_table_of_classical_methods_for_each_data_set(
+  script, tmp_path, labeled_sintel
+):
+  root, _ = labeled_sintel
+  file = tmp_path / "new" / "metrics.json"
+  done = script(
+    "evaluation.flow_baselines", *benchmark_flags(sintel=root), f"--out={file}"
+  )
+  assert (done.status, done.err) == (0, "")
+  assert "sintel_clean: 2 pairs" in done.out
+  found = json.loads(file.read_text())
+  assert list(found) == ["sintel_clean", "sintel_final"]
+  assert list(found["sintel_final"]) == ["no motion", "Farneback", "DIS"]
+  error = found["sintel_clean"]["no motion"]["epe"]
+  assert error == pytest.approx(5, rel=1e-4)
 
 
 def test_a_submission_to_sintel(script, flag, tmp_path):
@@ -152,18 +188,6 @@ def test_a_submission_to_kitti(script, flag, tmp_path, year, camera, folder):
 @pytest.mark.parametrize(
   ("name", "arguments", "parts"),
   [
-    ("evaluation.evaluate_flow", [], ["--sintel=DIR", "--motorcycle=SCALE"]),
-    (
-      "evaluation.evaluate_flow",
-      ["--sintel=no/such"],
-      ["no/such", "no folder"],
-    ),
-    (
-      "evaluation.evaluate_flow",
-      ["--motorcycle=0.5", "--row=x"],
-      ["unknown variant"],
-    ),
-    ("evaluation.evaluate_flow", ["--motorcycle=2"], ["--motorcycle=2"]),
     ("evaluation.submit_flow", [], ["one folder"]),
     ("evaluation.submit_flow", ["out"], ["--kitti_2015=DIR"]),
     (
@@ -178,53 +202,68 @@ def test_bad_input_is_one_line(refused, flag, name, arguments, parts):
   refused(name, flag, *arguments, parts=parts)
 
 
-def test_figures_are_kept_data_set_by_data_set(
-  script, flag, tmp_path, monkeypatch
-):
-  file = tmp_path / "figures.json"
-  scored = []
+@pytest.mark.parametrize(
+  ("leaves", "parts"),
+  [
+    ({"sintel": "no/such"}, ["no/such", "no folder"]),
+    ({"motorcycle": 2}, ["scale 2", "0.05 to 1"]),
+    ({"rendered": True, "tiles": "x"}, ["benchmarks.tiles", "even, released"]),
+    ({"kitti_2016": "x"}, ["kitti_2016", "kitti_2015"]),
+  ],
+)
+def test_bad_benchmarks_are_one_line(refuses, refused, flag, leaves, parts):
+  flags = benchmark_flags(**leaves)
+  refuses("evaluate", flag, *flags, parts=parts)
+  refused("evaluation.flow_baselines", *flags, parts=parts)
+
+
+def test_baselines_need_a_data_set_and_a_config_of_flow(refused):
+  (config,) = benchmark_flags()
+  parts = ["no data set is given", "config.data.benchmarks", "kitti_2012"]
+  refused("evaluation.flow_baselines", config, parts=parts)
+  digits = f"--config={runs.ROOT / 'configs' / 'digits.py'}"
+  refused("evaluation.flow_baselines", digits, parts=["optical flow"])
+  refused("evaluation.flow_baselines", parts=["--config is missing"])
+
+
+def test_metrics_are_kept_data_set_by_data_set(script, tmp_path, monkeypatch):
+  file = tmp_path / "metrics.json"
+  evaluated = []
 
   def evaluate(pairs, estimate, progress):
-    scored.append(progress)
-    if len(scored) == 2:
+    evaluated.append(progress)
+    if len(evaluated) == 4:
       raise KeyboardInterrupt
     return {"epe": 1.0}
 
   monkeypatch.setattr(flow_baselines, "evaluate", evaluate)
-  config = runs.ROOT / "configs" / "optical_flow.py"
-  done = script(
-    "evaluation.evaluate_flow", flag, f"--config={config}:smoke", "--rendered",
-    "--motorcycle=0.06", "--nobaselines", f"--json={file}",
-  )  # fmt: skip
-  assert done.status
-  assert len(scored) == 2
-  assert json.loads(file.read_text()) == {"rendered": {"model": {"epe": 1.0}}}
+  flags = benchmark_flags(rendered=True, motorcycle=0.06)
+  done = script("evaluation.flow_baselines", *flags, f"--out={file}")
+  assert done.status == 130
+  assert list(json.loads(file.read_text())) == ["rendered"]
 
 
-@pytest.mark.parametrize(
-  ("name", "arguments", "parts"),
-  [
-    (
-      "evaluation.evaluate_flow",
-      ["--json={}/a.json"],
-      ["a.json", "another --json"],
-    ),
-    ("evaluation.evaluate_flow", ["--images={}"], ["another --images"]),
-    ("evaluation.submit_flow", ["{}/out"], ["another folder"]),
-  ],
-)
-def test_nothing_is_scored_that_cannot_be_written(
-  refused, flag, tmp_path, monkeypatch, name, arguments, parts
+def test_nothing_is_evaluated_that_cannot_be_written(
+  refused, refuses, flag, tmp_path, monkeypatch
 ):
-  (tmp_path / "taken").write_text("")
+  taken = tmp_path / "taken"
+  taken.write_text("")
   monkeypatch.setattr(tiling, "tiled_flow", None)
-  given = ["--motorcycle=0.06"]
-  if name == "evaluation.submit_flow":
-    given = [f"--sintel={sintel(tmp_path / 'sintel', 'test')}"]
-  arguments = [a.format(tmp_path / "taken") for a in arguments]
-  refused(name, flag, *given, *arguments, parts=parts)
+  monkeypatch.setattr(flow_baselines, "evaluate", None)
+  flags = benchmark_flags(motorcycle=0.06)
+  for given in (f"--out={taken}/a.json", f"--images={taken}"):
+    advice = f"another {given.split('=')[0]}"
+    refuses("evaluate", flag, *flags, given, parts=["taken", advice])
+  refused(
+    "evaluation.flow_baselines", *flags, f"--out={taken}/a.json",
+    parts=["a.json", "another --out"],
+  )  # fmt: skip
+  given = f"--sintel={sintel(tmp_path / 'sintel', 'test')}"
+  parts = ["another folder"]
+  refused("evaluation.submit_flow", flag, given, f"{taken}/out", parts=parts)
 
 
-def test_without_weights(refused):
+def test_without_weights(refused, tmp_path):
   parts = ["--weights", "optical_flow_checkpoint.pystate"]
-  refused("evaluation.evaluate_flow", "--motorcycle=0.1", parts=parts)
+  given = f"--sintel={sintel(tmp_path / 'sintel', 'test')}"
+  refused("evaluation.submit_flow", given, tmp_path / "out", parts=parts)
