@@ -121,7 +121,11 @@ def _checkpoint() -> _Subject:
   config, task, folder = launch.saved_run()
   restored = restore.restore(config, task, folder, flags.FLAGS.checkpoint)
   out = flags.FLAGS.out or folder / f"evaluation-{restored.step}.json"
-  facts = {"step": restored.step, "published": dict(task.published)}
+  facts = {
+    "workdir": folder,
+    "step": restored.step,
+    "published": dict(task.published),
+  }
   name = f"step {restored.step:,} of {folder}"
   return _Subject(name, config, task, restored, facts, Path(out).expanduser())
 
@@ -165,7 +169,7 @@ def _report(subject: _Subject, found: Any) -> None:
   metrics = results.flat_scalars(found.means)
   published = subject.facts["published"]
   print(subject.name)
-  width = max(map(len, metrics))
+  width = max(map(len, metrics), default=0)
   for name, value in metrics.items():
     beside = f"  (published {published[name]:.4g})" if name in published else ""
     print(f"  {name:<{width}}  {value:.4f}{beside}")

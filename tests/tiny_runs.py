@@ -252,21 +252,29 @@ class Program:
   """An entry point that runs on the digits in its own process.
 
   Args:
-    folder: The workdir.
+    folder: The folder of the run.
     leaves: Leaves of the config, added to `LEAVES`.
     flags: Other flags.
     environment: Variables added to the environment of this process.
     name: Name of the entry point.
+    folder_flag: Name of the flag for the folder.
   """
 
   def __init__(
-    self, folder, leaves=None, flags=(), environment=None, name="train"
+    self,
+    folder,
+    leaves=None,
+    flags=(),
+    environment=None,
+    name="train",
+    folder_flag="workdir",
   ):
     leaves = LEAVES | (leaves or {})
     self._metrics = Path(folder) / "metrics.jsonl"
     self._process = subprocess.Popen(
       [
-        *(sys.executable, "-m", f"experiments.{name}", f"--workdir={folder}"),
+        *(sys.executable, "-m", f"experiments.{name}"),
+        f"--{folder_flag}={folder}",
         "--config=configs/digits.py:smoke",
         *(f"--config.{leaf}={value}" for leaf, value in leaves.items()),
         *flags,

@@ -1,7 +1,9 @@
 """Scores of estimators on pairs of several sizes."""
 
+import jax
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from perceiver_jax.data.flow import sources as flow_sources
 from perceiver_jax.evaluation import flow_baselines
@@ -64,3 +66,21 @@ def test_classical_methods_see_small_motions(method, size):
   source = flow_sources.rendered("test", size=size, num_test=4, scene=scene)
   found = flow_baselines.evaluate(source, flow_baselines.BASELINES[method])
   assert found["epe"] < 0.6 * found["zero_epe"]
+
+
+def test_processes_share_the_pairs_and_get_the_same_means(monkeypatch):
+  pairs = Pairs([(10, 10), (10, 30), (20, 10)], unknown=[1])
+  alone = flow_baselines.evaluate(pairs, flow_baselines.no_motion)
+  sent = []
+
+  def gather(mine):
+    sent.append(mine)
+    return np.stack([*sent, *[0 * mine] * (2 - len(sent))])
+
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  monkeypatch.setattr(multihost_utils, "process_allgather", gather)
+  for index in (0, 1):
+    monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+    found = flow_baselines.evaluate(pairs, flow_baselines.no_motion)
+    assert (found == alone) == (index == 1)
+  assert all(part.dtype == np.uint8 for part in sent)

@@ -112,6 +112,17 @@ def test_a_run_gets_the_metrics_of_its_own_evaluation(
     assert record["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_run_of_each_task_gets_its_own_metrics(call, tmp_path, name):
+  run, out = tmp_path / "run", tmp_path / "out.json"
+  done = call("train", config_flag(name), f"--workdir={run}")
+  assert done.status == 0, done.err
+  expected = json.loads((run / "results.json").read_text())["metrics"]
+  record = evaluated(call, run, config_flag(name), out=out)
+  assert record["metrics"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_nothing_in_the_folder_of_a_run_changes(call, trained, smoke_flag):
   before = runs.contents(trained)
   done = call("evaluate", f"--weights={trained}", smoke_flag)

@@ -101,6 +101,19 @@ def test_two_processes_evaluate_as_one(tmp_path, one, start_two):
   assert evaluated == pytest.approx(results, rel=1e-6)
 
 
+def test_two_processes_evaluate_the_weights_of_a_run(tmp_path, one, start_two):
+  out = tmp_path / "out.json"
+  end(
+    start_two(
+      one, name="evaluate", folder_flag="weights", flags=[f"--out={out}"]
+    )
+  )
+  found = json.loads(out.read_text())
+  results = json.loads((one / "results.json").read_text())["metrics"]
+  assert found["metrics"] == pytest.approx(results, rel=1e-6)
+  assert found["num_examples"] == {"eval": 360}
+
+
 @pytest.mark.parametrize("victim", [0, 1])
 def test_two_processes_stop_together_and_resume(
   tmp_path, one, start_two, victim
