@@ -68,7 +68,7 @@ def load(path: Path, config: ml_collections.ConfigDict) -> Subject:
   config = _with_model(config, weights.spec)
   with _blaming(path):
     # Without names of classes, no task has to open its data.
-    nameless = tasks.make_task(config, _unnamed_classes(weights.spec))
+    nameless = tasks.make_task(config, unnamed_classes(weights.spec))
     restored = _place(nameless, config, weights, path)
   task = tasks.make_task(config)
   _check_class_names(path, task)
@@ -136,7 +136,7 @@ def _purpose(spec: Mapping[str, Any]) -> dict[str, Any]:
   return purpose
 
 
-def _unnamed_classes(spec: Mapping[str, Any]) -> dict[str, Any]:
+def unnamed_classes(spec: Mapping[str, Any]) -> dict[str, Any]:
   """Returns metadata with a number for the name of each class."""
   label = spec["decoder"].get("outputs", {}).get("label", {})
   count = spec.get("num_classes")

@@ -84,7 +84,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def place_batch(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
   """Returns global arrays [B, ...] from this process's part [b, ...]."""
-  sharding = _batch_sharding(mesh)
+  sharding = batch_sharding(mesh)
   return {
     name: jax.make_array_from_process_local_data(sharding, np.asarray(value))
     for name, value in batch.items()
@@ -111,7 +111,7 @@ def dummy_train_batch(
     batch_size: global number of examples.
     mesh: see `make_mesh`.
   """
-  sharding = _batch_sharding(mesh)
+  sharding = batch_sharding(mesh)
 
   def zeros(value):
     shape = (mesh.size, batch_size // mesh.size, *value.shape[1:])
@@ -275,7 +275,8 @@ def check_batch_size(
     )
 
 
-def _batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Returns the sharding of a batch along its first axis."""
   return NamedSharding(mesh, PartitionSpec(AXIS))
 
 

@@ -96,10 +96,35 @@ def summarize(
   mesh: Mesh,
 ) -> RunSummary:
   """Summarizes a run without computing anything on a device."""
+  flops_per_step, attention = trace_step(config, task, model, abstract, mesh)
+  device = mesh.devices.flat[0]
+  parts = config.num_microbatches
+  return RunSummary(
+    devices=f"{mesh.size} x {device.device_kind} ({device.platform}),"
+    f" {jax.process_count()} process(es), jax {jax.__version__}",
+    batch=f"{config.batch_size} = {mesh.size} device(s) x {parts}"
+    f" microbatch(es) x {config.batch_size // mesh.size // parts}",
+    examples_per_epoch=task.num_train_examples(),
+    batch_size=config.batch_size,
+    flops_per_step=flops_per_step,
+    peak_flops=mesh.size * peak_flops(device.device_kind),
+    precision=config.precision,
+    attention=", ".join(attention),
+    params=abstract.params,
+  )
+
+
+def trace_step(
+  config: ml_collections.ConfigDict,
+  task: "Task",
+  model: hk.TransformedWithState,
+  abstract: TrainState,
+  mesh: Mesh,
+) -> tuple[float, list[str]]:
+  """Returns a train step's counted operations, and its attentions."""
   forward = lambda params, net_state, batch: model.apply(
     params, net_state, None, batch, False
   )[0]
-  device = mesh.devices.flat[0]
   parts = config.num_microbatches
   each = config.batch_size // mesh.size // parts
   batch = {
@@ -108,19 +133,8 @@ def summarize(
   }
   jaxpr = jax.make_jaxpr(forward)(abstract.params, abstract.net_state, batch)
   part = flops.count_jaxpr_flops(jaxpr.jaxpr)
-  return RunSummary(
-    devices=f"{mesh.size} x {device.device_kind} ({device.platform}),"
-    f" {jax.process_count()} process(es), jax {jax.__version__}",
-    batch=f"{config.batch_size} = {mesh.size} device(s) x {parts}"
-    f" microbatch(es) x {each}",
-    examples_per_epoch=task.num_train_examples(),
-    batch_size=config.batch_size,
-    flops_per_step=_PASSES * part * parts * mesh.size,
-    peak_flops=mesh.size * peak_flops(device.device_kind),
-    precision=config.precision,
-    attention=", ".join(dot_product_attention.implementations(jaxpr.jaxpr)),
-    params=abstract.params,
-  )
+  attention = dot_product_attention.implementations(jaxpr.jaxpr)
+  return _PASSES * part * parts * mesh.size, attention
 
 
 def text(

@@ -1,0 +1,1 @@
+"""Compiles a run for TPUs that are not there."""

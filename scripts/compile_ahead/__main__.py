@@ -1,0 +1,91 @@
+"""Compiles a run for TPUs without having one.
+
+  python -m scripts.compile_ahead --config=configs/imagenet.py:fourier \
+    --topology=v5e:8x8
+
+libtpu compiles for any TPU on any machine. The memory that is printed is exact,
+and a program that does not compile here does not compile there. Times are a
+model of the compiler, not a measurement: the sum of its estimates of all
+fusions, with nothing for collectives and little for waiting on memory.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from experiments import launch
+from scripts.compile_ahead import chips
+
+# JAX is imported in functions: its environment has to be set first.
+
+
+def define_flags() -> None:
+  """Defines the flags of this program."""
+  config_flags.DEFINE_config_file(
+    "config", None, "Experiment, as of experiments.train."
+  )
+  flags.DEFINE_string("topology", "v5e:8x8", "TPUs, as GENERATION:CHIPS.")
+  flags.DEFINE_bool(
+    "list_topologies", False, "Print topologies to choose from."
+  )
+  flags.DEFINE_enum(
+    "program", "train", ["train", "evaluate", "init"], "What to compile."
+  )
+  flags.DEFINE_bool(
+    "fit", False, "Try more microbatches until a train step fits."
+  )
+  flags.DEFINE_string("json", None, "File to write the figures to.")
+  flags.DEFINE_string("hlo", None, "File to write the compiled module to.")
+
+
+def main(argv: Sequence[str]) -> int:
+  """Compiles one program and prints its costs."""
+  launch.no_arguments(argv)
+  values = flags.FLAGS
+  if values.list_topologies:
+    print("\n".join(chips.TOPOLOGIES))
+    return 0
+  config = launch.config()
+  chips.prepare_environment()
+  from scripts.compile_ahead import program, report
+
+  devices = chips.devices(values.topology)
+  chip = chips.chip(devices[0].device_kind)
+  while True:
+    print(
+      f"compiling {values.program} of {config.task} for {len(devices)} x"
+      f" {devices[0].device_kind}, {config.num_microbatches} microbatch(es)",
+      flush=True,
+    )
+    compiled = program.compile_program(config, values.program, devices)
+    figures = report.figures(compiled, chip, len(devices))
+    print(report.text(figures))
+    parts = 2 * config.num_microbatches
+    if not compiled.exceeds_by or not values.fit:
+      break
+    if config.batch_size % (len(devices) * parts):
+      print("no number of microbatches fits: take more chips")
+      break
+    config.num_microbatches = parts
+  facts = {
+    "topology": values.topology,
+    "program": values.program,
+    "batch_size": config.batch_size,
+    "num_microbatches": config.num_microbatches,
+  }
+  _write(values.json, json.dumps(facts | figures, indent=2) + "\n")
+  _write(values.hlo, compiled.text)
+  return 1 if compiled.exceeds_by else 0
+
+
+def _write(path: str | None, text: str) -> None:
+  if path:
+    Path(path).expanduser().write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+  define_flags()
+  launch.run(main)

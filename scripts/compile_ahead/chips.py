@@ -1,0 +1,106 @@
+"""TPU chips: what a program compiled for one of them has to fit.
+
+A device of JAX is a chip of v5e, v5p and v6e, and one of the two cores of a
+chip of the other generations.
+"""
+
+import importlib.util
+import os
+from typing import Any, NamedTuple
+
+from perceiver_jax.errors import UserError
+
+TOPOLOGIES = (
+  "v2:2x2",
+  "v3:2x2",
+  "v4:2x2x1",
+  "v4:4x4x4",
+  "v5e:2x2",
+  "v5e:4x4",
+  "v5e:8x8",
+  "v5e:16x16",
+  "v5p:2x2x1",
+  "v5p:4x4x4",
+  "v6e:2x2",
+  "v6e:8x8",
+  "tpu7x:2x2x1",
+  "tpu7x:4x4x4",
+)
+
+
+class Chip(NamedTuple):
+  """One device, from Google Cloud's pages of the TPU versions.
+
+  Attributes:
+    flops: Peak bfloat16 operations a second.
+    hbm_bytes: Main memory.
+    bandwidth: Bytes a second of main memory.
+    clock: Cycles a second: the peak over the operations of all matrix units in
+      a cycle.
+  """
+
+  flops: float
+  hbm_bytes: float
+  bandwidth: float
+  clock: float
+
+
+_GIB = 2**30
+_CHIPS = {
+  "TPU v2": Chip(22.5e12, 8 * _GIB, 350e9, 0.7e9),
+  "TPU v3": Chip(61.5e12, 16 * _GIB, 450e9, 0.94e9),
+  "TPU v4": Chip(137.5e12, 16 * _GIB, 614e9, 1.05e9),
+  "TPU v5 lite": Chip(197e12, 16 * _GIB, 819e9, 1.5e9),
+  "TPU v5": Chip(459e12, 95 * _GIB, 2765e9, 1.75e9),
+  "TPU v6 lite": Chip(918e12, 32 * _GIB, 1640e9, 1.75e9),
+  "TPU7x": Chip(1153.5e12, 96 * _GIB, 3690e9, 2.2e9),
+}
+
+
+def prepare_environment() -> None:
+  """Sets what libtpu needs where there is no TPU. Call before importing JAX.
+
+  Raises:
+    UserError: libtpu is missing.
+  """
+  if importlib.util.find_spec("libtpu") is None:
+    raise UserError(
+      "compiling for TPUs needs libtpu: pip install -e '.[compile-ahead]'"
+    )
+  os.environ["JAX_PLATFORMS"] = "cpu"
+  os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # Do not ask the cloud for a TPU.
+  os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
+  os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
+
+
+def devices(topology: str) -> list[Any]:
+  """Returns the devices of a topology, such as "v5e:8x8".
+
+  Raises:
+    UserError: there is no such topology.
+  """
+  from jax.experimental import topologies
+
+  try:
+    description = topologies.get_topology_desc(
+      topology_name=topology, platform="tpu"
+    )
+  except Exception as error:
+    reason = str(error).splitlines()[0]
+    raise UserError(
+      f"--topology={topology} is not a TPU topology ({reason}); give one like"
+      f" {', '.join(TOPOLOGIES)}"
+    ) from error
+  return list(description.devices)
+
+
+def chip(device_kind: str) -> Chip:
+  """Returns the figures of a device.
+
+  Raises:
+    UserError: there are none for this kind.
+  """
+  known = [name for name in _CHIPS if device_kind.startswith(name)]
+  if not known:
+    raise UserError(f"there are no figures for {device_kind!r}")
+  return _CHIPS[max(known, key=len)]

@@ -1,0 +1,129 @@
+"""The figures of a compiled program, and their table."""
+
+import collections
+import re
+from typing import Any
+
+from perceiver_jax.training.logs.run_summary import human
+from scripts.compile_ahead import hlo
+from scripts.compile_ahead.chips import Chip
+from scripts.compile_ahead.program import Compiled
+
+_NUM_COSTLIEST = 10
+
+
+def figures(compiled: Compiled, chip: Chip, num_devices: int) -> dict[str, Any]:
+  """Returns the figures of a program, JSON-able.
+
+  Times are those of one device, in seconds.
+  """
+  result: dict[str, Any] = {
+    "compile_seconds": round(compiled.seconds, 1),
+    "attention": compiled.attention,
+    "hbm_bytes": int(chip.hbm_bytes),
+    "exceeds_by": compiled.exceeds_by,
+    "memory": compiled.memory,
+  }
+  if not compiled.text:
+    return result
+  program = hlo.operations(compiled.text)
+  seconds = sum(x.cycles * x.count for x in program) / chip.clock
+  ideal = compiled.train_flops / num_devices / chip.flops
+  opcodes = collections.Counter()
+  for each in program:
+    opcodes[each.opcode] += 1
+  costliest = sorted(program, key=lambda x: -x.cycles * x.count)
+  return result | {
+    "estimated_seconds": seconds,
+    "estimated_mfu": ideal / seconds if seconds else 0.0,
+    "has_open_loops": hlo.has_open_loops(compiled.text),
+    "operations": dict(opcodes.most_common()),
+    "collective_bytes": hlo.collective_bytes(program, compiled.text),
+    "parts": parts(program, chip),
+    "costliest": [
+      {
+        "name": x.name,
+        "scope": x.scope,
+        "seconds": x.cycles * x.count / chip.clock,
+        "count": x.count,
+      }
+      for x in costliest[:_NUM_COSTLIEST]
+    ],
+  }
+
+
+def text(result: dict[str, Any]) -> str:
+  """Formats the figures for a terminal."""
+  lines = [f"  compiled in   {result['compile_seconds']:.1f} s"]
+  lines += [f"  attention     {', '.join(result['attention'])}"]
+  hbm = human(result["hbm_bytes"], "B")
+  if result["exceeds_by"]:
+    missing = human(result["exceeds_by"], "B")
+    return "\n".join([
+      *lines,
+      f"  memory        does not fit: {missing} more than the {hbm} of a chip;"
+      " set config.num_microbatches (or --fit), config.model.encoder.remat or a"
+      " smaller config.batch_size",
+    ])  # fmt: skip
+  memory = result["memory"]
+  inner = ", ".join(f"{human(n, 'B')} {name}" for name, n in memory.items())
+  total = human(sum(memory.values()), "B")
+  lines.append(f"  memory        {total} of {hbm} a device ({inner})")
+  bytes_moved = result["collective_bytes"].items()
+  collectives = ", ".join(f"{name} {human(n, 'B')}" for name, n in bytes_moved)
+  lines.append(f"  collectives   {collectives or 'none'}")
+  lines.append(
+    f"  estimated     {1e3 * result['estimated_seconds']:.1f} ms, MFU"
+    f" {result['estimated_mfu']:.1%} (a model of the compiler, not a"
+    " measurement)"
+  )
+  if result["has_open_loops"]:
+    lines.append("                loops that depend on data count once")
+  lines += ["", f"  {'part':<44}{'ms':>9}{'products':>10}{'memory':>9}  bound"]
+  for name, part in result["parts"].items():
+    products, memory_time = part["flops_seconds"], part["hbm_seconds"]
+    bound = "compute" if products > memory_time else "memory"
+    lines.append(
+      f"  {name:<44}{1e3 * part['seconds']:>9.2f}{1e3 * products:>10.2f}"
+      f"{1e3 * memory_time:>9.2f}  {bound}"
+    )
+  lines += ["", "  costliest operations"]
+  lines += [
+    f"  {1e3 * x['seconds']:>9.2f} ms  {x['count']:>4} x {x['name']}"
+    f"  {_short(x['scope'])}"
+    for x in result["costliest"]
+  ]
+  counts = ", ".join(
+    f"{n} {name}" for name, n in list(result["operations"].items())[:8]
+  )
+  return "\n".join([*lines, "", f"  operations    {counts}"])
+
+
+def parts(program: list[hlo.Operation], chip: Chip) -> dict[str, Any]:
+  """Sums estimated time, and the least time of products and memory, by part."""
+  sums: dict[str, dict[str, float]] = {}
+  for each in program:
+    part = sums.setdefault(
+      part_of(each.scope),
+      {"seconds": 0.0, "flops_seconds": 0.0, "hbm_seconds": 0.0},
+    )
+    part["seconds"] += each.cycles * each.count / chip.clock
+    part["flops_seconds"] += each.flops * each.count / chip.flops
+    part["hbm_seconds"] += each.hbm_bytes * each.count / chip.bandwidth
+  return dict(sorted(sums.items(), key=lambda item: -item[1]["seconds"]))
+
+
+def part_of(scope: str) -> str:
+  """Returns the part of the model, and the pass, of an operation."""
+  backward = "transpose(" in scope
+  path = re.sub(r"\w+\(|\)", "", scope).split("/")
+  if "perceiver" not in path:
+    return "optimizer and metrics"
+  modules = path[path.index("perceiver") + 1 :][:2]
+  return "/".join(modules) + (" (backward)" if backward else "")
+
+
+def _short(scope: str) -> str:
+  path = [p for p in re.sub(r"\w+\(|\)", "", scope).split("/") if p]
+  skipped = ("_fun", "shard_map", "while", "body", "closed_call", "checkpoint")
+  return "/".join(p for p in path if p not in skipped)[-70:]

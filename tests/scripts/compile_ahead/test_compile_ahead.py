@@ -1,0 +1,85 @@
+"""Compiling a run for TPUs on a machine without any."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from perceiver_jax.errors import UserError
+from scripts.compile_ahead import chips, program
+
+_COMMAND = [sys.executable, "-m", "scripts.compile_ahead"]
+
+
+def _run(*flags, timeout=300):
+  return subprocess.run(
+    [*_COMMAND, *flags],
+    capture_output=True,
+    text=True,
+    timeout=timeout,
+    env=os.environ | {"XLA_FLAGS": ""},
+  )
+
+
+def test_the_most_specific_name_of_a_chip_counts():
+  assert chips.chip("TPU v5 lite").hbm_bytes == 16 * 2**30
+  assert chips.chip("TPU v5").hbm_bytes == 95 * 2**30
+
+
+def test_an_unknown_chip_is_refused():
+  with pytest.raises(UserError, match="no figures for 'TPU v99'"):
+    chips.chip("TPU v99")
+
+
+def test_the_missing_memory_is_read_from_the_compilers_message():
+  message = (
+    "XLA:TPU compile permanent error. Ran out of memory in memory space hbm."
+    " Used 20.55G of 15.75G hbm. Exceeded hbm capacity by 4.80G."
+  )
+  assert program.excess_bytes(message) == int(4.8 * 2**30)
+  assert program.excess_bytes("another error") == 0
+
+
+def test_topologies_are_listed():
+  done = _run("--list_topologies")
+  assert done.returncode == 0
+  assert "v5e:8x8" in done.stdout.split()
+
+
+@pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed"
+)
+def test_without_libtpu_the_error_says_what_to_install():
+  done = _run("--config=configs/digits.py:smoke")
+  assert done.returncode == 2
+  assert "pip install -e '.[compile-ahead]'" in done.stderr
+  assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
+)
+def test_a_train_step_compiles_for_tpus(tmp_path):
+  figures, module = tmp_path / "figures.json", tmp_path / "module.txt"
+  done = _run(
+    "--config=configs/digits.py:smoke",
+    "--config.precision=bfloat16",
+    "--topology=v5e:2x2",
+    f"--json={figures}",
+    f"--hlo={module}",
+    timeout=900,
+  )
+  assert done.returncode == 0, done.stderr
+  result = json.loads(figures.read_text())
+  assert result["exceeds_by"] == 0
+  assert 0 < sum(result["memory"].values()) < result["hbm_bytes"]
+  assert result["estimated_seconds"] > 0
+  assert list(result["collective_bytes"]) == ["all-reduce"]
+  text = module.read_text()
+  assert text.startswith("HloModule")
+  assert "f64[" not in text  # No float64 in the step.
+  assert "input_output_alias" in text  # The state is donated.
