@@ -1,4 +1,4 @@
-"""Reads and writes audio as numpy arrays, from audio and video files.
+"""Reads audio from audio and video files, and writes .wav files.
 
 Shapes: S samples, usually in [-1, 1]. Times are in seconds from the beginning
 of the file, as in `video`.
@@ -72,15 +72,15 @@ def read_audio(
     raise UserError(f"start must be 0 or more seconds, got {start}")
   length = math.inf if num_samples is None else num_samples / sample_rate
   part = _read(path, start, start + length, sample_rate)
-  sound = _resample(part, sample_rate)
+  audio = _resample(part, sample_rate)
   skipped = round(start * sample_rate) - part.first * sample_rate // part.rate
-  clip = sound[skipped:][:num_samples]
+  clip = audio[skipped:][:num_samples]
   missing = 0 if num_samples is None else num_samples - len(clip)
   if not len(clip) or missing > _MISSING * sample_rate:
     needed = "" if num_samples is None else f" and not {length:.2f}"
     raise UserError(
-      f"{str(path)!r} has {len(clip) / sample_rate:.2f} seconds of sound from "
-      f"second {start:g} on{needed}; start earlier or give longer sound"
+      f"{str(path)!r} has {len(clip) / sample_rate:.2f} seconds of audio from "
+      f"second {start:g} on{needed}; start earlier or give a longer file"
     )
   return np.pad(clip, ((0, missing), (0, 0)))
 
@@ -101,19 +101,19 @@ def write_wav(
     ValueError: `audio` is not valid audio.
   """
   if Path(path).suffix.lower() != ".wav":
-    raise UserError(f"sound is written to .wav files, not {Path(path).name!r}")
+    raise UserError(f"audio is written to .wav files, not {Path(path).name!r}")
   if audio.ndim not in (1, 2) or not np.issubdtype(audio.dtype, np.floating):
-    raise ValueError(f"audio is floats [S, channels], got {audio.shape}")
+    raise ValueError(f"audio must be floats [S, channels], got {audio.shape}")
   try:
     import soundfile
   except ImportError as error:
     raise UserError(
-      "writing sound needs soundfile: pip install 'perceiver_jax[media]'"
+      "writing audio needs soundfile: pip install 'perceiver_jax[media]'"
     ) from error
   try:
     soundfile.write(path, np.clip(audio, -1, 1), sample_rate, "PCM_16")
   except soundfile.SoundFileError as error:
-    raise UserError(f"cannot write the sound {str(path)!r}: {error}") from error
+    raise UserError(f"cannot write the audio {str(path)!r}: {error}") from error
 
 
 def _read(
@@ -194,7 +194,7 @@ def _read_av(
 
 
 def _first(start: float, rate: int, sample_rate: int) -> int:
-  """Returns a sample before `start` that exists at both rates."""
+  """Returns the index of a sample before `start` that is at both rates."""
   step = rate // math.gcd(rate, sample_rate)
   return max(0, math.floor((start - _MARGIN) * rate)) // step * step
 
@@ -214,7 +214,7 @@ def _to_array(
 
 
 def _join(pieces: list[tuple[int, np.ndarray]], first: int) -> np.ndarray:
-  """Joins pieces at their positions, with silence between; [S, channels]."""
+  """Joins parts at their positions, with silence in gaps; [S, channels]."""
   stop = max(place + len(piece) for place, piece in pieces)
   out = np.zeros((max(0, stop - first), pieces[0][1].shape[1]), np.float32)
   for place, piece in pieces:
@@ -232,7 +232,7 @@ def _resample(part: _Part, sample_rate: int) -> np.ndarray:
     import soxr
   except ImportError as error:
     raise UserError(
-      "sound at another rate needs the package soxr: pip install"
+      "audio at another rate needs the package soxr: pip install"
       " 'perceiver_jax[media]'"
     ) from error
   return soxr.resample(part.samples, part.rate, sample_rate)

@@ -19,15 +19,15 @@ _FORMATS = (
   "wav,w64,aiff,flac,mp3,aac,ogg"
 )
 # Formats with the duration in the header (FFmpeg guesses it for others), and
-# how many seconds may be missing, as tracks end at different times.
-_SAY_DURATION = {
+# the seconds that may be missing, since tracks end at different times.
+_HEADER_TOLERANCE = {
   "mov,mp4,m4a,3gp,3g2,mj2": 1.0,
   "matroska,webm": 1.0,
   "flac": 0.1,
 }
 # With variable frame rates, many writers store a duration of one tick for
 # every frame.
-_SHORTEST = 0.002  # seconds
+_MIN_DURATION = 0.002  # seconds
 _SECOND = 1_000_000  # FFmpeg's unit of a file's duration is a microsecond.
 
 
@@ -45,7 +45,7 @@ def import_av() -> ModuleType:
     import av
   except ImportError as error:
     raise UserError(
-      "video and compressed sound need PyAV: pip install 'perceiver_jax[media]'"
+      "video and compressed audio need PyAV: pip install 'perceiver_jax[media]'"
     ) from error
   return av
 
@@ -56,7 +56,7 @@ def opened(path: str | os.PathLike[str], kind: str) -> Iterator[Any]:
 
   Args:
     path: a local file; its format is detected from its content.
-    kind: 'video' or 'audio'. Cover pictures of audio files are not video.
+    kind: 'video' or 'audio'. Cover images of audio files are not video.
 
   Yields:
     The first track of that kind, a PyAV stream with its `container`.
@@ -69,7 +69,7 @@ def opened(path: str | os.PathLike[str], kind: str) -> Iterator[Any]:
   # Opening a pipe would block until another process writes to it.
   if not os.path.isfile(path):
     why = "is not a file" if os.path.exists(path) else "does not exist"
-    raise UserError(f"{str(path)!r} {why}; give a video or sound file")
+    raise UserError(f"{str(path)!r} {why}; give a video or audio file")
   if not os.path.getsize(path):
     raise UserError(f"{str(path)!r} is empty (0 bytes); give another file")
   options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
@@ -81,7 +81,7 @@ def opened(path: str | os.PathLike[str], kind: str) -> Iterator[Any]:
       yield _track(container, kind, path)
   except av.error.FFmpegError as error:
     raise UserError(
-      f"{str(path)!r} cannot be read as video or sound: it is damaged, "
+      f"{str(path)!r} cannot be read as video or audio: it is damaged, "
       f"incomplete or of another type ({error.strerror}); give another file"
     ) from error
 
@@ -97,8 +97,7 @@ def decode(
     start: seconds from the beginning of the file.
 
   Yields:
-    Frames in order of time, from one that is shown at or before `start` if
-    there is one.
+    Frames in order of time, starting at or before `start` if possible.
 
   Raises:
     UserError: as in `opened`; also if the file holds no frame, or is much
@@ -150,8 +149,8 @@ def duration(path: str | os.PathLike[str], kind: str) -> float:
       for packet in _packets(track, path)
       if packet.pts is not None and packet.stream.index == track.index
     ]
-    found = max(ends, default=0.0) - _origin(track)
-  return found if found > 0 else max(t.stop for t in decode(path, kind))
+    seconds = max(ends, default=0.0) - _origin(track)
+  return seconds if seconds > 0 else max(t.stop for t in decode(path, kind))
 
 
 def _track(container: Any, kind: str, path: str | os.PathLike[str]) -> Any:
@@ -221,7 +220,7 @@ def _timed(frame: Any, track: Any, last: Timed | None) -> Timed:
   if track.type == "audio":
     return Timed(start, start + frame.samples / frame.sample_rate, frame)
   length = float((frame.duration or 0) * frame.time_base)
-  if length < _SHORTEST:
+  if length < _MIN_DURATION:
     length = start - last.start if last else 1 / frame_rate(track)
   return Timed(start, start + length, frame)
 
@@ -230,7 +229,7 @@ def _check_end(
   track: Any, reached: float, path: str | os.PathLike[str]
 ) -> None:
   """Raises UserError if the file is much shorter than its header says."""
-  slack = _SAY_DURATION.get(track.container.format.name, math.inf)
+  slack = _HEADER_TOLERANCE.get(track.container.format.name, math.inf)
   promised = (track.container.duration or 0) / _SECOND
   if track.type == "video":
     slack += 2 / frame_rate(track)

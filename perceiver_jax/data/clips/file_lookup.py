@@ -19,21 +19,21 @@ def is_clip(name: str) -> bool:
 def by_stem(root: Path, prefer_video: bool) -> dict[str, str]:
   """Returns the paths of all clips below a folder, by the stem of the name.
 
-  Of several files with the same stem, the first of the preferred kind is
-  returned. Links to other folders are followed.
+  If several files have the same stem, the first of the preferred kind is used.
+  Links to other folders are followed.
 
   Args:
     root: the folder.
     prefer_video: whether to prefer video files to audio files.
   """
-  wanted = _VIDEO if prefer_video else _AUDIO
+  preferred = _VIDEO if prefer_video else _AUDIO
   paths: dict[str, str] = {}
   for folder, names in _folders(root):
     for name in filter(is_clip, names):
       stem = name.rpartition(".")[0]
       if stem not in paths or (
-        name.lower().endswith(wanted)
-        and not paths[stem].lower().endswith(wanted)
+        name.lower().endswith(preferred)
+        and not paths[stem].lower().endswith(preferred)
       ):
         paths[stem] = os.path.join(folder, name)
   return paths
@@ -69,8 +69,8 @@ def _stems(row: Row) -> Iterable[str]:
   milliseconds = lambda seconds: str(round(seconds * 1000))
   padded = lambda seconds: f"{round(seconds):06d}"
   for video in (row.video, f"Y{row.video}"):
-    for shown in (padded, exact, milliseconds, plain):
-      start, stop = shown(row.start), shown(row.stop)
+    for text in (padded, exact, milliseconds, plain):
+      start, stop = text(row.start), text(row.stop)
       yield f"{video}_{start}_{stop}"
       yield f"{video}_{start}"
     yield video

@@ -181,10 +181,10 @@ def _of_list(
   rows = segment_lists.read_rows(listed)
   names = _classes(root, classes, lambda: _listed_classes(root))
   numbers = {name: i for i, name in enumerate(names)}
-  found = file_lookup.by_stem(root, prefer_video)
+  paths = file_lookup.by_stem(root, prefer_video)
   segments, labels, missing = [], [], []
   for row in rows:
-    segment = _find(row, root, found, trimmed)
+    segment = _find(row, root, paths, trimmed)
     if segment is None:
       missing.append(row.file or row.video)
       continue
@@ -230,28 +230,28 @@ def _of_folders(root: Path, split: str, classes: str) -> ClipFiles:
 
 
 def _classes(
-  root: Path, given: str, seen: Callable[[], set[str]]
+  root: Path, path: str, collect: Callable[[], set[str]]
 ) -> Mapping[str, str]:
   """Returns display names of the classes, by their names in lists."""
-  if given:
-    return segment_lists.read_classes(Path(given).expanduser())
+  if path:
+    return segment_lists.read_classes(Path(path).expanduser())
   official = root / segment_lists.AUDIOSET_CLASSES
   if official.is_file():
     return segment_lists.read_classes(official)
-  return {name: name for name in sorted(seen())}
+  return {name: name for name in sorted(collect())}
 
 
 def _listed_classes(root: Path) -> set[str]:
   """Returns the classes of all lists; Kinetics' test.csv has no labels."""
-  found: set[str] = set()
+  names: set[str] = set()
   for path in sorted(root.glob("*.csv")):
     try:
       rows = segment_lists.read_rows(path)
     except segment_lists.NoColumnError as error:
       logging.warning("skipped when collecting classes: %s", error)
       continue
-    found.update(label for row in rows for label in row.labels)
-  return found
+    names.update(label for row in rows for label in row.labels)
+  return names
 
 
 def _folder_classes(root: Path) -> set[str]:
@@ -271,13 +271,13 @@ def _clip_paths(folder: Path) -> list[Path]:
 
 
 def _find(
-  row: Row, root: Path, found: Mapping[str, str], trimmed: bool
+  row: Row, root: Path, paths: Mapping[str, str], trimmed: bool
 ) -> Segment | None:
   """Returns the clip of a row of a list, or None if it has no file."""
   if row.file:
     path = root / row.file
     return Segment(str(path)) if path.is_file() else None
-  path = file_lookup.find(row, found)
+  path = file_lookup.find(row, paths)
   if path is None:
     return None
   listed = row.stop - row.start
@@ -289,12 +289,12 @@ def _find(
 def _read_frames(path: str, window: Window, start: float) -> np.ndarray:
   """Reads uint8 [T, H, W, 3]; repeats the last frame if a few are missing."""
   count = window.num_frames
-  shown = video.frames(path, window.fps, start, window.size or None)
-  frames = [frame for _, frame in itertools.islice(shown, count)]
+  timed_frames = video.frames(path, window.fps, start, window.size or None)
+  frames = [frame for _, frame in itertools.islice(timed_frames, count)]
   missing = count - len(frames)
   if not frames or missing > MISSING * window.fps:
     raise UserError(
-      f"{path!r} has {len(frames)} frames at {window.fps:g} a second from"
+      f"{path!r} has {len(frames)} frames at {window.fps:g} per second from"
       f" second {start:.2f} on and not {count}; give a longer clip"
     )
   return np.stack(frames + frames[-1:] * missing)

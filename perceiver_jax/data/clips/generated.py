@@ -21,10 +21,10 @@ PAIRS = tuple(f"{s} with {t}" for s, t in itertools.product(SHAPES, SOUNDS))
 _SPLITS = ("train", "test")
 # Size of frames if a window gives none.
 _SIZE = (64, 64)
-# Hertz, drawn evenly on a logarithmic scale.
+# Ranges in hertz; pitches are uniform on a logarithmic scale.
 _PITCHES = {"low tone": (150, 300), "high tone": (1000, 2000)}
 _BEEPS = (450, 650)
-# Half the height and width of a shape, as a share of the frame's side.
+# Half the height and width of a shape, as fractions of the frame's.
 _HALVES = {"disc": (0.2, 0.2), "tall bar": (0.3, 0.08), "wide bar": (0.08, 0.3)}
 _MAX_SCALE = 1.5  # Larger shapes would not fit into the frame.
 
@@ -67,7 +67,7 @@ class GeneratedClips:
     """Generates a part of a clip; see `windows.Clips.read`."""
     shape, sound = self._kinds[index]
     start = place * max(0.0, self._seconds - window.seconds)
-    # Seeded per clip, so that all windows of a clip show the same.
+    # Seeded per clip, so that all windows of a clip are consistent.
     rngs = np.random.default_rng((self._seed, index)).spawn(2)
     example = {}
     if window.num_frames:
@@ -77,7 +77,7 @@ class GeneratedClips:
       example["image"] = _frames(SHAPES[shape], half, times, size, rngs[0])
     if window.num_samples:
       times = start + np.arange(window.num_samples) / window.sample_rate
-      example["audio"] = _sound(SOUNDS[sound], times, rngs[1])
+      example["audio"] = _audio(SOUNDS[sound], times, rngs[1])
     return example
 
 
@@ -96,8 +96,8 @@ def generated(
 
   Args:
     split: "train" or "test".
-    num_train: clips of "train".
-    num_test: clips of "test".
+    num_train: number of clips of "train".
+    num_test: number of clips of "test".
     seconds: duration of a clip.
     pairs_only: whether the classes are only the nine pairs of a shape and a
       sound, without the three shapes and the three sounds.
@@ -141,15 +141,16 @@ def _frames(
   down = (y[None, :, None] - center[:, :1, None]) / half[0]
   across = (x[None, None] - center[:, 1:, None]) / half[1]
   if shape == "disc":
-    far = np.hypot(down, across)
+    distance = np.hypot(down, across)
   else:
-    far = np.maximum(np.abs(down), np.abs(across))
-  # About a pixel of blur at the edge, so that motion is smooth.
-  inside = np.clip((1 - far) * min(half) * min(size) + 0.5, 0, 1)[..., None]
+    distance = np.maximum(np.abs(down), np.abs(across))
+  # Blurs the edge by about a pixel, so that motion is smooth.
+  inside = np.clip((1 - distance) * min(half) * min(size) + 0.5, 0, 1)
+  inside = inside[..., None]
   return np.rint(255 * (ground + inside * (ink - ground))).astype(np.uint8)
 
 
-def _sound(
+def _audio(
   sound: str, times: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
   """Generates a steady or beeping tone with some noise; float32 [S, 1]."""

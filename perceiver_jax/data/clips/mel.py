@@ -20,7 +20,7 @@ _FLOOR = 1e-8
 
 
 def log_mel(
-  sound: np.ndarray, sample_rate: int, settings: Mapping[str, Any]
+  audio: np.ndarray, sample_rate: int, settings: Mapping[str, Any]
 ) -> np.ndarray:
   """Computes a log-mel spectrogram.
 
@@ -29,7 +29,7 @@ def log_mel(
   a frame.
 
   Args:
-    sound: float32 [S, 1].
+    audio: float32 [S, 1].
     sample_rate: samples per second.
     settings: `window` and `hop` in samples, `bands`, `lowest` and `highest` in
       Hz; `mean` and `deviation`, by which the logarithm is normalized.
@@ -41,14 +41,14 @@ def log_mel(
     UserError: S is not a multiple of the hop, or a setting is out of range.
   """
   window, hop = settings["window"], settings["hop"]
-  if not 0 < hop <= window or len(sound) % hop or len(sound) <= window:
+  if not 0 < hop <= window or len(audio) % hop or len(audio) <= window:
     raise UserError(
       f"config.data.mel.window is {window} and hop {hop}, for"
-      f" {len(sound)} samples: give a hop that divides the samples, and a"
+      f" {len(audio)} samples: give a hop that divides the samples, and a"
       " window from the hop's size to less than all samples"
     )
   before = (window - hop) // 2
-  padded = np.pad(sound[:, 0], (before, window - hop - before), "reflect")
+  padded = np.pad(audio[:, 0], (before, window - hop - before), "reflect")
   parts = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]
   power = np.abs(np.fft.rfft(parts * _hann(window))) ** 2
   bands = filters(
@@ -58,9 +58,8 @@ def log_mel(
     settings["lowest"],
     settings["highest"],
   )
-  found = np.log(np.maximum(power @ bands.T, _FLOOR))
-  found = (found - settings["mean"]) / settings["deviation"]
-  return found.astype(np.float32)
+  log = np.log(np.maximum(power @ bands.T, _FLOOR))
+  return ((log - settings["mean"]) / settings["deviation"]).astype(np.float32)
 
 
 @functools.lru_cache(maxsize=16)
@@ -97,21 +96,21 @@ def spec_augment(
   Args:
     spectrogram: float32 [F, M], normalized so that 0 is its mean.
     rng: random generator.
-    settings: `num_times` stripes of up to `times` frames, and
-      `num_frequencies` of up to `frequencies` bands.
+    settings: `num_times`, number of stripes of up to `times` frames, and
+      `num_frequencies`, number of stripes of up to `frequencies` bands.
 
   Returns:
     float32 [F, M], 0 where masked.
   """
-  found = spectrogram.copy()
+  masked = spectrogram.copy()
   for axis, name in ((0, "times"), (1, "frequencies")):
-    size = found.shape[axis]
+    size = masked.shape[axis]
     for _ in range(settings[f"num_{name}"]):
       width = int(rng.integers(min(settings[name], size) + 1))
       start = int(rng.integers(size - width + 1))
       stripe = slice(start, start + width)
-      found[(stripe, slice(None)) if axis == 0 else (slice(None), stripe)] = 0
-  return found
+      masked[(stripe, slice(None)) if axis == 0 else (slice(None), stripe)] = 0
+  return masked
 
 
 @functools.lru_cache(maxsize=16)

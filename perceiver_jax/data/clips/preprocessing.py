@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from perceiver_jax.checks import check_leaf_choice
 from perceiver_jax.data.clips import mel
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.images import resizing, transforms
@@ -25,8 +26,8 @@ class ClipPreprocessing:
 
   Args:
     settings: `data` section of a config, with `image_size`, `sample_rate`,
-      `normalization`, `crop`, `flip`, `colour`, `sound`, `mel`, `spec_augment`
-      and `dropout`.
+      `normalization`, `crop`, `flip`, `color_jitter`, `audio`, `mel`,
+      `spec_augment` and `dropout`.
 
   Raises:
     UserError: a setting is unknown or out of range.
@@ -35,11 +36,7 @@ class ClipPreprocessing:
   def __init__(self, settings: Mapping[str, Any]):
     self._settings = settings
     for leaf, choices in (("crop", CROPS), ("audio", AUDIO_FORMATS)):
-      if settings[leaf] not in choices:
-        raise UserError(
-          f"config.data.{leaf} is {settings[leaf]!r}; choose one of"
-          f" {', '.join(choices)}"
-        )
+      check_leaf_choice(f"data.{leaf}", settings[leaf], choices)
     for name, share in settings["dropout"].items():
       if not 0 <= share < 1:
         raise UserError(
@@ -62,32 +59,32 @@ class ClipPreprocessing:
       The example with `image` float32 [T, H, W, 3], and `audio` float32 [S, 1]
       or the flattened spectrogram [frames x bands, 1].
     """
-    found = dict(example)
-    if "image" in found:
-      found["image"] = self._normalized(found["image"])
-    if "audio" in found and self._settings["audio"] == "mel":
-      found["audio"] = self._spectrogram(found["audio"]).reshape(-1, 1)
-    return found
+    example = dict(example)
+    if "image" in example:
+      example["image"] = self._normalized(example["image"])
+    if "audio" in example and self._settings["audio"] == "mel":
+      example["audio"] = self._spectrogram(example["audio"]).reshape(-1, 1)
+    return example
 
   def train(self, example: Example, rng: np.random.Generator) -> Example:
     """Augments a window; see `evaluate` for arguments and return value."""
-    settings, found = self._settings, dict(example)
-    if "image" in found:
-      frames = self._cropped(found["image"], rng)
+    settings, example = self._settings, dict(example)
+    if "image" in example:
+      frames = self._cropped(example["image"], rng)
       if settings["flip"] and rng.random() < 0.5:
         frames = frames[:, :, ::-1]
       if rng.random() < settings["color_jitter"]["probability"]:
         frames = color_jitter(frames, rng, settings["color_jitter"])
-      found["image"] = self._normalized(frames)
-    if "audio" in found and settings["audio"] == "mel":
-      spectrogram = self._spectrogram(found["audio"])
+      example["image"] = self._normalized(frames)
+    if "audio" in example and settings["audio"] == "mel":
+      spectrogram = self._spectrogram(example["audio"])
       spectrogram = mel.spec_augment(spectrogram, rng, settings["spec_augment"])
-      found["audio"] = spectrogram.reshape(-1, 1)
+      example["audio"] = spectrogram.reshape(-1, 1)
     for name, share in settings["dropout"].items():
       # Drops a whole modality of the example (Perceiver, AudioSet).
-      if rng.random() < share and name in found:
-        found[name] = np.zeros_like(found[name])
-    return found
+      if rng.random() < share and name in example:
+        example[name] = np.zeros_like(example[name])
+    return example
 
   def pixels(self, frames: np.ndarray) -> np.ndarray:
     """Converts normalized frames [..., C] to uint8 pixels."""
@@ -110,9 +107,9 @@ class ClipPreprocessing:
       frames.astype(np.float32), self._settings["normalization"]
     )
 
-  def _spectrogram(self, sound: np.ndarray) -> np.ndarray:
+  def _spectrogram(self, audio: np.ndarray) -> np.ndarray:
     return mel.log_mel(
-      sound, self._settings["sample_rate"], self._settings["mel"]
+      audio, self._settings["sample_rate"], self._settings["mel"]
     )
 
 

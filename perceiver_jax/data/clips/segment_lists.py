@@ -64,7 +64,7 @@ def read_rows(path: str | os.PathLike[str]) -> list[Row]:
     ) from error
   except (UnicodeDecodeError, csv.Error) as error:
     raise UserError(
-      f"{str(path)!r} is no CSV file ({error}); {_EXPECTED}"
+      f"{str(path)!r} is not a CSV file ({error}); {_EXPECTED}"
     ) from error
 
 
@@ -82,7 +82,7 @@ def read_classes(path: str | os.PathLike[str]) -> dict[str, str]:
   except (OSError, UnicodeDecodeError) as error:
     raise UserError(
       f"{str(path)!r} can't be read ({error}); give"
-      f" AudioSet's {AUDIOSET_CLASSES} or a file with a class a line"
+      f" AudioSet's {AUDIOSET_CLASSES} or a file with one class per line"
     ) from error
   lines = [line for line in lines if line.strip()]
   if lines and lines[0].replace(" ", "") == "index,mid,display_name":
@@ -118,8 +118,7 @@ def _rows(lines: Iterator[str], path: str | os.PathLike[str]) -> Iterator[Row]:
           f"{str(path)!r} has no column {error}; {_EXPECTED}"
         ) from error
       raise UserError(
-        f"line {number} of {str(path)!r} can't be understood ({error!r});"
-        f" {_EXPECTED}"
+        f"line {number} of {str(path)!r} is invalid ({error!r}); {_EXPECTED}"
       ) from error
 
 

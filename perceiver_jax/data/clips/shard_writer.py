@@ -159,10 +159,10 @@ def read_whole(segment: Segment, settings: Settings) -> bytes:
   frames: list[np.ndarray] = []
   if settings.fps:
     count = max(1, round(length * settings.fps))
-    shown = video.frames(path, settings.fps, start)
+    timed_frames = video.frames(path, settings.fps, start)
     frames = [
       _shrink(frame, settings.size)
-      for _, frame in itertools.islice(shown, count)
+      for _, frame in itertools.islice(timed_frames, count)
     ]
     if not frames:
       raise UserError(

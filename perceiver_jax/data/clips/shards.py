@@ -24,7 +24,7 @@ from perceiver_jax.data.images import codec, resizing
 from perceiver_jax.errors import UserError
 
 _FULL_SCALE = 2**15 - 1
-_AGAIN = "remove what is damaged and prepare the split again"
+_AGAIN = "remove it and prepare the split again"
 
 
 class ClipShards:
@@ -76,17 +76,17 @@ class ClipShards:
     fps, sample_rate = self._rates
     if window.num_frames and not fps:
       raise UserError(
-        "the clips were prepared with --fps=0: without pictures, which the"
-        " model takes; prepare them again, or choose a model of sound"
+        "the clips were prepared with --fps=0, without video, which the model"
+        " takes; prepare them again, or choose a model of audio"
       )
     if window.num_samples and not sample_rate:
       raise UserError(
-        "the clips were prepared with --sample_rate=0: without sound, which the"
-        " model takes; prepare them again, or choose a model of pictures"
+        "the clips were prepared with --sample_rate=0, without audio, which the"
+        " model takes; prepare them again, or choose a model of video"
       )
     if window.num_samples and window.sample_rate != sample_rate:
       raise UserError(
-        f"sound is stored at {sample_rate} Hz and not {window.sample_rate};"
+        f"audio is stored at {sample_rate} Hz and not {window.sample_rate};"
         " set config.data.sample_rate, or prepare the clips again"
       )
 
@@ -183,7 +183,7 @@ def decode(
   start = place * max(0.0, min(lengths) - window.seconds)
   example = {}
   if window.num_frames:
-    # The frame on screen at each time; the last one beyond the end.
+    # The frame on screen at each time, which after the end is the last one.
     times = start + np.arange(window.num_frames) / window.fps
     numbers = np.floor(times * fps + 1e-6).astype(int)
     if not len(ends) or numbers[-1] >= len(ends) + MISSING * fps:
@@ -214,16 +214,16 @@ def shards(directory: str | os.PathLike[str], split: str) -> ClipShards:
   if not directory or not index.is_file():
     raise UserError(
       f"there is no {str(index)!r}; set"
-      " config.data.source_args.shards.directory to where"
-      " scripts.data.prepare_clips has written the split"
+      " config.data.source_args.shards.directory to the folder that"
+      " scripts.data.prepare_clips has written"
     )
   contents = read_index(index)
   files = {str(index.parent / k): n for k, n in contents["files"].items()}
-  lost = [path for path in files if not os.path.isfile(path)]
-  if lost:
+  missing = [path for path in files if not os.path.isfile(path)]
+  if missing:
     raise UserError(
-      f"{len(lost)} of {len(files)} files of {str(index)!r} are missing, the"
-      f" first of them {lost[0]!r}; copy them or prepare the split again"
+      f"{len(missing)} of {len(files)} files of {str(index)!r} are missing, the"
+      f" first of them {missing[0]!r}; copy them or prepare the split again"
     )
   if sum(files.values()) != len(contents["labels"]):
     raise UserError(
@@ -269,8 +269,8 @@ def _decode_frames(
   decoded = {}
   for number in np.unique(numbers):
     data = frames[starts[number] : ends[number]].tobytes()
-    picture = codec.decode_image(data, name="a frame")
-    decoded[number] = resizing.fit(picture, *size) if size else picture
+    image = codec.decode_image(data, name="a frame")
+    decoded[number] = resizing.fit(image, *size) if size else image
   return np.stack([decoded[number] for number in numbers])
 
 

@@ -1,4 +1,4 @@
-"""Reads video files as numpy arrays, by the time stamps of their frames.
+"""Reads video files as NumPy arrays, by the timestamps of their frames.
 
 Shapes: T frames, H height, W width; pixels are uint8 RGB. Times are in seconds
 from the beginning of the file, the same for video and audio.
@@ -51,14 +51,14 @@ def read_video(
   if num_frames < 1:
     raise UserError(f"num_frames must be at least 1, got {num_frames}")
   clip = itertools.islice(frames(path, fps, start, size), num_frames)
-  pictures = [picture for _, picture in clip]
-  if len(pictures) < num_frames:
+  images = [image for _, image in clip]
+  if len(images) < num_frames:
     raise UserError(
-      f"{str(path)!r} has {len(pictures)} frames at {fps:g} a second from "
+      f"{str(path)!r} has {len(images)} frames at {fps:g} per second from "
       f"second {start:g} on and not {num_frames}; start earlier or give a "
       "longer video"
     )
-  return np.stack(pictures)
+  return np.stack(images)
 
 
 def frames(
@@ -100,32 +100,34 @@ def _frames(
   start: float,
   size: tuple[int, int] | None,
 ) -> Iterator[tuple[float, np.ndarray]]:
-  shown = _until_the_next(av_decoding.decode(path, "video", start))
+  timed_frames = _without_gaps(av_decoding.decode(path, "video", start))
   if fps is None:
     early = start + _ROUNDING
-    shown = itertools.dropwhile(lambda timed: timed.stop <= early, shown)
+    timed_frames = itertools.dropwhile(
+      lambda timed: timed.stop <= early, timed_frames
+    )
   else:
-    shown = _constant(shown, fps, start)
-  for time, _, frame in shown:
-    picture = _to_rgb(frame)
+    timed_frames = _at_constant_rate(timed_frames, fps, start)
+  for time, _, frame in timed_frames:
+    image = _to_rgb(frame)
     # A stream may change its size, but the output has a constant size.
-    size = size or picture.shape[:2]
-    yield time, resizing.fit(picture, *size)
+    size = size or image.shape[:2]
+    yield time, resizing.fit(image, *size)
 
 
-def _until_the_next(shown: Iterator[Timed]) -> Iterator[Timed]:
+def _without_gaps(timed_frames: Iterator[Timed]) -> Iterator[Timed]:
   """Extends every frame to the start of the next."""
-  for timed, after in itertools.pairwise(itertools.chain(shown, [None])):
+  for timed, after in itertools.pairwise(itertools.chain(timed_frames, [None])):
     yield timed._replace(stop=after.start) if after else timed
 
 
-def _constant(
-  shown: Iterator[Timed], fps: float, start: float
+def _at_constant_rate(
+  timed_frames: Iterator[Timed], fps: float, start: float
 ) -> Iterator[Timed]:
   """Repeats and drops frames, so that frame k is at `start + k / fps`."""
   number = 0
   # The first frame is also used for times before it.
-  for _, stop, frame in shown:
+  for _, stop, frame in timed_frames:
     while (time := start + number / fps) < stop - _ROUNDING:
       number += 1
       yield Timed(time, start + number / fps, frame)
@@ -133,6 +135,6 @@ def _constant(
 
 def _to_rgb(frame: Any) -> np.ndarray:
   """Converts a PyAV frame to uint8 [H, W, 3], upright."""
-  picture = frame.to_ndarray(format="rgb24")
+  image = frame.to_ndarray(format="rgb24")
   # Phones store video sideways, with the rotation as metadata.
-  return np.rot90(picture, round(frame.rotation / 90))
+  return np.rot90(image, round(frame.rotation / 90))

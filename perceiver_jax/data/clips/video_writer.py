@@ -16,7 +16,7 @@ import numpy as np
 from perceiver_jax.data.clips import av_decoding
 from perceiver_jax.errors import UserError
 
-# FFmpeg's constants of the color space, stored in the file for players.
+# FFmpeg's constants of the color space, which players read from the file.
 _BT709 = 1
 _LIMITED_RANGE = 1
 # Visually lossless, in a third of the time of the default preset.
@@ -25,7 +25,7 @@ _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
 _SAMPLES = 1024  # Samples of an AAC frame.
 # Bits per second and channel. FFmpeg's default has audible artifacts on tones.
 _AAC_BITS = 128_000
-_AAC_BITS_A_SAMPLE = 6  # The maximum for AAC.
+_AAC_BITS_PER_SAMPLE = 6  # The maximum for AAC.
 
 # Start in seconds, track, and frame.
 _Item = tuple[Fraction, Any, Any]
@@ -67,9 +67,9 @@ def write_video(
   options = {"movflags": "+faststart"}
   try:
     with av.open(f"file:{partial}", "w", "mp4", options=options) as container:
-      items = [_pictures(container, frames, fps)]
+      items = [_video_items(container, frames, fps)]
       if audio is not None and audio.size:
-        items.append(_sounds(container, audio, sample_rate))
+        items.append(_audio_items(container, audio, sample_rate))
       for _, track, frame in heapq.merge(*items, key=lambda item: item[0]):
         container.mux(track.encode(frame))
       for track in container.streams:
@@ -83,7 +83,7 @@ def write_video(
     partial.unlink(missing_ok=True)
 
 
-def _pictures(
+def _video_items(
   container: Any, frames: Iterable[np.ndarray], fps: float
 ) -> Iterator[_Item]:
   """Adds a video track; iterates over its frames."""
@@ -100,23 +100,23 @@ def _pictures(
   context.color_range = _LIMITED_RANGE
 
   def items() -> Iterator[_Item]:
-    for number, picture in enumerate(itertools.chain([first], frames)):
-      if picture.shape != (*first.shape[:2], 3) or picture.dtype != np.uint8:
+    for number, image in enumerate(itertools.chain([first], frames)):
+      if image.shape != (*first.shape[:2], 3) or image.dtype != np.uint8:
         raise ValueError(
-          f"frames are uint8 [H, W, 3] of one size, got {picture.dtype} "
-          f"{picture.shape}; the first is {first.shape}"
+          f"frames must be uint8 [H, W, 3] of one size, got {image.dtype} "
+          f"{image.shape}; the first is {first.shape}"
         )
-      yield number / rate, track, _from_rgb(picture, number)
+      yield number / rate, track, _from_rgb(image, number)
 
   return items()
 
 
-def _from_rgb(picture: np.ndarray, number: int) -> Any:
+def _from_rgb(image: np.ndarray, number: int) -> Any:
   """Converts uint8 [H, W, 3] to a frame of the encoder."""
-  odd = [(0, n % 2) for n in picture.shape]
-  odd[2] = (0, 0)
+  padding = [(0, n % 2) for n in image.shape]
+  padding[2] = (0, 0)
   frame = av_decoding.import_av().VideoFrame.from_ndarray(
-    np.pad(picture, odd, mode="edge"), format="rgb24"
+    np.pad(image, padding, mode="edge"), format="rgb24"
   )
   frame = frame.reformat(
     format="yuv420p", dst_colorspace=_BT709, dst_color_range=_LIMITED_RANGE
@@ -125,24 +125,24 @@ def _from_rgb(picture: np.ndarray, number: int) -> Any:
   return frame
 
 
-def _sounds(
+def _audio_items(
   container: Any, audio: np.ndarray, sample_rate: int
 ) -> Iterator[_Item]:
   """Adds an audio track; iterates over its frames."""
   av = av_decoding.import_av()
   audio = audio[:, None] if audio.ndim == 1 else audio
   if audio.ndim != 2 or not np.issubdtype(audio.dtype, np.floating):
-    raise ValueError(f"audio is floats [S, channels], got {audio.shape}")
+    raise ValueError(f"audio must be floats [S, channels], got {audio.shape}")
   rates = av.Codec("aac", "w").audio_rates
   layout = _LAYOUTS.get(audio.shape[1])
   if layout is None or sample_rate not in rates:
     raise UserError(
-      f"sound of {audio.shape[1]} channels at {sample_rate} Hz cannot be "
+      f"audio of {audio.shape[1]} channels at {sample_rate} Hz cannot be "
       f"written to an mp4 file: channels are {_choices(_LAYOUTS)}, rates "
       f"{_choices(rates)}"
     )
   track = container.add_stream("aac", rate=sample_rate, layout=layout)
-  bits = min(_AAC_BITS, _AAC_BITS_A_SAMPLE * sample_rate)
+  bits = min(_AAC_BITS, _AAC_BITS_PER_SAMPLE * sample_rate)
   track.bit_rate = bits * audio.shape[1]
 
   def items() -> Iterator[_Item]:

@@ -17,8 +17,7 @@ from perceiver_jax.errors import UserError
 # Video or audio may end this much before the clip does. The last frame is
 # repeated, and audio is padded with silence.
 MISSING = 0.2  # seconds
-# As a share of the clips.
-_MAX_UNREADABLE = 0.01
+_MAX_UNREADABLE = 0.01  # As a share of the clips.
 
 
 class Window(NamedTuple):

@@ -1,8 +1,8 @@
 """Mixes several sources by weight.
 
-`grain.MapDataset.mix` ends an epoch where its first dataset is exhausted, so
-not every example of the others comes. `Mixture` is a source with a length
-instead: the pipeline shuffles it and numbers its examples as any other.
+`grain.MapDataset.mix` ends an epoch when its first data set is exhausted, so
+that examples of the others may be missing. `Mixture` instead is a source with a
+length, which the pipeline shuffles like any other.
 """
 
 import math
@@ -24,9 +24,9 @@ class Mixture:
   smaller sources.
 
   Args:
-    sources: by name; none may be empty.
-    weights: of each source; they need not add up to 1, and are rounded to
-      thousandths of the total.
+    sources: sources by name; none may be empty.
+    weights: weight of each source; they need not add up to 1, and are rounded
+      to thousandths of the total.
 
   Raises:
     ValueError: there is no source, or a weight is not a positive number.
@@ -45,7 +45,7 @@ class Mixture:
     owners = np.repeat(np.arange(len(shares)), self._counts)
     owners = np.random.default_rng(0).permutation(owners)
     self._owners = owners
-    # Of each position: earlier positions of the pattern with the same source.
+    # Number of earlier positions in the pattern with the same source.
     ranks = np.zeros(_PATTERN, np.int64)
     for source in range(len(shares)):
       is_owner = owners == source
@@ -63,9 +63,9 @@ class Mixture:
     return self._length
 
   def __getitem__(self, index: int) -> Example:
-    turn, place = divmod(index, _PATTERN)
-    owner = self._owners[place]
-    within = turn * int(self._counts[owner]) + int(self._ranks[place])
+    turn, position = divmod(index, _PATTERN)
+    owner = self._owners[position]
+    within = turn * int(self._counts[owner]) + int(self._ranks[position])
     source = self._sources[owner]
     return {**source[within % len(source)], "position": index}
 

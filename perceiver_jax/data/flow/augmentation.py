@@ -70,29 +70,29 @@ def make_augmentation(settings: Mapping[str, Any]) -> Augmentation:
       f"config.data.augmentation has no {', '.join(unknown)}; choose from"
       f" {', '.join(Augmentation._fields)}"
     )
-  how = Augmentation(**settings)
-  if how.crop_margin < 0:
+  augmentation = Augmentation(**settings)
+  margin = augmentation.crop_margin
+  if margin < 0:
     raise UserError(
-      f"config.data.augmentation.crop_margin is {how.crop_margin}; give 0 or"
-      " more pixels"
+      f"config.data.augmentation.crop_margin is {margin}; give 0 or more pixels"
     )
   ranges = {
-    "erase_size": how.erase_size,
-    "min_scale to max_scale": (how.min_scale, how.max_scale),
+    "erase_size": augmentation.erase_size,
+    "min_scale to max_scale": (augmentation.min_scale, augmentation.max_scale),
   }
   for name, (low, high) in ranges.items():
     if low > high:
       raise UserError(
         f"config.data.augmentation has {name} from {low} to {high}; give the"
-        " least and the most"
+        " minimum and the maximum"
       )
-  return how
+  return augmentation
 
 
 def augment(
   example: Example,
   rng: np.random.Generator,
-  how: Augmentation,
+  settings: Augmentation,
   size: tuple[int, int],
   severity: float,
 ) -> Example:
@@ -101,7 +101,7 @@ def augment(
   Args:
     example: see `sources`.
     rng: random generator.
-    how: augmentation at severity 1.
+    settings: the augmentation at severity 1.
     size: (h, w).
     severity: 0 to 1; shares and strengths are multiplied by it.
 
@@ -110,14 +110,17 @@ def augment(
   """
   frames = example["frames"]
   if severity:
-    frames = _colors(frames, rng, how, severity)
-    if rng.random() < severity * how.erase_share:
-      frames = _erased(frames, rng, how.erase_size)
-  scales = _scales(rng, how, severity)
+    frames = _colors(frames, rng, settings, severity)
+    if rng.random() < severity * settings.erase_share:
+      frames = _erased(frames, rng, settings.erase_size)
+  scales = _scales(rng, settings, severity)
   example = resized_crop(
-    {**example, "frames": frames}, rng, size, scales, how.crop_margin
+    {**example, "frames": frames}, rng, size, scales, settings.crop_margin
   )
-  for axis, share in ((1, how.left_right_share), (0, how.up_down_share)):
+  for axis, share in (
+    (1, settings.left_right_share),
+    (0, settings.up_down_share),
+  ):
     if rng.random() < severity * share:
       example = flip(example, axis)
   return example
@@ -183,14 +186,14 @@ def flip(example: Example, axis: int) -> Example:
 
 
 def _scales(
-  rng: np.random.Generator, how: Augmentation, severity: float
+  rng: np.random.Generator, settings: Augmentation, severity: float
 ) -> tuple[float, float]:
   """Draws the vertical and horizontal scale."""
   both, along = 0.0, np.zeros(2)
-  if rng.random() < severity * how.spatial_share:
-    both = severity * rng.uniform(how.min_scale, how.max_scale)
-    if rng.random() < severity * how.stretch_share:
-      along = severity * rng.uniform(-how.stretch, how.stretch, 2)
+  if rng.random() < severity * settings.spatial_share:
+    both = severity * rng.uniform(settings.min_scale, settings.max_scale)
+    if rng.random() < severity * settings.stretch_share:
+      along = severity * rng.uniform(-settings.stretch, settings.stretch, 2)
   down, across = 2.0 ** (both + along)
   return float(down), float(across)
 
@@ -198,24 +201,28 @@ def _scales(
 def _colors(
   frames: np.ndarray,
   rng: np.random.Generator,
-  how: Augmentation,
+  settings: Augmentation,
   severity: float,
 ) -> np.ndarray:
-  """Jitters the colors of both frames alike, or of each separately."""
-  if rng.random() < severity * how.asymmetric_share:
-    return np.stack([_jittered(f[None], rng, how, severity)[0] for f in frames])
-  return _jittered(frames, rng, how, severity)
+  """Jitters the colors of both frames equally, or of each separately."""
+  if rng.random() < severity * settings.asymmetric_share:
+    return np.stack(
+      [_jittered(f[None], rng, settings, severity)[0] for f in frames]
+    )
+  return _jittered(frames, rng, settings, severity)
 
 
 def _jittered(
   frames: np.ndarray,
   rng: np.random.Generator,
-  how: Augmentation,
+  settings: Augmentation,
   severity: float,
 ) -> np.ndarray:
   """Jitters brightness, contrast, saturation and hue; uint8 [n, H, W, 3]."""
-  most = np.array([how.brightness, how.contrast, how.saturation, how.hue])
-  light, contrast, saturation, hue = severity * most * rng.uniform(-1, 1, 4)
+  largest = np.array(
+    [settings.brightness, settings.contrast, settings.saturation, settings.hue]
+  )
+  light, contrast, saturation, hue = severity * largest * rng.uniform(-1, 1, 4)
   pixels = frames.reshape(-1, frames.shape[2], 3)
   mean = np.array(cv2.mean(pixels)[:3])
   gray = np.tile([0.299, 0.587, 0.114], (3, 1))
@@ -252,8 +259,8 @@ def _erased(
 def _resized_flow(flow: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   """Resizes flow to [h, w]; sparse values are moved, not interpolated.
 
-  A value is moved to the pixel that contains the center of its own, and not
-  copied to pixels without a measurement.
+  A value is moved to the pixel that contains the center of its old pixel.
+  Pixels without a measurement stay unknown.
   """
   known = np.isfinite(flow).all(-1)
   if known.all():

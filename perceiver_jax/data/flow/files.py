@@ -1,4 +1,4 @@
-"""Reads and writes optical flow: Middlebury .flo, KITTI .png and .pfm.
+"""Reads and writes optical flow: Middlebury's .flo, KITTI's .png and .pfm.
 
 Flow is float32 [H, W, 2]: the displacement of each pixel of the first frame, x
 (right) then y (down), in pixels. Unknown flow is NaN in every format. Sizes in
@@ -18,7 +18,7 @@ import numpy as np
 from perceiver_jax.errors import UserError
 
 _FLO_MAGIC = struct.pack("<f", 202021.25)
-# In Middlebury's format, larger values are unknown flow, written as 1e10.
+# In Middlebury's format, larger values mark unknown flow; we write 1e10.
 _FLO_LARGEST = 1e9
 _FLO_UNKNOWN = 1e10
 _PNG_HEADER = re.compile(
@@ -123,7 +123,7 @@ def _write_flo(flow: np.ndarray, unknown: np.ndarray) -> bytes:
 def _read_kitti(data: bytes) -> np.ndarray:
   match = _PNG_HEADER.match(data)
   if not match:
-    raise _DamagedError("it is no PNG file")
+    raise _DamagedError("it is not a PNG file")
   width, height = (int.from_bytes(size, "big") for size in match.groups()[:2])
   depth, colors = match[3][0], match[4][0]
   if (depth, colors) != (16, _PNG_RGB):

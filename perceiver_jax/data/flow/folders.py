@@ -93,22 +93,22 @@ def autoflow(directory: str | os.PathLike[str], split: str) -> FlowFolder:
 
   Args:
     directory: contains, or is one of, `static_40k_png_1_of_4` to `_4_of_4`,
-      which have a folder per pair of im0.png, im1.png and forward.flo.
-    split: "train" or "test"; the latter is every 200th pair, our own choice.
+      which have a folder per pair, with im0.png, im1.png and forward.flo.
+    split: "train" or "test"; "test" is every 200th pair, our own choice.
 
   Raises:
     UserError: the split is unknown, or there are no pairs.
   """
   check_choice(split, ("train", "test"), "split", "autoflow")
   root = _root(directory, "autoflow")
-  found = sorted(path.parent for path in root.rglob("forward.flo"))
-  held_out = set(found[::_AUTOFLOW_STRIDE])
+  folders = sorted(path.parent for path in root.rglob("forward.flo"))
+  held_out = set(folders[::_AUTOFLOW_STRIDE])
   return _folder(
     root,
     "*/NAME/{im0.png,im1.png,forward.flo}",
     [
       Files(p / "im0.png", p / "im1.png", p / "forward.flo", name=p.name)
-      for p in found
+      for p in folders
       if (p in held_out) == (split == "test")
     ],
   )
@@ -161,10 +161,10 @@ def sintel(
     frames = sorted(scene.glob("frame_*.png"))
     for first, second in itertools.pairwise(frames):
       name = f"{scene.name}/{first.stem}"
-      truth = folder / "flow" / f"{name}.flo" if split == "train" else None
-      hidden = folder / "occlusions" / f"{name}.png"
-      hidden = hidden if truth and hidden.exists() else None
-      files.append(Files(first, second, truth, hidden, name=name))
+      flow = folder / "flow" / f"{name}.flo" if split == "train" else None
+      occlusion = folder / "occlusions" / f"{name}.png"
+      occlusion = occlusion if flow and occlusion.exists() else None
+      files.append(Files(first, second, flow, occlusion, name=name))
   return _folder(root, f"{folder.name}/{render}/SCENE/frame_*.png", files)
 
 
@@ -192,10 +192,10 @@ def kitti(
   files = []
   for first in sorted(folder.glob(f"{camera}/*_10.png")):
     second = first.with_name(first.name.replace("_10.png", "_11.png"))
-    truth, seen = None, None
+    flow, visible_flow = None, None
     if split == "train":
-      truth, seen = (folder / kind / first.name for kind in _KITTI_FLOW)
-    files.append(Files(first, second, truth, None, seen, first.stem))
+      flow, visible_flow = (folder / kind / first.name for kind in _KITTI_FLOW)
+    files.append(Files(first, second, flow, None, visible_flow, first.stem))
   return _folder(root, f"{folder.name}/{camera}/*_10.png", files)
 
 
@@ -212,7 +212,7 @@ def _root(directory: str | os.PathLike[str], source: str) -> Path:
 
 
 def _folder(root: Path, expected: str, files: list[Files]) -> FlowFolder:
-  """Checks that there are pairs and that their files exist."""
+  """Returns a folder of pairs; checks that their files exist."""
   if not files:
     raise UserError(
       f"empty dataset: no pair in {str(root)!r}; expected {expected}"
@@ -228,8 +228,8 @@ def _chairs_marks(root: Path, count: int) -> list[str]:
   path = root / "FlyingChairs_train_val.txt"
   if not path.is_file():
     raise UserError(
-      f"{path} is missing; download it from FlyingChairs' page, apart from the"
-      " pairs: it says which are held out"
+      f"{path} is missing; download it from FlyingChairs' page, where it is"
+      " separate from the pairs: it lists the held-out pairs"
     )
   marks = re.findall(r"\S+", path.read_text(encoding="utf-8"))
   if len(marks) != count:
@@ -259,6 +259,6 @@ def _occlusion(
     return _of_size(mask, size, files.occlusion)[..., 0] > 0
   if files.visible_flow is not None:
     path = files.visible_flow
-    seen = _of_size(flow_files.read_flow(path), size, path)
-    return np.isnan(seen).any(-1) & ~np.isnan(flow).any(-1)
+    visible_flow = _of_size(flow_files.read_flow(path), size, path)
+    return np.isnan(visible_flow).any(-1) & ~np.isnan(flow).any(-1)
   return np.zeros(size, bool)

@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from perceiver_jax.checks import check_leaf_choice
 from perceiver_jax.data.images import codec, rand_augment, resizing, transforms
 from perceiver_jax.errors import UserError
 
@@ -36,11 +37,7 @@ class Preprocessing:
       ("resize", resizing.RESIZES),
       ("normalization", transforms.NORMALIZATIONS),
     ):
-      if settings[leaf] not in choices:
-        raise UserError(
-          f"config.data.{leaf} is {settings[leaf]!r}; choose one of"
-          f" {', '.join(choices)}"
-        )
+      check_leaf_choice(f"data.{leaf}", settings[leaf], choices)
     if not 0 < settings["crop_fraction"] <= 1:
       raise UserError(
         f"config.data.crop_fraction is {settings['crop_fraction']}; give more"

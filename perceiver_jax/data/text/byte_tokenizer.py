@@ -1,6 +1,6 @@
 """The byte tokenizer of the published language model (Perceiver IO, 4.1).
 
-A token is a byte of the text's UTF-8, so every text has tokens and no
+A token is a byte of the text in UTF-8, so that any text can be encoded and no
 vocabulary file is needed. Shapes: L tokens of one text, B texts.
 """
 
@@ -28,8 +28,8 @@ def encode(text: str) -> np.ndarray:
     int32 [L]: each byte plus 6.
 
   Raises:
-    UserError: `text` contains an unpaired surrogate, as command-line arguments
-      that were not UTF-8 do.
+    UserError: `text` contains an unpaired surrogate, for example from a
+      command-line argument that is not UTF-8.
   """
   try:
     data = text.encode("utf-8")
@@ -98,10 +98,10 @@ def mask_words(text: str, words: str) -> np.ndarray:
     UserError: `words` is empty, not in `text`, or not UTF-8.
   """
   ids, masked = encode(text), _bytes(encode(words))
-  places = [m.span() for m in re.finditer(re.escape(masked), _bytes(ids))]
-  if not masked or not places:
+  spans = [m.span() for m in re.finditer(re.escape(masked), _bytes(ids))]
+  if not masked or not spans:
     raise UserError(f"{words!r} is not in the text {text!r}: nothing to mask")
-  for start, stop in places:
+  for start, stop in spans:
     ids[start:stop] = MASK
   return ids
 
@@ -128,7 +128,7 @@ def pad(
   for row, text in zip(ids, texts, strict=True):
     if len(text) > length and not cut:
       raise UserError(
-        f"the text has {len(text):,} tokens but the model reads {length:,}; "
+        f"the text has {len(text):,} tokens but the model takes {length:,}; "
         "shorten it"
       )
     row[: len(text)] = text[:length]

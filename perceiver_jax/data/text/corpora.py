@@ -27,7 +27,7 @@ _COMPRESSED = (".gz", ".zst")
 _STRIDE = 100
 # The byte order mark that some editors put before UTF-8 text.
 _BYTE_ORDER_MARK = "\ufeff"
-# Bytes read at a time of a compressed file.
+# Bytes of a compressed file to read at a time.
 _BLOCK = 1 << 18
 
 
@@ -46,15 +46,15 @@ class Documents(Protocol):
 
 
 class Files:
-  """Documents of text or JSONL files, found by their byte offsets.
+  """Documents of text or JSONL files, read by their byte offsets.
 
-  The file is opened for every document, so that threads and worker processes
+  Files are opened for every document, so that threads and worker processes
   share nothing.
 
   Args:
-    paths: of the files, which may be compressed.
-    kind: the unit that is a document of a text file, one of `KINDS`.
-    field: field of the text in each JSON object.
+    paths: paths of the files, which may be compressed.
+    kind: unit of a text file that is a document, one of `KINDS`.
+    field: field of each JSON object that has the text.
 
   Raises:
     UserError: a file is damaged or cannot be read.
@@ -68,14 +68,14 @@ class Files:
     self._kind = kind
     self._field = field
     # File, first byte and end of each document, int64 [N, 3].
-    numbers = itertools.chain.from_iterable(self._all_places())
-    self._places = np.fromiter(numbers, np.int64).reshape(-1, 3)
+    numbers = itertools.chain.from_iterable(self._all_spans())
+    self._spans = np.fromiter(numbers, np.int64).reshape(-1, 3)
 
   def __len__(self) -> int:
-    return len(self._places)
+    return len(self._spans)
 
   def __getitem__(self, index: int) -> str:
-    number, start, stop = map(int, self._places[index])
+    number, start, stop = map(int, self._spans[index])
     try:
       with open(self._paths[number], "rb") as file:
         file.seek(start)
@@ -90,24 +90,24 @@ class Files:
   def only(self, chosen: np.ndarray) -> "Files":
     """Returns a subset of the documents, by a mask bool [len]."""
     part = object.__new__(Files)
-    part.__dict__ = {**self.__dict__, "_places": self._places[chosen]}
+    part.__dict__ = {**self.__dict__, "_spans": self._spans[chosen]}
     return part
 
-  def _all_places(self) -> Iterator[tuple[int, int, int]]:
+  def _all_spans(self) -> Iterator[tuple[int, int, int]]:
     for number, path in enumerate(self._paths):
       kind = "line" if path.lower().endswith(".jsonl") else self._kind
       try:
-        for start, stop in _places(path, kind):
+        for start, stop in _spans(path, kind):
           yield number, start, stop
       except OSError as error:
         raise _unreadable(path, error) from error
 
   def _text_of_json(self, line: str, number: int, start: int) -> str:
     try:
-      found = json.loads(line)[self._field]
-      if not isinstance(found, str):
+      text = json.loads(line)[self._field]
+      if not isinstance(text, str):
         raise TypeError("not a string")
-    # Deep nesting is a RecursionError.
+    # Deep nesting raises a RecursionError.
     except (ValueError, KeyError, TypeError, RecursionError) as error:
       where = _line_number(self._paths[number], start)
       raise UserError(
@@ -116,7 +116,7 @@ class Files:
         " config.data.corpora.NAME.arguments.field"
       ) from error
     # JSON can escape unpaired surrogates, which UTF-8 cannot encode.
-    return found.encode("utf-8", errors="replace").decode("utf-8")
+    return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def files(
@@ -135,10 +135,10 @@ def files(
     train: a folder, searched recursively, or a pattern such as 'a/*.txt.gz'.
     split: "train" or "test".
     eval: the same for the held-out files; if empty, every hundredth document
-      of `train` (of fewer, the last) is held out.
-    documents: the unit that is a document of a .txt file: "line", "paragraph"
+      of `train` is held out, or the last one if there are fewer.
+    documents: unit of a .txt file that is a document: "line", "paragraph"
       (separated by empty lines) or "file". Empty documents are skipped.
-    field: field of the text in each line's object of a .jsonl file.
+    field: field that has the text, in the objects of a .jsonl file.
 
   Raises:
     UserError: there is no file, one is damaged, or an argument is unknown.
@@ -147,13 +147,13 @@ def files(
   check_choice(documents, KINDS, "documents", "text files")
   if split == "test" and eval:
     return Files(_matches(eval, "eval"), documents, field)
-  found = Files(_matches(train, "train"), documents, field)
+  training = Files(_matches(train, "train"), documents, field)
   if eval:
-    return found
-  held_out = np.zeros(len(found), bool)
+    return training
+  held_out = np.zeros(len(training), bool)
   held_out[_STRIDE - 1 :: _STRIDE] = True
   held_out[-1:] |= not held_out.any()
-  return found.only(held_out if split == "test" else ~held_out)
+  return training.only(held_out if split == "test" else ~held_out)
 
 
 SOURCES: dict[str, Callable[..., Documents]] = {
@@ -168,7 +168,7 @@ def make_documents(name: str, /, **kwargs: Any) -> Documents:
 
   Args:
     name: a key of `SOURCES`.
-    **kwargs: its arguments.
+    **kwargs: arguments of the source.
 
   Raises:
     UserError: the name or an argument is unknown, or there is no document.
@@ -225,7 +225,7 @@ def _runs(path: str, joined: bool) -> Iterator[tuple[int, int]]:
     yield start, position
 
 
-def _places(path: str, kind: str) -> Iterator[tuple[int, int]]:
+def _spans(path: str, kind: str) -> Iterator[tuple[int, int]]:
   """Returns the byte range of every document that is not blank."""
   runs = _runs(path, joined=kind == "paragraph")
   if kind != "file":

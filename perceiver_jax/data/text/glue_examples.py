@@ -1,7 +1,7 @@
 """Examples of GLUE tasks: from TFDS, from TSV files, or the tiny ones.
 
 An example has `texts`, one or two strings; `label`, a class index or a score,
-UNKNOWN where the benchmark does not publish it; and `number`, which identifies
+or UNKNOWN if the benchmark does not publish it; and `number`, which identifies
 predictions on the leaderboard. Splits are called train, validation and test,
 plus one of the suffixes `glue_tasks.Task.parts`.
 """
@@ -56,9 +56,9 @@ class TfdsExamples:
     return len(self._data_source)
 
   def __getitem__(self, index: int) -> Example:
-    found = tfds_sources.fetch(self._data_source, index)
-    texts = (found[name] for name in self._texts)
-    row = Row(tuple(map(_decoded, texts)), found["label"], found["idx"])
+    fields = tfds_sources.fetch(self._data_source, index)
+    texts = (fields[name] for name in self._texts)
+    row = Row(tuple(map(_decoded, texts)), fields["label"], fields["idx"])
     return {**row._asdict(), "label": float(row.label)}
 
 
@@ -83,15 +83,15 @@ def tfds(task: str, split: str, data_dir: str = "") -> TfdsExamples:
   Args:
     task: a key of `glue_tasks.TASKS`, not one of the tiny ones.
     split: see the module's docstring.
-    data_dir: where it was prepared; empty for TFDS's own default.
+    data_dir: folder of the prepared data set; empty for the default of TFDS.
 
   Raises:
     UserError: the task is not one of GLUE's, or not prepared.
   """
   known = tuple(name for name in TASKS if name not in TINY)
   check_choice(task, known, "task", "TensorFlow Datasets")
-  found = tfds_sources.open_prepared(f"glue/{task}", split, data_dir)
-  return TfdsExamples(found, TASKS[task])
+  data_source = tfds_sources.open_prepared(f"glue/{task}", split, data_dir)
+  return TfdsExamples(data_source, TASKS[task])
 
 
 def files(task: str, split: str, data_dir: str = "") -> InMemory:
@@ -99,13 +99,13 @@ def files(task: str, split: str, data_dir: str = "") -> InMemory:
 
   In training and validation files, lines with too few fields are skipped with a
   warning, and more than 1% are an error; in test files, any is an error. Labels
-  of a test file are read if it has any.
+  of a test file are read if there are any.
 
   Args:
     task: a key of `glue_tasks.TASKS`, or `OWN`.
     split: see the module's docstring.
-    data_dir: holds CoLA/train.tsv, CoLA/dev.tsv, MNLI/dev_matched.tsv and so
-      on; for `OWN`, train.tsv, dev.tsv and test.tsv directly.
+    data_dir: folder with CoLA/train.tsv, CoLA/dev.tsv, MNLI/dev_matched.tsv and
+      so on; for `OWN`, with train.tsv, dev.tsv and test.tsv.
 
   Raises:
     UserError: a folder, file or column is missing, or a label is unknown.
@@ -114,8 +114,8 @@ def files(task: str, split: str, data_dir: str = "") -> InMemory:
   root = Path(data_dir).expanduser()
   kind = task_from_files(data_dir) if task == OWN else TASKS[task]
   if task == "ax":
-    found = [root / name for name in _AX_FILES if (root / name).exists()]
-    path = found[0] if found else root / _AX_FILES[0]
+    paths = [root / name for name in _AX_FILES if (root / name).exists()]
+    path = paths[0] if paths else root / _AX_FILES[0]
   else:
     path = root / kind.folder / f"{split.replace('validation', 'dev')}.tsv"
   rows = list(_rows(path, kind, is_test=split.startswith("test")))
@@ -136,9 +136,9 @@ def task_from_files(data_dir: str) -> Task:
   header = next(lines, (1, []))[1]
   pair = "sentence1" in header
   texts = ("sentence1", "sentence2") if pair else ("sentence",)
-  places = _places(path, header, (*texts, "label"))
+  columns = _column_indices(path, header, (*texts, "label"))
   labels = {
-    fields[places[-1]] for _, fields in lines if len(fields) > max(places)
+    fields[columns[-1]] for _, fields in lines if len(fields) > max(columns)
   }
   return Task("", texts, (*texts, "label"), tuple(sorted(labels)))
 
@@ -172,7 +172,7 @@ def make_examples(name: str, /, **kwargs: Any) -> Source:
 
   Args:
     name: a key of `SOURCES`.
-    **kwargs: its arguments.
+    **kwargs: arguments of the source.
 
   Raises:
     UserError: the name or an argument is unknown, or there is no example.
@@ -205,16 +205,17 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     ) from error
 
 
-def _places(
-  path: Path, header: Sequence[str], wanted: Sequence[str]
+def _column_indices(
+  path: Path, header: Sequence[str], names: Sequence[str]
 ) -> list[int]:
-  missing = [name for name in wanted if name not in header]
+  """Returns the indices of named columns."""
+  missing = [name for name in names if name not in header]
   if missing:
     raise UserError(
       f"{path} has no column {missing[0]!r}; its first line names:"
       f" {', '.join(map(repr, header[:12])) or 'nothing'}"
     )
-  return [list(header).index(name) for name in wanted]
+  return [list(header).index(name) for name in names]
 
 
 def _rows(path: Path, task: Task, is_test: bool) -> Iterator[Row]:
@@ -225,18 +226,18 @@ def _rows(path: Path, task: Task, is_test: bool) -> Iterator[Row]:
     header = next(lines, (1, []))[1]
   *texts, label_column = task.columns
   has_labels = not is_test or label_column in header
-  places = _places(path, header, task.columns if has_labels else texts)
+  columns = _column_indices(path, header, task.columns if has_labels else texts)
   numbers = [i for i, name in enumerate(header) if name in _NUMBER_COLUMNS]
   damaged, count = [], 0
   for line, fields in lines:
-    if len(fields) <= max(places):
+    if len(fields) <= max(columns):
       damaged.append(line)
       continue
-    values = [fields[place] for place in places]
+    values = [fields[column] for column in columns]
     label = _label(values.pop(), task, path, line) if has_labels else UNKNOWN
     number = count
     if numbers and is_test:
-      number = _whole(fields[numbers[0]], path, line)
+      number = _example_number(fields[numbers[0]], path, line)
     yield Row(tuple(values), label, number)
     count += 1
   if damaged:
@@ -255,7 +256,7 @@ def _label(text: str, task: Task, path: Path, line: int) -> float:
     raise UserError(f"{path} line {line}: {text!r} is not a score") from error
 
 
-def _whole(text: str, path: Path, line: int) -> int:
+def _example_number(text: str, path: Path, line: int) -> int:
   if not text.isdecimal():
     raise UserError(
       f"{path} line {line}: {text!r} is not the number of an example"
@@ -264,12 +265,12 @@ def _whole(text: str, path: Path, line: int) -> int:
 
 
 def _report_damage(
-  path: Path, damaged: Sequence[int], most: float, good: int
+  path: Path, damaged: Sequence[int], max_share: float, num_valid: int
 ) -> None:
-  share = len(damaged) / (len(damaged) + good)
-  what = (
+  share = len(damaged) / (len(damaged) + num_valid)
+  problem = (
     f"{path}: {len(damaged)} lines have too few fields, as line {damaged[0]}"
   )
-  if share > most:
-    raise UserError(f"{what}; fix them, or download the file again")
-  logging.warning("%s; they are skipped", what)
+  if share > max_share:
+    raise UserError(f"{problem}; fix them, or download the file again")
+  logging.warning("%s; they are skipped", problem)

@@ -8,11 +8,11 @@ class Task(NamedTuple):
   """Columns, classes and metrics of a task.
 
   Attributes:
-    folder: of the task's files, and its name in a submission.
+    folder: folder of the task's files, and its name in a submission.
     texts: names of the one or two texts in TensorFlow Datasets.
     columns: columns of the files: the texts, then the label.
     classes: class names by label; empty if the label is a score.
-    written: the classes as the files spell them; empty: as in `classes`.
+    written: spelling of the classes in files; if empty, as in `classes`.
     metrics: keys of `glue_metrics.METRICS`; the first is the one that the
       Perceiver IO paper reports (Table 14).
     parts: suffixes of the names of the held-out splits.
@@ -28,12 +28,12 @@ class Task(NamedTuple):
 
   @property
   def num_outputs(self) -> int:
-    """Number of outputs: a logit per class, or one score."""
+    """Returns the number of outputs: a logit per class, or one score."""
     return max(1, len(self.classes))
 
   @property
   def labels(self) -> tuple[str, ...]:
-    """Classes as the benchmark's files spell them."""
+    """Returns the classes as spelled in the benchmark's files."""
     return self.written or self.classes
 
 

@@ -22,7 +22,8 @@ class JoinedDocuments:
 
   Args:
     documents: the texts; there may be fewer than `count`.
-    count: number of documents in an example; the first follows the last.
+    count: number of documents in an example; after the last document comes the
+      first.
   """
 
   class_names = ()
@@ -42,8 +43,8 @@ class JoinedDocuments:
 
   def __getitem__(self, index: int) -> Example:
     """Returns `text`, a string, and `position`, the index."""
-    places = (index + np.arange(self._count)) % len(self._documents)
-    text = _SEPARATOR.join(self._documents[int(i)] for i in places)
+    indices = (index + np.arange(self._count)) % len(self._documents)
+    text = _SEPARATOR.join(self._documents[int(i)] for i in indices)
     return {"text": text, "position": index}
 
 
@@ -54,13 +55,14 @@ def crop(
 
   Args:
     text: any text.
-    tokenizer: of the model.
+    tokenizer: tokenizer of the model.
     length: number of tokens.
-    rng: draws the start, such that the part fills `length` tokens; a text that
-      may be too short is taken from its beginning.
+    rng: draws the start so that the part fills `length` tokens; if the text may
+      be too short, the part starts at its beginning.
 
   Returns:
-    int32 [L], L at most `length`. With bytes, the last character may be cut.
+    int32 [L], L at most `length`. With bytes, the last character may be
+    incomplete.
   """
   characters = tokenizer.max_characters(length)
   start = int(rng.integers(0, max(1, len(text) - characters + 1)))
@@ -84,7 +86,7 @@ def choose_masked_words(
   if not count:
     return np.zeros(len(words), bool)
   masked = rng.random(count) < rate
-  # Every example has a token to predict.
+  # Ensures that every example has a token to predict.
   masked[rng.integers(count)] |= not masked.any()
   return (words >= 0) & masked[words]
 
@@ -99,8 +101,8 @@ def masked_example(
   """Crops an example of `JoinedDocuments` and chooses words to mask.
 
   Args:
-    example: with `text`.
-    tokenizer: of the model.
+    example: an example with `text`.
+    tokenizer: tokenizer of the model.
     length: number of tokens that the model takes.
     rate: see `choose_masked_words`.
     rng: draws the crop and the words.

@@ -31,10 +31,10 @@ _EXCLUDED = {
 def python_docs(split: str, docstrings: bool = False) -> InMemory:
   """Returns documents of the documentation that ships with Python.
 
-  It has about 465 kB in Python 3.11 and differs a little between versions.
-  Repeated paragraphs are taken only once, which leaves 373 kB, so no held-out
-  paragraph is trained on. Every tenth document, of
-  some 1,500 characters, is held out.
+  It has about 465 kB in Python 3.11 and differs slightly between versions.
+  Repeated paragraphs are used only once, which leaves 373 kB, so that no
+  held-out paragraph is trained on. Every tenth document is held out; a document
+  has about 1,500 characters.
 
   Args:
     split: "train" or "test".
@@ -96,16 +96,16 @@ def docstrings_of(path: Path) -> str:
   """Returns the docstrings of a Python file, or "" if it cannot be parsed."""
   try:
     with warnings.catch_warnings():
-      warnings.simplefilter("ignore")  # Of code that is only parsed.
+      warnings.simplefilter("ignore")  # The code is only parsed.
       tree = ast.parse(path.read_bytes())
   except (SyntaxError, ValueError):
     return ""
   kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-  found = (
+  docstrings = (
     ast.get_docstring(node)
     for node in ast.walk(tree)
     if isinstance(node, kinds)
   )
-  text = "\n\n".join(filter(None, found))
+  text = "\n\n".join(filter(None, docstrings))
   # Escapes can make unpaired surrogates, which UTF-8 cannot encode.
   return text.encode("utf-8", "replace").decode("utf-8")

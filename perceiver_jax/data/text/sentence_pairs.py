@@ -1,4 +1,4 @@
-"""Joins one or two texts into one row of tokens, cut and padded to a length."""
+"""Joins one or two texts into a row of tokens of a given length."""
 
 from collections.abc import Sequence
 
@@ -18,31 +18,31 @@ def join(
 
   Args:
     texts: one or more; characters that UTF-8 cannot encode become "?".
-    tokenizer: of the model.
+    tokenizer: tokenizer of the model.
     length: L.
-    first_token: a token to put before them; None for none.
+    first_token: a token to put before the texts, or None.
 
   Returns:
     int32 [L], padded with PAD at the end.
   """
   lead = [] if first_token is None else [first_token]
   room = length - len(lead) - (len(texts) - 1)
-  # Cut before they are encoded: a text may have megabytes.
+  # Truncates texts before encoding, since they may have megabytes.
   max_chars = tokenizer.max_characters(length)
   rows = [tokenizer.encode(_encodable(text[:max_chars])) for text in texts]
-  sizes = _cut([len(row) for row in rows], room)
+  sizes = _shorten([len(row) for row in rows], room)
   tokens = np.full(length, PAD, np.int32)
-  place = 0
+  position = 0
   for i, (row, size) in enumerate(zip(rows, sizes, strict=True)):
     start = lead if i == 0 else [SEP]
     part = np.concatenate([np.array(start, np.int32), row[:size]])
-    tokens[place : place + len(part)] = part
-    place += len(part)
+    tokens[position : position + len(part)] = part
+    position += len(part)
   return tokens
 
 
-def _cut(sizes: list[int], room: int) -> list[int]:
-  """Shortens the largest sizes, to equal ones, until they fit into `room`."""
+def _shorten(sizes: list[int], room: int) -> list[int]:
+  """Reduces the largest sizes equally until the sum is at most `room`."""
   left, new_sizes = max(0, room), [0] * len(sizes)
   order = sorted(range(len(sizes)), key=sizes.__getitem__)
   for taken, i in enumerate(order):

@@ -14,9 +14,9 @@ from perceiver_jax.checks import check_choice
 from perceiver_jax.data.text import python_docs
 
 SPLITS = ("train", "validation", "test")
-# Limits of a passage. Two of the longest and SEP have 127 bytes.
-_MOST_WORDS, _FEWEST_WORDS = 10, 5
-_MOST_BYTES = 63
+# Limits of a passage. Two of the longest with SEP have 127 bytes.
+_MIN_WORDS, _MAX_WORDS = 5, 10
+_MAX_BYTES = 63
 
 Examples = list[tuple[tuple[str, ...], int]]
 
@@ -62,42 +62,42 @@ def _runs(document: str) -> list[list[str]]:
 
 def _passages(paragraph: str) -> list[str]:
   """Splits a paragraph into passages; "" for those too short."""
-  found: list[str] = []
+  passages: list[str] = []
   passage = ""
   for word in paragraph.split():
     longer = f"{passage} {word}" if passage else word
-    fits = len(longer.encode()) <= _MOST_BYTES
-    if fits and len(longer.split()) <= _MOST_WORDS:
+    fits = len(longer.encode()) <= _MAX_BYTES
+    if fits and len(longer.split()) <= _MAX_WORDS:
       passage = longer
     else:
-      found.append(passage)
+      passages.append(passage)
       passage = word
-  found.append(passage)
-  return [p if len(p.split()) >= _FEWEST_WORDS else "" for p in found]
+  passages.append(passage)
+  return [p if len(p.split()) >= _MIN_WORDS else "" for p in passages]
 
 
 def _word_order(runs: list[list[str]], rng: np.random.Generator) -> Examples:
   """Returns each passage in order and with its words shuffled."""
-  found: Examples = []
+  examples: Examples = []
   for passage in filter(None, itertools.chain.from_iterable(runs)):
     words = passage.split()
     shuffled = " ".join(rng.permutation(words))
     if shuffled != passage:
-      found += [((passage,), 1), ((shuffled,), 0)]
-  return found
+      examples += [((passage,), 1), ((shuffled,), 0)]
+  return examples
 
 
 def _next_sentence(runs: list[list[str]], rng: np.random.Generator) -> Examples:
   """Pairs each passage with the next, and with one of another paragraph."""
-  places = [
-    (owner, passage)
-    for owner, run in enumerate(runs)
+  passages = [
+    (paragraph, passage)
+    for paragraph, run in enumerate(runs)
     for passage in filter(None, run)
   ]
-  found: Examples = []
-  for owner, run in enumerate(runs):
+  examples: Examples = []
+  for paragraph, run in enumerate(runs):
     for first, second in itertools.pairwise(run):
-      place, other = places[int(rng.integers(len(places)))]
-      if first and second and place != owner:
-        found += [((first, second), 1), ((first, other), 0)]
-  return found
+      other_paragraph, other = passages[int(rng.integers(len(passages)))]
+      if first and second and other_paragraph != paragraph:
+        examples += [((first, second), 1), ((first, other), 0)]
+  return examples

@@ -87,7 +87,7 @@ class Bytes:
   mask_words = staticmethod(byte_tokenizer.mask_words)
 
   def words(self, ids: np.ndarray) -> np.ndarray:
-    """See `Tokenizer`; a word includes at most one white-space byte."""
+    """Returns word indices; a word includes at most one white-space byte."""
     blank = np.isin(ids, _SPACES)
     solid = (ids >= _FIRST) & ~blank
     return _word_indices(solid, blank, np.zeros_like(solid))
@@ -100,7 +100,7 @@ class Bytes:
     return np.flatnonzero(~continues)
 
   def max_characters(self, length: int) -> int:
-    """See `Tokenizer`; a character has at least one byte."""
+    """Returns `length`, since a character has at least one byte."""
     return length
 
 
@@ -156,12 +156,12 @@ class SentencePiece:
 
   @functools.cached_property
   def _spaced(self) -> np.ndarray:
-    """True for subwords that begin with a space, bool [V - 6]."""
+    """Returns which subwords begin with a space, bool [V - 6]."""
     return np.array([subword.startswith(_SPACE) for subword in self._subwords])
 
   @functools.cached_property
   def _blank(self) -> np.ndarray:
-    """True for subwords of white space only, bool [V - 6]."""
+    """Returns which subwords are only white space, bool [V - 6]."""
     return np.array([_text(subword).isspace() for subword in self._subwords])
 
   @functools.cached_property
@@ -169,22 +169,22 @@ class SentencePiece:
     return max(map(len, self._subwords))
 
   def encode(self, text: str) -> np.ndarray:
-    """See `Tokenizer`."""
+    """Returns the tokens of a text; see `Tokenizer`."""
     byte_tokenizer.encode(text)  # Raises an error if UTF-8 cannot encode it.
     return np.array(self._processor.encode(text), np.int32) + _FIRST
 
   def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-    """See `Tokenizer`."""
+    """Returns the text of tokens; see `Tokenizer`."""
     ids = byte_tokenizer.check_tokens(ids, self.vocab_size)
     return self._processor.decode((ids[ids >= _FIRST] - _FIRST).tolist())
 
   def display(self, ids: Sequence[int] | np.ndarray) -> str:
-    """See `Tokenizer`."""
+    """Returns one printable line; see `Tokenizer`."""
     ids = byte_tokenizer.check_tokens(ids, self.vocab_size)
-    return printable("".join(map(self._shown, ids.tolist())))
+    return printable("".join(map(self._display_token, ids.tolist())))
 
   def words(self, ids: np.ndarray) -> np.ndarray:
-    """See `Tokenizer`; white space may be a subword or begin one."""
+    """Returns word indices; white space may be a subword or begin one."""
     known = ids >= _FIRST
     subwords = np.maximum(ids - _FIRST, 0)
     blank = known & self._blank[subwords]
@@ -196,31 +196,31 @@ class SentencePiece:
     return np.arange(len(ids))
 
   def mask_words(self, text: str, words: str) -> np.ndarray:
-    """See `Tokenizer`; a subword with any part of the words is masked."""
+    """Masks every subword that overlaps the words; see `Tokenizer`."""
     ids = self.encode(text)
     # White space around the words may belong to a neighboring subword.
-    wanted = re.escape(words.strip() or words)
-    places = [m.span() for m in re.finditer(wanted, text)]
-    if not words or not places:
+    pattern = re.escape(words.strip() or words)
+    word_spans = [m.span() for m in re.finditer(pattern, text)]
+    if not words or not word_spans:
       raise UserError(f"{words!r} is not in the text {text!r}: nothing to mask")
     spans = self._processor.encode_as_offset_mapping(text)["offsets"]
     for i, (start, stop) in enumerate(spans):
-      if any(start < last and first < stop for first, last in places):
+      if any(start < last and first < stop for first, last in word_spans):
         ids[i] = byte_tokenizer.MASK
     return ids
 
   def max_characters(self, length: int) -> int:
-    """See `Tokenizer`; as if every subword were the longest."""
+    """Returns the characters of `length` subwords of maximum length."""
     return length * self._longest
 
-  def _shown(self, token: int) -> str:
+  def _display_token(self, token: int) -> str:
     if token < _FIRST:
       return f"[{byte_tokenizer.SPECIAL_TOKENS[token]}]"
     return _text(self._subwords[token - _FIRST])
 
 
 def make_tokenizer(name: str) -> Tokenizer:
-  """Makes the tokenizer that `config.data.tokenizer` names.
+  """Makes the tokenizer of `config.data.tokenizer`.
 
   Args:
     name: "bytes", or the path of a SentencePiece .model.

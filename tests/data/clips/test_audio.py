@@ -216,7 +216,7 @@ def test_a_short_part_missing_at_the_end_is_silence_a_long_one_an_error(
   np.testing.assert_allclose(clip[:4000], _tone(8000)[4000:], atol=1e-7)
   assert (clip[4000:] == 0).all()
   message = (
-    r"x\.wav' has 0\.50 seconds of sound from second 0\.5 on and not 0\.60"
+    r"x\.wav' has 0\.50 seconds of audio from second 0\.5 on and not 0\.60"
   )
   with pytest.raises(UserError, match=message):
     read_audio(tmp_path / "x.wav", 8000, 0.5, 4801)
@@ -250,7 +250,7 @@ def test_a_wav_file_whose_header_has_no_length_is_read(tmp_path):
 
 def test_audio_without_samples_is_refused(tmp_path):
   soundfile.write(tmp_path / "x.wav", np.zeros((0, 1)), 8000)
-  with pytest.raises(UserError, match=r"has 0\.00 seconds of sound"):
+  with pytest.raises(UserError, match=r"has 0\.00 seconds of audio"):
     read_audio(tmp_path / "x.wav", 8000)
 
 
@@ -295,10 +295,10 @@ def test_write_wav_explains_what_cannot_be_written(tmp_path, monkeypatch):
   audio = np.zeros(8)
   with pytest.raises(UserError, match=r"to \.wav files, not 'x\.mp3'"):
     write_wav(tmp_path / "x.mp3", audio)
-  with pytest.raises(UserError, match="cannot write the sound"):
+  with pytest.raises(UserError, match="cannot write the audio"):
     write_wav(tmp_path / "missing" / "x.wav", audio)
   for wrong in (np.zeros(8, np.int16), np.zeros((2, 2, 2))):
-    with pytest.raises(ValueError, match="audio is floats"):
+    with pytest.raises(ValueError, match="audio must be floats"):
       write_wav(tmp_path / "x.wav", wrong)
   monkeypatch.setitem(sys.modules, "soundfile", None)
   with pytest.raises(UserError, match=r"pip install 'perceiver_jax\[media\]'"):

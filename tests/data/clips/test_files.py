@@ -352,7 +352,7 @@ def test_a_list_of_files_and_labels_is_read(tmp_path):
      "line 2 of .*could not convert"),
     ("file,label\nnone.mp4,x", "none of the 1 clips"),
     ("", "none of the 0 clips"),
-    (b"\xff\xfe\x00", "is no CSV"),
+    (b"\xff\xfe\x00", "is not a CSV"),
   ],
 )  # fmt: skip
 def test_malformed_lists_are_refused(tmp_path, content, message):

@@ -111,11 +111,11 @@ def test_prepared_clips_are_read_by_index_also_after_pickling(directory):
 @pytest.mark.parametrize(
   ("rates", "window", "message"),
   [
-    ({"fps": 0.0}, WINDOW._replace(num_samples=0), "--fps=0: without pictures"),
+    ({"fps": 0.0}, WINDOW._replace(num_samples=0), "--fps=0, without video"),
     (
       {"sample_rate": 0},
       WINDOW._replace(num_frames=0),
-      "=0: without sound",
+      "=0, without audio",
     ),
     ({"sample_rate": 8000}, WINDOW, "8000 Hz and not 48000"),
   ],

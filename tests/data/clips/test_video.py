@@ -224,7 +224,7 @@ def test_clips_outside_the_video_are_refused(tmp_path):
       frames(tmp_path / "x.mp4", start=start)
   with pytest.raises(UserError, match="num_frames must be at least 1"):
     read_video(tmp_path / "x.mp4", 0)
-  message = r"x\.mp4' has 5 frames at 25 a second from second 1 on and not 6"
+  message = r"x\.mp4' has 5 frames at 25 per second from second 1 on and not 6"
   with pytest.raises(UserError, match=message):
     read_video(tmp_path / "x.mp4", 6, start=1)
   with pytest.raises(UserError, match=r"has 0 frames .* from second 99 on"):

@@ -156,7 +156,7 @@ def test_refused_arguments_are_explained_and_write_nothing(tmp_path):
   with pytest.raises(UserError, match="channels are 1, 2, 6, rates 7350, 8000"):
     write_video(path, frames, 25, _tone(0.1, 3))
   for audio in (np.zeros(9, np.int16), np.zeros((3, 3, 3))):
-    with pytest.raises(ValueError, match="audio is floats"):
+    with pytest.raises(ValueError, match="audio must be floats"):
       write_video(path, frames, 25, audio)
   with pytest.raises(UserError, match=r"cannot write .*no such file"):
     write_video(tmp_path / "missing" / "x.mp4", frames, 25)

@@ -113,7 +113,7 @@ def test_pad_returns_ids_and_input_mask():
 
 def test_pad_truncates_only_on_request():
   text = byte_tokenizer.encode("né!")
-  with pytest.raises(UserError, match="has 4 tokens but the model reads 2"):
+  with pytest.raises(UserError, match="has 4 tokens but the model takes 2"):
     byte_tokenizer.pad([text], 2)
   ids, mask = byte_tokenizer.pad([text], 2, cut=True)
   np.testing.assert_array_equal(ids[0], text[:2])
