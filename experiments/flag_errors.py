@@ -1,4 +1,4 @@
-"""Explains errors on the command line in one line each."""
+"""One-line explanations of errors on the command line."""
 
 import difflib
 import re
@@ -21,16 +21,16 @@ def explain(error: Exception, argv: Sequence[str]) -> str:
   """Returns one line on why the flags could not be parsed.
 
   Args:
-    error: raised by parsing the flags.
+    error: error from parsing the flags.
     argv: the command line.
   """
   causes = list(_causes(error))
-  meant_for_users = [str(e) for e in causes if isinstance(e, UserError)]
-  if meant_for_users:
-    return meant_for_users[-1]
+  user_errors = [str(e) for e in causes if isinstance(e, UserError)]
+  if user_errors:
+    return user_errors[-1]
   file = config_file(argv)
   if file is None and any(map(_LEAF.match, argv)):
-    return "--config.LEAF is given without --config; name its file first"
+    return "--config.LEAF is given without --config; give --config=FILE first"
   path = (file or "").split(":")[0]
   if file is not None and not Path(path).is_file():
     return f"--config={file}: there is no file {path!r}; {choices()}"
@@ -40,7 +40,7 @@ def explain(error: Exception, argv: Sequence[str]) -> str:
     unknown := _unknown_leaf(file, argv)
   ):
     return unknown
-  return f"--config={file} can't be loaded: {_with_place(causes[-1])}"
+  return f"--config={file} can't be loaded: {_with_location(causes[-1])}"
 
 
 def config_file(argv: Sequence[str]) -> str | None:
@@ -71,7 +71,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _unknown_leaf(file: str | None, argv: Sequence[str]) -> str:
-  """Explains the first --config.LEAF that does not exist; "" if all do."""
+  """Explains the first --config.LEAF that does not exist, or returns ""."""
   try:
     config = config_flags.config_flags.ConfigFileFlagParser("c").parse(file)
   except (LookupError, AttributeError):
@@ -94,11 +94,10 @@ def _no_leaf(leaf: str, depth: int, name: str, known: Sequence[str]) -> str:
   return f"--config.{leaf}: no {name!r} in {where}; {hint}it has {names}"
 
 
-def _with_place(error: BaseException) -> str:
-  place = traceback.extract_tb(error.__traceback__)[-1:]
-  if isinstance(
-    error, SyntaxError
-  ):  # The message already includes the location.
-    place = []
-  where = f" ({place[0].filename}, line {place[0].lineno})" if place else ""
+def _with_location(error: BaseException) -> str:
+  frames = traceback.extract_tb(error.__traceback__)[-1:]
+  # The message of a SyntaxError already includes the location.
+  if isinstance(error, SyntaxError):
+    frames = []
+  where = f" ({frames[0].filename}, line {frames[0].lineno})" if frames else ""
   return f"{type(error).__name__}: {error}{where}"

@@ -63,22 +63,22 @@ def workdir() -> Path:
   Raises:
     UserError: --workdir is missing or not a local path.
   """
-  given = flags.FLAGS.workdir
-  if not given:
+  path = flags.FLAGS.workdir
+  if not path:
     raise UserError("--workdir is missing; give the folder of the run")
-  if "://" in given:
+  if "://" in path:
     raise UserError(
-      f"--workdir={given} is not a local path; mount the bucket and give"
+      f"--workdir={path} is not a local path; mount the bucket and give"
       " the path of the mount"
     )
-  return Path(given).expanduser()
+  return Path(path).expanduser()
 
 
 def no_arguments(argv: Sequence[str]) -> None:
   """Checks that only flags are on the command line.
 
   Raises:
-    UserError: an argument is left, most often a flag without its dashes.
+    UserError: there is another argument, usually a flag without its dashes.
   """
   if len(argv) > 1:
     raise UserError(f"unexpected argument {argv[1]!r}; flags start with --")
@@ -132,7 +132,7 @@ def run(main: Main) -> None:
 
 
 def guarded(main: Main, argv: Sequence[str]) -> int:
-  """Calls `main`; errors of the user are printed as one line on stderr.
+  """Calls `main`, and prints errors as one line on stderr.
 
   Returns:
     The exit status.
@@ -148,7 +148,7 @@ def guarded(main: Main, argv: Sequence[str]) -> int:
 
 
 def parse(argv: Sequence[str]) -> Sequence[str]:
-  """Parses flags; an error is printed as one line instead of the help.
+  """Parses flags, and prints errors as one line on stderr.
 
   Returns:
     The program name and arguments that are not flags.
@@ -164,7 +164,7 @@ def parse(argv: Sequence[str]) -> Sequence[str]:
     if "config" in flags.FLAGS:
       getattr(flags.FLAGS.config, "task", "")
     return rest
-  except SystemExit:  # absl exits with 1 after --help, which is no failure.
+  except SystemExit:  # absl exits with 1 after --help.
     sys.exit(0)
   except Exception as error:
     sys.exit(_fail(flag_errors.explain(error, argv), _WRONG_USE))

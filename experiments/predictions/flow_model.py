@@ -20,13 +20,13 @@ def define_flags() -> None:
   launch.define_flags(config_required=False)
   flags.DEFINE_string("weights", "", "File or folder of weights.")
   flags.DEFINE_string(
-    "checkpoint", "latest", "Of --workdir: latest, best, or a step."
+    "checkpoint", "latest", "Checkpoint of --workdir: latest, best, or a step."
   )
   define_tiling_flags()
 
 
 def define_tiling_flags() -> None:
-  """Defines how images larger than the model's are split into tiles."""
+  """Defines the flag that says how images are split into tiles."""
   flags.DEFINE_enum(
     "tiles",
     "even",

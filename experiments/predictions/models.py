@@ -75,7 +75,8 @@ def saved_run(task_class: type, ability: str) -> tuple[Any, Any, Path]:
 
   Args:
     task_class: Class of the tasks that the command supports.
-    ability: What such tasks do, for the error message: "classify images".
+    ability: Description of such tasks for the error, such as "classify
+      images".
 
   Raises:
     UserError: There is no such run, or it is of another task.

@@ -82,11 +82,11 @@ def output_folder() -> Path:
 
 @contextlib.contextmanager
 def writing(path: Path, advice: str = "another --output") -> Iterator[None]:
-  """Turns failures to write `path` into errors for users.
+  """Converts failures to write `path` to UserErrors.
 
   Args:
     path: The file or folder that is written in the context.
-    advice: What the user may give instead.
+    advice: Alternative that the user may give.
 
   Raises:
     UserError: The path can't be written.
@@ -104,7 +104,7 @@ def check_writable(path: Path, advice: str) -> None:
 
   Args:
     path: The file.
-    advice: What the user may give instead.
+    advice: Alternative that the user may give.
 
   Raises:
     UserError: It can't be written.

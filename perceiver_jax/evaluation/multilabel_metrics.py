@@ -2,9 +2,9 @@
 
 Shapes: S examples, P classes. Metrics are computed per class from the ranking
 of the examples [S, P] by score. Classes without positive or negative examples
-are NaN and excluded from means. Transposed arguments would rank the
-classes of an example instead, a mistake of the Perceiver paper's first version
-(app. F of its second).
+are NaN and excluded from means. Transposed arguments would rank the classes of
+an example instead, which was a mistake in the Perceiver paper's first version
+(see app. F of the second).
 """
 
 import numpy as np
@@ -54,9 +54,9 @@ def area_under_curve(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def d_prime(area: float) -> float:
-  """Returns d', the distance of two normal distributions by ROC area.
+  """Returns d', the distance of two normal distributions with this ROC area.
 
-  In standard deviations. AudioSet's authors report it for the mean area.
+  It is in standard deviations. AudioSet's authors report it for the mean area.
   """
   area = np.clip(area, 1 - _MAX_AREA, _MAX_AREA)
   return float(np.sqrt(2) * stats.norm.ppf(area))

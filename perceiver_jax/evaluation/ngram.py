@@ -1,13 +1,13 @@
-"""Fills masked bytes by an n-gram model: a baseline of masked language models.
+"""An n-gram model of bytes, a baseline for masked language models.
 
-An n-gram model of bytes with Witten-Bell interpolation (Bell, Cleary and
-Witten, 1990; Chen and Goodman, 1998, section 2.5): what follows a context c,
-seen t times before k different bytes, has the probability
+It has Witten-Bell interpolation (Bell, Cleary and Witten, 1990; Chen and
+Goodman, 1998, section 2.5): after a context c, which was seen t times before k
+different bytes, a byte x has the probability
 
   p(x | c) = (count(c x) + k p(x | c without its first byte)) / (t + k),
 
-and without any context all 256 bytes are equally likely. A masked language
-model with a higher accuracy uses more than the neighboring bytes.
+and without a context all 256 bytes are equally likely. A masked language model
+with a higher accuracy uses more than the neighboring bytes.
 """
 
 import collections
@@ -65,7 +65,7 @@ class NGram:
     Args:
       tokens: L bytes; the values of masked ones are ignored.
       masked: bool [L], True where masked.
-      beam: number of candidates kept.
+      beam: number of candidates to keep.
 
     Returns:
       L bytes, those of `tokens` where not masked.
@@ -95,7 +95,7 @@ class NGram:
     shorter = (
       self._cached(context[1:]) if context else np.full(_BYTES, 1 / _BYTES)
     )
-    # `get`, since asking a defaultdict would add the context.
+    # Indexing the defaultdict would add the context.
     counts = self._counts.get(context)
     if counts is None:
       return shorter
@@ -115,7 +115,7 @@ class NGram:
     for _ in range(length):
       nexts = [np.log(self.probabilities(before + text)) for text in candidates]
       total = (scores[:, None] + np.stack(nexts)).ravel()
-      # Stable, so that equals are taken in the same order every time.
+      # A stable sort makes the order of equal values deterministic.
       best = np.argsort(-total, kind="stable")[:beam]
       scores = total[best]
       candidates = [candidates[i // _BYTES] + bytes([i % _BYTES]) for i in best]
@@ -147,14 +147,14 @@ def accuracy(
   Raises:
     ValueError: no byte is masked.
   """
-  right = total = 0
+  correct = total = 0
   for text, masked in pairs:
     filled = np.frombuffer(model.fill(text, masked, beam), np.uint8)
-    right += int((filled == np.frombuffer(text, np.uint8))[masked].sum())
+    correct += int((filled == np.frombuffer(text, np.uint8))[masked].sum())
     total += int(masked.sum())
   if not total:
     raise ValueError("no byte is masked: there is nothing to fill in")
-  return right / total
+  return correct / total
 
 
 def _runs(masked: np.ndarray) -> Iterator[tuple[int, int]]:

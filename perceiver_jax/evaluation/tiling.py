@@ -40,13 +40,13 @@ def tiled_flow(
   to the right or below.
 
   Args:
-    frames: [2, H, W, C], of any type: the pair as `predict` takes it.
-    predict: frames [b, 2, h, w, C] to flow [b, h, w, 2], in pixels. Every call
-      gets the same b, so that a jitted function compiles once.
+    frames: [2, H, W, C], of any type that `predict` takes.
+    predict: maps frames [b, 2, h, w, C] to flow [b, h, w, 2] in pixels. All
+      calls have the same b, so that a jitted function compiles once.
     tile: (h, w).
     min_overlap: smallest overlap of neighboring tiles in pixels.
-    spacing: 'even', as the paper says, or 'released', as the authors' notebook
-      does; see `tile_starts`.
+    spacing: 'even', as in the paper, or 'released', as in the authors'
+      notebook; see `tile_starts`.
     batch_size: largest number of tiles per call.
 
   Returns:
@@ -61,7 +61,7 @@ def tiled_flow(
   missing = [max(0, t - s) for t, s in zip(tile, (height, width), strict=True)]
   edges = ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0))
   frames = np.pad(frames, edges, mode="edge")
-  places = [
+  tiles = [
     (slice(None), slice(y, y + tile[0]), slice(x, x + tile[1]))
     for y in tile_starts(frames.shape[1], tile[0], min_overlap, spacing)
     for x in tile_starts(frames.shape[2], tile[1], min_overlap, spacing)
@@ -70,8 +70,8 @@ def tiled_flow(
   # In float64, equal predictions blend to exactly themselves.
   total = np.zeros((*frames.shape[1:3], 2))
   weight = np.zeros((*frames.shape[1:3], 1))
-  flows = _in_batches(predict, [frames[place] for place in places], batch_size)
-  for (_, rows, columns), flow in zip(places, flows, strict=True):
+  flows = _in_batches(predict, [frames[index] for index in tiles], batch_size)
+  for (_, rows, columns), flow in zip(tiles, flows, strict=True):
     total[rows, columns] += weights * flow
     weight[rows, columns] += weights
   return (total / weight)[:height, :width].astype(np.float32)
@@ -108,7 +108,7 @@ def overlap(tile: tuple[int, int]) -> int:
 
 
 def tiles_at_once(tile: tuple[int, int]) -> int:
-  """Returns how many tiles (h, w) to batch, by the published model's pixels."""
+  """Returns the batch size of tiles (h, w), limited by their total pixels."""
   fitting = math.prod(TRAINING_SIZE) // math.prod(tile)
   return max(1, min(fitting, _MAX_BATCH))
 
@@ -130,7 +130,7 @@ def tile_starts(
       one flush with the border (0, 476, 528).
 
   Returns:
-    Ascending, from 0 to `size - tile`, without repeats.
+    Ascending starts from 0 to `size - tile`, without repeats.
 
   Raises:
     ValueError: an argument is out of range.

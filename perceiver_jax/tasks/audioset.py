@@ -1,4 +1,4 @@
-"""AudioSet: classes of audio and video.
+"""AudioSet: classification of audio and video.
 
 Reproduces Perceiver v2, Table 3, and Perceiver IO v3, Table 10.
 
@@ -77,15 +77,15 @@ class AudioSet(clip_data.ClipTask):
 
   def dummy_batch(self) -> Batch:
     """Returns one silent, gray window."""
-    window, found = self._window, {}
+    window, example = self._window, {}
     if window.num_frames:
       shape = (window.num_frames, *window.size, 3)
-      found["image"] = np.zeros(shape, np.uint8)
+      example["image"] = np.zeros(shape, np.uint8)
     if window.num_samples:
-      found["audio"] = np.zeros((window.num_samples, 1), np.float32)
-    found = self._preprocessing.evaluate(found)
+      example["audio"] = np.zeros((window.num_samples, 1), np.float32)
+    example = self._preprocessing.evaluate(example)
     return {
-      **{name: value[None] for name, value in found.items()},
+      **{name: value[None] for name, value in example.items()},
       "label": np.zeros((1, len(self._class_names)), np.float32),
       "unreadable": np.zeros(1, np.float32),
       "index": np.zeros(1, np.int32),
@@ -139,16 +139,18 @@ class AudioSet(clip_data.ClipTask):
     finalized = {}
     for name, means in metrics.items():
       # The mean of no examples is undefined.
-      seen = means.get("windows", np.zeros(len(labels))) > 0
-      if not seen.any():
+      is_read = means.get("windows", np.zeros(len(labels))) > 0
+      if not is_read.any():
         raise UserError(
           "no clip of the evaluation split can be read; see the warnings"
         )
-      averages = means["probabilities"][seen] / means["windows"][seen, None]
+      averages = (
+        means["probabilities"][is_read] / means["windows"][is_read, None]
+      )
       finalized[name] = {
         "loss": means["loss"],
-        **multilabel_metrics.summary(labels[seen], averages),
-        "unreadable": 1 - seen.mean(),
+        **multilabel_metrics.summary(labels[is_read], averages),
+        "unreadable": 1 - is_read.mean(),
       }
     return finalized
 
@@ -233,10 +235,10 @@ class AudioSet(clip_data.ClipTask):
   def _label_matrix(self) -> np.ndarray:
     """Returns the multi-hot labels [C, P] of the held-out clips."""
     labels = self._clips.held_out.labels
-    found = np.zeros((len(labels), len(self._class_names)), np.int32)
-    for row, classes in zip(found, labels, strict=True):
+    matrix = np.zeros((len(labels), len(self._class_names)), np.int32)
+    for row, classes in zip(matrix, labels, strict=True):
       row[list(classes)] = 1
-    return found
+    return matrix
 
 
 def _losses(outputs: perceiver.Outputs, batch: Batch) -> jax.Array:

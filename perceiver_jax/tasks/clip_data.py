@@ -108,18 +108,18 @@ class ClipData:
     arguments = self._data.source_args.to_dict().get(self._data.source, {})
     if self._data.source == "files":
       arguments["prefer_video"] = self.window.num_frames > 0
-    found = clip_sources.make_clips(self._data.source, split=split, **arguments)
-    if isinstance(found, clip_shards.ClipShards):
-      found.check_window(self.window)
+    clips = clip_sources.make_clips(self._data.source, split=split, **arguments)
+    if isinstance(clips, clip_shards.ClipShards):
+      clips.check_window(self.window)
     # The first split that is opened determines the classes of a run.
-    self._known = self._known or found.class_names
-    check_class_names(self._known, found.class_names, f"split {split!r}")
-    if self._one_class and any(len(labels) != 1 for labels in found.labels):
+    self._known = self._known or clips.class_names
+    check_class_names(self._known, clips.class_names, f"split {split!r}")
+    if self._one_class and any(len(labels) != 1 for labels in clips.labels):
       raise UserError(
         f"clips of source {self._data.source!r}, split {split!r}, have no class"
-        " or several; here each must have one"
+        " or several; this task needs exactly one"
       )
-    return found
+    return clips
 
 
 class ClipTask(base.Task):

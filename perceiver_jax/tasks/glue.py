@@ -36,7 +36,7 @@ from perceiver_jax.viz import sections
 
 
 class Glue(base.Task):
-  """Classification and regression of texts: one GLUE task or several.
+  """Classification and regression of texts, for one GLUE task or several.
 
   The tasks are those with an output in `config.model.decoder.outputs`.
 
@@ -78,7 +78,8 @@ class Glue(base.Task):
       )
     if not self._outputs:
       raise UserError(
-        "no task of config.model.decoder.outputs has an output; give one some"
+        "no task of config.model.decoder.outputs has an output; give one at"
+        " least 1"
       )
     self._check_task_tokens()
     self.published = self._published()
@@ -90,14 +91,14 @@ class Glue(base.Task):
     Raises:
       UserError: a task is unknown, or has a different number of outputs.
     """
-    found = {name: self._task(name) for name in self._outputs}
-    for name, task in found.items():
+    tasks = {name: self._task(name) for name in self._outputs}
+    for name, task in tasks.items():
       if task.num_outputs != self._outputs[name]:
         raise UserError(
           f"config.model.decoder.outputs.{name} is {self._outputs[name]}, but"
           f" the task has {task.num_outputs}; make them equal"
         )
-    return found
+    return tasks
 
   def _task(self, name: str) -> glue_tasks.Task:
     if name != glue_examples.OWN:
@@ -133,10 +134,10 @@ class Glue(base.Task):
 
   def metadata(self) -> dict[str, Any]:
     """Returns the tokenizer, and the custom task if there is one."""
-    found: dict[str, Any] = {"tokenizer": self._data.tokenizer}
+    metadata: dict[str, Any] = {"tokenizer": self._data.tokenizer}
     if glue_examples.OWN in self._outputs:
-      found["own"] = self.tasks[glue_examples.OWN]._asdict()
-    return found
+      metadata["own"] = self.tasks[glue_examples.OWN]._asdict()
+    return metadata
 
   def forward(
     self,
@@ -157,29 +158,32 @@ class Glue(base.Task):
   def loss(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
     """Returns cross-entropy or squared error, and accuracy of classes."""
     ones = jnp.ones(batch["label"].shape, jnp.float32)
-    found = {"loss": metrics_lib.weighted(self._losses(outputs, batch), ones)}
+    losses = self._losses(outputs, batch)
+    metrics = {"loss": metrics_lib.weighted(losses, ones)}
     if any(task.classes for task in self.tasks.values()):
-      right = _answers(outputs.logits) == batch["label"]
-      classified = 1 - self._is_score(batch)
-      found["accuracy"] = metrics_lib.weighted(right, classified)
-    return found
+      correct = _answers(outputs.logits) == batch["label"]
+      has_class = 1 - self._is_score(batch)
+      metrics["accuracy"] = metrics_lib.weighted(correct, has_class)
+    return metrics
 
   def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
     """Returns the mean loss, and predictions, labels and counts, each [S].
 
-    `finalize_metrics` computes metrics from these that are not means.
+    From these, `finalize_metrics` computes the metrics that are not means.
     """
     mask = batch["mask"]
-    guesses = jnp.where(
+    predictions = jnp.where(
       self._is_score(batch) > 0, outputs.logits[:, 0], _answers(outputs.logits)
     )
     columns = {
-      "predictions": guesses * mask,
+      "predictions": predictions * mask,
       "labels": batch["label"] * mask,
       "counts": mask,
     }
     # Each example has its own index, so summing over batches concatenates.
-    fill = lambda x: jnp.zeros(self._most_held_out).at[batch["index"]].add(x)
+    fill = lambda x: (
+      jnp.zeros(self._max_eval_examples).at[batch["index"]].add(x)
+    )
     losses = self._losses(outputs, batch)
     return {
       "loss": metrics_lib.weighted(losses, mask),
@@ -193,14 +197,15 @@ class Glue(base.Task):
     finalized, main = {}, {}
     for name, means in metrics.items():
       counts = means["counts"] > 0
-      labels, guesses = means["labels"][counts], means["predictions"][counts]
-      wanted = self.tasks[_task_of(name)].metrics
+      labels = means["labels"][counts]
+      predictions = means["predictions"][counts]
+      names = self.tasks[_task_of(name)].metrics
       values = {
-        metric: glue_metrics.METRICS[metric](labels, guesses)
-        for metric in wanted
+        metric: glue_metrics.METRICS[metric](labels, predictions)
+        for metric in names
       }
       finalized[name] = {"loss": means["loss"], **values}
-      main[name] = values[wanted[0]]
+      main[name] = values[names[0]]
     return {**finalized, "glue": {"average": glue_metrics.glue_average(main)}}
 
   def source(self, split: str) -> Source:
@@ -211,7 +216,7 @@ class Glue(base.Task):
 
   def eval_sources(self) -> dict[str, glue_examples.WithTaskId]:
     """Returns the evaluation sets: "cola", "mnli_matched" and so on."""
-    return self._held_out
+    return self._eval_sources
 
   def test_data(
     self, name: str, examples: Source, *, global_batch: int
@@ -220,7 +225,7 @@ class Glue(base.Task):
 
     Args:
       name: name of a task of this run.
-      examples: see `data.glue`.
+      examples: see `data.text.glue_examples`.
       global_batch: number of examples in a batch.
     """
     tagged = glue_examples.WithTaskId(examples, self._number(name))
@@ -245,7 +250,7 @@ class Glue(base.Task):
 
   def _losses(self, outputs: perceiver.Outputs, batch: Batch) -> jax.Array:
     logits, is_score = outputs.logits, self._is_score(batch)
-    # Scores are not classes. Any class will do, as this loss is not used.
+    # The label of a regression is no class; its cross-entropy is not used.
     classes = jnp.where(is_score > 0, 0, batch["label"]).astype(jnp.int32)
     return jnp.where(
       is_score > 0,
@@ -270,18 +275,18 @@ class Glue(base.Task):
 
   def _published(self) -> dict[str, Any]:
     row = self._config.get("published", {}).to_dict()
-    found: dict[str, Any] = {}
+    published: dict[str, Any] = {}
     # The published average is over all tasks, so all of them are required.
     tasks = {_task_of(name) for name in row} - {"source", "average"}
     for name, value in row.items():
       if name == "source":
-        found[name] = value
+        published[name] = value
       elif name == "average" and tasks == self._outputs.keys():
-        found["glue/average"] = value
+        published["glue/average"] = value
       elif _task_of(name) in self._outputs:
         metric = glue_tasks.TASKS[_task_of(name)].metrics[0]
-        found[f"{name}/{metric}"] = value
-    return found
+        published[f"{name}/{metric}"] = value
+    return published
 
   def _examples(self, name: str, split: str) -> glue_examples.WithTaskId:
     data = self._data
@@ -301,26 +306,26 @@ class Glue(base.Task):
     return mixture.Mixture(parts, weights)
 
   @functools.cached_property
-  def _held_out(self) -> dict[str, glue_examples.WithTaskId]:
-    found = {
+  def _eval_sources(self) -> dict[str, glue_examples.WithTaskId]:
+    sources = {
       name + part: self._examples(name, self._data.eval_split + part)
       for name, task in self.tasks.items()
       for part in task.parts
     }
-    for name, source in found.items():
+    for name, source in sources.items():
       if source[0]["label"] == glue_examples.UNKNOWN:
         raise UserError(
-          f"{name!r} has no labels in split {self._data.eval_split!r}, as those"
-          " of GLUE's test sets are not given out; set"
+          f"{name!r} has no labels in split {self._data.eval_split!r}; those of"
+          " GLUE's test sets are not published; set"
           " config.data.eval_split=validation, and predict with python -m"
           " scripts.evaluation.submit_glue, or python -m experiments.predict"
           " classify-text"
         )
-    return found
+    return sources
 
   @functools.cached_property
-  def _most_held_out(self) -> int:
-    return max(map(len, self._held_out.values()))
+  def _max_eval_examples(self) -> int:
+    return max(map(len, self._eval_sources.values()))
 
   def preprocess(
     self, example: Example, rng: np.random.Generator | None
@@ -340,8 +345,8 @@ def _answers(logits: jax.Array) -> jax.Array:
   return logits.argmax(-1).astype(jnp.float32)
 
 
-def _task_of(held_out: str) -> str:
-  """Returns the name of the task of a held-out set."""
+def _task_of(name: str) -> str:
+  """Returns the name of the task of an evaluation set."""
   for part in ("_matched", "_mismatched"):
-    held_out = held_out.removesuffix(part)
-  return held_out
+    name = name.removesuffix(part)
+  return name

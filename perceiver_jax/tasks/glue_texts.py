@@ -1,6 +1,6 @@
 """Converts texts to inputs of a GLUE model, and its outputs to answers.
 
-Shapes: M tokens of a text, P the most outputs of a task.
+Shapes: M tokens of a text, P maximum number of outputs of a task.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,7 +53,7 @@ class GlueTexts(NamedTuple):
 
     Args:
       name: name of the task.
-      texts: one or two texts per example, as many as the task takes.
+      texts: for each example the one or two texts that the task takes.
     """
     number = list(self.tasks).index(name)
     return {
@@ -95,6 +95,7 @@ class GlueTexts(NamedTuple):
     name = list(self.tasks)[number]
     classes = self.tasks[name].classes
     label_name = classes[int(label)] if classes else f"{label:.3f}"
-    own = tokens[tokens < self.tokenizer.vocab_size]
-    text = self.tokenizer.display(own[own != byte_tokenizer.PAD])
+    # Leaves out the tokens of tasks, which the tokenizer does not know.
+    known = tokens[tokens < self.tokenizer.vocab_size]
+    text = self.tokenizer.display(known[known != byte_tokenizer.PAD])
     return sections.TextSample(text, label_name, *self.answer(name, outputs))

@@ -1,7 +1,7 @@
-"""Autoencoding of video, sound and label together (Perceiver IO, app. I).
+"""Autoencoding of video, audio and label together (Perceiver IO, app. I).
 
 Training decodes a few points of each example. Evaluation decodes everything, in
-parts, with the label hidden, so that the decoded label is a classification.
+parts, with the label masked, so that the decoded label is a classification.
 Shapes: b examples, T frames, H x W pixels, S samples, P classes, O points.
 """
 
@@ -32,8 +32,8 @@ from perceiver_jax.viz import clip_media, image_layout, sections
 _COLUMNS = 6
 # Modalities of which a subset of points is decoded in training.
 _GRIDS = ("audio", "image")
-# Training clips that are averaged to the mean frame, a baseline.
-_MEAN_OF = 64
+# Number of training clips that are averaged to the mean frame, a baseline.
+_NUM_AVERAGED = 64
 
 
 class Kinetics(clip_data.ClipTask):
@@ -66,7 +66,7 @@ class Kinetics(clip_data.ClipTask):
       "image": np.zeros(shape, np.float32),
       "audio": np.zeros((1, window.num_samples, 1), np.float32),
       "label": np.zeros((1, len(self._class_names)), np.float32),
-      "label_hidden": np.ones(1, bool),
+      "label_masked": np.ones(1, bool),
       **{
         f"{name}_queries": np.zeros((1, self._num_queries(name)), np.int32)
         for name in _GRIDS
@@ -94,16 +94,16 @@ class Kinetics(clip_data.ClipTask):
       self.build_model(),
       {
         **{name: batch[name] for name in (*_GRIDS, "label")},
-        "masked": {"label": batch["label_hidden"]},
+        "masked": {"label": batch["label_masked"]},
       },
       is_training=is_training,
     )
     if "image_queries" in batch:
       return model(queries={name: batch[f"{name}_queries"] for name in _GRIDS})
     shapes = {name: self._grid(name) for name in _GRIDS}
-    found = decoding.decode_all(model, shapes, self._config.num_parts)
-    sound = found.logits["audio"].reshape(batch["audio"].shape)
-    return found._replace(logits=found.logits | {"audio": sound})
+    outputs = decoding.decode_all(model, shapes, self._config.num_parts)
+    audio = outputs.logits["audio"].reshape(batch["audio"].shape)
+    return outputs._replace(logits=outputs.logits | {"audio": audio})
 
   def loss(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
     """Returns the weighted sum of the losses at the points, and each loss."""
@@ -111,16 +111,16 @@ class Kinetics(clip_data.ClipTask):
       "image": batch["image"].reshape(batch["image"].shape[0], -1, 3),
       "audio": self._patches(batch["audio"]),
     }
-    chosen = {
+    points = {
       name: jnp.take_along_axis(x, batch[f"{name}_queries"][..., None], axis=1)
       for name, x in targets.items()
     }
     ones = jnp.ones(batch["label"].shape[0], jnp.float32)
-    found = self._losses(outputs.logits, {**batch, **chosen}, ones)
-    hidden = batch["label_hidden"]
+    losses = self._losses(outputs.logits, {**batch, **points}, ones)
+    correct = self._is_correct(outputs, batch, 1)
     return {
-      **found,
-      "accuracy": metrics_lib.weighted(self._right(outputs, batch, 1), hidden),
+      **losses,
+      "accuracy": metrics_lib.weighted(correct, batch["label_masked"]),
       "unreadable": metrics_lib.weighted(batch["unreadable"], ones),
     }
 
@@ -131,21 +131,21 @@ class Kinetics(clip_data.ClipTask):
     (if there are any), each clip's own mean frame, and silence.
     """
     mask, decoded = batch["mask"], outputs.logits
-    image, sound = batch["image"], batch["audio"]
+    image, audio = batch["image"], batch["audio"]
     own_mean = jnp.broadcast_to(image.mean(axis=1, keepdims=True), image.shape)
     ratios = {
       "video_psnr": metrics_lib.psnr(decoded["image"].clip(0, 1), image),
-      "audio_psnr": metrics_lib.psnr(decoded["audio"].clip(-1, 1), sound),
+      "audio_psnr": metrics_lib.psnr(decoded["audio"].clip(-1, 1), audio),
       "video_psnr_of_own_mean": metrics_lib.psnr(own_mean, image),
-      "audio_psnr_of_silence": metrics_lib.psnr(jnp.zeros_like(sound), sound),
-      "accuracy": self._right(outputs, batch, 1),
+      "audio_psnr_of_silence": metrics_lib.psnr(jnp.zeros_like(audio), audio),
+      "accuracy": self._is_correct(outputs, batch, 1),
     }
     if self._mean_frame is not None:
       ratios["video_psnr_of_mean_frame"] = metrics_lib.psnr(
         jnp.broadcast_to(self._mean_frame, image.shape), image
       )
     if len(self._class_names) > 5:
-      ratios["top_5_accuracy"] = self._right(outputs, batch, 5)
+      ratios["top_5_accuracy"] = self._is_correct(outputs, batch, 5)
     return {
       **self._losses(decoded, batch, mask),
       **{name: metrics_lib.weighted(x, mask) for name, x in ratios.items()},
@@ -206,18 +206,18 @@ class Kinetics(clip_data.ClipTask):
   def _check_model(self) -> None:
     """Raises UserError if the sizes of the model and the data differ."""
     outputs, window = self._config.model.decoder.outputs, self._window
-    wanted = {
+    expected = {
       "image.shape": (window.num_frames, *window.size),
       "audio.shape": (window.num_samples // outputs.audio.num_outputs,),
       "label.num_outputs": len(self._class_names),
     }
-    for leaf, value in wanted.items():
+    for leaf, value in expected.items():
       name, field = leaf.split(".")
       given = outputs[name][field]
       if (tuple(given) if isinstance(value, tuple) else given) != value:
         raise UserError(
-          f"config.model.decoder.outputs.{leaf} is {given}, but by config.data"
-          f" it is {value}; make them equal"
+          f"config.model.decoder.outputs.{leaf} is {given}, but config.data"
+          f" gives {value}; make them equal"
         )
     for name in _GRIDS:
       if not 1 <= self._num_queries(name) <= math.prod(self._grid(name)):
@@ -236,9 +236,9 @@ class Kinetics(clip_data.ClipTask):
   def _grid(self, name: str) -> tuple[int, ...]:
     return tuple(self._config.model.decoder.outputs[name].shape)
 
-  def _patches(self, sound: jax.Array) -> jax.Array:
+  def _patches(self, audio: jax.Array) -> jax.Array:
     """Splits audio [b, S, 1] into the patches that are decoded."""
-    return sound.reshape(sound.shape[0], *self._grid("audio"), -1)
+    return audio.reshape(audio.shape[0], *self._grid("audio"), -1)
 
   def _losses(
     self, decoded: Mapping[str, jax.Array], batch: Batch, weights: jax.Array
@@ -253,12 +253,12 @@ class Kinetics(clip_data.ClipTask):
       "label": optax.softmax_cross_entropy(decoded["label"], batch["label"]),
     }
     total = sum(self._config.loss_weights[name] * x for name, x in each.items())
-    found = {"loss": metrics_lib.weighted(total, weights)}
+    metrics = {"loss": metrics_lib.weighted(total, weights)}
     for name, losses in each.items():
-      found[f"{name}_loss"] = metrics_lib.weighted(losses, weights)
-    return found
+      metrics[f"{name}_loss"] = metrics_lib.weighted(losses, weights)
+    return metrics
 
-  def _right(
+  def _is_correct(
     self, outputs: perceiver.Outputs, batch: Batch, k: int
   ) -> jax.Array:
     labels = batch["label"].argmax(-1)
@@ -275,8 +275,8 @@ class Kinetics(clip_data.ClipTask):
       for label, p in zip(batch["label"], probabilities, strict=True)
     ]
 
-  def _pixels(self, pictures: np.ndarray) -> np.ndarray:
-    return self._preprocessing.pixels(np.asarray(pictures))
+  def _pixels(self, images: np.ndarray) -> np.ndarray:
+    return self._preprocessing.pixels(np.asarray(images))
 
   def preprocess(
     self, example: Example, rng: np.random.Generator | None
@@ -284,14 +284,14 @@ class Kinetics(clip_data.ClipTask):
     """Makes a window; in training, also draws the points to decode."""
     prepared = self._preprocess_window(example, rng)
     if rng is None:
-      return {**prepared, "label_hidden": np.bool_(True)}
+      return {**prepared, "label_masked": np.bool_(True)}
     for name in _GRIDS:
       points = math.prod(self._grid(name))
       prepared[f"{name}_queries"] = rng.integers(
         points, size=self._num_queries(name), dtype=np.int32
       )
-    hidden = rng.random() < self._config.label_mask_rate
-    return {**prepared, "label_hidden": np.bool_(hidden)}
+    masked = rng.random() < self._config.label_mask_rate
+    return {**prepared, "label_masked": np.bool_(masked)}
 
   @functools.cached_property
   def _mean_frame(self) -> np.ndarray | None:
@@ -308,6 +308,8 @@ class Kinetics(clip_data.ClipTask):
     source = windows.even_windows(
       train, self._window, 1, self._data.max_unreadable_share
     )
-    numbers = np.unique(np.linspace(0, len(source) - 1, _MEAN_OF).astype(int))
+    numbers = np.unique(
+      np.linspace(0, len(source) - 1, _NUM_AVERAGED).astype(int)
+    )
     read = lambda i: self._preprocessing.evaluate(source[int(i)])["image"]
     return np.mean([read(i).mean(axis=0) for i in numbers], axis=0)

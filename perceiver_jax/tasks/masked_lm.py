@@ -27,8 +27,8 @@ from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
 from perceiver_jax.viz import sections
 
-# Tokens of a text in the report: before the first masked one, and in all.
-_SHOWN_BEFORE, _SHOWN = 40, 160
+# Number of a text's tokens in the report: before the first masked one, in all.
+_NUM_BEFORE, _NUM_TOKENS = 40, 160
 
 
 class MaskedLanguageModel(base.Task):
@@ -129,11 +129,11 @@ class MaskedLanguageModel(base.Task):
     losses = optax.softmax_cross_entropy_with_integer_labels(
       outputs.logits, batch["tokens"]
     )
-    right = outputs.logits.argmax(-1) == batch["tokens"]
+    correct = outputs.logits.argmax(-1) == batch["tokens"]
     weights = batch["masked"] * batch["mask"][:, None]
     return {
       "loss": metrics_lib.weighted(losses, weights),
-      "accuracy": metrics_lib.weighted(right, weights),
+      "accuracy": metrics_lib.weighted(correct, weights),
     }
 
   def report_sections(
@@ -183,8 +183,8 @@ class MaskedLanguageModel(base.Task):
     self, tokens: np.ndarray, masked: np.ndarray, predictions: np.ndarray
   ) -> list[sections.TextSpan]:
     """Splits the text around the first masked token into spans."""
-    start = max(0, int(masked.argmax()) - _SHOWN_BEFORE)
-    part = slice(start, start + _SHOWN)
+    start = max(0, int(masked.argmax()) - _NUM_BEFORE)
+    part = slice(start, start + _NUM_TOKENS)
     tokens, masked, predictions = tokens[part], masked[part], predictions[part]
     length = int((tokens != byte_tokenizer.PAD).sum())
     edges = np.flatnonzero(np.diff(masked[:length])) + 1
@@ -219,19 +219,20 @@ class MaskedLanguageModel(base.Task):
 
   def _corpora(self) -> dict[str, float]:
     """Returns the weights of the corpora that are used."""
-    given = {name: c.weight for name, c in self._config.data.corpora.items()}
-    for name, weight in given.items():
+    weights = {name: c.weight for name, c in self._config.data.corpora.items()}
+    for name, weight in weights.items():
       if not 0 <= weight < math.inf:
         raise UserError(
           f"config.data.corpora.{name}.weight is {weight}; give a positive"
           " number, or 0 to leave the corpus out"
         )
-    found = {name: weight for name, weight in given.items() if weight}
-    if not found:
+    used = {name: weight for name, weight in weights.items() if weight}
+    if not used:
       raise UserError(
-        "no corpus of config.data.corpora has a weight; give one a positive one"
+        "no corpus of config.data.corpora has a weight; give one a positive"
+        " weight"
       )
-    return found
+    return used
 
   def _documents(self, name: str, role: str) -> corpora.Documents:
     corpus = self._config.data.corpora[name]
@@ -255,12 +256,12 @@ def masked_bytes(
     same length.
   """
   first = len(byte_tokenizer.SPECIAL_TOKENS)
-  found = []
-  for tokens, hidden, counts in zip(
+  pairs = []
+  for tokens, masked, is_valid in zip(
     batch["tokens"], batch["masked"], batch["mask"], strict=True
   ):
     real = tokens >= first
-    if counts:
+    if is_valid:
       text = (tokens[real] - first).astype(np.uint8).tobytes()
-      found.append((text, hidden[real]))
-  return found
+      pairs.append((text, masked[real]))
+  return pairs

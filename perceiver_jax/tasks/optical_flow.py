@@ -36,7 +36,7 @@ _ROBUST_SHIFT, _ROBUST_POWER = 0.01, 0.4
 # Added under the square root of the end-point error, whose gradient is
 # infinite at zero.
 _SQUARE_SHIFT = 1e-6
-_SHOWN = 4
+_NUM_DRAWN = 4
 
 
 class OpticalFlow(base.Task):
@@ -128,10 +128,10 @@ class OpticalFlow(base.Task):
       error = (distance + _ROBUST_SHIFT) ** _ROBUST_POWER
     known = jnp.maximum(jnp.sum(valid, (1, 2)), 1)
     losses = jnp.sum(error * valid, (1, 2)) / known
-    found = flow_metrics.compute_metrics(predicted, flow, valid, None)
+    metrics = flow_metrics.compute_metrics(predicted, flow, valid, None)
     return {
       "loss": metrics_lib.weighted(losses, jnp.ones_like(losses)),
-      "epe": found["epe"],
+      "epe": metrics["epe"],
     }
 
   def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
@@ -187,7 +187,7 @@ class OpticalFlow(base.Task):
     self, outputs: perceiver.Outputs, batch: Batch
   ) -> dict[str, np.ndarray]:
     """Draws frames, target, prediction and error of some pairs."""
-    samples = self._samples(outputs, batch)[:_SHOWN]
+    samples = self._samples(outputs, batch)[:_NUM_DRAWN]
     return {"flow": flow_images.contact_sheet(samples)}
 
   def report_sections(
@@ -269,7 +269,7 @@ class OpticalFlow(base.Task):
     source = flow_sources.make_flow_source(name, split=split, **arguments)
     if not source.has_ground_truth:
       raise UserError(
-        f"the {split!r} split of {name!r} has no truth; set"
+        f"the {split!r} split of {name!r} has no ground truth; set"
         f" config.data.{role}_split=train, or config.data.{role}_source to"
         " another source"
       )

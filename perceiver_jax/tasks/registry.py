@@ -34,7 +34,7 @@ TASKS: dict[str, type[Task]] = {
 def make_task(
   config: ml_collections.ConfigDict, metadata: Mapping[str, Any] | None = None
 ) -> Task:
-  """Makes the task that a config names.
+  """Makes the task of a config.
 
   Args:
     config: Config of the run; its `task` is a key of `TASKS`, or a class

@@ -48,7 +48,7 @@ def test_training_decodes_some_points_and_hides_half_of_the_labels():
   for name in batch:
     assert batch[name].shape[1:] == example[name].shape[1:], name
     assert batch[name].dtype == example[name].dtype, name
-  assert 6 <= batch["label_hidden"].sum() <= 26
+  assert 6 <= batch["label_masked"].sum() <= 26
   points = batch["image_queries"]
   assert points.shape == (32, 256)
   assert points.min() < 100
@@ -101,17 +101,17 @@ def test_the_loss_is_of_the_chosen_points():
   )
 
 
-def test_accuracy_in_training_is_of_hidden_labels():
+def test_accuracy_in_training_is_of_masked_labels():
   task = _task()
   batch = _train_batch(task)
-  hidden = batch["label_hidden"]
-  # Right just where the label was to be seen.
-  labels = np.where(hidden[:, None], 1 - batch["label"], batch["label"])
+  masked = batch["label_masked"]
+  # Correct only where the label is visible.
+  labels = np.where(masked[:, None], 1 - batch["label"], batch["label"])
   outputs = _outputs(
     image=np.zeros((8, 256, 3)), audio=np.zeros((8, 64, 32)), label=labels
   )
   right, count = task.loss(outputs, batch)["accuracy"]
-  assert (right, count) == (0, hidden.sum())
+  assert (right, count) == (0, masked.sum())
 
 
 def _eval_batch(task):
@@ -121,7 +121,7 @@ def _eval_batch(task):
 def test_evaluation_compares_with_what_says_little():
   task = _task()
   batch = _eval_batch(task)
-  assert batch["label_hidden"].all()
+  assert batch["label_masked"].all()
   image, audio = batch["image"], batch["audio"]
   outputs = _outputs(
     # What is beyond black and white is shown as those.
@@ -191,7 +191,7 @@ def test_everything_is_decoded_in_parts_as_by_single_calls():
   # A label that is hidden says nothing.
   other = {**batch, "label": np.roll(batch["label"], 1, axis=-1)}
   np.testing.assert_array_equal(found["image"], apply(other)["image"])
-  seen = {**other, "label_hidden": np.zeros(4, bool)}
+  seen = {**other, "label_masked": np.zeros(4, bool)}
   assert np.any(np.asarray(found["image"]) != apply(seen)["image"])
 
 

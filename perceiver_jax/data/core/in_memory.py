@@ -32,10 +32,10 @@ class InMemory:
 
 
 class InMemoryArrays:
-  """Examples held as arrays whose first axis counts examples.
+  """Examples that are stored in arrays, along their first axis.
 
   Args:
-    arrays: name to array [N, ...], all of the same length N.
+    arrays: arrays [N, ...] by name, all of the same length N.
     class_names: name of each label.
 
   Raises:
@@ -62,5 +62,5 @@ class InMemoryArrays:
     return self._length
 
   def __getitem__(self, index: int) -> Example:
-    # Copies, so that a transform working in place leaves the data as it is.
+    # Copies, so that transforms that work in place do not change the data.
     return {name: np.array(a[index]) for name, a in self._arrays.items()}

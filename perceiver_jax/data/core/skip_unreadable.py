@@ -9,26 +9,26 @@ from absl import logging
 from perceiver_jax.data.core.source import Example, Source
 from perceiver_jax.errors import UserError
 
-# Up to this many unreadable examples are accepted whatever their share.
-_FEW = 10
+# Up to this many unreadable examples are accepted, whatever their share.
+_MAX_ACCEPTED = 10
 # Number of unreadable examples that warnings and errors name.
-_NAMED = 3
+_MAX_NAMED = 3
 
 
 class SkipUnreadable:
   """A source that replaces unreadable examples by the next readable one.
 
-  The label is replaced as well, and `unreadable` of the example is float32 1,
-  else 0. Warnings name the first few unreadable examples. Every process counts
-  for itself; a copy sent to a worker process starts at zero.
+  The label is replaced as well. An example's `unreadable` is float32 1 if it
+  was replaced, else 0. Warnings name the first few unreadable examples. Every
+  process counts separately; a copy in a worker process starts at zero.
 
   Args:
     source: the examples; fetching an unreadable one raises a UserError.
     max_share: share of the examples read that may be unreadable; a higher share
       is an error once there are more than ten.
     kind: the kind of example, for messages.
-    num_files: number of files if examples are parts of files: example i is
-      then of file i % num_files, and each file counts once.
+    num_files: number of files if examples are parts of files; example i is then
+      part of file i % num_files, and each file counts once.
   """
 
   def __init__(
@@ -47,7 +47,7 @@ class SkipUnreadable:
     self._lock = threading.Lock()
     self._num_read = 0
     self._unreadable: set[int] = set()
-    self._reasons: list[str] = []  # Of the first few.
+    self._reasons: list[str] = []  # Errors of the first few.
 
   def __reduce__(self) -> tuple[type, tuple[Source, float, str, int]]:
     return SkipUnreadable, (
@@ -74,7 +74,7 @@ class SkipUnreadable:
     """Returns the example, or the next one that `read` can read.
 
     Args:
-      index: of the example.
+      index: index of the example.
       read: maps an index to an example; raises UserError if it is unreadable.
     """
     position = index
@@ -100,13 +100,15 @@ class SkipUnreadable:
     """Counts an unreadable example; raises UserError if there are too many."""
     with self._lock:
       self._num_read += 1
-      # Each counts once, so that further epochs do not change the share.
-      if number not in self._unreadable and len(self._reasons) < _NAMED:
+      # Each example counts once, so that later epochs do not change the share.
+      if number not in self._unreadable and len(self._reasons) < _MAX_NAMED:
         self._reasons.append(reason)
         logging.warning("%s; the next %s takes its place", reason, self._kind)
       self._unreadable.add(number)
       num_distinct = min(self._num_read, self._num_files)
-      if len(self._unreadable) > max(_FEW, self._max_share * num_distinct):
+      if len(self._unreadable) > max(
+        _MAX_ACCEPTED, self._max_share * num_distinct
+      ):
         raise self._too_many()
 
   def _too_many(self) -> UserError:

@@ -1,6 +1,6 @@
 """The protocol of a source: examples that can be fetched in any order.
 
-A source has a length and returns example i as a dict of numpy arrays; for
+A source has a length and returns example i as a dict of NumPy arrays; for
 images `image` [H, W, C] and `label`: int32, an index of `class_names`, or
 float32 multi-hot [P] if an image has any number of labels.
 """
@@ -45,25 +45,25 @@ def multi_hot(labels: Sequence[int], num_classes: int) -> np.ndarray:
 
 
 def check_class_names(
-  known: Sequence[str], found: Sequence[str], owner: str
+  expected: Sequence[str], names: Sequence[str], owner: str
 ) -> None:
   """Checks that data has the classes that a run was trained on.
 
   Args:
-    known: names of the classes of the run.
-    found: names of the classes of the data.
-    owner: of the data, for the error: "split 'test'" for example.
+    expected: names of the classes of the run.
+    names: names of the classes of the data.
+    owner: name of the data in the error, such as "split 'test'".
 
   Raises:
     UserError: they differ; the error names the first difference.
   """
-  pairs = itertools.zip_longest(known, found)
-  for number, (old, new) in enumerate(pairs):
+  pairs = itertools.zip_longest(names, expected)
+  for number, (new, old) in enumerate(pairs):
     if old != new:
-      shown = ["none" if x is None else repr(x) for x in (new, old)]
+      new, old = ("none" if x is None else repr(x) for x in (new, old))
       raise UserError(
-        f"{owner} has {len(found)} classes and the run {len(known)}; the first"
-        f" that differs is number {number}, {shown[0]} instead of {shown[1]};"
+        f"{owner} has {len(names)} classes and the run {len(expected)}; the"
+        f" first that differs is number {number}, {new} instead of {old};"
         " give the same classes in the same order"
       )
 
@@ -79,7 +79,7 @@ def make_named(
   Args:
     makers: functions that make sources, by name.
     name: a key of `makers`.
-    owner: of the sources, for errors: "the data" for example.
+    owner: name of the sources in errors, such as "the data".
     arguments: keyword arguments of the function.
 
   Raises:

@@ -31,24 +31,24 @@ class Texts:
 
 
 def texts(name: str, split: str, data_dir: str = "") -> Texts:
-  """Returns the texts of a data set prepared by TFDS: C4, Wikipedia.
+  """Returns the texts of a data set prepared by TFDS, such as C4.
 
   Args:
     name: "c4/en", "wikipedia/20230601.en" or another with a `text` feature.
-    split: a TFDS split; slices are allowed: "train[1000:]".
-    data_dir: directory in which it was prepared; empty for TFDS's own default.
+    split: a TFDS split, which may be a slice such as "train[1000:]".
+    data_dir: folder of the prepared data set; empty for the default of TFDS.
 
   Raises:
     UserError: the data set is unknown, not prepared, or has no text.
   """
-  found = open_prepared(name, split, data_dir)
-  features = dict(found.dataset_info.features.items())
+  data_source = open_prepared(name, split, data_dir)
+  features = dict(data_source.dataset_info.features.items())
   if "text" not in features:
     raise UserError(
       f"{name!r} has features {', '.join(sorted(features))}; 'text' is needed;"
       " choose another data set"
     )
-  return Texts(found)
+  return Texts(data_source)
 
 
 def open_prepared(
@@ -60,10 +60,10 @@ def open_prepared(
   """Opens a data set prepared by TFDS as a random-access source.
 
   Args:
-    name: a TFDS name, with config and version if wanted.
-    split: a TFDS split; slices are allowed.
-    data_dir: directory in which it was prepared; empty for TFDS's own default.
-    decoders: replace the usual decoders of some features.
+    name: a TFDS name; may include config and version.
+    split: a TFDS split, which may be a slice.
+    data_dir: folder of the prepared data set; empty for the default of TFDS.
+    decoders: decoders of some features, in place of the default ones.
 
   Raises:
     UserError: the data set is unknown, not prepared in the array_record format,
@@ -106,8 +106,8 @@ def fetch(data_source: Any, index: int) -> dict[str, Any]:
   """Reads an example, and names the data set in errors.
 
   Args:
-    data_source: from `open_prepared`.
-    index: of the example.
+    data_source: result of `open_prepared`.
+    index: index of the example.
 
   Raises:
     UserError: the file of the example is missing or damaged.
@@ -126,12 +126,12 @@ def fetch(data_source: Any, index: int) -> dict[str, Any]:
 def _allow_open_files(count: int) -> None:
   """Raises the limit of open files of this process and its workers.
 
-  Every file of a data set stays open once it was read. The training split of
-  ImageNet has 1,024, which is also the usual limit.
+  Every file of a data set stays open once it has been read. The training split
+  of ImageNet has 1,024, which is also the usual limit.
   """
   soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-  wanted = count + _OTHER_FILES
+  limit = count + _OTHER_FILES
   if hard != resource.RLIM_INFINITY:
-    wanted = min(wanted, hard)
-  if soft != resource.RLIM_INFINITY and soft < wanted:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    limit = min(limit, hard)
+  if soft != resource.RLIM_INFINITY and soft < limit:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
