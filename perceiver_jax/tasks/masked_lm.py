@@ -148,7 +148,7 @@ class MaskedLanguageModel(base.Task):
     rows = zip(batch["tokens"], batch["masked"], predictions, strict=True)
     found = [sections.masked_tokens([self._spans(*row) for row in rows])]
     tokens = np.where(batch["masked"], byte_tokenizer.MASK, batch["tokens"])[0]
-    tokens = tokens[tokens != byte_tokenizer.PAD][:_SHOWN]
+    tokens = tokens[tokens != byte_tokenizer.PAD][:_NUM_TOKENS]
     for logits in outputs.encoder_attention:
       weights = special.softmax(np.asarray(logits[0]), axis=-1)
       found.append(text_attention.section(weights, tokens, self.tokenizer))
