@@ -7,7 +7,8 @@ weights.
 """
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 from absl import app
@@ -47,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
     print(
       f"| `{name}`{mark} | {entry.num_parameters:,} |"
       f" {_or_dash(entry.published_parameters, 'M')} |"
-      f" {operations(name) / 1e9:,.1f} |"
+      f" {sizes(entry.spec, entry.example())[1] / 1e9:,.1f} |"
       f" {_or_dash(entry.published_flops, '')} | {entry.source} |"
     )
   print("\nDifferences:\n")
@@ -56,15 +57,20 @@ def main(argv: Sequence[str]) -> None:
     print("\n   ".join(textwrap.wrap(line, _WIDTH - 3)))
 
 
-def operations(name: str) -> int:
-  """Counts the operations of one forward pass of a zoo model."""
-  entry = zoo.MODELS[name]
+def sizes(spec: Mapping[str, Any], raw: Any) -> tuple[Any, int]:
+  """Returns abstract parameters and the operations of a forward pass.
+
+  Args:
+    spec: Argument of `zoo.build`.
+    raw: Shapes of a batch of raw data.
+  """
   # The papers count projections that the other implementations absorb.
-  model, raw = weights_model.transform(entry.spec, PLAIN), entry.example()
-  params, state = weights_model.abstract_variables(entry.spec, raw)
-  return flops.count_flops(
+  model = weights_model.transform(spec, PLAIN)
+  params, state = weights_model.abstract_variables(spec, raw)
+  count = flops.count_flops(
     lambda p, s, x: model.apply(p, s, None, x)[0], params, state, raw
   )
+  return params, count
 
 
 def _or_dash(figure: str, unit: str) -> str:

@@ -11,15 +11,13 @@ from perceiver_jax.models import zoo
 from perceiver_jax.models.published import tables
 
 _ROOT = pathlib.Path(__file__).parents[2]
-_CONFIGS = sorted({c for row in tables.rows() for c in (row.config, *row.also)})
+_CONFIGS = sorted(
+  {c for row in tables.rows() for c in (row.config, row.after, *row.also)}
+)
 _SCRIPTS = sorted({row.script for row in tables.rows()} - {""})
 
 
-def _id(row):
-  return f"{row.source}: {row.name}"
-
-
-@pytest.mark.parametrize("row", tables.rows(), ids=_id)
+@pytest.mark.parametrize("row", tables.rows(), ids=lambda row: row.key)
 def test_a_row_has_a_config_or_script_or_else_a_reason(row):
   reproduced = bool(row.config or row.script)
   excuses = [row.cited, row.reason, row.planned]
@@ -47,7 +45,7 @@ def test_the_script_of_a_row_exists_with_its_flags(script):
 
 
 def test_rows_are_told_apart():
-  names = [_id(row) for row in tables.rows()]
+  names = [row.key for row in tables.rows()]
   assert len(names) == len(set(names)) > 170
 
 

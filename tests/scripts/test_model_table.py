@@ -46,7 +46,7 @@ def test_notes_are_numbered_and_shared(monkeypatch, capsys):
     "`a`", "`b` (1)", "`c` (2)", "`d` (1)"
   ]  # fmt: skip
   assert rows(page)["c"][4] == "–"
-  millions = f"{model_table.operations('a') / 1e9:,.1f}"
+  millions = f"{model_table.sizes(spec, entry.example())[1] / 1e9:,.1f}"
   assert rows(page)["a"][3] == millions
   notes = page.split("Differences:\n\n")[1].splitlines()
   assert notes[0].startswith("1. `b`, `d`: they say so")

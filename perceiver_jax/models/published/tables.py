@@ -19,7 +19,7 @@ class Metric(NamedTuple):
 
   Attributes:
     title: Its name with the unit.
-    kind: "evaluation", "training", "config" or "cost".
+    kind: "evaluation", "training", "config", "cost" or "fact".
     percent: Whether the papers print in percent what is a share here.
     lower_is_better: Whether less is better.
     leaf: The config leaf that a "config" metric is.
@@ -42,10 +42,13 @@ class Row(NamedTuple):
     values: Printed values by metric: numbers, or text such as "-".
     config: Config variant that reproduces it, as `configs/FILE.py:VARIANT`.
     also: Config variants for other readings of the paper.
-    script: Program that reproduces it, with its arguments.
+    after: Config variant of the pretraining that comes before.
+    script: Program that reproduces it, with its arguments; after the run of
+      `config`, if there is one.
     cited: Origin of a number of another model.
     reason: Why nothing here reproduces it.
     planned: What will reproduce it.
+    note: Explanation of a difference from our figures.
     models: Names in `MODELS` whose sizes and costs the row gives.
   """
 
@@ -55,11 +58,18 @@ class Row(NamedTuple):
   values: Mapping[str, float | str]
   config: str = ""
   also: tuple[str, ...] = ()
+  after: str = ""
   script: str = ""
   cited: str = ""
   reason: str = ""
   planned: str = ""
+  note: str = ""
   models: tuple[str, ...] = ()
+
+  @property
+  def key(self) -> str:
+    """Returns a text that no other row has."""
+    return f"{self.source}: {self.name}"
 
 
 @functools.cache

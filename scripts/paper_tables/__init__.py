@@ -1,0 +1,1 @@
+"""Renders the papers' tables beside our results; see `__main__`."""

@@ -1,0 +1,54 @@
+r"""Renders every table of both papers, published beside ours.
+
+  python -m scripts.paper_tables --runs=runs --out=tables.html
+
+writes one self-contained page. Each table has the published numbers, ours from
+the runs and evaluations in the folders of --runs (give it as often as needed),
+parameters and operations that the library computes, and the command of each
+row. --out=FILE.md writes Markdown; `docs/paper_tables.md` is made that way,
+without runs.
+
+A run counts for a row if its config is the row's variant, apart from leaves
+that do not change what is learned (`runs.FREE_LEAVES`). All other runs, small
+ones for example, are in a table of their own, with the leaves that differ.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from experiments import launch
+from perceiver_jax.errors import UserError
+
+_RUNS = flags.DEFINE_multi_string(
+  "runs", [], "Folder of runs or of evaluations' JSON files; may be repeated."
+)
+_OUT = flags.DEFINE_string("out", "tables.html", "File to write: .html or .md.")
+
+
+def main(argv: Sequence[str]) -> None:
+  """Writes the page."""
+  launch.no_arguments(argv)
+  out = Path(_OUT.value).expanduser()
+  if out.suffix not in (".html", ".md"):
+    raise UserError(f"--out={out} is no page; give a name in .html or .md")
+  import jax
+  import tqdm
+
+  jax.config.update("jax_platforms", "cpu")
+  from scripts.paper_tables import costs, page, runs
+
+  results = runs.collect([Path(folder).expanduser() for folder in _RUNS.value])
+  progress = lambda items: tqdm.tqdm(
+    items, "counting operations", disable=None, file=sys.stderr
+  )
+  content = page.content(results, costs.of_rows(progress), out.parent)
+  out.write_text(page.render(content, out.suffix), encoding="utf-8")
+  print(page.coverage_text())
+  print(f"written to {out}")
+
+
+if __name__ == "__main__":
+  launch.run(main)

@@ -1,0 +1,171 @@
+"""Compares published values with ours."""
+
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from perceiver_jax.models.published import tables
+from scripts.paper_tables import costs, runs
+
+# Distances from the published value that are shown as near and as middling:
+# points of metrics in percent, and percent of all others.
+_NEAR, _MIDDLING = 0.5, 2.0
+
+
+class Entry(NamedTuple):
+  """One of our values.
+
+  Attributes:
+    text: The value, with its difference from the published one.
+    closeness: "near", "middling", "far", or "" where nothing is compared.
+    value: The number to sort by; None if it is a text.
+    title: How it was made.
+    link: Path of the run's report; "" for none.
+  """
+
+  text: str
+  closeness: str = ""
+  value: float | None = None
+  title: str = ""
+  link: str = ""
+
+
+class Cell(NamedTuple):
+  """A metric of a row: published, and our entries; none if not run."""
+
+  published: str
+  value: float | None
+  ours: tuple[Entry, ...] = ()
+
+
+def make(
+  row: tables.Row,
+  name: str,
+  matching: Sequence[runs.Result],
+  sizes: costs.Costs | None,
+  folder: Path,
+) -> Cell:
+  """Returns a metric of a row beside our values.
+
+  Args:
+    row: A published row.
+    name: One of its metrics.
+    matching: The runs and evaluations that reproduce it.
+    sizes: What the library computes of its model; None without one.
+    folder: Folder of the page, from which links lead to the runs.
+  """
+  metric, published = tables.metrics()[name], row.values[name]
+  value = None if isinstance(published, str) else float(published)
+  text = published
+  if value is not None:
+    evaluated = metric.kind == "evaluation"
+    text = _number(name, value) if evaluated else f"{published:,}"
+  if metric.kind == "evaluation":
+    ours = _measured(name, value, matching, folder)
+  elif metric.kind == "config" and row.config:
+    ours = _config_leaf(metric, published, row.config)
+  else:
+    ours = _computed(name, value, sizes)
+  return Cell(text, value, ours)
+
+
+def _measured(
+  name: str,
+  published: float | None,
+  matching: Sequence[runs.Result],
+  folder: Path,
+) -> tuple[Entry, ...]:
+  """Returns the mean of the runs, and each evaluation of weights."""
+  scale = 100 if tables.metrics()[name].percent else 1
+  measured = [
+    (result, scale * result.metric(name))
+    for result in matching
+    if result.metric(name) is not None
+  ]
+  trained = [pair for pair in measured if not pair[0].weights]
+  entries = []
+  if trained:
+    first, mean = trained[0][0], statistics.fmean(v for _, v in trained)
+    names = ", ".join(result.name for result, _ in trained)
+    title = f"mean of {len(trained)} runs: {names}" if trained[1:] else names
+    entries.append(_entry(name, published, mean, title, link(first, folder)))
+  for result, value in measured:
+    if result.weights:
+      title = f"weights {result.weights}"
+      entries.append(
+        _entry(name, published, value, title, link(result, folder))
+      )
+  return tuple(entries)
+
+
+def _config_leaf(
+  metric: tables.Metric, published: float | str, config: str
+) -> tuple[Entry, ...]:
+  value: Any = costs.load_config(config).to_dict()
+  for part in metric.leaf.split("."):
+    value = value.get(part) if isinstance(value, Mapping) else None
+  if value is None:
+    return ()
+  same = value == published
+  compared = not isinstance(published, str)
+  closeness = ("near" if same else "far") if compared else ""
+  return (Entry(f"{value:,}", closeness, float(value), metric.leaf),)
+
+
+def _computed(
+  name: str, published: float | None, sizes: costs.Costs | None
+) -> tuple[Entry, ...]:
+  if sizes is None:
+    return ()
+  value = {
+    "parameters": sizes.parameters / 1e6,
+    "flops": sizes.flops / 1e9,
+    "input_channels": float(sizes.input_channels),
+    "query_channels": float(sizes.query_channels),
+  }.get(name)
+  if not value:
+    return ()
+  return (_entry(name, published, value, "computed", ""),)
+
+
+def _entry(
+  name: str, published: float | None, value: float, title: str, link: str
+) -> Entry:
+  text = _number(name, value)
+  if published is None:
+    return Entry(text, "", value, title, link)
+  metric = tables.metrics()[name]
+  difference = value - published
+  distance = abs(difference if metric.percent else 100 * difference / published)
+  worse = difference > 0 if metric.lower_is_better else difference < 0
+  closeness = "far" if distance > _MIDDLING else "middling"
+  if distance <= _NEAR or (metric.kind == "evaluation" and not worse):
+    closeness = "near"
+  if metric.kind == "evaluation":
+    sign = "+" if difference >= 0 else "−"
+    text = f"{text} ({sign}{_number(name, abs(difference))})"
+  return Entry(text, closeness, value, title, link)
+
+
+def _number(name: str, value: float) -> str:
+  """Formats a value with the digits that the papers print."""
+  printed = [
+    row.values[name]
+    for row in tables.rows()
+    if not isinstance(row.values.get(name, ""), str)
+  ]
+  if tables.metrics()[name].kind == "evaluation":
+    digits = max(len(str(v).partition(".")[2]) for v in printed)
+    return f"{value:,.{digits}f}"
+  if value == int(value):
+    return f"{int(value):,}"
+  return f"{value:,.4g}" if abs(value) < 100 else f"{value:,.1f}"
+
+
+def link(result: runs.Result, folder: Path) -> str:
+  """Returns the path of a result's report from the page's folder."""
+  if not result.path.exists():
+    return ""
+  return os.path.relpath(result.path.resolve(), folder.resolve())

@@ -1,0 +1,224 @@
+"""Puts the papers' rows and our results together, and renders them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jinja2
+
+from perceiver_jax.models import zoo
+from perceiver_jax.models.published import tables
+from perceiver_jax.viz import html
+from scripts.paper_tables import cells, costs, runs
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+class Column(NamedTuple):
+  """A metric of a table, and whether there is a column of ours beside it."""
+
+  title: str
+  compared: bool
+
+
+class Line(NamedTuple):
+  """A row of a table, with what the library computes and its commands."""
+
+  name: str
+  cells: tuple[cells.Cell, ...]
+  parameters: float | None
+  flops: float | None
+  commands: tuple[str, ...]
+  note: str
+
+
+class Table(NamedTuple):
+  """A table; `computed` tells whether parameters and operations are added."""
+
+  source: str
+  title: str
+  columns: tuple[Column, ...]
+  lines: tuple[Line, ...]
+  computed: bool
+
+  @property
+  def paper(self) -> str:
+    """Returns the paper with its version."""
+    return self.source.partition(", ")[0]
+
+  @property
+  def number(self) -> str:
+    """Returns the number of the table."""
+    return self.source.partition(", ")[2]
+
+  @property
+  def anchor(self) -> str:
+    """Returns the name of the table in links."""
+    return "".join(c if c.isalnum() else "-" for c in self.source.lower())
+
+
+class Other(NamedTuple):
+  """A run that reproduces no row."""
+
+  name: str
+  link: str
+  task: str
+  metrics: str
+  nearest: str
+  differences: str
+
+
+class Content(NamedTuple):
+  """Everything that a page shows."""
+
+  coverage: str
+  tables: tuple[Table, ...]
+  others: tuple[Other, ...]
+
+
+def coverage_text() -> str:
+  """Returns how many of the published rows have a command here."""
+  rows = tables.rows()
+  covered = sum(bool(row.config or row.script) for row in rows)
+  cited = sum(bool(row.cited) for row in rows)
+  reasons = len(rows) - covered - cited
+  return (
+    f"{covered} of the {len(rows)} published rows have a command here;"
+    f" {cited} are cited from other work and {reasons} have a stated reason."
+  )
+
+
+def content(
+  results: Sequence[runs.Result],
+  computed: Mapping[str, costs.Costs],
+  folder: Path,
+) -> Content:
+  """Collects everything that a page shows.
+
+  Args:
+    results: Runs and evaluations.
+    computed: Sizes and operations by the key of a row.
+    folder: Folder of the page, from which links lead to the runs.
+  """
+  shown: set[int] = set()
+  sections: dict[str, list[Line]] = {}
+  titles: dict[str, tables.Row] = {}
+  for row in tables.rows():
+    titles.setdefault(row.source, row)
+    matching = [
+      result
+      for result in results
+      if result.origin and result.origin in (row.config, *row.also, row.script)
+    ]
+    line = _line(row, matching, computed.get(row.key), folder)
+    sections.setdefault(row.source, []).append(line)
+    if any(r.metric(name) is not None for r in matching for name in row.values):
+      shown |= {id(result) for result in matching}
+  return Content(
+    coverage_text(),
+    tuple(_table(titles[source], lines) for source, lines in sections.items()),
+    tuple(_other(r, folder) for r in results if id(r) not in shown),
+  )
+
+
+def render(shown: Content, suffix: str) -> str:
+  """Renders a page as ".html" or ".md"."""
+  environment = jinja2.Environment(
+    loader=jinja2.ChoiceLoader(
+      [
+        jinja2.FileSystemLoader(_TEMPLATES),
+        jinja2.FileSystemLoader(Path(html.__file__).parent / "templates"),
+      ]
+    ),
+    autoescape=suffix == ".html",
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+  )
+  return environment.get_template(f"page{suffix}.j2").render(page=shown)
+
+
+def _table(first: tables.Row, lines: Sequence[Line]) -> Table:
+  has_costs = {"parameters", "flops"} & {*first.values}
+  metrics = [tables.metrics()[name] for name in first.values]
+  return Table(
+    first.source,
+    first.title,
+    tuple(Column(m.title, m.kind != "fact") for m in metrics),
+    tuple(lines),
+    not has_costs and any(line.parameters for line in lines),
+  )
+
+
+def _commands(row: tables.Row) -> list[str]:
+  """Returns the commands that reproduce a row, in their order."""
+  commands = []
+  if row.after:
+    commands.append(_train(row.after))
+  if row.config:
+    init_from = (
+      f" --config.init_from={_workdir(row.after)}" if row.after else ""
+    )
+    commands.append(_train(row.config) + init_from)
+  if row.also:
+    commands.append(f"or --config={' or '.join(row.also)}")
+  if row.script:
+    pretrained = _workdir(row.after or row.config)
+    is_glue = row.script.startswith(runs.GLUE_SWEEP)
+    init_from = f" --init_from={pretrained}" if is_glue else ""
+    commands.append(f"python -m {row.script}{init_from}")
+  return commands
+
+
+def _note(row: tables.Row) -> str:
+  """Returns why a row has no command, or why its figures differ from ours."""
+  if row.cited:
+    return f"not a Perceiver; cited from {row.cited}"
+  notes = [zoo.MODELS[name].note for name in row.models]
+  parts = [row.reason, row.planned, row.note, *dict.fromkeys(notes)]
+  return "; ".join(filter(None, parts))
+
+
+def _train(config: str) -> str:
+  return (
+    f"python -m experiments.train --config={config}"
+    f" --workdir={_workdir(config)}"
+  )
+
+
+def _workdir(config: str) -> str:
+  return "runs/" + config.partition(":")[2].replace(",", "_")
+
+
+def _line(
+  row: tables.Row,
+  matching: Sequence[runs.Result],
+  sizes: costs.Costs | None,
+  folder: Path,
+) -> Line:
+  return Line(
+    row.name,
+    tuple(
+      cells.make(row, name, matching, sizes, folder) for name in row.values
+    ),
+    sizes.parameters / 1e6 if sizes else None,
+    sizes.flops / 1e9 if sizes else None,
+    tuple(_commands(row)),
+    _note(row),
+  )
+
+
+def _other(result: runs.Result, folder: Path) -> Other:
+  metrics = [
+    f"{name} {value:.4g}"
+    for name, value in result.metrics.items()
+    if isinstance(value, int | float)
+  ]
+  return Other(
+    result.name,
+    cells.link(result, folder),
+    str(result.config.get("task", "")),
+    ", ".join(metrics[:3]),
+    result.nearest,
+    "; ".join(result.differences),
+  )

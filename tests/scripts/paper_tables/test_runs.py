@@ -1,0 +1,98 @@
+"""Runs count for a row if they are what the row's variant says."""
+
+import made_runs
+import pytest
+
+from configs import digits, imagenet
+from perceiver_jax.errors import UserError
+from scripts.paper_tables import runs
+
+
+def test_a_run_of_a_variant_reproduces_its_row(tmp_path):
+  free = {
+    "seed": 3,
+    "num_microbatches": 8,
+    "execution.scan_layers": False,
+    "data.source": "image_folder",
+    "data.source_args.image_folder.directory": "/data",
+    "log.every_steps": 7,
+  }
+  folder = made_runs.imagenet_run(tmp_path / "a", **free)
+  (result,) = runs.collect([tmp_path])
+  assert result.origin == "configs/imagenet.py:fourier"
+  assert result.path == folder / "report.html"
+  assert result.metric("accuracy") == made_runs.ACCURACY
+  assert result.metric("mAP") is None
+  assert not result.differences
+
+
+@pytest.mark.parametrize(
+  ("leaf", "value"),
+  [
+    ("num_epochs", 10.0),
+    ("batch_size", 256),
+    ("data.source", "photos"),
+    ("data.eval_split", "train[:10000]"),
+    ("model.encoder.num_latents", 64),
+    ("optimizer.learning_rate", 1e-3),
+  ],
+)
+def test_a_run_with_other_settings_reproduces_none(tmp_path, leaf, value):
+  made_runs.imagenet_run(tmp_path / "a", **{leaf: value})
+  (result,) = runs.collect([tmp_path])
+  assert not result.origin
+  assert result.nearest == "configs/imagenet.py:fourier"
+  before = imagenet.get_config("fourier")
+  for part in leaf.split("."):
+    before = before[part]
+  assert list(result.differences) == [f"{leaf} {value}, not {before}"]
+
+
+def test_small_runs_reproduce_none(tmp_path):
+  made_runs.imagenet_run(tmp_path / "a", "conv,smoke")
+  made_runs.run(tmp_path / "b", digits.get_config(""), {"eval/accuracy": 0.98})
+  for result in runs.collect([tmp_path]):
+    assert not result.origin
+    assert result.differences
+
+
+def test_a_sweep_over_all_tasks_reproduces_the_row_of_its_model(tmp_path):
+  made_runs.glue_sweep(tmp_path / "sweep", model="sentencepiece")
+  (sweep,) = runs.collect([tmp_path])
+  assert sweep.origin == "scripts.sweeps.glue --model=sentencepiece"
+  assert sweep.metric("average") == 0.805
+  assert sweep.metric("cola") == sweep.metric("mnli_matched") == 0.8
+  assert sweep.metric("mnli_mismatched") == 0.7
+
+
+def test_a_sweep_over_some_tasks_reproduces_none(tmp_path):
+  made_runs.glue_sweep(tmp_path / "sweep", tasks=("cola", "mnli"))
+  (sweep,) = runs.collect([tmp_path])
+  assert not sweep.origin
+  assert "no run of rte" in sweep.differences
+
+
+def test_evaluated_weights_reproduce_the_row_of_their_config(tmp_path):
+  file = made_runs.evaluation(tmp_path / "released.json")
+  (result,) = runs.collect([file])
+  assert result.origin == "configs/imagenet.py:fourier"
+  assert result.weights == "imagenet_fourier.pystate"
+  made_runs.evaluation(file, overrides={"data.source": "photos"})
+  (result,) = runs.collect([file])
+  assert not result.origin
+  assert list(result.differences) == ["data.source photos"]
+
+
+def test_the_latest_evaluation_of_a_run_adds_metrics(tmp_path):
+  folder = made_runs.imagenet_run(tmp_path / "a")
+  for step, error in ((9, 3.0), (10, 2.0)):
+    text = f'{{"metrics": {{"sintel_clean/epe": {error}}}}}'
+    (folder / f"evaluation-{step}.json").write_text(text)
+  (result,) = runs.collect([tmp_path])
+  assert result.metric("sintel_clean") == 2.0
+  assert result.metric("accuracy") == made_runs.ACCURACY
+
+
+def test_a_folder_without_results_is_an_error(tmp_path):
+  with pytest.raises(UserError, match=r"--runs=.* has no finished run"):
+    runs.collect([tmp_path])
