@@ -9,7 +9,8 @@ without RandAugment.
 Then it times the whole input pipeline with its threads or --num_workers
 processes: the images per second without training, and the share of the time
 that training waits for data if a step takes --step_seconds on the device (the
-script sleeps instead). If the share is far above 0%, use more workers.
+script sleeps instead). If the share is far above 0%, use more workers. With
+--mixing an image counts with its partner, as one mixed image.
 
 Finally it times the rendering of optical flow pairs
 (perceiver_jax/data/flow/render.py): pairs per second of one core at 368 x 496
@@ -67,6 +68,9 @@ _WORKERS = flags.DEFINE_integer(
 )
 _BATCH = flags.DEFINE_integer(
   "batch_size", 64, "Images in a batch.", lower_bound=1
+)
+_MIXING = flags.DEFINE_bool(
+  "mixing", False, "Read a partner for each image, as MixUp and CutMix need."
 )
 _STEPS = flags.DEFINE_integer(
   "num_steps", 16, "Batches to time, after as many warm-up batches; 0: none.",
@@ -178,13 +182,15 @@ def pipeline_figures(files: Sequence[bytes]) -> dict[str, float]:
   slept = steps * _STEP_SECONDS.value
   figures = {
     "batch_size": batch_size,
+    "mixing": _MIXING.value,
     "num_workers": _WORKERS.value,
     "images/s": steps * batch_size / seconds,
     "step_seconds": _STEP_SECONDS.value,
     "waiting": waited / (waited + slept),
   }
+  unit = "mixed images/s" if _MIXING.value else "images/s"
   print(
-    f"pipeline: {figures['images/s']:,.4g} images/s in batches of {batch_size};"
+    f"pipeline: {figures['images/s']:,.4g} {unit} in batches of {batch_size};"
     f" steps of {_STEP_SECONDS.value:g} s wait for data"
     f" {figures['waiting']:.1%} of the time"
   )
@@ -225,6 +231,7 @@ def _dataset(files: Sequence[bytes]) -> Iterable[dict[str, np.ndarray]]:
     seed=0,
     transform=functools.partial(_train_view, prepare),
     num_workers=_WORKERS.value,
+    with_partners=_MIXING.value,
   )
 
 

@@ -200,6 +200,24 @@ def test_a_report_has_classes_and_calibration(tmp_path):
   }
 
 
+@pytest.mark.slow  # Compiles step and evaluation, four times.
+def test_a_stopped_run_with_mixed_images_ends_where_an_undisturbed_one_does(
+  tmp_path, monkeypatch
+):
+  config = photos.get_config("smoke")
+  run = lambda folder: loop.Trainer(
+    config, tasks.make_task(config), folder
+  ).run()
+  run(tmp_path / "whole")
+  monkeypatch.setattr(
+    loop.interrupts, "Interrupts", runs.stop_at({3: "asked to stop"})
+  )
+  assert run(tmp_path / "stopped").stopped == "asked to stop"
+  monkeypatch.undo()
+  run(tmp_path / "stopped")
+  runs.assert_same_end(tmp_path / "stopped", tmp_path / "whole")
+
+
 @pytest.mark.slow  # A minute or two of training.
 def test_the_recipe_learns_real_photos(tmp_path):
   # A process of its own, whose compiler optimises.

@@ -47,6 +47,23 @@ def test_a_row_a_stage_and_the_pipeline(script, tmp_path):
   assert table[1].split()[0] == "decode"
 
 
+def test_mixed_images_are_read_with_their_partners(
+  script, tmp_path, monkeypatch
+):
+  path, decoded = tmp_path / "figures.json", []
+  decode = codec.decode_image
+  monkeypatch.setattr(
+    codec, "decode_image", lambda *a, **k: decoded.append(1) or decode(*a, **k)
+  )
+  steps = ("--batch_size=2", "--num_steps=2", "--step_seconds=0")
+  done = script("benchmark.data", *_QUICK, *steps, "--mixing", f"--json={path}")
+  assert (done.status, done.err) == (0, "")
+  assert "mixed images/s in batches of 2" in done.out
+  assert json.loads(path.read_text())["pipeline"]["mixing"]
+  # 2 passes over 3 images, and 6 batches of 2 pairs.
+  assert len(decoded) >= 2 * 3 + 6 * 2 * 2
+
+
 def test_rendered_flow_has_a_line(script, tmp_path):
   path = tmp_path / "figures.json"
   flags = [*_QUICK, "--num_steps=0", "--flow_pairs=1", f"--json={path}"]
