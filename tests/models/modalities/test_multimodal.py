@@ -93,6 +93,7 @@ def test_full_size_decoded_in_parts():
     ("audioset_icml_video", 12_544, 483),
     ("audioset_icml_raw", 480, 257),
     ("audioset_icml_mel", 4_800, 386),
+    ("audioset_icml_attention_maps", 61_440 + 50_176, 199),
   ],
 )
 def test_full_size_of_classifiers_of_clips(name, elements, channels):
