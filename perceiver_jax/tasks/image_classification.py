@@ -3,25 +3,18 @@
 Shapes: b examples, H x W x C pixels, P classes, M inputs, N latents.
 """
 
-import functools
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import grain
 import jax
-import ml_collections
 import numpy as np
 import optax
 from jax import numpy as jnp
 
-from perceiver_jax.data.core.source import Example, Source
-from perceiver_jax.data.images import codec, preprocessing, sources, transforms
-from perceiver_jax.errors import UserError
 from perceiver_jax.models import perceiver
 from perceiver_jax.models.modalities import image as image_adapter
 from perceiver_jax.models.typing import ReturnAttention
-from perceiver_jax.tasks import base
+from perceiver_jax.tasks import image_data
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training import mixing, step
@@ -48,81 +41,21 @@ class Prediction(NamedTuple):
   overlay: np.ndarray
 
 
-class ImageClassification(base.Task):
+class ImageClassification(image_data.ImageTask):
   """Classification of images with one label each.
 
-  Args:
-    config: config with `label_smoothing` and the sections `model` (see
-      `models.zoo.build`), `data` and `mixing` of `configs.base`.
-    metadata: names of the classes; if None, they are read from the source.
-
-  Raises:
-    UserError: the number of classes differs from that of the data.
+  The config also has `label_smoothing`; see `ImageTask` for its sections.
   """
-
-  def __init__(
-    self,
-    config: ml_collections.ConfigDict,
-    metadata: Mapping[str, Any] | None = None,
-  ):
-    super().__init__(config)
-    self._mixes = any(config.mixing.values())
-    # Whether positions are those in the image that a crop is from.
-    self._uses_boxes = config.model.adapter.get("coordinates") == "image"
-    self._shape = _checked_shape(config.data.image_shape)
-    self._preprocessing = preprocessing.Preprocessing(
-      self._shape, config.data.to_dict()
-    )
-    if metadata and "class_names" in metadata:
-      self._class_names = tuple(metadata["class_names"])
-    else:
-      self._class_names = self.source("eval").class_names
-    if config.model.num_classes != len(self._class_names):
-      raise UserError(
-        f"config.model.num_classes is {config.model.num_classes} but the data"
-        f" has {len(self._class_names)} classes; make them equal"
-      )
-
-  def dummy_batch(self) -> Batch:
-    """Returns one black image, with its partner if images are mixed."""
-    example = {
-      "image": np.zeros((1, *self._shape), np.float32),
-      "label": np.zeros(1, np.int32),
-      "unreadable": np.zeros(1, np.float32),
-    }
-    if self._uses_boxes:
-      example["crop_box"] = np.array([[[-1, -1], [1, 1]]], np.float32)
-    batch = {
-      **example,
-      "index": np.zeros(1, np.int32),
-      "mask": np.ones(1, np.float32),
-    }
-    if self._mixes:
-      batch |= {f"partner_{name}": value for name, value in example.items()}
-      batch["batch_position"] = np.zeros(1, np.int32)
-    return batch
-
-  def train_dataset(
-    self, *, global_batch: int, **options: Any
-  ) -> grain.IterDataset:
-    """Returns endless batches, with partners if images are mixed."""
-    return super().train_dataset(
-      global_batch=global_batch, with_partners=self._mixes, **options
-    )
-
-  def metadata(self) -> dict[str, Any]:
-    """Returns the names of the classes."""
-    return {"class_names": self._class_names}
 
   def prepare_batch(self, batch: Batch) -> Batch:
     """Mixes images with their partners, and computes soft labels."""
     label = batch["label"]
-    mixed, partner_label = self._mix(batch)
+    mixed, partner_label = self.mix(batch)
     targets = mixing.targets(
       label,
       partner_label,
       mixed.weights,
-      len(self._class_names),
+      len(self.class_names),
       self._config.label_smoothing,
     )
     larger = jnp.where(mixed.weights < 0.5, partner_label, label)
@@ -132,20 +65,6 @@ class ImageClassification(base.Task):
       "label": larger,
       "targets": targets,
     }
-
-  def _mix(self, batch: Batch) -> tuple[mixing.Mixed, jax.Array]:
-    """Returns mixed images, and the labels of the partners."""
-    if not self._mixes:
-      ones = jnp.ones(len(batch["label"]), jnp.float32)
-      return mixing.Mixed(batch["image"], ones), batch["label"]
-    mixed = mixing.mix(
-      batch["image"],
-      batch["partner_image"],
-      batch["rng"],
-      batch["batch_position"],
-      **self._config.mixing.to_dict(),
-    )
-    return mixed, batch["partner_label"]
 
   def forward(
     self,
@@ -158,11 +77,8 @@ class ImageClassification(base.Task):
     spec = self._config.model.to_dict()
     if self._config.sync_batch_norm:
       spec["adapter"].setdefault("cross_replica_axis", step.AXIS)
-    raw = batch["image"]
-    if self._uses_boxes:
-      raw = {name: batch[name] for name in ("image", "crop_box")}
     outputs = self.build_model(spec)(
-      raw,
+      self.raw(batch),
       is_training=is_training,
       return_attention=return_attention,
     )
@@ -181,16 +97,8 @@ class ImageClassification(base.Task):
     ones = jnp.ones_like(losses)
     return {
       **self._classification_metrics(outputs.logits, batch, losses),
-      "unreadable": metrics_lib.weighted(self._unreadable(batch), ones),
+      "unreadable": metrics_lib.weighted(self.unreadable(batch), ones),
     }
-
-  def _unreadable(self, batch: Batch) -> jax.Array:
-    """Returns the share of each example's images that were replaced."""
-    zeros = jnp.zeros(len(batch["image"]), jnp.float32)
-    unreadable = batch.get("unreadable", zeros)
-    if "partner_unreadable" in batch:
-      unreadable = (unreadable + batch["partner_unreadable"]) / 2
-    return unreadable
 
   def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
     """Returns cross-entropy, accuracies, confusion counts and calibration."""
@@ -202,7 +110,7 @@ class ImageClassification(base.Task):
     guesses = outputs.logits.argmax(-1)
     found["confusion"] = (
       metrics_lib.confusion(
-        batch["label"], guesses, batch["mask"], len(self._class_names)
+        batch["label"], guesses, batch["mask"], len(self.class_names)
       ),
       count,
     )
@@ -221,7 +129,7 @@ class ImageClassification(base.Task):
       "loss": metrics_lib.weighted(losses, weights),
       "accuracy": metrics_lib.weighted(right(1), weights),
     }
-    if len(self._class_names) > 5:
+    if len(self.class_names) > 5:
       found["top_5_accuracy"] = metrics_lib.weighted(right(5), weights)
     return found
 
@@ -258,8 +166,7 @@ class ImageClassification(base.Task):
     batch: Batch,
     metrics: Mapping[str, np.ndarray],
   ) -> list[sections.Section]:
-    """Returns samples, confusion matrix, accuracy per class and calibration."""
-    confusion, names = metrics["confusion"], self._class_names
+    """Returns samples, attention, and the sections on metrics."""
     attention = []
     if outputs.encoder_attention:
       figure = self._attention_figure(outputs, batch)
@@ -267,6 +174,15 @@ class ImageClassification(base.Task):
     return [
       sections.image_samples(self._samples(outputs, batch)),
       *attention,
+      *self._metric_sections(metrics),
+    ]
+
+  def _metric_sections(
+    self, metrics: Mapping[str, np.ndarray]
+  ) -> list[sections.Section]:
+    """Returns confusion matrix, accuracy per class and calibration."""
+    confusion, names = metrics["confusion"], self.class_names
+    return [
       sections.confusion_matrix(confusion, names),
       sections.class_accuracy(
         metrics_lib.per_class_accuracy(confusion), confusion, names
@@ -275,35 +191,6 @@ class ImageClassification(base.Task):
         metrics["calibration"], float(metrics["calibration_error"])
       ),
     ]
-
-  def read(self, path: Path) -> Example:
-    """Reads an image file and preprocesses it as in evaluation.
-
-    Args:
-      path: an image file.
-
-    Returns:
-      "image", float32 [H, W, C], normalized as in evaluation; and "crop_box" if
-      the model's positions are those in the whole image.
-
-    Raises:
-      UserError: the file is not a readable image.
-    """
-    image = codec.read_image(path, self._shape[-1])
-    invert = self._config.data.invert_bright and transforms.has_bright_border(
-      image
-    )
-    example = {"image": self._preprocessing.evaluate(image, invert=invert)}
-    if self._uses_boxes:
-      example["crop_box"] = self._preprocessing.evaluation_box(image)
-    return example
-
-  def batch_of(self, examples: list[Example]) -> Batch:
-    """Makes a batch, without labels, from examples returned by `read`."""
-    return {
-      **{name: np.stack([x[name] for x in examples]) for name in examples[0]},
-      "index": np.arange(len(examples), dtype=np.int32),
-    }
 
   def predictions(
     self, outputs: perceiver.Outputs, batch: Batch
@@ -328,25 +215,12 @@ class ImageClassification(base.Task):
 
   def label_text(self, label: np.ndarray) -> str:
     """Returns the label of an example in words."""
-    return self._class_names[label]
+    return self.class_names[label]
 
   def prediction_text(self, probabilities: np.ndarray) -> tuple[str, float]:
     """Returns the prediction in words, and its probability."""
     predicted = int(probabilities.argmax())
-    return self._class_names[predicted], float(probabilities[predicted])
-
-  def pixels(self, pictures: np.ndarray) -> np.ndarray:
-    """Converts the model's inputs [..., H, W, C] back to pixels.
-
-    Returns:
-      uint8 of the same shape.
-    """
-    return self._preprocessing.pixels(pictures)
-
-  @property
-  def class_names(self) -> tuple[str, ...]:
-    """Returns the names of the classes, by label."""
-    return self._class_names
+    return self.class_names[predicted], float(probabilities[predicted])
 
   def _attention_figure(
     self, outputs: perceiver.Outputs, batch: Batch
@@ -372,51 +246,3 @@ class ImageClassification(base.Task):
         )
       )
     return samples
-
-  def preprocess(
-    self, example: Example, rng: np.random.Generator | None
-  ) -> Example:
-    """Augments in training, crops the center in evaluation, and normalizes."""
-    image = example["image"]
-    if rng is None:
-      view = self._preprocessing.evaluate(image)
-      box = self._preprocessing.evaluation_box(image)
-    else:
-      view, box = self._preprocessing.train_with_box(image, rng)
-    example = {"unreadable": np.float32(0), **example, "image": view}
-    return {**example, "crop_box": box} if self._uses_boxes else example
-
-  @functools.cache  # noqa: B019 (a task lives as long as its program)
-  def source(self, split: str) -> Source:
-    """Returns the images of a split, "train" or "eval"."""
-    data = self._config.data
-    split = data.train_split if split == "train" else data.eval_split
-    arguments = data.source_args.to_dict().get(data.source, {})
-    source = sources.make_source(data.source, split=split, **arguments)
-    example = source[0]
-    self._check_label(example["label"])
-    shape = self._preprocessing.evaluate(example["image"]).shape
-    if shape != self._shape:
-      raise UserError(
-        f"config.data.image_shape is {self._shape}, but the images of source"
-        f" {data.source!r} are {shape}; make them equal"
-      )
-    return source
-
-  def _check_label(self, label: np.ndarray) -> None:
-    if np.ndim(label):
-      raise UserError(
-        f"the images of source {self._config.data.source!r} have any number of"
-        " labels; set config.task=multilabel_image_classification, which trains"
-        " on all of them"
-      )
-
-
-def _checked_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
-  sizes = [n for n in shape if isinstance(n, int) and n > 0]
-  if len(sizes) != 3 or len(shape) != 3 or shape[-1] not in (1, 3):
-    raise UserError(
-      f"config.data.image_shape is {tuple(shape)}; give height, width and"
-      " channels, which are 1 or 3"
-    )
-  return tuple(shape)

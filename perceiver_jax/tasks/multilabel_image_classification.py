@@ -66,7 +66,7 @@ class MultilabelImageClassification(image_classification.ImageClassification):
 
   def prepare_batch(self, batch: Batch) -> Batch:
     """Mixes images and their labels with those of their partners."""
-    mixed, partner_label = self._mix(batch)
+    mixed, partner_label = self.mix(batch)
     weights = mixed.weights[:, None]
     targets = weights * batch["label"] + (1 - weights) * partner_label
     return {**batch, "image": mixed.images, "targets": targets}
@@ -76,7 +76,7 @@ class MultilabelImageClassification(image_classification.ImageClassification):
     ones = jnp.ones(outputs.logits.shape[0], jnp.float32)
     return {
       **self._means(outputs, batch["targets"], ones),
-      "unreadable": metrics_lib.weighted(self._unreadable(batch), ones),
+      "unreadable": metrics_lib.weighted(self.unreadable(batch), ones),
     }
 
   def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
@@ -121,20 +121,16 @@ class MultilabelImageClassification(image_classification.ImageClassification):
       }
     return finalized
 
-  def report_sections(
-    self,
-    outputs: perceiver.Outputs,
-    batch: Batch,
-    metrics: Mapping[str, np.ndarray],
+  def _metric_sections(
+    self, metrics: Mapping[str, np.ndarray]
   ) -> list[sections.Section]:
-    """Returns samples with their labels, and the metrics of each class."""
+    """Returns the metrics of each class."""
     names = ("class_AP", "class_AUC", "class_examples")
     rows = zip(
       self.class_names, *(metrics[name] for name in names), strict=True
     )
     return [
-      sections.image_samples(self._samples(outputs, batch)),
-      sections.class_metrics([sections.ClassMetrics(*row) for row in rows]),
+      sections.class_metrics([sections.ClassMetrics(*row) for row in rows])
     ]
 
   def probabilities(self, logits: jax.Array) -> jax.Array:
