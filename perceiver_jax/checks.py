@@ -2,20 +2,21 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 from perceiver_jax.errors import UserError
 
 
 def check_choice(
-  given: str, allowed: Iterable[str], what: str, owner: str
+  given: str, allowed: Iterable[str], kind: str, owner: str
 ) -> None:
   """Checks that `given` is one of the choices.
 
   Args:
     given: the choice made.
     allowed: the possible choices.
-    what: the kind of choice, "split" for example.
-    owner: the data set or config the choice belongs to, "digits" for example.
+    kind: kind of choice, such as "split".
+    owner: data set or config that the choice belongs to, such as "digits".
 
   Raises:
     UserError: `given` is none of them.
@@ -23,9 +24,25 @@ def check_choice(
   allowed = tuple(allowed)
   if given not in allowed:
     raise UserError(
-      f"unknown {what} {given!r} for {owner}; choose one of: "
+      f"unknown {kind} {given!r} for {owner}; choose one of: "
       + ", ".join(allowed)
     )
+
+
+def check_leaf(leaf: str, given: Any, is_valid: bool, allowed: str) -> None:
+  """Checks a leaf of the config.
+
+  Args:
+    leaf: name of the leaf, without "config.".
+    given: its value.
+    is_valid: whether the value is allowed.
+    allowed: description of the allowed values, such as "1 or more".
+
+  Raises:
+    UserError: the value is not allowed.
+  """
+  if not is_valid:
+    raise UserError(f"config.{leaf} is {given}; give {allowed}")
 
 
 def check_leaf_choice(leaf: str, given: str, allowed: Iterable[str]) -> None:
@@ -60,7 +77,9 @@ def check_not_negative(leaf: str, given: float) -> None:
   Raises:
     UserError: it is negative or not finite.
   """
-  if not 0 <= given < math.inf:
-    raise UserError(
-      f"config.{leaf} is {given}; give 0 to turn it off, or a positive number"
-    )
+  check_leaf(
+    leaf,
+    given,
+    0 <= given < math.inf,
+    "0 to turn it off, or a positive number",
+  )

@@ -8,6 +8,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from perceiver_jax.checks import check_leaf
 from perceiver_jax.data.clips import files, windows
 from perceiver_jax.data.clips import preprocessing as clip_preprocessing
 from perceiver_jax.data.clips import shards as clip_shards
@@ -48,11 +49,13 @@ class ClipData:
     settings = data.to_dict()
     self.preprocessing = clip_preprocessing.ClipPreprocessing(settings)
     self.window = windows.check_window(settings)
-    if not 0 <= data.max_unreadable_share <= 1:
-      raise UserError(
-        "config.data.max_unreadable_share is"
-        f" {data.max_unreadable_share}; give a share from 0 to 1"
-      )
+    share = data.max_unreadable_share
+    check_leaf(
+      "data.max_unreadable_share",
+      share,
+      0 <= share <= 1,
+      "a share from 0 to 1",
+    )
     if "image" not in modalities:
       self.window = self.window._replace(num_frames=0)
     if "audio" not in modalities:

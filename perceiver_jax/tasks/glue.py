@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jax import numpy as jnp
 
-from perceiver_jax.checks import check_choice
+from perceiver_jax import checks
 from perceiver_jax.data.core import mixture
 from perceiver_jax.data.core.source import Example, Source
 from perceiver_jax.data.text import (
@@ -60,22 +60,21 @@ class Glue(base.Task):
     super().__init__(config)
     self._data = config.data
     self._length = config.model.adapter.max_length
-    if self._data.first_token not in glue_texts.FIRST_TOKENS:
-      raise UserError(
-        f"config.data.first_token is {self._data.first_token!r}; choose one of"
-        f" {', '.join(glue_texts.FIRST_TOKENS)}"
-      )
+    checks.check_leaf_choice(
+      "data.first_token", self._data.first_token, glue_texts.FIRST_TOKENS
+    )
     self._own = (metadata or {}).get("own", {})
     outputs = config.model.decoder.outputs.to_dict()
     # In the order in which the decoder numbers them.
     self._outputs = {name: n for name, n in sorted(outputs.items()) if n}
-    if not self._data.sampling_temperature >= 1:
-      raise UserError(
-        "config.data.sampling_temperature is"
-        f" {self._data.sampling_temperature}; give 1, which draws tasks in"
-        " proportion to their examples, or more, up to inf, which draws all"
-        " equally often"
-      )
+    temperature = self._data.sampling_temperature
+    checks.check_leaf(
+      "data.sampling_temperature",
+      temperature,
+      temperature >= 1,
+      "1, which draws tasks in proportion to their examples, or more, up to"
+      " inf, which draws all equally often",
+    )
     if not self._outputs:
       raise UserError(
         "no task of config.model.decoder.outputs has an output; give one at"
@@ -102,7 +101,8 @@ class Glue(base.Task):
 
   def _task(self, name: str) -> glue_tasks.Task:
     if name != glue_examples.OWN:
-      check_choice(name, (*glue_tasks.TASKS, glue_examples.OWN), "task", "GLUE")
+      known = (*glue_tasks.TASKS, glue_examples.OWN)
+      checks.check_choice(name, known, "task", "GLUE")
       return glue_tasks.TASKS[name]
     if self._own:
       return glue_tasks.task_from_dict(self._own)

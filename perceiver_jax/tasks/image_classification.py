@@ -91,7 +91,7 @@ class ImageClassification(image_data.ImageTask):
   def loss(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
     """Returns cross-entropy with mixed and smoothed labels, and accuracy.
 
-    A mixed image counts as right if its larger part is recognized.
+    The label of a mixed image is that of its larger part, for accuracy.
     """
     losses = optax.softmax_cross_entropy(outputs.logits, batch["targets"])
     ones = jnp.ones_like(losses)
@@ -105,33 +105,33 @@ class ImageClassification(image_data.ImageTask):
     losses = optax.softmax_cross_entropy_with_integer_labels(
       outputs.logits, batch["label"]
     )
-    found = self._classification_metrics(outputs.logits, batch, losses)
-    count = found["loss"][1]
-    guesses = outputs.logits.argmax(-1)
-    found["confusion"] = (
+    metrics = self._classification_metrics(outputs.logits, batch, losses)
+    count = metrics["loss"][1]
+    predictions = outputs.logits.argmax(-1)
+    metrics["confusion"] = (
       metrics_lib.confusion(
-        batch["label"], guesses, batch["mask"], len(self.class_names)
+        batch["label"], predictions, batch["mask"], len(self.class_names)
       ),
       count,
     )
-    found["calibration"] = (
+    metrics["calibration"] = (
       metrics_lib.calibration(outputs.logits, batch["label"], batch["mask"]),
       count,
     )
-    return found
+    return metrics
 
   def _classification_metrics(
     self, logits: jax.Array, batch: Batch, losses: jax.Array
   ) -> dict[str, tuple[jax.Array, jax.Array]]:
     weights = batch.get("mask", np.ones(logits.shape[0], np.float32))
-    right = lambda k: metrics_lib.in_top_k(logits, batch["label"], k)
-    found = {
+    correct = lambda k: metrics_lib.in_top_k(logits, batch["label"], k)
+    metrics = {
       "loss": metrics_lib.weighted(losses, weights),
-      "accuracy": metrics_lib.weighted(right(1), weights),
+      "accuracy": metrics_lib.weighted(correct(1), weights),
     }
     if len(self.class_names) > 5:
-      found["top_5_accuracy"] = metrics_lib.weighted(right(5), weights)
-    return found
+      metrics["top_5_accuracy"] = metrics_lib.weighted(correct(5), weights)
+    return metrics
 
   def finalize_metrics(
     self, metrics: Mapping[str, Mapping[str, np.ndarray]]

@@ -17,6 +17,7 @@ import optax
 from absl import logging
 from jax import numpy as jnp
 
+from perceiver_jax.checks import check_leaf
 from perceiver_jax.data.clips import windows
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.errors import UserError
@@ -220,15 +221,11 @@ class Kinetics(clip_data.ClipTask):
           f" gives {value}; make them equal"
         )
     for name in _GRIDS:
-      if not 1 <= self._num_queries(name) <= math.prod(self._grid(name)):
-        raise UserError(
-          f"config.num_queries.{name} is {self._num_queries(name)}; give 1 to"
-          f" {math.prod(self._grid(name))}"
-        )
-    if self._config.num_parts < 1:
-      raise UserError(
-        f"config.num_parts is {self._config.num_parts}; give 1 or more"
-      )
+      count, maximum = self._num_queries(name), math.prod(self._grid(name))
+      is_valid = 1 <= count <= maximum
+      check_leaf(f"num_queries.{name}", count, is_valid, f"1 to {maximum}")
+    num_parts = self._config.num_parts
+    check_leaf("num_parts", num_parts, num_parts >= 1, "1 or more")
 
   def _num_queries(self, name: str) -> int:
     return self._config.num_queries[name]

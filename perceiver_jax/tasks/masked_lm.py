@@ -15,6 +15,7 @@ import optax
 from jax import numpy as jnp
 from scipy import special
 
+from perceiver_jax.checks import check_leaf
 from perceiver_jax.data.core import mixture
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.text import byte_tokenizer, corpora, masking, tokenizers
@@ -52,16 +53,19 @@ class MaskedLanguageModel(base.Task):
   ):
     super().__init__(config, metadata)
     self._length = config.model.adapter.max_length
-    if not 0 < config.data.mask_rate < 1:
-      raise UserError(
-        f"config.data.mask_rate is {config.data.mask_rate}; give a share of"
-        " the words between 0 and 1"
-      )
-    if not 0 <= config.data.max_masked <= self._length:
-      raise UserError(
-        f"config.data.max_masked is {config.data.max_masked}; give 0, which"
-        f" decodes all, or at most the model's {self._length} tokens"
-      )
+    rate, max_masked = config.data.mask_rate, config.data.max_masked
+    check_leaf(
+      "data.mask_rate",
+      rate,
+      0 < rate < 1,
+      "a share of the words between 0 and 1",
+    )
+    check_leaf(
+      "data.max_masked",
+      max_masked,
+      0 <= max_masked <= self._length,
+      f"0, which decodes all, or at most the model's {self._length} tokens",
+    )
 
   def dummy_batch(self) -> Batch:
     """Returns one empty text."""
@@ -221,11 +225,12 @@ class MaskedLanguageModel(base.Task):
     """Returns the weights of the corpora that are used."""
     weights = {name: c.weight for name, c in self._config.data.corpora.items()}
     for name, weight in weights.items():
-      if not 0 <= weight < math.inf:
-        raise UserError(
-          f"config.data.corpora.{name}.weight is {weight}; give a positive"
-          " number, or 0 to leave the corpus out"
-        )
+      check_leaf(
+        f"data.corpora.{name}.weight",
+        weight,
+        0 <= weight < math.inf,
+        "a positive number, or 0 to leave the corpus out",
+      )
     used = {name: weight for name, weight in weights.items() if weight}
     if not used:
       raise UserError(

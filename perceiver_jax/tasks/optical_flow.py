@@ -13,6 +13,7 @@ import ml_collections
 import numpy as np
 from jax import numpy as jnp
 
+from perceiver_jax import checks
 from perceiver_jax.data.core import pipeline
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.flow import augmentation as flow_augmentation
@@ -64,17 +65,14 @@ class OpticalFlow(base.Task):
       for name, value in config.published.items()
     }
     self._size = tuple(config.model.decoder.image_size)
-    if config.loss not in LOSSES:
-      raise UserError(
-        f"config.loss is {config.loss!r}; choose one of {', '.join(LOSSES)}"
+    checks.check_leaf_choice("loss", config.loss, LOSSES)
+    for name, share in config.data.curriculum.items():
+      checks.check_leaf(
+        f"data.curriculum.{name}",
+        share,
+        0 <= share <= 1,
+        "a share of the run, from 0 to 1",
       )
-    curriculum = config.data.curriculum
-    for name, share in curriculum.items():
-      if not 0 <= share <= 1:
-        raise UserError(
-          f"config.data.curriculum.{name} is {share}; give a share of the run,"
-          " from 0 to 1"
-        )
     self._augmentation = flow_augmentation.make_augmentation(
       config.data.augmentation.to_dict()
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 import ml_collections
 
+from perceiver_jax.checks import check_leaf
 from perceiver_jax.errors import UserError
 
 _MINIMUM = {
@@ -30,26 +31,25 @@ def check_numbers(config: ml_collections.ConfigDict) -> None:
   leaves = dict(_leaves(config))
   for name, minimum in _MINIMUM.items():
     value = leaves[name]
-    # Not `value < minimum`, which is false for NaN.
-    if not value >= minimum:
-      raise UserError(f"config.{name} is {value}; give {minimum} or more")
+    check_leaf(name, value, value >= minimum, f"{minimum} or more")
   for name in ("eval_every_epochs", "checkpoint.every_epochs"):
-    if not math.isfinite(leaves[name]):
-      raise UserError(f"config.{name} is {leaves[name]}; give a finite number")
+    value = leaves[name]
+    check_leaf(name, value, math.isfinite(value), "a finite number")
   saving = config.checkpoint
   if not saving.every_steps and not saving.every_epochs:
     raise UserError(
       "config.checkpoint.every_steps is 0 and config.checkpoint.every_epochs is"
       " 0; set one of them, or an interrupted run would lose all its progress"
     )
-  if not 0 <= config.ema_decay < 1:
-    raise UserError(
-      f"config.ema_decay is {config.ema_decay}; give 0 for no averaging, or a"
-      " number below 1"
-    )
+  check_leaf(
+    "ema_decay",
+    config.ema_decay,
+    0 <= config.ema_decay < 1,
+    "0 for no averaging, or a number below 1",
+  )
   for name, value in leaves.items():
-    if name.startswith("model.") and isinstance(value, int) and value < 0:
-      raise UserError(f"config.{name} is {value}; give 0 or more")
+    if name.startswith("model.") and isinstance(value, int):
+      check_leaf(name, value, value >= 0, "0 or more")
 
 
 def num_steps(config: ml_collections.ConfigDict, examples: int) -> int:

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from perceiver_jax.checks import check_leaf_choice
+from perceiver_jax.checks import check_leaf, check_leaf_choice
 from perceiver_jax.data.clips import mel
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.images import resizing, transforms
 from perceiver_jax.data.images.preprocessing import CROPS
-from perceiver_jax.errors import UserError
 
 AUDIO_FORMATS = ("raw", "mel")
 # Weights of red, green and blue in brightness (ITU-R BT.601).
@@ -38,10 +37,9 @@ class ClipPreprocessing:
     for leaf, choices in (("crop", CROPS), ("audio", AUDIO_FORMATS)):
       check_leaf_choice(f"data.{leaf}", settings[leaf], choices)
     for name, share in settings["dropout"].items():
-      if not 0 <= share < 1:
-        raise UserError(
-          f"config.data.dropout.{name} is {share}; give 0 to less than 1"
-        )
+      check_leaf(
+        f"data.dropout.{name}", share, 0 <= share < 1, "0 to less than 1"
+      )
 
   @property
   def crops_at_random(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from perceiver_jax.checks import check_leaf
 from perceiver_jax.data.core.skip_unreadable import SkipUnreadable
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.errors import UserError
@@ -194,15 +195,15 @@ def check_window(settings: Mapping[str, Any]) -> Window:
     UserError: a number is out of range.
   """
   for leaf in ("num_frames", "fps", "num_samples", "sample_rate"):
-    if not settings[leaf] > 0:
-      raise UserError(
-        f"config.data.{leaf} is {settings[leaf]}; give more than 0"
-      )
+    value = settings[leaf]
+    check_leaf(f"data.{leaf}", value, value > 0, "more than 0")
   size = tuple(settings["image_size"])
-  if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
-    raise UserError(
-      f"config.data.image_size is {size}; give height and width in pixels"
-    )
+  check_leaf(
+    "data.image_size",
+    size,
+    len(size) == 2 and all(isinstance(n, int) and n > 0 for n in size),
+    "height and width in pixels",
+  )
   return Window(
     settings["num_frames"],
     settings["fps"],

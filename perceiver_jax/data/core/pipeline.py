@@ -1,8 +1,8 @@
-"""Makes batches from a source with Grain.
+"""Makes batches of a source with Grain.
 
-A global batch is what all processes take together in one step. Process p gets
-its p-th contiguous part, so the global batches do not depend on the number of
-processes.
+A global batch is the batch of all processes together in one step. Process p
+gets its p-th contiguous part, so the global batches do not depend on the number
+of processes.
 """
 
 import os
@@ -22,7 +22,7 @@ EvalTransform = Callable[[Example], Example]
 
 # Each thread works on a whole batch, so more threads also mean more memory.
 _MAX_THREADS = 16
-# Inside a worker process: one batch in the making, one waiting.
+# In a worker process, one thread makes a batch while another batch waits.
 _WORKER_THREADS = 2
 _KEY = "curriculum_key"
 
@@ -50,7 +50,7 @@ def train_dataset(
   Args:
     source: the examples; there may be fewer than a batch.
     global_batch: examples in a batch over all processes.
-    seed: of the order and of the transform; not negative.
+    seed: random seed of the order and of the transform; not negative.
     process_index: index of the part of each batch to make.
     process_count: number of parts.
     transform: maps an example and a random generator to an example of fixed
@@ -60,8 +60,8 @@ def train_dataset(
     num_workers: processes that prepare batches; 0 uses threads only.
     curriculum: a transform applied after `transform` that also gets the number
       of examples taken so far. Its generator has the same dependencies.
-    num_doubled: number of examples at the beginning of training that are made
-      of half as many, each taken twice in succession; rounded down to even.
+    num_doubled: number of examples at the beginning of training that come from
+      half as many, each taken twice in succession; rounded down to even.
     with_partners: whether each example comes with the next one of the order as
       its partner, for MixUp and CutMix. A batch then takes twice as many
       examples of the source, and no two of its examples have the same partner.
@@ -139,7 +139,7 @@ def eval_dataset(
   def example_at(position: int) -> Example:
     index = min(position, length - 1)
     example = source[index]
-    # The replacement of an unreadable example is also taken in its own right.
+    # The example that replaces an unreadable one also occurs itself.
     counts = position < length and not example.get("unreadable", 0)
     if transform is not None:
       example = transform(example)
@@ -181,7 +181,7 @@ class _Batches(grain.IterDataset):
 
 
 class _BatchIterator(grain.DatasetIterator):
-  """An iterator whose whole state is the number of batches taken.
+  """An iterator whose state is the number of batches taken.
 
   Grain's own state depends on the number of workers. Batch i depends on i
   alone, so a count is enough, and a run may resume with other workers.
@@ -304,7 +304,7 @@ def _split_seed(seed: int) -> tuple[int, int, int]:
 def _num_threads(source: Source, num_workers: int) -> int:
   """Returns the number of threads that make batches in each process."""
   if getattr(source, "in_memory", False):
-    return 1  # Nothing waits for a disk or decoder, so more would only contend.
+    return 1  # Threads would compete for cores, without anything to wait for.
   if num_workers:
     return _WORKER_THREADS
   return min(_MAX_THREADS, os.cpu_count() or 1)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from perceiver_jax.checks import check_leaf
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.errors import UserError
 
@@ -72,10 +73,8 @@ def make_augmentation(settings: Mapping[str, Any]) -> Augmentation:
     )
   augmentation = Augmentation(**settings)
   margin = augmentation.crop_margin
-  if margin < 0:
-    raise UserError(
-      f"config.data.augmentation.crop_margin is {margin}; give 0 or more pixels"
-    )
+  leaf = "data.augmentation.crop_margin"
+  check_leaf(leaf, margin, margin >= 0, "0 or more pixels")
   ranges = {
     "erase_size": augmentation.erase_size,
     "min_scale to max_scale": (augmentation.min_scale, augmentation.max_scale),

@@ -10,9 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from perceiver_jax.checks import check_leaf_choice
+from perceiver_jax.checks import check_leaf, check_leaf_choice
 from perceiver_jax.data.images import codec, rand_augment, resizing, transforms
-from perceiver_jax.errors import UserError
 
 CROPS = ("center", "inception")
 
@@ -38,11 +37,13 @@ class Preprocessing:
       ("normalization", transforms.NORMALIZATIONS),
     ):
       check_leaf_choice(f"data.{leaf}", settings[leaf], choices)
-    if not 0 < settings["crop_fraction"] <= 1:
-      raise UserError(
-        f"config.data.crop_fraction is {settings['crop_fraction']}; give more"
-        " than 0 and at most 1"
-      )
+    fraction = settings["crop_fraction"]
+    check_leaf(
+      "data.crop_fraction",
+      fraction,
+      0 < fraction <= 1,
+      "more than 0 and at most 1",
+    )
 
   def evaluate(self, image: np.ndarray, *, invert: bool = False) -> np.ndarray:
     """Returns the central part of an image, preprocessed for the model.

@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike
 
-from perceiver_jax.errors import UserError
+from perceiver_jax.checks import check_leaf
 
 Operation = Callable[[np.ndarray, float, np.ndarray], np.ndarray]
 
@@ -190,15 +190,14 @@ def _check(image: np.ndarray, num_layers: int, magnitude: float) -> None:
     )
   if not image.size:
     raise ValueError(f"image has no pixel: shape {image.shape}")
-  if num_layers < 0:
-    raise UserError(
-      f"config.data.rand_augment.num_layers is {num_layers}; give 0 or more"
-    )
-  if not 0 <= magnitude <= MAX_LEVEL:
-    raise UserError(
-      f"config.data.rand_augment.magnitude is {magnitude}; give a number from"
-      f" 0 to {MAX_LEVEL}"
-    )
+  leaf = "data.rand_augment"
+  check_leaf(f"{leaf}.num_layers", num_layers, num_layers >= 0, "0 or more")
+  check_leaf(
+    f"{leaf}.magnitude",
+    magnitude,
+    0 <= magnitude <= MAX_LEVEL,
+    f"a number from 0 to {MAX_LEVEL}",
+  )
 
 
 def _histograms(image: np.ndarray) -> list[np.ndarray]:

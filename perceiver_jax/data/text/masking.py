@@ -7,11 +7,11 @@ white space, are masked. Shapes: L tokens of a crop.
 
 import numpy as np
 
+from perceiver_jax.checks import check_leaf
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.text.byte_tokenizer import PAD
 from perceiver_jax.data.text.corpora import Documents
 from perceiver_jax.data.text.tokenizers import Tokenizer
-from perceiver_jax.errors import UserError
 
 # White space, so that no word spans two documents.
 _SEPARATOR = "\n\n"
@@ -30,10 +30,8 @@ class JoinedDocuments:
   num_classes = 0
 
   def __init__(self, documents: Documents, count: int):
-    if count < 1:
-      raise UserError(
-        f"config.data.documents_per_example is {count}; give 1 or more"
-      )
+    leaf = "data.documents_per_example"
+    check_leaf(leaf, count, count >= 1, "1 or more")
     self._documents = documents
     self._count = min(count, len(documents))
     self.in_memory = documents.in_memory
