@@ -1,8 +1,8 @@
 """predict attention INPUT ...: maps of the attention of single latents.
 
-The figures of the papers: pre-softmax attention over images (Perceiver, Figures
-3 and 7 to 15) and over video and audio (Figures 16 to 31), and attention
-weights over text (Perceiver IO, Figure 7).
+Reproduces the figures of the papers: pre-softmax attention over images
+(Perceiver, Figures 3 and 7 to 15) and over video and audio (Figures 16 to 31),
+and attention weights over text (Perceiver IO, Figure 7).
 """
 
 import importlib
@@ -26,19 +26,19 @@ _BY_ADAPTER = {
 
 
 def run(arguments: Sequence[str]) -> None:
-  """Draws the attention to images, clips or texts, as the model takes them.
+  """Draws the attention to images, clips or texts.
 
   Args:
-    arguments: Paths of images or clips, or texts.
+    arguments: Paths of images or clips, or texts, depending on the model.
 
   Raises:
     UserError: No input is given, one can't be read, or the model has no
-      cross-attends to show.
+      cross-attends.
   """
   if not arguments:
     raise UserError(
-      "nothing to attend to is given; name images or clips, or write texts in"
-      " quotes, after the flags"
+      "no input is given; name images or clips, or write texts in quotes, after"
+      " the flags"
     )
   spec = _spec()
   kind = spec["adapter"].get("kind", "image")

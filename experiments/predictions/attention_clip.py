@@ -23,7 +23,7 @@ def run(arguments: Sequence[str]) -> None:
     arguments: Paths of videos, or of audio for models of audio alone.
 
   Raises:
-    UserError: The model takes no clips, or others than --config prepares.
+    UserError: The model does not take clips, or not those of --config.
   """
   paths = [Path(p).expanduser() for p in arguments]
   weights = models.load_weights(
@@ -79,7 +79,7 @@ def _config(spec: dict[str, Any]) -> ml_collections.ConfigDict:
     return config
   if spec["decoder"]["kind"] != "multimodal":
     raise UserError(
-      "how clips are prepared for these weights is unknown; give it with"
+      "the preprocessing of clips for these weights is unknown; give it with"
       " --config=configs/audioset.py:VARIANT"
     )
   config = kinetics_config.get_config()
@@ -102,7 +102,7 @@ def _num_classes(model: ml_collections.ConfigDict) -> int:
 def _model_inputs(
   spec: dict[str, Any], example: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Returns the raw inputs of one example, and what to decode."""
+  """Returns the raw inputs of one example, and the outputs to decode."""
   names = spec["adapter"]["modalities"]
   raw = {name: example[name][None] for name in names if name in example}
   if spec["decoder"]["kind"] != "multimodal":

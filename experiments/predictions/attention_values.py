@@ -12,13 +12,13 @@ from perceiver_jax.viz import attention_maps
 
 
 class Shown(NamedTuple):
-  """Attention to one input, with what is shown of it.
+  """Attention to one input, with the latents and the head to show.
 
   Attributes:
-    attention: Of each cross-attend, [heads, N, M].
+    attention: Attention of each cross-attend, [heads, N, M].
     latents: Indices of latents.
     head: Index of a head; None for the mean over all.
-    is_softmax: Whether it is weights and not logits.
+    is_softmax: Whether `attention` has weights, not logits.
   """
 
   attention: Sequence[np.ndarray]
@@ -32,7 +32,8 @@ def of_encoder(model_outputs: Any, *, softmax: bool) -> Shown:
 
   Args:
     model_outputs: `Outputs` with attention logits, of one example.
-    softmax: Whether weights are shown unless --softmax or --nosoftmax is given.
+    softmax: Whether to show weights by default; --softmax and --nosoftmax
+      override it.
 
   Raises:
     UserError: --latents or --head is not of this model.

@@ -37,7 +37,7 @@ class ImageModel(NamedTuple):
     to_pixels: Converts "image" to a uint8 image [H, W, C] for display.
     probabilities: Converts class logits [P] to probabilities.
     class_names: Names of the classes by label.
-    threshold: Least probability of a label to print; None if each image has
+    threshold: Minimum probability of a label to print; None if each image has
       one label.
   """
 

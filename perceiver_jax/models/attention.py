@@ -1,6 +1,6 @@
 """Multi-head attention with its projections.
 
-Shapes as in the package glossary; F and V are the total widths of queries and
+Shapes as in `perceiver_jax.models`; F and V are the total widths of queries and
 keys, and of values. `blocks` adds norms, residuals and an MLP.
 """
 

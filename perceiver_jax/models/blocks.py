@@ -1,6 +1,6 @@
 """Pre-norm Transformer blocks: MLP, self-attend, cross-attend, latent stack.
 
-Shapes as in the package glossary (Perceiver IO, app. E.1, and the authors'
+Shapes as in `perceiver_jax.models` (Perceiver IO, app. E.1, and the authors'
 code).
 """
 

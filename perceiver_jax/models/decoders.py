@@ -3,7 +3,7 @@
 A decoder of a whole prediction is called as
 `decoder(latents, inputs, input_mask, queries=..., return_attention=...)`; some
 make their queries of the input array. Decoders of one modality are in
-`modalities`. Shapes as in the package glossary.
+`modalities`. Shapes as in `perceiver_jax.models`.
 """
 
 from collections.abc import Callable

@@ -2,7 +2,7 @@
 
 Repeated cross-attends, shared weights and their placement make it the ICML
 Perceiver's (arXiv 2103.03206); a single cross-attend makes it Perceiver IO's
-(arXiv 2107.14795). Shapes as in the package glossary.
+(arXiv 2107.14795). Shapes as in `perceiver_jax.models`.
 """
 
 from collections.abc import Callable
@@ -247,6 +247,6 @@ def _shared(make: Callable[[int], hk.Module], count: int, own: int) -> list:
   return modules + modules[-1:] * (count - len(modules))
 
 
-def _check_choice(what: str, given: str, choices: tuple[str, ...]) -> None:
+def _check_choice(name: str, given: str, choices: tuple[str, ...]) -> None:
   if given not in choices:
-    raise ValueError(f"{what} {given!r}: choose one of {', '.join(choices)}")
+    raise ValueError(f"{name} {given!r}: choose one of {', '.join(choices)}")

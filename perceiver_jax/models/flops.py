@@ -1,4 +1,4 @@
-"""Counts floating point operations the way both papers do.
+"""Counts floating point operations as both papers do.
 
 Multiplies and adds count separately, softmax and scaling cost 3 per attention
 logit, and biases, norms and activations are ignored (Perceiver, app. B; IO,

@@ -12,11 +12,11 @@ from perceiver_jax.models import position_encoding
 class InputArray(NamedTuple):
   """An input array [B, M, C] whose last channels may be shared positions.
 
-  Kept apart, position encodings are not copied for each example.
+  Keeping them apart avoids a copy of the positions for each example.
 
   Attributes:
     data: [B, M, c].
-    positions: [M, P] with c + P = C, or None where c = C.
+    positions: [M, P] with c + P = C, or None if c = C.
   """
 
   data: jax.Array
@@ -24,7 +24,7 @@ class InputArray(NamedTuple):
 
   @property
   def shape(self) -> tuple[int, int, int]:
-    """The shape (B, M, C)."""
+    """Returns the shape (B, M, C)."""
     width = 0 if self.positions is None else self.positions.shape[-1]
     batch, length, channels = self.data.shape
     return batch, length, channels + width

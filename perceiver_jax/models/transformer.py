@@ -1,7 +1,7 @@
 """A plain Transformer as the encoder: the papers' baseline.
 
 Its latents are the inputs, so its cost grows with the square of their number.
-Shapes as in the package glossary.
+Shapes as in `perceiver_jax.models`.
 """
 
 import haiku as hk
@@ -16,11 +16,11 @@ from perceiver_jax.models.typing import Array, Bool, Float, ReturnAttention
 class TransformerEncoder(hk.Module):
   """Self-attends over the input array.
 
-  Byte BERT is 6 of them (Perceiver IO v3, Table 11).
+  Byte BERT has 6 layers (Perceiver IO v3, Table 11).
 
   Args:
-    num_layers: Self-attends, each with its own weights.
-    num_heads: Heads of each.
+    num_layers: Number of self-attends, each with its own weights.
+    num_heads: Heads of each self-attend.
     widening_factor: MLP hidden width over C.
     remat: Whether the backward pass recomputes whole layers.
     execution: How it is computed.
@@ -52,7 +52,7 @@ class TransformerEncoder(hk.Module):
     return_attention: ReturnAttention = False,
     initial_latents: jax.Array | None = None,
   ) -> tuple[Float[Array, "B M C"], list]:
-    """Returns the inputs after all layers; no weights, even if asked for.
+    """Returns the inputs after all layers, always without weights.
 
     Raises:
       ValueError: `initial_latents` are given.

@@ -53,7 +53,7 @@ class MultilabelImageClassification(image_classification.ImageClassification):
     if config.label_smoothing:
       raise UserError(
         f"config.label_smoothing is {config.label_smoothing}; give 0, since"
-        " labels of their own probability are not smoothed"
+        " labels with separate probabilities are not smoothed"
       )
     super().__init__(config, metadata)
 
@@ -82,7 +82,7 @@ class MultilabelImageClassification(image_classification.ImageClassification):
   def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
     """Returns means, and the probabilities and labels of each image.
 
-    The latter are sums in which each image has a row of its own [S, P];
+    The latter are sums [S, P] in which each image has its own row;
     `finalize_metrics` ranks them.
     """
     count, mask = len(self.source("eval")), batch["mask"]
@@ -104,7 +104,7 @@ class MultilabelImageClassification(image_classification.ImageClassification):
     """Computes mAP, AUC and d' from the ranking of the images."""
     finalized = {}
     for name, means in metrics.items():
-      # The sums were divided by their count; without any there are none.
+      # The sums were divided by their count, and are missing if it is 0.
       readable = means.get("images", np.zeros(1)) > 0
       if not readable.any():
         raise UserError(
@@ -145,8 +145,8 @@ class MultilabelImageClassification(image_classification.ImageClassification):
   def prediction_text(self, probabilities: np.ndarray) -> tuple[str, float]:
     """Returns the predicted labels, and the probability of exactly these."""
     predicted = probabilities >= THRESHOLD
-    right = np.where(predicted, probabilities, 1 - probabilities)
-    return self.label_text(predicted), float(right.prod())
+    joint = np.where(predicted, probabilities, 1 - probabilities).prod()
+    return self.label_text(predicted), float(joint)
 
   def preprocess(
     self, example: Example, rng: np.random.Generator | None
@@ -182,7 +182,7 @@ class MultilabelImageClassification(image_classification.ImageClassification):
   def _means(
     self, outputs: perceiver.Outputs, targets: jax.Array, weights: jax.Array
   ) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """Returns the loss, and how often the first prediction is a label."""
+    """Returns the loss, and the precision of the most likely class."""
     logits = outputs.logits.astype(jnp.float32)
     losses = optax.sigmoid_binary_cross_entropy(logits, targets).sum(-1)
     first = jnp.take_along_axis(targets, logits.argmax(-1)[:, None], 1)[:, 0]

@@ -1,4 +1,4 @@
-"""Prepares the evaluation of weights that need not be of a run."""
+"""Prepares the evaluation of any weights, with or without a run."""
 
 import contextlib
 import hashlib
@@ -22,8 +22,7 @@ from perceiver_jax.weights import model as weights_model
 
 _CLASSIFIERS = ("classification", "average_and_project")
 _LANGUAGE_MODELS = ("masked_lm", "token")
-# Settings of models that Hugging Face's classes compute differently; the files
-# of one model differ in them.
+# Settings in which Hugging Face's classes differ from the released models.
 _CONVERTED = ("gelu", "padding", "use_query_mask", "use_query_residual")
 
 _BLOCK = 2**20
@@ -51,23 +50,23 @@ class Subject(NamedTuple):
 def load(path: Path, config: ml_collections.ConfigDict) -> Subject:
   """Loads weights and the task of a config.
 
-  The model is the one stored with the weights. A file of DeepMind's code that
-  is none of the released ones has none stored and gets that of the config.
+  The model is the one stored with the weights. A file of DeepMind's code other
+  than the released ones stores none, and gets the model of the config.
 
   Args:
     path: a file or folder that `weights.load` reads.
     config: config of the evaluation.
 
   Raises:
-    UserError: the weights can't be read, or they do not fit the config or the
-      data. Only the last is known after the data has been opened.
+    UserError: the weights can't be read, or do not fit the config or the data.
+      All but the last is checked before the data is opened.
   """
   given = config.model.to_dict()
   weights = weights_lib.load(path, spec=given)
   _check_purpose(path, weights.spec, given)
   config = _with_model(config, weights.spec)
   with _blaming(path):
-    # Without names of classes, no task has to open its data.
+    # With given class names, no task has to open its data.
     nameless = tasks.make_task(config, unnamed_classes(weights.spec))
     restored = _place(nameless, config, weights, path)
   task = tasks.make_task(config)
@@ -116,7 +115,7 @@ def _check_purpose(
 
 
 def _purpose(spec: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns what a model takes and predicts, by leaf."""
+  """Returns the leaves that say what a model takes and predicts."""
   adapter, decoder = spec["adapter"], spec["decoder"]
   kind = decoder["kind"]
   purpose = {"model.adapter.kind": adapter.get("kind", "image")}
@@ -183,7 +182,7 @@ def _place(
 
 
 def _check_class_names(path: Path, task: Task) -> None:
-  """Checks that the data has the classes of the run that left the weights.
+  """Checks that the data has the classes of the run that wrote the weights.
 
   Raises:
     UserError: they differ in name or order.
@@ -200,8 +199,8 @@ def _blaming(path: Path) -> Iterator[None]:
     yield
   except UserError as error:
     raise UserError(
-      f"{error} (--weights={path}, whose model takes the place of config.model:"
-      " change the data, or give the --config of these weights or others)"
+      f"{error} (--weights={path}, whose model replaces config.model: change"
+      " the data, or give the --config of these weights, or other weights)"
     ) from error
 
 

@@ -147,7 +147,7 @@ def from_config(
 
 
 def decay_mask(params: Any) -> Any:
-  """Returns true for each parameter with weight decay: no biases or norms."""
+  """Returns whether each parameter decays; biases and norms do not."""
   return _map_named(lambda _, name, __: name not in _NOT_DECAYED, params)
 
 

@@ -126,7 +126,7 @@ def split_predictor(restored: Restored) -> Callable[[Any], Any]:
 
   def predict(batch):
     size = len(next(iter(batch.values())))
-    # Repeats the last example until the devices have as many each.
+    # Repeats the last example, so that all devices have the same number.
     order = np.minimum(np.arange(size + -size % mesh.size), size - 1)
     full = {name: np.asarray(value)[order] for name, value in batch.items()}
     placed = step_lib.place_batch(full, mesh)

@@ -1,9 +1,8 @@
 """Figures of the attention of single latents over images and clips.
 
 As in the Perceiver's figures, maps of an image are beside it and not over it,
-so that all structure in them is that of the attention; maps of a video are over
-its frames. Each map has a color scale of its own. Shapes as in
-`attention_maps`.
+so that all their structure is that of the attention; maps of a video are over
+its frames. Each map has its own color scale. Shapes as in `attention_maps`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +31,7 @@ def image_figure(
 
   Args:
     image: uint8 [H, W, 1 or 3].
-    attention: of each cross-attend, weights or logits [heads, N, M].
+    attention: weights or logits [heads, N, M] of each cross-attend.
     latents: indices of latents; by default 8, evenly spaced.
     head: index of a head; by default the mean over all.
 
@@ -70,14 +69,13 @@ def output_overlays(
 ) -> list[np.ndarray]:
   """Draws the attention of a classifier's output over each image.
 
-  It is the decoder's attention to the latents times that of the latents in the
-  last cross-attend, which is what the decoder reads; see
-  `attention_maps.rollout`.
+  It is the decoder's attention to the latents times the latents' attention in
+  the last cross-attend; see `attention_maps.rollout`.
 
   Args:
     images: [B, H, W, C], uint8 or float in [-1, 1].
-    encoder_logits: of each cross-attend, attention logits [B, heads, N, M];
-      none if the latents are the inputs themselves.
+    encoder_logits: attention logits [B, heads, N, M] of each cross-attend;
+      empty if the latents are the inputs themselves.
     decoder_logits: attention logits [B, heads, O, N].
 
   Returns:
@@ -108,19 +106,19 @@ def clip_figure(
 ) -> np.ndarray:
   """Draws a clip, and below it each latent's attention to it.
 
-  Heat maps are over some frames. The waveform below has the color of the
-  attention to it, and the attention is drawn against time; a spectrogram has a
-  heat map over it.
+  Some frames have heat maps over them. The waveform below is colored by the
+  attention to it, above a plot of the attention against time; a spectrogram has
+  a heat map over it.
 
   Args:
     frames: uint8 [T, H, W, 3], or None.
     audio: float32 samples [S] or a spectrogram [frames, bands], or None.
-    attention: of each cross-attend, weights or logits [heads, N, M] by
-      modality: "image" if there are frames, "audio" if there is audio.
+    attention: weights or logits [heads, N, M] of each cross-attend by modality:
+      "image" if there are frames, "audio" if there is audio.
     latents: indices of latents; by default 8, evenly spaced.
     head: index of a head; by default the mean over all.
-    temporal_downsample: frames that a patch spans.
-    seconds: duration, for the titles of frames.
+    temporal_downsample: number of frames that a patch spans.
+    seconds: duration of the clip, for the titles of frames.
 
   Returns:
     uint8 [h, w, 3].
@@ -152,7 +150,7 @@ def clip_figure(
         )
         heat = attention_maps.normalize(maps)
         tiles = {
-          # Squared, since of logits most are halfway up the scale.
+          # Squared, since most logits are near the middle of the scale.
           title: attention_maps.blend(frames[t], heat[t] ** 2)
           for title, t in zip(titles, shown, strict=True)
         }
@@ -197,9 +195,9 @@ def _audio_panel(
 
 def _spectrogram_panel(audio, width, heat) -> np.ndarray:
   """Draws a spectrogram with time to the right and high bands at the top."""
-  picture = audio.T[::-1]
-  low, high = picture.min(), picture.max()
-  gray = 255 * (picture - low) / max(high - low, 1e-6)
+  image = audio.T[::-1]
+  low, high = image.min(), image.max()
+  gray = 255 * (image - low) / max(high - low, 1e-6)
   gray = np.repeat(gray.astype(np.uint8)[..., None], 3, axis=-1)
   if heat is not None:
     gray = attention_maps.blend(gray, heat.T[::-1] ** 2)
@@ -219,9 +217,9 @@ def _envelope(
 
   Args:
     values: [S] from -1 to 1.
-    width: of the drawing in pixels.
-    heat: [S] from 0 to 1, the colors; None for gray.
-    from_bottom: whether columns start at the bottom and not at the lowest.
+    width: width of the drawing in pixels.
+    heat: [S] from 0 to 1, for the colors; None for gray.
+    from_bottom: whether columns start at the bottom, not at the lowest value.
 
   Returns:
     uint8 [h, width, 3].

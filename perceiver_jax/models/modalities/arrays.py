@@ -1,7 +1,7 @@
-"""Any modality that is an array of elements with continuous coordinates.
+"""Modalities that are arrays of elements with continuous coordinates.
 
-Fit for sensor readings, particles, irregular time series or fields on a mesh:
-whatever has a vector of features for each element and a place for it.
+Examples are sensor readings, particles, irregular time series or fields on a
+mesh: each element has a vector of features and a position.
 Shapes: M elements of C features and d coordinates; O queries of E channels.
 """
 

@@ -35,7 +35,7 @@ class EntitiesAdapter(hk.Module):
 
 
 class EntitiesDecoder(decoders.QueryDecoder):
-  """Encodes each entity, and all of them together, as AlphaStar does.
+  """Encodes each entity and all entities together, as in AlphaStar.
 
   The input elements are the output queries, one for each entity.
 

@@ -233,24 +233,24 @@ class ImageAdapter(hk.Module):
 
 
 def permutation(seed: int, size: int) -> np.ndarray:
-  """Returns the order [M] that `ImageAdapter.permutation_seed` means."""
+  """Returns the order [M] of the elements for a `permutation_seed`."""
   return np.random.default_rng(seed).permutation(size)
 
 
 def unpermute(
   attention: jax.Array | np.ndarray, seed: int
 ) -> jax.Array | np.ndarray:
-  """Reorders attention [..., M] to permuted elements as the pixels are.
+  """Reorders attention [..., M] from permuted elements to pixels.
 
   Args:
     attention: Weights or logits of a cross-attend to the input array.
-    seed: `ImageAdapter.permutation_seed`; 0 returns the attention as it is.
+    seed: `ImageAdapter.permutation_seed`; 0 changes nothing.
   """
   if not seed:
     return attention
   return attention[..., np.argsort(permutation(seed, attention.shape[-1]))]
 
 
-def _check(what: str, given: str, choices: tuple[str, ...]) -> None:
+def _check(name: str, given: str, choices: tuple[str, ...]) -> None:
   if given not in choices:
-    raise ValueError(f"{what} {given!r}: choose one of {', '.join(choices)}")
+    raise ValueError(f"{name} {given!r}: choose one of {', '.join(choices)}")

@@ -135,9 +135,9 @@ class MaskedLmDecoder(decoders.QueryDecoder):
     mask = input_mask if self._use_query_mask else None
     if queries is not None:
       rows = rows[queries]
-      wanted = jnp.broadcast_to(queries, (latents.shape[0], rows.shape[-2]))
+      positions = jnp.broadcast_to(queries, (latents.shape[0], rows.shape[-2]))
       if mask is not None:
-        mask = jnp.take_along_axis(mask, wanted, 1)
+        mask = jnp.take_along_axis(mask, positions, 1)
     shape = (latents.shape[0], *rows.shape[-2:])
     out, weights = super().__call__(
       jnp.broadcast_to(rows, shape),
