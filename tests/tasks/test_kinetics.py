@@ -188,7 +188,7 @@ def test_everything_is_decoded_in_parts_as_by_single_calls():
     found["audio"], want["audio"].reshape(4, 5120, 1), atol=2e-5
   )
   np.testing.assert_allclose(found["label"], want["label"], atol=2e-5)
-  # A label that is hidden says nothing.
+  # The value of a masked label has no effect.
   other = {**batch, "label": np.roll(batch["label"], 1, axis=-1)}
   np.testing.assert_array_equal(found["image"], apply(other)["image"])
   seen = {**other, "label_masked": np.zeros(4, bool)}
@@ -200,7 +200,7 @@ def test_everything_is_decoded_in_parts_as_by_single_calls():
   [
     ({"data__num_frames": 4}, r"image.shape is \(8, 24, 24\).*\(4, 24, 24\)"),
     ({"data__num_samples": 2560}, r"audio.shape is \(160,\).*\(80,\)"),
-    ({"model__decoder__outputs__label__num_outputs": 8}, r"is 8, .* it is 9"),
+    ({"model__decoder__outputs__label__num_outputs": 8}, r"is 8, .* gives 9"),
     ({"num_queries__audio": 161}, r"num_queries.audio is 161; give 1 to 160"),
     ({"num_parts": 0}, "num_parts is 0"),
     (
