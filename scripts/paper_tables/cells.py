@@ -12,6 +12,8 @@ from scripts.paper_tables import costs, runs
 # Distances from the published value that are shown as near and as middling:
 # points of metrics in percent, and percent of all others.
 _NEAR, _MIDDLING = 0.5, 2.0
+# Costs that are measured, not computed.
+_TIMED = ("steps_per_second", "gpu_frames", "tpu_frames")
 
 
 class Entry(NamedTuple):
@@ -33,11 +35,19 @@ class Entry(NamedTuple):
 
 
 class Cell(NamedTuple):
-  """A metric of a row: published, and our entries; none if not run."""
+  """A metric of a row.
+
+  Attributes:
+    published: The printed value.
+    value: The number to sort by; None if it is a text.
+    ours: Our entries.
+    is_run: Whether a run or a benchmark measures it.
+  """
 
   published: str
   value: float | None
-  ours: tuple[Entry, ...] = ()
+  ours: tuple[Entry, ...]
+  is_run: bool
 
 
 def make(
@@ -68,7 +78,8 @@ def make(
     ours = _config_leaf(metric, published, row.config)
   else:
     ours = _computed(name, value, sizes)
-  return Cell(text, value, ours)
+  is_run = metric.kind in ("evaluation", "training") or name in _TIMED
+  return Cell(text, value, ours, is_run)
 
 
 def _measured(
@@ -103,15 +114,22 @@ def _measured(
 def _config_leaf(
   metric: tables.Metric, published: float | str, config: str
 ) -> tuple[Entry, ...]:
-  value: Any = costs.load_config(config).to_dict()
-  for part in metric.leaf.split("."):
-    value = value.get(part) if isinstance(value, Mapping) else None
-  if value is None:
+  config_dict = costs.load_config(config).to_dict()
+  leaves = {leaf: _get(config_dict, leaf) for leaf in metric.leaves}
+  known = [leaf for leaf, value in leaves.items() if value is not None]
+  if not known:
     return ()
+  value = leaves[known[0]]
   same = value == published
   compared = not isinstance(published, str)
   closeness = ("near" if same else "far") if compared else ""
-  return (Entry(f"{value:,}", closeness, float(value), metric.leaf),)
+  return (Entry(f"{value:,}", closeness, float(value), known[0]),)
+
+
+def _get(tree: Any, leaf: str) -> Any:
+  for part in leaf.split("."):
+    tree = tree.get(part) if isinstance(tree, Mapping) else None
+  return tree
 
 
 def _computed(

@@ -28,6 +28,7 @@ class Line(NamedTuple):
   cells: tuple[cells.Cell, ...]
   parameters: float | None
   flops: float | None
+  label: str
   commands: tuple[str, ...]
   note: str
 
@@ -74,6 +75,11 @@ class Content(NamedTuple):
   coverage: str
   tables: tuple[Table, ...]
   others: tuple[Other, ...]
+
+  @property
+  def papers(self) -> list[str]:
+    """Returns the papers with their versions, in the order of the tables."""
+    return list(dict.fromkeys(table.paper for table in self.tables))
 
 
 def coverage_text() -> str:
@@ -174,8 +180,8 @@ def _note(row: tables.Row) -> str:
   """Returns why a row has no command, or why its figures differ from ours."""
   if row.cited:
     return f"not a Perceiver; cited from {row.cited}"
-  notes = [zoo.MODELS[name].note for name in row.models]
-  parts = [row.reason, row.planned, row.note, *dict.fromkeys(notes)]
+  model_notes = [zoo.MODELS[name].note for name in row.models[:1]]
+  parts = [row.reason, row.planned, row.note, *model_notes]
   return "; ".join(filter(None, parts))
 
 
@@ -203,6 +209,7 @@ def _line(
     ),
     sizes.parameters / 1e6 if sizes else None,
     sizes.flops / 1e9 if sizes else None,
+    (row.config or row.script).removeprefix("configs/"),
     tuple(_commands(row)),
     _note(row),
   )

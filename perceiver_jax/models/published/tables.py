@@ -22,14 +22,14 @@ class Metric(NamedTuple):
     kind: "evaluation", "training", "config", "cost" or "fact".
     percent: Whether the papers print in percent what is a share here.
     lower_is_better: Whether less is better.
-    leaf: The config leaf that a "config" metric is.
+    leaves: The config leaf that a "config" metric is, by kind of model.
   """
 
   title: str
   kind: str = "evaluation"
   percent: bool = False
   lower_is_better: bool = False
-  leaf: str = ""
+  leaves: tuple[str, ...] = ()
 
 
 class Row(NamedTuple):
@@ -80,7 +80,10 @@ def _data() -> dict[str, Any]:
 @functools.cache
 def metrics() -> dict[str, Metric]:
   """Returns the columns of all tables by name."""
-  return {name: Metric(**leaf) for name, leaf in _data()["metrics"].items()}
+  return {
+    name: Metric(**{key: _frozen(column[key]) for key in column})
+    for name, column in _data()["metrics"].items()
+  }
 
 
 @functools.cache

@@ -98,6 +98,14 @@ def test_small_runs_are_in_a_table_of_their_own(content):
   assert 99.9 not in values
 
 
+def test_what_is_neither_run_nor_computed_is_blank(content):
+  line = _line(content, "Perceiver IO v3, Table 11", "BERT Base")
+  latents = line.cells[3]
+  assert (latents.published, latents.ours, latents.is_run) == ("-", (), False)
+  speed = line.cells[-1]
+  assert (speed.published, speed.ours, speed.is_run) == ("7.3", (), True)
+
+
 def test_leaves_of_configs_stand_beside_the_published_recipe(content):
   line = _line(content, "Perceiver IO v3, Table 12", "all models")
   assert [cell.published for cell in line.cells] == [
