@@ -66,7 +66,7 @@ class Other(NamedTuple):
   task: str
   metrics: str
   nearest: str
-  differences: str
+  differences: tuple[str, ...]
 
 
 class Content(NamedTuple):
@@ -227,5 +227,5 @@ def _other(result: runs.Result, folder: Path) -> Other:
     str(result.config.get("task", "")),
     ", ".join(metrics[:3]),
     result.nearest,
-    "; ".join(result.differences),
+    tuple(result.differences),
   )

@@ -128,7 +128,7 @@ def test_the_html_page_needs_nothing_else(content, folder):
 
 
 def test_text_is_escaped(content):
-  other = content.others[0]._replace(differences="<script>alert()</script>")
+  other = content.others[0]._replace(differences=("<script>alert()</script>",))
   text = page.render(content._replace(others=(other,)), ".html")
   assert "<script>alert" not in text
 
