@@ -29,8 +29,10 @@ def test_any_number_of_parts_decodes_every_point_once(num_parts):
   found = decoding.decode_in_parts(decode, SHAPES, num_parts)
   for name, shape in SHAPES.items():
     numbers = np.arange(np.prod(shape)).reshape(shape)
-    want = np.broadcast_to(np.stack([numbers, -numbers], -1), (2, *shape, 2))
-    np.testing.assert_array_equal(found[name], want)
+    expected = np.broadcast_to(
+      np.stack([numbers, -numbers], -1), (2, *shape, 2)
+    )
+    np.testing.assert_array_equal(found[name], expected)
   np.testing.assert_array_equal(found["label"], [[1.0], [2.0]])
   assert len(calls) == num_parts
   # One shape and type at every call, or a jitted function compiles again.

@@ -33,7 +33,7 @@ def test_every_score_is_its_definition(seed):
   known = valid > 0
   error = np.sqrt(((predicted - flow) ** 2).sum(-1, dtype=np.float64))
   speed = np.sqrt((flow**2).sum(-1, dtype=np.float64))
-  want = {
+  expected = {
     "epe": error[known].mean(),
     "epe_visible": error[known & ~hidden].mean(),
     "epe_occluded": error[known & hidden].mean(),
@@ -46,8 +46,8 @@ def test_every_score_is_its_definition(seed):
     "epe_s10_40": error[known & (speed >= 10) & (speed < 40)].mean(),
     "epe_s40": error[known & (speed >= 40)].mean(),
   }
-  assert found.keys() == want.keys()
-  for name, value in want.items():
+  assert found.keys() == expected.keys()
+  for name, value in expected.items():
     assert found[name] == pytest.approx(value, rel=1e-4), name
 
 

@@ -52,15 +52,15 @@ def test_scores_of_transposed_matrices_are_others():
 
 def test_classes_without_examples_do_not_count():
   labels, scores = random(0)
-  want = multilabel_metrics.summary(labels, scores)
+  expected = multilabel_metrics.summary(labels, scores)
   more = np.pad(labels, ((0, 0), (0, 2)))
   more[:, -1] = 1
   found = multilabel_metrics.summary(more, np.pad(scores, ((0, 0), (0, 2))))
   assert np.isnan(found["class_AP"][-2])
   assert np.isnan(found["class_AUC"][-2:]).all()
-  assert found["AUC"] == pytest.approx(want["AUC"])
+  assert found["AUC"] == pytest.approx(expected["AUC"])
   # A class that every example has is always found.
-  assert found["mAP"] == pytest.approx((6 * want["mAP"] + 1) / 7)
+  assert found["mAP"] == pytest.approx((6 * expected["mAP"] + 1) / 7)
 
 
 def test_where_no_class_can_be_judged_nothing_is_said():

@@ -1,4 +1,4 @@
-"""Values, gradients, array shapes and memory of a computation."""
+"""Helpers that inspect values, gradients, shapes and memory of functions."""
 
 import contextlib
 
@@ -22,7 +22,10 @@ def in_chunks(logits, queries=2**13):
 
 
 def with_gradients(fn):
-  """`fn(*args)` and the gradients of one scalar of it with respect to args."""
+  """Returns a function that returns `fn(*args)` and gradients for all `args`.
+
+  The gradients are those of a weighted sum of the output.
+  """
 
   def run(*args):
     def loss(*args):
@@ -42,14 +45,14 @@ def run(fn, *args):
 
 
 def assert_close(actual, expected, tolerance=2e-5):
-  """Arrays differ by less than `tolerance` of the largest number in each."""
+  """Asserts that arrays differ by at most `tolerance` of their maximum."""
 
   def check(a, b):
     a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
     assert a.shape == b.shape
     assert np.isfinite(a).all()
     error = np.abs(a - b).max(initial=0)
-    # Of what is exactly zero there is rounding of numbers about as large as 1.
+    # An array that is exactly zero has rounding errors of numbers near 1.
     scale = max(np.abs(b).max(initial=0), 0.3)
     assert error <= tolerance * scale, f"{error} of {scale}"
 
@@ -57,24 +60,24 @@ def assert_close(actual, expected, tolerance=2e-5):
 
 
 def shapes(fn, *args):
-  """Shapes of all that `fn` makes of `args`, loops and calls included."""
+  """Returns the shapes of all intermediate arrays, those in loops included."""
   return _shapes(jax.make_jaxpr(fn)(*args).jaxpr)
 
 
 def _shapes(jaxpr):
-  found = []
+  result = []
   for equation in jaxpr.eqns:
-    found += [getattr(var.aval, "shape", ()) for var in equation.outvars]
+    result += [getattr(var.aval, "shape", ()) for var in equation.outvars]
     inner = jax.tree.leaves(
       list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
     )
     for each in inner:
       if hasattr(each, "eqns"):
-        found += _shapes(getattr(each, "jaxpr", each))
-  return found
+        result += _shapes(getattr(each, "jaxpr", each))
+  return result
 
 
 def temporary_bytes(fn, *args):
-  """Memory that the compiled `fn` needs beside arguments and results."""
+  """Returns the bytes that `fn` needs besides arguments and results."""
   compiled = jax.jit(fn).lower(*args).compile()
   return compiled.memory_analysis().temp_size_in_bytes

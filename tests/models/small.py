@@ -1,14 +1,22 @@
-"""The models of the zoo, their structure kept and their sizes tiny."""
+"""The models of the zoo at tiny sizes."""
 
 import haiku as hk
 import jax
 import numpy as np
 from jax import numpy as jnp
 
-from perceiver_jax.models import zoo
+from perceiver_jax.models import encoder, zoo
 from perceiver_jax.models.ops.execution import AUTO
 
 CLASSES, VOCABULARY, LENGTH = 5, 11, 7
+ENCODER = encoder.EncoderConfig(
+  num_latents=3,
+  num_latent_channels=4,
+  num_blocks=2,
+  num_self_attends_per_block=1,
+  num_cross_attends=2,
+  num_self_attend_heads=2,
+)
 _ENCODER = {
   "num_latents": 3,
   "num_latent_channels": 8,
@@ -18,7 +26,7 @@ _COUNTS = ("num_blocks", "num_cross_attends", "num_self_attends_per_block")
 
 
 def spec(name):
-  """A tiny spec of a model of the zoo, which still has all of its parts."""
+  """Returns a tiny spec of a model of the zoo, with all of its parts."""
   out = zoo.get_spec(name)
   encoder = out["encoder"]
   if encoder.get("kind") == "transformer":
@@ -37,7 +45,7 @@ def spec(name):
 
 
 def _shrink(section, **sizes):
-  """Changes the leaves that are there and not off."""
+  """Changes leaves that exist and are not zero."""
   section |= {k: v for k, v in sizes.items() if section.get(k)}
 
 
@@ -76,7 +84,7 @@ def _shrink_decoder(section):
   if section["kind"] == "entities":
     section["num_embedding_channels"] = 6
   for part in section.get("outputs", {}).values():
-    # The label is the widest query, as in the model of the paper.
+    # The label has the widest query, as in the paper's model.
     _shrink(part, num_bands=2, num_query_channels=20)
     if "shape" in part:
       video = len(part["shape"]) == 3
@@ -88,7 +96,7 @@ def _shrink_decoder(section):
 
 
 def raw(name, batch=2, seed=0):
-  """Random raw data of a small model."""
+  """Returns random raw data for a small model."""
   rng = np.random.default_rng(seed)
   normal = lambda *shape: jnp.asarray(
     rng.normal(size=(batch, *shape)), "float32"
@@ -113,7 +121,7 @@ def raw(name, batch=2, seed=0):
 
 
 def mask(name, batch=2, seed=0):
-  """An input mask with padding in it, or None for models without."""
+  """Returns an input mask with padding, or None for models without masks."""
   if not zoo.MODELS[name].has_input_mask:
     return None
   length = raw(name).shape[1]
@@ -123,7 +131,7 @@ def mask(name, batch=2, seed=0):
 
 
 def model(small_spec, execution=AUTO):
-  """The Haiku model, called with raw data and arguments of `Perceiver`."""
+  """Returns the Haiku model, called with the arguments of `Perceiver`."""
   return hk.transform_with_state(
     lambda x, **kwargs: zoo.build(small_spec, execution)(
       x, is_training=True, **kwargs
@@ -132,7 +140,7 @@ def model(small_spec, execution=AUTO):
 
 
 def shapes(model, *args, **kwargs):
-  """Shapes of parameters and state; nothing is allocated."""
+  """Returns abstract parameters and state."""
   return jax.eval_shape(
     lambda key, args, kwargs: model.init(key, *args, **kwargs),
     jax.random.key(0),

@@ -1,4 +1,4 @@
-"""Attention logits that a model returns on request."""
+"""Tests of attention logits, which a model returns on request."""
 
 import functools
 
@@ -26,10 +26,10 @@ _IMPLEMENTATIONS = {
 _QUERIES, _INPUTS = (2, 3, 4), (2, 7, 5)
 
 
-def _cross_attend(execution, what, mask=None):
+def _cross_attend(execution, return_attention, mask=None):
   def make(q, x):
     layer = blocks.CrossAttention(execution=execution, name="x")
-    return layer(q, x, input_mask=mask, return_attention=what)
+    return layer(q, x, input_mask=mask, return_attention=return_attention)
 
   return plain.transform(make)
 
@@ -39,26 +39,15 @@ def _arrays():
 
 
 def _by_definition(params, q, x):
-  """The scaled products of queries and keys, in float64."""
-  norm = lambda z: (
-    (z - z.mean(-1, keepdims=True)) / np.sqrt(z.var(-1, keepdims=True) + 1e-5)
-  )
-  leaf = lambda name: jax.tree.map(
-    lambda w: np.asarray(w, np.float64), params[f"x/{name}"]
-  )
-
-  def project(z, norm_name, name):
-    scale, weights = leaf(norm_name), leaf(f"attention/{name}")
-    z = norm(np.asarray(z, np.float64)) * scale["scale"] + scale["offset"]
-    return z @ weights["w"] + weights["b"]
-
-  queries = project(q, "query_norm", "query")
-  keys = project(x, "input_norm", "key")
+  """Returns the scaled products of queries and keys, in float64."""
+  layer = plain.Module(params, "x")
+  queries = layer.linear("attention/query", layer.norm("query_norm", q))
+  keys = layer.linear("attention/key", layer.norm("input_norm", x))
   return queries @ keys.swapaxes(1, 2) / np.sqrt(queries.shape[-1])
 
 
 @pytest.mark.parametrize("name", _IMPLEMENTATIONS)
-def test_logits_are_those_of_the_definition_in_every_implementation(name):
+def test_every_implementation_returns_the_logits_of_the_definition(name):
   model, arrays = _cross_attend(_IMPLEMENTATIONS[name], "logits"), _arrays()
   params = plain.random_params(model, *arrays)
   out, logits = plain.jit(model.apply)(params, *arrays)
@@ -70,23 +59,22 @@ def test_logits_are_those_of_the_definition_in_every_implementation(name):
   )
 
 
-def test_nothing_is_computed_unless_asked_for():
-  # In chunks of two keys, the logits of all keys are never held.
-  every = (*_QUERIES[:1], 1, _QUERIES[1], _INPUTS[1])
+def test_the_logits_of_all_keys_are_computed_only_on_request():
+  all_keys = (*_QUERIES[:1], 1, _QUERIES[1], _INPUTS[1])
   arrays = _arrays()
   counts = {}
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(online_softmax, "CHUNK_LOGITS", 12)
     patch.setattr(online_softmax, "_CHUNK_MULTIPLE", 2)
-    for what in (False, True, "logits"):
-      model = _cross_attend(Execution(attention="chunked"), what)
+    for request in (False, True, "logits"):
+      model = _cross_attend(Execution(attention="chunked"), request)
       params = plain.random_params(model, *arrays)
-      counts[what] = shapes(model.apply, params, *arrays).count(every)
+      counts[request] = shapes(model.apply, params, *arrays).count(all_keys)
   assert counts[False] == 0
   assert 0 < counts["logits"] < counts[True]
 
 
-def test_masked_logits_get_no_weight():
+def test_masked_logits_have_zero_weight():
   mask = jnp.arange(_INPUTS[1])[None] < jnp.array([[7], [4]])
   arrays = _arrays()
   logits, weights = (
@@ -100,13 +88,13 @@ def test_masked_logits_get_no_weight():
 
 @functools.cache
 def _maps(name):
-  """A function from raw data and `return_attention` to a model's outputs."""
+  """Returns a compiled small model of raw data and `return_attention`."""
   model = small.model(small.spec(name))
   variables = plain.random_like(small.shapes(model, small.raw(name)))
 
-  @functools.partial(plain.jit, static_argnames="what")
-  def run(raw, what):
-    return model.apply(*variables, None, raw, return_attention=what)[0]
+  @functools.partial(plain.jit, static_argnames="request")
+  def run(raw, request):
+    return model.apply(*variables, None, raw, return_attention=request)[0]
 
   return run
 
@@ -114,9 +102,9 @@ def _maps(name):
 @pytest.mark.parametrize(
   "name", ["imagenet_icml", "language_bytes", "audioset_icml_raw_video"]
 )
-def test_the_softmax_of_logits_is_the_weights(name):
+def test_the_softmax_of_the_logits_gives_the_weights(name):
   raw = small.raw(name)
-  logits, weights = (_maps(name)(raw, what) for what in ("logits", True))
+  logits, weights = (_maps(name)(raw, request) for request in ("logits", True))
   assert len(logits.encoder_attention) == len(weights.encoder_attention) > 0
   pairs = zip(
     (*logits.encoder_attention, logits.decoder_attention),
@@ -140,8 +128,8 @@ def test_permuted_inputs_have_permuted_logits(order):
   np.testing.assert_allclose(after, before[..., order], atol=1e-5)
 
 
-def test_other_requests_are_refused():
-  # The tests' type checks refuse it before the module does.
+def test_other_values_of_return_attention_are_refused():
+  # Runtime type checks, which only tests have, refuse it before the module.
   model, arrays = _cross_attend(AUTO, "Logits"), _arrays()
   with pytest.raises(Exception, match="Logits"):
     jax.eval_shape(model.init, jax.random.key(0), *arrays)

@@ -1,4 +1,4 @@
-"""Stem and upsamplers: batch statistics, shapes, means of coarse flow."""
+"""Tests of the convolution stem and of the upsampling modules."""
 
 import functools
 
@@ -14,7 +14,8 @@ from jax import numpy as jnp
 from perceiver_jax.models import convolutions
 
 _RNG = np.random.default_rng(0)
-# Examples differ in mean and spread, so statistics of a part are not the whole.
+# Examples differ in mean and deviation, so that the statistics of a part of
+# the batch differ from those of the batch.
 _IMAGES = jnp.asarray(
   _RNG.normal(size=(4, 8, 8, 3)) * np.arange(1, 5).reshape(4, 1, 1, 1) + 1,
   "float32",
@@ -58,18 +59,18 @@ def _mapped(model, params, state):
 def test_statistics_do_not_depend_on_the_number_of_devices():
   shared, alone = _stem("data"), _stem("")
   params, state = _random_params(shared, _IMAGES)
-  want, want_state = _train(alone, params, state, _IMAGES)
+  expected, expected_state = _train(alone, params, state, _IMAGES)
   out, new_state = _mapped(shared, params, state)
-  np.testing.assert_allclose(out, want, atol=1e-4)
-  for module, leaves in want_state.items():
+  np.testing.assert_allclose(out, expected, atol=1e-4)
+  for module, leaves in expected_state.items():
     for leaf, value in leaves.items():
       for device in range(_DEVICES):
         np.testing.assert_allclose(
           new_state[module][leaf][device], value, rtol=1e-4, atol=1e-5
         )
-  # Without the axis each device has statistics of its own.
+  # Without the axis, each device has its own statistics.
   apart, apart_state = _mapped(alone, params, state)
-  assert np.abs(apart - want).max() > 0.1
+  assert np.abs(apart - expected).max() > 0.1
   means = apart_state["stem/batch_norm_0/~/mean_ema"]["average"]
   assert np.abs(means[0] - means[3]).max() > 0.1
 
@@ -87,7 +88,7 @@ def test_evaluation_uses_running_statistics():
     state[module] = state[module] | {"average": average}
   out, after = run(state, _IMAGES)
   jax.tree.map(np.testing.assert_array_equal, after, state)
-  # An example's output depends on itself alone, and on the given statistics.
+  # The output of an example does not depend on the other examples.
   alone, _ = run(state, jnp.concatenate([_IMAGES[:1], 9 * _IMAGES[1:]]))
   np.testing.assert_allclose(alone[0], out[0], atol=1e-4)
   x = jax.lax.conv_general_dilated(
@@ -106,7 +107,7 @@ def test_evaluation_uses_running_statistics():
     np.testing.assert_allclose(out[:, i, j], window.max((1, 2)), atol=1e-3)
 
 
-def test_running_statistics_follow_the_batches():
+def test_running_statistics_are_moving_averages_of_those_of_batches():
   model = _stem()
   params, state = _random_params(model, _IMAGES)
   _, once = _train(model, params, state, _IMAGES)
@@ -118,21 +119,23 @@ def test_running_statistics_follow_the_batches():
     "SAME",
     dimension_numbers=("NHWC", "HWIO", "NHWC"),
   )
-  want = np.asarray(x).mean((0, 1, 2))
-  np.testing.assert_allclose(mean["average"].ravel(), want, atol=1e-3)
-  np.testing.assert_allclose(mean["hidden"].ravel(), 0.1 * want, atol=1e-3)
+  expected = np.asarray(x).mean((0, 1, 2))
+  np.testing.assert_allclose(mean["average"].ravel(), expected, atol=1e-3)
+  np.testing.assert_allclose(mean["hidden"].ravel(), 0.1 * expected, atol=1e-3)
 
 
 @pytest.mark.parametrize(
-  ("layers", "size", "want"), [(1, 8, 2), (2, 32, 2), (1, 9, 3), (1, 7, 2)]
+  ("layers", "size", "expected"), [(1, 8, 2), (2, 32, 2), (1, 9, 3), (1, 7, 2)]
 )
-def test_each_layer_divides_by_four_rounding_up(layers, size, want):
+def test_each_layer_of_the_stem_divides_sizes_by_four_rounding_up(
+  layers, size, expected
+):
   model = _stem(num_layers=layers, use_batchnorm=False)
   images = jnp.zeros((2, size, size, 3))
   out, (params, state) = jax.eval_shape(
     lambda key: _out_and_variables(model, key, images), jax.random.key(0)
   )
-  assert out.shape == (2, want, want, 2)
+  assert out.shape == (2, expected, expected, 2)
   assert set(params) == {f"stem/conv_{i}" for i in range(layers)}
   assert params["stem/conv_0"]["w"].shape == (7, 7, 3, 2)
   assert "b" not in params["stem/conv_0"]
@@ -156,7 +159,7 @@ def _upsampled(make, shape):
   return out.shape, params
 
 
-def test_upsample_2d_is_four_times_the_size():
+def test_upsample_2d_multiplies_sizes_by_four():
   make = lambda x: convolutions.ConvUpsample2D(3, name="up")(x)
   shape, params = _upsampled(make, (2, 5, 7, 4))
   assert shape == (2, 20, 28, 3)
@@ -165,7 +168,7 @@ def test_upsample_2d_is_four_times_the_size():
 
 
 @pytest.mark.parametrize(("time", "space"), [(1, 2), (2, 1), (2, 4), (0, 1)])
-def test_upsample_3d_doubles_as_often_as_asked(time, space):
+def test_upsample_3d_doubles_time_and_space_as_configured(time, space):
   make = lambda x: convolutions.ConvUpsample3D(3, time, space, name="up")(x)
   shape, params = _upsampled(make, (1, 2, 1, 2, 4))
   assert shape == (1, 2 * 2**time, 2**space, 2 * 2**space, 3)
@@ -180,7 +183,7 @@ _FACTOR, _COARSE = 3, (4, 5)
 
 @functools.cache
 def _convex():
-  """The compiled upsampling with its parameters open, and random ones."""
+  """Returns the compiled convex upsampling and random parameters."""
   model = plain.transform(
     lambda x: convolutions.ConvexUpsample(_FACTOR, name="up")(x)
   )
@@ -189,12 +192,12 @@ def _convex():
 
 
 def _neighbors(image, y, x):
-  """The 3 x 3 pixels around one, row by row; zeros outside."""
+  """Returns the 3 x 3 pixels around one, row by row; zeros outside."""
   padded = np.pad(np.asarray(image, np.float64), ((1, 1), (1, 1), (0, 0)))
   return padded[y : y + 3, x : x + 3].reshape(9, -1)
 
 
-def test_convex_upsampling_by_definition():
+def test_convex_upsampling_agrees_with_its_definition():
   run, params = _convex()
   x = plain.normal(2, *_COARSE, 4)
   out = run(params, x)
@@ -209,10 +212,10 @@ def test_convex_upsampling_by_definition():
     weights = np.exp(weights - weights.max(0))
     weights /= weights.sum(0)
     coarse = _FACTOR * _neighbors(layers.linear("flow", x[b]), y, x_)
-    want = np.einsum("kij,kc->ijc", weights, coarse)
+    expected = np.einsum("kij,kc->ijc", weights, coarse)
     fine = out[b, _FACTOR * y : _FACTOR * (y + 1)]
     fine = fine[:, _FACTOR * x_ : _FACTOR * (x_ + 1)]
-    np.testing.assert_allclose(fine, want, atol=1e-4)
+    np.testing.assert_allclose(fine, expected, atol=1e-4)
 
 
 @settings(max_examples=10, deadline=None)
@@ -225,17 +228,17 @@ def test_constant_coarse_flow_is_constant_and_scaled(seed, u, v):
   }
   x = plain.normal(2, *_COARSE, 4, seed=seed)
   out = np.asarray(run(params | {"up/flow": constant}, x))
-  want = _FACTOR * np.asarray([u, v])
+  expected = _FACTOR * np.asarray([u, v])
   inside = out[:, _FACTOR:-_FACTOR, _FACTOR:-_FACTOR]
-  # Any weights: that they sum to one is all it takes.
+  # This holds for any weights, since they sum to one.
   np.testing.assert_allclose(
-    inside, np.broadcast_to(want, inside.shape), atol=1e-5
+    inside, np.broadcast_to(expected, inside.shape), atol=1e-5
   )
-  # Outside there is no flow, so at the border it can be less but not more.
-  assert np.all(np.abs(out) <= np.abs(want) + 1e-5)
+  # Flow is zero outside, so that it can only be smaller at the border.
+  assert np.all(np.abs(out) <= np.abs(expected) + 1e-5)
 
 
-def test_fine_flow_lies_between_its_coarse_neighbors():
+def test_upsampled_flow_lies_between_its_coarse_neighbors():
   run, params = _convex()
   x = plain.normal(2, *_COARSE, 4)
   out = np.asarray(run(params, x)).reshape(2, 4, _FACTOR, 5, _FACTOR, 2)
@@ -248,7 +251,7 @@ def test_fine_flow_lies_between_its_coarse_neighbors():
   assert np.ptp(out, axis=(2, 4)).min() > 1e-3, "fine pixels differ"
 
 
-def test_upsampled_flow_starts_at_zero_and_can_leave_it():
+def test_upsampled_flow_is_initially_zero_and_has_a_gradient():
   run, params = _convex()
   model = hk.transform(
     lambda x: convolutions.ConvexUpsample(_FACTOR, name="up")(x)

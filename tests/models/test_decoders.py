@@ -1,4 +1,4 @@
-"""Decoding part by part is decoding."""
+"""Tests of decoders, and of decoding queries in chunks."""
 
 import functools
 
@@ -20,7 +20,7 @@ _LOGITS = 2**22
 
 
 def _decoder(query_mask=None, num_outputs=3, execution=AUTO, **kwargs):
-  """A Haiku model of latents, data and positions of queries (or None)."""
+  """Returns a Haiku model of latents, and data and positions of queries."""
 
   def make(latents, data, table=None):
     decoder = decoders.QueryDecoder(
@@ -32,7 +32,7 @@ def _decoder(query_mask=None, num_outputs=3, execution=AUTO, **kwargs):
 
 
 def _arrays(batch, count, shared=False, positions=0):
-  """Latents, data and positions of queries, if there are any."""
+  """Returns latents, data of queries, and their positions if there are any."""
   latents = plain.normal(batch, 4, 6)
   data = plain.normal(1 if shared else batch, count, 5 - positions, seed=1)
   table = [plain.normal(count, positions, seed=2)] if positions else []
@@ -63,14 +63,14 @@ def _cases(draw):
 
 @settings(max_examples=2, deadline=None)
 @given(_cases())
-def test_chunks_equal_the_whole_in_value_and_gradient(case):
+def test_decoding_in_chunks_gives_the_same_values_and_gradients(case):
   _check_chunks(*case)
 
 
 @pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(_cases())
-def test_many_chunks_equal_the_whole_in_value_and_gradient(case):
+def test_decoding_many_cases_in_chunks_gives_the_same_result(case):
   _check_chunks(*case)
 
 
@@ -83,7 +83,7 @@ def _check_chunks(sizes, arrays, execution, max_queries):
 
 
 @pytest.mark.parametrize("count", [1, 4, 5, 8, 9])
-def test_each_query_is_decoded_in_its_place(count):
+def test_chunks_of_outputs_are_in_the_order_of_queries(count):
   queries = InputArray(plain.normal(2, count, 3), plain.normal(count, 2))
   mask = jnp.asarray(np.random.default_rng(0).random((2, count)) < 0.5)
   decode = lambda part, mask: part.array() * mask[..., None]
@@ -95,7 +95,7 @@ def test_each_query_is_decoded_in_its_place(count):
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_the_limit_of_queries_counts_each_example(shared):
+def test_the_limit_of_queries_counts_those_of_all_examples(shared):
   arrays = _arrays(4, 40, shared)
   params = plain.random_params(_decoder(), *arrays)
 
@@ -112,7 +112,7 @@ def test_the_limit_of_queries_counts_each_example(shared):
 
 def test_parameters_do_not_depend_on_chunks():
   arrays, model = _arrays(2, 7), _decoder()
-  # A new function each time, since jit caches by function.
+  # A new function, since jit caches by function.
   init = lambda: plain.jit(lambda key: model.init(key, *arrays))(
     jax.random.key(0)
   )
@@ -121,7 +121,7 @@ def test_parameters_do_not_depend_on_chunks():
     jax.tree.map(np.testing.assert_array_equal, init(), whole)
 
 
-def test_weights_are_those_of_all_queries():
+def test_decoding_in_chunks_returns_the_weights_of_all_queries():
   arrays = _arrays(2, 7)
 
   def make(weights, latents, data):
@@ -139,7 +139,7 @@ def test_weights_are_those_of_all_queries():
   assert_close(parts, out)
 
 
-def test_class_query_is_one_and_ignores_inputs():
+def test_the_classification_decoder_has_one_query_and_ignores_inputs():
   make = lambda latents, inputs: decoders.ClassificationDecoder(
     3, num_query_channels=8, name="decoder"
   )(latents, inputs)[0]
@@ -154,16 +154,76 @@ def test_class_query_is_one_and_ignores_inputs():
   np.testing.assert_array_equal(out, again)
 
 
-def test_average_of_latents_and_uniform_weights():
+def test_average_and_project_starts_at_zero_and_has_uniform_weights():
   make = lambda latents: decoders.AverageAndProjectDecoder(3, name="decoder")(
     latents, return_attention=True
   )
   model = hk.without_apply_rng(hk.transform(make))
   latents = plain.normal(2, 4, 6)
-  started, _ = model.apply(model.init(jax.random.key(0), latents), latents)
-  assert not np.any(started)
+  initial, _ = model.apply(model.init(jax.random.key(0), latents), latents)
+  assert not np.any(initial)
   params = plain.random_params(model, latents)
   out, weights = model.apply(params, latents)
-  want = plain.Module(params, "decoder").linear("output", latents).mean(1)
-  np.testing.assert_allclose(out, want, atol=1e-5)
+  expected = plain.Module(params, "decoder").linear("output", latents).mean(1)
+  np.testing.assert_allclose(out, expected, atol=1e-5)
   np.testing.assert_array_equal(weights, np.full((2, 1, 1, 4), 0.25))
+
+
+@functools.cache
+def _small_decoder():
+  """Returns a compiled query decoder with 5 queries of 6 channels."""
+  make = lambda queries, latents, mask: decoders.QueryDecoder(
+    3, num_heads=2, qk_channels=6, v_channels=4, name="decoder"
+  )(queries, latents, mask, True)
+  model = plain.transform(make)
+  queries, latents = plain.normal(2, 5, 6), plain.normal(2, 3, 4, seed=1)
+  params = plain.random_params(model, queries, latents, jnp.ones((2, 5), bool))
+
+  @jax.jit
+  def run(queries, mask):
+    def loss(queries):
+      out, weights = model.apply(params, queries, latents, mask)
+      # Gradient of the first output with respect to all queries.
+      return out[:, 0].sum(), (out, weights)
+
+    return jax.grad(loss, has_aux=True)(queries)
+
+  return run
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 4), st.integers(1, 99))
+def test_an_output_depends_on_its_own_query_only(index, seed):
+  queries, everything = plain.normal(2, 5, 6), jnp.ones((2, 5), bool)
+  others = plain.normal(2, 5, 6, seed=seed).at[:, index].set(queries[:, index])
+  grad, (out, weights) = _small_decoder()(queries, everything)
+  _, (out_too, _) = _small_decoder()(others, everything)
+  assert out.shape == (2, 5, 3)
+  np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)
+  np.testing.assert_allclose(out_too[:, index], out[:, index], atol=1e-5)
+  assert np.abs(np.delete(out_too - out, index, 1)).min(-1).max() > 1e-3
+  assert not np.any(grad[:, 1:])
+  assert np.any(grad[:, 0])
+
+
+def test_masked_queries_attend_to_nothing_and_do_not_affect_others():
+  queries = plain.normal(2, 5, 6)
+  mask = jnp.ones((2, 5), bool).at[1, 0].set(False)
+  _, (expected, _) = _small_decoder()(queries, jnp.ones_like(mask))
+  grad, (out, weights) = _small_decoder()(queries, mask)
+  np.testing.assert_allclose(out[0], expected[0], atol=1e-5)
+  np.testing.assert_allclose(out[1, 1:], expected[1, 1:], atol=1e-5)
+  assert np.abs(out[1, 0] - expected[1, 0]).max() > 1e-3
+  assert not np.any(weights[1, :, 0])
+  assert np.isfinite(grad).all()
+
+
+def test_a_query_decoder_without_outputs_has_no_projection():
+  make = lambda q, z: decoders.QueryDecoder(0, name="decoder")(q, z)[0]
+  model, args = (
+    plain.transform(make),
+    (plain.normal(2, 5, 6), plain.normal(2, 3, 4)),
+  )
+  params = jax.eval_shape(model.init, jax.random.key(0), *args)
+  assert jax.eval_shape(model.apply, params, *args).shape == (2, 5, 6)
+  assert not any(module.startswith("decoder/output") for module in params)

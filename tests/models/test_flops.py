@@ -1,4 +1,4 @@
-"""Counting operations: the papers' totals and each rule by itself."""
+"""Tests of counting operations, by rule and against the papers' totals."""
 
 import functools
 
@@ -42,39 +42,39 @@ def _cost(name, batch=1, execution=PLAIN):
 
 
 @pytest.mark.parametrize("name", _PUBLISHED)
-def test_icml_models_cost_what_the_paper_says(name):
+def test_operations_of_icml_models_are_the_published_ones(name):
   assert _cost(name) == pytest.approx(_PUBLISHED[name], rel=1e-3)
 
 
 @pytest.mark.parametrize(
   ("name", "published"), [("imagenet_fourier", 407e9), ("imagenet_conv", 369e9)]
 )
-def test_io_models_cost_what_the_paper_says(name, published):
+def test_operations_of_io_models_are_the_published_ones(name, published):
   assert _cost(name) == pytest.approx(published, rel=3e-3)
 
 
 @pytest.mark.parametrize(
-  ("name", "plain", "folded"),
+  ("name", "plain", "absorbed"),
   [
     ("flow", 1894e9, 1414e9),
     ("imagenet_icml", 707.2e9, 595e9),
     ("imagenet_fourier", 406.5e9, 390.3e9),
   ],
 )
-def test_folding_projections_saves_operations(name, plain, folded):
+def test_absorbed_projections_save_operations(name, plain, absorbed):
   assert _cost(name) == pytest.approx(plain, rel=2e-3)
-  assert _cost(name, execution=Execution()) == pytest.approx(folded, rel=2e-2)
+  assert _cost(name, execution=Execution()) == pytest.approx(absorbed, rel=2e-2)
 
 
-def test_shared_positions_are_multiplied_once():
+def test_positions_shared_by_examples_are_multiplied_once():
   one, two = (_cost("imagenet_icml_1", b, Execution()) for b in (1, 2))
-  # The positions' part of the first logits: 2 x 512 x 50,176 x 258.
+  # Positions cost 2 x 512 x 50,176 x 258 operations in the first logits.
   assert 2 * one - two == pytest.approx(2 * 512 * 50_176 * 258, rel=5e-2)
 
 
-def test_cost_grows_with_the_batch():
+def test_operations_are_proportional_to_the_batch_except_shared_queries():
   one, two = (_cost("imagenet_icml_1", b) for b in (1, 2))
-  # Examples share the first queries: 512 latents of 1,024 channels to 261.
+  # Examples share the first queries: 512 latents, 1,024 to 261 channels.
   assert two == 2 * one - 2 * 512 * 1024 * 261
 
 
@@ -84,17 +84,17 @@ def test_matmul_counts_multiplies_and_adds():
   assert flops.count_flops(lambda x: jnp.tanh(x) + 1, a) == 0
 
 
-def test_attention_counts_three_for_each_logit():
+def test_the_softmax_counts_three_operations_per_logit():
   b, n, m, h, f, v = 2, 3, 5, 2, 4, 7
   q, k = flops.abstract(b, n, h, f), flops.abstract(b, m, h, f)
   values = flops.abstract(b, m, h, v)
-  want = b * h * n * m * (2 * f + 3 + 2 * v)
-  assert flops.count_flops(dpa.plain_attention, q, k, values) == want
+  expected = b * h * n * m * (2 * f + 3 + 2 * v)
+  assert flops.count_flops(dpa.plain_attention, q, k, values) == expected
   mask = flops.abstract(b, n, m, dtype=jnp.bool_)
-  assert flops.count_flops(dpa.plain_attention, q, k, values, mask) == want
+  assert flops.count_flops(dpa.plain_attention, q, k, values, mask) == expected
 
 
-def test_scan_counts_its_body_once_an_iteration():
+def test_the_body_of_a_scan_is_counted_once_per_iteration():
   def repeated(x, times):
     return jax.lax.scan(lambda x, _: (x @ x, None), x, length=times)[0]
 
@@ -109,7 +109,7 @@ def test_scan_counts_its_body_once_an_iteration():
 
 
 @pytest.mark.parametrize("remat", [False, True])
-def test_depth_of_the_encoder_is_counted(remat):
+def test_every_self_attend_of_the_encoder_is_counted(remat):
   def cost(depth):
     config = encoder_lib.EncoderConfig(
       8, 16, 2, depth, num_self_attend_heads=2, remat=remat
@@ -135,7 +135,7 @@ def test_calls_inside_jit_and_remat_are_counted():
   assert flops.count_flops(lambda x: jax.nn.relu(square(x)), x) == once
 
 
-def test_conditional_counts_its_dearest_branch():
+def test_a_conditional_counts_its_most_expensive_branch():
   x = flops.abstract(4, 4)
   branches = (lambda x: x, lambda x: x @ x, lambda x: x @ x @ x)
   run = lambda x: jax.lax.switch(jnp.int32(x[0, 0]), branches, x)
@@ -143,7 +143,7 @@ def test_conditional_counts_its_dearest_branch():
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_convolution_counts_its_kernel_for_each_output(groups):
+def test_a_convolution_counts_its_kernel_for_each_output(groups):
   def conv(x, w):
     return jax.lax.conv_general_dilated(
       x,
@@ -155,11 +155,11 @@ def test_convolution_counts_its_kernel_for_each_output(groups):
     )
 
   x, w = flops.abstract(2, 8, 6, 4), flops.abstract(3, 5, 4 // groups, 10)
-  want = 2 * (3 * 5 * 4 // groups) * (2 * 4 * 3 * 10)
-  assert flops.count_flops(conv, x, w) == want
+  expected = 2 * (3 * 5 * 4 // groups) * (2 * 4 * 3 * 10)
+  assert flops.count_flops(conv, x, w) == expected
 
 
-def test_gradient_of_a_matmul_costs_twice_more():
+def test_the_gradients_of_a_matmul_cost_twice_the_matmul():
   x, w = flops.abstract(8, 4), flops.abstract(4, 4)
   loss = lambda x, w: (x @ w).sum()
   forward = flops.count_flops(loss, x, w)

@@ -1,4 +1,4 @@
-"""The same function as the authors' code, on parameters and data of theirs."""
+"""Tests against recorded parameters, data and outputs of DeepMind's code."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ def _load(name):
 
 
 def _tree(flat, prefix):
-  """Flat keys `prefix/module/path/leaf` to {module: {leaf: array}}."""
+  """Converts keys `prefix/module/path/leaf` to {module: {leaf: array}}."""
   tree = {}
   for key, value in flat.items():
     if key.startswith(prefix + "/"):
@@ -42,7 +42,7 @@ def _tree(flat, prefix):
 
 
 def _spec(config):
-  """Our spec for the sizes a golden file names."""
+  """Returns our spec for the config in a golden file."""
   theirs, encoder = config["input_preprocessor"], config["encoder"]
   fourier = theirs["fourier_position_encoding_kwargs"]
   return {
@@ -71,7 +71,7 @@ def _apply(fn, params, *args, state=None):
   return apply(params, state or {}, None, *args)[0]
 
 
-# The defaults, the plain definition, and each choice with defaults otherwise.
+# The defaults, the plain definitions, and every other choice with defaults.
 _DEFAULT = execution.Execution()
 _EXECUTIONS = {"auto": _DEFAULT, "plain": execution.PLAIN} | {
   f"{field}-{value}": _DEFAULT.replace(**{field: value})
@@ -83,43 +83,46 @@ _EXECUTIONS = {"auto": _DEFAULT, "plain": execution.PLAIN} | {
 
 
 def _with_every_execution(*quick):
-  """Runs a test with all choices, marked slow but for the `quick` ones."""
-  marks = lambda how: () if how in quick else pytest.mark.slow
+  """Runs a test with all executions; all but the `quick` ones are slow."""
+  marks = lambda name: () if name in quick else pytest.mark.slow
   return pytest.mark.parametrize(
-    "how", [pytest.param(how, marks=marks(how)) for how in _EXECUTIONS]
+    "execution_name",
+    [pytest.param(name, marks=marks(name)) for name in _EXECUTIONS],
   )
 
 
-def test_classifier_with_remat():
+def test_the_fourier_classifier_with_remat_equals_deepminds():
   _check_classifier("imagenet_fourier", "auto", remat=True)
 
 
 @_with_every_execution("auto", "attention-plain")
-def test_classifier_of_fourier_features(how):
-  _check_classifier("imagenet_fourier", how)
+def test_the_fourier_classifier_equals_deepminds(execution_name):
+  _check_classifier("imagenet_fourier", execution_name)
 
 
 @_with_every_execution("auto")
-def test_classifier_of_convolutions(how):
-  _check_classifier("imagenet_conv", how)
+def test_the_convolutional_classifier_equals_deepminds(execution_name):
+  _check_classifier("imagenet_conv", execution_name)
 
 
-def _check_classifier(name, how, remat=False):
+def _check_classifier(name, execution_name, remat=False):
   flat = _load(name)
   spec = _spec(json.loads(str(flat["config_json"])))
   spec["encoder"]["remat"] = remat
   state = deepmind_names.convert(_tree(flat, "state"))
   images = jax.numpy.asarray(flat["inputs/images"])
   model = hk.transform_with_state(
-    lambda x: zoo.build(spec, _EXECUTIONS[how])(x, is_training=False)
+    lambda x: zoo.build(spec, _EXECUTIONS[execution_name])(x, is_training=False)
   )
   _check_against(
-    flat, lambda params: model.apply(params, state, None, images)[0], how
+    flat,
+    lambda params: model.apply(params, state, None, images)[0],
+    execution_name,
   )
 
 
-def _check_against(flat, forward, how):
-  """Outputs, latents and gradients of `forward(params)` are the authors'."""
+def _check_against(flat, forward, execution_name):
+  """Asserts that outputs, latents and gradients equal DeepMind's."""
   params = deepmind_names.convert(_tree(flat, "params"))
   params = jax.tree.map(jax.numpy.asarray, params)
   cotangent = flat["cotangent/out"]
@@ -132,17 +135,17 @@ def _check_against(flat, forward, how):
 
     return jax.grad(objective, has_aux=True)(params)
 
-  # All of a golden case would fit into one chunk and one part.
-  whole = how == "auto"
-  chunks = contextlib.nullcontext() if whole else in_chunks(2**12, 24)
+  # With the default limits, a golden case would fit into one chunk.
+  default = execution_name == "auto"
+  chunks = contextlib.nullcontext() if default else in_chunks(2**12, 24)
   with chunks:
     grads, out = run(params)
   np.testing.assert_allclose(out.logits, flat["outputs/out"], atol=1e-5)
   np.testing.assert_allclose(out.latents, flat["encoder_out"], atol=1e-5)
   expected = deepmind_names.convert(_tree(flat, "grads"))
   assert jax.tree.structure(grads) == jax.tree.structure(expected)
-  # The exact gradient of a key's bias is zero (softmax ignores a constant), so
-  # what is left of it is rounding, on the scale of the whole gradient.
+  # The exact gradient of a key's bias is zero, since the softmax ignores a
+  # constant. The computed one is rounding noise relative to all gradients.
   rounding = 1e-6 * max(np.abs(g).max() for g in jax.tree.leaves(expected))
   for module, leaves in expected.items():
     for leaf, want in leaves.items():
@@ -194,23 +197,25 @@ def _language_spec(config):
 
 
 @_with_every_execution("auto", "plain")
-def test_masked_language_model(how):
+def test_the_masked_language_model_equals_deepminds(execution_name):
   flat = _load("language_mlm")
   spec = _language_spec(json.loads(str(flat["config_json"])))
   tokens = jax.numpy.asarray(flat["inputs/inputs"])
   mask = jax.numpy.asarray(flat["inputs/input_mask"], bool)
-  assert not mask.all(), "the case has padding"
+  assert not mask.all(), "the case must have padding"
   model = hk.transform_with_state(
-    lambda x, mask: zoo.build(spec, _EXECUTIONS[how])(
+    lambda x, mask: zoo.build(spec, _EXECUTIONS[execution_name])(
       x, is_training=False, input_mask=mask
     )
   )
   _check_against(
-    flat, lambda params: model.apply(params, {}, None, tokens, mask)[0], how
+    flat,
+    lambda params: model.apply(params, {}, None, tokens, mask)[0],
+    execution_name,
   )
 
 
-def test_every_parameter_of_the_authors_is_used_once():
+def test_every_parameter_of_deepminds_code_is_used_once():
   flat = _load("imagenet_conv")
   theirs = _tree(flat, "params")
   ours = deepmind_names.convert(theirs)
@@ -223,7 +228,7 @@ def test_every_parameter_of_the_authors_is_used_once():
 
 
 @pytest.mark.parametrize("case", range(4))
-def test_fourier_features(case):
+def test_fourier_features_equal_deepminds(case):
   flat = _load("primitives")
   args = json.loads(str(flat[f"fourier/{case}/args_json"]))
   batch = args.pop("batch")
@@ -232,7 +237,7 @@ def test_fourier_features(case):
   np.testing.assert_allclose(out, flat[f"fourier/{case}/out"], atol=1e-5)
 
 
-def test_positions():
+def test_linear_and_subsampled_positions_equal_deepminds():
   flat = _load("primitives")
   grid = position_encoding.linear_positions((5, 7))
   np.testing.assert_allclose(grid, flat["linear_positions/5x7"], atol=1e-6)
@@ -244,7 +249,7 @@ def test_positions():
     np.testing.assert_allclose(features, out, atol=1e-5)
 
 
-def test_attend_with_and_without_mask():
+def test_attention_with_and_without_a_mask_equals_deepminds():
   flat = _load("primitives")
   q, k, v = (jax.numpy.asarray(flat[f"attend/{x}"]) for x in "qkv")
   mask = jax.numpy.asarray(flat["attend/mask"], bool)
@@ -252,10 +257,10 @@ def test_attend_with_and_without_mask():
   np.testing.assert_allclose(out, flat["attend/out"], atol=1e-5)
   out = dot_product_attention(q, k, v, mask)
   np.testing.assert_allclose(out, flat["attend/out_masked"], atol=1e-5)
-  assert not np.any(np.asarray(out)[1, 2])  # Its mask row is all zero.
+  assert not np.any(np.asarray(out)[1, 2])  # This row of the mask is zero.
 
 
-def test_patches():
+def test_space_to_depth_and_patches_equal_deepminds():
   flat = _load("primitives")
   x4 = jax.numpy.asarray(flat["s2d/x4"])
   x5 = jax.numpy.asarray(flat["s2d/x5"])
@@ -277,7 +282,7 @@ def test_patches():
   )
 
 
-def test_flow_patches():
+def test_patches_of_flow_equal_deepminds():
   flat = _load("primitives")
   frames = jax.numpy.asarray(flat["flow_patches/x"])
   out = patches.extract_patches(
@@ -304,7 +309,7 @@ def _stem_name(module):
   ("case", "layers", "norm"),
   [("conv2d_downsample", 2, True), ("conv2d_downsample_odd_nobn", 1, False)],
 )
-def test_conv_downsample(case, layers, norm):
+def test_the_convolution_stem_equals_deepminds(case, layers, norm):
   flat = _load("primitives")
   params = _renamed(flat, f"{case}/params", _stem_name)
   state = _renamed(flat, f"{case}/state", _stem_name)
@@ -318,7 +323,7 @@ def test_conv_downsample(case, layers, norm):
   np.testing.assert_allclose(out, flat[f"{case}/out"], atol=1e-5)
 
 
-def test_conv_upsample_2d():
+def test_conv_upsample_2d_equals_deepminds():
   flat = _load("primitives")
   params = _renamed(
     flat,
@@ -330,7 +335,7 @@ def test_conv_upsample_2d():
   np.testing.assert_allclose(out, flat["conv2d_upsample/out"], atol=1e-5)
 
 
-def test_conv_upsample_3d():
+def test_conv_upsample_3d_equals_deepminds():
   flat = _load("primitives")
   name = lambda m: f"up/conv_{m[-1]}"
   run = lambda x: convolutions.ConvUpsample3D(3, 1, 2, name="up")(x)
@@ -343,7 +348,7 @@ def test_conv_upsample_3d():
   np.testing.assert_allclose(out, flat["image_post_conv3d/out"], atol=1e-5)
 
 
-def test_average_decoder():
+def test_average_and_project_equals_deepminds():
   flat = _load("primitives")
   params = {"decoder/output": _tree(flat, "projection_decoder/params")[
     "projection_decoder/~/logits"
@@ -356,7 +361,7 @@ def test_average_decoder():
   np.testing.assert_allclose(out, flat["projection_decoder/out"], atol=1e-5)
 
 
-def test_video_patch_adapter_with_position_mlp():
+def test_a_video_patch_adapter_with_a_position_mlp_equals_deepminds():
   flat = _load("primitives")
   names = {
     "image_preprocessor/patches_linear": "adapter/patches",
@@ -386,7 +391,7 @@ def test_video_patch_adapter_with_position_mlp():
   np.testing.assert_allclose(out, flat["image_prep_patches/out"], atol=1e-5)
 
 
-def test_pixel_adapter_with_added_trainable_positions():
+def test_a_pixel_adapter_with_added_trainable_positions_equals_deepminds():
   flat = _load("primitives")
   build = "image_preprocessor/~_build_network_inputs/"
   names = {

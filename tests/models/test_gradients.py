@@ -1,4 +1,4 @@
-"""No parameter of any kind of model is dead."""
+"""Tests that gradients reach every parameter of every kind of model."""
 
 import jax
 import numpy as np
@@ -9,7 +9,7 @@ from jax import numpy as jnp
 
 from perceiver_jax.models import zoo
 
-# With the rest, one of each structure; other models differ in size only.
+# One model of each structure; the others differ in size only.
 _COMMON = (
   "imagenet_learned",
   "flow",
@@ -40,7 +40,7 @@ _REST = (
 
 
 def _structure(name):
-  """A model's parts, without their sizes."""
+  """Returns the parts of a model without their sizes."""
   spec = small.spec(name)
   leaves = (
     "kind",
@@ -61,9 +61,9 @@ def _structure(name):
   )
 
 
-def test_every_structure_is_tried():
-  tried = {_structure(name) for name in _COMMON + _REST}
-  assert tried == {_structure(name) for name in zoo.MODELS}
+def test_every_structure_of_the_zoo_is_tested():
+  tested = {_structure(name) for name in _COMMON + _REST}
+  assert tested == {_structure(name) for name in zoo.MODELS}
 
 
 def _raw(name):
@@ -78,7 +78,7 @@ def _raw(name):
 
 
 def _gradients(name):
-  """Gradients, at random parameters, of a projection of all outputs."""
+  """Returns gradients of a projection of all outputs at random parameters."""
   model = small.model(small.spec(name))
   raw, mask = _raw(name), small.mask(name)
   params, state = plain.random_like(
@@ -104,7 +104,7 @@ def test_gradients_reach_every_parameter(name):
     f"{module}/{leaf}": np.asarray(value)
     for module, leaves in _gradients(name).items()
     for leaf, value in leaves.items()
-    # Softmax ignores a constant, so the gradient of a key's bias is zero.
+    # The softmax ignores a constant, so the gradient of a key's bias is zero.
     if (module.rpartition("/")[2], leaf) != ("key", "b")
   }
   assert all(np.isfinite(value).all() for value in flat.values())

@@ -1,4 +1,4 @@
-"""An input array in parts is the same array."""
+"""Tests of input arrays whose positions are stored once for all examples."""
 
 import types
 
@@ -16,20 +16,20 @@ def parts():
   return InputArray(plain.normal(2, 5, 3), plain.normal(5, 4, seed=1))
 
 
-def test_whole_appends_the_same_positions_to_each_example(parts):
-  whole = np.asarray(parts.array())
-  assert parts.shape == whole.shape == (2, 5, 7)
-  np.testing.assert_array_equal(whole[..., :3], parts.data)
-  for example in whole:
+def test_array_concatenates_the_positions_to_each_example(parts):
+  array = np.asarray(parts.array())
+  assert parts.shape == array.shape == (2, 5, 7)
+  np.testing.assert_array_equal(array[..., :3], parts.data)
+  for example in array:
     np.testing.assert_array_equal(example[:, 3:], parts.positions)
 
 
-def test_whole_has_the_precision_of_the_data(parts):
+def test_array_has_the_type_of_the_data(parts):
   half = parts._replace(data=parts.data.astype(jnp.bfloat16))
   assert half.array().dtype == jnp.bfloat16
 
 
-def test_without_positions_data_are_the_whole():
+def test_without_positions_the_array_is_the_data():
   data = plain.normal(2, 5, 3)
   alone = InputArray(data)
   assert alone.shape == (2, 5, 3)
@@ -39,7 +39,7 @@ def test_without_positions_data_are_the_whole():
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, 2), (2, 5), (3, 3)])
-def test_part_is_a_slice_of_the_whole(parts, start, end):
+def test_slice_gives_a_part_of_the_array(parts, start, end):
   part = parts.slice(start, end)
   np.testing.assert_array_equal(part.array(), parts.array()[:, start:end])
   np.testing.assert_array_equal(
@@ -47,10 +47,10 @@ def test_part_is_a_slice_of_the_whole(parts, start, end):
   )
 
 
-def test_masked_zeroes_data_of_each_example_alone(parts):
+def test_zero_padding_zeroes_the_data_of_masked_elements(parts):
   mask = jnp.asarray([[True] * 5, [True, False, True, False, False]])
-  spoilt = parts._replace(data=jnp.where(mask[..., None], parts.data, jnp.nan))
-  masked = spoilt.zero_padding(mask)
+  data = jnp.where(mask[..., None], parts.data, jnp.nan)
+  masked = parts._replace(data=data).zero_padding(mask)
   np.testing.assert_array_equal(masked.data[0], parts.data[0])
   np.testing.assert_array_equal(masked.data[1, [0, 2]], parts.data[1, [0, 2]])
   assert not np.any(masked.data[1, [1, 3, 4]])
@@ -59,7 +59,7 @@ def test_masked_zeroes_data_of_each_example_alone(parts):
   assert inputs.as_input_array(parts) is parts
 
 
-def test_of_adapter_asks_for_parts_if_there_are_any(parts):
+def test_of_adapter_takes_separate_positions_if_the_adapter_has_them(parts):
   whole = lambda raw, is_training: raw + is_training
   data = plain.normal(1, 2, 3)
   out = inputs.of_adapter(whole, data, is_training=True)

@@ -1,4 +1,4 @@
-"""Initial values that make cross-attention local."""
+"""Tests of initial values that make cross-attention local."""
 
 import functools
 
@@ -51,41 +51,41 @@ def _params(bands):
   return plain.jit(_model(bands).init)(jax.random.key(0), tokens)
 
 
-def test_latents_read_their_stretch_and_outputs_their_latents():
+def test_latents_attend_to_their_segment_and_outputs_to_their_latents():
   tokens = jax.random.randint(jax.random.key(1), (1, _LENGTH), 6, 262)
   out = plain.jit(_model(_BANDS).apply)(_params(_BANDS), tokens)
-  reads = np.asarray(out.encoder_attention[0])[0]  # [H, N, M]
-  stretch = _LENGTH // _LATENTS
-  own = np.arange(_LENGTH) // stretch == np.arange(_LATENTS)[:, None]
-  assert reads[:, own].reshape(2, _LATENTS, -1).sum(-1).min() > 0.5
-  # The first head reads the first half of it, the second the rest.
-  centers = (reads * np.arange(_LENGTH)).sum(-1)
+  weights = np.asarray(out.encoder_attention[0])[0]  # [H, N, M]
+  segment = _LENGTH // _LATENTS
+  own = np.arange(_LENGTH) // segment == np.arange(_LATENTS)[:, None]
+  assert weights[:, own].reshape(2, _LATENTS, -1).sum(-1).min() > 0.5
+  # The first head attends to the first half of it, the second to the rest.
+  centers = (weights * np.arange(_LENGTH)).sum(-1)
   assert (centers[0] + 0.5 < centers[1]).all()
   decoded = np.asarray(out.decoder_attention)[0].sum(0)  # [O, N]
-  latents = np.arange(_LENGTH) // stretch
+  latents = np.arange(_LENGTH) // segment
   assert (np.abs(decoded.argmax(-1) - latents) <= 1).mean() > 0.9
 
 
-def test_only_tables_and_their_projections_change():
-  local, usual = _params(_BANDS), _params(0)
+def test_only_tables_and_their_query_and_key_projections_change():
+  local, default = _params(_BANDS), _params(0)
   changed = {
     f"{module}/{name}"
     for module, name, value in hk.data_structures.traverse(local)
-    if (value != usual[module][name]).any()
+    if (value != default[module][name]).any()
   }
   projections = [
-    f"{part}/attention/{what}/w"
+    f"{part}/attention/{projection}/w"
     for part in ("encoder/cross_attend_0", "decoder/cross_attend")
-    for what in ("query", "key")
+    for projection in ("query", "key")
   ]
   tables = ["adapter/positions", "encoder/latents", "decoder/query"]
   assert changed == {*projections, *(f"{t}/embeddings" for t in tables)}
   table = local["adapter/positions"]["embeddings"]
-  rest = usual["adapter/positions"]["embeddings"][:, 2 * _BANDS :]
+  rest = default["adapter/positions"]["embeddings"][:, 2 * _BANDS :]
   np.testing.assert_array_equal(table[:, 2 * _BANDS :], rest)
 
 
-def test_shift_matrix_shifts_sinusoids():
+def test_the_shift_matrix_shifts_sinusoids():
   places = np.arange(5.0)
   first = local_attention_init.sinusoids(places, 30, 4)
   assert (first**2).mean() == pytest.approx(1)
@@ -96,7 +96,7 @@ def test_shift_matrix_shifts_sinusoids():
   )
 
 
-def test_too_many_bands_and_other_decoders_are_errors():
+def test_too_many_bands_and_other_decoders_are_refused():
   tokens = jnp.zeros((1, _LENGTH), "int32")
   with pytest.raises(ValueError, match="lower local_attention_init_bands"):
     jax.eval_shape(_model(_BANDS + 1).init, jax.random.key(0), tokens)

@@ -1,4 +1,4 @@
-"""The plain Transformer that the papers compare with."""
+"""Tests of the Transformer that the papers compare with."""
 
 import jax
 import numpy as np
@@ -41,7 +41,7 @@ def _tokens(seed=0):
   return np.random.default_rng(seed).integers(0, _VOCABULARY, (2, _LENGTH))
 
 
-def test_logits_of_every_token_or_of_some():
+def test_queries_select_the_tokens_that_are_decoded():
   tokens = jnp.asarray(_tokens())
   every, params = _apply(tokens)
   assert every.shape == (2, _LENGTH, _VOCABULARY)
@@ -49,7 +49,7 @@ def test_logits_of_every_token_or_of_some():
   np.testing.assert_allclose(some, every[:, [3, 1]], rtol=1e-5, atol=1e-5)
 
 
-def test_every_token_reads_every_other():
+def test_every_token_attends_to_every_other():
   tokens = _tokens()
   first, params = _apply(jnp.asarray(tokens))
   tokens[:, 0] = (tokens[:, 0] + 1) % _VOCABULARY
@@ -57,7 +57,7 @@ def test_every_token_reads_every_other():
   assert (np.abs(first - second).max(-1) > 1e-6).all()
 
 
-def test_padding_is_not_read():
+def test_padding_has_no_effect():
   tokens = _tokens()
   mask = jnp.arange(_LENGTH)[None] < jnp.array([[5], [7]])
   first, params = _apply(jnp.asarray(tokens), mask)
@@ -66,7 +66,7 @@ def test_padding_is_not_read():
   np.testing.assert_allclose(first[0, :5], second[0, :5], rtol=1e-6)
 
 
-def test_layers_are_one_stack():
+def test_layers_have_stacked_parameters():
   _, params = _apply(jnp.asarray(_tokens()))
   shapes = jax.tree.map(jnp.shape, params)
   stack = [name for name in shapes if "block_0/layers" in name]

@@ -1,4 +1,4 @@
-"""The published models at full size, by shapes alone."""
+"""Tests of the published models at full size, without allocating them."""
 
 import ast
 import copy
@@ -17,7 +17,7 @@ import perceiver_jax.models
 from perceiver_jax.models import flops, zoo
 from perceiver_jax.models.ops.execution import AUTO, PLAIN
 
-# Counts derived by hand from the papers and the authors' code.
+# Counts derived by hand from the papers and DeepMind's code.
 _KNOWN = {
   "imagenet_fourier": 48_440_627,
   "imagenet_learned": 62_255_848,
@@ -59,7 +59,7 @@ def _model(spec, execution=AUTO):
 
 
 def _variables(spec, raw):
-  """Shapes of parameters and state; nothing is allocated."""
+  """Returns abstract parameters and state."""
   return jax.eval_shape(
     lambda key, x: _model(spec).init(key, x, True), jax.random.key(0), raw
   )
@@ -71,28 +71,28 @@ def _published_variables(name):
 
 
 @pytest.mark.parametrize("name", _KNOWN)
-def test_known_numbers_of_parameters(name):
+def test_stated_parameter_counts_are_those_derived_by_hand(name):
   assert zoo.MODELS[name].num_parameters == _KNOWN[name]
 
 
 @pytest.mark.parametrize("name", zoo.MODELS)
-def test_number_of_parameters_at_full_size(name):
+def test_stated_parameter_counts_are_those_of_the_built_model(name):
   entry = zoo.MODELS[name]
   before = len(jax.live_arrays())
   params, state = _published_variables(name)
   leaves = jax.tree.leaves(params)
   assert all(isinstance(x, jax.ShapeDtypeStruct) for x in leaves)
-  assert len(jax.live_arrays()) <= before + 1  # At most the key.
+  assert len(jax.live_arrays()) <= before + 1  # Only the key is allocated.
   assert sum(x.size for x in leaves) == entry.num_parameters
   assert bool(state) == ("conv" in name), "only BatchNorm has state"
 
 
 @pytest.mark.parametrize("name", zoo.MODELS)
-def test_published_parameters(name):
+def test_parameter_counts_agree_with_published_ones(name):
   entry = zoo.MODELS[name]
   if entry.published_parameters and not entry.note:
     published = float(entry.published_parameters)
-    # IO++ is printed cut off, not rounded, and the autoencoders loosely.
+    # IO++ is published truncated, not rounded, and autoencoders approximately.
     assert entry.num_parameters / 1e6 == pytest.approx(published, abs=0.7)
     if "." in entry.published_parameters:
       assert f"{entry.num_parameters / 1e6:.1f}" == entry.published_parameters
@@ -101,7 +101,7 @@ def test_published_parameters(name):
 @pytest.mark.parametrize(
   "name", [n for n, entry in zoo.MODELS.items() if entry.published_flops]
 )
-def test_operations_match_the_published_ones_or_a_note_says_why(name):
+def test_operations_agree_with_published_ones_or_have_a_note(name):
   entry = zoo.MODELS[name]
   model, raw = _model(entry.spec, PLAIN), entry.example()
   params, state = _published_variables(name)
@@ -126,21 +126,21 @@ def test_spec_is_a_copy():
   assert zoo.get_spec("imagenet_conv")["decoder"]["kind"] == "classification"
 
 
-def test_unknown_model_names_the_choices():
+def test_an_unknown_model_is_refused_with_the_choices():
   with pytest.raises(ValueError, match="model 'resnet': choose one of") as e:
     zoo.get_spec("resnet")
   assert all(name in str(e.value) for name in zoo.MODELS)
   assert "\n" not in str(e.value)
 
 
-def test_unknown_decoder_names_the_choices():
+def test_an_unknown_decoder_is_refused_with_the_choices():
   spec = zoo.get_spec("imagenet_fourier") | {"decoder": {"kind": "max"}}
   message = "decoder kind 'max': choose one of classification, "
   with pytest.raises(ValueError, match=message):
     _variables(spec, flops.abstract(1, 8, 8, 3))
 
 
-def test_unknown_adapter_names_the_choices():
+def test_an_unknown_adapter_is_refused_with_the_choices():
   spec = zoo.get_spec("imagenet_fourier") | {"adapter": {"kind": "smell"}}
   message = "adapter kind 'smell': choose one of image, audio"
   with pytest.raises(ValueError, match=message):
@@ -170,7 +170,7 @@ def test_a_changed_spec_builds_a_small_classifier(name):
   assert out.latents.shape == (2, 3, 4)
 
 
-def test_a_transformer_on_pixels():
+def test_a_transformer_on_pixels_has_a_latent_per_pixel():
   spec = zoo.get_spec("imagenet_transformer_64", num_classes=7)
   spec["encoder"]["num_layers"] = 1
   out = _apply_small(spec, flops.abstract(2, 8, 8, 3))
@@ -178,7 +178,7 @@ def test_a_transformer_on_pixels():
   assert out.latents.shape == (2, 64, 512)
 
 
-def test_a_small_language_model():
+def test_a_language_model_can_be_built_small_and_limits_its_length():
   spec = zoo.get_spec("language_bytes")
   spec["encoder"] |= _TINY | {"qk_channels": 8, "v_channels": 8}
   spec["adapter"] |= {"vocab_size": 11, "num_channels": 8, "max_length": 9}
@@ -192,7 +192,7 @@ def test_a_small_language_model():
 
 
 @pytest.mark.parametrize("name", [n for n in zoo.MODELS if "flow" in n])
-def test_a_small_flow_model(name):
+def test_a_flow_model_can_be_built_for_any_image_size(name):
   spec = zoo.get_spec(name)
   spec["encoder"] |= _TINY
   spec["decoder"]["image_size"] = (6, 10)  # Not a multiple of the stem's 4.
@@ -207,7 +207,7 @@ _ALLOWED = {"jax", "haiku", "numpy", "jmp"}
 @pytest.mark.parametrize(
   "path", sorted(_FOLDER.rglob("*.py")), ids=lambda p: p.stem
 )
-def test_models_import_little(path):
+def test_models_import_only_jax_haiku_numpy_and_jmp(path):
   names = set()
   for node in ast.walk(ast.parse(path.read_text())):
     if isinstance(node, ast.Import):
@@ -270,7 +270,7 @@ print(out.logits.shape, jax.numpy.isfinite(out.logits).all())
 """
 
 
-def test_models_run_where_nothing_else_is_installed():
+def test_models_run_without_other_packages_installed():
   done = subprocess.run(
     [sys.executable, "-c", textwrap.dedent(_SCRIPT)],
     cwd=_FOLDER.parent.parent,

@@ -77,10 +77,10 @@ def test_the_loss_is_binary_cross_entropy_of_all_classes():
     "unreadable": np.float32([0, 1, 0, 0]),
   }
   found = metrics_lib.means(task.loss(_outputs(logits), batch))
-  want = sklearn_metrics.log_loss(
+  expected = sklearn_metrics.log_loss(
     batch["label"].ravel(), 1 / (1 + np.exp(-logits.ravel()))
   )
-  assert found["loss"] == pytest.approx(want, rel=1e-5)
+  assert found["loss"] == pytest.approx(expected, rel=1e-5)
   assert found["unreadable"] == 0.25
 
 

@@ -75,9 +75,9 @@ def test_the_loss_is_of_mixed_and_smoothed_labels():
   target = share * eye[batch["label"]]
   target += (1 - share) * eye[batch["partner_label"]]
   target = 0.9 * target + 0.1 / _CLASSES
-  want = -(target * np.asarray(jax.nn.log_softmax(logits))).sum()
+  expected = -(target * np.asarray(jax.nn.log_softmax(logits))).sum()
   total, count = found["loss"]
-  assert float(total) == pytest.approx(float(want), rel=1e-5)
+  assert float(total) == pytest.approx(float(expected), rel=1e-5)
   assert float(count) == 8
   assert 0 < share.min() < share.max() < 1
 
@@ -85,10 +85,10 @@ def test_the_loss_is_of_mixed_and_smoothed_labels():
 def test_evaluation_neither_mixes_nor_smooths():
   task, batch, logits = _task(), _batch(), _logits()
   total, _ = task.metrics(_outputs(logits), batch)["loss"]
-  want = optax.softmax_cross_entropy_with_integer_labels(
+  expected = optax.softmax_cross_entropy_with_integer_labels(
     logits, batch["label"]
   ).sum()
-  assert float(total) == pytest.approx(float(want), rel=1e-6)
+  assert float(total) == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_a_prepared_batch_has_mixed_images():

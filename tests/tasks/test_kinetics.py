@@ -182,12 +182,12 @@ def test_everything_is_decoded_in_parts_as_by_single_calls():
     }
   )
   shapes = {"image": (8, 24, 24), "audio": (160,)}
-  want = decoding.decode_in_parts(pick, shapes, num_parts=3)
-  np.testing.assert_allclose(found["image"], want["image"], atol=2e-5)
+  expected = decoding.decode_in_parts(pick, shapes, num_parts=3)
+  np.testing.assert_allclose(found["image"], expected["image"], atol=2e-5)
   np.testing.assert_allclose(
-    found["audio"], want["audio"].reshape(4, 5120, 1), atol=2e-5
+    found["audio"], expected["audio"].reshape(4, 5120, 1), atol=2e-5
   )
-  np.testing.assert_allclose(found["label"], want["label"], atol=2e-5)
+  np.testing.assert_allclose(found["label"], expected["label"], atol=2e-5)
   # The value of a masked label has no effect.
   other = {**batch, "label": np.roll(batch["label"], 1, axis=-1)}
   np.testing.assert_array_equal(found["image"], apply(other)["image"])

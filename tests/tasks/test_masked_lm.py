@@ -78,10 +78,10 @@ def test_hidden_positions_alone_give_the_same_loss():
   chosen = np.take_along_axis(
     logits, np.asarray(prepared["queries"])[..., None], 1
   )
-  want = whole.loss(_outputs(logits), batch)
+  expected = whole.loss(_outputs(logits), batch)
   found = few.loss(_outputs(chosen), prepared)
   for name in ("loss", "accuracy", "tokens"):
-    np.testing.assert_allclose(found[name], want[name], rtol=1e-5)
+    np.testing.assert_allclose(found[name], expected[name], rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,8 @@ def test_the_robust_loss_is_that_of_pwc_net():
   predicted, batch = pair_batch((3, 4))
   total, count = task_of(loss="robust").loss(predicted, batch)["loss"]
   # The 0.01 is added to differences of flow divided by 20.
-  want = (7 / 20 + 0.01) ** 0.4
-  assert float(total / count) == pytest.approx(want, rel=1e-4)
+  expected = (7 / 20 + 0.01) ** 0.4
+  assert float(total / count) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("loss", ["epe", "robust"])
@@ -261,12 +261,12 @@ def test_a_runs_checkpoint_predicts_flow_of_images_and_videos(
   for name, flags in (("run", run), ("file", [weights])):
     done = call("predict", "flow", *flags, f"--output={name}", "a.png", "b.png")
     assert (done.status, done.err) == (0, "")
-  found, want = (
+  found, expected = (
     flow_files.read_flow(tmp_path / name / "a.flo") for name in ("run", "file")
   )
   assert found.shape == (20, 32, 2)
-  np.testing.assert_allclose(found, want, atol=1e-4)
-  assert np.abs(want).max() > 1e-3
+  np.testing.assert_allclose(found, expected, atol=1e-4)
+  assert np.abs(expected).max() > 1e-3
   video_writer.write_video(tmp_path / "film.mp4", [*frames, frames[0]], 10.0)
   done = call("predict", "flow", *run, "--output=run", "film.mp4")
   assert (done.status, done.out) == (0, "run/film-flow.mp4\n")

@@ -34,12 +34,12 @@ def test_round_trip_is_bitwise(tmp_path, dtype):
   weights.save(path, saved)
   loaded = weights.load(path)
   assert loaded.spec == saved.spec
-  for tree, want in (
+  for tree, expected in (
     (loaded.params, saved.params),
     (loaded.state, saved.state),
   ):
-    assert set(tree) == set(want)
-    for module, leaves in want.items():
+    assert set(tree) == set(expected)
+    for module, leaves in expected.items():
       for name, leaf in leaves.items():
         np.testing.assert_array_equal(
           tree[module][name], np.asarray(leaf), strict=True

@@ -1,4 +1,4 @@
-"""A user's own modality: features, coordinates and output queries."""
+"""Tests of arrays with coordinates and queries, a user's own modality."""
 
 import functools
 
@@ -62,22 +62,22 @@ def _run(*args, **kwargs):
   return run(*args, **kwargs)
 
 
-def test_features_come_before_fourier_features_of_the_coordinates():
+def test_fourier_features_of_coordinates_are_appended_to_the_features():
   raw, _, _ = _data()
   out = _adapter(num_bands=3, max_resolution=(8, 6))(raw)
-  want = plain.fourier(raw["coordinates"], 3, (8, 6))
+  expected = plain.fourier(raw["coordinates"], 3, (8, 6))
   np.testing.assert_array_equal(out[..., :3], raw["features"])
-  np.testing.assert_allclose(out[..., 3:], want, atol=1e-4)
+  np.testing.assert_allclose(out[..., 3:], expected, atol=1e-4)
 
 
-def test_shared_coordinates_are_the_same_as_repeated_ones():
+def test_shared_coordinates_give_the_same_result_as_repeated_ones():
   raw, mask, queries = _data()
   shared = raw["coordinates"][0]
   once = raw | {"coordinates": shared}
   repeated = raw | {"coordinates": jnp.stack([shared, shared])}
   np.testing.assert_array_equal(_adapter()(once), _adapter()(repeated))
-  out, want = (_run(r, mask, queries) for r in (once, repeated))
-  np.testing.assert_allclose(out.logits, want.logits, atol=1e-4)
+  out, expected = (_run(r, mask, queries) for r in (once, repeated))
+  np.testing.assert_allclose(out.logits, expected.logits, atol=1e-4)
 
 
 def test_without_coordinates_the_input_array_is_the_features():
@@ -88,43 +88,43 @@ def test_without_coordinates_the_input_array_is_the_features():
 
 @_few
 @given(st.integers(0, 99), st.sampled_from([0.0, -1e9, np.nan]))
-def test_masked_elements_do_not_matter(seed, garbage):
+def test_masked_elements_have_no_effect(seed, garbage):
   raw, mask, queries = _data(seed)
-  want = _run(raw, mask, queries)
+  expected = _run(raw, mask, queries)
   other = jax.tree.map(lambda x: jnp.where(mask[..., None], x, garbage), raw)
   out = _run(other, mask, queries)
-  jax.tree.map(np.testing.assert_array_equal, out, want)
+  jax.tree.map(np.testing.assert_array_equal, out, expected)
 
 
 @_few
 @given(st.permutations(range(_ELEMENTS)), st.integers(0, 99))
-def test_order_of_elements_does_not_change_the_latents(order, seed):
+def test_the_order_of_elements_does_not_change_the_latents(order, seed):
   raw, mask, queries = _data(seed)
   order = jnp.asarray(order)
-  want = _run(raw, mask, queries)
+  expected = _run(raw, mask, queries)
   permuted = jax.tree.map(lambda x: x[:, order], raw)
   out = _run(permuted, mask[:, order], queries)
-  np.testing.assert_allclose(out.latents, want.latents, atol=1e-3)
-  np.testing.assert_allclose(out.logits, want.logits, atol=1e-3)
+  np.testing.assert_allclose(out.latents, expected.latents, atol=1e-3)
+  np.testing.assert_allclose(out.logits, expected.logits, atol=1e-3)
 
 
 @_few
 @given(st.sets(st.sampled_from(range(_QUERIES)), min_size=1))
-def test_a_subset_of_queries_has_a_subset_of_the_outputs(subset):
+def test_a_subset_of_queries_gives_a_subset_of_outputs(subset):
   raw, mask, queries = _data()
   rows = jnp.asarray(sorted(subset))
-  want = _run(raw, mask, queries).logits
+  expected = _run(raw, mask, queries).logits
   out = _run(raw, mask, queries[:, rows]).logits
   assert out.shape == (2, len(rows), 2)
-  np.testing.assert_allclose(out, want[:, rows], atol=1e-4)
+  np.testing.assert_allclose(out, expected[:, rows], atol=1e-4)
 
 
 def test_queries_can_be_shared_by_all_examples():
   raw, mask, queries = _data()
   shared = queries[0]
   out = _run(raw, mask, shared).logits
-  want = _run(raw, mask, jnp.stack([shared, shared])).logits
-  np.testing.assert_allclose(out, want, atol=1e-5)
+  expected = _run(raw, mask, jnp.stack([shared, shared])).logits
+  np.testing.assert_allclose(out, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -137,27 +137,27 @@ def test_queries_can_be_shared_by_all_examples():
     ),
   ],
 )
-def test_inputs_that_do_not_fit(raw, message):
+def test_malformed_inputs_are_refused(raw, message):
   with pytest.raises(ValueError, match=message):
     _adapter()(raw)
 
 
-def test_missing_queries():
+def test_missing_queries_are_refused():
   raw, mask, _ = _data()
   with pytest.raises(ValueError, match="pass queries="):
     _run(raw, mask, None)
 
 
-def test_learned_latents_supplied_by_the_caller_change_nothing():
+def test_passing_the_learned_latents_changes_nothing():
   args = _data()
   learned = _model()[1]["encoder/latents"]["embeddings"]
-  want = _run(*args)
+  expected = _run(*args)
   for initial in (learned, jnp.stack([learned, learned])):
     out = _run(*args, initial_latents=initial)
-    np.testing.assert_allclose(out.latents, want.latents, atol=1e-4)
+    np.testing.assert_allclose(out.latents, expected.latents, atol=1e-4)
 
 
-def test_initial_latents_of_any_number_start_the_encoder():
+def test_any_number_of_initial_latents_can_be_passed():
   args = _data()
   initial = plain.normal(2, 4, 8)
   out = _run(*args, initial_latents=initial)
@@ -167,6 +167,6 @@ def test_initial_latents_of_any_number_start_the_encoder():
   np.testing.assert_array_equal(other.latents[1], out.latents[1])
 
 
-def test_initial_latents_of_another_width():
+def test_initial_latents_of_another_width_are_refused():
   with pytest.raises(ValueError, match="change num_latent_channels"):
     _run(*_data(), initial_latents=plain.normal(3, 6))

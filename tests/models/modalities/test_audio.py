@@ -1,4 +1,4 @@
-"""The audio adapter: patches of samples and their positions."""
+"""Tests of the audio adapter."""
 
 import functools
 
@@ -25,7 +25,9 @@ def _adapter(**kwargs):
     ("audioset_io_mel_video", 4_800, 4_800, 1 + 385),
   ],
 )
-def test_full_size(name, samples, elements, channels):
+def test_published_models_have_the_papers_elements_and_channels(
+  name, samples, elements, channels
+):
   section = zoo.get_spec(name)["adapter"]["modalities"]["audio"]
   assert section.pop("kind") == "audio"
   assert zoo.MODELS[name].raw["audio"].shape == (samples, 1)
@@ -38,33 +40,35 @@ def test_full_size(name, samples, elements, channels):
   ("size", "count", "bands", "resolution"),
   [(4, 3, 2, ()), (1, 5, 3, ()), (3, 4, 2, (40,))],
 )
-def test_samples_of_a_patch_then_its_position(size, count, bands, resolution):
+def test_positions_are_appended_to_the_samples_of_a_patch(
+  size, count, bands, resolution
+):
   audio = plain.normal(2, size * count, 1)
   adapter = _adapter(
     samples_per_patch=size, num_bands=bands, max_resolution=resolution
   )
   out = plain.jit(adapter)(audio)
   assert out.shape == (2, count, size + 2 * bands + 1)
-  # The highest band is half the number of patches, unless said otherwise.
-  want = plain.fourier(plain.grid(count), bands, resolution or (count,))
+  # By default, the highest band is half the number of patches.
+  expected = plain.fourier(plain.grid(count), bands, resolution or (count,))
   for i in range(count):
     samples = audio[:, i * size : (i + 1) * size, 0]
     np.testing.assert_array_equal(out[:, i, :size], samples)
     for example in out:
-      np.testing.assert_allclose(example[i, size:], want[i], atol=1e-4)
+      np.testing.assert_allclose(example[i, size:], expected[i], atol=1e-4)
 
 
-def test_positions_follow_the_dtype_of_the_sound():
+def test_positions_have_the_type_of_the_audio():
   audio = jnp.ones((1, 8, 1), jnp.bfloat16)
   adapter = _adapter(samples_per_patch=2, num_bands=3, max_resolution=(30_720,))
   out = plain.jit(adapter)(audio)
   assert out.dtype == jnp.bfloat16
-  # They are rounded once, at the end: high bands survive half precision.
-  want = plain.fourier(plain.grid(4), 3, (30_720,))
-  np.testing.assert_allclose(out[0, :, 2:], want, atol=0.02)
+  # They are rounded once, at the end, so that high bands stay accurate.
+  expected = plain.fourier(plain.grid(4), 3, (30_720,))
+  np.testing.assert_allclose(out[0, :, 2:], expected, atol=0.02)
 
 
-def test_samples_that_do_not_fill_a_patch_are_an_error():
+def test_samples_that_do_not_fill_a_patch_are_refused():
   message = "30 samples do not divide into patches of 16: .* samples_per_patch"
   with pytest.raises(ValueError, match=message):
     jax.eval_shape(_adapter(), flops.abstract(1, 30, 1))

@@ -1,4 +1,4 @@
-"""The adapter and decoder of entities."""
+"""Tests of the adapter and the decoder of entities."""
 
 import functools
 
@@ -18,7 +18,7 @@ _few = settings(max_examples=10, deadline=None)
 _ENTITIES = 6
 
 
-def test_full_size():
+def test_the_published_model_has_the_papers_shapes():
   model = small.model(zoo.get_spec("starcraft"))
   raw = zoo.MODELS["starcraft"].example(2)
   mask = flops.abstract(2, 512, dtype=jnp.bool_)
@@ -40,7 +40,7 @@ def test_full_size():
 
 @functools.cache
 def _model():
-  """A small model with random parameters: outputs and their gradient."""
+  """Returns a small model of outputs and gradients, and its parameters."""
   model = small.model(small.spec("starcraft"))
   raw, mask = small.raw("starcraft"), small.mask("starcraft")
   params, _ = plain.random_like(small.shapes(model, raw, input_mask=mask))
@@ -61,7 +61,7 @@ def _mask(seed):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_encodings_from_latents(seed):
+def test_outputs_agree_with_the_definition_of_the_decoder(seed):
   run, params = _model()
   raw, real = small.raw("starcraft", seed=seed), _mask(seed)
   _, out = run(raw, jnp.asarray(real))
@@ -71,50 +71,50 @@ def test_encodings_from_latents(seed):
   decoded, _ = decoder.cross_attend(
     inputs, out.latents, mask=real, residual=True
   )
-  each = decoder.linear("entity_embeddings", np.maximum(decoded, 0))
-  each[~real] = 0
-  np.testing.assert_allclose(out.logits["entity_embeddings"], each, atol=1e-3)
-  mean = [x[keep].mean(0) for x, keep in zip(decoded, real, strict=True)]
-  everything = np.maximum(decoder.linear("embedded_entity", mean), 0)
+  embeddings = decoder.linear("entity_embeddings", np.maximum(decoded, 0))
+  embeddings[~real] = 0
   np.testing.assert_allclose(
-    out.logits["embedded_entity"], everything, atol=1e-3
+    out.logits["entity_embeddings"], embeddings, atol=1e-3
   )
-  assert np.any(everything > 0)
+  mean = [x[is_real].mean(0) for x, is_real in zip(decoded, real, strict=True)]
+  embedded = np.maximum(decoder.linear("embedded_entity", mean), 0)
+  np.testing.assert_allclose(out.logits["embedded_entity"], embedded, atol=1e-3)
+  assert np.any(embedded > 0)
 
 
 @_few
 @given(st.integers(0, 99), st.sampled_from([0.0, -1e9, 3e38]))
-def test_padding_gives_zeros_and_does_not_matter(seed, garbage):
+def test_padding_has_no_effect_and_embeddings_of_zero(seed, garbage):
   run, _ = _model()
   raw, real = small.raw("starcraft", seed=seed), _mask(seed)
   mask = jnp.asarray(real)
-  want_grad, want = run(raw, mask)
+  expected_grad, expected = run(raw, mask)
   grad, out = run(jnp.where(mask[..., None], raw, garbage), mask)
   assert not np.any(np.asarray(out.logits["entity_embeddings"])[~real])
   assert np.all(np.any(np.asarray(out.logits["entity_embeddings"])[real], -1))
-  jax.tree.map(np.testing.assert_array_equal, out, want)
+  jax.tree.map(np.testing.assert_array_equal, out, expected)
   for module, leaves in grad.items():
     for leaf, value in leaves.items():
       np.testing.assert_allclose(
-        value, want_grad[module][leaf], rtol=1e-4, atol=1e-4, err_msg=module
+        value, expected_grad[module][leaf], rtol=1e-4, atol=1e-4, err_msg=module
       )
 
 
-def test_padding_that_is_not_a_number_does_not_matter():
+def test_padding_of_nan_has_no_effect():
   run, _ = _model()
   raw, mask = small.raw("starcraft"), jnp.asarray(_mask(0))
   _, out = run(jnp.where(mask[..., None], raw, jnp.nan), mask)
   jax.tree.map(np.testing.assert_array_equal, out, run(raw, mask)[1])
 
 
-def test_example_without_entities_is_finite_and_leaves_the_other():
+def test_an_example_without_entities_is_finite_and_affects_no_other():
   run, _ = _model()
   raw, real = small.raw("starcraft"), _mask(0)
-  _, want = run(raw, jnp.asarray(real))
+  _, expected = run(raw, jnp.asarray(real))
   real[1] = False
   grad, out = run(raw, jnp.asarray(real))
   for name, value in out.logits.items():
-    np.testing.assert_allclose(value[0], want.logits[name][0], atol=1e-4)
+    np.testing.assert_allclose(value[0], expected.logits[name][0], atol=1e-4)
   assert not np.any(out.logits["entity_embeddings"][1])
   finite = jax.tree.map(lambda x: np.isfinite(x).all(), (grad, out))
   assert all(jax.tree.leaves(finite))
@@ -122,19 +122,19 @@ def test_example_without_entities_is_finite_and_leaves_the_other():
 
 @_few
 @given(st.permutations(range(_ENTITIES)), st.integers(0, 99))
-def test_permuted_entities_have_permuted_encodings(order, seed):
+def test_permuted_entities_have_permuted_embeddings(order, seed):
   run, _ = _model()
   raw, mask = small.raw("starcraft", seed=seed), jnp.asarray(_mask(seed))
   order = jnp.asarray(order)
-  _, want = run(raw, mask)
+  _, expected = run(raw, mask)
   _, out = run(raw[:, order], mask[:, order])
   np.testing.assert_allclose(
     out.logits["entity_embeddings"],
-    want.logits["entity_embeddings"][:, order],
+    expected.logits["entity_embeddings"][:, order],
     atol=1e-3,
   )
   np.testing.assert_allclose(
-    out.logits["embedded_entity"], want.logits["embedded_entity"], atol=1e-3
+    out.logits["embedded_entity"], expected.logits["embedded_entity"], atol=1e-3
   )
 
 
@@ -146,8 +146,8 @@ def test_without_a_mask_all_entities_are_real():
   args = plain.normal(2, 3, 4), plain.normal(2, 6, 7)
   params = plain.random_params(model, *args)
   run = plain.jit(model.apply)
-  out, want = run(params, *args), run(params, *args, jnp.ones((2, 6), bool))
+  out, expected = run(params, *args), run(params, *args, jnp.ones((2, 6), bool))
   for name, value in out.items():
-    np.testing.assert_allclose(value, want[name], atol=1e-5)
-  some = run(params, *args, jnp.asarray(_mask(0)))
-  assert not np.allclose(out["embedded_entity"], some["embedded_entity"])
+    np.testing.assert_allclose(value, expected[name], atol=1e-5)
+  masked = run(params, *args, jnp.asarray(_mask(0)))
+  assert not np.allclose(out["embedded_entity"], masked["embedded_entity"])

@@ -1,4 +1,4 @@
-"""The adapter and decoder of optical flow."""
+"""Tests of the adapter and the decoder of optical flow."""
 
 import functools
 
@@ -20,7 +20,7 @@ _SIZE = (4, 5)
 
 
 @pytest.mark.parametrize(
-  ("name", "elements", "channels", "before"),
+  ("name", "elements", "channels", "patch_channels"),
   [
     ("flow", 182_528, 322, 54),
     ("flow_16x1024", 182_528, 322, 54),
@@ -32,7 +32,9 @@ _SIZE = (4, 5)
     ("flow_conv_separate", 22_816, 451, 0),
   ],
 )
-def test_full_size(name, elements, channels, before):
+def test_published_models_have_the_papers_shapes(
+  name, elements, channels, patch_channels
+):
   spec, frames = zoo.get_spec(name), zoo.MODELS[name].example()
   arguments = {k: v for k, v in spec["adapter"].items() if k != "kind"}
   adapter = hk.transform_with_state(
@@ -43,8 +45,8 @@ def test_full_size(name, elements, channels, before):
   assert inputs.shape == (1, elements, channels)
   model = small.model(spec)
   params, state = small.shapes(model, frames)
-  if before:
-    assert params["adapter/image/patches"]["w"].shape == (before, 64)
+  if patch_channels:
+    assert params["adapter/image/patches"]["w"].shape == (patch_channels, 64)
   assert params["decoder/cross_attend/attention/query"]["w"].shape == (
     channels,
     512,
@@ -56,7 +58,7 @@ def test_full_size(name, elements, channels, before):
 
 
 def _patches(frame, size):
-  """The zero-padded patch around each pixel, in order (dy, dx, c)."""
+  """Returns the zero-padded patch around each pixel, ordered (dy, dx, c)."""
   height, width, _ = frame.shape
   margin = size // 2
   padded = np.pad(frame, ((margin, margin), (margin, margin), (0, 0)))
@@ -79,7 +81,7 @@ def _adapter(**kwargs):
 
 @pytest.mark.parametrize("concat", [True, False])
 @pytest.mark.parametrize("size", [1, 3])
-def test_patches_of_the_first_frame_then_of_the_second(size, concat):
+def test_patches_of_frames_are_joined_along_channels_or_elements(size, concat):
   resolution = (8, 10) if concat else (2, 8, 10)
   model = _adapter(
     patch_size=size, concat_frames=concat, max_resolution=resolution
@@ -87,20 +89,19 @@ def test_patches_of_the_first_frame_then_of_the_second(size, concat):
   frames = plain.normal(2, 2, *_SIZE, 3)
   params = plain.random_params(model, frames)
   assert set(params) == {"adapter/image/patches"}
-  cut = [[_patches(f, size) for f in pair] for pair in np.asarray(frames)]
-  # JoinedDocuments along channels, or one frame after the other.
-  want = [np.concatenate(pair, axis=1 if concat else 0) for pair in cut]
-  want = plain.Module(params, "adapter").linear("image/patches", want)
+  patches = [[_patches(f, size) for f in pair] for pair in np.asarray(frames)]
+  joined = [np.concatenate(pair, axis=1 if concat else 0) for pair in patches]
+  expected = plain.Module(params, "adapter").linear("image/patches", joined)
   places = plain.grid(*_SIZE) if concat else plain.grid(2, *_SIZE)
   out = plain.jit(model.apply)(params, frames)
-  np.testing.assert_allclose(out[..., :7], want, atol=1e-4)
+  np.testing.assert_allclose(out[..., :7], expected, atol=1e-4)
   for example in out:
     np.testing.assert_allclose(
       example[:, 7:], plain.fourier(places, 2, resolution), atol=1e-4
     )
 
 
-def test_convolutions_see_joined_or_single_frames():
+def test_convolutions_take_joined_or_single_frames():
   frames = flops.abstract(2, 2, 6, 9, 3)
   shapes = []
   for concat in (True, False):
@@ -122,7 +123,7 @@ def test_convolutions_see_joined_or_single_frames():
       frames,
     )
     shapes.append((params["adapter/image/stem/conv_0"]["w"].shape, out.shape))
-  # 6 x 9 pixels give 2 x 3 elements a frame.
+  # 6 x 9 pixels give 2 x 3 elements per frame.
   assert shapes == [
     ((7, 7, 6, 7), (2, 6, 7 + 10)),
     ((7, 7, 3, 7), (2, 12, 7 + 15)),
@@ -131,7 +132,7 @@ def test_convolutions_see_joined_or_single_frames():
 
 @functools.cache
 def _decoder(upsample):
-  """The compiled decoder, its parameters, and its upsampling alone."""
+  """Returns the compiled decoder, its parameters, and its upsampling."""
   arguments = {"use_convex_upsampling": upsample, "decoded_channels": 6}
   model = plain.transform(
     lambda latents, inputs: flow.FlowDecoder(
@@ -147,18 +148,18 @@ def _decoder(upsample):
   return plain.jit(functools.partial(model.apply, params)), params, up
 
 
-def test_flow_from_latents():
+def test_flow_agrees_with_the_definition_of_the_decoder():
   run, params, _ = _decoder(False)
   latents, inputs = plain.normal(2, 3, 8), plain.normal(2, 20, 9, seed=3)
   decoder = plain.Module(params, "decoder")
   decoded, _ = decoder.cross_attend(inputs, latents)
-  want = decoder.linear("output", decoded).reshape(2, *_SIZE, 2) / 100
+  expected = decoder.linear("output", decoded).reshape(2, *_SIZE, 2) / 100
   out = run(latents, inputs)
-  np.testing.assert_allclose(out, want, atol=1e-5)
-  np.testing.assert_allclose(flow.in_pixels(out), 20 * want, atol=1e-4)
+  np.testing.assert_allclose(out, expected, atol=1e-5)
+  np.testing.assert_allclose(flow.in_pixels(out), 20 * expected, atol=1e-4)
 
 
-def test_upsampled_flow_from_latents():
+def test_upsampled_flow_agrees_with_the_definition_of_the_decoder():
   run, params, up = _decoder(True)
   latents, inputs = plain.normal(2, 3, 8), plain.normal(2, 2, 9, seed=3)
   decoder = plain.Module(params, "decoder")
@@ -169,10 +170,10 @@ def test_upsampled_flow_from_latents():
     for module, leaves in params.items()
     if module.startswith("decoder/upsample")
   }
-  want = plain.jit(up.apply)(own, jnp.asarray(coarse, "float32"))
-  assert want.shape == (2, 4, 8, 2)
+  expected = plain.jit(up.apply)(own, jnp.asarray(coarse, "float32"))
+  assert expected.shape == (2, 4, 8, 2)
   out = run(latents, inputs)
-  np.testing.assert_allclose(out, want[:, :4, :5] / 100, atol=1e-4)
+  np.testing.assert_allclose(out, expected[:, :4, :5] / 100, atol=1e-4)
 
 
 def test_only_elements_of_the_first_frame_are_queries():
@@ -185,32 +186,32 @@ def test_only_elements_of_the_first_frame_are_queries():
 
 @_few
 @given(st.integers(0, 19), st.integers(1, 99))
-def test_flow_of_a_pixel_depends_on_its_own_query_only(which, seed):
+def test_the_flow_of_a_pixel_depends_on_its_own_query_only(index, seed):
   run, _, _ = _decoder(False)
   latents, inputs = plain.normal(2, 3, 8), plain.normal(2, 20, 9)
-  others = plain.normal(2, 20, 9, seed=seed).at[:, which].set(inputs[:, which])
+  others = plain.normal(2, 20, 9, seed=seed).at[:, index].set(inputs[:, index])
   before, after = (
     np.asarray(run(latents, x)).reshape(2, 20, 2) for x in (inputs, others)
   )
-  np.testing.assert_allclose(after[:, which], before[:, which], atol=1e-6)
+  np.testing.assert_allclose(after[:, index], before[:, index], atol=1e-6)
   changes = np.abs(after - before).max((0, 2))
-  assert np.all(np.delete(changes, which) > 1e-5)
+  assert np.all(np.delete(changes, index) > 1e-5)
 
 
 @pytest.mark.parametrize("name", ["flow", "flow_conv"])
-def test_flow_starts_at_zero(name):
+def test_flow_is_initially_zero(name):
   model = small.model(small.spec(name))
   frames = small.raw(name)
-  shapes, state = plain.random_like(small.shapes(model, frames))
+  random, state = plain.random_like(small.shapes(model, frames))
 
   def start(key):
-    """The parameters at the end of the model as they start, others random."""
+    """Initializes the last layer of a model whose other layers are random."""
     params, _ = model.init(key, frames)
     last = {
       "flow": "decoder/output",
       "flow_conv": "decoder/upsample/flow",
     }[name]
-    out, _ = model.apply(shapes | {last: params[last]}, state, None, frames)
+    out, _ = model.apply(random | {last: params[last]}, state, None, frames)
     return out.logits, params[last]
 
   out, last = plain.jit(start)(jax.random.key(0))
@@ -221,7 +222,7 @@ def test_flow_starts_at_zero(name):
 
 @pytest.mark.parametrize(("height", "width"), [(4, 6), (8, 10), (3, 5)])
 @pytest.mark.parametrize("name", ["flow", "flow_conv_separate"])
-def test_frames_of_another_size_are_an_error(name, height, width):
+def test_frames_of_another_size_are_refused(name, height, width):
   spec = small.spec(name)
   spec["decoder"]["image_size"] = (20, 20)
   message = (

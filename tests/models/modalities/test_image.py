@@ -1,4 +1,4 @@
-"""The adapter of images and video."""
+"""Tests of the adapter of images and video."""
 
 import haiku as hk
 import jax
@@ -34,7 +34,7 @@ def _shapes(shape, **kwargs):
   return out.shape, params
 
 
-# Preparation, its arguments, shape of the input, grid left and channels.
+# `prep_type`, its arguments, shape of the input, resulting grid and channels.
 _PREP_TYPES = [
   ("pixels", {}, _IMAGE, (8, 16), 3),
   ("pixels", {"spatial_downsample": 2}, _IMAGE, (4, 8), 3),
@@ -93,7 +93,7 @@ _PREP_TYPES = [
     192,
   ),
 ]
-# Position arguments and the channels they add to a grid of d dimensions.
+# Arguments of positions, and the channels added for a grid of d dimensions.
 _POSITIONS = [
   ({"num_bands": 3}, lambda d: d * 7),
   ({"num_bands": 3, "project_positions": 9}, lambda d: 9),
@@ -118,15 +118,15 @@ _POSITIONS = [
 ]
 
 
-def test_every_prep_type_and_encoding_is_tried():
+def test_every_prep_type_and_position_encoding_is_tested():
   assert {p[0] for p in _PREP_TYPES} == set(image.PREP_TYPES)
-  tried = {p[0].get("position_encoding", "fourier") for p in _POSITIONS}
-  assert tried == set(image.POSITIONS)
+  tested = {p[0].get("position_encoding", "fourier") for p in _POSITIONS}
+  assert tested == set(image.POSITIONS)
 
 
 @pytest.mark.parametrize("encoding", range(len(_POSITIONS)))
 @pytest.mark.parametrize("case", range(len(_PREP_TYPES)))
-def test_shape_of_every_prep_type_with_every_encoding(case, encoding):
+def test_every_prep_type_and_encoding_has_the_right_shape(case, encoding):
   prep_type, kwargs, shape, grid, channels = _PREP_TYPES[case]
   extra, added = _POSITIONS[encoding]
   out, params = _shapes(shape, prep_type=prep_type, **kwargs, **extra)
@@ -172,7 +172,7 @@ def test_shape_of_every_prep_type_with_every_encoding(case, encoding):
     ),
   ],
 )
-def test_bad_leaves_are_errors(kwargs, message):
+def test_invalid_arguments_are_refused(kwargs, message):
   with pytest.raises(ValueError, match=message):
     _shapes(_IMAGE, **kwargs)
 
@@ -182,7 +182,7 @@ def _images(seed=0):
   return jnp.asarray(rng.normal(size=_IMAGE), jnp.float32)
 
 
-def test_pixels_come_first_and_fourier_features_after():
+def test_fourier_features_are_appended_to_pixels():
   x = _images()
   run = jax.jit(lambda key, x: _run(key, x, num_bands=3))
   out, params = run(jax.random.key(0), x)
@@ -193,7 +193,7 @@ def test_pixels_come_first_and_fourier_features_after():
     np.testing.assert_allclose(example[:, 3:], table, atol=1e-4)
 
 
-def test_resolution_reaches_the_features():
+def test_fourier_features_use_max_resolution():
   run = jax.jit(
     lambda key, x: _run(key, x, num_bands=3, max_resolution=(20, 30))
   )
@@ -209,11 +209,11 @@ def test_added_positions_are_projected_to_the_channels():
   leaf = params["adapter/project_positions"]
   assert leaf["w"].shape == (14, 3)
   table = position_encoding.fourier_grid((8, 16), 3) @ leaf["w"] + leaf["b"]
-  want = np.asarray(x).reshape(2, -1, 3) + table
-  np.testing.assert_allclose(out, want, atol=1e-4)
+  expected = np.asarray(x).reshape(2, -1, 3) + table
+  np.testing.assert_allclose(out, expected, atol=1e-4)
 
 
-def test_trainable_positions_are_the_same_in_every_example():
+def test_all_examples_have_the_same_trainable_positions():
   kwargs = {"position_encoding": "trainable", "num_position_channels": 4}
   run = jax.jit(lambda key, x: _run(key, x, **kwargs))
   out, params = run(jax.random.key(0), _images())
@@ -224,14 +224,14 @@ def test_trainable_positions_are_the_same_in_every_example():
   np.testing.assert_array_equal(other[..., 3:], out[..., 3:])
 
 
-def test_subsampled_pixels_are_those_of_the_corner():
+def test_downsampling_takes_the_first_pixel_of_every_cell():
   x = _images()
   run = jax.jit(lambda key, x: _run(key, x, spatial_downsample=4, num_bands=1))
   out, _ = run(jax.random.key(0), x)
   np.testing.assert_array_equal(out[..., :3], x[:, ::4, ::4].reshape(2, -1, 3))
 
 
-def test_positions_follow_the_dtype_of_the_images():
+def test_positions_have_the_type_of_the_images():
   x = jax.ShapeDtypeStruct(_IMAGE, jnp.bfloat16)
   run = lambda key, x: _run(key, x, num_bands=3)[0]
   out = jax.eval_shape(run, jax.random.key(0), x)
@@ -239,27 +239,29 @@ def test_positions_follow_the_dtype_of_the_images():
 
 
 @pytest.mark.parametrize("positions", ["fourier", "trainable"])
-@pytest.mark.parametrize("how", ["concat", "add"])
-def test_a_permutation_moves_elements_with_their_positions(positions, how):
+@pytest.mark.parametrize("concat_or_add", ["concat", "add"])
+def test_a_permutation_moves_elements_with_their_positions(
+  positions, concat_or_add
+):
   arguments = {
     "prep_type": "conv1x1",
     "num_channels": 4,
     "position_encoding": positions,
     "num_position_channels": 4,
     "num_bands": 2,
-    "concat_or_add": how,
+    "concat_or_add": concat_or_add,
   }
   key, x = jax.random.key(0), jax.random.normal(jax.random.key(1), _IMAGE)
   out, params = _run(key, x, **arguments)
-  moved, same = _run(key, x, permutation_seed=3, **arguments)
+  permuted, same = _run(key, x, permutation_seed=3, **arguments)
   jax.tree.map(np.testing.assert_array_equal, params, same)
   order = image.permutation(3, 8 * 16)
   assert sorted(order) == list(range(8 * 16))
   assert np.any(order != np.arange(8 * 16))
-  np.testing.assert_array_equal(moved, out[:, order])
+  np.testing.assert_array_equal(permuted, out[:, order])
 
 
-def test_permutations_differ_by_their_seed():
+def test_a_permutation_depends_on_its_seed():
   assert np.any(image.permutation(0, 50) != image.permutation(1, 50))
   np.testing.assert_array_equal(
     image.permutation(0, 50), image.permutation(0, 50)

@@ -1,4 +1,4 @@
-"""The adapter and decoder of several modalities."""
+"""Tests of the adapter and the decoder of several modalities."""
 
 import functools
 
@@ -15,7 +15,7 @@ from perceiver_jax.models import flops, zoo
 from perceiver_jax.models.modalities import multimodal
 
 _few = settings(max_examples=10, deadline=None)
-# Sizes of the small autoencoder: elements by modality.
+# Elements of each modality of the small autoencoder.
 _SIZES = {"audio": 4, "image": 8, "label": 1}
 _VIDEO, _POINTS = (2, 4, 4), 32
 
@@ -32,7 +32,7 @@ def _kinetics(name="kinetics_784"):
 
 
 @pytest.mark.parametrize("num_latents", [784, 392, 196])
-def test_full_size_of_the_autoencoder(num_latents):
+def test_the_published_autoencoder_has_the_papers_shapes(num_latents):
   apply, params, raw = _kinetics(f"kinetics_{num_latents}")
   apply = functools.partial(apply, return_attention=True)
   out = jax.eval_shape(apply, params, raw)
@@ -66,8 +66,8 @@ def test_full_size_of_the_autoencoder(num_latents):
   assert params["decoder/output"]["w"].shape == (1026, 512)
 
 
-def test_full_size_decoded_in_parts():
-  # The parts of the authors' notebook: 1 of 128.
+def test_the_published_autoencoder_can_be_decoded_in_parts():
+  # One of 128 parts, as in DeepMind's notebook.
   apply, params, raw = _kinetics()
   queries = {
     "audio": flops.abstract(15, dtype=jnp.int32),
@@ -89,14 +89,16 @@ def test_full_size_decoded_in_parts():
     ("audioset_io_mel_video", 17_344, 487),
     ("audioset_average_raw_video", 13_024, 487),
     ("audioset_icml_mel_video", 17_344, 487),
-    # One modality is not padded.
+    # A single modality is not padded.
     ("audioset_icml_video", 12_544, 483),
     ("audioset_icml_raw", 480, 257),
     ("audioset_icml_mel", 4_800, 386),
     ("audioset_icml_attention_maps", 61_440 + 50_176, 199),
   ],
 )
-def test_full_size_of_classifiers_of_clips(name, elements, channels):
+def test_published_classifiers_of_clips_have_the_papers_shapes(
+  name, elements, channels
+):
   model, raw = small.model(zoo.get_spec(name)), zoo.MODELS[name].example()
   params, _ = small.shapes(model, raw)
   out, _ = jax.eval_shape(
@@ -112,11 +114,11 @@ def test_full_size_of_classifiers_of_clips(name, elements, channels):
 
 
 def _adapter(min_padding=2, use_mask_tokens=True):
-  """Three arrays that are elements already, and a label."""
+  """Returns an adapter of two input arrays and a label."""
   identity = lambda x, is_training: x
   return plain.transform(
     lambda raw: multimodal.MultimodalAdapter(
-      # In no order: it is that of the names.
+      # Modalities are sorted by name, whatever their order here.
       {
         "video": identity,
         "label": multimodal.LabelAdapter(),
@@ -145,14 +147,14 @@ def _masked():
   }
 
 
-def test_modalities_by_name_padded_and_masked():
+def test_modalities_are_sorted_padded_and_masked():
   raw, masked = _raw(), _masked()
   model = _adapter()
   params = plain.random_params(model, raw)
   out = plain.jit(model.apply)(params, raw | {"masked": masked})
   assert out.shape == (2, 3 + 1 + 4, 9)
-  plainly = plain.Module(params, "adapter")
-  want = np.zeros(out.shape)
+  adapter = plain.Module(params, "adapter")
+  expected = np.zeros(out.shape)
   arrays = raw | {"label": raw["label"][:, None]}
   masked = {
     "audio": np.zeros((2, 3), bool),
@@ -163,13 +165,13 @@ def test_modalities_by_name_padded_and_masked():
     rows = []
     for name in ("audio", "label", "video"):
       padding, token = (
-        plainly.table(f"{name}_{part}")[0] for part in ("padding", "mask")
+        adapter.table(f"{name}_{part}")[0] for part in ("padding", "mask")
       )
       for i, element in enumerate(np.asarray(arrays[name][b])):
-        shown = np.concatenate([element, padding])
-        rows.append(token if masked[name][b, i] else shown)
-    want[b] = rows
-  np.testing.assert_allclose(out, want, atol=1e-6)
+        padded = np.concatenate([element, padding])
+        rows.append(token if masked[name][b, i] else padded)
+    expected[b] = rows
+  np.testing.assert_allclose(out, expected, atol=1e-6)
 
 
 @functools.cache
@@ -181,32 +183,32 @@ def _compiled():
 
 @_few
 @given(st.integers(0, 99), st.sampled_from([np.nan, np.inf, 7.0]))
-def test_what_is_masked_does_not_matter(seed, garbage):
+def test_masked_elements_have_no_effect(seed, garbage):
   rng = np.random.default_rng(seed)
   raw = _raw(seed)
   masked = {
     "video": jnp.asarray(rng.random((2, 4)) < 0.5),
     "audio": jnp.asarray(rng.random(2) < 0.5),
   }
-  want = _compiled()(raw | {"masked": masked})
-  hide = {"video": masked["video"], "audio": masked["audio"][:, None]}
-  spoilt = raw | {
-    k: jnp.where(hide[k][..., None], garbage, raw[k]) for k in hide
+  expected = _compiled()(raw | {"masked": masked})
+  masks = {"video": masked["video"], "audio": masked["audio"][:, None]}
+  corrupted = raw | {
+    k: jnp.where(masks[k][..., None], garbage, raw[k]) for k in masks
   }
-  out = _compiled()(spoilt | {"masked": masked})
-  np.testing.assert_array_equal(out, want)
-  # The mask of an example is that of each of its elements.
+  out = _compiled()(corrupted | {"masked": masked})
+  np.testing.assert_array_equal(out, expected)
+  # A mask [B] applies to all elements of an example.
   masked["audio"] = jnp.repeat(masked["audio"][:, None], 3, axis=1)
-  np.testing.assert_array_equal(_compiled()(raw | {"masked": masked}), want)
+  np.testing.assert_array_equal(_compiled()(raw | {"masked": masked}), expected)
 
 
-def test_without_masks_nothing_is_replaced():
+def test_without_masks_no_element_is_replaced():
   raw = _raw()
-  nothing = {"masked": jax.tree.map(jnp.zeros_like, _masked())}
-  np.testing.assert_array_equal(_compiled()(raw), _compiled()(raw | nothing))
+  unmasked = {"masked": jax.tree.map(jnp.zeros_like, _masked())}
+  np.testing.assert_array_equal(_compiled()(raw), _compiled()(raw | unmasked))
   unpadded = _adapter(min_padding=0, use_mask_tokens=False)
   params = plain.random_params(unpadded, raw)
-  # The widest modality is not padded then.
+  # Without padding, the widest modality has no parameters.
   assert set(params) == {"adapter/audio_padding", "adapter/video_padding"}
   out = plain.jit(unpadded.apply)(params, raw)
   assert out.shape == (2, 8, 7)
@@ -225,7 +227,9 @@ def test_without_masks_nothing_is_replaced():
     ),
   ],
 )
-def test_bad_input_is_an_error(change, tokens, message):
+def test_missing_modalities_and_unknown_masks_are_refused(
+  change, tokens, message
+):
   raw = {k: v for k, v in (_raw() | change).items() if v is not None}
   model = _adapter(use_mask_tokens=tokens)
   with pytest.raises(ValueError, match=message):
@@ -234,7 +238,7 @@ def test_bad_input_is_an_error(change, tokens, message):
 
 @functools.cache
 def _autoencoder():
-  """The small autoencoder with random parameters, and those."""
+  """Returns the small autoencoder, its random parameters, and raw data."""
   model = small.model(small.spec("kinetics_784"))
   raw = small.raw("kinetics_784")
   params, _ = plain.random_like(small.shapes(model, raw))
@@ -242,8 +246,8 @@ def _autoencoder():
   return plain.jit(apply, static_argnames="return_attention"), params, raw
 
 
-def _at(indices, sizes):
-  """Coordinates of flat indices, as the released model was trained with."""
+def _coordinates(indices, sizes):
+  """Returns coordinates of flat indices, as in the released model."""
   return np.stack(
     [
       -1 + 2 * i / n
@@ -253,14 +257,18 @@ def _at(indices, sizes):
   )
 
 
-def test_outputs_from_latents():
+def test_outputs_agree_with_the_definition_of_the_decoder():
   run, params, raw = _autoencoder()
   out = run(raw, return_attention=True)
   decoder = plain.Module(params, "decoder")
+  audio_at = _coordinates(np.arange(4), (4,))
+  image_at = _coordinates(np.arange(_POINTS), _VIDEO)
   queries = {
-    "audio": plain.fourier(_at(np.arange(4), (4,)), 2, (8,)),
-    # 2 x 2 x 2 is the resolution of the patches, not of the pixels.
-    "image": plain.fourier(_at(np.arange(_POINTS), _VIDEO), 2, (2, 2, 2)),
+    "audio": plain.fourier(audio_at, 2, (8,)),
+    # 2 x 2 x 2 is the resolution in patches, not in pixels.
+    "image": plain.fourier(
+      _coordinates(np.arange(_POINTS), _VIDEO), 2, (2, 2, 2)
+    ),
     "label": decoder.table("label_query"),
   }
   padded = [
@@ -272,13 +280,13 @@ def test_outputs_from_latents():
   decoded, weights = decoder.cross_attend(padded, out.latents)
   decoded = decoder.linear("output", decoded)
   audio, image, label = np.split(decoded, [4, 4 + _POINTS], axis=1)
-  want = {
+  expected = {
     "audio": decoder.linear("audio_output", audio),
     "image": decoder.linear("image_output", image).reshape(2, *_VIDEO, 3),
     "label": decoder.linear("label_output", label)[:, 0],
   }
-  assert _shapes(out.logits) == _shapes(want)
-  for name, value in want.items():
+  assert _shapes(out.logits) == _shapes(expected)
+  for name, value in expected.items():
     np.testing.assert_allclose(out.logits[name], value, atol=1e-4)
   assert out.encoder_attention[0].shape == (2, 1, 3, sum(_SIZES.values()))
   np.testing.assert_allclose(out.decoder_attention, weights, atol=1e-5)
@@ -296,7 +304,7 @@ def _whole():
 
 @_few
 @given(st.permutations(range(_POINTS)), st.permutations(range(4)))
-def test_decoding_in_parts_is_decoding_at_once(points, patches):
+def test_decoding_in_parts_gives_the_same_outputs(points, patches):
   run, _, raw = _autoencoder()
   whole = _whole()
   for i in range(2):
@@ -305,16 +313,16 @@ def test_decoding_in_parts_is_decoding_at_once(points, patches):
       "audio": jnp.asarray(patches[i::2]),
     }
     out = run(raw, latents=whole.latents, queries=part).logits
-    want = _flat(whole.logits["image"])[:, part["image"]]
-    np.testing.assert_allclose(out["image"], want, atol=1e-5)
-    want = np.asarray(whole.logits["audio"])[:, part["audio"]]
-    np.testing.assert_allclose(out["audio"], want, atol=1e-5)
+    expected = _flat(whole.logits["image"])[:, part["image"]]
+    np.testing.assert_allclose(out["image"], expected, atol=1e-5)
+    expected = np.asarray(whole.logits["audio"])[:, part["audio"]]
+    np.testing.assert_allclose(out["audio"], expected, atol=1e-5)
     np.testing.assert_allclose(out["label"], whole.logits["label"], atol=1e-5)
 
 
 @_few
 @given(st.integers(0, 99))
-def test_each_example_may_have_points_of_its_own(seed):
+def test_each_example_may_have_its_own_points(seed):
   run, _, raw = _autoencoder()
   rng = np.random.default_rng(seed)
   points = rng.integers(_POINTS, size=(2, 5))
@@ -324,7 +332,7 @@ def test_each_example_may_have_points_of_its_own(seed):
     ).logits
   )
   out = decode(points)
-  # A modality that is not named is whole.
+  # Without queries, all of a modality is decoded.
   assert _shapes(out) == {
     "audio": (2, 4, 2),
     "image": (2, 5, 3),
@@ -337,15 +345,15 @@ def test_each_example_may_have_points_of_its_own(seed):
   np.testing.assert_allclose(decode(points[0])["image"], same, atol=1e-5)
 
 
-def test_all_indices_are_the_whole():
+def test_all_indices_give_the_whole_output():
   run, _, raw = _autoencoder()
-  everything = {"image": jnp.arange(_POINTS), "audio": jnp.arange(4)}
-  out, whole = run(raw, queries=everything).logits, _whole().logits
+  all_queries = {"image": jnp.arange(_POINTS), "audio": jnp.arange(4)}
+  out, whole = run(raw, queries=all_queries).logits, _whole().logits
   np.testing.assert_allclose(out["image"], _flat(whole["image"]), atol=1e-5)
   np.testing.assert_allclose(out["audio"], whole["audio"], atol=1e-5)
 
 
-def test_a_modality_can_be_left_out():
+def test_a_modality_without_queries_is_not_decoded():
   run, _, raw = _autoencoder()
   out = run(
     raw, latents=_whole().latents, queries={"image": jnp.zeros(0, "int32")}
@@ -355,23 +363,25 @@ def test_a_modality_can_be_left_out():
 
 
 @pytest.mark.parametrize("name", ["video", "label"])
-def test_queries_are_of_modalities_with_a_grid(name):
+def test_queries_of_modalities_without_a_grid_are_refused(name):
   run, _, raw = _autoencoder()
   message = f"queries for {name}: choose among audio, image"
   with pytest.raises(ValueError, match=message):
     run(raw, queries={name: jnp.arange(3)})
 
 
-def test_label_masked_from_the_input_is_not_read():
+def test_a_masked_label_has_no_effect():
   run, _, raw = _autoencoder()
   masked = {"masked": {"label": jnp.ones(2, bool)}}
   other = raw | {"label": -raw["label"]}
-  want = run(raw | masked).logits
-  jax.tree.map(np.testing.assert_array_equal, run(other | masked).logits, want)
-  assert np.abs(run(other).logits["label"] - want["label"]).max() > 1e-3
+  expected = run(raw | masked).logits
+  jax.tree.map(
+    np.testing.assert_array_equal, run(other | masked).logits, expected
+  )
+  assert np.abs(run(other).logits["label"] - expected["label"]).max() > 1e-3
 
 
-def test_outputs_of_a_spec():
+def test_outputs_of_converts_a_spec_to_outputs():
   grid = {
     "shape": (2, 3),
     "num_outputs": 4,

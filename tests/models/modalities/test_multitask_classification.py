@@ -1,4 +1,4 @@
-"""The multitask classification decoder."""
+"""Tests of the multitask classification decoder."""
 
 import jax
 import numpy as np
@@ -8,7 +8,7 @@ from jax import numpy as jnp
 
 from perceiver_jax.models import zoo
 
-_OUTPUTS = {"b": 3, "a": 1, "left_out": 0}
+_OUTPUTS = {"b": 3, "a": 1, "unused": 0}
 _LENGTH = 6
 _TOKENS = np.array([[7, 8, 9, 0, 0, 0], [8, 8, 7, 9, 0, 0]], np.int32)
 
@@ -59,34 +59,34 @@ def _model(spec):
 
 
 @pytest.mark.parametrize("query", ["task", "first_position", "first_latent"])
-def test_each_example_gets_its_own_tasks_outputs(query):
+def test_queries_select_the_outputs_of_the_task_of_each_example(query):
   model = _model(_classes(query))
   params = plain.random_params(model, _TOKENS)
-  every = plain.jit(model.apply)(params, _TOKENS)
-  assert every.shape == (2, 2, 3)
-  # Tasks are numbered by name: "a" has one output, "b" three.
-  assert np.all(every[:, 0, 1:] == -1e9)
-  assert np.all(np.abs(every[:, 1]) < 1e3)
-  own = plain.jit(model.apply)(params, _TOKENS, jnp.array([1, 0]))
-  np.testing.assert_allclose(own, [every[0, 1], every[1, 0]], rtol=1e-5)
+  all_tasks = plain.jit(model.apply)(params, _TOKENS)
+  assert all_tasks.shape == (2, 2, 3)
+  # Tasks are sorted by name: "a" has one output, "b" three.
+  assert np.all(all_tasks[:, 0, 1:] == -1e9)
+  assert np.all(np.abs(all_tasks[:, 1]) < 1e3)
+  out = plain.jit(model.apply)(params, _TOKENS, jnp.array([1, 0]))
+  np.testing.assert_allclose(out, [all_tasks[0, 1], all_tasks[1, 0]], rtol=1e-5)
 
 
 def test_heads_are_two_layers_with_tanh_between():
   model = _model(_classes("first_latent"))
   params = plain.random_params(model, _TOKENS)
-  # What the heads read does not depend on their parameters.
+  # With weights of zero, a head does not depend on its inputs.
   (name,) = (k for k in params if k.endswith("b_hidden"))
   hidden, output = params[name], params[name.replace("hidden", "output")]
   assert hidden["w"].shape == (4, 5)
   assert output["w"].shape == (5, 3)
   apply = plain.jit(model.apply)
   bias = {name: {**hidden, "w": jnp.zeros((4, 5))}}
-  found = apply({**params, **bias}, _TOKENS)[:, 1]
-  wanted = np.tanh(hidden["b"]) @ output["w"] + output["b"]
-  np.testing.assert_allclose(found, np.stack([wanted] * 2), rtol=1e-5)
+  out = apply({**params, **bias}, _TOKENS)[:, 1]
+  expected = np.tanh(hidden["b"]) @ output["w"] + output["b"]
+  np.testing.assert_allclose(out, np.stack([expected] * 2), rtol=1e-5)
 
 
-def test_a_pretrained_model_is_found_by_name():
+def test_parameters_have_the_names_of_a_pretrained_language_model():
   pretrained = _model(
     _spec(
       {
@@ -95,29 +95,33 @@ def test_a_pretrained_model_is_found_by_name():
       }
     )
   )  # fmt: skip
-  theirs = jax.eval_shape(pretrained.init, jax.random.key(0), _TOKENS)
+  pretrained_params = jax.eval_shape(
+    pretrained.init, jax.random.key(0), _TOKENS
+  )
   spec = _classes("first_position")
-  ours = jax.eval_shape(_model(spec).init, jax.random.key(0), _TOKENS)
-  same = {k for k in ours if ours[k] == theirs.get(k)}
-  new = {k.rpartition("/")[2] for k in ours.keys() - same}
+  params = jax.eval_shape(_model(spec).init, jax.random.key(0), _TOKENS)
+  same = {k for k in params if params[k] == pretrained_params.get(k)}
+  new = {k.rpartition("/")[2] for k in params.keys() - same}
   assert new == {"a_hidden", "a_output", "b_hidden", "b_output"}
-  # The new model has all of the old but the bias of its logits.
-  assert {k for k in theirs if k not in same} == {
-    next(k for k in theirs if k.rpartition("/")[2] == "decoder")
+  # Of the pretrained model, only the bias of the logits is not used.
+  assert {k for k in pretrained_params if k not in same} == {
+    next(k for k in pretrained_params if k.rpartition("/")[2] == "decoder")
   }
 
 
-def test_a_plain_transformers_norm_keeps_its_name():
+def test_the_norm_of_a_pretrained_transformer_keeps_its_name():
   pretrained = _model(_spec({"kind": "token"}, transformer=True))
-  theirs = jax.eval_shape(pretrained.init, jax.random.key(0), _TOKENS)
-  ours = jax.eval_shape(
+  pretrained_params = jax.eval_shape(
+    pretrained.init, jax.random.key(0), _TOKENS
+  )
+  params = jax.eval_shape(
     _model(_classes("first_latent")).init, jax.random.key(0), _TOKENS
   )
-  (norm,) = (k for k in theirs if k.endswith("decoder/norm"))
-  assert ours[norm] == theirs[norm]
+  (norm,) = (k for k in pretrained_params if k.endswith("decoder/norm"))
+  assert params[norm] == pretrained_params[norm]
 
 
-def test_task_tokens_have_embeddings_of_their_own():
+def test_task_tokens_have_their_own_embeddings():
   model = _model(_classes("first_position", num_task_tokens=2))
   tokens = _TOKENS.copy()
   tokens[:, 0] = [11, 12]
@@ -141,7 +145,7 @@ def test_task_tokens_have_embeddings_of_their_own():
     ({"outputs": {"a": 0}}, "no task has outputs"),
   ],
 )
-def test_what_cannot_be_is_refused(decoder, message):
+def test_invalid_decoders_are_refused(decoder, message):
   spec = _classes()
   spec["decoder"] |= decoder
   with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""The adapter of point clouds."""
+"""Tests of the adapter of point clouds."""
 
 import functools
 
@@ -21,7 +21,7 @@ def _adapter(**kwargs):
   return functools.partial(plain.transform(make).apply, {})
 
 
-def test_full_size():
+def test_the_published_model_has_the_papers_shapes():
   section = zoo.get_spec("modelnet40")["adapter"]
   assert section.pop("kind") == "points"
   raw = zoo.MODELS["modelnet40"].example(2)
@@ -37,7 +37,7 @@ def test_frequencies_run_from_1_to_1120():
   x = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 5, 3)), "float32")
   out = np.asarray(plain.jit(_adapter())(x))
   np.testing.assert_array_equal(out[..., :3], x)
-  # Phases reach 3,519, where float32 has a step of 0.0002.
+  # Phases reach 3,519, where float32 has steps of 0.0002.
   np.testing.assert_allclose(out, plain.fourier(x, 64, (2240,) * 3), atol=2e-3)
   for axis in range(3):
     slowest, fastest = 3 + 64 * axis, 3 + 64 * axis + 63
@@ -48,12 +48,12 @@ def test_frequencies_run_from_1_to_1120():
     )
 
 
-def test_plane_and_line_have_points_too():
+def test_points_may_have_one_or_two_dimensions():
   for d in (1, 2):
     x = plain.normal(2, 4, d)
     out = plain.jit(_adapter(num_bands=3, max_resolution=10))(x)
-    want = plain.fourier(x, 3, (10,) * d)
-    np.testing.assert_allclose(out, want, atol=1e-4)
+    expected = plain.fourier(x, 3, (10,) * d)
+    np.testing.assert_allclose(out, expected, atol=1e-4)
 
 
 @functools.cache
@@ -65,8 +65,8 @@ def _classifier():
 
 @_few
 @given(st.permutations(range(9)))
-def test_order_of_points_does_not_matter(order):
+def test_the_model_is_invariant_to_the_order_of_points(order):
   x, run = jnp.tanh(small.raw("modelnet40")), _classifier()
-  want = run(x)
-  np.testing.assert_allclose(run(x[:, jnp.asarray(order)]), want, atol=1e-4)
-  assert np.abs(run(x[:, ::-1, ::-1]) - want).max() > 1e-2
+  expected = run(x)
+  np.testing.assert_allclose(run(x[:, jnp.asarray(order)]), expected, atol=1e-4)
+  assert np.abs(run(x[:, ::-1, ::-1]) - expected).max() > 1e-2

@@ -1,4 +1,4 @@
-"""The adapter and decoders of text."""
+"""Tests of the adapter and the decoders of text."""
 
 import functools
 
@@ -22,7 +22,7 @@ def _adapter(tokens):
   return text.TextAdapter(11, 8, 9, name="adapter")(tokens, is_training=False)
 
 
-def test_embeddings_plus_the_first_positions():
+def test_the_input_array_is_the_sum_of_embeddings_and_positions():
   tokens = small.raw("language_bytes")
   model = plain.transform(_adapter)
   params = plain.random_params(model, tokens)
@@ -38,7 +38,7 @@ def test_embeddings_plus_the_first_positions():
       np.testing.assert_allclose(example[i], words[token] + places[i])
 
 
-def test_more_tokens_than_positions_are_an_error():
+def test_more_tokens_than_positions_are_refused():
   tokens = flops.abstract(2, 10, dtype=jnp.int32)
   message = "10 elements, but only 9 positions: raise max_l"
   with pytest.raises(ValueError, match=message):
@@ -53,7 +53,7 @@ def test_more_tokens_than_positions_are_an_error():
     ("language_sentencepiece", 512, 32_000),
   ],
 )
-def test_full_size(name, length, vocabulary):
+def test_published_models_have_the_papers_shapes(name, length, vocabulary):
   model = small.model(zoo.get_spec(name))
   tokens = zoo.MODELS[name].example()
   mask = flops.abstract(1, length, dtype=jnp.bool_)
@@ -80,7 +80,7 @@ def test_full_size(name, length, vocabulary):
 
 @functools.cache
 def _language_model(use_query_mask=True):
-  """A small model with random parameters, compiled per shape of `queries`."""
+  """Returns a compiled small model with random parameters, and those."""
   spec = small.spec("language_bytes")
   spec["decoder"]["use_query_mask"] = use_query_mask
   model = small.model(spec)
@@ -101,7 +101,7 @@ def _masks(seed):
 
 
 @pytest.mark.parametrize("use_query_mask", [True, False])
-def test_logits_from_latents(use_query_mask):
+def test_logits_agree_with_the_definition_of_the_decoder(use_query_mask):
   run, params = _language_model(use_query_mask)
   mask = _masks(0)
   out = run(small.raw("language_bytes"), mask)
@@ -111,15 +111,15 @@ def test_logits_from_latents(use_query_mask):
     queries, out.latents, heads=2, mask=mask if use_query_mask else None
   )
   words = np.asarray(params["adapter"]["embeddings"], np.float64)
-  want = decoded @ words.T + np.asarray(params["decoder"]["bias"])
-  np.testing.assert_allclose(out.logits, want, atol=1e-4)
-  # Nothing but the embeddings and a bias makes logits of what was decoded.
+  expected = decoded @ words.T + np.asarray(params["decoder"]["bias"])
+  np.testing.assert_allclose(out.logits, expected, atol=1e-4)
+  # Logits come from the embeddings and a bias, without another projection.
   assert not any(m.startswith("decoder/output") for m in params)
 
 
 @_few
 @given(st.integers(0, 99))
-def test_tokens_at_padding_do_not_matter(seed):
+def test_tokens_of_the_padding_have_no_effect(seed):
   run, _ = _language_model()
   rng = np.random.default_rng(seed)
   tokens, mask = (
@@ -128,13 +128,13 @@ def test_tokens_at_padding_do_not_matter(seed):
   )
   other = rng.integers(small.VOCABULARY, size=tokens.shape)
   changed = jnp.asarray(np.where(mask, tokens, other), "int32")
-  want = run(jnp.asarray(tokens), mask).logits
-  np.testing.assert_array_equal(run(changed, mask).logits, want)
-  # Where they are real they do.
-  assert np.abs(run((tokens + 1) % 11, mask).logits - want).max() > 1e-2
+  expected = run(jnp.asarray(tokens), mask).logits
+  np.testing.assert_array_equal(run(changed, mask).logits, expected)
+  # Real tokens have an effect.
+  assert np.abs(run((tokens + 1) % 11, mask).logits - expected).max() > 1e-2
 
 
-def test_padding_gives_what_the_short_text_gives():
+def test_a_padded_text_gives_the_same_logits_as_the_short_one():
   run, _ = _language_model()
   tokens = small.raw("language_bytes")
   mask = jnp.broadcast_to(jnp.arange(_LENGTH) < 4, tokens.shape)
@@ -144,7 +144,7 @@ def test_padding_gives_what_the_short_text_gives():
 
 @_few
 @given(st.permutations(range(_LENGTH)))
-def test_decoding_in_parts_is_decoding_at_once(order):
+def test_decoding_in_parts_gives_the_same_logits(order):
   run, _ = _language_model()
   tokens, mask = small.raw("language_bytes"), _masks(1)
   whole = run(tokens, mask)
@@ -153,13 +153,13 @@ def test_decoding_in_parts_is_decoding_at_once(order):
     out = run(tokens, mask, latents=whole.latents, queries=part)
     assert out.logits.shape == (2, 4, small.VOCABULARY)
     np.testing.assert_allclose(out.logits, whole.logits[:, part], atol=1e-5)
-  # Latents are taken as they are given.
+  # Given latents replace those of the encoder.
   other = run(tokens, mask, latents=-whole.latents, queries=order[:4])
   assert np.abs(other.logits - whole.logits[:, order[:4]]).max() > 1e-2
 
 
 @pytest.mark.parametrize("name", ["language_bytes", "byte_bert"])
-def test_examples_can_have_positions_of_their_own_decoded(name):
+def test_each_example_may_have_its_own_decoded_positions(name):
   model = plain.transform(
     lambda tokens, mask, queries: zoo.build(small.spec(name))(
       tokens, is_training=True, input_mask=mask, queries=queries
@@ -170,17 +170,17 @@ def test_examples_can_have_positions_of_their_own_decoded(name):
   params = plain.random_params(model, tokens, mask, queries)
   whole = plain.jit(model.apply)(params, tokens, mask, None).logits
   few = plain.jit(model.apply)(params, tokens, mask, queries).logits
-  want = np.take_along_axis(np.asarray(whole), queries[..., None], 1)
-  np.testing.assert_allclose(few, want, atol=1e-5)
+  expected = np.take_along_axis(np.asarray(whole), queries[..., None], 1)
+  np.testing.assert_allclose(few, expected, atol=1e-5)
 
 
-def test_positions_start_small_and_embeddings_at_one():
+def test_positions_start_with_deviation_0_02_and_embeddings_with_1():
   tokens = jnp.zeros((1, 90), "int32")
   make = lambda x: text.TextAdapter(90, 90, 90, name="adapter")(
     x, is_training=True
   )
   params = plain.jit(plain.transform(make).init)(jax.random.key(0), tokens)
   deviation = lambda module: np.std(params[module]["embeddings"])
-  # A normal that is cut at two deviations has 0.88 of its deviation.
+  # Truncation at two deviations reduces the deviation of a normal to 0.88.
   assert deviation("adapter") == pytest.approx(0.88, rel=0.03)
   assert deviation("adapter/positions") == pytest.approx(0.0176, rel=0.03)

@@ -1,4 +1,4 @@
-"""Reading un-projected inputs against normalising and attending to them."""
+"""Tests of attention to unprojected inputs against its definition."""
 
 import functools
 
@@ -23,7 +23,7 @@ from perceiver_jax.models.ops import absorbed_projections
 
 
 def _attend(query, data, table, mask):
-  """Attends with a mask [B, M] of the inputs."""
+  """Attends to inputs with a mask [B, M]."""
   mask = None if mask is None else mask[:, None]
   return absorbed_projections.attend_to_normalized(query, data, table, mask)
 
@@ -47,21 +47,21 @@ def _definition(query, data, table, mask):
 
 
 def _arrays(b, n, m, c, p, shared, seed=0):
-  """Query, data and positions, if there are any."""
+  """Returns query and data, and positions if there are any."""
   query = 0.5 * plain.normal(1 if shared else b, n, c + p, seed=seed)
   data = plain.normal(b, m, c, seed=seed + 1)
   return [query, data] + [plain.normal(m, p, seed=seed + 2)] * (p > 0)
 
 
-def _call(read, mask=None):
-  """`read` of two or three arrays."""
-  return lambda query, data, table=None: read(query, data, table, mask)
+def _with_mask(attend, mask=None):
+  """Returns a function of query, data and, if there are any, positions."""
+  return lambda query, data, table=None: attend(query, data, table, mask)
 
 
 @st.composite
 def _cases(draw):
   b, n, m = (draw(st.integers(1, most)) for most in (3, 4, 9))
-  # Of two channels that are nearly equal, the norm is badly conditioned.
+  # The norm of two nearly equal channels would be ill-conditioned.
   c, p = draw(st.sampled_from([(3, 4), (1, 6), (5, 0), (4, 1)]))
   mask = None
   if draw(st.booleans()):
@@ -73,73 +73,73 @@ def _cases(draw):
 
 @settings(max_examples=3, deadline=None)
 @given(_cases(), st.integers(0, 99))
-def test_value_and_gradients_are_those_of_the_definition(case, seed):
+def test_values_and_gradients_agree_with_the_definition(case, seed):
   _check(*case, seed)
 
 
 @pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(_cases(), st.integers(0, 99))
-def test_many_values_and_gradients_are_those_of_the_definition(case, seed):
+def test_many_values_and_gradients_agree_with_the_definition(case, seed):
   _check(*case, seed)
 
 
 def _check(sizes, mask, logits, seed):
   arrays = _arrays(*sizes, seed=seed)
   with in_chunks(logits):
-    out = run(_call(_attend, mask), *arrays)
-  assert_close(out, run(_call(_definition, mask), *arrays))
+    out = run(_with_mask(_attend, mask), *arrays)
+  assert_close(out, run(_with_mask(_definition, mask), *arrays))
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_width_of_imagenet_and_ragged_chunks(shared):
+def test_the_channels_of_imagenet_and_a_smaller_last_chunk(shared):
   arrays = _arrays(2, 3, 10, 3, 258, shared)
   with in_chunks(2 * 3 * 4):
-    out = run(_call(_attend), *arrays)
-  assert_close(out, run(_call(_definition), *arrays))
+    out = run(_with_mask(_attend), *arrays)
+  assert_close(out, run(_with_mask(_definition), *arrays))
 
 
-def test_statistics_survive_a_large_common_offset():
+def test_statistics_of_inputs_far_from_zero_are_accurate():
   query, data, table = _arrays(2, 3, 6, 3, 8, True)
-  # Steps of 1/32 are exact in both, so that only the arithmetic differs.
+  # Multiples of 1/32 are exact with and without the offset.
   data, table = (jnp.round(32 * x) / 32 for x in (data, table))
-  out, _ = run(_call(_attend), query, data + 256, table + 256)
-  want = _definition(query, data, table, None)
-  assert_close(out, want, 1e-3)
+  out, _ = run(_with_mask(_attend), query, data + 256, table + 256)
+  expected = _definition(query, data, table, None)
+  assert_close(out, expected, 1e-3)
 
 
-def test_input_without_any_spread_reads_zero():
+def test_constant_inputs_give_zero_and_finite_gradients():
   query, data, table = _arrays(1, 2, 4, 3, 5, True)
   flat = jnp.full_like(data, 0.5), jnp.full_like(table, 0.5)
-  out, grads = run(_call(_attend), query, *flat)
+  out, grads = run(_with_mask(_attend), query, *flat)
   assert not np.any(out)
   assert all(np.isfinite(g).all() for g in grads)
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_example_without_inputs_is_zero_and_passes_no_gradient(shared):
+def test_an_example_without_inputs_is_zero_and_has_no_gradient(shared):
   arrays = _arrays(3, 2, 7, 3, 4, shared)
   mask = np.ones((3, 7), bool)
   mask[1] = False
-  mask[2, :3] = False  # A first chunk without any input to read.
+  mask[2, :3] = False  # All inputs of a first chunk.
   mask = jnp.asarray(mask)
   with in_chunks(3 * 2 * 3):
-    out, grads = run(_call(_attend, mask), *arrays)
-  assert_close((out, grads), run(_call(_definition, mask), *arrays))
+    out, grads = run(_with_mask(_attend, mask), *arrays)
+  assert_close((out, grads), run(_with_mask(_definition, mask), *arrays))
   assert not np.any(out[1])
   assert not np.any(grads[1][1])
   assert not np.any(grads[1][2, :3])
   assert np.any(grads[1][2, 3:])
 
 
-def test_large_logits_pick_the_largest():
+def test_large_logits_select_the_largest():
   query, data, table = _arrays(2, 3, 7, 3, 4, True)
   with in_chunks(2 * 3 * 2):
-    out, grads = run(_call(_attend), 1e5 * query, data, table)
+    out, grads = run(_with_mask(_attend), 1e5 * query, data, table)
   x = _normalize(data, table)
-  best = jnp.einsum("nc,bmc->bnm", query[0], x).argmax(-1)
-  want = np.stack([x[b, best[b]] for b in range(2)])
-  np.testing.assert_allclose(out, want, atol=1e-5)
+  largest = jnp.einsum("nc,bmc->bnm", query[0], x).argmax(-1)
+  expected = np.stack([x[b, largest[b]] for b in range(2)])
+  np.testing.assert_allclose(out, expected, atol=1e-5)
   assert all(np.isfinite(g).all() for g in grads)
 
 
@@ -147,28 +147,28 @@ def test_large_logits_pick_the_largest():
 def test_bfloat16_is_close_to_float32(shared):
   half = [x.astype(jnp.bfloat16) for x in _arrays(2, 4, 50, 3, 32, shared)]
   with in_chunks(2 * 4 * 16):
-    out, grads = run(_call(_attend), *half)
+    out, grads = run(_with_mask(_attend), *half)
   assert out.dtype == jnp.float32
   assert {g.dtype for g in grads} == {jnp.dtype("bfloat16")}
   exact = [x.astype(jnp.float32) for x in half]
-  want, want_grads = run(_call(_definition), *exact)
-  assert_close(out, want, 2**-7)
-  assert_close(grads, want_grads, 2**-6)
+  expected, expected_grads = run(_with_mask(_definition), *exact)
+  assert_close(out, expected, 2**-7)
+  assert_close(grads, expected_grads, 2**-6)
 
 
-@pytest.mark.parametrize("by", [(0,), (1,), (0, 2)])
-def test_gradients_of_some_arguments_only(by):
+@pytest.mark.parametrize("argnums", [(0,), (1,), (0, 2)])
+def test_gradients_of_some_arguments_agree_with_the_definition(argnums):
   arrays = _arrays(2, 2, 5, 3, 4, True)
 
-  def gradients(read):
-    loss = lambda *arrays: jnp.sin(read(*arrays, None)).sum()
-    return plain.jit(jax.grad(loss, by))(*arrays)
+  def gradients(attend):
+    loss = lambda *arrays: jnp.sin(attend(*arrays, None)).sum()
+    return plain.jit(jax.grad(loss, argnums))(*arrays)
 
   with in_chunks(2 * 2 * 2):
     assert_close(gradients(_attend), gradients(_definition))
 
 
-def test_result_that_is_not_used_has_gradients_of_zero():
+def test_an_unused_result_has_gradients_of_zero():
   arrays = _arrays(2, 2, 5, 3, 4, True)
 
   def loss(query, data, table):
@@ -181,12 +181,12 @@ def test_result_that_is_not_used_has_gradients_of_zero():
   np.testing.assert_array_equal(grads[0], np.ones(arrays[0].shape))
 
 
-def test_gradients_under_remat_and_scan_are_the_same():
+def test_gradients_under_remat_and_scan_agree_with_the_definition():
   query, data, table = _arrays(2, 2, 5, 3, 4, False)
 
-  def repeated(read):
+  def repeated(attend):
     def twice(query, data):
-      step = lambda x, _: (x + read(x, data, table, None), None)
+      step = lambda x, _: (x + attend(x, data, table, None), None)
       return jax.lax.scan(jax.checkpoint(step), query, None, 2)[0]
 
     return twice
@@ -198,37 +198,37 @@ def test_gradients_under_remat_and_scan_are_the_same():
   )
 
 
-def test_inputs_are_differentiated_only_if_wanted():
+def test_gradients_of_inputs_are_computed_only_if_requested():
   arrays = _arrays(4, 2, 640, 3, 20, True)
   loss = functools.partial(_attend, mask=None)
   with in_chunks(4 * 2 * 128):
-    for by, wanted in ((0, False), (1, True)):
-      grad = jax.grad(lambda *x: loss(*x).sum(), by)
-      assert ((4, 640, 3) in shapes(grad, *arrays)) == wanted
+    for argnum, requested in ((0, False), (1, True)):
+      grad = jax.grad(lambda *x: loss(*x).sum(), argnum)
+      assert ((4, 640, 3) in shapes(grad, *arrays)) == requested
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_neither_the_input_array_nor_its_logits_ever_exist(shared):
+def test_neither_the_input_array_nor_all_logits_are_held(shared):
   b, n, m, c, p = 4, 16, 1000, 2, 6
   arrays = _arrays(b, n, m, c, p, shared)
   with in_chunks(b * n * 128):
-    found = shapes(with_gradients(_call(_attend)), *arrays)
-  assert (b, 1, n, 128) in found
-  assert (b, 128, c + p) in found
-  # What is as long as the input are the gradients of what was given.
-  long = [s for s in found if np.prod(s) >= b * m * c and m in s]
+    held = shapes(with_gradients(_with_mask(_attend)), *arrays)
+  assert (b, 1, n, 128) in held
+  assert (b, 128, c + p) in held
+  # Only the gradients of the data are as long as the input.
+  long = [s for s in held if np.prod(s) >= b * m * c and m in s]
   assert set(long) <= {(b, m, c)}
-  assert max(map(np.prod, found)) < b * m * min(c + p, n)
+  assert max(map(np.prod, held)) < b * m * min(c + p, n)
 
 
 def test_memory_does_not_grow_with_the_inputs():
   def temporary(m):
     query, data, table = _arrays(4, 16, m, 3, 20, True)
     mask = jnp.ones((4, m), bool)
-    read = lambda q, data, table, mask: with_gradients(
+    attend = lambda q, data, table, mask: with_gradients(
       lambda q: _attend(q, data, table, mask)
     )(q)
-    return temporary_bytes(read, query, data, table, mask)
+    return temporary_bytes(attend, query, data, table, mask)
 
   with in_chunks(4 * 16 * 256):
     one, eight = temporary(2048), temporary(8 * 2048)

@@ -1,7 +1,7 @@
-"""The fused kernel: its padding and masks here, its legality as JAX lowers it.
+"""Tests of attention with cuDNN's kernel.
 
-No test has a GPU, so the kernel itself is not run: JAX's plain implementation
-takes its place, and the true one is lowered for CUDA.
+Tests run without a GPU. They use JAX's XLA implementation in place of the
+kernel to test padding and masks, and lower the kernel for CUDA.
 """
 
 import jax
@@ -27,7 +27,7 @@ def plain_kernel(monkeypatch):
 
 @pytest.fixture
 def cudnn(monkeypatch):
-  """A card of the Hopper generation, as far as JAX asks."""
+  """Makes JAX believe that there is a GPU of the Hopper generation."""
   monkeypatch.setattr(f"{_CUDNN}.check_cudnn_version", lambda: 91000)
   monkeypatch.setattr(f"{_CUDNN}.check_compute_capability", lambda _: True)
   monkeypatch.setattr(
@@ -55,7 +55,7 @@ def _attend(q, k, v, mask=None):
   st.booleans(),
   st.integers(0, 99),
 )
-def test_padded_widths_and_masks_change_nothing(shape, masked, seed):
+def test_padded_widths_and_masks_agree_with_the_definition(shape, masked, seed):
   args = _arrays(shape, seed)
   b, n, m, *_ = shape
   mask = None
@@ -67,13 +67,13 @@ def test_padded_widths_and_masks_change_nothing(shape, masked, seed):
     out = plain.jit(
       with_gradients(lambda *a: ops_cudnn.cudnn_attention(*a, mask))
     )(*args)
-  want = plain.jit(with_gradients(lambda *a: dpa.plain_attention(*a, mask)))(
-    *args
-  )
-  assert_close(out, want)
+  expected = plain.jit(
+    with_gradients(lambda *a: dpa.plain_attention(*a, mask))
+  )(*args)
+  assert_close(out, expected)
 
 
-def test_what_reads_nothing_gets_zeros(plain_kernel):
+def test_fully_masked_examples_are_zero(plain_kernel):
   q, k, v = _arrays((2, 3, 4, 2, 5, 5))
   mask = jnp.ones((2, 1, 4), bool).at[1].set(False)
   out = jax.jit(_attend)(q, k, v, mask)
@@ -81,11 +81,11 @@ def test_what_reads_nothing_gets_zeros(plain_kernel):
   assert not np.any(out[1])
 
 
-# Widths of a head in the models: ImageNet's and flow's self-attends, and of
-# queries and values in the language model's encoder.
+# Channels per head in self-attends of ImageNet and flow, and in the encoder of
+# the language model.
 @pytest.mark.parametrize("widths", [(128, 128), (32, 32), (32, 160), (20, 36)])
 @pytest.mark.parametrize("masked", [False, True])
-def test_lowers_for_cuda_with_its_gradient(cudnn, widths, masked):
+def test_the_kernel_and_its_gradient_lower_for_cuda(cudnn, widths, masked):
   f, v = widths
   args = _arrays((2, 64, 96, 4, f, v), dtype=jnp.bfloat16)
   mask = jnp.ones((2, 1, 96), bool) if masked else None
@@ -115,17 +115,19 @@ def test_lowers_for_cuda_with_its_gradient(cudnn, widths, masked):
     ((2, 512, 512, 8, 2, 33), jnp.bfloat16, "xla"),  # Mostly padding.
   ],
 )
-def test_auto_takes_it_where_it_fits(cudnn, shape, dtype, chosen):
+def test_auto_chooses_cudnn_for_supported_widths_and_types(
+  cudnn, shape, dtype, chosen
+):
   assert dpa._choose(*_arrays(shape, dtype=dtype), None, "gpu") == chosen
 
 
-def test_asking_for_it_without_a_gpu_says_what_to_choose():
+def test_cudnn_without_a_gpu_is_refused():
   q, k, v = _arrays((2, 3, 4, 2, 8, 8), dtype=jnp.bfloat16)
   with pytest.raises(ValueError, match=r"'cudnn'.*choose 'auto'"):
     _attend(q, k, v)
 
 
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
-def test_auto_leaves_it_where_there_is_no_gpu(cudnn, platform):
+def test_auto_does_not_choose_cudnn_without_a_gpu(cudnn, platform):
   q, k, v = _arrays((2, 512, 512, 8, 128, 128), dtype=jnp.bfloat16)
   assert dpa._choose(q, k, v, None, platform) == "xla"

@@ -1,4 +1,4 @@
-"""Attention on arrays: widths, masks, precision, gradients."""
+"""Tests of attention: widths, masks, precision, gradients."""
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ from perceiver_jax.models.ops import dot_product_attention as dpa
 from perceiver_jax.models.ops.execution import Execution
 
 _few = settings(max_examples=10, deadline=None)
-_fewer = settings(max_examples=6, deadline=None)  # Each shape compiles anew.
+_fewer = settings(max_examples=6, deadline=None)  # Every shape is compiled.
 _attend = jax.jit(dpa.dot_product_attention)
 _weights = jax.jit(dpa.attention_weights)
 _HUGE = 3e38  # Close to the largest float32.
@@ -20,7 +20,7 @@ _HUGE = 3e38  # Close to the largest float32.
 
 @st.composite
 def _shapes(draw):
-  """B, N, M, H, F, V with every size odd or even and F apart from V."""
+  """Draws B, N, M, H, F, V; F and V differ."""
   small = st.integers(1, 3)
   return (
     draw(small),
@@ -45,7 +45,7 @@ def _mask(shape, seed=1):
 
 
 def _reference(q, k, v, mask):
-  """One row at a time in float64, by the definition."""
+  """Computes attention by its definition, row by row in float64."""
   q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
   batch, queries, heads, width = q.shape
   out = np.zeros((batch, queries, heads, v.shape[-1]))
@@ -60,7 +60,7 @@ def _reference(q, k, v, mask):
 
 @_fewer
 @given(_shapes(), st.booleans(), st.integers(0, 99))
-def test_attend_is_the_softmax_mean_of_readable_values(shape, masked, seed):
+def test_attention_agrees_with_its_definition(shape, masked, seed):
   q, k, v = _qkv(shape, seed)
   mask = _mask(shape, seed) if masked else np.ones(shape[:3], bool)
   out = _attend(q, k, v, jnp.asarray(mask) if masked else None)
@@ -69,20 +69,20 @@ def test_attend_is_the_softmax_mean_of_readable_values(shape, masked, seed):
 
 @_fewer
 @given(_shapes(), st.integers(0, 99))
-def test_rows_sum_to_one_over_readable_keys(shape, seed):
+def test_weights_sum_to_one_over_unmasked_keys(shape, seed):
   q, k, _ = _qkv(shape, seed)
   mask = _mask(shape, seed)
   weights = _weights(q, k)
   np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)
   weights = np.asarray(_weights(q, k, jnp.asarray(mask)))
   assert weights.shape == (shape[0], shape[3], shape[1], shape[2])
-  readable = np.broadcast_to(mask.any(-1)[:, None], weights.shape[:3])
-  np.testing.assert_allclose(weights.sum(-1), readable, atol=1e-6)
+  has_keys = np.broadcast_to(mask.any(-1)[:, None], weights.shape[:3])
+  np.testing.assert_allclose(weights.sum(-1), has_keys, atol=1e-6)
   assert not weights[np.broadcast_to(~mask[:, None], weights.shape)].any()
 
 
 @pytest.mark.parametrize("size", [(1, 1, 5), (1, 3, 5), (2, 1, 5), (2, 3, 1)])
-def test_masks_broadcast(size):
+def test_masks_are_broadcast(size):
   shape = (2, 3, 5, 2, 4, 6)
   q, k, v = _qkv(shape)
   mask = np.random.default_rng(3).random(size) < 0.5
@@ -93,7 +93,7 @@ def test_masks_broadcast(size):
 
 @_few
 @given(st.permutations(range(6)), st.integers(0, 99))
-def test_order_of_keys_does_not_matter(order, seed):
+def test_attention_is_invariant_to_the_order_of_keys(order, seed):
   shape = (2, 4, 6, 2, 3, 5)
   q, k, v = _qkv(shape, seed)
   mask, order = jnp.asarray(_mask(shape, seed)), jnp.asarray(order)
@@ -102,7 +102,7 @@ def test_order_of_keys_does_not_matter(order, seed):
   np.testing.assert_allclose(permuted, out, atol=1e-5)
 
 
-def test_queries_do_not_see_each_other():
+def test_queries_do_not_affect_each_other():
   q, k, v = _qkv((2, 4, 6, 2, 3, 5))
   alone = _attend(q[:, :1], k, v)
   np.testing.assert_allclose(alone, _attend(q, k, v)[:, :1], atol=1e-5)
@@ -120,24 +120,24 @@ def _value_and_grads(q, k, v, mask):
 
 @_few
 @given(st.integers(0, 99), st.sampled_from([_HUGE, -_HUGE, 1e30, 7.0]))
-def test_masked_keys_do_nothing_forward_or_backward(seed, garbage):
+def test_masked_keys_have_no_effect_on_values_and_gradients(seed, garbage):
   shape = (2, 3, 5, 2, 4, 6)
   q, k, v = _qkv(shape, seed)
   real = jnp.arange(5) < 3
   mask = jnp.broadcast_to(real, (2, 1, 5))
-  spoil = lambda x: jnp.where(real[:, None, None], x, garbage)
-  out, grads = _value_and_grads(q, spoil(k), spoil(v), mask)
+  corrupt = lambda x: jnp.where(real[:, None, None], x, garbage)
+  out, grads = _value_and_grads(q, corrupt(k), corrupt(v), mask)
   np.testing.assert_allclose(out, _attend(q, k[:, :3], v[:, :3]), atol=1e-5)
   clean_out, clean = _value_and_grads(q, k, v, mask)
   np.testing.assert_array_equal(out, clean_out)
-  for grad, want in zip(grads, clean, strict=True):
-    np.testing.assert_array_equal(grad, want)
+  for grad, expected in zip(grads, clean, strict=True):
+    np.testing.assert_array_equal(grad, expected)
   for grad in grads[1:]:
     assert not np.any(grad[:, 3:])
     assert np.any(grad[:, :3])
 
 
-def test_fully_masked_row_is_zero_and_passes_no_gradient():
+def test_a_fully_masked_row_is_zero_and_has_no_gradient():
   shape = (2, 3, 5, 2, 4, 6)
   q, k, v = _qkv(shape)
   mask = np.ones((2, 3, 5), bool)
@@ -155,17 +155,17 @@ def test_fully_masked_row_is_zero_and_passes_no_gradient():
 
 
 @pytest.mark.parametrize("widths", [(261, 322), (322, 261), (1, 257)])
-def test_odd_widths(widths):
+def test_odd_qk_and_v_channels_agree_with_the_definition(widths):
   shape = (1, 2, 3, 1, *widths)
   q, k, v = _qkv(shape)
   out = _attend(q, k, v)
   assert out.shape == (1, 2, widths[1])
-  want = _reference(q, k, v, np.ones((1, 2, 3), bool))
-  np.testing.assert_allclose(out, want, atol=1e-5)
+  expected = _reference(q, k, v, np.ones((1, 2, 3), bool))
+  np.testing.assert_allclose(out, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_softmax_of_bfloat16_is_float32(masked):
+def test_the_softmax_of_bfloat16_is_computed_in_float32(masked):
   q, k, v = (
     x.astype(jnp.bfloat16) for x in _qkv((1, 2, 300, 2, 16, 4), seed=5)
   )
@@ -173,7 +173,7 @@ def test_softmax_of_bfloat16_is_float32(masked):
   weights = _weights(q, k, mask)
   assert weights.dtype == jnp.float32
   exact = _weights(q.astype(jnp.float32), k.astype(jnp.float32), mask)
-  # Rounded logits would already be off by 1e-3.
+  # Rounding the logits to bfloat16 would cause errors of 1e-3.
   np.testing.assert_allclose(weights, exact, rtol=1e-5, atol=1e-8)
   assert _attend(q, k, v, mask).dtype == jnp.bfloat16
 
@@ -181,19 +181,19 @@ def test_softmax_of_bfloat16_is_float32(masked):
 def test_large_logits_do_not_overflow():
   q, k, v = _qkv((1, 2, 4, 1, 3, 6))
   out = _attend(1e4 * q, 1e4 * k, v)
-  best = np.einsum("nf,mf->nm", q[0, :, 0], k[0, :, 0]).argmax(-1)
-  np.testing.assert_allclose(out[0], v[0, best, 0], atol=1e-5)
+  largest = np.einsum("nf,mf->nm", q[0, :, 0], k[0, :, 0]).argmax(-1)
+  np.testing.assert_allclose(out[0], v[0, largest, 0], atol=1e-5)
 
 
 @settings(max_examples=4, deadline=None)
 @given(_shapes(), st.booleans(), st.integers(0, 99))
-def test_implementations_agree_in_value_and_gradient(shape, masked, seed):
+def test_implementations_agree_in_values_and_gradients(shape, masked, seed):
   qkv = _qkv(shape, seed)
   mask = jnp.asarray(_mask(shape, seed)) if masked else None
-  want = run(_attention("plain", mask), *qkv)
+  expected = run(_attention("plain", mask), *qkv)
   for name in ("xla", "chunked"):
     with in_chunks(shape[0] * shape[3] * 8):
-      assert_close(run(_attention(name, mask), *qkv), want)
+      assert_close(run(_attention(name, mask), *qkv), expected)
 
 
 def _attention(name, mask=None):
@@ -203,14 +203,14 @@ def _attention(name, mask=None):
 
 
 @pytest.mark.parametrize("name", ["plain", "xla"])
-def test_masked_keys_and_rows_do_nothing_however_computed(name):
+def test_masks_have_the_same_effect_in_every_implementation(name):
   q, k, v = _qkv((2, 3, 5, 2, 4, 6))
   real = np.arange(5) < 3
   mask = np.broadcast_to(real, (2, 3, 5)).copy()
   mask[1, 2] = False
   mask = jnp.asarray(mask)
-  spoil = lambda x: jnp.where(real[:, None, None], x, _HUGE)
-  out, grads = run(_attention(name, mask), q, spoil(k), spoil(v))
+  corrupt = lambda x: jnp.where(real[:, None, None], x, _HUGE)
+  out, grads = run(_attention(name, mask), q, corrupt(k), corrupt(v))
   assert_close((out, grads), run(_attention("plain", mask), q, k, v))
   assert not np.any(out[1, 2])
   assert not np.any(grads[0][1, 2])
@@ -218,26 +218,26 @@ def test_masked_keys_and_rows_do_nothing_however_computed(name):
 
 
 @pytest.mark.parametrize("name", ["plain", "xla"])
-def test_bfloat16_is_close_to_float32_however_computed(name):
+def test_bfloat16_is_close_to_float32_in_every_implementation(name):
   half = [x.astype(jnp.bfloat16) for x in _qkv((2, 6, 70, 2, 16, 8))]
   in_float32 = lambda fn: lambda *qkv: fn(*qkv).astype(jnp.float32)
-  want, want_grads = run(
+  expected, expected_grads = run(
     _attention("plain"), *(x.astype(jnp.float32) for x in half)
   )
   out, grads = run(in_float32(_attention(name)), *half)
-  assert_close(out, want, 2**-7)
-  assert_close(grads, want_grads, 2**-6)
+  assert_close(out, expected, 2**-7)
+  assert_close(grads, expected_grads, 2**-6)
 
 
-def test_auto_never_holds_more_logits_than_its_limit():
-  # 32 x 8 heads of 256 x 256 and one more query.
-  k, more = jnp.zeros((32, 256, 8, 1)), jnp.zeros((32, 257, 8, 1))
+def test_auto_uses_chunks_above_its_limit_of_logits():
+  # 32 x 8 x 256 x 256 logits, and with one more query.
+  k, q = jnp.zeros((32, 256, 8, 1)), jnp.zeros((32, 257, 8, 1))
   assert _implementations("auto", k, k, k) == ["xla 256 x 256"]
-  assert _implementations("auto", more, k, k) == ["chunked 257 x 256"]
+  assert _implementations("auto", q, k, k) == ["chunked 257 x 256"]
 
 
 @pytest.mark.parametrize("name", ["plain", "xla", "chunked"])
-def test_the_implementation_can_be_read_from_the_program(name):
+def test_a_program_names_its_implementations(name):
   q, k, v = _qkv((1, 2, 3, 1, 4, 6))
   assert _implementations(name, q, k, v) == [f"{name} 2 x 3"]
 

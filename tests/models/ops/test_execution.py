@@ -1,4 +1,4 @@
-"""The record of how a model is computed."""
+"""Tests of the settings for computing a model."""
 
 import dataclasses
 
@@ -26,12 +26,12 @@ def test_every_field_has_choices():
   assert list(execution.CHOICES) == fields
 
 
-def test_the_record_is_frozen():
+def test_an_execution_is_frozen():
   with pytest.raises(dataclasses.FrozenInstanceError):
     Execution().attention = "xla"
 
 
-def test_choices_may_be_text():
+def test_choices_may_be_strings():
   choices = {"scan_layers": "False", "remat": "dots"}
   expected = Execution(scan_layers=False, remat="dots")
   assert Execution.from_choices(choices) == expected

@@ -1,4 +1,4 @@
-"""Attention in chunks against attention with the full matrix of logits."""
+"""Tests of attention in chunks against attention with all logits."""
 
 import functools
 
@@ -6,8 +6,14 @@ import jax
 import numpy as np
 import plain
 import pytest
-from computing import assert_close, in_chunks, run, shapes, temporary_bytes
-from computing import with_gradients as _with_gradients
+from computing import (
+  assert_close,
+  in_chunks,
+  run,
+  shapes,
+  temporary_bytes,
+  with_gradients,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import numpy as jnp
@@ -28,7 +34,7 @@ def _qkv(b, n, m, h, f, v, seed=0):
 
 @st.composite
 def _cases(draw):
-  """Sizes with queries or keys in the majority, a mask, logits of a chunk."""
+  """Draws sizes with more queries or more keys, a mask, logits of a chunk."""
   b, h = draw(st.integers(1, 3)), draw(st.integers(1, 3))
   n, m = draw(st.sampled_from([(3, 11), (1, 9), (13, 4), (8, 1), (6, 6)]))
   f, v = draw(st.sampled_from([(5, 7), (1, 2), (4, 3)]))
@@ -44,14 +50,14 @@ def _cases(draw):
 
 @settings(max_examples=4, deadline=None)
 @given(_cases(), st.integers(0, 99))
-def test_value_and_gradients_are_those_of_full_attention(case, seed):
+def test_values_and_gradients_agree_with_full_attention(case, seed):
   _check(*case, seed)
 
 
 @pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(_cases(), st.integers(0, 99))
-def test_many_values_and_gradients_are_those_of_full_attention(case, seed):
+def test_many_values_and_gradients_agree_with_full_attention(case, seed):
   _check(*case, seed)
 
 
@@ -63,7 +69,7 @@ def _check(sizes, mask, logits, seed):
 
 
 @pytest.mark.parametrize("widths", [(261, 322), (322, 261)])
-def test_odd_widths_and_ragged_chunks(widths):
+def test_odd_channels_and_a_smaller_last_chunk(widths):
   qkv = _qkv(1, 3, 10, 1, *widths)
   attend = functools.partial(_chunked, mask=None)
   with in_chunks(3 * 4):
@@ -81,12 +87,12 @@ def test_odd_widths_and_ragged_chunks(widths):
     (10, 0, 10),
   ],
 )
-def test_chunk_size(length, per_element, size):
+def test_chunk_size_is_limited_and_a_multiple_of_128(length, per_element, size):
   assert online_softmax.chunk_size(length, per_element) == size
 
 
 @pytest.mark.parametrize("length", [1, 4, 5, 8, 11])
-def test_loop_visits_each_element_once(length):
+def test_the_loop_visits_each_element_once(length):
   add = lambda carry, start, size: online_softmax._write(
     carry, online_softmax._slice(carry, start, size, 0) + 1, start, 0
   )
@@ -96,49 +102,49 @@ def test_loop_visits_each_element_once(length):
 
 @pytest.mark.parametrize(("n", "m"), [(3, 8), (8, 5)])
 @pytest.mark.parametrize("garbage", [_HUGE])
-def test_masked_keys_do_nothing_forward_or_backward(n, m, garbage):
+def test_masked_keys_have_no_effect_on_values_and_gradients(n, m, garbage):
   q, k, v = _qkv(2, n, m, 2, 4, 6)
   real = jnp.arange(m) < 3
-  spoil = lambda x: jnp.where(real[:, None, None], x, garbage)
+  corrupt = lambda x: jnp.where(real[:, None, None], x, garbage)
   attend = functools.partial(_chunked, mask=real[None, None])
   with in_chunks(2 * 2 * min(n, m) * 2):
-    out, grads = run(attend, q, spoil(k), spoil(v))
-    want, want_grads = run(attend, q, k, v)
-  assert_close(out, want)
-  assert_close(grads, want_grads)
+    out, grads = run(attend, q, corrupt(k), corrupt(v))
+    expected, expected_grads = run(attend, q, k, v)
+  assert_close(out, expected)
+  assert_close(grads, expected_grads)
   for grad in grads[1:]:
     assert not np.any(grad[:, 3:])
     assert np.all(np.any(grad[:, :3], -1))
 
 
 @pytest.mark.parametrize(("n", "m"), [(3, 8), (8, 5)])
-def test_fully_masked_rows_are_zero_and_pass_no_gradient(n, m):
+def test_fully_masked_rows_are_zero_and_have_no_gradient(n, m):
   qkv = _qkv(2, n, m, 2, 4, 6)
   mask = np.ones((2, n, m), bool)
   mask[1, 2] = False
-  mask[0, 0, :4] = False  # A first chunk without any key to read.
+  mask[0, 0, :4] = False  # All keys of a first chunk.
   attend = functools.partial(_chunked, mask=jnp.asarray(mask))
   with in_chunks(2 * 2 * min(n, m) * 2):
     out, grads = run(attend, *qkv)
-    nothing = functools.partial(_chunked, mask=jnp.zeros((1, 1, m), bool))
-    empty, no_grads = run(nothing, *qkv)
-  want = run(functools.partial(_full, mask=jnp.asarray(mask)), *qkv)
-  assert_close((out, grads), want)
+    masked = functools.partial(_chunked, mask=jnp.zeros((1, 1, m), bool))
+    masked_out, masked_grads = run(masked, *qkv)
+  expected = run(functools.partial(_full, mask=jnp.asarray(mask)), *qkv)
+  assert_close((out, grads), expected)
   assert not np.any(out[1, 2])
   assert not np.any(grads[0][1, 2])
-  assert not np.any(empty)
-  assert not any(np.any(g) for g in no_grads)
+  assert not np.any(masked_out)
+  assert not any(np.any(g) for g in masked_grads)
 
 
 @pytest.mark.parametrize(("n", "m"), [(2, 9), (9, 4)])
 @pytest.mark.parametrize("size", [1e4, -1e33])
-def test_large_logits_pick_the_largest(n, m, size):
+def test_large_logits_select_the_largest(n, m, size):
   q, k, v = _qkv(1, n, m, 1, 3, 5)
   q, k = jnp.abs(q) + 1, jnp.abs(k) + 1  # All logits have the sign of `size`.
   with in_chunks(min(n, m) * 2):
     out, grads = run(functools.partial(_chunked, mask=None), size * q, k, v)
-  best = np.einsum("nf,mf->nm", size * q[0, :, 0], k[0, :, 0]).argmax(-1)
-  np.testing.assert_allclose(out[0, :, 0], v[0, best, 0], atol=1e-5)
+  largest = np.einsum("nf,mf->nm", size * q[0, :, 0], k[0, :, 0]).argmax(-1)
+  np.testing.assert_allclose(out[0, :, 0], v[0, largest, 0], atol=1e-5)
   assert all(np.isfinite(g).all() for g in grads)
 
 
@@ -150,25 +156,25 @@ def test_bfloat16_is_close_to_float32(n, m):
     out, grads = run(attend, *half)
   assert {x.dtype for x in (out, *grads)} == {jnp.dtype("bfloat16")}
   exact = [x.astype(jnp.float32) for x in half]
-  want, want_grads = run(functools.partial(_full, mask=None), *exact)
-  assert_close(out, want, 2**-7)  # Two roundings to 8 bits.
-  assert_close(grads, want_grads, 2**-6)
+  expected, expected_grads = run(functools.partial(_full, mask=None), *exact)
+  assert_close(out, expected, 2**-7)  # Two roundings to 8 bits.
+  assert_close(grads, expected_grads, 2**-6)
 
 
 @pytest.mark.parametrize(("n", "m"), [(64, 1000), (1000, 64)])
-def test_full_logits_never_exist(n, m):
+def test_only_the_logits_of_a_chunk_are_held(n, m):
   qkv = _qkv(2, n, m, 2, 4, 4)
-  attend = _with_gradients(functools.partial(_chunked, mask=None))
+  attend = with_gradients(functools.partial(_chunked, mask=None))
   with in_chunks(2 * 2 * 64 * 128):
-    found = shapes(attend, *qkv)
-  assert (2, 2, min(n, 128), min(m, 128)) in found
-  assert max(map(np.prod, found)) <= 2 * 2 * 64 * 128
-  full = shapes(_with_gradients(functools.partial(_full, mask=None)), *qkv)
+    held = shapes(attend, *qkv)
+  assert (2, 2, min(n, 128), min(m, 128)) in held
+  assert max(map(np.prod, held)) <= 2 * 2 * 64 * 128
+  full = shapes(with_gradients(functools.partial(_full, mask=None)), *qkv)
   assert (2, 2, n, m) in full
 
 
 def test_memory_does_not_grow_with_the_keys():
-  attend = _with_gradients(functools.partial(_chunked, mask=None))
+  attend = with_gradients(functools.partial(_chunked, mask=None))
   with in_chunks(16 * 128):
     one, eight = (
       temporary_bytes(attend, *_qkv(1, 16, m, 1, 4, 4))
@@ -177,7 +183,7 @@ def test_memory_does_not_grow_with_the_keys():
   assert eight <= 1.2 * one, (one, eight)
 
 
-def test_bool_mask_gets_no_gradient_and_jit_of_grad_is_grad_of_jit():
+def test_gradients_with_a_boolean_mask_commute_with_jit():
   qkv = _qkv(1, 3, 8, 1, 2, 2)
   mask = jnp.asarray(np.arange(8) % 3 > 0)[None, None]
   loss = lambda q, k, v, mask: _chunked(q, k, v, mask).sum()
