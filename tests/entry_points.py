@@ -25,6 +25,16 @@ class Done(NamedTuple):
   err: str
 
 
+def assert_refused(done, parts, status=2):
+  """Asserts that a program ended with one error line that has all `parts`."""
+  assert done.status == status, done
+  (line,) = done.err.splitlines()
+  assert line.startswith("error: ")
+  assert "Traceback" not in line
+  for part in parts:
+    assert part in line, (part, line)
+
+
 def _call(name, *arguments):
   module = importlib.import_module(f"experiments.{name}")
   before, argv = flagsaver.save_flag_values(), sys.argv
@@ -81,13 +91,7 @@ def refuses(call):
 
   def refuses(name, *arguments, parts, status=2):
     done = call(name, *arguments)
-    assert done.status == status, done
-    lines = done.err.splitlines()
-    assert len(lines) == 1, done.err
-    assert lines[0].startswith("error: ")
-    assert "Traceback" not in lines[0]
-    for part in parts:
-      assert part in lines[0], (part, lines[0])
+    assert_refused(done, parts, status)
     return done
 
   return refuses

@@ -1,4 +1,4 @@
-"""Scores of estimators on pairs of several sizes."""
+"""Tests of evaluating flow estimators on pairs of several sizes."""
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ from perceiver_jax.evaluation import flow_baselines
 
 
 class Pairs:
-  """Pairs of the sizes given, whose flow is (number + 1, 0)."""
+  """Pairs of given sizes; the flow of pair i is (i + 1, 0)."""
 
   in_memory = has_ground_truth = True
 
@@ -31,41 +31,43 @@ class Pairs:
     return {"frames": frames, "flow": flow, "occluded": np.zeros(size, bool)}
 
 
-def test_means_are_over_pixels_and_over_pairs():
-  found = flow_baselines.evaluate(
+def test_errors_are_averaged_over_pixels_and_over_pairs():
+  metrics = flow_baselines.evaluate(
     Pairs([(10, 10), (10, 30)]), flow_baselines.no_motion
   )
-  assert found["epe"] == pytest.approx((100 * 1 + 300 * 2) / 400)
-  assert found["epe_by_pair"] == pytest.approx(1.5)
-  assert found["over_1px"] == pytest.approx(0.75)
-  assert "epe_s40" not in found
+  assert metrics["epe"] == pytest.approx((100 * 1 + 300 * 2) / 400)
+  assert metrics["epe_by_pair"] == pytest.approx(1.5)
+  assert metrics["over_1px"] == pytest.approx(0.75)
+  assert "epe_s40" not in metrics
 
 
-def test_a_pair_without_truth_counts_for_nothing():
-  found = flow_baselines.evaluate(
+def test_pairs_without_ground_truth_are_ignored():
+  metrics = flow_baselines.evaluate(
     Pairs([(10, 10), (10, 30)], unknown=[1]), flow_baselines.no_motion
   )
-  assert found["epe"] == found["epe_by_pair"] == pytest.approx(1)
-  nothing = flow_baselines.evaluate(
+  assert metrics["epe"] == metrics["epe_by_pair"] == pytest.approx(1)
+  without_pairs = flow_baselines.evaluate(
     Pairs([(10, 10)], unknown=[0]), flow_baselines.no_motion
   )
-  assert nothing == {}
+  assert without_pairs == {}
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_visible_pixels_are_scored_where_they_are_known(known):
+def test_the_error_of_visible_pixels_needs_known_occlusion(known):
   pairs = Pairs([(10, 10)], knows_occlusion=known)
-  found = flow_baselines.evaluate(pairs, flow_baselines.no_motion)
-  assert ("epe_visible" in found) == known
+  metrics = flow_baselines.evaluate(pairs, flow_baselines.no_motion)
+  assert ("epe_visible" in metrics) == known
 
 
 @pytest.mark.parametrize("method", ["Farneback", "DIS"])
 @pytest.mark.parametrize("size", [(48, 64), (160, 200)])
-def test_classical_methods_see_small_motions(method, size):
+def test_opencvs_methods_are_better_than_zero_flow_for_small_motions(
+  method, size
+):
   scene = {"objects": (0, 0), "fog_share": 0.0, "background_translation": 0.01}
   source = flow_sources.rendered("test", size=size, num_test=4, scene=scene)
-  found = flow_baselines.evaluate(source, flow_baselines.BASELINES[method])
-  assert found["epe"] < 0.6 * found["zero_epe"]
+  metrics = flow_baselines.evaluate(source, flow_baselines.BASELINES[method])
+  assert metrics["epe"] < 0.6 * metrics["zero_epe"]
 
 
 def test_processes_share_the_pairs_and_get_the_same_means(monkeypatch):
@@ -81,6 +83,6 @@ def test_processes_share_the_pairs_and_get_the_same_means(monkeypatch):
   monkeypatch.setattr(multihost_utils, "process_allgather", gather)
   for index in (0, 1):
     monkeypatch.setattr(jax, "process_index", lambda index=index: index)
-    found = flow_baselines.evaluate(pairs, flow_baselines.no_motion)
-    assert (found == alone) == (index == 1)
+    metrics = flow_baselines.evaluate(pairs, flow_baselines.no_motion)
+    assert (metrics == alone) == (index == 1)
   assert all(part.dtype == np.uint8 for part in sent)

@@ -1,4 +1,4 @@
-"""Scores of optical flow, against their definitions."""
+"""Tests of metrics of optical flow against their definitions."""
 
 import numpy as np
 import pytest
@@ -11,32 +11,32 @@ from perceiver_jax.training import metrics
 
 def means(predicted, flow, valid=None, occluded=None):
   ones = np.ones(flow.shape[:-1], np.float32)
-  found = flow_metrics.compute_metrics(
+  sums = flow_metrics.compute_metrics(
     predicted,
     flow,
     ones if valid is None else valid,
     0 * ones if occluded is None else occluded,
   )
-  return metrics.means({k: v for k, v in found.items() if v[1] > 0})
+  return metrics.means({k: v for k, v in sums.items() if v[1] > 0})
 
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 999))
-def test_every_score_is_its_definition(seed):
+def test_every_metric_agrees_with_its_definition(seed):
   rng = np.random.default_rng(seed)
   shape = (2, 16, 12)
   flow = rng.normal(0, 25, (*shape, 2)).astype(np.float32)
   predicted = flow + rng.normal(0, 3, flow.shape).astype(np.float32)
   valid = (rng.random(shape) < 0.8).astype(np.float32)
-  hidden = rng.random(shape) < 0.3
-  found = means(predicted, flow, valid, hidden)
+  occluded = rng.random(shape) < 0.3
+  computed = means(predicted, flow, valid, occluded)
   known = valid > 0
   error = np.sqrt(((predicted - flow) ** 2).sum(-1, dtype=np.float64))
   speed = np.sqrt((flow**2).sum(-1, dtype=np.float64))
   expected = {
     "epe": error[known].mean(),
-    "epe_visible": error[known & ~hidden].mean(),
-    "epe_occluded": error[known & hidden].mean(),
+    "epe_visible": error[known & ~occluded].mean(),
+    "epe_occluded": error[known & occluded].mean(),
     "zero_epe": speed[known].mean(),
     "over_1px": (error[known] > 1).mean(),
     "over_3px": (error[known] > 3).mean(),
@@ -46,35 +46,35 @@ def test_every_score_is_its_definition(seed):
     "epe_s10_40": error[known & (speed >= 10) & (speed < 40)].mean(),
     "epe_s40": error[known & (speed >= 40)].mean(),
   }
-  assert found.keys() == expected.keys()
+  assert computed.keys() == expected.keys()
   for name, value in expected.items():
-    assert found[name] == pytest.approx(value, rel=1e-4), name
+    assert computed[name] == pytest.approx(value, rel=1e-4), name
 
 
-def test_visible_and_hidden_pixels_need_to_be_known():
+def test_without_occlusion_there_are_no_metrics_of_visible_pixels():
   flow = np.zeros((1, 4, 4, 2), np.float32)
-  found = flow_metrics.compute_metrics(flow, flow, np.ones((1, 4, 4)), None)
-  assert "epe" in found
-  assert not {"epe_visible", "epe_occluded"} & found.keys()
+  computed = flow_metrics.compute_metrics(flow, flow, np.ones((1, 4, 4)), None)
+  assert "epe" in computed
+  assert not {"epe_visible", "epe_occluded"} & computed.keys()
 
 
-def test_what_is_not_known_counts_for_nothing():
+def test_unknown_pixels_are_ignored():
   flow = np.zeros((1, 4, 4, 2), np.float32)
   valid = np.ones((1, 4, 4), np.float32)
   flow[0, 0], valid[0, 0] = np.nan, 0
   predicted = np.full_like(flow, 3.0)
-  found = means(predicted, flow, valid)
-  assert found["epe"] == pytest.approx(np.sqrt(18))
-  assert found["zero_epe"] == 0
+  computed = means(predicted, flow, valid)
+  assert computed["epe"] == pytest.approx(np.sqrt(18))
+  assert computed["zero_epe"] == 0
 
 
-def test_an_outlier_of_kitti_is_off_by_both():
+def test_kitti_outliers_are_off_by_3_pixels_and_5_percent():
   flow = np.float32([[[[100, 0], [10, 0], [10, 0]]]])
   predicted = flow + np.float32([[[[4, 0], [4, 0], [2.9, 0]]]])
   assert means(predicted, flow)["fl"] == pytest.approx(1 / 3)
 
 
-def test_many_frames_add_up_exactly_enough():
+def test_sums_over_many_frames_are_accurate():
   sums = np.zeros(2, np.float32)
   flow = np.ones((1, 8, 8, 2), np.float32)
   for _ in range(2000):

@@ -1,4 +1,4 @@
-"""Scores of whole sets, beside their definitions."""
+"""Tests of GLUE's metrics against their definitions."""
 
 import numpy as np
 import pytest
@@ -14,21 +14,21 @@ _classes = st.lists(
 
 @settings(max_examples=50, deadline=None)
 @given(_classes)
-def test_class_metrics_are_their_definitions(pairs):
-  labels, guesses = np.array(pairs, np.float32).T
-  right = lambda a, b: int(np.sum((labels == a) & (guesses == b)))
-  tp, tn, fp, fn = right(1, 1), right(0, 0), right(0, 1), right(1, 0)
-  assert glue_metrics.accuracy(labels, guesses) == pytest.approx(
+def test_accuracy_f1_and_matthews_agree_with_their_definitions(pairs):
+  labels, predictions = np.array(pairs, np.float32).T
+  count = lambda a, b: int(np.sum((labels == a) & (predictions == b)))
+  tp, tn, fp, fn = count(1, 1), count(0, 0), count(0, 1), count(1, 0)
+  assert glue_metrics.accuracy(labels, predictions) == pytest.approx(
     (tp + tn) / len(pairs)
   )
   f1 = 2 * tp / (2 * tp + fp + fn) if 2 * tp + fp + fn else 0
-  assert glue_metrics.f1(labels, guesses) == pytest.approx(f1)
-  below = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
-  matthews = (tp * tn - fp * fn) / np.sqrt(below) if below else 0
-  assert glue_metrics.matthews(labels, guesses) == pytest.approx(matthews)
+  assert glue_metrics.f1(labels, predictions) == pytest.approx(f1)
+  product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+  matthews = (tp * tn - fp * fn) / np.sqrt(product) if product else 0
+  assert glue_metrics.matthews(labels, predictions) == pytest.approx(matthews)
 
 
-def test_correlations():
+def test_pearson_is_of_values_and_spearman_of_ranks():
   labels = np.array([0, 1, 2, 3], np.float32)
   assert glue_metrics.pearson(labels, 5 - 2 * labels) == pytest.approx(-1)
   assert glue_metrics.spearman(labels, labels**3) == pytest.approx(1)
@@ -41,11 +41,11 @@ def test_constant_predictions_have_no_correlation(name):
   assert glue_metrics.METRICS[name](labels, np.ones(3, np.float32)) == 0
 
 
-def test_one_pair_has_no_correlation():
+def test_a_single_example_has_no_correlation():
   assert glue_metrics.pearson(np.ones(1), np.ones(1)) == 0
 
 
-def test_both_parts_of_mnli_count_once():
+def test_the_glue_average_counts_mnli_once():
   # Perceiver IO v3, Table 14: Perceiver IO on bytes, and its average.
   row = {
     "cola": 50.19, "mnli_matched": 83.22, "mnli_mismatched": 83.89,

@@ -11,7 +11,7 @@ _SPACING = st.sampled_from(tiling.SPACINGS)
 
 
 def _coordinates(height, width):
-  """Frames whose pixels say where they are: a model can read it off."""
+  """Returns frames whose channels are the coordinates of the pixels."""
   y, x = np.indices((height, width)).astype(np.float32)
   return np.stack([np.stack([y, x, x * 0], axis=2)] * 2)
 
@@ -36,13 +36,13 @@ def _tiled(frames, predict, **kwargs):
     (1242, 496, [0, 373, 746], [0, 476, 746]),
     (496, 496, [0], [0]),
     (497, 496, [0, 1], [0, 1]),
-    # Two tiles overlap by just 20; one pixel more takes a third.
+    # Two tiles overlap by exactly 20; one more pixel needs a third tile.
     (972, 496, [0, 476], [0, 476]),
     (973, 496, [0, 238, 477], [0, 476, 477]),
     (960, 496, [0, 464], [0, 464]),
   ],
 )
-def test_tiles_start_where_the_paper_and_the_notebook_put_them(
+def test_tiles_start_as_in_the_paper_and_in_the_notebook(
   size, tile, even, released
 ):
   assert tiling.tile_starts(size, tile) == even
@@ -51,7 +51,7 @@ def test_tiles_start_where_the_paper_and_the_notebook_put_them(
 
 @settings(deadline=None)
 @given(st.integers(1, 60), st.integers(0, 240), st.data(), _SPACING)
-def test_tiles_cover_the_axis_with_the_overlap_and_no_repeats(
+def test_tiles_cover_an_axis_with_the_minimum_overlap_and_no_repeats(
   tile, more, data, spacing
 ):
   overlap = data.draw(st.integers(0, tile - 1))
@@ -62,14 +62,16 @@ def test_tiles_cover_the_axis_with_the_overlap_and_no_repeats(
   assert ((steps > 0) & (steps <= tile - overlap)).all()
   if spacing == "even" and len(steps):
     assert np.ptp(steps) <= 1
-    # One tile fewer would not do.
+    # One tile fewer would not be enough.
     assert more > (len(steps) - 1) * (tile - overlap)
 
 
 @pytest.mark.parametrize(
   ("size", "tile", "overlap"), [(9, 10, 2), (10, 8, 8), (10, 8, -1)]
 )
-def test_other_sizes_are_refused(size, tile, overlap):
+def test_sizes_overlaps_and_spacings_out_of_range_are_refused(
+  size, tile, overlap
+):
   with pytest.raises(ValueError, match="must ascend"):
     tiling.tile_starts(size, tile, overlap)
   with pytest.raises(ValueError, match=r"one of .* got 'odd'"):
@@ -81,7 +83,7 @@ def test_other_sizes_are_refused(size, tile, overlap):
 
 @settings(deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9))
-def test_weights_are_positive_and_symmetric_and_grow_inwards(height, width):
+def test_weights_are_positive_and_symmetric_and_grow_inward(height, width):
   weights = tiling.edge_distance(height, width)
   assert weights.shape == (height, width)
   assert weights[0, 0] == weights.min() == 1
@@ -100,7 +102,7 @@ def test_weights_are_the_distance_to_the_nearest_edge():
 
 @settings(deadline=None)
 @given(_SIZES, _SPACING, st.floats(-999, 999, width=32), st.integers(1, 9))
-def test_constant_flow_comes_back_exactly(size, spacing, value, batch_size):
+def test_constant_flow_is_blended_exactly(size, spacing, value, batch_size):
   flow = _tiled(
     np.zeros((2, *size, 3), np.uint8),
     lambda frames: np.full((*frames.shape[:1], *_TILE, 2), value, np.float32),
@@ -113,7 +115,7 @@ def test_constant_flow_comes_back_exactly(size, spacing, value, batch_size):
 
 @settings(deadline=None)
 @given(_SIZES, _SPACING, st.integers(1, 9))
-def test_flow_linear_in_the_pixels_place_blends_to_itself(
+def test_flow_that_is_linear_in_the_coordinates_is_blended_exactly(
   size, spacing, batch_size
 ):
   frames = _coordinates(*size)
@@ -126,7 +128,7 @@ def test_flow_linear_in_the_pixels_place_blends_to_itself(
   np.testing.assert_allclose(flow, frames[0, ..., :2] * [3, -2] + 1, rtol=1e-6)
 
 
-def test_where_tiles_overlap_the_nearer_edge_counts_less():
+def test_overlapping_tiles_are_weighted_by_the_distance_to_their_edges():
   calls = iter([0.0, 1.0])
   flow = tiling.tiled_flow(
     np.zeros((2, 9, 14, 3)),
@@ -134,13 +136,13 @@ def test_where_tiles_overlap_the_nearer_edge_counts_less():
     tile=(9, 9),
     min_overlap=4,
   )
-  # Columns 5 to 8 are 4, 3, 2, 1 from the first tile's edge and 1, 2, 3, 4
-  # from the second's; in the middle row, rows are no nearer.
+  # Columns 5 to 8 are 4, 3, 2, 1 pixels from the edge of the first tile and
+  # 1, 2, 3, 4 from that of the second. The middle row is no closer to an edge.
   expected = [0] * 5 + [1 / 5, 2 / 5, 3 / 5, 4 / 5] + [1] * 5
   np.testing.assert_allclose(flow[4, :, 0], expected, rtol=1e-6)
 
 
-def test_calls_are_of_one_size_and_waste_little():
+def test_all_calls_have_one_size_with_little_padding():
   sizes = []
 
   def predict(frames):
@@ -162,19 +164,19 @@ def test_calls_are_of_one_size_and_waste_little():
   assert [size[0] for size in sizes] == [3, 3]
 
 
-def test_small_images_are_continued_with_their_edges():
+def test_images_smaller_than_a_tile_are_padded_with_their_edges():
   frames = _coordinates(3, 5)
-  seen = []
+  calls = []
 
   def predict(tiles):
-    seen.append(tiles)
+    calls.append(tiles)
     return tiles[:, 0, :, :, :2]
 
   flow = _tiled(frames, predict)
   np.testing.assert_array_equal(flow, frames[0, ..., :2])
   y, x = np.indices(_TILE)
-  np.testing.assert_array_equal(seen[0][0, 1, ..., 0], np.minimum(y, 2))
-  np.testing.assert_array_equal(seen[0][0, 1, ..., 1], np.minimum(x, 4))
+  np.testing.assert_array_equal(calls[0][0, 1, ..., 0], np.minimum(y, 2))
+  np.testing.assert_array_equal(calls[0][0, 1, ..., 1], np.minimum(x, 4))
 
 
 def test_frames_keep_their_type():
@@ -185,7 +187,7 @@ def test_frames_keep_their_type():
   assert _tiled(np.zeros((2, 4, 4, 3), np.uint8), predict).shape == (4, 4, 2)
 
 
-def test_other_shapes_are_refused():
+def test_shapes_and_batch_sizes_out_of_range_are_refused():
   frames = np.zeros((2, 8, 12, 3))
   for wrong in (frames[0], frames[:1], frames[:, :0]):
     with pytest.raises(ValueError, match=r"frames are \[2, H, W, C\]"):
@@ -196,7 +198,7 @@ def test_other_shapes_are_refused():
     _tiled(frames, lambda tiles: tiles, batch_size=0)
 
 
-def test_small_tiles_overlap_less_and_come_together():
+def test_small_tiles_overlap_less_and_are_predicted_in_batches():
   published, small = tiling.TRAINING_SIZE, (32, 48)
   assert tiling.overlap(published) == tiling.MIN_OVERLAP
   assert tiling.tiles_at_once(published) == 1
@@ -205,7 +207,8 @@ def test_small_tiles_overlap_less_and_come_together():
   assert tiling.tiles_at_once((184, 248)) == 4
   assert tiling.tiles_at_once((736, 992)) == 1
   assert tiling.overlap((1, 1)) == 0
-  # A frame of Sintel: 1,260 tiles with the overlap of the published model.
+  # With the overlap of the published model, a frame of Sintel would need 1,260
+  # of these tiles.
   starts = [
     tiling.tile_starts(size, tile, tiling.overlap(small))
     for size, tile in zip((436, 1024), small, strict=True)

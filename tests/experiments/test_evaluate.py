@@ -10,8 +10,8 @@ def metrics_of(folder, name):
   return json.loads((folder / name).read_text())["metrics"]
 
 
-def shown(done):
-  """Metrics by name, as printed."""
+def printed_metrics(done):
+  """Returns the printed metrics by name."""
   lines = [line.split() for line in done.out.splitlines()]
   return {line[0]: line[1] for line in lines if line[0].startswith("eval/")}
 
@@ -19,15 +19,15 @@ def shown(done):
 @pytest.mark.parametrize(
   "flags", [[], ["--checkpoint=best"], ["--checkpoint=4"]]
 )
-def test_evaluation_repeats_the_run(call, trained, flags):
+def test_evaluation_gives_the_metrics_of_the_run(call, trained, flags):
   done = call("evaluate", f"--workdir={trained}", *flags)
   assert (done.status, done.err) == (0, "")
   expected = metrics_of(trained, "results.json")
-  found = metrics_of(trained, "evaluation-4.json")
-  assert found.keys() == expected.keys()
-  # Sums over other parts of the data, on eight devices instead of one.
-  assert found == pytest.approx(expected, rel=1e-6)
-  assert shown(done) == {k: f"{v:.4f}" for k, v in expected.items()}
+  metrics = metrics_of(trained, "evaluation-4.json")
+  assert metrics.keys() == expected.keys()
+  # Eight devices instead of one sum over other parts of the data.
+  assert metrics == pytest.approx(expected, rel=1e-6)
+  assert printed_metrics(done) == {k: f"{v:.4f}" for k, v in expected.items()}
   assert f"step 4 of {trained}" in done.out
   assert f"written to {trained / 'evaluation-4.json'}" in done.out
 
@@ -41,7 +41,7 @@ def test_an_earlier_checkpoint_has_its_own_metrics(call, trained):
   assert early["eval/loss"] != late["eval/loss"]
 
 
-def test_only_its_own_file_is_written(call, trained):
+def test_evaluation_writes_only_its_metrics(call, trained):
   before = runs.contents(trained)
   call("evaluate", f"--workdir={trained}")
   after = runs.contents(trained)
@@ -49,7 +49,7 @@ def test_only_its_own_file_is_written(call, trained):
   assert after == before
 
 
-def test_the_config_may_be_given_if_it_is_the_same(
+def test_a_given_config_must_be_that_of_the_run(
   call, refuses, trained, smoke_flag
 ):
   flags = f"--workdir={trained}", smoke_flag
@@ -73,7 +73,7 @@ def test_the_config_may_be_given_if_it_is_the_same(
     (["--config.seed=3"], ["--config.LEAF is given without --config"]),
   ],
 )
-def test_bad_input_is_one_line_and_writes_nothing(
+def test_invalid_flags_are_refused_and_write_nothing(
   refuses, trained, flags, parts
 ):
   before = runs.contents(trained)
@@ -81,34 +81,36 @@ def test_bad_input_is_one_line_and_writes_nothing(
   assert runs.contents(trained) == before
 
 
-def test_a_folder_without_a_run(refuses, tmp_path):
+def test_a_folder_without_a_run_is_refused(refuses, tmp_path):
   flag = f"--workdir={tmp_path}"
   refuses("evaluate", flag, parts=[flag, "holds no run", "config.json"])
   assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_without_a_checkpoint(refuses, trained):
+def test_a_run_without_a_checkpoint_is_refused(refuses, trained):
   (trained / "checkpoints").rename(trained / "elsewhere")
   refuses("evaluate", f"--workdir={trained}", parts=["no checkpoint yet"])
   assert not (trained / "checkpoints").exists()
 
 
-def test_a_damaged_config(refuses, trained):
+def test_a_damaged_config_is_refused(refuses, trained):
   (trained / "config.json").write_text("{")
   parts = [str(trained / "config.json"), "can't be read"]
   refuses("evaluate", f"--workdir={trained}", parts=parts)
 
 
-def test_damaged_checkpoints(refuses, trained):
+def test_damaged_checkpoints_are_refused(refuses, trained):
   for step in (2, 4):
     (trained / f"checkpoints/{step}/extras/metadata").write_text("{")
   parts = ["no checkpoint in", "can be read", "step 2", "step 4"]
   refuses("evaluate", f"--workdir={trained}", parts=parts)
 
 
-def test_metrics_are_shown_even_if_they_cannot_be_written(refuses, trained):
+def test_metrics_are_printed_even_if_they_cannot_be_written(refuses, trained):
   (trained / "evaluation-4.json").mkdir()
   done = refuses(
     "evaluate", f"--workdir={trained}", parts=["can't be written to"]
   )
-  assert shown(done).keys() == metrics_of(trained, "results.json").keys()
+  assert (
+    printed_metrics(done).keys() == metrics_of(trained, "results.json").keys()
+  )

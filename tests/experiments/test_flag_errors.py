@@ -84,5 +84,5 @@ def test_an_unknown_leaf_or_invalid_value_is_named(
     (["x", "--config"], ""),
   ],
 )
-def test_the_file_is_found_on_the_command_line(argv, expected):
+def test_config_file_finds_the_file_on_the_command_line(argv, expected):
   assert flag_errors.config_file(argv) == expected

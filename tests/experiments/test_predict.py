@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("compile_once")
 
 @pytest.fixture
 def images_of_digits(tmp_path):
-  """Image files of three digits: gray, colored and large."""
+  """Writes images of three digits: gray, colored and large."""
   source = digits.digits("test")
   made = []
   for number, (index, size) in enumerate([(0, 8), (100, 8), (200, 50)]):
@@ -101,7 +101,9 @@ def test_an_earlier_output_is_kept(call, trained, images_of_digits):
   assert names == ["digit-0-attention-2.png", "digit-0-attention.png"]
 
 
-def test_no_data_is_needed(call, trained, images_of_digits, monkeypatch):
+def test_prediction_does_not_open_the_data(
+  call, trained, images_of_digits, monkeypatch
+):
   def missing(split):
     raise AssertionError("the data was opened")
 
@@ -120,7 +122,7 @@ def test_no_data_is_needed(call, trained, images_of_digits, monkeypatch):
     (b"\x89PNG\r\n\x1a\n half of one", "cannot be read as an image"),
   ],
 )
-def test_one_bad_file_stops_the_command(
+def test_one_unreadable_file_stops_the_command(
   refuses, trained, images_of_digits, content, part
 ):
   bad = images_of_digits[0].with_name("bad.png")
@@ -150,7 +152,7 @@ def test_a_folder_is_not_an_image(refuses, trained, tmp_path):
     (["--batch=7", "{file}"], ["'batch'"]),
   ],
 )
-def test_bad_input_is_one_line(
+def test_invalid_flags_are_refused(
   refuses, trained, images_of_digits, flags, parts
 ):
   flags = [flag.format(file=images_of_digits[0]) for flag in flags]

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.usefixtures("compile_once")
 
 @pytest.fixture
 def limit_files():
-  """Lets no file grow beyond some bytes, as a full disk would."""
+  """Returns a function that limits the size of files, as a full disk does."""
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
   set_limit = lambda size: resource.setrlimit(
     resource.RLIMIT_FSIZE, (size, hard)
@@ -22,7 +22,7 @@ def limit_files():
 
 @pytest.fixture
 def folder_config(tmp_path):
-  """A config file for images in folders, and the folder."""
+  """Returns the flag of a config for images in folders, and the folder."""
   images = tmp_path / "images"
   file = tmp_path / "mine.py"
   file.write_text(
@@ -38,7 +38,7 @@ def folder_config(tmp_path):
   return f"--config={file}", images
 
 
-def test_a_run_says_what_it_reached(trained_once):
+def test_a_run_prints_its_metrics_and_files(trained_once):
   folder, done = trained_once
   assert done.err == ""
   results = json.loads((folder / "results.json").read_text())
@@ -52,14 +52,16 @@ def test_a_run_says_what_it_reached(trained_once):
   assert (folder / "report.html").exists()
 
 
-def test_the_same_command_again_is_no_error(call, trained, smoke_flag):
+def test_repeating_the_command_of_a_finished_run_prints_its_metrics(
+  call, trained, smoke_flag
+):
   done = call("train", f"--workdir={trained}", smoke_flag, "--num_devices=1")
   assert done.status == 0, done.err
   assert "eval/accuracy: " in done.out
   assert "step 2/4" not in done.out
 
 
-BAD = {
+INVALID = {
   "leaf": (
     ["--config.batchsize=3"],
     ["--config.batchsize", "did you mean 'batch_size'", "num_steps"],
@@ -127,11 +129,11 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_line_and_writes_nothing(
+@pytest.mark.parametrize("case", INVALID)
+def test_invalid_flags_are_refused_and_write_nothing(
   refuses, tmp_path, smoke_flag, case
 ):
-  arguments, parts = BAD[case]
+  arguments, parts = INVALID[case]
   workdir = tmp_path / "run"
   done = refuses(
     "train", f"--workdir={workdir}", smoke_flag, *arguments, parts=parts
@@ -151,12 +153,12 @@ def test_bad_input_is_one_line_and_writes_nothing(
     ),
   ],
 )
-def test_without_a_config(refuses, tmp_path, arguments, parts):
+def test_a_missing_config_is_refused(refuses, tmp_path, arguments, parts):
   refuses("train", f"--workdir={tmp_path / 'x'}", *arguments, parts=parts)
   assert not (tmp_path / "x").exists()
 
 
-def test_an_unknown_variant(refuses, tmp_path, smoke_flag):
+def test_an_unknown_variant_is_refused(refuses, tmp_path, smoke_flag):
   flag = smoke_flag.replace("smoke", "large")
   parts = ["error: unknown variant 'large'", "smoke"]
   refuses("train", f"--workdir={tmp_path}", flag, parts=parts)
@@ -172,11 +174,11 @@ def test_an_unknown_variant(refuses, tmp_path, smoke_flag):
     (["--workdir=/proc/x"], ["--workdir=/proc/x can't be written to"]),
   ],
 )
-def test_a_workdir_that_can_be_none(refuses, smoke_flag, workdir, parts):
+def test_an_unusable_workdir_is_refused(refuses, smoke_flag, workdir, parts):
   refuses("train", *workdir, smoke_flag, parts=parts)
 
 
-def test_a_workdir_of_another_config(refuses, trained, smoke_flag):
+def test_the_workdir_of_another_config_is_refused(refuses, trained, smoke_flag):
   before = runs.contents(trained)
   refuses(
     "train",
@@ -186,7 +188,7 @@ def test_a_workdir_of_another_config(refuses, trained, smoke_flag):
   assert runs.contents(trained) == before
 
 
-def test_a_workdir_whose_config_is_lost(refuses, trained, smoke_flag):
+def test_a_workdir_without_its_config_is_refused(refuses, trained, smoke_flag):
   (trained / "config.json").unlink()
   before = runs.contents(trained)
   parts = ["has checkpoints but no config.json"]
@@ -194,8 +196,9 @@ def test_a_workdir_whose_config_is_lost(refuses, trained, smoke_flag):
   assert runs.contents(trained) == before
 
 
-def test_checkpoints_of_another_model(refuses, trained, smoke_flag, tmp_path):
-  """As if someone had copied them into another run's folder."""
+def test_checkpoints_copied_from_another_model_are_refused(
+  refuses, trained, smoke_flag, tmp_path
+):
   workdir = tmp_path / "other"
   workdir.mkdir()
   config = json.loads((trained / "config.json").read_text())
@@ -221,7 +224,9 @@ def test_checkpoints_of_another_model(refuses, trained, smoke_flag, tmp_path):
     (["train/a", "test/a"], "empty dataset"),
   ],
 )
-def test_a_folder_without_images(refuses, folder_config, tmp_path, made, part):
+def test_a_folder_without_images_is_refused(
+  refuses, folder_config, tmp_path, made, part
+):
   flag, images = folder_config
   for name in made:
     (images / name).mkdir(parents=True)
@@ -237,7 +242,7 @@ def test_a_folder_without_images(refuses, folder_config, tmp_path, made, part):
     (20_000, "checkpoint of step 2 could not be written"),
   ],
 )
-def test_a_full_disk(
+def test_a_run_resumes_after_a_full_disk(
   refuses, call, tmp_path, smoke_flag, limit_files, size, part
 ):
   workdir = tmp_path / "run"
@@ -250,7 +255,7 @@ def test_a_full_disk(
   assert len(runs.records(workdir)) == 3
 
 
-def test_a_time_limit_has_its_own_status(call, tmp_path, smoke_flag):
+def test_a_time_limit_ends_a_run_with_status_75(call, tmp_path, smoke_flag):
   done = call(
     "train",
     *(f"--workdir={tmp_path}", smoke_flag, "--num_devices=1"),

@@ -1,29 +1,21 @@
-"""Scripts called in this process."""
+"""Fixtures that call scripts in this process."""
 
 import contextlib
 import importlib.util
 import io
 import sys
-from typing import NamedTuple
 
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from entry_points import Done, assert_refused
 
 from experiments import launch
 
 
-class Done(NamedTuple):
-  """What a script left behind: exit status, stdout, stderr."""
-
-  status: int
-  out: str
-  err: str
-
-
 @pytest.fixture(scope="session")
 def script():
-  """script("convert_weights", "a", "b") as a shell would; returns `Done`."""
+  """Returns a function that calls a script: script("convert_weights", "a")."""
 
   def call(name, *arguments):
     before, argv = flagsaver.save_flag_values(), sys.argv
@@ -32,7 +24,7 @@ def script():
     path = f"scripts.{name}"
     if importlib.util.find_spec(path).submodule_search_locations:
       path += ".__main__"
-    # Flags are defined when it is imported, and are gone afterwards.
+    # A script defines its flags when it is imported; they are removed below.
     sys.modules.pop(path, None)
     # A new process has no config loaded, not even another one.
     sys.modules.pop("config_config", None)
@@ -55,15 +47,11 @@ def script():
 
 @pytest.fixture
 def refused(script):
-  """Checks that a script ends with one line which has all `parts`."""
+  """Returns a function that checks the error line of a refused script."""
 
   def refused(name, *arguments, parts):
     done = script(name, *arguments)
-    assert done.status == 2, done
-    (line,) = done.err.splitlines()
-    assert line.startswith("error: ")
-    for part in parts:
-      assert part in line, (part, line)
+    assert_refused(done, parts)
     return done
 
   return refused

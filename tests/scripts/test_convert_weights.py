@@ -17,7 +17,7 @@ _GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
 @pytest.fixture
 def ours(tmp_path):
-  """A .safetensors file of ours."""
+  """Writes a .safetensors file of this project."""
   path = tmp_path / "ours.safetensors"
   weights.save(path, tiny_weights.classifier())
   return path
@@ -25,7 +25,7 @@ def ours(tmp_path):
 
 @pytest.fixture
 def run_folder(ours, tmp_path):
-  """The folder of a finished run."""
+  """Returns the folder of a finished run."""
   folder = tmp_path / "run"
   (folder / "checkpoints").mkdir(parents=True)
   shutil.copy(ours, folder / weights.EXPORT)
@@ -34,7 +34,7 @@ def run_folder(ours, tmp_path):
 
 @pytest.fixture
 def theirs(tmp_path):
-  """A folder that transformers wrote."""
+  """Returns a folder that transformers wrote."""
   golden = _GOLDEN / "huggingface" / "PerceiverForMaskedLM"
   folder = tmp_path / "theirs"
   folder.mkdir()
@@ -46,7 +46,7 @@ def theirs(tmp_path):
 
 @pytest.fixture
 def released(tmp_path, monkeypatch):
-  """A file with the authors' names, of a model made small."""
+  """Writes a file of a small model with DeepMind's names."""
   with np.load(_GOLDEN / "imagenet_fourier.npz") as file:
     golden = dict(file)
   sizes = json.loads(str(golden["config_json"]))
@@ -85,7 +85,7 @@ def released(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["ours", "run_folder", "theirs", "released"])
-def test_every_kind_of_source(script, request, tmp_path, kind):
+def test_every_kind_of_weights_is_converted(script, request, tmp_path, kind):
   source = request.getfixturevalue(kind)
   target = tmp_path / "new folder" / "made.safetensors"
   done = script("convert_weights", source, target)
@@ -102,7 +102,9 @@ def test_every_kind_of_source(script, request, tmp_path, kind):
   ]
 
 
-def test_a_released_file_can_be_named(script, refused, released, tmp_path):
+def test_the_model_of_a_released_file_can_be_named(
+  script, refused, released, tmp_path
+):
   target = tmp_path / "made.safetensors"
   flag = "--name=imagenet_fourier"
   assert script("convert_weights", flag, released, target).status == 0
@@ -114,7 +116,9 @@ def test_a_released_file_can_be_named(script, refused, released, tmp_path):
   assert not other.exists()
 
 
-def test_a_folder_for_transformers_and_back(script, theirs, tmp_path):
+def test_weights_of_transformers_can_be_converted_back(
+  script, theirs, tmp_path
+):
   ours, folder = tmp_path / "o.safetensors", tmp_path / "again"
   assert script("convert_weights", theirs, ours).status == 0
   done = script("convert_weights", "--to=huggingface", ours, folder)
@@ -125,7 +129,7 @@ def test_a_folder_for_transformers_and_back(script, theirs, tmp_path):
 
 
 @pytest.mark.parametrize("to", ["safetensors", "huggingface"])
-def test_what_is_there_is_kept_unless_told(
+def test_an_existing_target_is_replaced_only_with_overwrite(
   script, refused, theirs, tmp_path, to
 ):
   target = tmp_path / ("there.safetensors" if to == "safetensors" else "there")
@@ -158,7 +162,7 @@ def test_what_is_there_is_kept_unless_told(
     (["--form=x", "{ours}", "x"], ["'form'", "--help"]),
   ],
 )
-def test_bad_arguments_are_one_line(
+def test_invalid_arguments_are_refused(
   refused, ours, tmp_path, monkeypatch, arguments, parts
 ):
   monkeypatch.chdir(tmp_path)

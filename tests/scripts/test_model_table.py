@@ -10,16 +10,16 @@ _PAGE = pathlib.Path(__file__).parents[2] / "docs" / "models.md"
 
 
 def rows(text):
-  """Cells of each model's row, by its name."""
+  """Returns the cells of each row by the name of its model."""
   lines = [line for line in text.splitlines() if line.startswith("| `")]
   cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines]
   return {row[0].split("`")[1]: row for row in cells}
 
 
-def test_the_page_has_every_model_in_order_and_its_figures():
-  found = rows(_PAGE.read_text(encoding="utf-8"))
-  assert list(found) == list(zoo.MODELS)
-  for name, row in found.items():
+def test_the_page_has_the_stated_figures_of_every_model():
+  table = rows(_PAGE.read_text(encoding="utf-8"))
+  assert list(table) == list(zoo.MODELS)
+  for name, row in table.items():
     entry = zoo.MODELS[name]
     assert row[1] == f"{entry.num_parameters:,}"
     assert row[4] == (entry.published_flops or "–")
@@ -27,7 +27,7 @@ def test_the_page_has_every_model_in_order_and_its_figures():
     assert ("(" in row[0]) == bool(entry.note)
 
 
-def test_notes_are_numbered_and_shared(monkeypatch, capsys):
+def test_notes_are_numbered_and_shared_by_models(monkeypatch, capsys):
   spec = tiny_weights.classifier().spec
   size = tiny_weights.IMAGE_SIZE
   entry = zoo.MODELS["imagenet_fourier"]._replace(
@@ -55,7 +55,7 @@ def test_notes_are_numbered_and_shared(monkeypatch, capsys):
   assert max(map(len, notes)) <= 80
 
 
-@pytest.mark.slow  # Traces every model of the papers.
+@pytest.mark.slow  # It traces every model of the papers.
 def test_the_page_is_up_to_date(capsys):
   model_table.main([])
   page = capsys.readouterr().out

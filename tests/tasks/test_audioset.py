@@ -1,16 +1,17 @@
-"""What AudioSet's task makes of a config, and a run of it."""
+"""Tests of the AudioSet task."""
 
+import functools
 import json
 import types
 
 import jax
 import numpy as np
 import pytest
+import task_helpers
 from sklearn import metrics as sklearn_metrics
 
 from configs import audioset as config_file
 from perceiver_jax.errors import UserError
-from perceiver_jax.models.perceiver import Outputs
 from perceiver_jax.tasks import registry as tasks
 from perceiver_jax.training import evaluation, loop, step
 from perceiver_jax.training import metrics as metrics_lib
@@ -18,26 +19,15 @@ from perceiver_jax.training import metrics as metrics_lib
 pytestmark = pytest.mark.usefixtures("compile_once")
 
 
-def _config(variant="smoke", **leaves):
-  config = config_file.get_config(variant)
-  for name, value in leaves.items():
-    config.update_from_flattened_dict({name.replace("__", "."): value})
-  return config
+_config = functools.partial(task_helpers.make_config, config_file)
+_task = functools.partial(task_helpers.make_task, config_file)
 
 
-def _task(variant="smoke", **leaves):
-  return tasks.make_task(_config(variant, **leaves))
-
-
-def _outputs(logits):
-  return Outputs(np.asarray(logits, np.float32), None, (), None)
-
-
-def test_the_model_gets_what_its_modalities_say(monkeypatch):
-  seen = []
+def test_the_model_gets_the_modalities_of_its_config(monkeypatch):
+  inputs = []
 
   def build(*_):
-    return lambda raw, **_: seen.append(raw)
+    return lambda raw, **_: inputs.append(raw)
 
   monkeypatch.setattr("perceiver_jax.models.zoo.build", build)
   for variant, names in (
@@ -48,7 +38,7 @@ def test_the_model_gets_what_its_modalities_say(monkeypatch):
     task = _task(variant)
     example = task.dummy_batch()
     task.forward(example, is_training=False)
-    assert seen[-1].keys() == names
+    assert inputs[-1].keys() == names
     batch = next(iter(task.train_dataset(global_batch=4)))
     assert {*example, "rng"} - {"mask", "rng"} == batch.keys()
     for name in names:
@@ -56,7 +46,7 @@ def test_the_model_gets_what_its_modalities_say(monkeypatch):
       assert example[name].dtype == batch[name].dtype
 
 
-def test_the_papers_windows():
+def test_windows_and_published_row_are_those_of_the_paper():
   task = tasks.make_task(
     config_file.get_config("mel_video"), {"class_names": ["x"] * 527}
   )
@@ -76,12 +66,12 @@ def test_the_loss_is_binary_cross_entropy_of_all_classes():
     "label": rng.integers(0, 2, (4, 15)).astype(np.float32),
     "unreadable": np.float32([0, 1, 0, 0]),
   }
-  found = metrics_lib.means(task.loss(_outputs(logits), batch))
+  means = metrics_lib.means(task.loss(task_helpers.outputs(logits), batch))
   expected = sklearn_metrics.log_loss(
     batch["label"].ravel(), 1 / (1 + np.exp(-logits.ravel()))
   )
-  assert found["loss"] == pytest.approx(expected, rel=1e-5)
-  assert found["unreadable"] == 0.25
+  assert means["loss"] == pytest.approx(expected, rel=1e-5)
+  assert means["unreadable"] == 0.25
 
 
 def test_probabilities_are_averaged_over_the_windows_of_a_clip():
@@ -93,42 +83,46 @@ def test_probabilities_are_averaged_over_the_windows_of_a_clip():
   for batch in batches:
     logits = rng.normal(size=(20, 15))
     all_logits.append(logits)
-    found = dict(task.metrics(_outputs(logits), batch))
-    sums = found if sums is None else jax.tree.map(np.add, sums, found)
-  scored = task.finalize_metrics({"eval": metrics_lib.means(sums)})["eval"]
+    batch_sums = dict(task.metrics(task_helpers.outputs(logits), batch))
+    sums = (
+      batch_sums if sums is None else jax.tree.map(np.add, sums, batch_sums)
+    )
+  final = task.finalize_metrics({"eval": metrics_lib.means(sums)})["eval"]
   logits = np.concatenate(all_logits)[:48].reshape(3, 16, 15)
   averages = (1 / (1 + np.exp(-logits))).mean(0)
   labels = batches[0]["label"][:16]
-  assert scored["mAP"] == pytest.approx(
+  assert final["mAP"] == pytest.approx(
     sklearn_metrics.average_precision_score(labels, averages)
   )
-  assert scored["unreadable"] == 0
+  assert final["unreadable"] == 0
 
 
-def test_clips_that_cannot_be_read_do_not_count():
+def test_unreadable_clips_do_not_affect_metrics():
   task = _task(data__num_windows=1)
   (batch,) = task.eval_datasets(global_batch=16)["eval"]
   batch["mask"][3:] = 0
-  # Right in those that count, and wrong in the others.
+  # Predictions are correct for readable clips and wrong for the others.
   wrong = np.arange(16)[:, None] >= 3
   logits = np.where(wrong, -1, 1) * (2 * batch["label"] - 1)
-  sums = task.metrics(_outputs(logits), batch)
-  scored = task.finalize_metrics({"eval": metrics_lib.means(sums)})["eval"]
-  assert scored["mAP"] == 1
-  assert scored["unreadable"] == pytest.approx(13 / 16)
+  sums = task.metrics(task_helpers.outputs(logits), batch)
+  final = task.finalize_metrics({"eval": metrics_lib.means(sums)})["eval"]
+  assert final["mAP"] == 1
+  assert final["unreadable"] == pytest.approx(13 / 16)
 
 
-def test_it_is_an_error_if_no_clip_can_be_read():
+def test_evaluation_without_readable_clips_is_an_error():
   task = _task(data__num_windows=1)
   (batch,) = task.eval_datasets(global_batch=16)["eval"]
   mesh = step.make_mesh(1)
-  found = evaluation.evaluate(
-    lambda params, state, batch: task.metrics(_outputs(batch["label"]), batch),
+  evaluated = evaluation.evaluate(
+    lambda params, state, batch: task.metrics(
+      task_helpers.outputs(batch["label"]), batch
+    ),
     types.SimpleNamespace(eval_params={}, net_state={}),
     [{**batch, "mask": 0 * batch["mask"]}],
     mesh,
   )
-  for means in (found, {}):
+  for means in (evaluated, {}):
     with pytest.raises(UserError, match="no clip of the evaluation split"):
       task.finalize_metrics({"eval": means})
 
@@ -143,16 +137,16 @@ def test_a_model_for_other_classes_or_modalities_is_refused():
 
 
 @pytest.mark.slow
-def test_a_run_leaves_clips_to_see_and_hear(tmp_path):
+def test_the_report_of_a_run_has_clips(tmp_path):
   config = _config("mel_video,smoke", num_steps=2)
   config.data.source_args.generated.update(num_train=8, num_test=4)
   outcome = loop.Trainer(
     config, tasks.make_task(config), tmp_path, num_devices=1
   ).run()
-  scores = json.loads((tmp_path / "results.json").read_text())["metrics"]
-  assert outcome.results["metrics"] == scores
-  assert 0 < scores["eval/mAP"] <= 1
-  assert {"eval/AUC", "eval/d_prime", "eval/unreadable"} <= scores.keys()
+  metrics = json.loads((tmp_path / "results.json").read_text())["metrics"]
+  assert outcome.results["metrics"] == metrics
+  assert 0 < metrics["eval/mAP"] <= 1
+  assert {"eval/AUC", "eval/d_prime", "eval/unreadable"} <= metrics.keys()
   page = (tmp_path / "report.html").read_text()
   assert page.count('src="data:video/mp4;base64,') == 8
   assert "labels: disc; " in page
@@ -160,17 +154,17 @@ def test_a_run_leaves_clips_to_see_and_hear(tmp_path):
 
 
 @pytest.mark.slow
-def test_both_modalities_together_tell_what_neither_does_alone(
+def test_a_model_of_both_modalities_is_better_than_one_of_either(
   tmp_path, no_report
 ):
-  found = {}
+  mean_precisions = {}
   for variant in ("small", "small_audio", "small_video"):
     config = _config(variant, num_steps=400, eval_every_steps=0)
     config.data.source_args.generated.num_test = 128
     outcome = loop.Trainer(
       config, tasks.make_task(config), tmp_path / variant, num_devices=1
     ).run()
-    found[variant] = outcome.results["metrics"]["eval/mAP"]
-  assert found["small"] > 0.9
-  assert found["small_audio"] < 0.6
-  assert found["small_video"] < 0.6
+    mean_precisions[variant] = outcome.results["metrics"]["eval/mAP"]
+  assert mean_precisions["small"] > 0.9
+  assert mean_precisions["small_audio"] < 0.6
+  assert mean_precisions["small_video"] < 0.6

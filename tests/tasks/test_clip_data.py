@@ -1,4 +1,4 @@
-"""What the tasks on clips make of the `data` section of a config."""
+"""Tests of the data of tasks on clips."""
 
 import numpy as np
 import pytest
@@ -29,25 +29,25 @@ def _prepared(folder, **rates):
 
 
 @pytest.mark.parametrize(
-  ("rates", "modality", "why"),
+  ("rates", "modality", "message"),
   [
     ({"fps": 0.0}, "image", "--fps=0"),
     ({"rate": 0}, "audio", "--sample_rate=0"),
     ({"rate": 8000}, "audio", "set config.data.sample_rate"),
   ],
 )
-def test_a_track_that_was_not_prepared_is_said_at_once(
-  tmp_path, rates, modality, why
+def test_a_track_that_was_not_prepared_is_refused_at_once(
+  tmp_path, rates, modality, message
 ):
   data = _prepared(tmp_path, **rates)
   (other,) = {*BOTH} - {modality}
   assert len(clip_data.ClipData(data, (other,)).train) == 2
   for modalities in ((modality,), BOTH):
-    with pytest.raises(UserError, match=why):
+    with pytest.raises(UserError, match=message):
       _ = clip_data.ClipData(data, modalities).held_out
 
 
-def test_files_are_those_of_what_the_model_takes(tmp_path):
+def test_files_with_the_modalities_of_the_model_are_preferred(tmp_path):
   (tmp_path / "test.csv").write_text(
     "label,youtube_id,time_start,time_end\na,v,0,2"
   )
@@ -56,9 +56,9 @@ def test_files_are_those_of_what_the_model_takes(tmp_path):
   data = _data(source="files")
   data.source_args.files.directory = str(tmp_path)
   for modalities, suffix in ((BOTH, "mp4"), (("audio",), "wav")):
-    found = clip_data.ClipData(data, modalities)
-    assert found.held_out.segments[0].path.endswith(suffix)
-    assert found.held_out_windows[0].keys() >= {*modalities}
+    clips = clip_data.ClipData(data, modalities)
+    assert clips.held_out.segments[0].path.endswith(suffix)
+    assert clips.held_out_windows[0].keys() >= {*modalities}
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])
@@ -69,7 +69,7 @@ def test_a_share_out_of_range_is_refused(share):
     clip_data.ClipData(_data(max_unreadable_share=share), BOTH)
 
 
-class Halves:
+class HalfUnreadable:
   """Forty clips, half of which cannot be read."""
 
   class_names, labels, in_memory = ("a",), ((0,),) * 40, True
@@ -83,19 +83,22 @@ class Halves:
     return {}
 
 
-@pytest.mark.parametrize(("share", "good"), [(0.5, True), (0.4, False)])
-def test_the_config_says_how_many_clips_may_be_bad(monkeypatch, share, good):
+@pytest.mark.parametrize(("share", "accepted"), [(0.5, True), (0.4, False)])
+def test_the_config_limits_the_share_of_unreadable_clips(
+  monkeypatch, share, accepted
+):
   monkeypatch.setattr(
-    "perceiver_jax.data.clips.sources.make_clips", lambda *_, **__: Halves()
+    "perceiver_jax.data.clips.sources.make_clips",
+    lambda *_, **__: HalfUnreadable(),
   )
-  found = clip_data.ClipData(_data(max_unreadable_share=share), BOTH)
+  clips = clip_data.ClipData(_data(max_unreadable_share=share), BOTH)
   rng = np.random.default_rng(0)
-  windows = found.train_windows
+  windows = clips.train_windows
   for read in (
-    lambda: [found.held_out_windows[i] for i in range(80)],
+    lambda: [clips.held_out_windows[i] for i in range(80)],
     lambda: [windows.read(windows[i], rng) for i in range(40)],
   ):
-    if good:
+    if accepted:
       assert sum(each["unreadable"] for each in read()) >= 20
     else:
       with pytest.raises(UserError, match="clips cannot be read"):
@@ -103,7 +106,7 @@ def test_the_config_says_how_many_clips_may_be_bad(monkeypatch, share, good):
 
 
 @pytest.mark.parametrize(
-  ("names", "why"),
+  ("names", "message"),
   [
     (("a", "c"), "'test' has 2 .* the run 2; .* 1, 'b' instead of 'c'"),
     (("b", "a"), "number 0, 'a' instead of 'b'"),
@@ -111,21 +114,23 @@ def test_the_config_says_how_many_clips_may_be_bad(monkeypatch, share, good):
     (("a", "b", "c"), "the run 3; .* number 2, none instead of 'c'"),
   ],
 )
-def test_clips_of_other_classes_than_the_runs_are_refused(tmp_path, names, why):
+def test_clips_of_other_classes_than_the_runs_are_refused(
+  tmp_path, names, message
+):
   data = _prepared(tmp_path)
-  found = clip_data.ClipData(data, BOTH, metadata={"class_names": names})
-  # Predictions need no clips.
-  assert found.class_names == names
-  with pytest.raises(UserError, match=why):
-    _ = found.held_out
+  clips = clip_data.ClipData(data, BOTH, metadata={"class_names": names})
+  # Prediction needs no clips.
+  assert clips.class_names == names
+  with pytest.raises(UserError, match=message):
+    _ = clips.held_out
   with pytest.raises(UserError, match="split 'train' has 2"):
-    _ = found.train
+    _ = clips.train
 
 
 def test_splits_of_different_classes_are_refused(tmp_path):
   data = _prepared(tmp_path)
   tiny_clips.write_shards(tmp_path, "train", [[0]], ("a", "z"))
-  found = clip_data.ClipData(data, BOTH)
-  assert found.class_names == ("a", "b")
+  clips = clip_data.ClipData(data, BOTH)
+  assert clips.class_names == ("a", "b")
   with pytest.raises(UserError, match=r"'train' .* 1, 'z' instead of 'b'"):
-    _ = found.train
+    _ = clips.train

@@ -1,4 +1,4 @@
-"""What GLUE's task makes of a config, runs of it, and predictions."""
+"""Tests of the GLUE task, its runs and their predictions."""
 
 import functools
 import json
@@ -7,6 +7,7 @@ import re
 import jax
 import numpy as np
 import pytest
+import task_helpers
 import tiny_runs as runs
 from scipy import special
 
@@ -15,7 +16,6 @@ from configs import masked_lm as mlm_config_file
 from perceiver_jax import weights
 from perceiver_jax.data.text import glue_tasks
 from perceiver_jax.errors import UserError
-from perceiver_jax.models.perceiver import Outputs
 from perceiver_jax.tasks import registry as tasks
 from perceiver_jax.training import step
 
@@ -23,23 +23,16 @@ pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 def _config(variant="word_order,smoke", **leaves):
-  config = config_file.get_config(variant)
-  for name, value in leaves.items():
-    config.update_from_flattened_dict({name.replace("__", "."): value})
-  return config
+  return task_helpers.make_config(config_file, variant, **leaves)
 
 
 def _task(variant="word_order,smoke", **leaves):
-  return tasks.make_task(_config(variant, **leaves))
-
-
-def _outputs(logits):
-  return Outputs(np.asarray(logits, np.float32), None, (), None)
+  return task_helpers.make_task(config_file, variant, **leaves)
 
 
 @pytest.fixture
 def benchmark(tmp_path):
-  """A folder in GLUE's layout with a few lines of CoLA, STS-B and MNLI."""
+  """Writes a few lines of CoLA, STS-B and MNLI in the layout of GLUE."""
   pair = "index\tsentence1\tsentence2"
   files = {
     "CoLA/train": [f"s\t{i % 2}\t\tword {i}" for i in range(8)],
@@ -66,7 +59,7 @@ _MIXED = {"word_order": 0, "cola": 2, "stsb": 1, "mnli": 3}
 
 
 def _mixed(benchmark, **leaves):
-  """A smoke config of three tasks, read from files."""
+  """Returns a smoke config of three tasks, which are read from files."""
   config = _config("multitask_query,smoke", data__source="files")
   config.data.source_args.files.data_dir = str(benchmark)
   for name, count in {**_MIXED, "next_sentence": 0}.items():
@@ -86,60 +79,60 @@ def test_the_loss_is_cross_entropy_of_classes_and_squared_error_of_scores(
     "label": np.array([0, 2, 4], np.float32),
     "task": np.array([0, 1, 2], np.int32),
   }
-  found = task.loss(_outputs(logits), batch)
-  wanted = [
+  sums = task.loss(task_helpers.outputs(logits), batch)
+  expected = [
     special.logsumexp([1, 3]) - 1,
     special.logsumexp([1, 2, 4]) - 4,
     1.5**2,
   ]
-  assert float(found["loss"][0]) == pytest.approx(sum(wanted), rel=1e-5)
-  assert float(found["loss"][1]) == 3
-  # One of the two with classes is right; scores are no classes.
-  assert [float(x) for x in found["accuracy"]] == [1, 2]
+  assert float(sums["loss"][0]) == pytest.approx(sum(expected), rel=1e-5)
+  assert float(sums["loss"][1]) == 3
+  # One of the two examples with classes is correct; scores have no accuracy.
+  assert [float(x) for x in sums["accuracy"]] == [1, 2]
 
 
 @pytest.mark.parametrize("size", [2, 5])
-def test_scores_are_of_whole_sets_whatever_the_batches(benchmark, size):
+def test_metrics_of_a_data_set_do_not_depend_on_the_batch_size(benchmark, size):
   task = tasks.make_task(_mixed(benchmark))
   rng = np.random.default_rng(0)
-  found, wanted = {}, {}
+  evaluated, examples = {}, {}
   for name, dataset in task.eval_datasets(global_batch=size).items():
     sums, rows = None, []
     for batch in dataset:
       logits = rng.normal(size=(size, 3)).astype(np.float32)
-      metrics = task.metrics(_outputs(logits), batch)
+      metrics = task.metrics(task_helpers.outputs(logits), batch)
       sums = metrics if sums is None else jax.tree.map(np.add, sums, metrics)
       rows += [
         (label, row)
-        for label, row, counts in zip(
+        for label, row, is_real in zip(
           batch["label"], logits, batch["mask"], strict=True
         )
-        if counts
+        if is_real
       ]
-    found[name] = {
+    evaluated[name] = {
       k: np.asarray(s / c if np.ndim(s) == 0 else s)
       for k, (s, c) in sums.items()
     }
-    wanted[name] = rows
-  scores = task.finalize_metrics(found)
-  assert set(scores) == {
+    examples[name] = rows
+  metrics = task.finalize_metrics(evaluated)
+  assert set(metrics) == {
     "cola", "stsb", "mnli_matched", "mnli_mismatched", "glue",
   }  # fmt: skip
-  labels, rows = zip(*wanted["stsb"], strict=True)
+  labels, rows = zip(*examples["stsb"], strict=True)
   assert len(labels) == 5
-  assert scores["stsb"]["pearson"] == pytest.approx(
+  assert metrics["stsb"]["pearson"] == pytest.approx(
     np.corrcoef(labels, [row[0] for row in rows])[0, 1], rel=1e-4
   )
-  assert set(scores["cola"]) == {"loss", "matthews", "accuracy"}
-  labels, rows = zip(*wanted["cola"], strict=True)
-  right = np.mean(
+  assert set(metrics["cola"]) == {"loss", "matthews", "accuracy"}
+  labels, rows = zip(*examples["cola"], strict=True)
+  accuracy = np.mean(
     [np.argmax(r) == y for y, r in zip(labels, rows, strict=True)]
   )
-  assert scores["cola"]["accuracy"] == pytest.approx(right)
-  parts = [scores[f"mnli_{p}"]["accuracy"] for p in ("matched", "mismatched")]
-  assert scores["glue"]["average"] == pytest.approx(
+  assert metrics["cola"]["accuracy"] == pytest.approx(accuracy)
+  parts = [metrics[f"mnli_{p}"]["accuracy"] for p in ("matched", "mismatched")]
+  assert metrics["glue"]["average"] == pytest.approx(
     np.mean(
-      [scores["cola"]["matthews"], scores["stsb"]["pearson"], np.mean(parts)]
+      [metrics["cola"]["matthews"], metrics["stsb"]["pearson"], np.mean(parts)]
     )
   )
 
@@ -147,12 +140,13 @@ def test_scores_are_of_whole_sets_whatever_the_batches(benchmark, size):
 @pytest.mark.parametrize(
   ("temperature", "share"), [(1.0, 8 / 13), (float("inf"), 1 / 3)]
 )
-def test_tasks_are_drawn_by_their_size(benchmark, temperature, share):
+def test_tasks_are_sampled_by_their_size_and_the_temperature(
+  benchmark, temperature, share
+):
   config = _mixed(benchmark, data__sampling_temperature=temperature)
   task = tasks.make_task(config)
-  iterator = iter(task.train_dataset(global_batch=1000))
-  drawn = next(iterator)["task"]
-  iterator.close()
+  (batch,) = task_helpers.train_batches(task, 1, 1000)
+  drawn = batch["task"]
   assert np.mean(drawn == 0) == pytest.approx(share, abs=0.002)
   assert set(drawn) == {0, 1, 2}
 
@@ -166,7 +160,7 @@ def test_tasks_are_drawn_by_their_size(benchmark, temperature, share):
     ("multitask_shared_token,byte_bert,smoke", [4, 97 + 6, 5, 98 + 6]),
   ],
 )
-def test_the_token_before_a_text(variant, first):
+def test_texts_start_with_the_first_token_of_the_config(variant, first):
   task = _task(variant)
   assert list(task.tasks) == ["next_sentence", "word_order"]
   tokens = task.texts.batch_of("word_order", [["a", "b"]])["tokens"][0]
@@ -175,7 +169,7 @@ def test_the_token_before_a_text(variant, first):
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
-  """File of random weights of the smoke run's masked language model."""
+  """Writes random weights of the smoke run's masked language model."""
   config = mlm_config_file.get_config("smoke")
   task = tasks.make_task(config)
   model = step.model_of(task, config.precision)
@@ -192,7 +186,7 @@ def pretrained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, call, compiling_once, pretrained):
-  """Folder and `Done` of a smoke run of both tiny tasks; only read it."""
+  """Returns folder and `Done` of a smoke run of both tiny tasks; read only."""
   folder = tmp_path_factory.mktemp("runs") / "glue"
   file = runs.ROOT / "configs" / "glue.py"
   with compiling_once():
@@ -208,7 +202,7 @@ def trained(tmp_path_factory, call, compiling_once, pretrained):
   return folder, done
 
 
-def test_a_run_of_several_tasks_leaves_all_their_scores(trained):
+def test_a_run_of_several_tasks_has_the_metrics_of_all(trained):
   folder, _ = trained
   results = json.loads((folder / "results.json").read_text())
   assert set(results["metrics"]) == {
@@ -220,11 +214,11 @@ def test_a_run_of_several_tasks_leaves_all_their_scores(trained):
   assert "[SEP]" in page
 
 
-def test_a_masked_language_model_is_where_a_run_starts(trained, pretrained):
+def test_a_run_is_initialized_from_a_masked_language_model(trained, pretrained):
   folder, done = trained
   assert "8 initialized: decoder/next_sentence_hidden/b" in done.out
   assert "1 skipped: decoder/bias" in done.out
-  # Nothing was learned at a rate of 0.
+  # The learning rate is 0.
   old, new = (weights.load(path).params for path in (pretrained, folder))
   np.testing.assert_array_equal(
     old["decoder/query"]["embeddings"], new["decoder/query"]["embeddings"]
@@ -235,7 +229,7 @@ def _classify(call, folder, *arguments):
   return call("predict", "classify-text", f"--workdir={folder}", *arguments)
 
 
-def test_predict_says_the_classes_of_texts(call, trained):
+def test_predict_prints_the_classes_of_texts(call, trained):
   done = _classify(call, trained[0], "--task=word_order", "one two", "\x00é🙂")
   assert done.status == 0, done.err
   lines = done.out.splitlines()
@@ -245,7 +239,7 @@ def test_predict_says_the_classes_of_texts(call, trained):
     assert "%" in line
 
 
-def test_predict_says_the_classes_of_pairs(call, trained):
+def test_predict_prints_the_classes_of_pairs(call, trained):
   done = _classify(call, trained[0], "--task=next_sentence", "one", "two")
   assert done.status == 0, done.err
   first, *rest = done.out.splitlines()
@@ -262,7 +256,9 @@ def test_predict_says_the_classes_of_pairs(call, trained):
     (("--task=next_sentence", "one"), "1 texts are given, but .* pairs"),
   ],
 )
-def test_predict_refuses(call, trained, arguments, message):
+def test_predict_refuses_missing_texts_and_unknown_tasks(
+  call, trained, arguments, message
+):
   done = _classify(call, trained[0], *arguments)
   assert done.status == 2
   assert done.out == ""
@@ -272,7 +268,7 @@ def test_predict_refuses(call, trained, arguments, message):
 
 @pytest.fixture
 def own(tmp_path):
-  """A folder with train.tsv and dev.tsv of a user's own."""
+  """Writes train.tsv and dev.tsv of a user's own task."""
   lines = [f"{'good' if i % 2 else 'bad'}\ttext {i}" for i in range(40)]
   for name in ("train", "dev"):
     text = "\n".join(["label\tsentence", *lines])
@@ -280,7 +276,7 @@ def own(tmp_path):
   return tmp_path
 
 
-def test_predictions_of_an_own_task_need_no_files(own):
+def test_predictions_of_a_users_own_task_need_no_files(own):
   config = _config("own,smoke")
   config.data.source_args.files.data_dir = str(own)
   task = tasks.make_task(config)
@@ -294,7 +290,7 @@ def test_predictions_of_an_own_task_need_no_files(own):
 
 
 @pytest.mark.slow
-def test_own_files_are_trained_on(own, call):
+def test_a_users_own_task_can_be_trained_and_predicted(own, call):
   file = runs.ROOT / "configs" / "glue.py"
   folder = own / "run"
   done = call(
@@ -309,8 +305,8 @@ def test_own_files_are_trained_on(own, call):
   assert "own/accuracy" in results["metrics"]
   done = _classify(call, folder, "some text")
   assert done.status == 0, done.err
-  shown = {line.split()[0] for line in done.out.splitlines()[1:]}
-  assert shown == {"good", "bad"}
+  printed = {line.split()[0] for line in done.out.splitlines()[1:]}
+  assert printed == {"good", "bad"}
 
 
 @pytest.mark.parametrize(
@@ -330,18 +326,18 @@ def test_own_files_are_trained_on(own, call):
     ({"model__adapter__vocab_size": 300}, "vocab_size is 300.*has 262"),
   ],
 )
-def test_what_cannot_work_is_refused(leaves, message):
+def test_invalid_configs_are_refused(leaves, message):
   with pytest.raises(UserError, match=message):
     next(iter(_task(**leaves).train_dataset(global_batch=2)))
 
 
-def test_the_secret_labels_of_a_test_set_are_not_evaluated_on(benchmark):
+def test_evaluation_on_a_test_set_without_labels_is_refused(benchmark):
   task = tasks.make_task(_mixed(benchmark, data__eval_split="test"))
   with pytest.raises(UserError, match=r"'cola' has no labels.*submit_glue"):
     task.eval_datasets(global_batch=2)
 
 
-def test_published_rows_are_those_of_the_table():
+def test_published_rows_are_those_of_the_papers_table():
   row = _task("multitask_query").published
   assert row["glue/average"] == pytest.approx(0.8179)
   assert row["cola/matthews"] == pytest.approx(0.4788)
@@ -367,25 +363,25 @@ def test_the_row_of_bert_base_has_the_papers_average():
   assert np.mean(measured) == pytest.approx(0.8114, abs=5e-5)
 
 
-def test_every_task_of_the_paper_is_a_variant():
+def test_the_config_has_a_variant_for_every_task_of_the_paper():
   for name, task in glue_tasks.GLUE.items():
     outputs = config_file.get_config(name).model.decoder.outputs
     assert outputs.to_dict() == {name: task.num_outputs}
 
 
-def test_a_published_average_is_of_all_its_tasks():
+def test_a_published_average_is_omitted_if_tasks_are_left_out():
   row = _task("multitask_query", model__decoder__outputs__qqp=0).published
   assert "glue/average" not in row
   assert "qqp/accuracy" not in row
   assert "cola/matthews" in row
 
 
-def test_a_plain_transformer_has_no_queries_for_tasks():
+def test_byte_bert_with_task_queries_is_refused():
   with pytest.raises(UserError, match="multitask_shared_token"):
     config_file.get_config("multitask_query,byte_bert")
 
 
-def test_scores_are_shown_as_numbers(benchmark):
+def test_samples_have_scores_as_numbers_and_classes_as_names(benchmark):
   task = tasks.make_task(_mixed(benchmark))
   rows = {
     name: task.texts.sample(

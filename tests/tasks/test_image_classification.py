@@ -1,4 +1,4 @@
-"""What the task makes of a config; runs of it are in test_train."""
+"""Tests of the image classification task."""
 
 import json
 import os
@@ -10,11 +10,11 @@ import jax
 import numpy as np
 import optax
 import pytest
+import task_helpers
 import tiny_runs as runs
 
 from configs import imagenet, photos
 from perceiver_jax.data.images import codec
-from perceiver_jax.models.perceiver import Outputs
 from perceiver_jax.tasks import registry as tasks
 from perceiver_jax.training import loop, mixing
 
@@ -46,10 +46,6 @@ def _batch(size=8, seed=0):
   }
 
 
-def _outputs(logits):
-  return Outputs(logits, None, (), None)
-
-
 def _logits(size=8, seed=1):
   rng = np.random.default_rng(seed)
   return rng.normal(size=(size, _CLASSES)).astype(np.float32)
@@ -66,9 +62,9 @@ def _mixed(batch):
   )
 
 
-def test_the_loss_is_of_mixed_and_smoothed_labels():
+def test_the_training_loss_uses_mixed_and_smoothed_labels():
   task, batch, logits = _task(), _batch(), _logits()
-  found = task.loss(_outputs(logits), task.prepare_batch(batch))
+  sums = task.loss(task_helpers.outputs(logits), task.prepare_batch(batch))
   mixed = _mixed(batch)
   eye = np.eye(_CLASSES)
   share = np.asarray(mixed.weights)[:, None]
@@ -76,15 +72,15 @@ def test_the_loss_is_of_mixed_and_smoothed_labels():
   target += (1 - share) * eye[batch["partner_label"]]
   target = 0.9 * target + 0.1 / _CLASSES
   expected = -(target * np.asarray(jax.nn.log_softmax(logits))).sum()
-  total, count = found["loss"]
+  total, count = sums["loss"]
   assert float(total) == pytest.approx(float(expected), rel=1e-5)
   assert float(count) == 8
   assert 0 < share.min() < share.max() < 1
 
 
-def test_evaluation_neither_mixes_nor_smooths():
+def test_evaluation_uses_neither_mixing_nor_label_smoothing():
   task, batch, logits = _task(), _batch(), _logits()
-  total, _ = task.metrics(_outputs(logits), batch)["loss"]
+  total, _ = task.metrics(task_helpers.outputs(logits), batch)["loss"]
   expected = optax.softmax_cross_entropy_with_integer_labels(
     logits, batch["label"]
   ).sum()
@@ -104,7 +100,7 @@ def test_unreadable_images_are_counted():
   batch["unreadable"][:3] = 1
   batch["partner_unreadable"][2:5] = 1
   batch = task.prepare_batch(batch)
-  total, count = task.loss(_outputs(_logits()), batch)["unreadable"]
+  total, count = task.loss(task_helpers.outputs(_logits()), batch)["unreadable"]
   # 6 of the 16 images of which the batch is made.
   assert float(total) / float(count) == pytest.approx(6 / 16)
 
@@ -129,20 +125,18 @@ def test_a_mixed_batch_reads_twice_as_many_images(mixes):
   assert not any("partner" in name for name in next(iter(evaluation)))
 
 
-def test_people_see_the_colours_of_the_file(tmp_path):
+def test_pixels_of_a_preprocessed_image_have_the_colors_of_its_file(tmp_path):
   rng = np.random.default_rng(0)
-  colours = rng.integers(0, 256, (1, 1, 3), np.uint8)
+  colors = rng.integers(0, 256, (1, 1, 3), np.uint8)
   path = tmp_path / "flat.png"
-  path.write_bytes(codec.encode_png(np.tile(colours, (40, 50, 1))))
-  task = _task()  # ImageNet's normalisation, not [-1, 1].
+  path.write_bytes(codec.encode_png(np.tile(colors, (40, 50, 1))))
+  task = _task()  # It normalizes by ImageNet's mean, not to [-1, 1].
   read = task.read(path)["image"]
   assert read.shape == (32, 32, 3)
-  np.testing.assert_array_equal(
-    task.pixels(read), np.tile(colours, (32, 32, 1))
-  )
+  np.testing.assert_array_equal(task.pixels(read), np.tile(colors, (32, 32, 1)))
 
 
-def test_positions_in_the_image_reach_the_model(tmp_path):
+def test_logits_depend_on_the_positions_of_the_crop(tmp_path):
   task = _task("icml_image_coordinates,smoke", 2)
   batch = next(iter(task.train_dataset(global_batch=4)))
   assert batch["crop_box"].shape == (4, 2, 2)
@@ -151,20 +145,19 @@ def test_positions_in_the_image_reach_the_model(tmp_path):
     lambda b: task.forward(b, is_training=False).logits
   )
   params, state = jax.jit(model.init)(jax.random.key(0), task.dummy_batch())
-  params = jax.tree.map(lambda x: x + 0.01, params)  # Its projection is zero.
+  params = jax.tree.map(lambda x: x + 0.01, params)  # It starts at zero.
   apply = jax.jit(lambda b: model.apply(params, state, None, b)[0])
-  elsewhere = {**batch, "crop_box": batch["crop_box"] / 2}
-  assert not np.allclose(apply(batch), apply(elsewhere), atol=1e-4)
+  other_positions = {**batch, "crop_box": batch["crop_box"] / 2}
+  assert not np.allclose(apply(batch), apply(other_positions), atol=1e-4)
   path = tmp_path / "wide.png"
   path.write_bytes(codec.encode_png(np.zeros((40, 80, 3), np.uint8)))
   box = task.batch_of([task.read(path)])["crop_box"]
   assert abs(box[0, 0, 1]) < 0.5 < abs(box[0, 0, 0])
 
 
-def test_permuted_pixels_give_the_same_logits_and_maps():
-  icml = _task("icml,smoke", 2), _task("permuted,smoke", 2)
-  batch, found = _batch(2), []
-  for task in icml:
+def test_permuted_pixels_give_the_same_logits_and_attention_maps():
+  batch, results = _batch(2), []
+  for task in (_task("icml,smoke", 2), _task("permuted,smoke", 2)):
     model = hk.transform_with_state(
       lambda b, t=task: t.forward(b, is_training=False, return_attention=True)
     )
@@ -172,19 +165,20 @@ def test_permuted_pixels_give_the_same_logits_and_maps():
     # The projection starts at zero.
     params = jax.tree.map(lambda x: x + 0.01, params)
     outputs, _ = jax.jit(model.apply)(params, state, None, batch)
-    found.append((outputs, task.summary_images(jax.device_get(outputs), batch)))
-  (plain, pictures), (permuted, same) = found
+    maps = task.summary_images(jax.device_get(outputs), batch)
+    results.append((outputs, maps))
+  (plain, maps), (permuted, permuted_maps) = results
   np.testing.assert_allclose(plain.logits, permuted.logits, atol=1e-5)
   for weights, same_weights in zip(
     plain.encoder_attention, permuted.encoder_attention, strict=True
   ):
     np.testing.assert_allclose(weights, same_weights, atol=1e-5)
-  for name, picture in pictures.items():
-    difference = np.abs(picture.astype(int) - same[name])
+  for name, image in maps.items():
+    difference = np.abs(image.astype(int) - permuted_maps[name])
     assert np.percentile(difference, 99) <= 2, name
 
 
-@pytest.mark.slow  # Compiles step, evaluation and attention.
+@pytest.mark.slow  # It compiles the step, evaluation and attention.
 def test_a_report_has_classes_and_calibration(tmp_path):
   config = photos.get_config("smoke")
   config.num_steps = 1
@@ -200,8 +194,8 @@ def test_a_report_has_classes_and_calibration(tmp_path):
   }
 
 
-@pytest.mark.slow  # Compiles step and evaluation, four times.
-def test_a_stopped_run_with_mixed_images_ends_where_an_undisturbed_one_does(
+@pytest.mark.slow  # It compiles the step and the evaluation four times.
+def test_a_stopped_run_with_mixed_images_ends_like_an_uninterrupted_one(
   tmp_path, monkeypatch
 ):
   config = photos.get_config("smoke")
@@ -218,9 +212,9 @@ def test_a_stopped_run_with_mixed_images_ends_where_an_undisturbed_one_does(
   runs.assert_same_end(tmp_path / "stopped", tmp_path / "whole")
 
 
-@pytest.mark.slow  # A minute or two of training.
-def test_the_recipe_learns_real_photos(tmp_path):
-  # A process of its own, whose compiler optimises.
+@pytest.mark.slow  # It trains for a minute or two.
+def test_the_recipe_learns_to_classify_photos(tmp_path):
+  # XLA optimizes in this process, other than in that of the tests.
   subprocess.run(
     [
       *(sys.executable, "-m", "experiments.train", f"--workdir={tmp_path}"),
@@ -233,12 +227,12 @@ def test_the_recipe_learns_real_photos(tmp_path):
     check=True,
   )
   results = json.loads((tmp_path / "results.json").read_text())
-  # Chance is 0.06; seen was 0.58.
+  # The accuracy of chance is 0.06; 0.58 was measured.
   assert results["metrics"]["eval/accuracy"] > 0.4
 
 
-@pytest.mark.slow  # Four trainings, the shortest there are.
-def test_permuted_pixels_are_compared(tmp_path):
+@pytest.mark.slow  # It trains four models.
+def test_the_comparison_on_permuted_pixels_writes_a_table_and_a_plot(tmp_path):
   subprocess.run(
     [
       *(sys.executable, "-m", "scripts.permuted_pixels"),

@@ -1,4 +1,4 @@
-"""What the masked language model's task makes of a config, and runs of it."""
+"""Tests of the masked language modeling task."""
 
 import json
 import math
@@ -6,12 +6,12 @@ import math
 import jax
 import numpy as np
 import pytest
+import task_helpers
 import tiny_runs as runs
 
 from configs import masked_lm as config_file
 from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import ngram
-from perceiver_jax.models.perceiver import Outputs
 from perceiver_jax.tasks import masked_lm
 from perceiver_jax.tasks import registry as tasks
 from perceiver_jax.training import loop, step
@@ -20,56 +20,47 @@ pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 def _task(variant="bytes,smoke", **leaves):
-  config = config_file.get_config(variant)
-  for name, value in leaves.items():
-    config.update_from_flattened_dict({name.replace("__", "."): value})
-  return tasks.make_task(config)
+  return task_helpers.make_task(config_file, variant, **leaves)
 
 
 def _batch(task, size=4):
-  iterator = iter(task.train_dataset(global_batch=size))
-  batch = next(iterator)
-  iterator.close()
+  (batch,) = task_helpers.train_batches(task, 1, size)
   return {**batch, "mask": np.ones(size, np.float32)}
 
 
-def _outputs(logits):
-  return Outputs(np.asarray(logits, np.float32), None, (), None)
-
-
-def test_only_masked_bytes_of_examples_that_count_are_measured():
+def test_metrics_are_those_of_masked_bytes_of_real_examples():
   task = _task()
   batch = _batch(task)
   batch["mask"][-1] = 0
   rng = np.random.default_rng(0)
   logits = rng.normal(size=(*batch["tokens"].shape, 262)).astype(np.float32)
-  found = task.metrics(_outputs(logits), batch)
-  counts = batch["masked"][:-1]
+  sums = task.metrics(task_helpers.outputs(logits), batch)
+  masked = batch["masked"][:-1]
   shifted = logits - logits.max(-1, keepdims=True)
   probabilities = np.exp(shifted) / np.exp(shifted).sum(-1, keepdims=True)
   own = np.take_along_axis(probabilities, batch["tokens"][..., None], -1)[
     ..., 0
   ]
-  assert float(found["loss"][0]) == pytest.approx(
-    -np.log(own[:-1][counts]).sum(), rel=1e-5
+  assert float(sums["loss"][0]) == pytest.approx(
+    -np.log(own[:-1][masked]).sum(), rel=1e-5
   )
-  right = logits.argmax(-1) == batch["tokens"]
-  assert float(found["accuracy"][0]) == right[:-1][counts].sum()
+  correct = logits.argmax(-1) == batch["tokens"]
+  assert float(sums["accuracy"][0]) == correct[:-1][masked].sum()
   for name in ("loss", "accuracy"):
-    assert float(found[name][1]) == counts.sum() > 0
+    assert float(sums[name][1]) == masked.sum() > 0
 
 
-def test_training_counts_the_real_tokens():
+def test_training_counts_tokens_without_padding():
   task = _task()
   batch = _batch(task)
   batch["tokens"][0, 10:], batch["masked"][0, 10:] = 0, False
   logits = np.zeros((*batch["tokens"].shape, 262))
-  total, count = task.loss(_outputs(logits), batch)["tokens"]
+  total, count = task.loss(task_helpers.outputs(logits), batch)["tokens"]
   assert float(count) == 4
   assert float(total) == (batch["tokens"] != 0).sum() < 4 * 64
 
 
-def test_hidden_positions_alone_give_the_same_loss():
+def test_decoding_only_masked_positions_gives_the_same_loss():
   whole, few = (_task(data__max_masked=count) for count in (0, 40))
   batch = _batch(whole)
   assert batch["masked"].sum(-1).max() <= 40
@@ -78,10 +69,10 @@ def test_hidden_positions_alone_give_the_same_loss():
   chosen = np.take_along_axis(
     logits, np.asarray(prepared["queries"])[..., None], 1
   )
-  expected = whole.loss(_outputs(logits), batch)
-  found = few.loss(_outputs(chosen), prepared)
+  expected = whole.loss(task_helpers.outputs(logits), batch)
+  sums = few.loss(task_helpers.outputs(chosen), prepared)
   for name in ("loss", "accuracy", "tokens"):
-    np.testing.assert_allclose(found[name], expected[name], rtol=1e-5)
+    np.testing.assert_allclose(sums[name], expected[name], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +96,7 @@ def test_training_decodes_few_positions_and_evaluation_all(variant, few, every):
   assert shape(False) == (1, every, 262)
 
 
-def test_the_model_does_not_see_what_is_hidden():
+def test_masked_tokens_have_no_effect_on_the_model():
   task = _task()
   batch = _batch(task)
   config = config_file.get_config("bytes,smoke")
@@ -118,16 +109,14 @@ def test_the_model_does_not_see_what_is_hidden():
   np.testing.assert_array_equal(apply(batch), apply(other))
 
 
-def test_epochs_hide_other_words_and_evaluation_the_same():
+def test_masked_words_differ_between_epochs_but_not_between_evaluations():
   task = _task()
   size = task.num_train_examples()
-  iterator = iter(task.train_dataset(global_batch=size))
-  first, second = next(iterator), next(iterator)
-  iterator.close()
-  hidden = [
+  first, second = task_helpers.train_batches(task, 2, size)
+  masked = [
     epoch["masked"][np.argsort(epoch["index"])] for epoch in (first, second)
   ]
-  assert (hidden[0] != hidden[1]).any(-1).mean() > 0.9
+  assert (masked[0] != masked[1]).any(-1).mean() > 0.9
   evals = [
     next(iter(task.eval_datasets(global_batch=16)["eval"])) for _ in range(2)
   ]
@@ -135,7 +124,7 @@ def test_epochs_hide_other_words_and_evaluation_the_same():
     np.testing.assert_array_equal(evals[0][name], evals[1][name])
 
 
-def test_own_files_take_the_place_of_a_corpus(tmp_path):
+def test_a_corpus_can_be_a_users_own_files(tmp_path):
   (tmp_path / "own.txt").write_text("".join(f"line {i}\n" for i in range(200)))
   task = _task(
     data__corpora__python_docs__source="files",
@@ -146,7 +135,7 @@ def test_own_files_take_the_place_of_a_corpus(tmp_path):
   assert "line 99" not in texts
 
 
-def test_a_corpus_without_weight_is_left_out_and_one_is_needed():
+def test_corpora_of_weight_zero_are_left_out_but_one_is_required():
   config = config_file.get_config("bytes")
   config.data.corpora.python_docs = config_file.get_config(
     "smoke"
@@ -159,16 +148,16 @@ def test_a_corpus_without_weight_is_left_out_and_one_is_needed():
     tasks.make_task(config).num_train_examples()
 
 
-def test_masked_bytes_of_a_batch():
+def test_masked_bytes_returns_text_and_mask_of_each_example():
   task = _task()
   batch = next(iter(task.eval_datasets(global_batch=16)["eval"]))
-  found = masked_lm.masked_bytes(batch)
-  assert len(found) == batch["mask"].sum()
-  text, hidden = found[0]
+  texts = masked_lm.masked_bytes(batch)
+  assert len(texts) == batch["mask"].sum()
+  text, masked = texts[0]
   assert text.decode(errors="replace") == task.tokenizer.decode(
     batch["tokens"][0]
   )
-  assert hidden.sum() == batch["masked"][0].sum()
+  assert masked.sum() == batch["masked"][0].sum()
 
 
 @pytest.mark.parametrize(
@@ -196,7 +185,7 @@ def test_masked_bytes_of_a_batch():
     ("data__tokenizer", "words", "tokenizer"),
   ],
 )
-def test_what_cannot_work_is_refused(leaf, value, message):
+def test_invalid_configs_are_refused(leaf, value, message):
   with pytest.raises(UserError, match=message):
     _task(**{leaf: value}).num_train_examples()
 
@@ -204,7 +193,7 @@ def test_what_cannot_work_is_refused(leaf, value, message):
 @pytest.mark.parametrize(
   "variant", ["bytes,smoke", "byte_bert,smoke", "bert_base,smoke"]
 )
-def test_a_smoke_run_leaves_results_and_report(variant, tmp_path):
+def test_a_smoke_run_writes_results_report_and_token_rates(variant, tmp_path):
   config = config_file.get_config(variant)
   outcome = loop.Trainer(config, tasks.make_task(config), tmp_path).run()
   assert outcome.stopped == ""
@@ -212,17 +201,15 @@ def test_a_smoke_run_leaves_results_and_report(variant, tmp_path):
   page = (tmp_path / "report.html").read_text()
   assert "Masked tokens" in page
   assert "<del>" in page
-  paces = [
+  rates = [
     json.loads(line).get("speed/tokens_per_second", 0)
     for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
   ]
-  assert max(paces) > 0
+  assert max(rates) > 0
 
 
 @pytest.mark.slow
-def test_a_stopped_run_ends_where_an_undisturbed_one_does(
-  tmp_path, monkeypatch
-):
+def test_a_resumed_run_has_the_same_final_state(tmp_path, monkeypatch):
   config = config_file.get_config("smoke")
   train = lambda folder: loop.Trainer(
     config, tasks.make_task(config), folder
@@ -238,9 +225,9 @@ def test_a_stopped_run_ends_where_an_undisturbed_one_does(
 
 
 @pytest.mark.slow
-def test_the_small_model_soon_passes_a_5_gram_of_the_same_text(tmp_path):
+def test_the_small_model_is_soon_better_than_a_5_gram_model(tmp_path):
   config = config_file.get_config("small")
-  # A sixth of the run; the rate falls to 0 in it.
+  # A sixth of the run, in which the learning rate falls to 0.
   config.num_steps, config.eval_every_steps = 800, 0
   task = tasks.make_task(config)
   outcome = loop.Trainer(config, task, tmp_path, num_devices=1).run()

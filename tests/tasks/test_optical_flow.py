@@ -1,8 +1,11 @@
-"""What the optical flow task makes of a config, and runs of it."""
+"""Tests of the optical flow task and its runs."""
+
+import functools
 
 import jax
 import numpy as np
 import pytest
+import task_helpers
 import tiny_runs as runs
 from jax import numpy as jnp
 
@@ -14,7 +17,6 @@ from perceiver_jax.data.flow import sources as flow_sources
 from perceiver_jax.data.images import codec
 from perceiver_jax.errors import UserError
 from perceiver_jax.models.modalities import flow as flow_adapter
-from perceiver_jax.models.perceiver import Outputs
 from perceiver_jax.tasks import registry as tasks
 from perceiver_jax.training import loop, workdir
 
@@ -23,23 +25,11 @@ pytestmark = pytest.mark.usefixtures("compile_once")
 SIZE = (16, 24)
 
 
-def task_of(variant="smoke", **leaves):
-  config = config_file.get_config(variant)
-  for name, value in leaves.items():
-    config.update_from_flattened_dict({name.replace("__", "."): value})
-  return tasks.make_task(config)
-
-
-def batches(task, count, size=8):
-  iterator = iter(task.train_dataset(global_batch=size))
-  found = [next(iterator) for _ in range(count)]
-  iterator.close()
-  return found
+task_of = functools.partial(task_helpers.make_task, config_file)
 
 
 def outputs(pixels):
-  unit = np.float32(pixels) / flow_adapter.PIXELS_PER_UNIT
-  return Outputs(jnp.asarray(unit), None, (), None)
+  return task_helpers.outputs(np.divide(pixels, flow_adapter.PIXELS_PER_UNIT))
 
 
 def pair_batch(error, valid=None):
@@ -59,7 +49,7 @@ def test_the_loss_is_the_end_point_error_of_known_pixels():
   valid[0, 3:], valid[1] = False, False
   predicted, batch = pair_batch((3, 4), valid)
   total, count = task_of().loss(predicted, batch)["loss"]
-  # Of three pairs one has no known pixel and no loss.
+  # One of the three pairs has no known pixels, and so no loss.
   assert float(count) == 3
   assert float(total) == pytest.approx(2 * 5, rel=1e-4)
 
@@ -73,7 +63,7 @@ def test_the_robust_loss_is_that_of_pwc_net():
 
 
 @pytest.mark.parametrize("loss", ["epe", "robust"])
-def test_no_gradient_is_infinite_or_of_unknown_pixels(loss):
+def test_gradients_are_finite_and_zero_at_unknown_pixels(loss):
   task, valid = task_of(loss=loss), np.ones((3, *SIZE), bool)
   valid[:, :5] = False
   predicted, batch = pair_batch((0, 0), valid)
@@ -94,7 +84,7 @@ def test_no_gradient_is_infinite_or_of_unknown_pixels(loss):
     ("kitti", ["image_2/000000_10.png", "image_2/000000_11.png"]),
   ],
 )
-def test_a_split_without_truth_is_refused(tmp_path, role, name, frames):
+def test_a_split_without_ground_truth_is_refused(tmp_path, role, name, frames):
   part = {"sintel": "test", "kitti": "testing"}[name]
   for frame in frames:
     path = tmp_path / part / frame
@@ -113,11 +103,11 @@ def test_a_split_without_truth_is_refused(tmp_path, role, name, frames):
 
 
 @pytest.mark.parametrize("source", ["rendered", "motorcycle"])
-def test_visible_pixels_are_scored_where_occlusion_is_known(source):
+def test_the_error_of_visible_pixels_needs_known_occlusion(source):
   task = task_of(data__eval_source=source)
   (batch,) = task.eval_datasets(global_batch=16)["eval"]
-  found = task.metrics(outputs(batch["flow"]), batch)
-  assert ("epe_visible" in found) == (source == "rendered")
+  metrics = task.metrics(outputs(batch["flow"]), batch)
+  assert ("epe_visible" in metrics) == (source == "rendered")
   assert "epe" in task.loss(outputs(batch["flow"]), batch)
 
 
@@ -129,7 +119,7 @@ def test_a_report_of_pairs_without_known_flow_can_be_written():
   assert "zero flow" not in notes.body
 
 
-def test_copies_at_the_end_are_not_scored():
+def test_padding_of_the_last_batch_has_no_effect_on_metrics():
   predicted, batch = pair_batch((3, 4))
   batch["mask"][1:] = 0
   batch["flow"][1:] += 100
@@ -137,18 +127,18 @@ def test_copies_at_the_end_are_not_scored():
   assert float(total / count) == pytest.approx(5, rel=1e-4)
 
 
-def test_the_opening_plays_every_pair_both_ways_and_changes_nothing():
-  # Eight steps of eight pairs, of which the first half is the opening.
+def test_the_opening_takes_unchanged_pairs_in_both_directions():
+  # The opening is the first four of eight steps.
   task = task_of(
     num_steps=8, data__curriculum__opening_share=0.5,
     data__curriculum__rise_share=0.0,
   )  # fmt: skip
-  found = batches(task, 8)
+  batches = task_helpers.train_batches(task, 8, size=8)
   config = config_file.get_config("smoke")
   source = flow_sources.make_flow_source(
     "rendered", split="train", **config.data.source_args.rendered.to_dict()
   )
-  for batch in found[:4]:
+  for batch in batches[:4]:
     index = batch["index"]
     np.testing.assert_array_equal(index[::2], index[1::2])
     for i in range(0, 8, 2):
@@ -160,7 +150,7 @@ def test_the_opening_plays_every_pair_both_ways_and_changes_nothing():
       )
       assert batch["valid"][i].all()
       assert 0.2 < batch["valid"][i + 1].mean() <= 1
-  later = found[4]
+  later = batches[4]
   assert (later["index"][::2] != later["index"][1::2]).all()
   changed = [
     not np.array_equal(frames, source[int(i)]["frames"])
@@ -169,9 +159,9 @@ def test_the_opening_plays_every_pair_both_ways_and_changes_nothing():
   assert np.mean(changed) > 0.7
 
 
-def test_a_pixel_of_a_batch_is_sixteen_bytes():
-  # Two frames, flow, and whether it is known and hidden: 1.5 GB at full size.
-  (batch,) = batches(task_of(), 1)
+def test_a_pixel_of_a_batch_takes_16_bytes():
+  # Two frames, flow, and two masks: 1.5 GB at full size.
+  (batch,) = task_helpers.train_batches(task_of(), 1, size=8)
   pixels = 8 * SIZE[0] * SIZE[1]
   assert sum(v.nbytes for v in batch.values() if v.ndim > 1) == 16 * pixels
   example = task_of().dummy_batch()
@@ -185,16 +175,16 @@ def test_severity_rises_after_the_opening():
     num_steps=100, data__curriculum__opening_share=0.1,
     data__curriculum__rise_share=0.4,
   )  # fmt: skip
-  at = [task._severity(8 * step) for step in (0, 9, 10, 30, 50, 99)]
-  np.testing.assert_allclose(at, [0, 0, 0, 0.5, 1, 1])
+  severities = [task._severity(8 * step) for step in (0, 9, 10, 30, 50, 99)]
+  np.testing.assert_allclose(severities, [0, 0, 0, 0.5, 1, 1])
 
 
-def test_evaluation_takes_every_pair_once_as_it_is():
+def test_evaluation_takes_every_unchanged_pair_once():
   task = task_of()
-  found = list(task.eval_datasets(global_batch=6)["eval"])
-  index = np.concatenate([b["index"][b["mask"] > 0] for b in found])
+  batches = list(task.eval_datasets(global_batch=6)["eval"])
+  index = np.concatenate([b["index"][b["mask"] > 0] for b in batches])
   np.testing.assert_array_equal(index, range(16))
-  for batch in found:
+  for batch in batches:
     assert batch.keys() == task.dummy_batch().keys()
     for name, value in task.dummy_batch().items():
       assert batch[name].shape[1:] == value.shape[1:], name
@@ -211,12 +201,12 @@ def test_evaluation_takes_every_pair_once_as_it_is():
     ("data__augmentation__min_scale", 2.0, "min_scale"),
   ],
 )
-def test_what_cannot_work_is_refused(leaf, value, message):
+def test_invalid_configs_are_refused(leaf, value, message):
   with pytest.raises(UserError, match=message):
     task_of(**{leaf: value}).num_train_examples()
 
 
-def test_data_that_is_not_there_is_one_line(refuses):
+def test_missing_data_is_refused(refuses):
   flag = f"--config={runs.ROOT / 'configs' / 'optical_flow.py'}:conv"
   parts = ["source_args.autoflow.directory"]
   refuses("train", flag, "--workdir=run", parts=parts)
@@ -229,25 +219,25 @@ def train(variant, folder):
 
 @pytest.fixture(scope="module")
 def flow_run(tmp_path_factory):
-  """Folder and outcome of a run; only read it."""
+  """Returns folder and outcome of a run; do not write to it."""
   folder = tmp_path_factory.mktemp("runs") / "flow"
   return folder, train("conv,smoke", folder)
 
 
-def test_a_run_leaves_results_and_report(flow_run):
+def test_a_run_writes_results_and_report(flow_run):
   folder, outcome = flow_run
   assert outcome.stopped == ""
-  found = outcome.results["metrics"]
-  assert {"eval/epe", "eval/zero_epe", "eval/fl"} <= found.keys()
-  # Nothing moves that fast, so there is nothing to average.
-  assert "eval/epe_s40" not in found
+  metrics = outcome.results["metrics"]
+  assert {"eval/epe", "eval/zero_epe", "eval/fl"} <= metrics.keys()
+  # No pixel moves that fast.
+  assert "eval/epe_s40" not in metrics
   page = (folder / "report.html").read_text()
   assert "Optical flow" in page
   assert "Predicting zero flow everywhere" in page
   assert list((folder / "images").iterdir())
 
 
-def test_a_runs_checkpoint_predicts_flow_of_images_and_videos(
+def test_predict_computes_the_flow_of_images_and_videos_from_a_run(
   flow_run, call, tmp_path, monkeypatch
 ):
   monkeypatch.chdir(tmp_path)
@@ -261,11 +251,11 @@ def test_a_runs_checkpoint_predicts_flow_of_images_and_videos(
   for name, flags in (("run", run), ("file", [weights])):
     done = call("predict", "flow", *flags, f"--output={name}", "a.png", "b.png")
     assert (done.status, done.err) == (0, "")
-  found, expected = (
+  flow, expected = (
     flow_files.read_flow(tmp_path / name / "a.flo") for name in ("run", "file")
   )
-  assert found.shape == (20, 32, 2)
-  np.testing.assert_allclose(found, expected, atol=1e-4)
+  assert flow.shape == (20, 32, 2)
+  np.testing.assert_allclose(flow, expected, atol=1e-4)
   assert np.abs(expected).max() > 1e-3
   video_writer.write_video(tmp_path / "film.mp4", [*frames, frames[0]], 10.0)
   done = call("predict", "flow", *run, "--output=run", "film.mp4")
@@ -277,34 +267,30 @@ def test_a_runs_checkpoint_predicts_flow_of_images_and_videos(
 def test_a_run_of_another_task_does_not_predict_flow(refuses, tmp_path):
   config = digits.get_config("smoke")
   workdir.write(tmp_path, config, tasks.make_task(config).metadata())
-  picture = tmp_path / "a.png"
-  picture.write_bytes(codec.encode_png(np.zeros((8, 8, 3), np.uint8)))
+  image = tmp_path / "a.png"
+  image.write_bytes(codec.encode_png(np.zeros((8, 8, 3), np.uint8)))
   parts = ["image_classification", "optical flow"]
-  refuses(
-    "predict", "flow", f"--workdir={tmp_path}", picture, picture, parts=parts
-  )
+  refuses("predict", "flow", f"--workdir={tmp_path}", image, image, parts=parts)
 
 
 @pytest.mark.slow
-def test_the_small_model_begins_to_see_motion(tmp_path):
+def test_the_small_model_is_soon_better_than_zero_flow(tmp_path):
   config = config_file.get_config("small")
   config.update(num_steps=500, ema_decay=0.0)
   config.data.source_args.rendered.num_test = 128
   outcome = loop.Trainer(config, tasks.make_task(config), tmp_path, 1).run()
-  found = outcome.results["metrics"]
-  # No motion at all would score the same as zero_epe.
-  assert found["eval/epe"] < 0.75 * found["eval/zero_epe"]
+  metrics = outcome.results["metrics"]
+  # Predicting no motion has the error `zero_epe`.
+  assert metrics["eval/epe"] < 0.75 * metrics["eval/zero_epe"]
 
 
 @pytest.mark.slow
-def test_frames_apart_train_too(tmp_path):
+def test_a_model_of_separate_frames_can_be_trained(tmp_path):
   assert train("separate,smoke", tmp_path).stopped == ""
 
 
 @pytest.mark.slow
-def test_a_stopped_run_ends_where_an_undisturbed_one_does(
-  tmp_path, monkeypatch
-):
+def test_a_resumed_run_has_the_same_final_state(tmp_path, monkeypatch):
   config = config_file.get_config("smoke")
   config.data.curriculum.opening_share = 0.5
   run = lambda folder: loop.Trainer(

@@ -1,4 +1,4 @@
-"""Flags, and weights files of tiny models."""
+"""Fixtures of flags and of weight files of tiny models."""
 
 import pytest
 import tiny_weights

@@ -155,7 +155,7 @@ def test_labels_with_the_default_number_of_parts(
     ((1,), ["--start=-1", "clip.mp4"], ["--start=-1"]),
   ],
 )
-def test_bad_input_is_one_line(
+def test_invalid_input_is_refused(
   refuses, weight_file, clip, tmp_path, made, arguments, parts
 ):
   clip(*made)

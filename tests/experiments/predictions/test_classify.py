@@ -17,10 +17,10 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 @pytest.fixture
 def image_file(tmp_path):
-  """An image whose center crop has the model's size, and its pixels."""
+  """Returns an image whose center crop has the model's size, and its pixels."""
   pixels = np.random.default_rng(1).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
   file = tmp_path / "noise.png"
-  # 224 of 256 rows and columns are kept, rounded down: 8 of 10.
+  # The center crop of 224 of 256 rows and columns is 8 of 10 here, rounded down.
   whole = np.pad(pixels, ((1, 1), (1, 1), (0, 0)))
   file.write_bytes(codec.encode_png(whole))
   return file, pixels
@@ -40,7 +40,7 @@ def arguments(file, *rest):
 @pytest.mark.parametrize(
   "name", ["imagenet_fourier", "imagenet_fourier_average", "imagenet_learned"]
 )
-def test_the_top_five_are_the_models(
+def test_the_top_five_classes_are_those_of_the_model(
   call, weight_file, image_file, tmp_path, name
 ):
   file, (path, pixels) = weight_file("classifier", name), image_file

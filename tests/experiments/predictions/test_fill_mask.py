@@ -43,7 +43,7 @@ def report(file, ids, top=5):
   return [f"  {byte_tokenizer.display(filled)}", *lines]
 
 
-def test_each_mask_is_a_byte(fill, weight_file):
+def test_each_mask_is_replaced_by_a_byte(fill, weight_file):
   done = fill("a [MASK][MASK]b", "[MASK]")
   assert (done.status, done.err) == (0, "")
   file = weight_file("language")
@@ -57,7 +57,7 @@ def test_each_mask_is_a_byte(fill, weight_file):
   ]
 
 
-def test_the_byte_bert_fills_too(call, weight_file):
+def test_the_byte_bert_can_fill_masks(call, weight_file):
   flag = f"--weights={weight_file('byte_bert')}"
   done = call("predict", "fill-mask", flag, "a[MASK]")
   assert (done.status, done.err) == (0, "")
@@ -75,7 +75,7 @@ def test_words_are_masked_byte_by_byte(fill, weight_file):
 
 
 def test_any_token_can_be_printed(fill):
-  """There are 262: parts of characters, control codes, special tokens."""
+  # Tokens include parts of characters, control codes and special tokens.
   done = fill("--top=262", "x[MASK]")
   assert done.status == 0, done.err
   text, _, predictions = done.out.split("\n", 2)
@@ -86,7 +86,9 @@ def test_any_token_can_be_printed(fill):
   assert "'[PAD]'" in predictions
 
 
-def test_the_longest_text(fill, refuses, weight_file):
+def test_texts_longer_than_the_model_reads_are_refused(
+  fill, refuses, weight_file
+):
   most = tiny_weights.LENGTH - 1
   assert fill("é" * (most // 2) + "e[MASK]").status == 0
   flag = f"--weights={weight_file('language')}"

@@ -64,7 +64,7 @@ def expected(file, frames, spacing="even"):
     (5, 3, "even"),
   ],
 )
-def test_the_files_hold_the_flow_of_the_model(
+def test_files_contain_the_flow_of_the_model(
   call, weight_file, pair, tmp_path, height, width, spacing
 ):
   file, (paths, frames) = weight_file("flow"), pair(height, width)
@@ -88,7 +88,7 @@ def test_the_files_hold_the_flow_of_the_model(
   ]
 
 
-def test_the_two_tilings_differ(weight_file, pair):
+def test_the_two_spacings_of_tiles_give_different_flow(weight_file, pair):
   file, (_, frames) = weight_file("flow"), pair(HEIGHT, WIDTH + 40)
   even, released = (
     expected(file, frames, spacing) for spacing in tiling.SPACINGS
@@ -111,7 +111,7 @@ def test_large_displacements_are_saved_in_other_formats(
   assert saved == {"first.flo", "first-flow.png"}
 
 
-def test_a_video_gives_one_frame_less(call, weight_file, tmp_path):
+def test_the_flow_of_a_video_has_one_frame_less(call, weight_file, tmp_path):
   y, x = np.mgrid[:HEIGHT, :40]
   frames = [
     np.uint8(np.stack([4 * (x + t), 6 * y, x + y], -1)) for t in range(4)
@@ -137,7 +137,7 @@ def test_a_video_gives_one_frame_less(call, weight_file, tmp_path):
   assert np.abs(smooth(right) - smooth(colors)).mean() < 12
 
 
-def test_the_colors_of_a_video_have_one_scale(tmp_path):
+def test_all_frames_of_a_video_have_the_same_color_scale(tmp_path):
   frames = [np.full((16, 16, 3), 60 * i, np.uint8) for i in range(3)]
   video_writer.write_video(tmp_path / "video.mp4", frames, 10.0)
   flows = [np.full((16, 16, 2), x, np.float32) for x in (1.0, -10.0)]
@@ -171,7 +171,7 @@ def test_the_colors_of_a_video_have_one_scale(tmp_path):
     (["--tiles=odd", "first.png", "first.png"], ["--tiles", "even|released"]),
   ],
 )
-def test_bad_input_is_one_line(
+def test_invalid_input_is_refused(
   refuses, weight_file, pair, tmp_path, arguments, parts
 ):
   pair(30, 40)

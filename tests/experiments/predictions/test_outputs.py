@@ -23,7 +23,9 @@ def test_default_names_of_imagenet_are_in_order(flag):
     (None, ["can't be read"]),
   ],
 )
-def test_other_labels_are_refused(flag, tmp_path, content, parts):
+def test_labels_that_do_not_fit_the_classes_are_refused(
+  flag, tmp_path, content, parts
+):
   path = tmp_path / "labels.txt"
   if content is not None:
     path.write_bytes(content)
@@ -34,7 +36,7 @@ def test_other_labels_are_refused(flag, tmp_path, content, parts):
     assert part in str(error.value)
 
 
-def test_names_in_use_get_a_number(tmp_path):
+def test_names_of_existing_files_get_a_number(tmp_path):
   for want in ("a.flo", "a-2.flo", "a-3.flo"):
     path = outputs.unused_path(tmp_path, "a.flo")
     assert path.name == want
@@ -42,7 +44,7 @@ def test_names_in_use_get_a_number(tmp_path):
   assert outputs.unused_path(tmp_path, "a").name == "a"
 
 
-def test_the_output_folder(flag, tmp_path, monkeypatch):
+def test_the_output_folder_follows_the_flags(flag, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   assert outputs.output_folder().resolve() == tmp_path / "predictions"
   flag(workdir=tmp_path / "run")

@@ -266,9 +266,7 @@ def test_outputs_agree_with_the_definition_of_the_decoder():
   queries = {
     "audio": plain.fourier(audio_at, 2, (8,)),
     # 2 x 2 x 2 is the resolution in patches, not in pixels.
-    "image": plain.fourier(
-      _coordinates(np.arange(_POINTS), _VIDEO), 2, (2, 2, 2)
-    ),
+    "image": plain.fourier(image_at, 2, (2, 2, 2)),
     "label": decoder.table("label_query"),
   }
   padded = [

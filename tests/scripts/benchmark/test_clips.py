@@ -1,4 +1,4 @@
-"""Timing how fast windows of clips are read."""
+"""Tests of the benchmark of reading clips."""
 
 import json
 

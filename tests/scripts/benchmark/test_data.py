@@ -1,6 +1,6 @@
 import json
 
-import grain  # noqa: F401  (here, or its flags are gone after the first script)
+import grain  # noqa: F401  Imported here to keep its flags after a script.
 import numpy as np
 import pytest
 
@@ -13,12 +13,12 @@ _QUICK = [
 ]
 
 
-def _picture(height=40, width=60):
+def _image(height=40, width=60):
   rng = np.random.default_rng(0)
   return codec.encode_png(rng.integers(0, 256, (height, width, 3), np.uint8))
 
 
-def test_a_row_a_stage_and_the_pipeline(script, tmp_path):
+def test_the_benchmark_times_every_stage_and_the_pipeline(script, tmp_path):
   path = tmp_path / "figures.json"
   done = script(
     "benchmark.data",
@@ -38,10 +38,10 @@ def test_a_row_a_stage_and_the_pipeline(script, tmp_path):
     assert row["images/s"] == pytest.approx(1e3 / row["ms"])
     assert row["so far"] == pytest.approx(1e3 / total)
     assert row["so far without RandAugment"] == pytest.approx(1e3 / plain)
-  found = saved["pipeline"]
-  assert found["images/s"] > 0
-  assert 0 <= found["waiting"] < 1
-  assert f"{found['waiting']:.1%} of the time" in done.out.splitlines()[-1]
+  pipeline = saved["pipeline"]
+  assert pipeline["images/s"] > 0
+  assert 0 <= pipeline["waiting"] < 1
+  assert f"{pipeline['waiting']:.1%} of the time" in done.out.splitlines()[-1]
   table = done.out.splitlines()[-8:-2]
   assert len({len(line) for line in table}) == 1
   assert table[1].split()[0] == "decode"
@@ -64,18 +64,18 @@ def test_mixed_images_are_read_with_their_partners(
   assert len(decoded) >= 2 * 3 + 6 * 2 * 2
 
 
-def test_rendered_flow_has_a_line(script, tmp_path):
+def test_the_benchmark_times_rendered_flow(script, tmp_path):
   path = tmp_path / "figures.json"
   flags = [*_QUICK, "--num_steps=0", "--flow_pairs=1", f"--json={path}"]
   done = script("benchmark.data", *flags)
   assert (done.status, done.err) == (0, "")
-  pace = json.loads(path.read_text())["flow_pairs/s"]
-  assert pace > 0
-  line = f"flow: {pace:,.4g} rendered pairs/s on one core, at 368 x 496"
+  rate = json.loads(path.read_text())["flow_pairs/s"]
+  assert rate > 0
+  line = f"flow: {rate:,.4g} rendered pairs/s on one core, at 368 x 496"
   assert done.out.splitlines()[-1] == line
 
 
-def test_a_device_that_takes_no_time_only_waits(script, tmp_path):
+def test_a_step_that_takes_no_time_waits_all_the_time(script, tmp_path):
   path = tmp_path / "figures.json"
   flags = [*_QUICK, "--batch_size=2", "--num_steps=2", f"--json={path}"]
   done = script("benchmark.data", *flags, "--step_seconds=0", "--layers=0")
@@ -83,7 +83,7 @@ def test_a_device_that_takes_no_time_only_waits(script, tmp_path):
   assert json.loads(path.read_text())["pipeline"]["waiting"] == 1
 
 
-def test_the_photographs_are_of_the_size_of_imagenets(script):
+def test_default_images_have_the_size_of_imagenet_files(script):
   done = script("benchmark.data", *_QUICK, "--num_steps=0")
   assert done.status == 0
   words = done.out.splitlines()[0].split()
@@ -92,14 +92,14 @@ def test_the_photographs_are_of_the_size_of_imagenets(script):
   assert "pipeline" not in done.out
 
 
-def test_images_of_a_folder(script, tmp_path):
+def test_the_first_images_of_a_folder_are_used(script, tmp_path):
   for name in ("b.PNG", "a/x.jpeg", "c/y.png", "z.png"):
-    path = tmp_path / "pictures" / name
+    path = tmp_path / "images" / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(_picture())
-  (tmp_path / "pictures" / "notes.txt").write_text("no picture")
-  (tmp_path / "pictures" / "z.png").write_bytes(b"not one of the first")
-  folder = f"--directory={tmp_path / 'pictures'}"
+    path.write_bytes(_image())
+  (tmp_path / "images" / "notes.txt").write_text("not an image")
+  (tmp_path / "images" / "z.png").write_bytes(b"not one of the first")
+  folder = f"--directory={tmp_path / 'images'}"
   done = script("benchmark.data", *_QUICK, folder, "--num_steps=0")
   assert (done.status, done.err) == (0, "")
   assert done.out.startswith("3 images of 7 kB")
@@ -116,13 +116,15 @@ def test_images_of_a_folder(script, tmp_path):
     (["--json=no/such/x.json"], ["--json=no/such/x.json", "no folder"]),
   ],
 )
-def test_bad_flags_are_one_line(refused, arguments, parts):
+def test_invalid_flags_are_refused(refused, arguments, parts):
   done = refused("benchmark.data", *arguments, parts=parts)
   assert done.out == ""
 
 
-def test_a_folder_without_images_or_with_a_damaged_one(refused, tmp_path):
+def test_a_folder_without_images_or_with_a_damaged_one_is_refused(
+  refused, tmp_path
+):
   folder = f"--directory={tmp_path}"
   refused("benchmark.data", folder, parts=[folder, "no image", ".png"])
-  (tmp_path / "x.png").write_bytes(_picture()[:60])
+  (tmp_path / "x.png").write_bytes(_image()[:60])
   refused("benchmark.data", folder, parts=["x.png", "damaged"])

@@ -17,8 +17,8 @@ _COLUMNS = ["model", "implementation", "compile", "forward", "forward MiB",
             "GFLOP", "GFLOP by XLA", "of peak", "compile step", "step",
             "step / 3 forward", "step MiB"]  # fmt: skip
 
-# Nothing else of what the project needs can be imported.
-_ALONE = """
+# Makes packages that the models do not need impossible to import.
+_MODELS_ONLY = """
 import sys
 for name in ("optax", "ml_collections", "grain", "cv2", "orbax", "matplotlib",
              "sklearn", "tensorflow_datasets", "jaxtyping", "torch"):
@@ -30,7 +30,7 @@ runpy.run_module("scripts.benchmark", run_name="__main__", alter_sys=True)
 
 @pytest.fixture
 def with_baseline(monkeypatch):
-  """What transformers would take of a model."""
+  """Replaces the conversion of a spec to a config of transformers."""
   monkeypatch.setattr(
     huggingface_config,
     "config_from_spec",
@@ -40,22 +40,22 @@ def with_baseline(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-  """Models of the papers made small."""
+  """Makes models of the papers small."""
   size = tiny_weights.IMAGE_SIZE
-  for name, found, raw in (
+  for name, small, raw in (
     ("imagenet_fourier", tiny_weights.classifier(), (size, size, 3)),
     ("imagenet_icml", tiny_weights.classifier(), (size, size, 3)),
     ("language_bytes", tiny_weights.language(), (tiny_weights.LENGTH,)),
   ):
     dtype = "int32" if name == "language_bytes" else "float32"
     entry = zoo.MODELS[name]._replace(
-      spec=found.spec, raw=tiny_weights.array(*raw, dtype=dtype)
+      spec=small.spec, raw=tiny_weights.array(*raw, dtype=dtype)
     )
     monkeypatch.setitem(zoo.MODELS, name, entry)
 
 
-@pytest.mark.slow  # Compiles four models and their train steps.
-def test_a_row_a_model_and_implementation(script, tmp_path):
+@pytest.mark.slow  # It compiles four models and their train steps.
+def test_every_model_and_implementation_has_a_row(script, tmp_path):
   path = tmp_path / "figures.json"
   done = script(
     "benchmark",
@@ -81,14 +81,14 @@ def test_a_row_a_model_and_implementation(script, tmp_path):
     assert row["of peak"] == pytest.approx(share)
     ratio = row["step"] / row["forward"] / 3
     assert row["step / 3 forward"] == pytest.approx(ratio)
-  table = done.out.splitlines()[-7:-2]  # Two ratios follow.
+  table = done.out.splitlines()[-7:-2]  # Two ratios are printed after it.
   assert table[0].split() == " ".join(_COLUMNS).split()
   assert len({len(line) for line in table}) == 1
   assert f"{saved['rows'][1]['GFLOP']:,.4g}" in table[2].split()
 
 
-@pytest.mark.slow  # Compiles a train step.
-def test_a_step_of_lamb(script, tmp_path):
+@pytest.mark.slow  # It compiles a train step.
+def test_a_train_step_of_lamb_can_be_timed(script, tmp_path):
   path = tmp_path / "figures.json"
   flags = ["--optimizer=lamb", "--repeats=1", f"--json={path}"]
   assert script("benchmark", *flags).status == 0
@@ -96,7 +96,7 @@ def test_a_step_of_lamb(script, tmp_path):
   assert row["step"] > 0
 
 
-def test_what_is_compiled_need_not_run(script, tmp_path):
+def test_models_can_be_compiled_without_running_them(script, tmp_path):
   path = tmp_path / "figures.json"
   done = script("benchmark", "--norun", "--notrain", f"--json={path}")
   assert (done.status, done.err) == (0, "")
@@ -105,14 +105,14 @@ def test_what_is_compiled_need_not_run(script, tmp_path):
   assert "forward" not in row
 
 
-def test_a_baseline_is_timed_in_a_process_of_its_own(
+def test_a_baseline_is_timed_in_its_own_process(
   script, tmp_path, monkeypatch, with_baseline
 ):
-  asked = []
+  calls = []
 
   def answer(command, *, input, **_):
-    asked.append((command[1:], json.loads(input)))
-    # Twice as slow to run, ten times to compile: what a warning may precede.
+    calls.append((command[1:], json.loads(input)))
+    # A baseline may print warnings before its figures.
     text = 'a warning\n{"forward": 2.0, "step": 5.0, "compile step": 30}\n'
     return subprocess.CompletedProcess(command, 0, text)
 
@@ -123,8 +123,8 @@ def test_a_baseline_is_timed_in_a_process_of_its_own(
     "benchmark", *flags, "--baseline=transformers", f"--json={path}"
   )
   assert (done.status, done.err) == (0, "")
-  assert [request["is_compiled"] for _, request in asked] == [False, True]
-  command, request = asked[0]
+  assert [request["is_compiled"] for _, request in calls] == [False, True]
+  command, request = calls[0]
   assert command == ["-m", "scripts.benchmark.baselines"]
   assert request["package"] == "transformers"
   assert request["architecture"] == "PerceiverForMaskedLM"
@@ -138,18 +138,18 @@ def test_a_baseline_is_timed_in_a_process_of_its_own(
   assert lines[0] == f"language_bytes: transformers over auto: {ratio}"
 
 
-def test_perceiver_pytorch_is_asked_for_the_papers_model(script, monkeypatch):
-  asked = []
+def test_perceiver_pytorch_is_given_the_papers_model(script, monkeypatch):
+  requests = []
 
   def answer(command, *, input, **_):
-    asked.append(json.loads(input))
+    requests.append(json.loads(input))
     return subprocess.CompletedProcess(command, 0, '{"forward": 2.0}\n')
 
   monkeypatch.setattr(subprocess, "run", answer)
   flags = ["--models=imagenet_icml", "--notrain", "--repeats=1"]
   done = script("benchmark", *flags, "--baseline=perceiver_pytorch")
   assert (done.status, done.err) == (0, "")
-  request = asked[0]
+  request = requests[0]
   assert request["package"] == "perceiver_pytorch"
   assert request["architecture"] == "Perceiver"
   config, encoder = request["config"], zoo.get_spec("imagenet_icml")["encoder"]
@@ -157,24 +157,24 @@ def test_perceiver_pytorch_is_asked_for_the_papers_model(script, monkeypatch):
   assert config["self_per_cross_attn"] == encoder["num_self_attends_per_block"]
   width = config["latent_heads"] * config["latent_dim_head"]
   assert width == encoder["num_latent_channels"]
-  # Three colours; of each axis the position, and 2 sines and cosines.
+  # Three colors, and per axis the position, 2 sines and 2 cosines.
   assert config["cross_dim_head"] == 3 + 2 * (1 + 2 * 2)
 
 
-def test_perceiver_pytorch_has_only_the_first_paper(refused):
+def test_perceiver_pytorch_is_refused_for_models_of_perceiver_io(refused):
   flags = ["--notrain", "--repeats=1", "--baseline=perceiver_pytorch"]
   refused("benchmark", *flags, parts=["no imagenet_fourier", "imagenet_icml"])
 
 
-def test_a_baseline_that_fails_is_one_line(refused, monkeypatch, with_baseline):
+def test_a_failing_baseline_is_refused(refused, monkeypatch, with_baseline):
   failed = lambda command, **_: subprocess.CompletedProcess(command, 1, "")
   monkeypatch.setattr(subprocess, "run", failed)
   flags = ["--notrain", "--repeats=1", "--baseline=transformers"]
   refused("benchmark", *flags, parts=["--baseline=transformers", "failed"])
 
 
-@pytest.mark.slow  # Compiles four cross-attends.
-def test_scaling_has_a_row_a_size(script, tmp_path, monkeypatch):
+@pytest.mark.slow  # It compiles four cross-attends.
+def test_scaling_has_a_row_per_size(script, tmp_path, monkeypatch):
   monkeypatch.setattr(scaling, "SIZES", (64, 256))
   path = tmp_path / "figures.json"
   done = script("benchmark", "--scaling", "--repeats=1", f"--json={path}")
@@ -187,10 +187,10 @@ def test_scaling_has_a_row_a_size(script, tmp_path, monkeypatch):
     assert 0 < row["forward MiB"] <= row["and backward MiB"]
 
 
-@pytest.mark.slow  # A program of its own.
-def test_jax_and_haiku_are_enough(tmp_path):
+@pytest.mark.slow  # It starts a process.
+def test_the_benchmark_needs_only_jax_and_haiku(tmp_path):
   done = subprocess.run(
-    [sys.executable, "-c", _ALONE, "--models=starcraft", "--norun"],
+    [sys.executable, "-c", _MODELS_ONLY, "--models=starcraft", "--norun"],
     cwd=runs.ROOT,
     capture_output=True,
     text=True,
@@ -200,7 +200,7 @@ def test_jax_and_haiku_are_enough(tmp_path):
   assert done.stdout.splitlines()[-1].split()[:2] == ["starcraft", "auto"]
 
 
-def test_the_forward_pass_of_a_batch_alone(script, tmp_path):
+def test_only_the_forward_pass_of_a_batch_can_be_timed(script, tmp_path):
   path = tmp_path / "figures.json"
   flags = ["--notrain", "--batch_size=2", "--repeats=1", f"--json={path}"]
   done = script("benchmark", *flags)
@@ -237,6 +237,6 @@ def test_the_forward_pass_of_a_batch_alone(script, tmp_path):
     ),
   ],
 )
-def test_bad_flags_are_one_line(refused, arguments, parts):
+def test_invalid_flags_are_refused(refused, arguments, parts):
   done = refused("benchmark", *arguments, parts=parts)
   assert done.out == ""

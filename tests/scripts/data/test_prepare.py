@@ -11,19 +11,19 @@ import pytest
 import tensorflow_datasets
 import tiny_tfds
 
-# Here, since flags that are defined while a script runs are gone afterwards.
+# Imported here, since flags defined while a script runs are removed after it.
 from array_record.python import array_record_data_source  # noqa: F401
 
 _TRAIN, _VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 
 
 def _jpeg(level=0):
-  picture = np.full((20, 30, 3), level, np.uint8)
-  return cv2.imencode(".jpg", picture)[1].tobytes()
+  image = np.full((20, 30, 3), level, np.uint8)
+  return cv2.imencode(".jpg", image)[1].tobytes()
 
 
 def _prepare(directory, name="tiny", **lengths):
-  """Splits of so many examples, ten in a file."""
+  """Prepares splits of the given lengths, ten examples per file."""
   splits = {
     split: [tiny_tfds.record(_jpeg(i), i % 2, f"{i}.JPEG") for i in range(n)]
     for split, n in lengths.items()
@@ -36,7 +36,7 @@ def _prepare(directory, name="tiny", **lengths):
 # --check
 
 
-def test_check_of_a_complete_data_set(script, tmp_path):
+def test_check_lists_the_splits_of_a_complete_data_set(script, tmp_path):
   _prepare(tmp_path, train=25, test=4)
   done = script(
     "data.prepare", "--dataset=tiny", f"--data_dir={tmp_path}", "--check"
@@ -57,13 +57,15 @@ def test_check_of_a_complete_data_set(script, tmp_path):
   ]
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "empty", "overwritten"])
+@pytest.mark.parametrize(
+  "damage", ["missing", "truncated", "empty", "overwritten"]
+)
 def test_check_finds_a_damaged_file(refused, tmp_path, damage):
   folder = _prepare(tmp_path, train=25, test=4)
   path = folder / "tiny-train.array_record-00001-of-00003"
   if damage == "missing":
     path.unlink()
-  elif damage == "cut":
+  elif damage == "truncated":
     path.write_bytes(path.read_bytes()[:-100])
   elif damage == "empty":
     path.write_bytes(b"")
@@ -86,18 +88,18 @@ def test_check_finds_a_damaged_file(refused, tmp_path, damage):
 def test_check_decodes_some_examples(refused, tmp_path):
   spec = tiny_tfds.classification(with_names=True)
   records = [tiny_tfds.record(_jpeg(), 0, "good.JPEG") for _ in range(4)]
-  records.append(tiny_tfds.record(_jpeg()[:200], 0, "cut.JPEG"))
+  records.append(tiny_tfds.record(_jpeg()[:200], 0, "truncated.JPEG"))
   tiny_tfds.prepare(tmp_path, "tiny", spec, {"train": records})
   refused(
     "data.prepare",
     "--dataset=tiny",
     f"--data_dir={tmp_path}",
     "--check",
-    parts=["not complete", "'cut.JPEG' (example 4 of tiny)"],
+    parts=["not complete", "'truncated.JPEG' (example 4 of tiny)"],
   )
 
 
-def test_check_reads_texts_too(script, tmp_path):
+def test_check_reads_texts(script, tmp_path):
   records = []
   for text in (b"first", b"second", b"x" * 99):
     example = tiny_tfds.tf_example_pb2.Example()
@@ -114,7 +116,7 @@ def test_check_reads_texts_too(script, tmp_path):
   assert "complete" in done.out
 
 
-def test_check_reads_glue_too(script, tmp_path):
+def test_check_reads_glue(script, tmp_path):
   tiny_tfds.glue_mnli(tmp_path)
   done = script(
     "data.prepare", "--dataset=glue/mnli", f"--data_dir={tmp_path}", "--check"
@@ -124,7 +126,7 @@ def test_check_reads_glue_too(script, tmp_path):
   assert "example 0: unpublished label, p | h" in done.out
 
 
-def test_check_knows_how_large_imagenet_is(refused, tmp_path):
+def test_check_knows_the_size_of_imagenet(refused, tmp_path):
   _prepare(tmp_path, "imagenet2012", train=25)
   refused(
     "data.prepare",
@@ -143,7 +145,7 @@ def test_check_knows_how_large_imagenet_is(refused, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["imagenet2012", "imagenet2012:5.1.0"])
-def test_check_says_where_imagenet_is_from(refused, tmp_path, name):
+def test_check_explains_where_to_get_imagenet(refused, tmp_path, name):
   refused(
     "data.prepare",
     f"--dataset={name}",
@@ -156,7 +158,9 @@ def test_check_says_where_imagenet_is_from(refused, tmp_path, name):
 @pytest.mark.parametrize(
   ("name", "part"), [("mnist", "not prepared"), ("no_such", "has no 'no_such'")]
 )
-def test_check_of_what_is_not_there(refused, tmp_path, name, part):
+def test_check_refuses_data_sets_that_are_not_prepared_or_unknown(
+  refused, tmp_path, name, part
+):
   flags = [f"--dataset={name}", f"--data_dir={tmp_path}", "--check"]
   done = refused("data.prepare", *flags, parts=[part, str(tmp_path)])
   assert "image-net" not in done.err
@@ -166,7 +170,7 @@ def test_check_of_what_is_not_there(refused, tmp_path, name, part):
 
 
 def _find_tensorflow(monkeypatch, spec):
-  """As if TensorFlow were installed, or not where `spec` is None."""
+  """Makes TensorFlow seem installed, or missing if `spec` is None."""
   find = importlib.util.find_spec
   monkeypatch.setattr(
     importlib.util,
@@ -177,37 +181,37 @@ def _find_tensorflow(monkeypatch, spec):
 
 @pytest.fixture
 def tensorflow(monkeypatch):
-  """As if it were installed."""
+  """Makes TensorFlow seem installed."""
   spec = importlib.machinery.ModuleSpec("tensorflow", None)
   _find_tensorflow(monkeypatch, spec)
 
 
 @pytest.fixture
 def builder(monkeypatch):
-  """Stands in for what needs TensorFlow; keeps what it was asked for."""
-  asked = types.SimpleNamespace(error=None)
+  """Replaces the builder, which needs TensorFlow; records its arguments."""
+  recorded = types.SimpleNamespace(error=None)
 
   def make(name, *, data_dir, file_format):
-    asked.name, asked.format = name, file_format
+    recorded.name, recorded.format = name, file_format
 
     class Builder:
       def is_prepared(self):
         return pathlib.Path(data_dir, name).is_dir()
 
       def download_and_prepare(self, *, download_config):
-        asked.manual_dir = download_config.manual_dir
-        if asked.error:
-          raise asked.error
+        recorded.manual_dir = download_config.manual_dir
+        if recorded.error:
+          raise recorded.error
         _prepare(pathlib.Path(data_dir), name, train=12)
 
     return Builder()
 
   monkeypatch.setattr(tensorflow_datasets, "builder", make)
-  return asked
+  return recorded
 
 
 def _tars(folder, sizes=(147_897_477_120, 6_744_924_160)):
-  """Empty files of these sizes, which take no space."""
+  """Writes sparse files of these sizes."""
   folder.mkdir(parents=True)
   for name, size in zip((_TRAIN, _VALIDATION), sizes, strict=True):
     with open(folder / name, "wb") as file:
@@ -223,7 +227,7 @@ def test_prepare_writes_array_records_and_checks_them(
   assert "train: 12 examples in 2 files" in done.out
 
 
-def test_what_is_prepared_needs_no_tars_any_more(script, builder, tmp_path):
+def test_a_prepared_data_set_needs_no_tars(script, builder, tmp_path):
   _prepare(tmp_path, train=5)
   done = script("data.prepare", "--dataset=tiny", f"--data_dir={tmp_path}")
   assert done.status == 0, done
@@ -235,13 +239,13 @@ def test_prepare_takes_the_tars_of_imagenet(
   refused, tensorflow, builder, tmp_path
 ):
   _tars(tmp_path / "tars")
-  builder.error = AssertionError("asked\nfor")
+  builder.error = AssertionError("recorded\nfor")
   refused(
     "data.prepare",
     "--dataset=imagenet2012",
     f"--data_dir={tmp_path / 'data'}",
     f"--manual_dir={tmp_path / 'tars'}",
-    parts=["imagenet2012 cannot be prepared: asked for"],
+    parts=["imagenet2012 cannot be prepared: recorded for"],
   )
   assert str(builder.manual_dir) == str(tmp_path / "tars")
 
@@ -259,7 +263,7 @@ def test_prepare_looks_for_the_tars_where_tfds_does(
   )
 
 
-def test_prepare_wants_the_tars(refused, tmp_path):
+def test_missing_and_incomplete_tars_are_refused(refused, tmp_path):
   refused(
     "data.prepare",
     "--dataset=imagenet2012",
@@ -277,7 +281,7 @@ def test_prepare_wants_the_tars(refused, tmp_path):
   )
 
 
-def test_prepare_wants_tensorflow(refused, tmp_path, monkeypatch):
+def test_prepare_without_tensorflow_is_refused(refused, tmp_path, monkeypatch):
   _find_tensorflow(monkeypatch, None)
   refused(
     "data.prepare",
@@ -287,7 +291,7 @@ def test_prepare_wants_tensorflow(refused, tmp_path, monkeypatch):
   )
 
 
-def test_prepare_of_an_unknown_data_set(refused, tensorflow, tmp_path):
+def test_prepare_refuses_an_unknown_data_set(refused, tensorflow, tmp_path):
   refused(
     "data.prepare",
     "--dataset=no_such",
@@ -301,7 +305,7 @@ def test_prepare_of_an_unknown_data_set(refused, tensorflow, tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-  """Cats and dogs, more cats."""
+  """Writes images of cats and dogs, more of cats."""
   for split, name, count in (
     ("train", "cat", 5),
     ("train", "dog", 3),
@@ -326,7 +330,7 @@ def test_a_folder_is_counted_and_read(script, folder):
 def test_unreadable_images_of_a_folder_are_listed(script, folder):
   (folder / "train/dog/1.JPEG").write_bytes(_jpeg()[:200])
   (folder / "train/dog/2.JPEG").write_bytes(b"")
-  (folder / "val/cat/0.JPEG").write_text("not a picture")
+  (folder / "val/cat/0.JPEG").write_text("not an image")
   done = script("data.prepare", f"--directory={folder}")
   assert done.status == 1, done
   lines = done.out.splitlines()
@@ -338,7 +342,7 @@ def test_unreadable_images_of_a_folder_are_listed(script, folder):
     assert name in line
 
 
-def test_a_folder_of_another_layout(refused, tmp_path):
+def test_a_folder_of_another_layout_is_refused(refused, tmp_path):
   refused(
     "data.prepare",
     f"--directory={tmp_path / 'nowhere'}",
@@ -349,7 +353,7 @@ def test_a_folder_of_another_layout(refused, tmp_path):
     f"--directory={tmp_path}",
     parts=["no image", str(tmp_path), "SPLIT/CLASS"],
   )
-  # As ImageNet's test split is packed: without classes.
+  # The published test split of ImageNet has no folders of classes.
   (tmp_path / "test").mkdir()
   (tmp_path / "test/1.JPEG").write_bytes(_jpeg())
   refused(
@@ -359,7 +363,7 @@ def test_a_folder_of_another_layout(refused, tmp_path):
   )
 
 
-def test_folders_beside_the_splits_are_shown_and_no_error(script, folder):
+def test_other_folders_beside_the_splits_are_no_error(script, folder):
   (folder / "notes").mkdir()
   done = script("data.prepare", f"--directory={folder}")
   assert done.status == 0, done
@@ -369,7 +373,7 @@ def test_folders_beside_the_splits_are_shown_and_no_error(script, folder):
 # Flags
 
 
-def test_one_of_two_flags_is_needed(refused):
+def test_exactly_one_of_dataset_and_directory_is_required(refused):
   parts = ["--dataset=NAME", "--directory=FOLDER"]
   refused("data.prepare", parts=parts)
   refused("data.prepare", "--dataset=a", "--directory=b", parts=parts)

@@ -1,28 +1,24 @@
-"""Preparing clips for training."""
+"""Tests of preparing clips for training."""
 
 import json
 import multiprocessing
-import pathlib
 import shutil
-import sys
 import threading
 import time
 
 import numpy as np
 import pytest
+import tiny_clips
 
 from perceiver_jax.data.clips import shards as clip_shards
 from perceiver_jax.data.clips.windows import Window
-
-sys.path.append(str(pathlib.Path(__file__).parents[2] / "data"))
-import tiny_clips
 
 WINDOW = Window(8, 25.0, 8 * 1920, 48_000, (16, 16))
 
 
 @pytest.fixture
 def folder(tmp_path):
-  """Three good clips and two bad ones."""
+  """Writes three readable clips, a truncated one and one without audio."""
   root = tmp_path / "clips"
   for name in ("a/one", "b/two", "b/three"):
     tiny_clips.write_clip(root / "train" / f"{name}.mp4", 1.0)
@@ -35,7 +31,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def in_process(monkeypatch):
-  """Works without starting processes, which takes seconds."""
+  """Replaces processes, whose start takes seconds, by this one."""
 
   class Pool:
     def __init__(self, size, context):
@@ -61,30 +57,28 @@ def _flags(folder, output, *more):
 
 
 @pytest.mark.usefixtures("in_process")
-def test_prepared_clips_are_the_files_that_can_be_read(
-  script, folder, tmp_path
-):
+def test_readable_clips_are_prepared_once(script, folder, tmp_path):
   out = tmp_path / "out"
   done = script(*_flags(folder, out))
-  assert done.status == 1, done  # Two clips are bad.
+  assert done.status == 1, done  # Two clips are unreadable.
   assert "truncated.mp4" in done.out
   assert "silent.mp4" in done.out
   assert "3 clips in 2 files; 2 cannot be read" in done.out
   source = clip_shards.shards(out, "train")
-  found = {
+  clips = {
     name: (source.class_names[label], source.read(i, WINDOW, 1.0))
     for i, (name, (label,)) in enumerate(
       zip(source.names, source.labels, strict=True)
     )
   }
-  assert {name: label for name, (label, _) in found.items()} == {
+  assert {name: label for name, (label, _) in clips.items()} == {
     "one": "a", "two": "b", "three": "b",
   }  # fmt: skip
-  levels = found["two"][1]["image"].mean((1, 2, 3)) / 4
+  levels = clips["two"][1]["image"].mean((1, 2, 3)) / 4
   np.testing.assert_allclose(levels, 17 + np.arange(8), atol=0.7)
   index = json.loads((out / "train.json").read_text())
   assert len(index["bad"]) == 2
-  # What is complete is not made again.
+  # Complete files are not written again.
   before = {p.name: p.stat().st_mtime_ns for p in out.glob("*.array_record")}
   again = script(*_flags(folder, out))
   assert "3 clips in 2 files; 2 cannot be read" in again.out
@@ -96,7 +90,9 @@ def test_prepared_clips_are_the_files_that_can_be_read(
 
 
 @pytest.mark.usefixtures("in_process")
-def test_a_run_that_was_stopped_goes_on(script, folder, tmp_path, monkeypatch):
+def test_an_interrupted_preparation_resumes(
+  script, folder, tmp_path, monkeypatch
+):
   out = tmp_path / "out"
   encode, calls = clip_shards.encode, []
 
@@ -124,7 +120,9 @@ def _flip(path):
 
 
 @pytest.mark.usefixtures("in_process")
-def test_damage_is_found_and_mended(script, refused, folder, tmp_path):
+def test_damaged_files_are_detected_and_prepared_again(
+  script, refused, folder, tmp_path
+):
   out = tmp_path / "out"
   script(*_flags(folder, out))
   first, second = sorted(out.glob("*.array_record"))
@@ -140,7 +138,7 @@ def test_damage_is_found_and_mended(script, refused, folder, tmp_path):
   (line,) = [x for x in checked.out.splitlines() if x.startswith("remove")]
   assert second.name in line
   assert first.name not in line
-  # One lost, one damaged: both are made again.
+  # The missing file and the damaged one are both written again.
   first.unlink()
   again = script(*_flags(folder, out))
   assert "3 clips in 2 files; 2 cannot be read" in again.out
@@ -150,7 +148,9 @@ def test_damage_is_found_and_mended(script, refused, folder, tmp_path):
 
 
 @pytest.mark.usefixtures("in_process")
-def test_what_was_left_half_written_is_removed(script, folder, tmp_path):
+def test_temporary_files_of_an_earlier_run_are_removed(
+  script, folder, tmp_path
+):
   out = tmp_path / "out"
   out.mkdir()
   stale = (
@@ -166,15 +166,13 @@ def test_what_was_left_half_written_is_removed(script, folder, tmp_path):
 
 
 @pytest.mark.usefixtures("in_process")
-def test_the_same_number_of_other_clips_is_refused(
-  script, refused, folder, tmp_path
-):
+def test_files_of_other_clips_are_refused(script, refused, folder, tmp_path):
   lines = ["file,label", "train/a/one.mp4,x", "train/b/two.mp4,y"]
   (folder / "mine.csv").write_text("\n".join(lines))
   out = tmp_path / "out"
   flags = _flags(folder, out, "--split=mine")
   assert script(*flags).status == 0
-  # Elsewhere, the same clips are the same.
+  # Moving the folder does not change the clips.
   moved = folder.rename(tmp_path / "moved")
   shutil.copytree(moved / "train", moved / "other")
   shutil.copy(moved / "train/a/one.mp4", moved / "train/b/one.mp4")
@@ -188,13 +186,13 @@ def test_the_same_number_of_other_clips_is_refused(
   ):
     (moved / "mine.csv").write_text("\n".join(changed))
     refused(*flags, parts=["other clips or in another order", "mine-*-of-*"])
-  # Nor is a file taken for one of other clips where nobody says what it is of.
+  # Without its settings, a prepared file is not taken for one of other clips.
   (out / "mine.settings.json").unlink()
   assert script(*flags).status == 0
   source = clip_shards.shards(out, "mine")
   assert sorted(source.names) == ["one", "three"]
   (out / "mine.settings.json").unlink()
-  # Labels are those of the list as it is now.
+  # Labels are those of the current list.
   (moved / "mine.csv").write_text("\n".join(lines).replace(",y", ",z"))
   assert script(*flags).status == 0
   source = clip_shards.shards(out, "mine")
@@ -205,7 +203,7 @@ def test_the_same_number_of_other_clips_is_refused(
   assert labels == {"one": "x", "two": "z"}
 
 
-def test_what_is_missing_is_asked_for(refused, tmp_path):
+def test_missing_flags_and_folders_are_refused(refused, tmp_path):
   refused("data.prepare_clips", parts=["--output=OUT"])
   refused(
     "data.prepare_clips", f"--output={tmp_path}", "--fps=0", "--sample_rate=0",
@@ -221,7 +219,7 @@ def test_what_is_missing_is_asked_for(refused, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_ends_the_run_which_goes_on(
+def test_preparation_resumes_after_a_worker_is_killed(
   script, refused, folder, tmp_path
 ):
   out = tmp_path / "out"

@@ -5,13 +5,13 @@ import pytest
 from perceiver_jax.data.text import corpora, tokenizers
 from perceiver_jax.errors import UserError
 
-# Everything that has been lost or glued together before.
+# White space, characters and markers that SentencePiece may lose or join.
 _TEXT = "Naïve  text,\n\n\tindented — 日本 \x00 <0x0A> <unk> \U0001f600 "
 
 
 @pytest.fixture(scope="module")
 def trained(script, tmp_path_factory):
-  """The tokenizer of a model of 400 tokens, and its file."""
+  """Returns the tokenizer of a model of 400 tokens, and its file."""
   path = tmp_path_factory.mktemp("new") / "folder" / "small.model"
   done = script(
     "data.train_sentencepiece",
@@ -23,34 +23,34 @@ def trained(script, tmp_path_factory):
   return tokenizers.make_tokenizer(str(path)), path
 
 
-def test_the_vocabulary_has_the_size_that_was_asked_for(trained):
+def test_the_vocabulary_has_the_requested_size(trained):
   tokenizer, _ = trained
   assert tokenizer.vocab_size == 400
 
 
-def test_any_text_comes_back(trained):
+def test_decoding_undoes_encoding(trained):
   tokenizer, _ = trained
   for text in (_TEXT, *corpora.python_docs("test")[:20]):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_tokens_are_fewer_than_bytes(trained):
+def test_a_text_has_fewer_tokens_than_bytes(trained):
   tokenizer, _ = trained
   text = "".join(corpora.python_docs("test"))
   assert len(tokenizer.encode(text)) < 0.8 * len(text.encode())
 
 
-def test_words_are_those_between_white_space(trained):
+def test_words_are_separated_by_white_space(trained):
   tokenizer, _ = trained
   ids = tokenizer.encode(_TEXT)
   words = tokenizer.words(ids)
-  found = [
+  texts = [
     tokenizer.decode(ids[words == i]).strip() for i in range(words.max() + 1)
   ]
-  assert found == _TEXT.split()
+  assert texts == _TEXT.split()
 
 
-def test_files_give_the_same_model_every_time(script, trained, tmp_path):
+def test_training_is_reproducible(script, trained, tmp_path):
   (tmp_path / "a.txt").write_text("\n".join(corpora.python_docs("train")))
   outs = []
   for name in ("one", "two.model"):
@@ -67,11 +67,11 @@ def test_files_give_the_same_model_every_time(script, trained, tmp_path):
   assert tokenizers.make_tokenizer(str(path)).vocab_size == 420
 
 
-def test_long_lines_are_cut_and_blank_ones_left_out():
+def test_long_lines_are_split_and_blank_ones_left_out():
   from scripts.data import train_sentencepiece
 
-  found = train_sentencepiece.lines(["a b\n\n  \n\tc\x0bd", "é" * 2500])
-  assert list(found) == ["a b", "c", "d", "é" * 1000, "é" * 1000, "é" * 500]
+  lines = train_sentencepiece.lines(["a b\n\n  \n\tc\x0bd", "é" * 2500])
+  assert list(lines) == ["a b", "c", "d", "é" * 1000, "é" * 1000, "é" * 500]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_long_lines_are_cut_and_blank_ones_left_out():
     ),
   ],
 )
-def test_what_is_wrong_is_one_line(refused, tmp_path, arguments, parts):
+def test_invalid_flags_are_refused(refused, tmp_path, arguments, parts):
   (tmp_path / "file").touch()
   places = {"OUT": tmp_path / "out", "FILE": tmp_path / "file"}
   for name, place in places.items():
@@ -106,16 +106,16 @@ def test_what_is_wrong_is_one_line(refused, tmp_path, arguments, parts):
   assert not list(tmp_path.glob("*.model"))
 
 
-def test_the_largest_size_named_is_one_that_works():
+def test_the_largest_size_in_the_error_message_works():
   from scripts.data import train_sentencepiece
 
   train = lambda size: train_sentencepiece.train(iter(["some words"]), size)
   with pytest.raises(UserError, match="the text gives") as error:
     train(1000)
-  most = int(str(error.value).split("gives ")[1].split()[0])
-  assert train(most)
+  largest = int(str(error.value).split("gives ")[1].split()[0])
+  assert train(largest)
   with pytest.raises(UserError):
-    train(most + 1)
+    train(largest + 1)
 
 
 def test_no_text_and_no_package_are_explained(monkeypatch):

@@ -1,4 +1,4 @@
-"""A run's hidden bytes beside those of n-grams."""
+"""Tests of the n-gram baseline of masked language modeling."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from perceiver_jax.training import workdir
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-  """What the script reads of a finished run; none has to be trained."""
+  """Writes the files of a finished run that the script reads."""
   folder = tmp_path_factory.mktemp("runs") / "mlm"
   config = masked_lm.get_config("byte_bert,smoke")
   workdir.write(folder, config, tasks.make_task(config).metadata())
@@ -21,7 +21,7 @@ def run(tmp_path_factory):
   return folder
 
 
-def test_both_numbers_are_printed(script, run):
+def test_the_accuracies_of_the_run_and_of_n_grams_are_printed(script, run):
   done = script("evaluation.ngram_baseline", f"--workdir={run}")
   assert done.status == 0, done.err
   own, ngram = map(float, re.findall(r"([\d.]+)%", done.out))
@@ -29,7 +29,7 @@ def test_both_numbers_are_printed(script, run):
   assert 20 < ngram < 40
 
 
-def test_a_shorter_memory_fills_worse(script, run):
+def test_a_lower_order_has_a_lower_accuracy(script, run):
   shares = [
     float(
       re.findall(
@@ -44,7 +44,7 @@ def test_a_shorter_memory_fills_worse(script, run):
   assert shares[0] < shares[1]
 
 
-def test_what_is_no_finished_run_is_refused(script, run, tmp_path):
+def test_a_folder_without_a_finished_run_is_refused(script, run, tmp_path):
   assert (
     script("evaluation.ngram_baseline", f"--workdir={tmp_path}").status == 2
   )

@@ -1,4 +1,4 @@
-"""GLUE's sweep and submission, with runs that cost nothing."""
+"""Tests of submissions to GLUE, with runs that are not trained."""
 
 import zipfile
 
@@ -14,7 +14,7 @@ from perceiver_jax.training import loop, restore, workdir
 
 @pytest.fixture
 def benchmark(tmp_path):
-  """Test sets in GLUE's layout, two texts each, the second one first."""
+  """Writes test sets in the layout of GLUE: two texts each, out of order."""
   root = tmp_path / "glue"
   for name, task in glue_tasks.TASKS.items():
     if name in glue_tasks.TINY:
@@ -32,22 +32,22 @@ def benchmark(tmp_path):
 
 @pytest.fixture
 def run(tmp_path, benchmark, monkeypatch):
-  """Makes folders of runs whose model answers by the first character.
+  """Returns a function that writes runs which predict by the first character.
 
-  A text that begins with 0 is given class 0 (or score -1), one with 1 the last
-  class (or score 3.25).
+  The prediction is class 0 or the score -1 for a text that starts with 0, and
+  the last class or the score 3.25 for one that starts with 1.
   """
 
   def predict(batch):
     ones = (batch["tokens"][:, 0] == ord("1") + 6).astype(np.float32)
     logits = np.stack([3.25 - 4.25 * (1 - ones), 4 * ones, 5 * ones], 1)
-    counts = [task.num_outputs for task in asked[-1].tasks.values()]
+    counts = [task.num_outputs for task in predicted[-1].tasks.values()]
     if counts == [1]:
       return Outputs(logits[:, :1], None, (), None)
     logits = np.stack([np.full_like(ones, 3), 4 * ones, 5 * ones], 1)
     return Outputs(logits[:, : max(counts)], None, (), None)
 
-  asked = []
+  predicted = []
 
   def fake(config, task, folder, which):
     assert which == "best"
@@ -55,7 +55,7 @@ def run(tmp_path, benchmark, monkeypatch):
 
   def predictor(task):
     def call(batch):
-      asked.append(task)
+      predicted.append(task)
       return predict(batch)
 
     return call
@@ -87,12 +87,12 @@ def test_a_submission_has_a_file_for_every_task(script, run, tmp_path):
   out = tmp_path / "out.zip"
   done = script("evaluation.submit_glue", f"--out={out}", *folders)
   assert done.status == 0, done.err
-  found = _contents(out)
-  assert set(found) == {
+  files = _contents(out)
+  assert set(files) == {
     "CoLA.tsv", "SST-2.tsv", "MRPC.tsv", "STS-B.tsv", "QQP.tsv", "MNLI-m.tsv",
     "MNLI-mm.tsv", "QNLI.tsv", "RTE.tsv", "WNLI.tsv", "AX.tsv",
   }  # fmt: skip
-  answers = {
+  predictions = {
     "CoLA.tsv": ("0", "1"),
     "MRPC.tsv": ("0", "1"),
     "QNLI.tsv": ("entailment", "not_entailment"),
@@ -102,11 +102,11 @@ def test_a_submission_has_a_file_for_every_task(script, run, tmp_path):
     "AX.tsv": ("entailment", "contradiction"),
     "STS-B.tsv": ("0.000", "3.250"),
   }
-  for name, (first, second) in answers.items():
+  for name, (first, second) in predictions.items():
     head = "index\tprediction"
-    assert found[name] == [head, f"0\t{first}", f"1\t{second}"], name
-  assert len(found["WNLI.tsv"]) == 147
-  assert set(found["WNLI.tsv"][1:]) == {f"{i}\t0" for i in range(146)}
+    assert files[name] == [head, f"0\t{first}", f"1\t{second}"], name
+  assert len(files["WNLI.tsv"]) == 147
+  assert set(files["WNLI.tsv"][1:]) == {f"{i}\t0" for i in range(146)}
 
 
 def test_a_task_without_a_run_is_named(script, run, refused, tmp_path):
@@ -122,7 +122,7 @@ def test_a_task_without_a_run_is_named(script, run, refused, tmp_path):
   assert set(_contents(out)) == {"RTE.tsv", "WNLI.tsv"}
 
 
-def test_a_submission_that_cannot_be_is_refused(refused, run, tmp_path):
+def test_missing_runs_and_unwritable_files_are_refused(refused, run, tmp_path):
   refused("evaluation.submit_glue", parts=["no run is given"])
   refused("evaluation.submit_glue", tmp_path / "none", parts=["none"])
   refused(
@@ -132,7 +132,7 @@ def test_a_submission_that_cannot_be_is_refused(refused, run, tmp_path):
   )  # fmt: skip
 
 
-def test_test_sets_that_are_not_whole_are_told(
+def test_incomplete_and_inconsistent_test_sets_are_reported(
   script, run, refused, benchmark, tmp_path
 ):
   folder, out = run("rte"), tmp_path / "out.zip"
@@ -146,7 +146,7 @@ def test_test_sets_that_are_not_whole_are_told(
   )  # fmt: skip
 
 
-def test_a_missing_test_set_is_told_before_any_is_predicted(
+def test_a_missing_test_set_is_refused_before_predicting(
   run, refused, benchmark, tmp_path, monkeypatch
 ):
   folder = run("mnli")
@@ -158,7 +158,7 @@ def test_a_missing_test_set_is_told_before_any_is_predicted(
   )  # fmt: skip
 
 
-def test_runs_of_no_task_of_the_benchmark_are_refused(run, refused, tmp_path):
+def test_runs_of_other_tasks_than_glues_are_refused(run, refused, tmp_path):
   folder = run("word_order,smoke", source="tiny")
   refused(
     "evaluation.submit_glue", "--partial", f"--out={tmp_path}/out.zip", folder,
@@ -167,16 +167,16 @@ def test_runs_of_no_task_of_the_benchmark_are_refused(run, refused, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_trained_run_predicts(script, tmp_path):
+def test_a_trained_run_predicts_a_test_set(script, tmp_path):
   folder = tmp_path / "glue" / "RTE"
   folder.mkdir(parents=True)
   rows = [f"{i}\tone {i}\ttwo" for i in range(12)]
   head = "index\tsentence1\tsentence2"
   (folder / "test.tsv").write_text("\n".join([head, *rows]))
   labels = ("entailment", "not_entailment")
-  labelled = [f"{row}\t{labels[i % 2]}" for i, row in enumerate(rows)]
+  labeled = [f"{row}\t{labels[i % 2]}" for i, row in enumerate(rows)]
   for name in ("train", "dev"):
-    text = "\n".join([f"{head}\tlabel", *labelled])
+    text = "\n".join([f"{head}\tlabel", *labeled])
     (folder / f"{name}.tsv").write_text(text)
   config = config_file.get_config("own,smoke")
   config.data.source_args.files.data_dir = str(tmp_path / "glue")
