@@ -1,8 +1,8 @@
-"""Writes tests/golden/huggingface: tiny models of transformers, their outputs.
+"""Writes tiny models of transformers and their outputs to tests/golden.
 
 Run `python tests/golden/make_huggingface.py` where torch and transformers are
-installed. The weights of a tensor are a cycle of 997 random numbers, so that
-the large ones, whose widths transformers fixes, compress well.
+installed. Tensors repeat 997 random numbers, so that large ones, whose sizes
+transformers does not let us choose, compress well.
 """
 
 import gzip
@@ -76,7 +76,7 @@ CONFIGS = {
 
 
 def build(architecture, config, seed):
-  """A model of transformers with weights that make every part count."""
+  """Returns a model of transformers whose weights make every part matter."""
   cls = getattr(transformers, architecture)
   model = cls(transformers.PerceiverConfig(**config)).eval()
   pool = np.random.default_rng(seed).normal(size=997)
@@ -98,11 +98,11 @@ def _scaled(name, values):
     return 0.3 * values
   if any(part in name for part in ("embeddings", "padding", "mask")):
     return values
-  return values / np.sqrt(values[0].size)  # Over all inputs of an output.
+  return values / np.sqrt(values[0].size)  # The fan-in.
 
 
 def inputs_of(architecture, config, seed):
-  """Raw data as our models take it, channels last."""
+  """Returns raw data as the models of this project take it, channels last."""
   rng = np.random.default_rng(seed)
   uniform = lambda *shape: rng.uniform(-1, 1, shape).astype(np.float32)
   if "vocab_size" in config:
@@ -127,7 +127,7 @@ def inputs_of(architecture, config, seed):
 
 
 def outputs_of(model, inputs):
-  """What the model of transformers computes, in our names and layout."""
+  """Returns outputs of transformers in the names and layout of this project."""
   with torch.no_grad():
     return _OUTPUTS.get(type(model).__name__, _of_images)(model, inputs)
 
@@ -135,7 +135,7 @@ def outputs_of(model, inputs):
 def _of_tokens(model, inputs):
   tokens, mask = torch.as_tensor(inputs["raw"]), torch.as_tensor(inputs["mask"])
   if isinstance(model, transformers.PerceiverForMaskedLM):
-    # Theirs decodes every position that there is.
+    # transformers decodes all positions.
     logits = model(tokens, attention_mask=mask.long()).logits
     return {"logits": logits[:, : tokens.shape[1]].numpy()}
   return {"logits": model(tokens, attention_mask=mask.long()).logits.numpy()}
@@ -178,7 +178,7 @@ _OUTPUTS = {
 
 
 def main():
-  """Writes every folder."""
+  """Writes a folder per architecture."""
   for seed, (architecture, config) in enumerate(CONFIGS.items()):
     folder = FOLDER / architecture
     folder.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ def test_a_row_has_frames_target_prediction_and_error():
   np.testing.assert_array_equal(
     prediction, flow_colors.flow_to_rgb(one.prediction, 10)
   )
-  # Half of the longest motion everywhere; unknown is gray.
+  # The error is half of the longest motion everywhere; unknown is gray.
   assert len(np.unique(error.reshape(-1, 3), axis=0)) == 2
   np.testing.assert_array_equal(error[0, 0], [128] * 3)
   np.testing.assert_array_equal(
@@ -77,7 +77,7 @@ def titles(monkeypatch, one):
   return names
 
 
-def test_a_pair_without_motion_has_an_error(monkeypatch):
+def test_titles_have_the_mean_error_unless_flow_is_unknown(monkeypatch):
   one = flow_sample()
   still = one._replace(
     target=np.zeros_like(one.target), prediction=one.prediction * 0 + (3, 4)

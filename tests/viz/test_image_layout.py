@@ -13,7 +13,7 @@ def _flat(level, *shape):
   return np.full((*shape, 3), level, np.uint8)
 
 
-def test_videos_are_beside_each_other_under_their_titles():
+def test_videos_are_placed_side_by_side_under_their_titles():
   noise = np.random.default_rng(0).integers(0, 256, (5, 64, 48, 3), np.uint8)
   out = side_by_side({"original": noise, "copy": noise // 2}, gap=6)
   assert out.dtype == np.uint8
@@ -23,7 +23,7 @@ def test_videos_are_beside_each_other_under_their_titles():
   np.testing.assert_array_equal(out[:, title:, :48], noise)
   np.testing.assert_array_equal(out[:, title:, 54:], noise // 2)
   assert (out[:, :, 48:54] == 255).all()
-  # The titles are black on white, differ, and last for the whole video.
+  # Titles are black on white and the same in all frames.
   left, right = out[0, :title, :48], out[0, :title, 54:]
   for text in (left, right):
     assert text.min() < 64
@@ -48,7 +48,7 @@ def test_titles_grow_with_the_image_and_are_centered():
   assert abs((ink[0] + ink[-1]) / 2 - 100) < 2
 
 
-def test_long_titles_are_cut_to_the_width():
+def test_long_titles_are_cropped_to_the_width():
   out = side_by_side({"reconstruction " * 1000: _flat(9, 32, 80)})
   title = out[:-32]
   assert (title[:, [0, -1]] == 255).all()
@@ -60,7 +60,7 @@ def test_any_title_can_be_drawn():
     side_by_side({name: _flat(9, 8, 8)})
 
 
-def test_images_that_do_not_fit_together_are_errors():
+def test_images_of_different_shapes_or_types_are_refused():
   with pytest.raises(ValueError, match="no images"):
     side_by_side({})
   first = _flat(1, 3, 8, 8)
@@ -75,7 +75,7 @@ def test_images_that_do_not_fit_together_are_errors():
       side_by_side({"first": first, "other": other})
 
 
-def test_contact_sheet_shows_every_image_in_its_cell():
+def test_a_contact_sheet_has_every_image_in_its_cell():
   colors = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
   images = [np.full((8, 8, 3), c, np.uint8) for c in colors]
   sheet = contact_sheet(images, ["a", "$b", "\udcff"], columns=2)
@@ -93,7 +93,7 @@ def test_contact_sheet_shows_every_image_in_its_cell():
   assert (sheet[height // 2 :, width // 2 :] == 255).all()
 
 
-def test_contact_sheet_is_no_wider_than_its_images():
+def test_a_contact_sheet_is_no_wider_than_its_images():
   image = np.zeros((4, 4), np.uint8)
   alone = contact_sheet([image], ["a"], columns=8)
   two = contact_sheet([image] * 2, ["a", "b"], columns=8)
@@ -103,27 +103,27 @@ def test_contact_sheet_is_no_wider_than_its_images():
 @pytest.mark.parametrize(
   ("images", "titles", "columns"), [(0, 0, 1), (2, 1, 1), (1, 1, 0)]
 )
-def test_contact_sheet_needs_one_title_per_image(images, titles, columns):
+def test_a_contact_sheet_refuses_missing_titles(images, titles, columns):
   image = np.zeros((4, 4), np.uint8)
   with pytest.raises(ValueError, match="titles"):
     contact_sheet([image] * images, ["a"] * titles, columns)
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (5, 7, 3)])
-def test_png_holds_the_pixels(shape):
+def test_png_bytes_are_lossless(shape):
   rng = np.random.default_rng(0)
   image = rng.integers(0, 256, shape, np.uint8)
   data = np.frombuffer(png_bytes(image), np.uint8)
   assert data[:8].tobytes() == b"\x89PNG\r\n\x1a\n"
-  seen = cv2.cvtColor(cv2.imdecode(data, -1), cv2.COLOR_BGR2RGB)
+  decoded = cv2.cvtColor(cv2.imdecode(data, -1), cv2.COLOR_BGR2RGB)
   expected = np.broadcast_to(image.reshape(5, 7, -1), (5, 7, 3))
-  np.testing.assert_array_equal(seen, expected)
+  np.testing.assert_array_equal(decoded, expected)
 
 
 @pytest.mark.parametrize(
   ("shape", "dtype"),
   [((4, 4), np.float32), ((4, 4, 4), np.uint8), ((4,), np.uint8)],
 )
-def test_other_types_and_shapes_cannot_be_png(shape, dtype):
+def test_png_bytes_refuse_other_types_and_shapes(shape, dtype):
   with pytest.raises(ValueError, match="an image must be uint8"):
     png_bytes(np.zeros(shape, dtype))

@@ -37,7 +37,7 @@ LOSSES = [
 ]
 
 
-def test_curves_are_an_svg_with_title_legend_and_axis():
+def test_curves_have_a_title_a_legend_and_an_axis():
   svg = plots.curves(LOSSES, ["train/loss", "eval/loss"], "loss")
   assert {"loss", "train/loss", "eval/loss", "step"} <= set(texts(svg))
 
@@ -47,7 +47,7 @@ def test_a_line_named_like_the_plot_needs_no_legend():
   assert texts(svg).count("lr") == 1
 
 
-def test_curves_use_the_ink_of_the_page():
+def test_curves_use_the_text_color_of_the_page():
   svg = plots.curves(LOSSES, ["train/loss"], "loss").decode()
   assert "currentColor" in svg
   assert "prefers-color-scheme" in svg
@@ -70,19 +70,19 @@ def test_log_scale_marks_decades():
   assert not labels <= tick_labels(plots.curves(line, ["loss"], "loss"))
 
 
-def test_log_scale_is_linear_where_a_value_is_not_positive():
+def test_the_scale_is_linear_if_a_value_is_not_positive():
   line = records(loss=[0.0, 0.1, 10.0])
   linear = plots.curves(line, ["loss"], "loss")
   assert plots.curves(line, ["loss"], "loss", log=True) == linear
 
 
 @pytest.mark.parametrize("values", [[], [math.nan], [math.inf, -math.inf]])
-def test_nothing_to_draw_says_so(values):
+def test_a_plot_without_finite_values_says_no_values(values):
   lines = [{"step": i, "loss": v} for i, v in enumerate(values)]
   assert "no values" in texts(plots.curves(lines, ["loss"], "loss", log=True))
 
 
-def test_a_single_step_is_marked_as_that_whole_step():
+def test_a_single_step_has_one_whole_tick():
   svg = plots.curves([{"step": 7, "loss": 1.0}], ["loss"], "loss")
   assert "7" in texts(svg)
   assert not [t for t in texts(svg) if "." in t and t.startswith(("6", "7"))]
@@ -95,12 +95,12 @@ def test_more_lines_than_colors_are_drawn():
   assert set(names) <= set(texts(svg))
 
 
-def test_names_that_matplotlib_would_treat_specially_are_shown():
+def test_special_names_of_matplotlib_are_escaped():
   svg = plots.curves(records(_a=[1.0], b=[2.0]), ["_a", "b"], "$x$ <b>")
   assert {"a", "b", "$x$ <b>"} <= set(texts(svg))
 
 
-def test_plots_leave_matplotlib_as_it_was():
+def test_plots_do_not_change_the_state_of_matplotlib():
   before = dict(matplotlib.rcParams)
   plots.curves(LOSSES, ["train/loss"], "loss")
   plots.confusion_matrix(np.eye(3), ["a", "b", "c"])
@@ -109,7 +109,7 @@ def test_plots_leave_matplotlib_as_it_was():
   assert plt.get_fignums() == []
 
 
-def test_series_sorts_and_leaves_out_what_is_not_finite():
+def test_series_sorts_by_step_and_drops_values_that_are_not_finite():
   lines = [
     {"step": 3, "x": 30.0},
     {"step": 1, "x": 10.0},
@@ -136,59 +136,61 @@ def test_by_metric_groups_across_splits_with_the_loss_first():
   assert plots.by_metric([]) == {}
 
 
-def test_small_confusion_shows_names_and_counts():
+def test_a_small_confusion_matrix_has_names_and_counts():
   matrix = np.array([[70, 3], [0, 81]])
-  shown = texts(plots.confusion_matrix(matrix, ["cat", "dog"]))
-  # Names along both axes; no count where it is zero.
-  assert sorted(shown) == sorted(
+  labels = texts(plots.confusion_matrix(matrix, ["cat", "dog"]))
+  # Names are along both axes; zeros are not written.
+  assert sorted(labels) == sorted(
     ["cat", "dog", "cat", "dog", "70", "3", "81", "label", "prediction"]
   )
 
 
 def plotted_confusion(monkeypatch, matrix, names):
-  """The shares as drawn."""
-  seen = []
+  """Returns the shares that are drawn, and the plot."""
+  drawn = []
   imshow = matplotlib.axes.Axes.imshow
 
   def spy(self, data, **kwargs):
-    seen.append(np.asarray(data))
+    drawn.append(np.asarray(data))
     return imshow(self, data, **kwargs)
 
   monkeypatch.setattr(matplotlib.axes.Axes, "imshow", spy)
   svg = plots.confusion_matrix(matrix, names)
-  return seen[0], svg
+  return drawn[0], svg
 
 
-def test_confusion_is_colored_by_the_share_of_the_row(monkeypatch):
+def test_a_confusion_matrix_is_colored_by_shares_of_rows(monkeypatch):
   matrix = np.array([[30, 10], [0, 0]])
   shares, _ = plotted_confusion(monkeypatch, matrix, ["cat", "dog"])
   np.testing.assert_allclose(shares, [[0.75, 0.25], [0, 0]])
 
 
-def test_as_many_classes_as_can_be_read_are_drawn_without_counts(monkeypatch):
+def test_a_large_confusion_matrix_has_names_but_no_counts(monkeypatch):
   names = [f"class {i:03d}" for i in range(plots.MAX_LABELS)]
   matrix = np.diag(np.full(plots.MAX_LABELS, 7))
   shares, svg = plotted_confusion(monkeypatch, matrix, names)
   np.testing.assert_array_equal(shares, np.eye(plots.MAX_LABELS))
-  shown = [t for t in texts(svg) if t.startswith("class")]
-  assert shown == names * 2
+  labels = [t for t in texts(svg) if t.startswith("class")]
+  assert labels == names * 2
   assert "7" not in texts(svg)
 
 
 def heights(monkeypatch, table):
-  """The bars of accuracy and of the examples' share, as drawn."""
-  seen = []
+  """Returns the bars of accuracies and of shares of examples, and the plot."""
+  bars = []
   bar = matplotlib.axes.Axes.bar
 
   def spy(self, x, height, width, **kwargs):
-    seen.append((np.asarray(x), np.asarray(height), width))
+    bars.append((np.asarray(x), np.asarray(height), width))
     return bar(self, x, height, width, **kwargs)
 
   monkeypatch.setattr(matplotlib.axes.Axes, "bar", spy)
-  return seen, plots.reliability_diagram(table)
+  return bars, plots.reliability_diagram(table)
 
 
-def test_reliability_draws_accuracy_and_spread_by_confidence(monkeypatch):
+def test_a_reliability_diagram_has_accuracy_and_examples_by_confidence(
+  monkeypatch,
+):
   table = np.float32([[0, 0, 0], [4, 1.5, 1], [4, 2.5, 3], [8, 7, 8]])
   (above, below), svg = heights(monkeypatch, table)
   np.testing.assert_allclose(above[0], [0, 0.25, 0.5, 0.75])
@@ -199,14 +201,14 @@ def test_reliability_draws_accuracy_and_spread_by_confidence(monkeypatch):
   assert any(text.endswith("%") for text in texts(svg))
 
 
-def test_reliability_of_no_example_is_empty(monkeypatch):
+def test_a_reliability_diagram_without_examples_is_empty(monkeypatch):
   (above, below), _ = heights(monkeypatch, np.zeros((15, 3)))
   assert not above[1].any()
   assert not below[1].any()
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32])
-def test_frequent_mistakes_leave_out_the_diagonal_and_zeros(dtype):
+def test_frequent_mistakes_exclude_the_diagonal_and_zeros(dtype):
   matrix = np.array([[9, 1, 0], [5, 9, 2], [0, 0, 9]], dtype)
   assert plots.frequent_mistakes(matrix, 2) == [(1, 0, 5), (1, 2, 2)]
   assert plots.frequent_mistakes(matrix, 9)[2:] == [(0, 1, 1)]
@@ -217,7 +219,7 @@ def test_frequent_mistakes_leave_out_the_diagonal_and_zeros(dtype):
   ("matrix", "names"),
   [(np.eye(3), ["a", "b"]), (np.zeros((0, 0)), []), (np.eye(51), ["a"] * 51)],
 )
-def test_confusion_of_the_wrong_size_is_an_error(matrix, names):
+def test_a_confusion_matrix_of_another_size_is_refused(matrix, names):
   with pytest.raises(ValueError, match="class names"):
     plots.confusion_matrix(matrix, names)
 
@@ -226,25 +228,25 @@ HOSTILE = ["<script>", "]]>", "a & b", "$x_1$", "\x00\x0b", "\udcff", "猫", ""]
 
 
 @pytest.mark.filterwarnings("error")
-def test_hostile_class_names_leave_the_svg_well_formed():
-  shown = texts(plots.confusion_matrix(np.eye(len(HOSTILE)), HOSTILE))
-  assert {"<script>", "]]>", "a & b", "$x_1$", "猫", "� "} <= set(shown)
+def test_hostile_class_names_are_escaped():
+  labels = texts(plots.confusion_matrix(np.eye(len(HOSTILE)), HOSTILE))
+  assert {"<script>", "]]>", "a & b", "$x_1$", "猫", "� "} <= set(labels)
 
 
-def test_long_class_names_are_cut():
-  shown = texts(plots.confusion_matrix(np.eye(2), ["a" * 18, "b" * 19]))
-  assert "a" * 18 in shown
-  assert "b" * 17 + "…" in shown
+def test_long_class_names_are_shortened():
+  labels = texts(plots.confusion_matrix(np.eye(2), ["a" * 18, "b" * 19]))
+  assert "a" * 18 in labels
+  assert "b" * 17 + "…" in labels
 
 
 @given(st.text(st.characters(categories=None)))
-def test_printable_text_can_stand_in_xml_and_keeps_its_length(text):
-  shown = printable(text)
-  assert len(shown) == len(text)
-  assert all(a == b for a, b in zip(text, shown, strict=True) if a.isalnum())
-  ET.fromstring(f"<a>{''.join(c for c in shown if c not in '<&')}</a>".encode())
+def test_printable_text_is_valid_in_xml_and_keeps_its_length(text):
+  out = printable(text)
+  assert len(out) == len(text)
+  assert all(a == b for a, b in zip(text, out, strict=True) if a.isalnum())
+  ET.fromstring(f"<a>{''.join(c for c in out if c not in '<&')}</a>".encode())
 
 
-def test_shorten_counts_its_ellipsis():
+def test_shorten_includes_the_ellipsis_in_the_length():
   assert shorten("abcd", 4) == "abcd"
   assert shorten("abcde", 4) == "abc…"

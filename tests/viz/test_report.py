@@ -17,7 +17,7 @@ EVIL = '<script>alert("1")</script>\'"&'
 
 
 class Page(html.parser.HTMLParser):
-  """Checks that every tag is closed in order; collects tags and text."""
+  """A parser that asserts that tags are closed, and collects tags and text."""
 
   def __init__(self, source):
     super().__init__()
@@ -94,7 +94,7 @@ def render(tmp_path, report):
   return source, Page(source)
 
 
-def test_the_page_is_well_formed_and_shows_every_part(tmp_path):
+def test_the_page_is_well_formed_and_has_every_part(tmp_path):
   source, page = render(tmp_path, full_report())
   assert source.startswith("<!DOCTYPE html>")
   text = " ".join(" ".join(page.text).split())
@@ -142,7 +142,7 @@ def test_the_page_is_self_contained(tmp_path):
 def test_hostile_names_are_shown_as_text(tmp_path, name):
   source, page = render(tmp_path, full_report(name))
   _, plain = render(tmp_path, full_report())
-  # The same tags as with a tame name: nothing of it became a tag.
+  # The tags are the same as with a harmless name.
   assert [tag for tag, _ in page.tags] == [tag for tag, _ in plain.tags]
   assert "<script" not in source
   assert not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", source)
@@ -177,8 +177,8 @@ def test_each_part_can_be_left_out(tmp_path, part):
   changes = {part: getattr(empty, part)}
   source, _ = render(tmp_path, full_report(**changes))
   body = source.partition("<body>")[2]
-  shown = {name for name, mark in PARTS.items() if mark in body}
-  assert shown == set(PARTS) - {part}
+  present = {name for name, mark in PARTS.items() if mark in body}
+  assert present == set(PARTS) - {part}
 
 
 def test_a_summary_of_one_number_has_no_list_of_facts(tmp_path):
@@ -187,7 +187,7 @@ def test_a_summary_of_one_number_has_no_list_of_facts(tmp_path):
   assert "<dl" not in source
 
 
-def test_records_without_a_finite_value_draw_nothing(tmp_path):
+def test_records_without_finite_values_have_no_plot(tmp_path):
   lines = [{"step": 1, "train/loss": math.nan}]
   _, page = render(tmp_path, Report(title="a", summary={}, records=lines))
   assert not page.all("img")
@@ -205,7 +205,7 @@ def test_a_missing_number_has_no_difference(tmp_path):
   assert "eval top5 – 0.9 – device cat TPU –" in text
 
 
-def test_sections_are_shown_in_order_and_may_be_folded(tmp_path):
+def test_sections_are_in_order_and_may_be_folded(tmp_path):
   parts = [
     sections.Section("first", "1", folded=True),
     sections.Section("second", "2"),
@@ -215,7 +215,7 @@ def test_sections_are_shown_in_order_and_may_be_folded(tmp_path):
   assert source.count("<details>") == 1
 
 
-def test_the_old_report_survives_a_failing_write(tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_previous_report(tmp_path, monkeypatch):
   source, _ = render(tmp_path, full_report())
 
   def full(self, text, **kwargs):

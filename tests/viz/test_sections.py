@@ -21,7 +21,7 @@ HOSTILE = "<script>alert('1')</script>\"&"
 
 
 def rows(section):
-  """Returns the cells of every table row, without the heads."""
+  """Returns the cells of every table row, without the header."""
   return [
     [html.unescape(cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t", row)]
     for row in re.findall(r"<tr>(<th scope=.row.*?)</tr>", section.body)
@@ -163,7 +163,7 @@ def test_wrong_predictions_are_followed_by_the_masked_text():
   assert body.count("<p ") == 2
 
 
-def test_clips_can_be_played():
+def test_clips_are_embedded_with_players():
   sample = ClipSample(
     [
       Media("both", "video/mp4", b"film"),
@@ -180,13 +180,13 @@ def test_clips_can_be_played():
   assert "pip install" not in section.description
 
 
-def test_without_players_the_reader_is_told_which_extra_to_install():
+def test_without_players_the_extra_is_named():
   section = sections.clip_samples([ClipSample([], {"label": "a"})])
   assert "perceiver_jax[media]" in section.description
   assert "label: a" in section.body
 
 
-def test_flow_is_shown_as_an_image():
+def test_flow_is_embedded_as_an_image():
   section = sections.flow_samples(gray(3, (4, 6, 3)))
   assert len(embedded(section, "image/png")) == 1
 
@@ -222,7 +222,7 @@ def test_a_perfect_classifier_has_no_table_of_mistakes(size):
   assert "<table" not in section.body
 
 
-def test_few_classes_are_all_listed_the_worst_first():
+def test_a_few_classes_are_all_listed_worst_first():
   matrix = np.array([[8, 0, 2], [0, 0, 0], [1, 5, 4]])
   section = sections.class_accuracy({0: 0.8, 2: 0.4}, matrix, ["a", "b", "c"])
   assert rows(section) == [
@@ -237,14 +237,14 @@ def test_a_class_without_mistakes_is_confused_with_none():
   assert rows(section) == [["a", "–", "100.0%", "3"]]
 
 
-def test_long_class_names_are_cut():
+def test_long_class_names_are_shortened():
   names = ["a" * 32, "b" * 33]
   matrix = np.array([[1, 1], [0, 1]])
-  cut = ["a" * 32, "b" * 31 + "…"]
+  shortened = ["a" * 32, "b" * 31 + "…"]
   confusion = sections.confusion_matrix(matrix, names)
   classes = sections.class_accuracy({0: 0.5, 1: 1.0}, matrix, names)
-  assert rows(confusion)[0][:2] == cut
-  assert rows(classes)[0][:2] == cut
+  assert rows(confusion)[0][:2] == shortened
+  assert rows(classes)[0][:2] == shortened
 
 
 @pytest.mark.parametrize("size", [40, 41])
@@ -259,7 +259,7 @@ def test_of_many_classes_the_worst_and_the_best_are_listed(size):
     assert section.body.count("<table") == 2
 
 
-def test_class_metrics_are_of_classes_with_examples():
+def test_class_metrics_exclude_classes_without_examples():
   metrics = [ClassMetrics(f"class {i}", i / 4, 0.5, i) for i in range(4)]
   metrics.append(ClassMetrics("empty", math.nan, math.nan, 0))
   assert rows(sections.class_metrics(metrics)) == [

@@ -1,4 +1,4 @@
-"""Parameters are initialized from other weights, and the rest is reported."""
+"""Tests of initializing parameters from other weights."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Weights files keep every array, and damaged ones are refused."""
+"""Tests of writing and reading .safetensors files."""
 
 import json
 
@@ -47,7 +47,7 @@ def test_round_trip_is_bitwise(tmp_path, dtype):
   assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_previous_file(tmp_path, monkeypatch):
   path = tmp_path / "model.safetensors"
   weights.save(path, _weights())
   before = path.read_bytes()

@@ -20,7 +20,7 @@ def image_file(tmp_path):
   """Returns an image whose center crop has the model's size, and its pixels."""
   pixels = np.random.default_rng(1).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
   file = tmp_path / "noise.png"
-  # The center crop of 224 of 256 rows and columns is 8 of 10 here, rounded down.
+  # The center crop of 224 of 256 rows and columns, rounded down: 8 of 10.
   whole = np.pad(pixels, ((1, 1), (1, 1), (0, 0)))
   file.write_bytes(codec.encode_png(whole))
   return file, pixels

@@ -1,4 +1,4 @@
-"""Each tensor of the six released models is used once."""
+"""Tests of reading the files that DeepMind released."""
 
 import json
 import pathlib
@@ -64,13 +64,13 @@ def test_a_full_size_tree_is_converted_and_identified(name, monkeypatch):
   )
   loaded = deepmind_files.load("file.pystate")
   assert loaded.spec == zoo.get_spec(name)
-  # `load` compares the shapes with the model's.
+  # `load` compares shapes with those of the model.
   assert _sizes(loaded.params) == _sizes(params) == _COUNTS[name]
   assert _sizes(loaded.state) == _sizes(state)
   assert bool(state) == (name == "imagenet_conv")
 
 
-def test_each_tensor_is_used_once():
+def test_each_released_tensor_is_used_once():
   tree = _tree("kinetics_784", "params")
   number = iter(range(1, 1000))
   marked = {

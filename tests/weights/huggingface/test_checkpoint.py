@@ -1,4 +1,4 @@
-"""Converted checkpoints give the same outputs as in transformers."""
+"""Tests of converting checkpoints of transformers in both directions."""
 
 import copy
 import gzip
@@ -34,7 +34,7 @@ _LATENTS = "perceiver.embeddings.latents"
 
 @pytest.fixture
 def unpack(tmp_path):
-  """Unpacks a folder that transformers wrote."""
+  """Returns a function that unpacks a folder written by transformers."""
 
   def make(architecture):
     golden, folder = _GOLDEN / architecture, tmp_path / architecture
@@ -53,7 +53,7 @@ def _io(architecture):
 
 
 def _difference(spec, params, state, architecture):
-  """Returns the largest error of outputs; relative where they are small."""
+  """Returns the largest error of outputs, relative for small outputs."""
   io = _io(architecture)
   errors = []
   for name, out in runs.logits_of(spec, params, state, io).items():
@@ -63,13 +63,13 @@ def _difference(spec, params, state, architecture):
   return max(errors)
 
 
-def _same(left, right):
+def _assert_same(left, right):
   assert jax.tree.structure(left) == jax.tree.structure(right)
   for x, y in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
     np.testing.assert_array_equal(x, y, strict=True)
 
 
-def _refused(match, call, *args):
+def _assert_refused(match, call, *args):
   with pytest.raises(UserError, match=match) as error:
     call(*args)
   assert "\n" not in str(error.value)
@@ -103,7 +103,9 @@ def test_outputs_match_transformers(unpack, architecture):
     (_LEARNED, "encoder", "use_query_residual", True),
   ],
 )
-def test_every_option_matters(unpack, architecture, section, leaf, value):
+def test_every_option_changes_the_outputs(
+  unpack, architecture, section, leaf, value
+):
   spec, params, state = huggingface.load(unpack(architecture))
   assert spec[section][leaf] != value
   spec[section][leaf] = value
@@ -136,7 +138,7 @@ def test_round_trip_is_bitwise(unpack, tmp_path, architecture):
   huggingface.save(tmp_path / "saved", spec, params, state)
   again = huggingface.load(tmp_path / "saved")
   assert again[0] == spec
-  _same(again[1:], loaded[1:])
+  _assert_same(again[1:], loaded[1:])
   before = load_file(folder / _WEIGHTS)
   after = load_file(tmp_path / "saved" / _WEIGHTS)
   assert set(before) == set(after)
@@ -156,7 +158,7 @@ def test_running_statistics_continue_in_training(unpack):
   images = jnp.asarray(_io(_CONV)["raw"])
   apply = jax.jit(runs.model_of(spec).apply, static_argnums=4)
   _, after = apply(params, state, None, images, True)
-  # PyTorch's update with momentum 0.1.
+  # The update of PyTorch with momentum 0.1.
   new = after["adapter/stem/batch_norm_0/~/mean_ema"]["average"].ravel()
   batch = _batch_mean(
     tensors["perceiver.input_preprocessor.convnet.conv.weight"]
@@ -205,7 +207,7 @@ def test_shards_are_joined(unpack):
   _split(folder)
   spec, params, state = huggingface.load(folder)
   assert spec == whole[0]
-  _same((params, state), whole[1:])
+  _assert_same((params, state), whole[1:])
 
 
 @pytest.mark.parametrize(
@@ -236,14 +238,14 @@ def test_damaged_shards_are_refused(unpack, change, match):
   folder = unpack(_TEXT)
   index = _split(folder)
   (folder / _INDEX).write_text(json.dumps(change(index)))
-  _refused(match, huggingface.load, folder)
+  _assert_refused(match, huggingface.load, folder)
 
 
 def test_an_index_that_is_not_json_is_refused(unpack):
   folder = unpack(_TEXT)
   _split(folder)
   (folder / _INDEX).write_text("{")
-  _refused("index.json cannot be read", huggingface.load, folder)
+  _assert_refused("index.json cannot be read", huggingface.load, folder)
 
 
 def _change_tensors(folder, change):
@@ -278,7 +280,7 @@ def _change_tensors(folder, change):
 def test_other_tensors_are_refused(unpack, change, match):
   folder = unpack(_TEXT)
   _change_tensors(folder, change)
-  _refused(match, huggingface.load, folder)
+  _assert_refused(match, huggingface.load, folder)
 
 
 def test_a_transposed_weight_is_refused(unpack):
@@ -287,7 +289,7 @@ def test_a_transposed_weight_is_refused(unpack):
   transpose = lambda t: t.update({name: np.array(t[name].T, order="C")})
   _change_tensors(folder, transpose)
   match = r"shape \(54, 64\); the config makes it \(64, 54\)"
-  _refused(match, huggingface.load, folder)
+  _assert_refused(match, huggingface.load, folder)
 
 
 @pytest.mark.parametrize("size", [0, 7, 100, -1])
@@ -295,7 +297,7 @@ def test_truncated_weights_are_refused(unpack, size):
   folder = unpack(_TEXT)
   contents = (folder / _WEIGHTS).read_bytes()
   (folder / _WEIGHTS).write_bytes(contents[:size])
-  _refused("model.safetensors cannot be read", huggingface.load, folder)
+  _assert_refused("model.safetensors cannot be read", huggingface.load, folder)
 
 
 @pytest.mark.parametrize(
@@ -305,15 +307,17 @@ def test_pickles_are_not_read(unpack, name):
   folder = unpack(_TEXT)
   (folder / _WEIGHTS).rename(folder / name)
   match = f"{name} is a pickle.*call save_pretrained to get safetensors"
-  _refused(match, huggingface.load, folder)
+  _assert_refused(match, huggingface.load, folder)
 
 
 def test_missing_files_are_refused(unpack, tmp_path):
-  _refused("config.json cannot be read: No such", huggingface.load, tmp_path)
+  _assert_refused(
+    "config.json cannot be read: No such", huggingface.load, tmp_path
+  )
   folder = unpack(_TEXT)
   (folder / _WEIGHTS).unlink()
   match = f"has neither {_WEIGHTS} nor {_INDEX}"
-  _refused(match, huggingface.load, folder)
+  _assert_refused(match, huggingface.load, folder)
 
 
 def _change_config(folder, **leaves):
@@ -333,7 +337,7 @@ def _change_config(folder, **leaves):
 def test_other_classes_are_refused(unpack, given, match):
   folder = unpack(_TEXT)
   _change_config(folder, architectures=given)
-  message = _refused(match, huggingface.load, folder)
+  message = _assert_refused(match, huggingface.load, folder)
   assert all(name in message for name in ARCHITECTURES)
 
 
@@ -354,17 +358,19 @@ def test_other_classes_are_refused(unpack, given, match):
     ("num_self_attention_heads", 0, "does not describe a valid model"),
   ],
 )
-def test_impossible_configs_are_refused(unpack, leaf, value, match):
+def test_invalid_configs_are_refused(unpack, leaf, value, match):
   folder = unpack(_TEXT)
   _change_config(folder, **{leaf: value})
-  _refused(match, huggingface.load, folder)
+  _assert_refused(match, huggingface.load, folder)
 
 
 @pytest.mark.parametrize("value", [[5], [5, "6"], 5, [5, True]])
-def test_impossible_sizes_are_refused(unpack, value):
+def test_invalid_sizes_are_refused(unpack, value):
   folder = unpack(_FLOW)
   _change_config(folder, train_size=value)
-  _refused("train_size is .* must be 2 whole numbers", huggingface.load, folder)
+  _assert_refused(
+    "train_size is .* must be 2 whole numbers", huggingface.load, folder
+  )
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "[" * 100_000])
@@ -372,7 +378,7 @@ def test_other_json_is_refused(unpack, text):
   folder = unpack(_TEXT)
   (folder / "config.json").write_text(text)
   match = "is not JSON|does not hold a model configuration"
-  _refused(match, huggingface.load, folder)
+  _assert_refused(match, huggingface.load, folder)
 
 
 def test_leaves_that_a_class_ignores_are_not_checked(unpack):
@@ -390,7 +396,7 @@ def test_missing_leaves_have_the_defaults_of_transformers(unpack):
   del config["d_latents"], config["qk_channels"]
   path.write_text(json.dumps(config))
   match = r"the config makes it \(3, 1280\)|\(1280,\)"
-  _refused(match, huggingface.load, folder)
+  _assert_refused(match, huggingface.load, folder)
 
 
 @pytest.mark.parametrize(
@@ -414,7 +420,7 @@ def test_a_classifier_without_query_residual_is_saved(unpack, tmp_path):
   before = copy.deepcopy((spec, params))
   huggingface.save(tmp_path / "saved", spec, params, state)
   assert spec == before[0]
-  _same(params, before[1])
+  _assert_same(params, before[1])
   loaded = huggingface.load(tmp_path / "saved")
   assert loaded[0]["decoder"]["use_query_residual"]
   want = runs.logits_of(spec, params, state, _io(_LEARNED))
@@ -448,10 +454,10 @@ _WHY_NOT = {
 
 
 @pytest.mark.parametrize("name", zoo.MODELS)
-def test_published_models_that_transformers_supports(name):
+def test_supported_published_models_have_a_config_and_others_a_reason(name):
   if name not in _SAVED:
     match = _WHY_NOT.get(name, "transformers")
-    _refused(match, _config_of, name)
+    _assert_refused(match, _config_of, name)
     return
   architecture, config = _config_of(name)
   assert architecture == _SAVED[name]
@@ -497,7 +503,7 @@ def test_unsupported_specs_are_refused(
   spec, params, state = huggingface.load(unpack(architecture))
   spec[section][leaf] = value
   folder = tmp_path / "saved"
-  _refused(match, huggingface.save, folder, spec, params, state)
+  _assert_refused(match, huggingface.save, folder, spec, params, state)
   assert not folder.exists()
 
 
@@ -517,7 +523,7 @@ def test_training_options_are_ignored(unpack, tmp_path, section, leaf, value):
   huggingface.save(tmp_path / "saved", changed, params, state)
   again = huggingface.load(tmp_path / "saved")
   assert again[0] == spec
-  _same(again[1], params)
+  _assert_same(again[1], params)
 
 
 @pytest.mark.parametrize(
@@ -538,23 +544,25 @@ def test_variables_of_another_model_are_refused(
   spec, params, state = huggingface.load(unpack(_CONV))
   change(params, state)
   folder = tmp_path / "saved"
-  _refused(match, huggingface.save, folder, spec, params, state)
+  _assert_refused(match, huggingface.save, folder, spec, params, state)
   assert not folder.exists()
 
 
 def test_an_unwritable_folder_is_refused(unpack, tmp_path):
   loaded = huggingface.load(unpack(_TEXT))
   (tmp_path / "file").write_text("")
-  _refused("cannot be written", huggingface.save, tmp_path / "file", *loaded)
+  _assert_refused(
+    "cannot be written", huggingface.save, tmp_path / "file", *loaded
+  )
 
 
-def test_a_model_replaces_another(unpack, tmp_path):
+def test_saving_replaces_another_model(unpack, tmp_path):
   loaded = huggingface.load(unpack(_TEXT))
   huggingface.save(tmp_path / "saved", *huggingface.load(unpack(_FLOW)))
   huggingface.save(tmp_path / "saved", *loaded)
   spec, params, _ = huggingface.load(tmp_path / "saved")
   assert spec == loaded[0]
-  _same(params, loaded[1])
+  _assert_same(params, loaded[1])
   names = {path.name for path in (tmp_path / "saved").iterdir()}
   assert names == {"config.json", _WEIGHTS}
 

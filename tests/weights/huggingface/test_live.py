@@ -1,6 +1,6 @@
-"""Compares random models with transformers, in both directions.
+"""Tests of random models against transformers, in both directions.
 
-Needs torch and transformers: run with `pytest -m slow` where they are.
+They need torch and transformers; run `pytest -m slow` with both installed.
 """
 
 import copy
@@ -36,7 +36,7 @@ _SMALL = {
 
 
 def _error(actual, expected):
-  """Returns the largest difference; relative where outputs are small."""
+  """Returns the largest difference, relative for small outputs."""
   assert set(actual) == set(expected)
   errors = []
   for name, want in expected.items():
@@ -47,7 +47,7 @@ def _error(actual, expected):
 
 
 def _random_config(architecture, seed):
-  """Returns a config with the golden model's sizes and other options."""
+  """Returns a config with random options."""
   rng = np.random.default_rng(seed)
   pick = lambda *choices: choices[rng.integers(len(choices))]
   config = make_huggingface.CONFIGS[architecture] | {
@@ -96,7 +96,7 @@ def test_shards_of_transformers_match_here(tmp_path):
 
 
 def _small(name, num_classes=None, **sections):
-  """A published model with a small encoder."""
+  """Returns the spec of a published model with a small encoder."""
   spec = zoo.get_spec(name)
   spec["encoder"] |= _SMALL
   for section, leaves in sections.items():
@@ -172,7 +172,7 @@ def test_saved_models_match_in_transformers(tmp_path, architecture, gelu):
   assert not model.training
   expected = make_huggingface.outputs_of(model, inputs)
   actual = runs.logits_of(spec, params, state, inputs)
-  if architecture == "PerceiverForMaskedLM":  # Padding is not the same.
+  if architecture == "PerceiverForMaskedLM":  # Outputs of padding differ.
     for logits in (actual, expected):
       logits["logits"] = logits["logits"][inputs["mask"]]
   error = _error(actual, expected)

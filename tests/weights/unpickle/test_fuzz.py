@@ -67,7 +67,7 @@ GOOD = {
 
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory):
-  """A file to overwrite, after the imports that reading triggers."""
+  """Returns a file to overwrite, after reading has imported its modules."""
   path = tmp_path_factory.mktemp("scratch") / "file"
   for protocol in PROTOCOLS:
     path.write_bytes(pickle.dumps(GOOD, protocol))

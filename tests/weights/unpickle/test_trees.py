@@ -53,7 +53,7 @@ def test_reads_arrays_of_every_kind(tmp_path, protocol):
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_reads_views_foreign_byte_orders_and_scalars(tmp_path, protocol):
   array = np.arange(24, dtype="f4").reshape(2, 3, 4)
-  got = read(
+  tree_read = read(
     tmp_path,
     {
       "transposed": array.transpose(1, 0, 2),
@@ -73,19 +73,19 @@ def test_reads_views_foreign_byte_orders_and_scalars(tmp_path, protocol):
     "scalar": np.array(1.5, "f4"),
     "bool": np.array(True),
   }
-  assert_same(got, expected)
-  assert got["big"].dtype.isnative
+  assert_same(tree_read, expected)
+  assert tree_read["big"].dtype.isnative
 
 
 def test_keeps_fortran_order_and_is_read_only(tmp_path):
   for protocol in PROTOCOLS:
-    got = read(tmp_path, {"w": np.ones((2, 3), order="F")}, protocol)["w"]
-    assert got.flags.f_contiguous
-    assert not got.flags.writeable
+    tree_read = read(tmp_path, {"w": np.ones((2, 3), order="F")}, protocol)["w"]
+    assert tree_read.flags.f_contiguous
+    assert not tree_read.flags.writeable
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_reads_a_file_as_released(tmp_path, monkeypatch, protocol):
+def test_reads_files_in_the_released_format(tmp_path, monkeypatch, protocol):
   params = {
     "perceiver_encoder/~/self_attention/mlp/linear": {
       "w": np.arange(6, dtype="f4").reshape(2, 3),
@@ -129,8 +129,10 @@ def test_reads_a_file_as_released(tmp_path, monkeypatch, protocol):
 def test_reads_every_mapping_of_haiku(tmp_path, monkeypatch, name, protocol):
   inner = {"b": np.zeros(2)}
   place = ("haiku._src.data_structures", name)
-  got = read(tmp_path, Named(monkeypatch, place, ({"a": inner},)), protocol)
-  assert_same(got, {"a": inner})
+  tree_read = read(
+    tmp_path, Named(monkeypatch, place, ({"a": inner},)), protocol
+  )
+  assert_same(tree_read, {"a": inner})
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -161,10 +163,10 @@ def test_reads_wrapped_device_arrays(
 def test_shared_mappings_and_arrays_stay_shared(tmp_path, protocol):
   array = np.ones(3)
   leaves = {"w": array, "v": array}
-  got = read(tmp_path, {"a": leaves, "b": leaves}, protocol)
-  assert_same(got, {"a": leaves, "b": leaves})
-  assert got["a"] is got["b"]
-  assert got["a"]["w"] is got["a"]["v"]
+  tree_read = read(tmp_path, {"a": leaves, "b": leaves}, protocol)
+  assert_same(tree_read, {"a": leaves, "b": leaves})
+  assert tree_read["a"] is tree_read["b"]
+  assert tree_read["a"]["w"] is tree_read["a"]["v"]
 
 
 @pytest.mark.parametrize(
@@ -261,14 +263,14 @@ def test_deep_nesting_is_refused(tmp_path):
 
 
 def test_shared_mappings_are_converted_once(tmp_path):
-  # It would have 100 ** 12 leaves if each were visited.
+  # Visiting every path would mean 100 ** 12 leaves.
   laughs = read(tmp_path, nested(12, width=100))
   for _ in range(12):
     laughs = laughs["k99"]
   assert_same(laughs, nested(0))
 
 
-def test_memory_stays_near_the_file_size(tmp_path):
+def test_memory_is_proportional_to_the_file_size(tmp_path):
   arrays = {f"a{i}": np.full(2**18, i, "f4") for i in range(16)}
   for protocol, factor in [(2, 4), (3, 2.1), (5, 2.1)]:
     path = write(tmp_path, {"m": arrays}, protocol)
