@@ -10,7 +10,7 @@ import tiny_runs as runs
 
 pytestmark = pytest.mark.slow
 
-# Steps take long enough for a signal to come in the midst of them.
+# A run long enough for a signal to arrive in the middle of it.
 LEAVES = {
   "num_steps": 12,
   "eval_every_steps": 5,
@@ -20,7 +20,7 @@ LEAVES = {
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory, program):
+def single_process(tmp_path_factory, program):
   """Returns the folder of a run of one process with two devices."""
   folder = tmp_path_factory.mktemp("one")
   status, _, err = program(
@@ -32,7 +32,10 @@ def one(tmp_path_factory, program):
 
 @pytest.fixture
 def start_two(program):
-  """Starts two processes with one device each, and ends them."""
+  """Returns a function that starts two processes with one device each.
+
+  Processes still running after the test are killed.
+  """
   started = []
 
   def start(folder, leaves=None, **kwargs):
@@ -65,25 +68,26 @@ def devices(count):
   return f"--xla_force_host_platform_device_count={count}"
 
 
-def end(pair):
+def wait_for_success(pair):
+  """Waits for both processes and returns what they printed."""
   results = [run.end() for run in pair]
   for status, _, err in results:
     assert status == 0, err
   return [out for _, out, _ in results]
 
 
-def test_two_processes_train_as_one(tmp_path, one, start_two):
-  first, second = end(start_two(tmp_path))
-  runs.assert_alike(tmp_path, one)
+def test_two_processes_train_like_one(tmp_path, single_process, start_two):
+  first, second = wait_for_success(start_two(tmp_path))
+  runs.assert_alike(tmp_path, single_process)
   assert "2 x cpu (cpu), 2 process(es)" in first
-  # Only the first speaks and writes.
+  # Only the first process prints and writes.
   assert "step" not in second
   assert len(list((tmp_path / "tensorboard").iterdir())) == 1
   results = [
     json.loads((folder / "results.json").read_text())["metrics"]
-    for folder in (tmp_path, one)
+    for folder in (tmp_path, single_process)
   ]
-  # Accuracies are counts over 360 examples: exact, whoever counts them.
+  # Accuracies are counts out of 360 examples, so they must be equal.
   for name in ("eval/accuracy", "eval/top_5_accuracy"):
     assert results[0][name] == results[1][name]
     assert results[0][name] * 360 == pytest.approx(
@@ -91,35 +95,38 @@ def test_two_processes_train_as_one(tmp_path, one, start_two):
     )
 
 
-def test_two_processes_evaluate_as_one(tmp_path, one, start_two):
-  folder = shutil.copytree(one, tmp_path / "copy")
-  first, second = end(start_two(folder, name="evaluate"))
+def test_two_processes_evaluate_like_one(tmp_path, single_process, start_two):
+  folder = shutil.copytree(single_process, tmp_path / "copy")
+  first, second = wait_for_success(start_two(folder, name="evaluate"))
   assert "eval/accuracy" in first
   assert "eval/accuracy" not in second
   evaluated = json.loads((folder / "evaluation-12.json").read_text())["metrics"]
-  results = json.loads((one / "results.json").read_text())["metrics"]
+  results = json.loads((single_process / "results.json").read_text())["metrics"]
   assert evaluated == pytest.approx(results, rel=1e-6)
 
 
-def test_two_processes_evaluate_the_weights_of_a_run(tmp_path, one, start_two):
+def test_two_processes_evaluate_the_weights_of_a_run(
+  tmp_path, single_process, start_two
+):
   out = tmp_path / "out.json"
-  end(
+  flags = [f"--out={out}"]
+  wait_for_success(
     start_two(
-      one, name="evaluate", folder_flag="weights", flags=[f"--out={out}"]
+      single_process, name="evaluate", folder_flag="weights", flags=flags
     )
   )
-  found = json.loads(out.read_text())
-  results = json.loads((one / "results.json").read_text())["metrics"]
-  assert found["metrics"] == pytest.approx(results, rel=1e-6)
-  assert found["num_examples"] == {"eval": 360}
+  evaluation = json.loads(out.read_text())
+  results = json.loads((single_process / "results.json").read_text())["metrics"]
+  assert evaluation["metrics"] == pytest.approx(results, rel=1e-6)
+  assert evaluation["num_examples"] == {"eval": 360}
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_two_processes_stop_together_and_resume(
-  tmp_path, one, start_two, victim
+def test_a_signal_to_either_process_stops_both_at_the_same_step(
+  tmp_path, start_two, victim
 ):
-  many = {"num_steps": 100_000, "num_epochs": 0.0}
-  pair = start_two(tmp_path / "long", many)
+  leaves = {"num_steps": 100_000, "num_epochs": 0.0}
+  pair = start_two(tmp_path / "long", leaves)
   pair[0].wait_for(6)
   pair[victim].send(signal.SIGTERM)
   results = [run.end() for run in pair]
@@ -128,27 +135,29 @@ def test_two_processes_stop_together_and_resume(
   assert f"preempted at step {step:,}, which is saved" in results[0][1]
 
 
-def test_run_of_two_processes_resumes_with_one_and_with_two(
-  tmp_path, one, start_two
+def test_a_run_of_two_processes_can_be_resumed_by_two(
+  tmp_path, single_process, start_two
 ):
   limit = {"max_seconds": 1e-6}
   for _ in range(2):
     pair = start_two(tmp_path, limit)
     assert [run.end()[0] for run in pair] == [75, 75]
   assert runs.checkpoint_steps(tmp_path) == [1, 2]
-  first, _ = end(start_two(tmp_path))
+  first, _ = wait_for_success(start_two(tmp_path))
   assert "resumed from step 2" in " ".join(first.split())
-  runs.assert_alike(tmp_path, one)
+  runs.assert_alike(tmp_path, single_process)
 
 
-def test_run_of_one_process_resumes_with_two(tmp_path, one, start_two, program):
+def test_a_run_of_one_process_can_be_resumed_by_two(
+  tmp_path, single_process, start_two, program
+):
   status, _, err = program(tmp_path, LEAVES | {"max_seconds": 1e-6}).end()
   assert status == 75, err
-  end(start_two(tmp_path))
-  runs.assert_alike(tmp_path, one)
+  wait_for_success(start_two(tmp_path))
+  runs.assert_alike(tmp_path, single_process)
 
 
-def test_a_wrong_batch_size_is_an_error_in_both(tmp_path, start_two):
+def test_both_processes_report_an_indivisible_batch_size(tmp_path, start_two):
   pair = start_two(tmp_path / "run", {"batch_size": 3})
   for status, _, err in (run.end() for run in pair):
     assert status == 2, err

@@ -1,3 +1,5 @@
+"""Tests of the evaluation step and of means over evaluation datasets."""
+
 import haiku as hk
 import jax
 import numpy as np
@@ -180,10 +182,10 @@ def test_the_progress_bar_counts_batches_and_is_cleared(
   evaluation.evaluate_all(eval_step, state, datasets, mesh)
   assert capfd.readouterr() == ("", "")
   evaluation.evaluate_all(eval_step, state, datasets, mesh, show_progress=True)
-  shown = capfd.readouterr().err
-  assert "evaluate" in shown
-  assert "/5" in shown
-  assert shown.endswith("\r"), "the bar was not cleared"
+  printed = capfd.readouterr().err
+  assert "evaluate" in printed
+  assert "/5" in printed
+  assert printed.endswith("\r"), "the bar was not cleared"
 
 
 def test_an_empty_dataset_is_a_user_error(params):
@@ -193,12 +195,12 @@ def test_an_empty_dataset_is_a_user_error(params):
 
 
 @pytest.mark.parametrize(
-  ("given", "devices", "size"),
+  ("batch_size", "devices", "expected"),
   [(16, 8, 16), (17, 8, 24), (1, 8, 8), (5, 1, 5), (3, 2, 4)],
 )
 def test_the_batch_size_is_rounded_up_to_a_multiple_of_the_devices(
-  tiny_config, given, devices, size
+  tiny_config, batch_size, devices, expected
 ):
-  tiny_config.batch_size = given
+  tiny_config.batch_size = batch_size
   mesh = step.make_mesh(devices)
-  assert evaluation.batch_size(tiny_config, mesh) == size
+  assert evaluation.batch_size(tiny_config, mesh) == expected

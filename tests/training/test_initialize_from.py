@@ -37,7 +37,7 @@ def first(make_tiny_config, tmp_path_factory, compile_once):
     return folder, _train(_short(make_tiny_config()), folder)
 
 
-def test_a_run_leaves_the_weights_it_evaluates(config, first):
+def test_the_weights_of_a_run_are_those_it_evaluates(config, first):
   folder, exported = first
   assert exported.spec == config.model.to_dict()
   task = tasks.make_task(config)
@@ -54,16 +54,16 @@ def test_a_run_leaves_the_weights_it_evaluates(config, first):
 def test_initializing_from_a_run_loads_all_arrays(
   config, first, tmp_path, capsys
 ):
-  folder, started = first
+  folder, initial = first
   config.init_from = str(folder)
   config.optimizer.learning_rate = 0.0
   config.ema_decay = 0.9
   second = _train(config, tmp_path / "second")
-  for module, leaves in started.params.items():
+  for module, leaves in initial.params.items():
     for name, leaf in leaves.items():
       np.testing.assert_allclose(second.params[module][name], leaf, rtol=1e-6)
   out = capsys.readouterr().out
-  count = len(jax.tree.leaves(started.params))
+  count = len(jax.tree.leaves(initial.params))
   assert f"started from {folder}" in out
   assert f"{count} arrays loaded" in out
 
@@ -71,11 +71,11 @@ def test_initializing_from_a_run_loads_all_arrays(
 def test_head_of_another_size_is_initialized_and_named(
   config, first, tmp_path, capsys
 ):
-  _, given = first
+  _, initial = first
   head = {
-    name: x[..., :7] for name, x in given.params["decoder/output"].items()
+    name: x[..., :7] for name, x in initial.params["decoder/output"].items()
   }
-  smaller = given._replace(params=given.params | {"decoder/output": head})
+  smaller = initial._replace(params=initial.params | {"decoder/output": head})
   weights.save(tmp_path / "smaller.safetensors", smaller)
   config.init_from = str(tmp_path / "smaller.safetensors")
   _train(config, tmp_path / "second")
@@ -93,7 +93,9 @@ def test_resumed_run_does_not_need_the_weights(config, first, tmp_path):
   _train(config, tmp_path / "second")
 
 
-def test_missing_weights_stop_before_anything_is_written(config, tmp_path):
+def test_missing_weights_are_an_error_before_anything_is_written(
+  config, tmp_path
+):
   config.init_from = str(tmp_path / "none.safetensors")
   with pytest.raises(UserError, match="no weights at"):
     _train(config, tmp_path / "run")

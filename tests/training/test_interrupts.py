@@ -1,3 +1,5 @@
+"""Tests of stopping a run at signals and at the time limit."""
+
 import signal
 
 import numpy as np
@@ -43,7 +45,7 @@ def test_a_second_ctrl_c_stops_at_once():
       signal.raise_signal(signal.SIGINT)
 
 
-def test_sigterm_may_come_more_than_once():
+def test_a_second_sigterm_changes_nothing():
   stop = Interrupts()
   with stop.handled():
     signal.raise_signal(signal.SIGTERM)
@@ -53,28 +55,28 @@ def test_sigterm_may_come_more_than_once():
 
 @pytest.mark.parametrize("number", BOTH)
 def test_old_handlers_are_restored_after_an_error(number):
-  seen = []
-  old = signal.signal(number, lambda *_: seen.append(number))
+  received = []
+  old = signal.signal(number, lambda *_: received.append(number))
   try:
     stop = Interrupts()
     with pytest.raises(KeyError), stop.handled():
       raise KeyError
     signal.raise_signal(number)
-    assert seen == [number]
+    assert received == [number]
     assert stop.reason(1) == ""
   finally:
     signal.signal(number, old)
 
 
-def test_the_time_limit_counts_from_construction(monkeypatch):
+def test_the_time_limit_is_measured_from_construction(monkeypatch):
   now = [100.0]
   monkeypatch.setattr(interrupts.time, "monotonic", lambda: now[0])
-  limited, endless = Interrupts(max_seconds=5.0), Interrupts()
+  limited, unlimited = Interrupts(max_seconds=5.0), Interrupts()
   now[0] = 104.9
   assert limited.reason(1) == ""
   now[0] = 105.0
   assert limited.reason(2) == interrupts.OUT_OF_TIME
-  assert endless.reason(2) == ""
+  assert unlimited.reason(2) == ""
   assert interrupts.EXIT_CODES[interrupts.OUT_OF_TIME] == 75
 
 

@@ -1,3 +1,5 @@
+"""Tests of whole training runs: what they write, refuse and report."""
+
 import json
 import math
 import resource
@@ -46,11 +48,11 @@ def test_folder_records_config_versions_and_classes(finished):
 def test_folder_holds_checkpoints_images_report_and_results(finished):
   folder, outcome = finished
   assert runs.checkpoint_steps(folder) == [2, 4]
-  pictures = sorted((folder / "images").iterdir())
+  images = sorted((folder / "images").iterdir())
   names = ["cross_attention-00000004.png", "predictions-00000004.png"]
-  assert [picture.name for picture in pictures] == names
-  for picture in pictures:
-    assert picture.read_bytes().startswith(b"\x89PNG")
+  assert [image.name for image in images] == names
+  for image in images:
+    assert image.read_bytes().startswith(b"\x89PNG")
   assert [p.name for p in (folder / "tensorboard").glob("*tfevents*")]
   assert "</html>" in (folder / "report.html").read_text()
   stored = read(folder, "results.json")
@@ -84,20 +86,20 @@ def test_metrics_are_recorded_at_their_intervals(finished):
       "train/learning_rate",
     }
   )
-  scores = {k: v for k, v in evaluated.items() if k != "step"}
-  assert scores == outcome.results["metrics"]
+  metrics = {k: v for k, v in evaluated.items() if k != "step"}
+  assert metrics == outcome.results["metrics"]
 
 
 def test_a_finished_run_started_again_repeats_its_results(finished):
   folder, outcome = finished
-  kept = "metrics.jsonl", "config.json"
-  before = [(folder / name).read_bytes() for name in kept]
+  files = "metrics.jsonl", "config.json"
+  before = [(folder / name).read_bytes() for name in files]
   state = runs.state(folder)
   config = digits.get_config("smoke")
   again = runs.train(folder, config, tasks.make_task(config))
   assert (again.stopped, again.step) == ("", 4)
   assert again.results["metrics"] == outcome.results["metrics"]
-  assert [(folder / name).read_bytes() for name in kept] == before
+  assert [(folder / name).read_bytes() for name in files] == before
   assert runs.state(folder) == state
 
 
@@ -105,17 +107,17 @@ def test_logging_evaluation_and_saving_have_separate_intervals(tmp_path):
   runs.train(tmp_path)
   steps = {"train/loss": [], "eval/loss": []}
   for record in runs.records(tmp_path):
-    for name, seen in steps.items():
-      seen += [record["step"]] if name in record else []
+    for name, recorded in steps.items():
+      recorded += [record["step"]] if name in record else []
   assert steps == {"train/loss": [4, 8, 12], "eval/loss": [5, 10, 12]}
   assert runs.checkpoint_steps(tmp_path) == [9, 12]
-  measured = [
+  metrics = [
     manifest_lib.read_manifest(tmp_path / "checkpoints" / step).metrics
     for step in ("9", "12")
   ]
-  # Those of step 5 are not those of step 9.
-  assert measured[0] == {}
-  assert measured[1].keys() == {"eval/accuracy", "eval/loss"}
+  # The metrics of step 5 are not attributed to step 9.
+  assert metrics[0] == {}
+  assert metrics[1].keys() == {"eval/accuracy", "eval/loss"}
 
 
 def test_means_of_an_interval_do_not_depend_on_its_length(tmp_path):
@@ -131,7 +133,7 @@ def test_means_of_an_interval_do_not_depend_on_its_length(tmp_path):
   assert loss("4") == [pytest.approx(sum(loss("1")) / 4, rel=1e-5)]
 
 
-def test_training_learns(tmp_path):
+def test_training_raises_the_accuracy(tmp_path):
   config = runs.tiny_config(
     num_steps=60, log__every_steps=30, optimizer__learning_rate=0.1
   )
@@ -139,7 +141,7 @@ def test_training_learns(tmp_path):
   assert outcome.results["metrics"]["eval/accuracy"] > 0.6  # chance: 0.33
 
 
-def test_epochs_give_the_length_and_round_up(tmp_path):
+def test_a_length_in_epochs_is_rounded_up_to_whole_steps(tmp_path):
   config = runs.tiny_config(num_steps=0, num_epochs=0.55)
   outcome = runs.train(tmp_path, config)  # 0.55 x 40 examples / 8 = 2.75
   assert outcome.step == 3
@@ -150,7 +152,7 @@ def test_epochs_give_the_length_and_round_up(tmp_path):
   ("steps", "epochs", "expected"),
   [(7, 0.0, 7), (0, 1.0, 5), (0, 1.01, 6), (0, 1e-9, 1), (0, 60.0, 300)],
 )
-def test_num_steps(steps, epochs, expected):
+def test_num_steps_follows_from_steps_or_epochs(steps, epochs, expected):
   config = runs.tiny_config(num_steps=steps, num_epochs=epochs)
   assert config_checks.num_steps(config, 40) == expected
 
@@ -192,7 +194,9 @@ def test_num_steps_rejects_invalid_lengths(steps, epochs):
     ("optimizer.schedule", "linear"),
   ],
 )
-def test_a_bad_leaf_is_named_and_nothing_written(tmp_path, leaf, value):
+def test_an_invalid_value_is_reported_before_anything_is_written(
+  tmp_path, leaf, value
+):
   config = runs.tiny_config(**{leaf.replace(".", "__"): value})
   with pytest.raises(UserError, match=f"config.{leaf} is {value!r}"):
     runs.train(tmp_path / "run", config)
@@ -218,6 +222,8 @@ def test_batch_must_divide_over_devices_and_microbatches(
 
 
 class Unbuildable(runs.TinyTask):
+  """A task whose model raises `error` when it is built."""
+
   def __init__(self, error):
     super().__init__()
     self._error = error
@@ -227,7 +233,9 @@ class Unbuildable(runs.TinyTask):
 
 
 @pytest.mark.parametrize("error", [ValueError("3 heads"), ZeroDivisionError()])
-def test_a_model_that_cannot_be_built(tmp_path, error):
+def test_a_model_that_cannot_be_built_is_an_error_of_the_config(
+  tmp_path, error
+):
   with pytest.raises(UserError, match=f"config.model .*{error}"):
     runs.train(tmp_path / "run", task=Unbuildable(error))
   assert not (tmp_path / "run").exists()
@@ -257,7 +265,7 @@ def test_folder_of_other_classes_is_refused(tmp_path):
   assert runs.contents(tmp_path) == before
 
 
-def test_leaves_that_change_no_result_may_change(tmp_path):
+def test_values_that_change_no_result_may_change(tmp_path):
   runs.train(tmp_path, runs.tiny_config(num_steps=2))
   config = runs.tiny_config(num_steps=2, log__every_steps=1, max_seconds=9.0)
   assert runs.train(tmp_path, config).step == 2
@@ -284,7 +292,9 @@ def exploding(**leaves):
      "optimizer__boundaries": (6 / 7,)},
   ],
 )  # fmt: skip
-def test_a_run_that_diverges_stops_and_saves_nothing_bad(tmp_path, leaves):
+def test_a_run_that_diverges_stops_and_saves_only_finite_values(
+  tmp_path, leaves
+):
   config = exploding(checkpoint__keep_latest=9)
   for name, value in leaves.items():
     config.update_from_flattened_dict({name.replace("__", "."): value})
@@ -295,7 +305,7 @@ def test_a_run_that_diverges_stops_and_saves_nothing_bad(tmp_path, leaves):
     assert None not in record.values()
     assert record["step"] <= 6
   assert not (tmp_path / "results.json").exists()
-  # It fails again from what it saved, in the same way.
+  # Resumed from what it saved, it fails in the same way.
   with pytest.raises(DivergedError):
     runs.train(tmp_path, config)
 
@@ -356,7 +366,7 @@ def test_failed_last_save_is_an_error(tmp_path, monkeypatch):
   assert not (tmp_path / "results.json").exists()
 
 
-def test_several_evaluations_choose_the_best_checkpoint(tmp_path):
+def test_the_checkpoint_of_the_best_evaluation_is_kept(tmp_path):
   config = runs.tiny_config(
     num_steps=6,
     eval_every_steps=1,
@@ -365,12 +375,12 @@ def test_several_evaluations_choose_the_best_checkpoint(tmp_path):
     optimizer__learning_rate=0.5,
   )
   outcome = runs.train(tmp_path, config)
-  scores = {
+  accuracies = {
     r["step"]: r["eval/accuracy"]
     for r in runs.records(tmp_path)
     if "eval/accuracy" in r
   }
-  best = max(scores, key=lambda step: (scores[step], step))
+  best = max(accuracies, key=lambda step: (accuracies[step], step))
   assert outcome.results["best_step"] == best
   assert runs.checkpoint_steps(tmp_path) == sorted({best, 6})
 

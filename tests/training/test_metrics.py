@@ -1,3 +1,5 @@
+"""Tests of metrics as sums and counts, and of the numbers made of them."""
+
 import jax
 import numpy as np
 import pytest
@@ -77,7 +79,7 @@ calibration = jax.jit(metrics.calibration, static_argnames="bins")
 
 
 def calibrated(confidences, correct):
-  """Returns logits and labels of two classes with these confidences."""
+  """Returns logits and labels of two classes with the given confidences."""
   p = np.asarray(confidences, np.float32)
   logits = np.log(np.stack([p, 1 - p], axis=1))
   return logits, np.where(correct, 0, 1)
@@ -95,7 +97,7 @@ def test_calibration_sums_weight_confidence_and_correct_by_bin():
 def test_bins_of_confidence_are_closed_above():
   logits = np.float32([[0, 0], [1000, 0]])  # Confidences of exactly 1/2 and 1.
   table = calibration(logits, np.zeros(2, int), np.ones(2), bins=2)
-  # A tie is not correct.
+  # An example whose classes tie doesn't count as correct.
   assert table.tolist() == [[1, 0.5, 0], [1, 1, 1]]
 
 

@@ -1,3 +1,5 @@
+"""Tests of mixup and CutMix, with properties for random batches."""
+
 import functools
 
 import jax
@@ -27,7 +29,7 @@ def keys_of(seed, size):
 
 
 def batch_of(seed, size):
-  """Images, partners, keys and positions."""
+  """Returns images, partners, random keys and positions in the batch."""
   return (
     noise(seed, size),
     noise(seed + 1, size),
@@ -61,7 +63,7 @@ def test_cutmix_weights_are_the_fraction_of_pixels_kept(mix, seed):
   mixed = mix(images, partners, *rest, **CUTMIX)
   own = np.asarray(mixed.images == images)
   other = np.asarray(mixed.images == partners)
-  # Each pixel comes whole from one of the two images.
+  # Each pixel comes from exactly one of the two images.
   np.testing.assert_array_equal(own, ~other)
   np.testing.assert_array_equal(own[..., :1].repeat(3, axis=3), own)
   np.testing.assert_allclose(
@@ -73,7 +75,7 @@ def test_cutmix_weights_are_the_fraction_of_pixels_kept(mix, seed):
     assert (np.abs(np.diff(rows.astype(int))) > 0).sum() <= 2
 
 
-def test_half_of_a_batch_uses_cutmix_and_half_mixup(mix):
+def test_images_of_a_batch_alternate_between_mixup_and_cutmix(mix):
   images, partners, *rest = batch_of(3, 8)
   mixed = mix(images, partners, *rest, **BOTH)
   same = (mixed.images == images) | (mixed.images == partners)
@@ -88,7 +90,7 @@ def test_each_image_draws_a_weight_of_its_own(mix):
 
 @settings(deadline=None, max_examples=10)
 @given(st.integers(0, 999))
-def test_splitting_a_batch_anywhere_changes_nothing(mix, seed):
+def test_a_batch_is_mixed_the_same_in_parts(mix, seed):
   batch = batch_of(seed, 12)
   whole = mix(*batch, **BOTH)
   parts = [
@@ -120,12 +122,12 @@ def test_mixup_weights_follow_a_beta_distribution(mix, alpha):
   assert abs(weights.var() - variance) < 0.06 * variance
 
 
-def test_boxes_have_the_drawn_size_and_lie_anywhere(mix):
+def test_boxes_have_the_size_and_position_of_the_authors_code(mix):
   size, side = 2000, 24
   black = jnp.zeros((size, side, side, 1))
   batch = (black, black + 1, keys_of(2, size), jnp.arange(size))
   pasted = np.asarray(mix(*batch, **CUTMIX).images)[..., 0]
-  # As in the authors' code: a center among the pixels, and a half side of
+  # As in the authors' code, the center is a random pixel, and half the side is
   # floor(side * sqrt(1 - u)) // 2, clipped at the borders.
   half = (side * np.sqrt(np.linspace(0, 1, 2001))).astype(int) // 2
   half, center, pixel = np.ix_(half, np.arange(side), np.arange(side))
@@ -138,19 +140,19 @@ def test_boxes_have_the_drawn_size_and_lie_anywhere(mix):
 
 @settings(deadline=None, max_examples=15)
 @given(st.integers(0, 999), st.floats(0, 1, width=32))
-def test_targets_weight_both_labels_before_smoothing(seed, smoothing):
+def test_targets_are_weighted_labels_with_smoothing(seed, smoothing):
   rng = np.random.default_rng(seed)
   labels, partner_labels = rng.integers(0, CLASSES, (2, 8))
   weights = rng.random(8).astype(np.float32)
-  got = np.asarray(
+  targets = np.asarray(
     mixing.targets(labels, partner_labels, weights, CLASSES, smoothing)
   )
   expected = np.full((8, CLASSES), smoothing / CLASSES)
   for i, weight in enumerate(weights):
     expected[i, labels[i]] += (1 - smoothing) * weight
     expected[i, partner_labels[i]] += (1 - smoothing) * (1 - weight)
-  np.testing.assert_allclose(got, expected, atol=1e-6)
-  np.testing.assert_allclose(got.sum(axis=1), 1, rtol=1e-5)
+  np.testing.assert_allclose(targets, expected, atol=1e-6)
+  np.testing.assert_allclose(targets.sum(axis=1), 1, rtol=1e-5)
 
 
 def test_images_keep_their_type_and_weights_are_float32():
@@ -164,6 +166,6 @@ def test_images_keep_their_type_and_weights_are_float32():
 
 @pytest.mark.parametrize("name", ["mixup_alpha", "cutmix_alpha"])
 @pytest.mark.parametrize("value", [-0.2, np.nan, np.inf])
-def test_an_invalid_alpha_is_named(name, value):
+def test_an_invalid_alpha_is_refused(name, value):
   with pytest.raises(UserError, match=rf"config\.mixing\.{name} is .*; give 0"):
     mixing.mix(*batch_of(0, 2), **{**BOTH, name: value})

@@ -1,3 +1,5 @@
+"""Tests of optimizers, schedules and how a config selects them."""
+
 import haiku as hk
 import jax
 import numpy as np
@@ -42,8 +44,8 @@ def assert_close(actual, expected, rtol=1e-5, atol=1e-6):
 
 
 @pytest.fixture(scope="module")
-def plain():
-  """Returns the parameters of a layer and three gradients of different size."""
+def params_and_grads():
+  """Returns the parameters of a layer and gradients of three magnitudes."""
   params = normal(
     {
       "net/linear": {"w": np.empty((4, 3)), "b": np.empty(3)},
@@ -55,23 +57,29 @@ def plain():
   return params, [normal(params, 1 + i, 10.0 ** (1 - i)) for i in range(3)]
 
 
-# --- LAMB and AdamW -----------------------------------------------------------
+# LAMB and AdamW.
 
 
-def test_lamb_is_optax_lamb_for_parameters_that_are_not_stacked(plain):
-  sizes = {"b1": 0.8, "b2": 0.95, "eps": 1e-3, "weight_decay": 0.3}
+def test_lamb_agrees_with_optax_for_parameters_that_are_not_stacked(
+  params_and_grads,
+):
+  settings = {"b1": 0.8, "b2": 0.95, "eps": 1e-3, "weight_decay": 0.3}
   schedule = optax.linear_schedule(0.1, 0.01, 3)
-  expected = optax.lamb(schedule, mask=optimizers.decay_mask, **sizes)
-  ours = optimizers.make_optimizer("lamb", schedule, **sizes)
-  assert_close(steps_of(ours, *plain), steps_of(expected, *plain))
+  expected = optax.lamb(schedule, mask=optimizers.decay_mask, **settings)
+  ours = optimizers.make_optimizer("lamb", schedule, **settings)
+  assert_close(
+    steps_of(ours, *params_and_grads), steps_of(expected, *params_and_grads)
+  )
 
 
-def test_adamw_is_optax_adamw(plain):
-  sizes = {"b1": 0.8, "b2": 0.95, "eps": 1e-3, "weight_decay": 0.3}
+def test_adamw_agrees_with_optax(params_and_grads):
+  settings = {"b1": 0.8, "b2": 0.95, "eps": 1e-3, "weight_decay": 0.3}
   schedule = optax.linear_schedule(0.1, 0.01, 3)
-  expected = optax.adamw(schedule, mask=optimizers.decay_mask, **sizes)
-  ours = optimizers.make_optimizer("adamw", schedule, **sizes)
-  assert_close(steps_of(ours, *plain), steps_of(expected, *plain))
+  expected = optax.adamw(schedule, mask=optimizers.decay_mask, **settings)
+  ours = optimizers.make_optimizer("adamw", schedule, **settings)
+  assert_close(
+    steps_of(ours, *params_and_grads), steps_of(expected, *params_and_grads)
+  )
 
 
 def test_a_scanned_layer_is_updated_like_a_separate_layer():
@@ -82,10 +90,10 @@ def test_a_scanned_layer_is_updated_like_a_separate_layer():
   init = hk.transform(block).init
   shapes = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 2, 4)))
   assert all(map(depth.is_stacked, shapes))
-  one = jax.tree.map(lambda x: np.empty(x.shape[1:]), shapes)
-  # The layers' norms differ: one trust ratio for the stack would be wrong.
+  layer_shapes = jax.tree.map(lambda x: np.empty(x.shape[1:]), shapes)
+  # The layers' norms differ, so each layer needs its own trust ratio.
   trees = [
-    [normal(one, seed * DEPTH + i, 10.0**i) for i in range(DEPTH)]
+    [normal(layer_shapes, seed * DEPTH + i, 10.0**i) for i in range(DEPTH)]
     for seed in range(3)
   ]
   params, *grads = (jax.tree.map(lambda *x: np.stack(x), *t) for t in trees)
@@ -118,8 +126,8 @@ def test_biases_and_norms_have_no_weight_decay(tiny_conv_config):
   assert not_decayed == {"b", "scale", "offset"}
 
 
-def test_with_zero_gradients_only_decayed_parameters_shrink(plain):
-  params, _ = plain
+def test_with_zero_gradients_only_decayed_parameters_shrink(params_and_grads):
+  params, _ = params_and_grads
   optimizer = optimizers.make_optimizer(
     "adamw", optax.constant_schedule(0.1), weight_decay=0.5
   )
@@ -135,8 +143,8 @@ def test_with_zero_gradients_only_decayed_parameters_shrink(plain):
   assert_close(updated, expected)
 
 
-def test_clipping_bounds_the_global_norm(plain):
-  params, grads = plain
+def test_clipping_bounds_the_global_norm(params_and_grads):
+  params, grads = params_and_grads
   schedule = optax.constant_schedule(0.1)
   make = lambda norm: optimizers.make_optimizer(
     "lamb", schedule, clip_norm=norm
@@ -156,21 +164,22 @@ def test_clipping_bounds_the_global_norm(plain):
     assert_close(clipped[-1], unclipped[-1])
 
 
-def test_unknown_optimizer_names_the_leaf_and_the_choices():
+def test_the_error_for_an_unknown_optimizer_lists_the_choices():
   with pytest.raises(
     UserError, match=r"config\.optimizer\.name is 'sgd'.*lamb, adamw"
   ):
     optimizers.make_optimizer("sgd", optax.constant_schedule(0.1))
 
 
-# --- schedules ----------------------------------------------------------------
+# Schedules.
 
 
 def at(schedule, *steps):
+  """Returns the approximate learning rates at the given steps."""
   return pytest.approx([float(schedule(s)) for s in steps], rel=1e-5, abs=1e-9)
 
 
-def test_constant():
+def test_a_constant_schedule_never_changes():
   schedule = optimizers.make_schedule("constant", 0.5, 100)
   assert at(schedule, 0, 50, 99, 100) == [0.5] * 4
 
@@ -188,19 +197,19 @@ def test_constant_fraction_sets_where_the_cosine_begins():
     "constant_cosine", 2.0, 100, constant_fraction=0.8
   )
   assert at(schedule, 79, 80, 90, 100) == [2, 2, 1, 0]
-  never = optimizers.make_schedule(
+  constant = optimizers.make_schedule(
     "constant_cosine", 2.0, 100, constant_fraction=1.0
   )
-  assert at(never, 0, 99) == [2, 2]
+  assert at(constant, 0, 99) == [2, 2]
 
 
-def test_cosine():
+def test_a_cosine_schedule_decays_from_the_first_step():
   schedule = optimizers.make_schedule("cosine", 2.0, 100)
   expected = [1 + np.cos(np.pi * s / 100) for s in (0, 25, 50, 75, 100)]
   assert at(schedule, 0, 25, 50, 75, 100) == expected
 
 
-def test_step_decay_at_fractions_of_the_run():
+def test_a_step_schedule_decays_at_fractions_of_the_run():
   schedule = optimizers.make_schedule(
     "step", 1.0, 1200, boundaries=PAPER_BOUNDARIES
   )
@@ -209,11 +218,11 @@ def test_step_decay_at_fractions_of_the_run():
   assert at(schedule, 1139, 1140, 1199) == [0.01, 0.001, 0.001]
 
 
-def test_boundaries_that_round_to_one_step_all_count():
+def test_boundaries_rounded_to_the_same_step_all_count():
   schedule = optimizers.make_schedule(
     "step", 1.0, 4, boundaries=PAPER_BOUNDARIES, decay_factor=0.5
   )
-  # 2.8, 3.4 and 3.8 of 4 steps.
+  # The boundaries are at 2.8, 3.4 and 3.8 of 4 steps.
   assert at(schedule, 2, 3, 4) == [1, 0.25, 0.125]
 
 
@@ -239,7 +248,7 @@ def test_warmup_does_not_shift_boundaries():
 
 
 @pytest.mark.parametrize(
-  ("given", "message"),
+  ("changes", "message"),
   [
     (
       {"schedule": "linear"},
@@ -252,16 +261,18 @@ def test_warmup_does_not_shift_boundaries():
     ({"boundaries": (0.5, 84)}, r"config\.optimizer\.boundaries has 84; .* 1"),
   ],
 )
-def test_invalid_arguments_are_refused_with_their_leaf(given, message):
+def test_invalid_schedules_are_refused_with_their_name(changes, message):
   arguments = {"schedule": "step", "learning_rate": 1.0, "num_steps": 100}
   with pytest.raises(UserError, match=message):
-    optimizers.make_schedule(**(arguments | given))
+    optimizers.make_schedule(**(arguments | changes))
 
 
-# --- from_config --------------------------------------------------------------
+# Optimizers from a config.
 
 
-def test_from_config_builds_the_optimizer_and_schedule(tiny_config, plain):
+def test_from_config_builds_the_optimizer_and_schedule(
+  tiny_config, params_and_grads
+):
   config = tiny_config.optimizer
   config.update(learning_rate=0.5, warmup_steps=2, clip_norm=3.0)
   optimizer, schedule = optimizers.from_config(config, 12, batch_size=8)
@@ -272,7 +283,10 @@ def test_from_config_builds_the_optimizer_and_schedule(tiny_config, plain):
       schedule, 0.9, 0.999, 1e-6, weight_decay=0.1, mask=optimizers.decay_mask
     ),
   )
-  assert_close(steps_of(optimizer, *plain), steps_of(expected, *plain))
+  assert_close(
+    steps_of(optimizer, *params_and_grads),
+    steps_of(expected, *params_and_grads),
+  )
   assert config.name == "lamb", "the config was modified"
 
 

@@ -1,3 +1,5 @@
+"""Tests of the types in which models compute, by tracing them."""
+
 import haiku as hk
 import jax
 import numpy as np
@@ -22,9 +24,9 @@ def equations(jaxpr):
     parameters = jax.tree.leaves(
       list(eqn.params.values()), is_leaf=lambda p: hasattr(p, "eqns")
     )
-    for inner in (getattr(p, "jaxpr", p) for p in parameters):
-      if hasattr(inner, "eqns"):
-        yield from equations(inner)
+    for nested in (getattr(p, "jaxpr", p) for p in parameters):
+      if hasattr(nested, "eqns"):
+        yield from equations(nested)
 
 
 def inputs_of(jaxpr, *primitives):
@@ -72,36 +74,38 @@ class Traced:
 
 
 @pytest.fixture
-def half(tiny_conv_config):
+def traced_bfloat16(tiny_conv_config):
   return Traced(tiny_conv_config, "bfloat16")
 
 
-def test_bfloat16_keeps_the_state_in_float32(half):
-  assert float_types(half.state) == {"float32"}
-  assert float_types(half.net_state) == {"float32"}
-  assert float_types(half.grads) == {"float32"}
+def test_bfloat16_keeps_the_state_in_float32(traced_bfloat16):
+  assert float_types(traced_bfloat16.state) == {"float32"}
+  assert float_types(traced_bfloat16.net_state) == {"float32"}
+  assert float_types(traced_bfloat16.grads) == {"float32"}
 
 
-def test_bfloat16_multiplies_in_bfloat16(half):
+def test_bfloat16_multiplies_in_bfloat16(traced_bfloat16):
   for kind in CONTRACTIONS:
-    assert inputs_of(half.forward, kind) == {"bfloat16"}
-  stacks = [e for e in equations(half.forward) if e.primitive.name == "scan"]
+    assert inputs_of(traced_bfloat16.forward, kind) == {"bfloat16"}
+  stacks = [
+    e for e in equations(traced_bfloat16.forward) if e.primitive.name == "scan"
+  ]
   assert stacks, "no layer was scanned"
   for stack in stacks:
-    inner = stack.params["jaxpr"].jaxpr
-    assert inputs_of(inner, "dot_general") == {"bfloat16"}
+    nested = stack.params["jaxpr"].jaxpr
+    assert inputs_of(nested, "dot_general") == {"bfloat16"}
 
 
-def test_bfloat16_keeps_logits_softmax_and_norms_in_float32(half):
-  assert half.outputs.logits.dtype == jnp.float32
-  assert inputs_of(half.forward, "exp") == {"float32"}
-  assert inputs_of(half.forward, "rsqrt") == {"float32"}
+def test_bfloat16_keeps_logits_softmax_and_norms_in_float32(traced_bfloat16):
+  assert traced_bfloat16.outputs.logits.dtype == jnp.float32
+  assert inputs_of(traced_bfloat16.forward, "exp") == {"float32"}
+  assert inputs_of(traced_bfloat16.forward, "rsqrt") == {"float32"}
 
 
-def test_bfloat16_multiplies_in_bfloat16_in_the_backward_pass(half):
+def test_bfloat16_multiplies_in_bfloat16_in_the_backward_pass(traced_bfloat16):
   pairs = {
     tuple(v.aval.dtype.name for v in eqn.invars)
-    for eqn in equations(half.gradient)
+    for eqn in equations(traced_bfloat16.gradient)
     if eqn.primitive.name in CONTRACTIONS
     and eqn.outvars[0].aval.ndim > 1
     and eqn.outvars[0].aval.shape[-1] > 1  # Exclude a norm's sums.
@@ -111,10 +115,10 @@ def test_bfloat16_multiplies_in_bfloat16_in_the_backward_pass(half):
 
 
 def test_float32_uses_no_other_float_type(tiny_conv_config):
-  full = Traced(tiny_conv_config, "float32")
+  traced = Traced(tiny_conv_config, "float32")
   types = {
     variable.aval.dtype.name
-    for eqn in equations(full.gradient)
+    for eqn in equations(traced.gradient)
     for variable in eqn.outvars
     if hasattr(variable.aval, "dtype")
   }
@@ -138,7 +142,9 @@ def test_bfloat16_applies_the_scale_of_norms_in_float32(custom_gradients):
 
 
 @pytest.mark.parametrize("name", ["float16", "", "bf16"])
-def test_unknown_precision_names_the_leaf_and_the_choices(tiny_config, name):
+def test_the_error_for_an_unknown_precision_lists_the_choices(
+  tiny_config, name
+):
   message = rf"config\.precision is '{name}'; choose one of float32, bfloat16"
   with pytest.raises(UserError, match=message), precision(name):
     pass

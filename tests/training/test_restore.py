@@ -1,3 +1,5 @@
+"""Tests of restoring the checkpoints of a run for evaluation and prediction."""
+
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -115,7 +117,7 @@ def test_averaged_parameters_are_evaluated(saved):
   assert all(type(x) is np.ndarray for x in jax.tree.leaves(params))
 
 
-def test_the_model_computes_as_the_config_says(saved):
+def test_the_restored_model_computes_in_the_precision_of_the_config(saved):
   for name, is_half in (("bfloat16", True), ("float32", False)):
     config = saved.config.copy_and_resolve_references()
     config.precision = name
@@ -128,7 +130,9 @@ def test_the_model_computes_as_the_config_says(saved):
 
 
 @pytest.mark.parametrize("warmup", [0, 1, 500])
-def test_the_length_of_a_run_is_not_needed(tiny_config, task, warmup):
+def test_a_state_can_be_described_without_the_length_of_the_run(
+  tiny_config, task, warmup
+):
   tiny_config.num_steps = 0
   tiny_config.optimizer.warmup_steps = warmup
   abstract = restore.abstract_state(tiny_config, task, step.make_mesh(2))
@@ -159,7 +163,9 @@ def test_unsaved_step_lists_the_saved_ones(saved):
 
 
 @pytest.mark.parametrize("which", ["newest", "-2", "2.0", "", "²"])
-def test_a_wrong_flag_names_the_choices(saved, which):
+def test_the_error_for_an_invalid_checkpoint_flag_lists_the_choices(
+  saved, which
+):
   with pytest.raises(
     UserError, match=rf"--checkpoint={which}: give latest, best or a step"
   ):

@@ -29,25 +29,29 @@ VARIANTS = {
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, compile_once):
-  """Returns a function to the folder of a variant's uninterrupted run."""
-  made = {}
+  """Returns a function that gives the folder of a variant's complete run."""
+  folders = {}
 
   def folder_of(variant, num_devices=1):
-    if (variant, num_devices) not in made:
+    if (variant, num_devices) not in folders:
       folder = tmp_path_factory.mktemp("undisturbed")
       config = runs.tiny_config(**VARIANTS[variant])
       assert not runs.train(folder, config, num_devices=num_devices).stopped
-      made[variant, num_devices] = folder
-    return made[variant, num_devices]
+      folders[variant, num_devices] = folder
+    return folders[variant, num_devices]
 
   return folder_of
 
 
 @pytest.fixture
-def live(monkeypatch):
-  """Returns a function that starts or resumes a run and stops it as told."""
+def train_until(monkeypatch):
+  """Returns a function that trains until a given step is interrupted.
 
-  def live(folder, variant, reasons, leaves=None, **kwargs):
+  `reasons` maps steps to the reason to stop there, or to a `runs.Crash`. The
+  function returns the outcome, or None after a crash.
+  """
+
+  def train_until(folder, variant, reasons, leaves=None, **kwargs):
     monkeypatch.setattr(interrupts, "Interrupts", runs.stop_at(reasons))
     config = runs.tiny_config(**VARIANTS[variant], **(leaves or {}))
     try:
@@ -55,59 +59,65 @@ def live(monkeypatch):
     except runs.Crash:
       return None
 
-  return live
+  return train_until
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("seed", range(2))
-def test_any_interruptions_leave_no_trace(
-  tmp_path, undisturbed, live, variant, seed
+def test_interruptions_at_random_steps_do_not_change_the_run(
+  tmp_path, undisturbed, train_until, variant, seed
 ):
   rng = np.random.default_rng(seed)
   reached = 0
   while reached < 11:
     step = int(rng.integers(reached + 1, 12))
-    asked = bool(rng.integers(2))
-    outcome = live(
-      tmp_path, variant, {step: interrupts.PREEMPTED if asked else runs.Crash()}
+    preempted = bool(rng.integers(2))
+    outcome = train_until(
+      tmp_path,
+      variant,
+      {step: interrupts.PREEMPTED if preempted else runs.Crash()},
     )
-    if asked:
+    if preempted:
       assert (outcome.stopped, outcome.step) == (interrupts.PREEMPTED, step)
       assert runs.checkpoint_steps(tmp_path)[-1] == step
     reached = step
-  assert live(tmp_path, variant, {}).stopped == ""
+  assert train_until(tmp_path, variant, {}).stopped == ""
   runs.assert_same_end(tmp_path, undisturbed(variant))
 
 
 @pytest.mark.parametrize("step", [1, 3, 4, 5, 11])
-def test_run_can_be_stopped_at_any_step(tmp_path, undisturbed, live, step):
-  live(tmp_path, "plain", {step: interrupts.PREEMPTED})
+def test_run_can_be_stopped_at_any_step(
+  tmp_path, undisturbed, train_until, step
+):
+  train_until(tmp_path, "plain", {step: interrupts.PREEMPTED})
   assert runs.checkpoint_steps(tmp_path)[-1] == step
-  live(tmp_path, "plain", {})
+  train_until(tmp_path, "plain", {})
   runs.assert_same_end(tmp_path, undisturbed("plain"))
 
 
-def test_run_resumes_on_other_devices(tmp_path, undisturbed, live):
+def test_run_resumes_on_other_devices(tmp_path, undisturbed, train_until):
   for reasons, devices in (
     ({4: interrupts.PREEMPTED}, 1),
     ({7: interrupts.PREEMPTED}, 4),
     ({}, 2),
   ):
-    live(tmp_path, "averaged parameters", reasons, num_devices=devices)
+    train_until(tmp_path, "averaged parameters", reasons, num_devices=devices)
   runs.assert_alike(tmp_path, undisturbed("averaged parameters"))
 
 
-def test_given_weights_survive_a_crash_before_the_first_save(tmp_path, live):
-  live(tmp_path / "given", "plain", {})
+def test_initial_weights_are_loaded_again_after_a_crash_before_the_first_save(
+  tmp_path, train_until
+):
+  train_until(tmp_path / "given", "plain", {})
   start = {"init_from": str(tmp_path / "given")}
-  live(tmp_path / "run", "plain", {2: runs.Crash()}, leaves=start)
+  train_until(tmp_path / "run", "plain", {2: runs.Crash()}, leaves=start)
   assert runs.checkpoint_steps(tmp_path / "run") == []
-  live(tmp_path / "run", "plain", {}, leaves=start)
-  live(tmp_path / "undisturbed", "plain", {}, leaves=start)
+  train_until(tmp_path / "run", "plain", {}, leaves=start)
+  train_until(tmp_path / "undisturbed", "plain", {}, leaves=start)
   runs.assert_same_end(tmp_path / "run", tmp_path / "undisturbed")
 
 
-def test_averaged_parameters_differ_from_the_others(undisturbed):
+def test_averaged_parameters_differ_from_the_trained_ones(undisturbed):
   arrays = runs.arrays(undisturbed("averaged parameters"))
   name = "params.linear.w"
   assert np.abs(arrays[name] - arrays[f"ema_{name}"]).max() > 1e-6
@@ -117,7 +127,7 @@ def truncate(file):
   os.truncate(file, file.stat().st_size // 2)
 
 
-def flip(file):
+def flip_bit(file):
   data = bytearray(file.read_bytes())
   data[len(data) // 2] ^= 1
   file.write_bytes(data)
@@ -129,40 +139,42 @@ def damage_data(checkpoint, damage):
     damage(file)
 
 
-@pytest.mark.parametrize("damage", [truncate, flip])
+@pytest.mark.parametrize("damage", [truncate, flip_bit])
 def test_damaged_checkpoint_is_skipped(
-  tmp_path, undisturbed, live, monkeypatch, damage
+  tmp_path, undisturbed, train_until, monkeypatch, damage
 ):
-  live(tmp_path, "plain", {8: interrupts.PREEMPTED})
+  train_until(tmp_path, "plain", {8: interrupts.PREEMPTED})
   assert runs.checkpoint_steps(tmp_path) == [6, 8]
   folder = tmp_path / "checkpoints"
   damage_data(folder / "8", damage)
   damaged, older = runs.contents(folder / "8"), runs.contents(folder / "6")
-  said = []
+  warnings = []
   monkeypatch.setattr(
-    logging, "warning", lambda text, *a: said.append(text % a)
+    logging, "warning", lambda text, *a: warnings.append(text % a)
   )
 
-  live(tmp_path, "plain", {7: runs.Crash()})
+  train_until(tmp_path, "plain", {7: runs.Crash()})
 
-  (line,) = said
+  (line,) = warnings
   assert "step 8 can't be read" in line
   assert "step 6 is used instead" in line
   assert runs.contents(tmp_path / "checkpoints_quarantine/8-1") == damaged
   assert runs.contents(folder / "6") == older
-  live(tmp_path, "plain", {})
+  train_until(tmp_path, "plain", {})
   runs.assert_same_end(tmp_path, undisturbed("plain"))
 
 
-def test_incomplete_line_of_metrics_is_rewritten(tmp_path, undisturbed, live):
-  live(tmp_path, "plain", {8: runs.Crash()})
+def test_incomplete_line_of_metrics_is_rewritten(
+  tmp_path, undisturbed, train_until
+):
+  train_until(tmp_path, "plain", {8: runs.Crash()})
   file = tmp_path / "metrics.jsonl"
   file.write_text(file.read_text() + '{"step": 9, "train/lo')
-  live(tmp_path, "plain", {})
+  train_until(tmp_path, "plain", {})
   runs.assert_same_end(tmp_path, undisturbed("plain"))
 
 
-# --- real processes -----------------------------------------------------------
+# Interrupting real processes.
 
 
 @pytest.fixture(scope="module")
@@ -173,11 +185,11 @@ def whole(program, tmp_path_factory):
   return folder
 
 
-def goes_on_to(folder, whole, program, **environment):
+def assert_resumed_run_ends_as(folder, uninterrupted, program, **environment):
   status, out, err = program(folder, environment=environment).end()
   assert status == 0, err
   assert "resumed from" in out
-  runs.assert_same_end(folder, whole)
+  runs.assert_same_end(folder, uninterrupted)
 
 
 @pytest.mark.parametrize(
@@ -196,20 +208,24 @@ def test_signal_saves_and_sets_the_exit_status(
   assert "Traceback" not in err
   step = runs.checkpoint_steps(tmp_path)[-1]
   assert f"{word} at step {step:,}, which is saved: run the same" in out
-  # Complete: its checksums hold, and its position in the data is its step.
+  # The checkpoint is complete: its checksums hold, and its step is right.
   assert int(runs.arrays(tmp_path)["step"]) == step
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
-def test_killed_anywhere(tmp_path, program, whole, seed):
+def test_a_run_killed_at_any_step_can_be_resumed(
+  tmp_path, program, whole, seed
+):
   rng = np.random.default_rng(seed)
   for step in sorted(rng.choice(range(5, 40, 5), size=2, replace=False)):
     run = program(tmp_path).wait_for(int(step))
     time.sleep(rng.uniform(0, 0.05))
     run.end(signal.SIGKILL)
-  # Compiled anew, as on another day.
-  goes_on_to(tmp_path, whole, program, JAX_ENABLE_COMPILATION_CACHE="0")
+  # Without the cache, as when the run is resumed on another machine.
+  assert_resumed_run_ends_as(
+    tmp_path, whole, program, JAX_ENABLE_COMPILATION_CACHE="0"
+  )
 
 
 @pytest.mark.slow
@@ -217,22 +233,24 @@ def test_signals_at_any_step(tmp_path, program, whole):
   for step, number in ((5, signal.SIGTERM), (20, signal.SIGINT)):
     status, _, err = program(tmp_path).wait_for(step).end(number)
     assert status in (75, 130, 0), err
-  goes_on_to(tmp_path, whole, program)
+  assert_resumed_run_ends_as(tmp_path, whole, program)
 
 
 @pytest.mark.slow
-def test_killed_while_a_checkpoint_is_written(tmp_path, program, whole):
+def test_a_run_killed_while_it_saves_can_be_resumed(tmp_path, program, whole):
   unfinished = lambda: set(tmp_path.glob("checkpoints/*tmp*"))
   for _ in range(2):
     before = unfinished()
     program(tmp_path).wait_until(lambda b=before: unfinished() - b).end(
       signal.SIGKILL
     )
-  goes_on_to(tmp_path, whole, program)
+  assert_resumed_run_ends_as(tmp_path, whole, program)
 
 
 @pytest.mark.slow
-def test_killed_and_damaged(tmp_path, program, whole):
+def test_a_killed_run_with_a_damaged_checkpoint_can_be_resumed(
+  tmp_path, program, whole
+):
   program(tmp_path).wait_for(25).end(signal.SIGKILL)
   older, newest = runs.checkpoint_steps(tmp_path)[-2:]
   folder = tmp_path / "checkpoints" / str(newest)
@@ -240,11 +258,11 @@ def test_killed_and_damaged(tmp_path, program, whole):
   damaged = runs.contents(folder)
   status, _, err = program(tmp_path).end()
   assert status == 0, err
-  # The kill may have come before the newest was written to its end.
+  # The run may have been killed before the newest checkpoint was complete.
   assert re.search(rf"step {newest} (can't be read|was never finished)", err)
   assert f"step {older} is used instead" in err
-  aside = tmp_path / "checkpoints_quarantine" / f"{newest}-1"
-  assert runs.contents(aside) == damaged
+  quarantined = tmp_path / "checkpoints_quarantine" / f"{newest}-1"
+  assert runs.contents(quarantined) == damaged
   runs.assert_same_end(tmp_path, whole)
 
 

@@ -1,3 +1,5 @@
+"""Tests of the training step and its state on any number of devices."""
+
 import functools
 
 import haiku as hk
@@ -24,7 +26,8 @@ class Classifier:
   """A network of two layers.
 
   Args:
-    noise: of each example's input, drawn from its own key.
+    noise: the standard deviation of noise added to the inputs in training,
+      drawn with each example's own key.
     batchnorm: whether the hidden layer has batch statistics.
   """
 
@@ -39,7 +42,7 @@ class Classifier:
         jax.random.wrap_key_data(key), x.shape[1:]
       )
       x = x + self._noise * jax.vmap(draw)(batch["rng"])
-    # Batch statistics would take a bias out again.
+    # Normalization would remove a bias.
     x = hk.Linear(4, with_bias=not self._batchnorm)(x)
     if self._batchnorm:
       mapped = is_training and not hk.running_init()
@@ -97,7 +100,7 @@ class Run:
     self.init = step.make_init(
       self.model, optimizer, seed, use_ema=bool(ema_decay)
     )
-    # The host's copy: a step consumes the one on the devices.
+    # A copy on the host, since a step donates the state on the devices.
     self.first = first or jax.device_get(jax.jit(self.init)(task.dummy_batch()))
     self.state = jax.device_put(self.first, step.replicated(self.mesh))
     self.step = step.make_train_step(
@@ -127,7 +130,7 @@ def assert_same(actual, expected):
   jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
-# --- one result on any number of devices --------------------------------------
+# The same results on any number of devices.
 
 
 def assert_devices_agree(task, make_batch, numbers=DEVICES, optimizer=None):
@@ -167,7 +170,7 @@ def test_devices_agree_on_batch_statistics(tiny_conv_config):
 
 
 def mixing_batch(seed):
-  """A batch with partners, as the pipeline makes it."""
+  """Returns a batch with partners to mix with, like one of the pipeline."""
   batch, partner = image_batch(seed), image_batch(1000 + seed)
   del partner["index"]
   return {
@@ -178,7 +181,7 @@ def mixing_batch(seed):
 
 
 def test_devices_and_microbatches_agree_on_mixed_images(tiny_config):
-  # Down to a single image on each device.
+  # With 8 devices and 2 microbatches, each device processes single images.
   tiny_config.mixing = {"mixup_alpha": 0.2, "cutmix_alpha": 1.0}
   task, first, losses = make_task(tiny_config), None, []
   for devices, parts in ((1, 1), (8, 2)):
@@ -201,7 +204,7 @@ def test_batch_statistics_are_those_of_each_device(tiny_conv_config):
     _, state = apply(run.first.params, run.first.net_state, None, share, True)
     states.append(jax.device_get(state))
   run.take(batch)
-  # One state for all devices, the mean of theirs.
+  # All devices get the mean of the devices' states.
   mean = jax.tree.map(lambda *x: np.mean(x, axis=0), *states)
   assert_close(jax.device_get(run.state.net_state), mean, 1e-6)
   spread = jax.tree.map(lambda *x: np.ptp(x, axis=0).max(), *states)
@@ -254,33 +257,33 @@ def test_batch_with_a_loss_over_no_examples_changes_nothing():
   assert_same(jax.device_get(state.params), run.first.params)
 
 
-# --- microbatches -------------------------------------------------------------
+# Microbatches.
 
 
 @pytest.mark.parametrize("parts", [2, 8])
 def test_microbatches_equal_one_batch(parts):
   task = Classifier(noise=0.5)
-  whole = Run(task, devices=2)
-  split = Run(task, devices=2, first=whole.first, num_microbatches=parts)
+  unsplit = Run(task, devices=2)
+  split = Run(task, devices=2, first=unsplit.first, num_microbatches=parts)
   for i in range(5):
-    expected = whole.take(classifier_batch(i))
+    expected = unsplit.take(classifier_batch(i))
     assert split.take(classifier_batch(i)) == pytest.approx(expected, rel=1e-5)
-  assert_close(split.state.params, whole.state.params, 1e-5)
+  assert_close(split.state.params, unsplit.state.params, 1e-5)
 
 
-def test_batch_statistics_pass_from_one_microbatch_to_the_next():
+def test_batch_statistics_are_updated_by_each_microbatch():
   task, frozen = Classifier(batchnorm=True), optax.sgd(0.0)
   split = Run(task, 2, frozen, num_microbatches=2)
-  whole = Run(task, 2, frozen, first=split.first)
+  unsplit = Run(task, 2, frozen, first=split.first)
   batch = classifier_batch(3)
   split.take(batch)
-  for part in range(2):  # The first half of each device's share, the second.
+  for part in range(2):  # The first half of each device's examples, the second.
     at = np.arange(BATCH).reshape(2, 2, -1)[:, part].ravel()
-    whole.take({name: value[at] for name, value in batch.items()})
-  assert_close(split.state.net_state, whole.state.net_state, 1e-5)
+    unsplit.take({name: value[at] for name, value in batch.items()})
+  assert_close(split.state.net_state, unsplit.state.net_state, 1e-5)
 
 
-# --- randomness ---------------------------------------------------------------
+# Randomness.
 
 
 @functools.cache
@@ -299,16 +302,16 @@ def test_noise_of_an_example_does_not_depend_on_its_position():
   assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
-def test_noise_differs_from_step_to_step_and_from_example_to_example():
+def test_noise_differs_between_steps_and_examples():
   batch, run = classifier_batch(0), noisy()
   first, second = run.take(batch)["loss"], run.take(batch)["loss"]
   assert abs(first - second) > 1e-3
   run.state = jax.device_put(run.first, step.replicated(run.mesh))
-  elsewhere = {**batch, "index": batch["index"] + 1}
-  assert abs(run.take(elsewhere)["loss"] - first) > 1e-3
+  other_index = {**batch, "index": batch["index"] + 1}
+  assert abs(run.take(other_index)["loss"] - first) > 1e-3
 
 
-def test_the_seed_decides_parameters_and_noise():
+def test_the_seed_determines_parameters_and_noise():
   run = noisy()
   other = Run(Classifier(noise=1.0), seed=1)
   assert not np.array_equal(run.first.rng, other.first.rng)
@@ -333,7 +336,7 @@ def test_two_runs_are_bitwise_identical():
   assert_same(*ends)
 
 
-# --- the state ----------------------------------------------------------------
+# The training state.
 
 
 def test_initial_state_depends_only_on_shapes_of_the_batch():
@@ -343,7 +346,7 @@ def test_initial_state_depends_only_on_shapes_of_the_batch():
   assert_same(initial.rng, run.first.rng)
   assert int(run.first.step) == 0
   assert run.first.ema_params == ()
-  # Haiku's running statistics remember the first batch until the first step.
+  # Haiku's running statistics depend on the first batch until the first step.
   ends = []
   for first in (run.first, jax.device_get(initial)):
     run.state = jax.device_put(first, step.replicated(run.mesh))
@@ -378,7 +381,7 @@ def test_the_state_is_donated_and_the_batch_is_not():
   assert int(run.state.step) == 2
 
 
-def test_the_average_follows_the_parameters():
+def test_averaged_parameters_are_an_exponential_moving_average():
   run = Run(Classifier(), 2, ema_decay=0.8)
   expected = run.first.params
   assert_same(run.first.ema_params, expected)
@@ -393,7 +396,7 @@ def test_the_average_follows_the_parameters():
   assert run.state.eval_params is run.state.ema_params
 
 
-def test_without_an_average_the_parameters_are_evaluated():
+def test_without_averaging_the_trained_parameters_are_evaluated():
   state = Run(Classifier()).state
   assert state.eval_params is state.params
 
@@ -424,7 +427,7 @@ def test_invalid_model_is_a_user_error(tiny_config):
     step.abstract_state(init, example, step.make_mesh(1))
 
 
-# --- placing ------------------------------------------------------------------
+# Placing batches on devices.
 
 
 def test_each_device_gets_its_part_of_the_batch_in_order():
@@ -444,7 +447,7 @@ def test_each_device_gets_its_part_of_the_batch_in_order():
         )
 
 
-def test_a_mesh_takes_the_first_devices_or_all():
+def test_a_mesh_has_the_first_devices_or_all():
   assert step.make_mesh().size == jax.device_count()
   mesh = step.make_mesh(2)
   assert list(mesh.devices) == jax.devices()[:2]
@@ -459,7 +462,7 @@ def test_more_devices_than_there_are_is_a_user_error():
     step.make_mesh(count + 1)
 
 
-# --- batch sizes --------------------------------------------------------------
+# Batch sizes.
 
 
 @settings(deadline=None)
@@ -477,7 +480,7 @@ def test_batch_size_is_accepted_if_it_divides(size, devices, parts):
 
 
 @pytest.mark.parametrize("parts", [0, -2])
-def test_microbatches_are_one_or_more(parts):
+def test_fewer_than_one_microbatch_are_refused(parts):
   with pytest.raises(
     UserError, match=rf"config\.num_microbatches is {parts}; give 1 or more"
   ):

@@ -1,3 +1,5 @@
+"""Tests of the files that describe a run, and of checks for later starts."""
+
 import errno
 import json
 import re
@@ -43,7 +45,7 @@ def folder(tmp_path):
   return folder
 
 
-# --- whose folder it is -------------------------------------------------------
+# Checks that a folder belongs to a config.
 
 
 def test_new_folder_and_same_config_are_accepted(folder, tmp_path):
@@ -54,7 +56,7 @@ def test_new_folder_and_same_config_are_accepted(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("leaf", "value", "shown"),
+  ("leaf", "value", "difference"),
   [
     ("seed", 1, "seed is 0 there and 1 here"),
     (
@@ -79,14 +81,14 @@ def test_new_folder_and_same_config_are_accepted(folder, tmp_path):
     ),
   ],
 )
-def test_another_config_is_refused_with_its_leaf_named(
-  folder, leaf, value, shown
+def test_another_config_is_refused_with_the_difference(
+  folder, leaf, value, difference
 ):
   with pytest.raises(UserError) as error:
     workdir.check_config(folder, make_config(**{leaf: value}))
   message = str(error.value)
   assert message.startswith(f"--workdir={folder} holds a run of another config")
-  assert shown in message
+  assert difference in message
   assert "Give another --workdir" in message
   assert "\n" not in message
 
@@ -133,13 +135,13 @@ def test_only_whole_names_of_leaves_may_differ(folder):
       workdir.check_config(folder, make_config(**{leaf: 1}))
 
 
-def test_checkpoints_without_a_config_are_not_touched(tmp_path):
+def test_checkpoints_without_a_config_are_refused(tmp_path):
   (tmp_path / "checkpoints").mkdir()
   with pytest.raises(UserError, match=r"has checkpoints but no config\.json"):
     workdir.check_config(tmp_path, make_config())
 
 
-# --- reading back -------------------------------------------------------------
+# Reading the files.
 
 
 def test_config_round_trip_keeps_tuples(folder):
@@ -152,14 +154,14 @@ def test_config_round_trip_keeps_tuples(folder):
 
 
 def test_run_resumes_only_with_its_own_classes(folder, tmp_path):
-  for where, names in ((folder, ("cat", "dog")), (tmp_path, ("x",))):
-    workdir.check_metadata(where, {"class_names": names})
+  for accepted, names in ((folder, ("cat", "dog")), (tmp_path, ("x",))):
+    workdir.check_metadata(accepted, {"class_names": names})
   workdir.check_metadata(folder, {})
   with pytest.raises(UserError, match=r"number 1, 'cow' instead of 'dog'"):
     workdir.check_metadata(folder, {"class_names": ("cat", "cow")})
 
 
-def test_metadata_read_back(folder, tmp_path):
+def test_metadata_is_read_as_it_was_written(folder, tmp_path):
   assert workdir.read_metadata(folder) == {"class_names": ["cat", "dog"]}
   assert workdir.read_metadata(tmp_path) == {}
 
@@ -213,7 +215,7 @@ def test_a_full_disk_is_a_user_error(tmp_path):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-# --- what a run writes --------------------------------------------------------
+# Writing the files.
 
 
 def test_a_run_writes_config_task_and_versions(folder):

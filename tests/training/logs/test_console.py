@@ -1,3 +1,5 @@
+"""Tests of what a run prints to a log and to a terminal."""
+
 import io
 import sys
 
@@ -45,7 +47,7 @@ def test_log_file_gets_one_line_per_interval(capsys):
     (100, "100% [" + "#" * 20 + "]"),
   ],
 )
-def test_the_bar_is_full_at_the_end_and_not_before(capsys, step, bar):
+def test_the_bar_is_full_only_at_the_last_step(capsys, step, bar):
   Console(100).interval(step, {}, "0s")
   assert capsys.readouterr().out.startswith(bar)
 
@@ -54,17 +56,17 @@ def test_the_bar_is_full_at_the_end_and_not_before(capsys, step, bar):
   ("value", "text"),
   [(0.000012345, "1.234e-05"), (-1234.5, "-1,234"), (float("nan"), "nan")],
 )
-def test_numbers_stay_short(capsys, value, text):
+def test_numbers_are_short(capsys, value, text):
   Console(1).interval(1, {"loss": value}, "0s")
   assert f"loss {text}  eta" in capsys.readouterr().out
 
 
-def test_a_run_of_no_steps_can_be_shown(capsys):
+def test_a_run_of_zero_steps_is_printed(capsys):
   Console(0).interval(0, {}, "0s")
   assert "step 0/0" in capsys.readouterr().out
 
 
-def test_other_processes_are_silent(capsys):
+def test_other_processes_print_nothing(capsys):
   console = Console(10, enabled=False)
   console.step()
   console.say("hello")
@@ -74,7 +76,7 @@ def test_other_processes_are_silent(capsys):
   assert not console.draws
 
 
-def test_other_processes_draw_no_bar_either(open_terminal):
+def test_other_processes_draw_no_bar(open_terminal):
   terminal = open_terminal()
   console = Console(10, enabled=False)
   console.step()
@@ -99,7 +101,7 @@ def test_lines_are_printed_above_the_bar_and_metrics_in_it(open_terminal):
   console.interval(5, {"loss": 0.5, "grad_norm": 7.0}, "1s")
   console.say("step 5: eval/accuracy 0.9")
   console.close()
-  shown = terminal.getvalue()
-  assert "step 5: eval/accuracy 0.9\n" in shown
-  assert "loss=0.5" in shown
-  assert "grad_norm" not in shown
+  printed = terminal.getvalue()
+  assert "step 5: eval/accuracy 0.9\n" in printed
+  assert "loss=0.5" in printed
+  assert "grad_norm" not in printed

@@ -1,3 +1,5 @@
+"""Tests of the files and services that a run writes metrics and images to."""
+
 import io
 import json
 import math
@@ -38,7 +40,7 @@ def write_steps(path, steps):
   file.close()
 
 
-# --- write_json ---------------------------------------------------------------
+# JSON files.
 
 
 def test_write_json_writes_arrays_paths_and_nulls(tmp_path):
@@ -65,7 +67,7 @@ def test_write_json_writes_arrays_paths_and_nulls(tmp_path):
   assert path.read_text().endswith("}\n")
 
 
-def test_write_json_takes_a_config_dict(tmp_path):
+def test_write_json_writes_config_dicts(tmp_path):
   ml_collections = pytest.importorskip("ml_collections")
   config = ml_collections.ConfigDict({"model": {"depth": 2}})
   write_json(tmp_path / "config.json", config)
@@ -108,20 +110,20 @@ def test_value_without_json_form_leaves_the_old_file(tmp_path):
 
 def test_file_is_complete_before_it_is_renamed(tmp_path, monkeypatch):
   path = tmp_path / "results.json"
-  seen = []
+  contents = []
   replace = os.replace
 
   def spy(source, target):
-    seen.append(json.loads(pathlib.Path(source).read_text()))
+    contents.append(json.loads(pathlib.Path(source).read_text()))
     assert pathlib.Path(source).parent == pathlib.Path(target).parent
     replace(source, target)
 
   monkeypatch.setattr(os, "replace", spy)
   write_json(path, {"top1": 0.9})
-  assert seen == [{"top1": 0.9}]
+  assert contents == [{"top1": 0.9}]
 
 
-# --- metrics.jsonl ------------------------------------------------------------
+# The file metrics.jsonl.
 
 
 def test_lines_can_be_read_as_soon_as_they_are_written(path):
@@ -132,7 +134,9 @@ def test_lines_can_be_read_as_soon_as_they_are_written(path):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_numbers_that_are_not_finite_become_null_and_read_as_nan(path, value):
+def test_numbers_that_are_not_finite_are_null_in_the_file_and_read_as_nan(
+  path, value
+):
   file = MetricsFile(path)
   file.write(3, {"train/loss": np.float32(value), "lr": 0.25})
   file.close()
@@ -148,25 +152,26 @@ def test_a_missing_file_has_no_records(path):
   assert not path.exists()
 
 
-def test_truncation_keeps_the_lines_up_to_the_step_byte_for_byte(path):
+def test_truncation_keeps_the_lines_up_to_the_step_unchanged(path):
   write_steps(path, [0, 1, 2, 2, 3, 4])
   lines = path.read_text().splitlines(keepends=True)
   MetricsFile(path).truncate_after(2)
   assert path.read_text() == "".join(lines[:4])
 
 
-@settings(deadline=None, max_examples=60)  # it waits for the disk
+@settings(deadline=None, max_examples=60)  # No deadline: it waits for the disk.
 @given(cut=st.integers(0), resume=st.integers(0, 6))
-def test_killed_anywhere_and_resumed_gives_the_file_of_one_run(
+def test_a_run_killed_anywhere_and_resumed_writes_the_same_file(
   tmp_path_factory, cut, resume
 ):
   folder = tmp_path_factory.mktemp("run")
   whole, killed = folder / "whole.jsonl", folder / "killed.jsonl"
   write_steps(whole, range(1, 7))
-  # A step's line is on disk before its checkpoint, so the cut comes later.
-  saved = len(b"".join(whole.read_bytes().splitlines(keepends=True)[:resume]))
-  size = whole.stat().st_size
-  killed.write_bytes(whole.read_bytes()[: saved + cut % (size - saved + 1)])
+  # A step's line is written before its checkpoint, so at least the lines up to
+  # the resumed step are complete.
+  data = whole.read_bytes()
+  saved = len(b"".join(data.splitlines(keepends=True)[:resume]))
+  killed.write_bytes(data[: saved + cut % (len(data) - saved + 1)])
 
   file = MetricsFile(killed)
   file.truncate_after(resume)
@@ -198,7 +203,7 @@ def test_last_line_without_a_newline_is_kept(path):
   "line",
   ["{", "[1]", "7", '{"loss": 1}', '{"step": "2"}', '{"step": 2, "x": "y"}'],
 )
-def test_a_damaged_middle_line_is_an_error_that_names_it(path, line):
+def test_a_damaged_line_before_the_last_is_an_error_with_its_number(path, line):
   path.write_text(f'{{"step": 1}}\n\n{line}\n{{"step": 3}}\n')
   before = path.read_bytes()
   with pytest.raises(UserError, match=r"metrics\.jsonl line 3 .*--workdir"):
@@ -210,10 +215,10 @@ def test_a_damaged_middle_line_is_an_error_that_names_it(path, line):
   assert path.read_bytes() == before
 
 
-# --- Writers ------------------------------------------------------------------
+# All writers together.
 
 
-def picture(shape=(4, 6, 3)):
+def make_image(shape=(4, 6, 3)):
   return np.arange(math.prod(shape), dtype=np.uint8).reshape(shape)
 
 
@@ -223,11 +228,11 @@ def open_writers(workdir, resume_step=0, tensorboard=False, **kwargs):
   )
 
 
-def test_disabled_writers_touch_nothing(tmp_path, fake_wandb):
+def test_disabled_writers_write_nothing(tmp_path, fake_wandb):
   folder = tmp_path / "run"
   out = open_writers(folder, tensorboard=True, wandb_project="p", enabled=False)
   out.scalars(1, {"train/loss": 1.0})
-  out.image(1, "picture", picture())
+  out.image(1, "image", make_image())
   out.close()
   assert not folder.exists()
   assert not fake_wandb.calls
@@ -236,16 +241,16 @@ def test_disabled_writers_touch_nothing(tmp_path, fake_wandb):
 def test_scalars_and_images_are_written_to_the_workdir(tmp_path):
   out = open_writers(tmp_path / "a" / "run")
   out.scalars(2, {"train/loss": np.float32(0.5)})
-  out.image(2, "eval/attention maps", picture())
-  out.image(12, "../..", picture((4, 6)))
+  out.image(2, "eval/attention maps", make_image())
+  out.image(12, "../..", make_image((4, 6)))
   out.close()
   run = tmp_path / "a" / "run"
   assert read_metrics(run / "metrics.jsonl") == [{"step": 2, "train/loss": 0.5}]
   names = {p.name for p in (run / "images").iterdir()}
   first = "eval-attention-maps-00000002.png"
   assert names == {first, "image-00000012.png"}
-  seen = cv2.imread(str(run / "images" / first))[..., ::-1]
-  np.testing.assert_array_equal(seen, picture())
+  image = cv2.imread(str(run / "images" / first))[..., ::-1]
+  np.testing.assert_array_equal(image, make_image())
   assert not (run / "tensorboard").exists()
 
 
@@ -261,7 +266,7 @@ def test_resumed_run_removes_later_lines_and_new_run_removes_all(tmp_path):
   assert read_metrics(tmp_path / "metrics.jsonl") == []
 
 
-# --- TensorBoard --------------------------------------------------------------
+# TensorBoard.
 
 
 def tfrecords(data):
@@ -278,36 +283,39 @@ def events(folder):
       yield Event.FromString(record)
 
 
-def shown_scalars(folder):
-  """Returns the scalars that TensorBoard shows after purging."""
-  shown = {}
+def visible_scalars(folder):
+  """Returns the scalars that TensorBoard shows.
+
+  The start of a session hides earlier events from its step on.
+  """
+  scalars = {}
   for event in events(folder):
     if event.session_log.status == SessionLog.START:
-      shown = {k: v for k, v in shown.items() if k[1] < event.step}
+      scalars = {k: v for k, v in scalars.items() if k[1] < event.step}
     for value in event.summary.value:
       if value.HasField("simple_value"):
-        shown[value.tag, event.step] = value.simple_value
-  return shown
+        scalars[value.tag, event.step] = value.simple_value
+  return scalars
 
 
-def test_tensorboard_events_read_back(tmp_path):
+def test_tensorboard_gets_scalars_and_images(tmp_path):
   out = open_writers(tmp_path, tensorboard=True)
   out.scalars(1, {"train/loss": 0.5, "lr": 0.25})
-  out.image(1, "eval/attention", picture())
-  out.image(1, "eval/grey", picture((4, 6)))
+  out.image(1, "eval/attention", make_image())
+  out.image(1, "eval/gray", make_image((4, 6)))
   out.close()
   folder = tmp_path / "tensorboard"
-  assert shown_scalars(folder) == {("train/loss", 1): 0.5, ("lr", 1): 0.25}
+  assert visible_scalars(folder) == {("train/loss", 1): 0.5, ("lr", 1): 0.25}
   images = {
     value.tag: value.image.encoded_image_string
     for event in events(folder)
     for value in event.summary.value
     if value.HasField("image")
   }
-  assert set(images) == {"eval/attention", "eval/grey"}
+  assert set(images) == {"eval/attention", "eval/gray"}
   data = np.frombuffer(images["eval/attention"], np.uint8)
-  seen = cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]
-  np.testing.assert_array_equal(seen, picture())
+  image = cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]
+  np.testing.assert_array_equal(image, make_image())
 
 
 def test_tensorboard_hides_events_that_a_resumed_run_repeats(tmp_path):
@@ -318,7 +326,7 @@ def test_tensorboard_hides_events_that_a_resumed_run_repeats(tmp_path):
   out = open_writers(tmp_path, resume_step=2, tensorboard=True)
   out.scalars(3, {"train/loss": 2.0})
   out.close()
-  assert shown_scalars(tmp_path / "tensorboard") == {
+  assert visible_scalars(tmp_path / "tensorboard") == {
     ("train/loss", 1): 1.0,
     ("train/loss", 2): 1.0,
     ("train/loss", 3): 2.0,
@@ -343,7 +351,7 @@ def test_full_disk_is_an_error_and_does_not_block(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, limit)
 
 
-# --- Weights & Biases ---------------------------------------------------------
+# Weights & Biases.
 
 
 class FakeWandb(types.ModuleType):
@@ -372,16 +380,16 @@ def fake_wandb(monkeypatch):
   return module
 
 
-def test_missing_wandb_stops_before_files_change(tmp_path, monkeypatch):
+def test_missing_wandb_is_an_error_before_files_change(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "wandb", None)
   write_steps(tmp_path / "metrics.jsonl", [1, 2])
-  with pytest.raises(UserError, match=r"'cats'.*pip install") as caught:
+  with pytest.raises(UserError, match=r"'cats'.*pip install") as error:
     open_writers(tmp_path, wandb_project="cats")
-  assert "\n" not in str(caught.value)
+  assert "\n" not in str(error.value)
   assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
 
 
-def test_no_project_needs_no_wandb(tmp_path, monkeypatch):
+def test_wandb_is_not_needed_without_a_project(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "wandb", None)
   open_writers(tmp_path).close()
 
@@ -390,7 +398,7 @@ def test_wandb_gets_scalars_images_and_the_config(tmp_path, fake_wandb):
   config = {"lr": math.nan, "model": {"depth": np.int64(2)}}
   out = open_writers(tmp_path, wandb_project="cats", config=config)
   out.scalars(3, {"train/loss": np.float32(0.5)})
-  out.image(3, "eval/attention", picture())
+  out.image(3, "eval/attention", make_image())
   out.close()
   (_, init), *rest = fake_wandb.calls
   assert (init["project"], init["name"]) == ("cats", None)

@@ -1,3 +1,5 @@
+"""Tests of adding up metrics over the steps of an interval."""
+
 import json
 
 import jax
@@ -36,7 +38,7 @@ def make_accumulator(timer, stored=None, **kwargs):
   )
 
 
-def of_step(i):
+def metrics_of_step(i):
   """Returns metrics whose sums are rounded in float32."""
   total = np.float32(np.random.default_rng(i).normal())
   return {
@@ -63,7 +65,7 @@ def test_only_a_few_steps_are_queued_on_the_device(timer, monkeypatch, ahead):
   for i in range(5):
     accumulator.add({"loss": (jnp.float32(1), jnp.float32(1))})
     accumulator.wait(ahead)
-    # Sums grow by one a step: those of the oldest steps were waited for.
+    # The sum after step n is n, so this lists the steps waited for.
     assert waited == [n + 1.0 for n in range(i + 1 - ahead)]
 
 
@@ -74,17 +76,17 @@ def test_take_starts_a_new_interval(timer):
     assert accumulator.take()[0] == {"loss": value}
 
 
-def test_sums_survive_a_checkpoint_bitwise(timer):
+def test_sums_are_restored_bitwise_from_a_checkpoint(timer):
   whole, first = make_accumulator(timer), make_accumulator(timer)
   for i in range(3):
-    whole.add(of_step(i))
-    first.add(of_step(i))
+    whole.add(metrics_of_step(i))
+    first.add(metrics_of_step(i))
   stored = json.loads(json.dumps(first.stored()))
   assert stored == first.stored(), "a save in the middle changes nothing"
   second = make_accumulator(timer, stored)
   for i in range(3, 7):
-    whole.add(of_step(i))
-    second.add(of_step(i))
+    whole.add(metrics_of_step(i))
+    second.add(metrics_of_step(i))
   assert second.stored() == whole.stored()
   assert second.take()[0] == whole.take()[0]
 
@@ -102,25 +104,28 @@ def test_restored_sums_are_placed_on_all_devices(timer):
 def test_nothing_is_stored_between_intervals(timer):
   accumulator = make_accumulator(timer)
   assert accumulator.stored() == {}
-  accumulator.add(of_step(0))
+  accumulator.add(metrics_of_step(0))
   accumulator.take()
   assert accumulator.stored() == {}
   accumulator.check_finite(1)
 
 
 @pytest.mark.parametrize(
-  ("value", "shown"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf")]
+  ("value", "text"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf")]
 )
-def test_non_finite_metric_stops_the_run_and_is_named(timer, value, shown):
+def test_a_metric_that_is_not_finite_stops_the_run(timer, value, text):
   accumulator = make_accumulator(timer)
-  accumulator.add(of_step(0))
+  accumulator.add(metrics_of_step(0))
   accumulator.check_finite(1)
-  bad = {**of_step(1), "grad_norm": (jnp.float32(value), jnp.float32(1))}
+  bad = {
+    **metrics_of_step(1),
+    "grad_norm": (jnp.float32(value), jnp.float32(1)),
+  }
   accumulator.add(bad)
-  accumulator.add(of_step(2))
+  accumulator.add(metrics_of_step(2))
   with pytest.raises(
     DivergedError,
-    match=rf"^grad_norm is {shown} in the steps up to 3; .*"
+    match=rf"^grad_norm is {text} in the steps up to 3; .*"
     r"config\.optimizer\.learning_rate",
   ):
     accumulator.check_finite(3)
@@ -135,7 +140,7 @@ def take_steps(accumulator, timer, clock, count, data, seconds):
       clock.now += data
     with timer.section("step"):
       clock.now += seconds
-      accumulator.add(of_step(i))
+      accumulator.add(metrics_of_step(i))
 
 
 def test_speed_counts_only_data_and_steps_of_the_interval(timer, clock):

@@ -1,3 +1,5 @@
+"""Tests of the results and the report written at the end of a run."""
+
 import json
 
 import jax
@@ -12,7 +14,7 @@ from perceiver_jax.training import step
 from perceiver_jax.training.logs import metric_writers, results, run_summary
 from perceiver_jax.viz import report
 
-SHOWN = 12
+NUM_SAMPLES = 12
 STEPS, BATCH_SIZE, EXAMPLES = 20, 16, 1437
 BEST_STEP = 10
 SECONDS = {"step": 3.0, "data": 0.5}
@@ -78,17 +80,18 @@ def run(make_tiny_config):
 
 
 @pytest.fixture(scope="module")
-def shown(run):
-  """Returns the sampled outputs, computed once."""
+def samples(run):
+  """Returns the outputs for sample images, computed once."""
   return results.sample_outputs(run.task, run.model, run.state)
 
 
 @pytest.fixture
-def quick_show(monkeypatch, shown):
-  monkeypatch.setattr(results, "sample_outputs", lambda *_: shown)
+def cached_samples(monkeypatch, samples):
+  """Makes the results use `samples` instead of computing them again."""
+  monkeypatch.setattr(results, "sample_outputs", lambda *_: samples)
 
 
-def test_scalars_are_named_by_their_data_set():
+def test_scalars_have_the_name_of_their_dataset():
   scalars = results.flat_scalars(
     {
       "test": {"loss": np.float32(0.5), "confusion": np.eye(2)},
@@ -98,21 +101,23 @@ def test_scalars_are_named_by_their_data_set():
   assert scalars == {"test/loss": 0.5, "real/loss": 1.5}
 
 
-def test_the_first_examples_are_shown_with_attention(run, shown):
-  outputs, batch = shown
-  np.testing.assert_array_equal(batch["index"], np.arange(SHOWN))
+def test_samples_are_the_first_examples_with_attention(run, samples):
+  outputs, batch = samples
+  np.testing.assert_array_equal(batch["index"], np.arange(NUM_SAMPLES))
   apply = jax.jit(lambda p, b: run.model.apply(p, {}, None, b, False)[0])
   expected = apply(jax.device_get(run.state.ema_params), batch).logits
   np.testing.assert_allclose(outputs.logits, expected, rtol=1e-3, atol=1e-3)
   assert type(outputs.logits) is np.ndarray
-  assert outputs.decoder_attention.shape == (SHOWN, 1, 1, 4)
-  assert outputs.encoder_attention[-1].shape == (SHOWN, 1, 4, 64)
+  assert outputs.decoder_attention.shape == (NUM_SAMPLES, 1, 1, 4)
+  assert outputs.encoder_attention[-1].shape == (NUM_SAMPLES, 1, 4, 64)
 
 
-def test_large_outputs_are_sampled_from_fewer_examples(run, shown, monkeypatch):
-  outputs, _ = shown
+def test_large_outputs_are_sampled_from_fewer_examples(
+  run, samples, monkeypatch
+):
+  outputs, _ = samples
   numbers = sum(np.size(x) for x in jax.tree.leaves(outputs))
-  monkeypatch.setattr(results, "_MAX_OUTPUT_SIZE", numbers * 3 // SHOWN)
+  monkeypatch.setattr(results, "_MAX_OUTPUT_SIZE", numbers * 3 // NUM_SAMPLES)
   fewer, batch = results.sample_outputs(run.task, run.model, run.state)
   assert batch["index"].tolist() == [0, 1, 2]
   np.testing.assert_allclose(fewer.logits, outputs.logits[:3], atol=1e-5)
@@ -139,7 +144,7 @@ def test_padding_examples_are_not_shown(run, monkeypatch):
   assert len(outputs.logits) == 5
 
 
-@pytest.mark.usefixtures("quick_show")
+@pytest.mark.usefixtures("cached_samples")
 def test_results_hold_metrics_sizes_and_versions(run, tmp_path):
   written = run.write(tmp_path)
   stored = json.loads((tmp_path / "results.json").read_text())
@@ -158,8 +163,10 @@ def test_results_hold_metrics_sizes_and_versions(run, tmp_path):
   assert stored["train_seconds"] == 3.5
 
 
-@pytest.mark.usefixtures("quick_show")
-def test_the_report_has_all_its_parts(run, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("cached_samples")
+def test_the_report_has_a_summary_curves_and_sections(
+  run, tmp_path, monkeypatch
+):
   file = metric_writers.MetricsFile(tmp_path / "metrics.jsonl")
   for at in (10, 20):
     file.write(at, {"train/loss": 1 / at})
@@ -177,7 +184,7 @@ def test_the_report_has_all_its_parts(run, tmp_path, monkeypatch):
   assert page.title == tmp_path.name
   assert next(iter(page.summary)) == run.task.primary_metric
   assert page.summary["best_step"] == 10
-  assert "seconds" not in page.summary, "a table does not fit in the head"
+  assert "seconds" not in page.summary, "the summary has no tables"
   assert page.published is None
   assert [record["step"] for record in page.records] == [10, 20]
   assert page.config["optimizer"]["name"] == "lamb"
@@ -186,13 +193,13 @@ def test_the_report_has_all_its_parts(run, tmp_path, monkeypatch):
   assert titles == [
     "Sample predictions", "Confusion matrix", "Classes", "Calibration"
   ]  # fmt: skip
-  assert page.sections[0].body.count("<figure") == SHOWN
+  assert page.sections[0].body.count("<figure") == NUM_SAMPLES
   text = (tmp_path / "report.html").read_text()
   assert tmp_path.name in text
   assert "0.975" in text
 
 
-@pytest.mark.usefixtures("quick_show")
+@pytest.mark.usefixtures("cached_samples")
 def test_published_row_is_in_both_files(run, tmp_path, monkeypatch):
   row = {"eval/accuracy": 0.79, "source": "Perceiver IO v3, Table 7"}
   monkeypatch.setattr(run.task, "published", row)
@@ -200,7 +207,7 @@ def test_published_row_is_in_both_files(run, tmp_path, monkeypatch):
   assert "Perceiver IO v3, Table 7" in (tmp_path / "report.html").read_text()
 
 
-@pytest.mark.usefixtures("quick_show")
+@pytest.mark.usefixtures("cached_samples")
 def test_summary_images_are_written_at_the_last_step(run, tmp_path):
   log = ImageLog()
   run.write(tmp_path, log)
@@ -211,7 +218,7 @@ def test_summary_images_are_written_at_the_last_step(run, tmp_path):
     assert image.ndim == 3
 
 
-@pytest.mark.usefixtures("quick_show")
+@pytest.mark.usefixtures("cached_samples")
 def test_results_are_written_last_to_mark_a_complete_run(
   run, tmp_path, monkeypatch
 ):

@@ -1,3 +1,5 @@
+"""Tests of the summary that is printed when a run starts."""
+
 import re
 import types
 
@@ -13,7 +15,7 @@ from perceiver_jax.training import step
 from perceiver_jax.training.logs import run_summary
 
 
-def collect(config, devices=2):
+def summarize(config, devices=2):
   task, mesh = tasks.make_task(config), step.make_mesh(devices)
   model = step.model_of(task, config.precision)
   init = step.make_init(model, optax.sgd(0.1), 0, use_ema=False)
@@ -33,13 +35,13 @@ def compiled_of(arguments, temporary):
   return types.SimpleNamespace(memory_analysis=lambda: stats)
 
 
-# --- facts --------------------------------------------------------------------
+# What is computed for the summary.
 
 
 def test_summary_of_a_run(tiny_config):
   tiny_config.num_microbatches = 4
   tiny_config.precision = "bfloat16"
-  summary, task, abstract = collect(tiny_config)
+  summary, task, abstract = summarize(tiny_config)
   assert summary.devices == (
     f"2 x {jax.devices()[0].device_kind} (cpu), 1 process(es),"
     f" jax {jax.__version__}"
@@ -53,10 +55,11 @@ def test_summary_of_a_run(tiny_config):
 
 
 def test_a_step_costs_three_forward_passes_of_the_batch(tiny_config):
-  summary, task, abstract = collect(tiny_config)
+  summary, task, abstract = summarize(tiny_config)
   model = step.model_of(task, "float32")
   batch = {
-    k: np.repeat(v, tiny_config.batch_size // 2, axis=0)  # Of a device.
+    # One device's part of the batch.
+    k: np.repeat(v, tiny_config.batch_size // 2, axis=0)
     for k, v in task.dummy_batch().items()
   }
   forward = flops.count_flops(
@@ -66,14 +69,14 @@ def test_a_step_costs_three_forward_passes_of_the_batch(tiny_config):
 
 
 def test_attention_implementations_are_listed(tiny_config):
-  assert collect(tiny_config)[0].attention == (
+  assert summarize(tiny_config)[0].attention == (
     "unprojected 4 x 64, xla 4 x 4, unprojected 1 x 4"
   )
 
 
-def test_peak_counts_all_devices(tiny_config, monkeypatch):
+def test_the_peak_is_that_of_all_devices(tiny_config, monkeypatch):
   monkeypatch.setattr(run_summary, "peak_flops", lambda kind: 5.0)
-  assert collect(tiny_config, devices=4)[0].peak_flops == 20.0
+  assert summarize(tiny_config, devices=4)[0].peak_flops == 20.0
 
 
 @pytest.mark.parametrize(
@@ -94,7 +97,7 @@ def test_peak_is_that_of_the_longest_matching_name(kind, peak):
   assert run_summary.peak_flops(kind) == peak
 
 
-# --- parameters ---------------------------------------------------------------
+# Numbers of parameters.
 
 
 @pytest.fixture
@@ -109,7 +112,7 @@ def params():
   }
 
 
-def test_parameters_are_counted_by_array_by_group_and_in_all(params):
+def test_parameters_are_counted_by_array_by_group_and_in_total(params):
   assert run_summary.parameter_table(params) == [
     ("perceiver/encoder/~/block_0/linear/w", (3, 4), 12),
     ("perceiver/encoder/~/block_0/linear/b", (4,), 4),
@@ -124,7 +127,7 @@ def test_parameters_are_counted_by_array_by_group_and_in_all(params):
   assert run_summary.grouped_parameters(params, depth=1) == {"perceiver": 27}
 
 
-# --- text ---------------------------------------------------------------------
+# The text of the summary.
 
 
 @pytest.fixture
@@ -148,7 +151,7 @@ def rows_of(text):
   return dict(rows)
 
 
-def test_text_of_a_new_run(run):
+def test_the_text_of_a_new_run(run):
   compiled = compiled_of(1_500_000, 2_500_000_000)
   text = run_summary.text(run, 10_000, 0, compiled, 12.34)
   rows = rows_of(text)
@@ -167,26 +170,26 @@ def test_text_of_a_new_run(run):
   assert "resumed from" not in rows
 
 
-def test_text_of_a_resumed_run(run):
+def test_the_text_of_a_resumed_run_has_the_step(run):
   text = run_summary.text(run, 10_000, 2_000, compiled_of(1, 1), 1.0)
   assert rows_of(text)["resumed from"] == "step 2,000"
 
 
-def test_text_of_a_run_with_nothing_left_to_train(run):
+def test_the_text_of_a_finished_run_omits_compilation(run):
   text = run_summary.text(run, 10_000, 10_000, None, 0.0)
   assert not {"memory", "compiled in"} & rows_of(text).keys()
 
 
 def test_values_are_in_one_column(run):
   text = run_summary.text(run, 10_000, 2_000, compiled_of(1, 1), 1.0)
-  facts = [s for s in text.splitlines() if not s.startswith("    ")]
-  column = facts[0].index(run.devices)
-  for line in facts:
+  lines = [s for s in text.splitlines() if not s.startswith("    ")]
+  column = lines[0].index(run.devices)
+  for line in lines:
     assert line[column - 2 : column] == "  "
     assert line[column] != " "
 
 
-def test_memory_of_a_real_program():
+def test_the_memory_of_a_compiled_program():
   compiled = jax.jit(lambda x: x + 1).lower(flops.abstract(1000)).compile()
   assert "4 kB arguments" in run_summary.memory_text(compiled)
 
@@ -211,10 +214,10 @@ def test_unknown_memory():
     (5e18, "5000 P"),
   ],
 )
-def test_human_numbers(number, text):
+def test_numbers_are_rounded_to_four_digits_with_a_prefix(number, text):
   assert run_summary.human(number) == text
 
 
-def test_human_numbers_take_a_unit():
+def test_numbers_can_have_a_unit():
   assert run_summary.human(404.3e9, "FLOP") == "404.3 GFLOP"
   assert run_summary.human(12, "B") == "12 B"

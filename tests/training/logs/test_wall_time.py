@@ -1,3 +1,5 @@
+"""Tests of measuring the time of sections, and of the time left."""
+
 import math
 
 import pytest
@@ -23,7 +25,7 @@ def clock():
   return Clock()
 
 
-def test_an_inner_section_pauses_the_outer_one(clock):
+def test_a_nested_section_pauses_the_outer_one(clock):
   timer = WallTimer(clock=clock)
   with timer.section("train"):
     clock.wait(3)
@@ -36,7 +38,7 @@ def test_an_inner_section_pauses_the_outer_one(clock):
   assert timer.totals() == {"train": 7, "eval": 30, "save": 100}
 
 
-# Each number opens that many sections, waits, and closes as many.
+# Each visit is a depth of nested sections and the seconds spent in each.
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 50)), max_size=8))
 def test_totals_add_up_to_the_wall_time(visits):
   clock = Clock()
@@ -66,7 +68,7 @@ def test_time_outside_every_section_is_not_counted(clock):
   assert timer.totals() == {"train": 3}
 
 
-def test_totals_count_the_open_section_until_now_and_only_once(clock):
+def test_totals_include_the_open_section_until_now(clock):
   timer = WallTimer(clock=clock)
   with timer.section("train"):
     clock.wait(2)
@@ -100,7 +102,7 @@ def test_restored_totals_continue_and_are_copied(clock):
   assert earlier == {"train": 100, "save": 5.0}
 
 
-def test_the_real_clock_is_the_default():
+def test_the_default_clock_is_real_time():
   timer = WallTimer()
   with timer.section("train"):
     pass
@@ -115,14 +117,16 @@ def test_eta_ignores_compilation_and_earlier_processes(clock):
     clock.wait(30)
     with timer.section("eval"):
       clock.wait(10)
-    # 40 seconds for 20 steps, 60 steps to go, though a section is open.
+    # 20 steps took 40 seconds, including the open section; 60 steps are left.
     assert timer.eta(step=40, total=100, start_step=20) == pytest.approx(120)
 
 
 @pytest.mark.parametrize(
   ("step", "expected"), [(20, math.inf), (100, 0.0), (101, 0.0)]
 )
-def test_eta_before_the_first_step_and_after_the_last(clock, step, expected):
+def test_the_time_left_before_the_first_step_and_after_the_last(
+  clock, step, expected
+):
   timer = WallTimer(clock=clock)
   with timer.section("train"):
     clock.wait(9)
@@ -150,11 +154,11 @@ def test_eta_of_a_run_that_was_already_complete(clock):
     (math.nan, "?"),
   ],
 )
-def test_format_seconds_examples(seconds, text):
+def test_seconds_are_formatted_with_their_two_largest_units(seconds, text):
   assert format_seconds(seconds) == text
 
 
-def read_back(text):
+def parse_seconds(text):
   units = {"d": 86400, "h": 3600, "m": 60, "s": 1}
   seconds, digits = 0, ""
   for c in text:
@@ -167,11 +171,11 @@ def read_back(text):
 
 
 @given(st.floats(0, 1e8))
-def test_format_seconds_reads_back_to_within_its_smaller_unit(seconds):
+def test_formatted_seconds_are_exact_to_the_smaller_unit(seconds):
   text = format_seconds(seconds)
   smaller = {"s": 1, "m": 60, "h": 3600}[text[-1]]
-  assert -0.5 <= seconds - read_back(text) < smaller
-  # The smaller of two units never reaches a whole larger one.
+  assert -0.5 <= seconds - parse_seconds(text) < smaller
+  # The number of the smaller unit is always less than one larger unit.
   larger, _, rest = text[:-1].partition(
     {"s": "m", "m": "h", "h": "d"}[text[-1]]
   )
@@ -179,6 +183,8 @@ def test_format_seconds_reads_back_to_within_its_smaller_unit(seconds):
 
 
 @given(st.floats(0, 1e8), st.floats(0, 1e8))
-def test_format_seconds_keeps_the_order(one, other):
+def test_formatted_seconds_keep_their_order(one, other):
   low, high = sorted((one, other))
-  assert read_back(format_seconds(low)) <= read_back(format_seconds(high))
+  assert parse_seconds(format_seconds(low)) <= parse_seconds(
+    format_seconds(high)
+  )
