@@ -1,4 +1,4 @@
-r"""Fine-tunes on GLUE tasks over the paper's grid (IO, app. F, Table 13).
+r"""Fine-tunes on GLUE tasks over the paper's grid (Perceiver IO v3, Table 13).
 
   python -m scripts.sweeps.glue --init_from=runs/mlm --out=runs/glue
 

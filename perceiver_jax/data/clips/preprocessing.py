@@ -79,7 +79,7 @@ class ClipPreprocessing:
       spectrogram = mel.spec_augment(spectrogram, rng, settings["spec_augment"])
       example["audio"] = spectrogram.reshape(-1, 1)
     for name, share in settings["dropout"].items():
-      # Drops a whole modality of the example (Perceiver, AudioSet).
+      # Drops a whole modality of the example (Perceiver v2, section 4.2).
       if rng.random() < share and name in example:
         example[name] = np.zeros_like(example[name])
     return example

@@ -14,7 +14,7 @@ class AudioAdapter(hk.Module):
 
   Raw audio is split into patches of 16 samples for Kinetics and of 128 for
   AudioSet. A mel spectrogram is flattened and has patches of 1, so that each of
-  its values is an element (Perceiver, AudioSet; IO, app. I).
+  its values is an element (Perceiver v2, section 4.2; IO v3, app. I).
 
   Args:
     samples_per_patch: Samples per element.

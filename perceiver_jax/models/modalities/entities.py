@@ -1,6 +1,6 @@
 """The adapter and decoder of entities, such as the units of a game.
 
-Perceiver IO replaces AlphaStar's entity encoder (IO, StarCraft II, app. B).
+Perceiver IO replaces AlphaStar's entity encoder (Perceiver IO v3, app. B).
 Shapes: entities [B, M, F]; `input_mask` is True at real ones.
 """
 

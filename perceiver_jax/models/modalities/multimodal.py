@@ -2,7 +2,7 @@
 
 Modalities are concatenated in the order of their names. Each is padded to a
 common width with learned channels, which also identify it, and has a learned
-token that replaces masked elements (Perceiver, AudioSet; IO, app. I).
+token that replaces masked elements (Perceiver v2, section 4.2; IO v3, app. I).
 """
 
 import math
