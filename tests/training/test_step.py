@@ -185,11 +185,14 @@ def test_devices_and_microbatches_agree_on_mixed_images(tiny_config):
   tiny_config.mixing = {"mixup_alpha": 0.2, "cutmix_alpha": 1.0}
   task, first, losses = make_task(tiny_config), None, []
   for devices, parts in ((1, 1), (8, 2)):
-    run = Run(task, devices, first=first, num_microbatches=parts)
+    # Rounding differences grow with the rate and the number of steps.
+    run = Run(
+      task, devices, optax.sgd(0.1), first=first, num_microbatches=parts
+    )
     first = run.first
-    losses.append([run.take(mixing_batch(i))["loss"] for i in range(8)])
+    losses.append([run.take(mixing_batch(i))["loss"] for i in range(4)])
   assert losses[1] == pytest.approx(losses[0], abs=5e-5)
-  assert len(set(losses[0])) == 8
+  assert len(set(losses[0])) == 4
 
 
 def test_batch_statistics_are_those_of_each_device(tiny_conv_config):
