@@ -22,7 +22,8 @@ from perceiver_jax.weights import model as weights_model
 
 _CLASSIFIERS = ("classification", "average_and_project")
 _LANGUAGE_MODELS = ("masked_lm", "token")
-# Settings in which Hugging Face's classes differ from the released models.
+# Settings in which Hugging Face's classes differ from DeepMind's code. Their
+# files of the released models are still those models.
 _CONVERTED = ("gelu", "padding", "use_query_mask", "use_query_residual")
 
 _BLOCK = 2**20
@@ -35,9 +36,9 @@ class Subject(NamedTuple):
     config: config of the evaluation, with the model of the weights.
     task: the task; its data has been opened.
     restored: the model with the weights, on all devices.
-    differences: leaves of the model that differ from those of the given config,
-      as messages.
-    published: the task's published results; {} if the model is another one.
+    differences: messages about leaves of the model that differ from those of
+      the given config.
+    published: the task's published results; {} if there are differences.
   """
 
   config: ml_collections.ConfigDict
@@ -71,13 +72,17 @@ def load(path: Path, config: ml_collections.ConfigDict) -> Subject:
     restored = _place(nameless, config, weights, path)
   task = tasks.make_task(config)
   _check_class_names(path, task)
-  differences = initialize.differences(given, weights.spec)
+  differences = [
+    line
+    for line in initialize.differences(given, weights.spec)
+    if _changes_model(line)
+  ]
   return Subject(
     config,
     task,
     restored._replace(model=step_lib.model_of(task, config.precision)),
     differences,
-    {} if any(map(_changes_model, differences)) else task.published,
+    {} if differences else task.published,
   )
 
 
@@ -199,8 +204,8 @@ def _blaming(path: Path) -> Iterator[None]:
     yield
   except UserError as error:
     raise UserError(
-      f"{error} (--weights={path}, whose model replaces config.model: change"
-      " the data, or give the --config of these weights, or other weights)"
+      f"{error}; the model is that of --weights={path}, so change the data, or"
+      " give other weights or the --config of these"
     ) from error
 
 

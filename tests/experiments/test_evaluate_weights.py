@@ -116,20 +116,27 @@ def test_a_run_gets_the_metrics_of_its_own_evaluation(
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_run_of_each_task_gets_its_own_metrics(call, tmp_path, name):
   run, out = tmp_path / "run", tmp_path / "out.json"
-  done = call("train", config_flag(name), f"--workdir={run}")
+  flags = config_flag(name), f"--workdir={run}", "--num_devices=1"
+  done = call("train", *flags)
   assert done.status == 0, done.err
   expected = json.loads((run / "results.json").read_text())["metrics"]
   record = evaluated(call, run, config_flag(name), out=out)
   assert record["metrics"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_nothing_in_the_folder_of_a_run_changes(call, trained, smoke_flag):
+def test_nothing_but_images_is_written_unless_asked_for(
+  call, trained, smoke_flag, tmp_path
+):
   before = runs.contents(trained)
-  done = call("evaluate", f"--weights={trained}", smoke_flag)
+  images = tmp_path / "images"
+  flags = f"--weights={trained}", smoke_flag, f"--images={images}"
+  done = call("evaluate", *flags)
   assert (done.status, done.err) == (0, "")
   assert "eval/accuracy" in done.out
   assert "written" not in done.out
   assert runs.contents(trained) == before
+  names = ["cross_attention.png", "predictions.png"]
+  assert sorted(path.name for path in images.iterdir()) == names
 
 
 def test_classes_in_another_order_than_those_of_the_run(
@@ -145,6 +152,7 @@ def test_a_folder_of_hugging_face_with_batch_statistics(call, tmp_path):
   config = get_config("imagenet")
   config.model.adapter.padding = "torch"
   config.model.decoder.num_query_channels = 16
+  config.model.encoder.gelu = "exact"
   folder = tmp_path / "theirs"
   weights.save_huggingface(folder, random_weights(config))
   out = tmp_path / "out.json"

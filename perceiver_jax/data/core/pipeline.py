@@ -6,6 +6,7 @@ of processes.
 """
 
 import os
+import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -172,7 +173,9 @@ class _Batches(grain.IterDataset):
     options = grain.ReadOptions(self._num_threads, self._num_threads)
     ds = self._batches[next_index:].to_iter_dataset(options)
     if self._num_workers:
-      ds = ds.mp_prefetch(grain.MultiprocessingOptions(self._num_workers))
+      ds = ds.mp_prefetch(
+        grain.MultiprocessingOptions(self._num_workers), _ignore_interrupts
+      )
     return iter(ds)
 
   def num_batches(self) -> int:
@@ -229,6 +232,12 @@ class _BatchIterator(grain.DatasetIterator):
     if self._iterator is not None:
       self._iterator.close()
       self._iterator = None
+
+
+def _ignore_interrupts(worker_index: int, worker_count: int) -> None:
+  """Leaves Ctrl-C, which a terminal sends to all processes, to the first."""
+  del worker_index, worker_count
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _local_batch(

@@ -1,4 +1,5 @@
 import itertools
+import signal
 
 import numpy as np
 import pytest
@@ -210,6 +211,26 @@ def test_two_worker_processes_make_the_same_batches():
     for workers in (0, 2)
   ]
   _assert_same(*passes)
+
+
+def _interrupt_handler(example):
+  """Replaces an example by what its process does on Ctrl-C."""
+  del example
+  ignores = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+  return {"ignores": np.bool_(ignores)}
+
+
+@pytest.mark.slow
+def test_worker_processes_leave_interrupts_to_the_first():
+  for workers in (0, 1):
+    dataset = pipeline.eval_dataset(
+      _source(1),
+      global_batch=1,
+      transform=_interrupt_handler,
+      num_workers=workers,
+    )
+    (batch,) = _take(dataset, 1)
+    assert batch["ignores"] == [workers > 0]
 
 
 class _Damaged(InMemoryArrays):
