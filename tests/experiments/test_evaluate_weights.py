@@ -152,7 +152,7 @@ def test_a_folder_of_hugging_face_with_batch_statistics(call, tmp_path):
   config = get_config("imagenet")
   config.model.adapter.padding = "torch"
   config.model.decoder.num_query_channels = 16
-  config.model.encoder.gelu = "exact"
+  config.model.encoder.gelu = config.model.decoder.gelu = "exact"
   folder = tmp_path / "theirs"
   weights.save_huggingface(folder, random_weights(config))
   out = tmp_path / "out.json"
