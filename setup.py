@@ -64,7 +64,7 @@ setuptools.setup(
     "tpu": ["jax[tpu]"],
     # Compiles for TPUs where there is none; see docs/tpu.md.
     "compile-ahead": ["libtpu"],
-    # Video and sound in predictions. PyAV 19 opens files with other arguments.
+    # Video and audio files. PyAV 19 opens files with other arguments.
     "media": ["av>=14,<19", "soundfile>=0.13", "soxr>=1.0"],
     # SentencePiece models, and text compressed with zstd.
     "text": ["sentencepiece>=0.2", "zstandard>=0.23"],

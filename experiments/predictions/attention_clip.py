@@ -36,13 +36,13 @@ def run(arguments: Sequence[str]) -> None:
   for path, example in zip(paths, examples, strict=True):
     try:
       raw, options = _model_inputs(weights.spec, example)
-      found = jax.device_get(apply(raw, **options))
+      model_outputs = jax.device_get(apply(raw, **options))
     except (TypeError, ValueError) as error:
       raise UserError(
         f"the model does not take clips as its config prepares them: {error};"
         " give the weights' own --config"
       ) from error
-    shown = attention_values.of_encoder(found, softmax=False)
+    shown = attention_values.of_encoder(model_outputs, softmax=False)
     figure = task.attention_figure(
       example, shown.attention, shown.latents, shown.head
     )

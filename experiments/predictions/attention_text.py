@@ -39,8 +39,9 @@ def run(arguments: Sequence[str]) -> None:
   apply = models.jit_apply(weights, return_attention="logits")
   folder = outputs.output_folder()
   for i, (text, ids) in enumerate(zip(arguments, texts, strict=True)):
-    found = jax.device_get(apply(rows[i : i + 1], input_mask=masks[i : i + 1]))
-    page = _page(text, ids, found, len(before), tokenizer)
+    one = slice(i, i + 1)
+    model_outputs = jax.device_get(apply(rows[one], input_mask=masks[one]))
+    page = _page(text, ids, model_outputs, len(before), tokenizer)
     path = outputs.unused_path(folder, "text-attention.html")
     with outputs.writing(path):
       path.write_text(page, encoding="utf-8")
@@ -60,10 +61,14 @@ def _tokens_before() -> np.ndarray:
 
 
 def _page(
-  text: str, ids: np.ndarray, found: Any, num_before: int, tokenizer: Any
+  text: str,
+  ids: np.ndarray,
+  model_outputs: Any,
+  num_before: int,
+  tokenizer: Any,
 ) -> str:
   """Returns a page with a section for each cross-attend."""
-  shown = attention_values.of_encoder(found, softmax=True)
+  shown = attention_values.of_encoder(model_outputs, softmax=True)
   sections = [
     text_attention.section(
       attention[..., num_before:],

@@ -1,7 +1,6 @@
 """predict classify IMAGE ...: the most likely classes and the attention.
 
-Of a model that was trained on several labels per image, all labels above a
-threshold.
+With several labels per image, it prints all labels above a threshold.
 """
 
 import functools
@@ -31,16 +30,18 @@ def run(arguments: Sequence[str]) -> None:
   inputs = [model.read(path) for path in paths]
   folder = outputs.output_folder()
   for path, example in zip(paths, inputs, strict=True):
-    found = model.apply(example)
+    model_outputs = model.apply(example)
     print(path)
     if model.threshold is None:
       show = outputs.print_top_classes
     else:
       show = functools.partial(outputs.print_labels, model.threshold)
-    show(model.probabilities(found.logits[0]), model.class_names)
+    show(model.probabilities(model_outputs.logits[0]), model.class_names)
     pixels = model.to_pixels(example["image"])
     (overlay,) = attention_figures.output_overlays(
-      pixels[None], found.encoder_attention, found.decoder_attention
+      pixels[None],
+      model_outputs.encoder_attention,
+      model_outputs.decoder_attention,
     )
     sheet = image_layout.contact_sheet(
       [pixels, overlay], ["input", "attention"], 2

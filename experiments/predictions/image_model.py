@@ -119,7 +119,7 @@ def _load_weights(image_size: int) -> ImageModel:
     batch = {name: value[None] for name, value in example.items()}
     try:
       raw = batch if uses_boxes else batch["image"]
-      found = jax.device_get(model(raw))
+      model_outputs = jax.device_get(model(raw))
     except ValueError as error:
       raise UserError(
         "the model of these weights does not take color images of"
@@ -127,9 +127,10 @@ def _load_weights(image_size: int) -> ImageModel:
         f" with --image_size ({error})"
       ) from error
     attention = [
-      image_adapter.unpermute(each, seed) for each in found.encoder_attention
+      image_adapter.unpermute(each, seed)
+      for each in model_outputs.encoder_attention
     ]
-    return found._replace(encoder_attention=tuple(attention))
+    return model_outputs._replace(encoder_attention=tuple(attention))
 
   # Weights do not say whether their classes exclude each other.
   threshold = flags.FLAGS.threshold

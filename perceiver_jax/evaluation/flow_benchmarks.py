@@ -27,21 +27,21 @@ def sources(data: Mapping[str, Any]) -> dict[str, FlowSource]:
     UserError: a folder is missing or a number is out of range.
   """
   given = data.get("benchmarks", {})
-  found: dict[str, FlowSource] = {}
+  benchmarks: dict[str, FlowSource] = {}
   spacing = given.get("tiles", tiling.SPACINGS[0])
   checks.check_leaf_choice("data.benchmarks.tiles", spacing, tiling.SPACINGS)
   for name in _FOLDERS:
     if directory := given.get(name):
-      found |= _in_folder(name, directory)
+      benchmarks |= _in_folder(name, directory)
   if given.get("rendered"):
-    found["rendered"] = flow_sources.make_flow_source(
+    benchmarks["rendered"] = flow_sources.make_flow_source(
       "rendered", split="test", **data["source_args"]["rendered"]
     )
   if scale := given.get("motorcycle"):
-    found["motorcycle"] = flow_sources.make_flow_source(
+    benchmarks["motorcycle"] = flow_sources.make_flow_source(
       "motorcycle", split="test", scale=scale
     )
-  return found
+  return benchmarks
 
 
 def _in_folder(name: str, directory: str) -> dict[str, FlowSource]:

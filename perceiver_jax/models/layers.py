@@ -92,7 +92,7 @@ class DeferredNorm(NamedTuple):
 
   @property
   def shape(self) -> tuple[int, int, int]:
-    """The shape (B, M, C)."""
+    """Returns the shape (B, M, C)."""
     return self.inputs.shape
 
   def array(self) -> jax.Array:

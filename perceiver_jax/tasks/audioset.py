@@ -41,7 +41,7 @@ _LATENTS = 3
 
 
 class AudioSet(clip_data.ClipTask):
-  """Classification of sounds and images with any number of labels.
+  """Classification of audio and video with any number of labels.
 
   The modalities of `config.model.adapter`, "audio", "image" or both, are the
   model's inputs.

@@ -34,7 +34,7 @@ class Prediction(NamedTuple):
 
   Attributes:
     probabilities: [P].
-    overlay: attention over the picture, uint8 [h, w, 3].
+    overlay: attention over the image, uint8 [h, w, 3].
   """
 
   probabilities: np.ndarray

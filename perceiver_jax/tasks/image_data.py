@@ -183,13 +183,13 @@ class ImageTask(base.Task):
       "index": np.arange(len(examples), dtype=np.int32),
     }
 
-  def pixels(self, pictures: np.ndarray) -> np.ndarray:
+  def pixels(self, images: np.ndarray) -> np.ndarray:
     """Converts the model's inputs [..., H, W, C] back to pixels.
 
     Returns:
       uint8 of the same shape.
     """
-    return self._preprocessing.pixels(pictures)
+    return self._preprocessing.pixels(images)
 
   @property
   def class_names(self) -> tuple[str, ...]:

@@ -150,13 +150,13 @@ class MaskedLanguageModel(base.Task):
     del metrics
     predictions = np.asarray(outputs.logits).argmax(-1)
     rows = zip(batch["tokens"], batch["masked"], predictions, strict=True)
-    found = [sections.masked_tokens([self._spans(*row) for row in rows])]
+    report = [sections.masked_tokens([self._spans(*row) for row in rows])]
     tokens = np.where(batch["masked"], byte_tokenizer.MASK, batch["tokens"])[0]
     tokens = tokens[tokens != byte_tokenizer.PAD][:_NUM_TOKENS]
     for logits in outputs.encoder_attention:
       weights = special.softmax(np.asarray(logits[0]), axis=-1)
-      found.append(text_attention.section(weights, tokens, self.tokenizer))
-    return found
+      report.append(text_attention.section(weights, tokens, self.tokenizer))
+    return report
 
   @functools.cached_property
   def tokenizer(self) -> tokenizers.Tokenizer:

@@ -72,7 +72,7 @@ def evaluate(
   """Returns the means of the metrics over one pass of the data.
 
   Args:
-    eval_step: from `make_eval_step`.
+    eval_step: result of `make_eval_step`.
     state: training state; its `eval_params` are evaluated.
     batches: this process's part of each batch; `mask` is false for padding.
     mesh: the mesh given to `make_eval_step`.
@@ -199,7 +199,7 @@ def evaluate_task(
       {name: len(benchmark) for name, benchmark in benchmarks.items()},
     )
   mesh = restored.mesh
-  found = evaluate_and_count(
+  evaluation = evaluate_and_count(
     make_eval_step(restored.model, task, mesh),
     restored.state,
     task.eval_datasets(
@@ -210,4 +210,4 @@ def evaluate_task(
     mesh,
     show_progress=show_progress,
   )
-  return found._replace(means=task.finalize_metrics(found.means))
+  return evaluation._replace(means=task.finalize_metrics(evaluation.means))

@@ -209,8 +209,8 @@ def check(index: Path) -> list[str]:
   bad, damaged = [], set()
   for number in tqdm(range(len(source)), "check", leave=False, disable=None):
     try:
-      for place in (0.0, 0.5, 1.0):
-        source.read(number, window, place)
+      for position in (0.0, 0.5, 1.0):
+        source.read(number, window, position)
     except UserError as error:
       bad.append(str(error))
       damaged.add(source.file_of(number))

@@ -172,25 +172,25 @@ def _read_av(
   path: str | os.PathLike[str], start: float, stop: float, sample_rate: int
 ) -> _Part:
   to_float = av_decoding.import_av().AudioResampler("fltp")
-  pieces: list[tuple[int, np.ndarray]] = []
+  parts: list[tuple[int, np.ndarray]] = []
   rate, position = 1, 0
   for timed in av_decoding.decode(path, "audio", max(0.0, start - _BEFORE)):
     rate = timed.frame.sample_rate
     ended = timed.start >= stop + _MARGIN
-    if ended and pieces:
+    if ended and parts:
       break
-    place = round(timed.start * rate)
-    if not pieces or abs(place - position) > _JITTER * rate:
-      position = place
-    piece = _to_array(to_float, timed.frame, path)
+    start_sample = round(timed.start * rate)
+    if not parts or abs(start_sample - position) > _JITTER * rate:
+      position = start_sample
+    part = _to_array(to_float, timed.frame, path)
     if ended:
       # The audio starts after the clip, so the clip is silent.
-      pieces.append((math.ceil((stop + _MARGIN) * rate), piece[:0]))
+      parts.append((math.ceil((stop + _MARGIN) * rate), part[:0]))
       break
-    pieces.append((position, piece))
-    position += len(piece)
+    parts.append((position, part))
+    position += len(part)
   first = _first(start, rate, sample_rate)
-  return _Part(_join(pieces, first), rate, first)
+  return _Part(_join(parts, first), rate, first)
 
 
 def _first(start: float, rate: int, sample_rate: int) -> int:
@@ -213,14 +213,14 @@ def _to_array(
   return np.concatenate(parts, axis=1).T
 
 
-def _join(pieces: list[tuple[int, np.ndarray]], first: int) -> np.ndarray:
+def _join(parts: list[tuple[int, np.ndarray]], first: int) -> np.ndarray:
   """Joins parts at their positions, with silence in gaps; [S, channels]."""
-  stop = max(place + len(piece) for place, piece in pieces)
-  out = np.zeros((max(0, stop - first), pieces[0][1].shape[1]), np.float32)
-  for place, piece in pieces:
-    piece = piece[max(0, first - place) :]
-    place = max(place, first) - first
-    out[place : place + len(piece)] = piece
+  stop = max(start + len(part) for start, part in parts)
+  out = np.zeros((max(0, stop - first), parts[0][1].shape[1]), np.float32)
+  for start, part in parts:
+    part = part[max(0, first - start) :]
+    start = max(start, first) - first
+    out[start : start + len(part)] = part
   return out
 
 

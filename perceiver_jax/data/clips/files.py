@@ -78,12 +78,12 @@ class ClipFiles:
   def __len__(self) -> int:
     return len(self.segments)
 
-  def read(self, index: int, window: Window, place: float) -> Example:
+  def read(self, index: int, window: Window, position: float) -> Example:
     """Reads a part of a clip; see `windows.Clips.read`."""
-    return read_window(self.segments[index], window, place)
+    return read_window(self.segments[index], window, position)
 
 
-def read_window(segment: Segment, window: Window, place: float) -> Example:
+def read_window(segment: Segment, window: Window, position: float) -> Example:
   """Decodes a part of a clip; see `windows.Clips.read`.
 
   The channels of the audio are averaged.
@@ -94,7 +94,7 @@ def read_window(segment: Segment, window: Window, place: float) -> Example:
   path, start = segment.path, segment.start
   kinds = ["video"] * bool(window.num_frames)
   kinds += ["audio"] * bool(window.num_samples)
-  start += place * max(0.0, seconds(segment, *kinds) - window.seconds)
+  start += position * max(0.0, seconds(segment, *kinds) - window.seconds)
   example = {}
   if window.num_frames:
     example["image"] = _read_frames(path, window, start)

@@ -63,10 +63,10 @@ class GeneratedClips:
   def __len__(self) -> int:
     return len(self._kinds)
 
-  def read(self, index: int, window: Window, place: float) -> Example:
+  def read(self, index: int, window: Window, position: float) -> Example:
     """Generates a part of a clip; see `windows.Clips.read`."""
     shape, sound = self._kinds[index]
-    start = place * max(0.0, self._seconds - window.seconds)
+    start = position * max(0.0, self._seconds - window.seconds)
     # Seeded per clip, so that all windows of a clip are consistent.
     rngs = np.random.default_rng((self._seed, index)).spawn(2)
     example = {}

@@ -63,11 +63,11 @@ class ClipShards:
   def __len__(self) -> int:
     return len(self.labels)
 
-  def read(self, index: int, window: Window, place: float) -> Example:
+  def read(self, index: int, window: Window, position: float) -> Example:
     """Reads a part of a clip; see `windows.Clips.read`."""
     self.check_window(window)
     try:
-      return decode(self._record(index), window, place, self._rates)
+      return decode(self._record(index), window, position, self._rates)
     except UserError as error:
       raise UserError(f"clip {self.names[index]!r}: {error}") from error
 
@@ -156,14 +156,14 @@ def encode(
 
 
 def decode(
-  record: bytes, window: Window, place: float, rates: tuple[float, int]
+  record: bytes, window: Window, position: float, rates: tuple[float, int]
 ) -> Example:
   """Decodes a part of a stored clip; see `windows.Clips.read`.
 
   Args:
     record: a record of `encode`.
     window: size of the part, at the sampling rate of the record.
-    place: position of the part, from 0 to 1.
+    position: relative position of the part, from 0 to 1.
     rates: frames and samples per second of the record.
 
   Raises:
@@ -180,7 +180,7 @@ def decode(
     lengths.append(len(ends) / fps)
   if window.num_samples:
     lengths.append(len(audio) / sample_rate)
-  start = place * max(0.0, min(lengths) - window.seconds)
+  start = position * max(0.0, min(lengths) - window.seconds)
   example = {}
   if window.num_frames:
     # The frame on screen at each time, which after the end is the last one.

@@ -61,13 +61,13 @@ class Clips(Protocol):
 
   def __len__(self) -> int: ...
 
-  def read(self, index: int, window: Window, place: float) -> Example:
+  def read(self, index: int, window: Window, position: float) -> Example:
     """Reads a part of a clip.
 
     Args:
       index: index of the clip.
       window: size of the part.
-      place: position of the part, from 0 (start of the clip) to 1 (its end).
+      position: relative position of the part, from 0 (start of the clip) to 1 (its end).
 
     Returns:
       `image` uint8 [T, H, W, 3] if there are frames, `audio` float32 [S, 1] if
@@ -98,17 +98,19 @@ class EvenWindows:
     if count < 1:
       raise UserError(f"config.data.num_windows is {count}; give 1 or more")
     self._clips, self._window = clips, window
-    self._places = np.linspace(0, 1, count) if count > 1 else np.array([0.5])
+    self._positions = np.linspace(0, 1, count) if count > 1 else np.array([0.5])
     self.class_names = clips.class_names
     self.num_classes = len(clips.class_names)
     self.in_memory = clips.in_memory
 
   def __len__(self) -> int:
-    return len(self._clips) * len(self._places)
+    return len(self._clips) * len(self._positions)
 
   def __getitem__(self, index: int) -> Example:
     number, clip = divmod(index, len(self._clips))
-    return _read(self._clips, clip, self._window, float(self._places[number]))
+    return _read(
+      self._clips, clip, self._window, float(self._positions[number])
+    )
 
 
 class RandomWindows:
@@ -160,14 +162,14 @@ class RandomWindows:
     Raises:
       UserError: too many clips cannot be read.
     """
-    place = float(rng.random())
+    position = float(rng.random())
     if "class" in example:
       clip = rng.choice(self._members[example["class"]])
     else:
       clip = example["clip"]
     clips = self._readable.source.clips
     return self._readable.first_readable(
-      int(clip), lambda i: _read(clips, i, self._window, place)
+      int(clip), lambda i: _read(clips, i, self._window, position)
     )
 
 
@@ -239,7 +241,7 @@ class _Clips:
     return len(self.clips)
 
 
-def _read(clips: Clips, index: int, window: Window, place: float) -> Example:
+def _read(clips: Clips, index: int, window: Window, position: float) -> Example:
   label = np.zeros(len(clips.class_names), np.float32)
   label[list(clips.labels[index])] = 1
-  return {**clips.read(index, window, place), "label": label}
+  return {**clips.read(index, window, position), "label": label}

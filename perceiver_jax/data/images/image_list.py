@@ -129,11 +129,11 @@ def _class_names(root: Path, lists: dict[str, Path]) -> list[str]:
     if len(set(names)) < len(names):
       raise UserError(f"{file} has a class twice; remove one")
     return names
-  found: set[str] = set()
+  classes: set[str] = set()
   for path in lists.values():
     for _, _, names in _rows(path):
-      found.update(names)
-  return sorted(found)
+      classes.update(names)
+  return sorted(classes)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, str, list[str]]]:

@@ -67,7 +67,7 @@ class Preprocessing:
     )
 
   def evaluation_box(self, image: np.ndarray) -> np.ndarray:
-    """Returns the place of the central part in an image [H, W, c].
+    """Returns the box of the central crop in an image [H, W, c].
 
     Returns:
       float32 [2, 2]; see `transforms.crop_box`.
@@ -87,9 +87,9 @@ class Preprocessing:
   def train_with_box(
     self, image: np.ndarray, rng: np.random.Generator
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a randomly augmented view, and its place in the image.
+    """Returns a randomly augmented view, and its box in the image.
 
-    A view that is flipped has its place in the flipped image.
+    The box of a flipped view is in the flipped image.
     """
     settings, box = self._settings, self.evaluation_box(image)
     if image.dtype == np.uint8 and settings["crop"] == "inception":

@@ -93,7 +93,8 @@ class Bytes:
     return _word_indices(solid, blank, np.zeros_like(solid))
 
   def starts(self, ids: np.ndarray) -> np.ndarray:
-    """See `Tokenizer`; in UTF-8, 0x80 to 0xBF continue a character."""
+    """Returns the indices of bytes that start a character."""
+    # In UTF-8, the bytes 0x80 to 0xBF continue a character.
     code = np.asarray(ids) - _FIRST
     continues = (code >= 0x80) & (code < 0xC0)
     continues[:1] = False
@@ -192,7 +193,7 @@ class SentencePiece:
     return _word_indices(solid, blank, solid & self._spaced[subwords])
 
   def starts(self, ids: np.ndarray) -> np.ndarray:
-    """See `Tokenizer`."""
+    """Returns the indices of all tokens, since a subword is one token."""
     return np.arange(len(ids))
 
   def mask_words(self, text: str, words: str) -> np.ndarray:
