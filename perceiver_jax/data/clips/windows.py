@@ -67,7 +67,8 @@ class Clips(Protocol):
     Args:
       index: index of the clip.
       window: size of the part.
-      position: relative position of the part, from 0 (start of the clip) to 1 (its end).
+      position: relative position of the part, from 0, at the start of the
+        clip, to 1, at its end.
 
     Returns:
       `image` uint8 [T, H, W, 3] if there are frames, `audio` float32 [S, 1] if
