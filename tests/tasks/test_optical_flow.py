@@ -97,7 +97,7 @@ def test_a_split_without_ground_truth_is_refused(tmp_path, role, name, frames):
   }
   task = task_of(**leaves)
   make = task.train_dataset if role == "train" else task.eval_datasets
-  message = rf"no truth; set config\.data\.{role}_split=train"
+  message = rf"no ground truth; set config\.data\.{role}_split=train"
   with pytest.raises(UserError, match=message):
     make(global_batch=1)
 
