@@ -61,15 +61,15 @@ def expected_metrics(config, loaded):
     outputs, _ = model.apply(params, state, None, batch, False)
     return task.metrics(outputs, batch)
 
-  found, counts = {}, {}
+  means, counts = {}, {}
   for name, source in task.eval_sources().items():
     (batch,) = task.eval_dataset(source, global_batch=len(source))
     sums = evaluate(loaded.params, loaded.state, batch)
-    found[name] = metrics_lib.means(
+    means[name] = metrics_lib.means(
       {name: pair for name, pair in sums.items() if pair[1] > 0}
     )
     counts[name] = len(source)
-  return results.flat_scalars(task.finalize_metrics(found)), counts
+  return results.flat_scalars(task.finalize_metrics(means)), counts
 
 
 def evaluated(call, path, *flags, out):

@@ -1,4 +1,4 @@
-"""Images with any number of labels."""
+"""Tests of the classification of images with any number of labels."""
 
 import json
 
@@ -50,38 +50,38 @@ def outputs(values):
   return Outputs(values, None, (), None)
 
 
-def test_the_loss_is_the_sum_of_a_decision_per_class():
-  task, given, x = tasks.make_task(config()), batch(), logits()
-  found = task.loss(outputs(x), task.prepare_batch(given))
-  p, y = 1 / (1 + np.exp(-x)), given["label"]
+def test_the_loss_is_the_sum_of_a_binary_cross_entropy_per_class():
+  task, raw, x = tasks.make_task(config()), batch(), logits()
+  sums = task.loss(outputs(x), task.prepare_batch(raw))
+  p, y = 1 / (1 + np.exp(-x)), raw["label"]
   expected = -(y * np.log(p) + (1 - y) * np.log(1 - p)).sum(-1)
-  total, count = found["loss"]
+  total, count = sums["loss"]
   np.testing.assert_allclose(total, expected.sum(), rtol=1e-5)
   assert count == 8
   first = [label[k] for label, k in zip(y, x.argmax(-1), strict=True)]
-  assert float(found["precision_at_1"][0]) == sum(first)
+  assert float(sums["precision_at_1"][0]) == sum(first)
 
 
-def test_labels_are_mixed_as_images_are():
+def test_labels_are_mixed_like_images():
   task = tasks.make_task(config(mixing__mixup_alpha=1.0))
-  given = batch()
-  given |= {f"partner_{name}": x for name, x in batch(seed=5).items()}
-  given["batch_position"] = np.arange(8)
+  raw = batch()
+  raw |= {f"partner_{name}": x for name, x in batch(seed=5).items()}
+  raw["batch_position"] = np.arange(8)
   for side in ("", "partner_"):
-    shape = given[f"{side}image"].shape
-    counts = given[f"{side}label"].sum(-1)[:, None, None, None]
-    given[f"{side}image"] = np.broadcast_to(counts, shape).astype(np.float32)
-  mixed = task.prepare_batch(given)
-  # An image of so many, blended like its labels.
+    shape = raw[f"{side}image"].shape
+    counts = raw[f"{side}label"].sum(-1)[:, None, None, None]
+    raw[f"{side}image"] = np.broadcast_to(counts, shape).astype(np.float32)
+  mixed = task.prepare_batch(raw)
+  # An image's pixels are the number of its labels, blended in the same way.
   np.testing.assert_allclose(
     mixed["targets"].sum(-1), mixed["image"][:, 0, 0, 0], rtol=1e-5
   )
-  assert not np.array_equal(mixed["targets"], given["label"])
+  assert not np.array_equal(mixed["targets"], raw["label"])
   made = task.dummy_batch()
   assert made["label"].shape == made["partner_label"].shape == (1, CLASSES)
 
 
-def test_map_is_that_of_all_images_and_leaves_padding_out():
+def test_map_is_computed_over_all_images_except_padding():
   task = tasks.make_task(config())
   sums, labels, predictions = None, [], []
   for start in (0, 4, 8):
@@ -93,8 +93,8 @@ def test_map_is_that_of_all_images_and_leaves_padding_out():
     real = part["mask"] > 0
     labels.append(part["label"][real])
     predictions.append(x[real])
-    found = task.metrics(outputs(x), part)
-    sums = found if sums is None else jax.tree.map(np.add, sums, found)
+    metrics = task.metrics(outputs(x), part)
+    sums = metrics if sums is None else jax.tree.map(np.add, sums, metrics)
   labels, predictions = np.concatenate(labels), np.concatenate(predictions)
   assert len(labels) == 10
   means = task.finalize_metrics({"eval": metrics_lib.means(sums)})["eval"]
@@ -111,15 +111,15 @@ def test_map_is_that_of_all_images_and_leaves_padding_out():
 
 
 def test_an_evaluation_of_unreadable_images_only_is_an_error():
-  task, given = tasks.make_task(config()), batch()
-  given["mask"][:] = 0
-  sums = task.metrics(outputs(logits()), given)
+  task, raw = tasks.make_task(config()), batch()
+  raw["mask"][:] = 0
+  sums = task.metrics(outputs(logits()), raw)
   counted = {k: v for k, v in sums.items() if v[1] > 0}
   with pytest.raises(UserError, match="no image of the evaluation split"):
     task.finalize_metrics({"eval": metrics_lib.means(counted)})
 
 
-def test_images_with_one_label_each_are_taken_too():
+def test_images_with_one_label_each_can_be_used():
   task = tasks.make_task(
     config(data__source="digits", data__image_shape=(8, 8, 1))
   )
@@ -130,12 +130,12 @@ def test_images_with_one_label_each_are_taken_too():
   assert example["label"].dtype == np.float32
 
 
-def test_several_labels_are_not_one():
+def test_image_classification_refuses_several_labels():
   with pytest.raises(UserError, match="task=multilabel_image_classification"):
     tasks.make_task(config(task="image_classification"))
 
 
-def test_what_cannot_work_is_refused(monkeypatch):
+def test_invalid_configs_are_refused(monkeypatch):
   with pytest.raises(UserError, match=r"label_smoothing is 0\.1; give 0"):
     tasks.make_task(config(label_smoothing=0.1))
   with pytest.raises(UserError, match="num_classes is 9 but the data has 10"):
@@ -157,7 +157,7 @@ def test_labels_and_predictions_in_words():
 
 # IO, app. A.2.
 @pytest.mark.parametrize("model", ["fourier", "fourier_projected", "conv"])
-def test_pretraining_on_jft_is_the_papers(model):
+def test_pretraining_on_jft_has_the_settings_of_the_paper(model):
   made = imagenet.get_config(f"jft_pretrain_{model}")
   assert (made.num_epochs, made.batch_size) == (14, 8192)
   rates = made.optimizer

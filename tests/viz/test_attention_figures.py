@@ -69,8 +69,8 @@ def test_rows_are_broken_and_latents_chosen_by_default(rng):
   places = list(range(10))
   figure = image_figure(image, [one_hot(places, 64)], latents=places)
   tiles = cells(figure, 2, 9)
-  found = [hottest(c, 8) for row in tiles for c in row[1:]]
-  assert found[:10] == places
+  brightest = [hottest(c, 8) for row in tiles for c in row[1:]]
+  assert brightest[:10] == places
   assert (tiles[1, 3:] == 255).all()
   default = image_figure(image, [one_hot(places, 64)])
   expected = image_figure(

@@ -137,9 +137,9 @@ def test_heat_is_yellow_where_the_weight_is_and_nowhere_else():
   assert (hot[:, 1] - hot[:, 2] > 100).all()
   cold = np.ones((8, 8), bool)
   cold[2, 5] = False
-  grey = blocks.transpose(0, 2, 1, 3, 4)[cold]
+  gray = blocks.transpose(0, 2, 1, 3, 4)[cold]
   # The image's own light, dimmed.
-  assert (grey == 60).all()
+  assert (gray == 60).all()
 
 
 def test_only_the_relative_size_of_weights_is_shown(rng):
@@ -149,12 +149,12 @@ def test_only_the_relative_size_of_weights_is_shown(rng):
   np.testing.assert_allclose(first, second, atol=1)
 
 
-def test_equal_weights_show_the_dimmed_image_in_grey(rng):
+def test_equal_weights_show_the_dimmed_image_in_gray(rng):
   image = rng.integers(0, 256, (64, 128, 3), np.uint8)
   result = overlay(image, np.full((4, 4), 0.25))
   assert (result == result[..., :1]).all()
-  grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-  np.testing.assert_allclose(result[..., 0], 0.6 * grey, atol=1)
+  gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+  np.testing.assert_allclose(result[..., 0], 0.6 * gray, atol=1)
 
 
 def test_one_outlier_does_not_hide_the_rest(rng):
@@ -183,6 +183,6 @@ def test_float_images_out_of_range_are_clipped():
   "weights",
   [[1.0], [[-1.0]], [[np.nan]], [[np.inf, 0.0]], [[[1.0]]]],
 )
-def test_weights_that_are_no_grid_of_numbers_are_an_error(weights):
+def test_weights_that_are_not_a_grid_of_finite_numbers_are_refused(weights):
   with pytest.raises(ValueError, match="no grid of numbers"):
     overlay(np.zeros((4, 4)), np.array(weights))

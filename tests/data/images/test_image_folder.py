@@ -167,10 +167,10 @@ def several_labels(tmp_path):
 def test_tfds_takes_a_sequence_of_labels(several_labels):
   source = tfds.tfds_images("many", "train", several_labels, "objects")
   assert source.class_names == ("cat", "dog", "emu")
-  found = np.stack([source[i]["label"] for i in range(4)])
-  assert found.dtype == np.float32
+  labels = np.stack([source[i]["label"] for i in range(4)])
+  assert labels.dtype == np.float32
   expected = [[1, 0, 1], [0, 0, 0], [0, 1, 0], [0, 1, 0]]
-  np.testing.assert_array_equal(found, expected)
+  np.testing.assert_array_equal(labels, expected)
 
 
 def test_tfds_names_the_leaf_of_the_label(several_labels):

@@ -279,8 +279,8 @@ def test_positions_of_a_crop_are_those_of_its_pixels_in_the_image():
   expected = jnp.stack([full[0, 2:6, :8], full[1, 4:, 8:]])
   pixels = jnp.array([[[2, 0], [5, 7]], [[4, 8], [7, 15]]], jnp.float32)
   raw = {"image": crops, "crop_box": 2 * pixels / jnp.array([7, 15]) - 1}
-  found, _ = _run(key, raw, coordinates="image", **kwargs)
-  np.testing.assert_allclose(found, expected.reshape(found.shape), atol=1e-4)
+  out, _ = _run(key, raw, coordinates="image", **kwargs)
+  np.testing.assert_allclose(out, expected.reshape(out.shape), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -296,10 +296,10 @@ def test_coordinates_of_a_whole_image_are_those_of_a_crop(kwargs):
   key, images = jax.random.key(0), jax.random.normal(jax.random.key(1), _IMAGE)
   box = jnp.broadcast_to(jnp.array([[-1.0, -1.0], [1.0, 1.0]]), (2, 2, 2))
   raw = {"image": images, "crop_box": box}
-  found, params = _run(key, raw, num_bands=3, coordinates="image", **kwargs)
+  out, params = _run(key, raw, num_bands=3, coordinates="image", **kwargs)
   expected, same = _run(key, images, num_bands=3, **kwargs)
   assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, same)
-  np.testing.assert_allclose(found, expected, atol=1e-4)
+  np.testing.assert_allclose(out, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Evaluating and submitting flow from the command line."""
+"""Tests of evaluating and submitting flow from the command line."""
 
 import json
 
@@ -42,7 +42,7 @@ def predicted(first, second):
   )
 
 
-def picture(seed):
+def make_frame(seed):
   return np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), np.uint8)
 
 
@@ -55,13 +55,13 @@ def sintel(root, part):
   for render in ("clean", "final"):
     for frame in (1, 2, 3):
       name = f"{render}/cave_2/frame_{frame:04}.png"
-      write(root / part / name, picture(frame))
+      write(root / part / name, make_frame(frame))
   return root
 
 
 @pytest.fixture
 def labeled_sintel(tmp_path):
-  """Sintel's training split of two pairs with flow (3, 4), and the flow."""
+  """Returns Sintel's training split of two pairs, and their flow of (3, 4)."""
   root = sintel(tmp_path / "sintel", "training")
   truth = np.full((*SIZE, 2), (3.0, 4.0), np.float32)
   for frame in (1, 2):
@@ -89,11 +89,11 @@ def test_benchmarks_are_evaluated_at_full_resolution(
   assert (done.status, done.err) == (0, "")
   record = json.loads(file.read_text())
   assert record["num_examples"] == {"sintel_clean": 2, "sintel_final": 2}
-  pairs = [(picture(1), picture(2)), (picture(2), picture(3))]
+  pairs = [(make_frame(1), make_frame(2)), (make_frame(2), make_frame(3))]
   errors = [np.linalg.norm(predicted(*p) - truth, axis=-1) for p in pairs]
   for name in ("sintel_clean", "sintel_final"):
-    found = record["metrics"][f"{name}/epe"]
-    assert found == pytest.approx(np.mean(errors), rel=1e-3)
+    error = record["metrics"][f"{name}/epe"]
+    assert error == pytest.approx(np.mean(errors), rel=1e-3)
     zero = record["metrics"][f"{name}/zero_epe"]
     assert zero == pytest.approx(5, rel=1e-4)
   # The tiny model is not the one of the paper's row.
@@ -101,7 +101,9 @@ def test_benchmarks_are_evaluated_at_full_resolution(
   assert not any(name.startswith("eval/") for name in record["metrics"])
 
 
-def test_benchmarks_without_folders_and_their_images(call, flag, tmp_path):
+def test_benchmarks_without_folders_are_evaluated_and_drawn(
+  call, flag, tmp_path
+):
   flags = benchmark_flags(rendered=True, motorcycle=0.06, tiles="released")
   done = call("evaluate", flag, *flags, f"--images={tmp_path}/new")
   assert (done.status, done.err) == (0, "")
@@ -115,7 +117,7 @@ def test_benchmarks_without_folders_and_their_images(call, flag, tmp_path):
 
 
 @pytest.mark.slow
-def test_benchmarks_of_a_run_and_of_its_weights(call, tmp_path):
+def test_a_run_and_its_weights_have_the_same_errors(call, tmp_path):
   run, out = tmp_path / "run", tmp_path / "metrics.json"
   (config,) = benchmark_flags()
   assert call("train", config, f"--workdir={run}").status == 0
@@ -128,7 +130,7 @@ def test_benchmarks_of_a_run_and_of_its_weights(call, tmp_path):
   assert metrics[0]["motorcycle/zero_epe"] > 1
 
 
-def test_a_table_of_classical_methods_for_each_data_set(
+def test_each_dataset_has_the_errors_of_classical_methods(
   script, tmp_path, labeled_sintel
 ):
   root, _ = labeled_sintel
@@ -138,51 +140,55 @@ def test_a_table_of_classical_methods_for_each_data_set(
   )
   assert (done.status, done.err) == (0, "")
   assert "sintel_clean: 2 pairs" in done.out
-  found = json.loads(file.read_text())
-  assert list(found) == ["sintel_clean", "sintel_final"]
-  assert list(found["sintel_final"]) == ["no motion", "Farneback", "DIS"]
-  error = found["sintel_clean"]["no motion"]["epe"]
+  metrics = json.loads(file.read_text())
+  assert list(metrics) == ["sintel_clean", "sintel_final"]
+  assert list(metrics["sintel_final"]) == ["no motion", "Farneback", "DIS"]
+  error = metrics["sintel_clean"]["no motion"]["epe"]
   assert error == pytest.approx(5, rel=1e-4)
 
 
-def test_a_submission_to_sintel(script, flag, tmp_path):
+def test_a_submission_to_sintel_has_the_flow_of_the_model(
+  script, flag, tmp_path
+):
   root = sintel(tmp_path / "sintel", "test")
   done = script(
     "evaluation.submit_flow", flag, f"--sintel={root}", tmp_path / "out"
   )
   assert (done.status, done.err) == (0, "")
   assert "4 files" in done.out
-  found = sorted(
+  files = sorted(
     str(p.relative_to(tmp_path / "out"))
     for p in (tmp_path / "out").rglob("*.*")
   )
-  assert found == [
+  assert files == [
     f"{render}/cave_2/frame000{i}.flo"
     for render in ("clean", "final")
     for i in (1, 2)
   ]
   flow = flow_files.read_flow(tmp_path / "out/final/cave_2/frame0002.flo")
-  want = predicted(picture(2), picture(3))
-  np.testing.assert_allclose(flow, want, rtol=1e-3, atol=1e-3)
+  expected = predicted(make_frame(2), make_frame(3))
+  np.testing.assert_allclose(flow, expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(
   ("year", "camera", "folder"),
   [("2012", "colored_0", "."), ("2015", "image_2", "flow")],
 )
-def test_a_submission_to_kitti(script, flag, tmp_path, year, camera, folder):
+def test_a_submission_to_kitti_has_the_flow_of_the_model(
+  script, flag, tmp_path, year, camera, folder
+):
   for i in (0, 7):
     for frame in (10, 11):
       name = f"testing/{camera}/{i:06}_{frame}.png"
-      write(tmp_path / "kitti" / name, picture(frame + i))
+      write(tmp_path / "kitti" / name, make_frame(frame + i))
   root, out = tmp_path / "kitti", tmp_path / "out"
   done = script("evaluation.submit_flow", flag, f"--kitti_{year}={root}", out)
   assert (done.status, done.err) == (0, "")
-  found = sorted(p.name for p in (out / folder).glob("*.png"))
-  assert found == ["000000_10.png", "000007_10.png"]
+  files = sorted(p.name for p in (out / folder).glob("*.png"))
+  assert files == ["000000_10.png", "000007_10.png"]
   flow = flow_files.read_flow(out / folder / "000007_10.png")
-  want = predicted(picture(17), picture(18))
-  np.testing.assert_allclose(flow, want, atol=1 / 100)
+  expected = predicted(make_frame(17), make_frame(18))
+  np.testing.assert_allclose(flow, expected, atol=1 / 100)
 
 
 @pytest.mark.parametrize(

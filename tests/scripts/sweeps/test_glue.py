@@ -54,14 +54,14 @@ def test_the_sweep_takes_the_best_of_the_papers_grid(script, trains, tmp_path):
   assert grid == {(b, r) for b in ("16", "32", "64") for r in rates}
   assert all(c["config.init_from"] == "runs/mlm" for c in commands)
   assert all(c["config.seed"] == "3" for c in commands)
-  found = json.loads((tmp_path / "sweep.json").read_text())
-  best = found["best"]["cola"]
+  sweep = json.loads((tmp_path / "sweep.json").read_text())
+  best = sweep["best"]["cola"]
   assert best["average"] == pytest.approx(0.5 + 64e-4)
   assert (best["step"], best["metrics"]) == (
     10, {"cola/matthews": best["average"]},
   )  # fmt: skip
   assert best["folder"].endswith("cola/batch64-rate1e-4")
-  assert found["average"] == pytest.approx(best["average"])
+  assert sweep["average"] == pytest.approx(best["average"])
   assert "50.64%     50.19%" in done.out
 
 
