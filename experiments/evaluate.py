@@ -8,7 +8,7 @@ Prints the metrics on the held-out data of the config. Those of a checkpoint are
 written to evaluation-STEP.json in the workdir. --weights takes a file released
 by DeepMind, the folder of a Hugging Face checkpoint, a .safetensors file of
 this project, or the folder of a finished run; its metrics are written to --out
-with what was evaluated.
+with the config, the weights and their checksum.
 """
 
 import sys
@@ -26,14 +26,14 @@ from perceiver_jax.errors import UserError
 
 
 class _Subject(NamedTuple):
-  """What is evaluated.
+  """A model to evaluate.
 
   Attributes:
     name: name to print.
     config: config of the evaluation.
     task: the task.
     restored: the model with its parameters.
-    facts: what identifies it, for the JSON file.
+    facts: facts that identify the model, for the JSON file.
     out: JSON file to write; None for none.
   """
 
@@ -49,7 +49,7 @@ def define_flags() -> None:
   """Defines the flags of this program."""
   launch.define_flags(config_required=False)
   flags.DEFINE_string(
-    "checkpoint", "latest", "Of --workdir: latest, best, or a step."
+    "checkpoint", "latest", "Checkpoint of --workdir: latest, best, or a step."
   )
   flags.DEFINE_string(
     "weights", None, "File or folder of weights, in place of --workdir."
@@ -73,14 +73,14 @@ def main(argv: Sequence[str]) -> int:
   launch.initialize_distributed()
   subject = _weights() if flags.FLAGS.weights else _checkpoint()
   is_first = jax.process_index() == 0
-  found = evaluation.evaluate_task(
+  evaluated = evaluation.evaluate_task(
     subject.task,
     subject.config,
     subject.restored,
     show_progress=is_first and sys.stderr.isatty(),
   )
   if is_first:
-    _report(subject, found)
+    _report(subject, evaluated)
     if flags.FLAGS.images:
       _draw(subject, Path(flags.FLAGS.images).expanduser())
   return 0
@@ -90,7 +90,7 @@ def _check_flags() -> None:
   """Checks that there is one model, and that the output can be written.
 
   Raises:
-    UserError: it is not so.
+    UserError: no or several models are given, or a path can't be written.
   """
   values = flags.FLAGS
   if values.weights:
@@ -162,11 +162,11 @@ def _weights() -> _Subject:
   )
 
 
-def _report(subject: _Subject, found: Any) -> None:
+def _report(subject: _Subject, evaluated: Any) -> None:
   """Prints the metrics, and writes them with what was evaluated."""
   from perceiver_jax.training.logs import results
 
-  metrics = results.flat_scalars(found.means)
+  metrics = results.flat_scalars(evaluated.means)
   published = subject.facts["published"]
   print(subject.name)
   width = max(map(len, metrics), default=0)
@@ -176,7 +176,11 @@ def _report(subject: _Subject, found: Any) -> None:
   if subject.out is not None:
     with outputs.writing(subject.out, "another --out"):
       results.write_evaluation(
-        subject.out, subject.config, metrics, found.num_examples, subject.facts
+        subject.out,
+        subject.config,
+        metrics,
+        evaluated.num_examples,
+        subject.facts,
       )
     print(f"written to {subject.out}")
 

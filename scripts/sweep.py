@@ -11,7 +11,7 @@ mapping of leaves to values:
       yield {"optimizer.learning_rate": rate}
 
 The runs are trained one after the other in OUT/learning_rate=0.001 and so on,
-named by the leaves that differ. The same command continues a sweep that was
+named by the leaves that differ. The same command resumes a sweep that was
 stopped; finished runs are not repeated, and a run that fails does not stop the
 others. Arguments after `--` go to every run:
 
@@ -20,7 +20,7 @@ others. Arguments after `--` go to every run:
 
 The final metrics of all runs are in OUT/sweep.csv and OUT/sweep.md. Exit
 status: 0 done; 1 a run failed; 75 or 130 stopped early, and the same command
-goes on.
+resumes the sweep.
 """
 
 import time
@@ -51,9 +51,9 @@ class _Run(NamedTuple):
   """A run of a sweep.
 
   Attributes:
-    name: Name of its workdir, made of the leaves that differ.
+    name: Name of the run's workdir, from the leaves that differ.
     point: Leaves and values of the point.
-    flags: Flags of `experiments.train` but --workdir.
+    flags: Flags of `experiments.train`, without --workdir.
   """
 
   name: str
@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
   failed = [run.name for run in sweep if statuses.get(run.name)]
   stopped = [s for s in statuses.values() if s in runs.STOPPED]
   if stopped:
-    print("stopped; the same command goes on")
+    print("stopped; the same command resumes the sweep")
     return stopped[0]
   if failed:
     print(f"failed: {', '.join(failed)}; the same command tries them again")
@@ -88,15 +88,15 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _runs(others: Sequence[str]) -> list[_Run]:
-  """Returns the runs of the sweep that the flags name."""
-  found = points.load(_CONFIG.value, _SWEEP.value)
-  made = []
-  for name, point in points.by_name(found).items():
+  """Returns the runs of the sweep of the flags."""
+  sweep = points.load(_CONFIG.value, _SWEEP.value)
+  result = []
+  for name, point in points.by_name(sweep).items():
     overrides = [f"--config.{leaf}={value}" for leaf, value in point.items()]
-    made.append(
+    result.append(
       _Run(name, point, [f"--config={_CONFIG.value}", *overrides, *others])
     )
-  return made
+  return result
 
 
 def _check_flags(flags_of_run: Sequence[str]) -> None:
@@ -121,24 +121,24 @@ def _train_all(out: Path, sweep: Sequence[_Run]) -> dict[str, int]:
   statuses: dict[str, int] = {}
   seconds: list[float] = []
   for number, run in enumerate(sweep, 1):
-    place, folder = f"[{number}/{len(sweep)}] {run.name}", out / run.name
+    title, folder = f"[{number}/{len(sweep)}] {run.name}", out / run.name
     if runs.is_finished(folder):
-      print(f"{place}: finished before", flush=True)
+      print(f"{title}: finished before", flush=True)
       statuses[run.name] = 0
       continue
-    print(f"{place}{_remaining(seconds, len(sweep) + 1 - number)}", flush=True)
+    print(f"{title}{_remaining(seconds, len(sweep) + 1 - number)}", flush=True)
     start = time.monotonic()
     statuses[run.name] = runs.train(folder, run.flags)
     seconds.append(time.monotonic() - start)
     if statuses[run.name] in runs.STOPPED:
       break
     if statuses[run.name]:
-      print(f"{place}: failed with status {statuses[run.name]}", flush=True)
+      print(f"{title}: failed with status {statuses[run.name]}", flush=True)
   return statuses
 
 
 def _remaining(seconds: Sequence[float], count: int) -> str:
-  """Formats the time that `count` runs will take, once one has been timed."""
+  """Formats the estimated time of `count` runs; "" before the first ended."""
   if not seconds:
     return ""
   minutes = count * sum(seconds) / len(seconds) / 60

@@ -13,31 +13,31 @@ from perceiver_jax.viz import flow_images
 
 # Leaves of `config.data.benchmarks` that are folders.
 _FOLDERS = ("sintel", "kitti_2012", "kitti_2015", "flying_chairs", "autoflow")
-# Pairs of an image.
-_SHOWN = 4
+# Number of pairs in an image.
+_NUM_DRAWN = 4
 
 
 def sources(data: Mapping[str, Any]) -> dict[str, FlowSource]:
-  """Returns the data sets that a config names; none by default.
+  """Returns the data sets of a config; none by default.
 
   Args:
-    data: the `data` section of a config, with `benchmarks`.
+    data: `data` section of a config, with `benchmarks`.
 
   Raises:
     UserError: a folder is missing or a number is out of range.
   """
-  given = data.get("benchmarks", {})
+  settings = data.get("benchmarks", {})
   benchmarks: dict[str, FlowSource] = {}
-  spacing = given.get("tiles", tiling.SPACINGS[0])
+  spacing = settings.get("tiles", tiling.SPACINGS[0])
   checks.check_leaf_choice("data.benchmarks.tiles", spacing, tiling.SPACINGS)
   for name in _FOLDERS:
-    if directory := given.get(name):
+    if directory := settings.get(name):
       benchmarks |= _in_folder(name, directory)
-  if given.get("rendered"):
+  if settings.get("rendered"):
     benchmarks["rendered"] = flow_sources.make_flow_source(
       "rendered", split="test", **data["source_args"]["rendered"]
     )
-  if scale := given.get("motorcycle"):
+  if scale := settings.get("motorcycle"):
     benchmarks["motorcycle"] = flow_sources.make_flow_source(
       "motorcycle", split="test", scale=scale
     )
@@ -63,12 +63,12 @@ def _in_folder(name: str, directory: str) -> dict[str, FlowSource]:
 
 
 class FlowBenchmark:
-  """A data set on which a model is evaluated tile by tile.
+  """A data set on which a model is evaluated in tiles.
 
   Args:
     name: name of the data set, for the progress bar.
-    source: its pairs.
-    predict: frames uint8 [b, 2, h, w, 3] of the model's size to flow
+    source: pairs of the data set.
+    predict: maps frames uint8 [b, 2, h, w, 3] of the model's size to flow
       [b, h, w, 2] in pixels.
     tile: the model's size (h, w).
     spacing: see `tiling.tile_starts`.
@@ -97,13 +97,13 @@ class FlowBenchmark:
 
   def images(self) -> dict[str, np.ndarray]:
     """Draws evenly spaced pairs of one size, uint8 [h, w, 3]."""
-    count = min(_SHOWN, len(self))
+    count = min(_NUM_DRAWN, len(self))
     stride = len(self) // count
     samples = []
     for i in range(0, count * stride, stride):
       pair = self._source[i]
       frames, flow = pair["frames"], pair["flow"]
-      # A sheet has pairs of one size only, and those of KITTI differ.
+      # All pairs of a sheet must have the same size; those of KITTI differ.
       if not samples or flow.shape == samples[0].target.shape:
         prediction = self._estimate(*frames)
         samples.append(flow_images.FlowSample(frames, flow, prediction))

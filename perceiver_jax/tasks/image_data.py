@@ -23,7 +23,7 @@ from perceiver_jax.training import mixing
 
 
 class ImageTask(base.Task):
-  """A task on images with labels: data, mixing, and images of one's own.
+  """The base class of tasks on images: their data, mixing and predictions.
 
   Args:
     config: config with the sections `model` (see `models.zoo.build`), `data`
@@ -41,7 +41,7 @@ class ImageTask(base.Task):
   ):
     super().__init__(config)
     self._mixes = any(config.mixing.values())
-    # Whether positions are those in the image that a crop is from.
+    # Whether positions are those in the whole image, not in the crop.
     self._uses_boxes = config.model.adapter.get("coordinates") == "image"
     self._shape = _checked_shape(config.data.image_shape)
     self._preprocessing = preprocessing.Preprocessing(

@@ -1,4 +1,4 @@
-"""Sections of the run report on attention, and pages of them alone."""
+"""Sections on attention, for the run report or for separate pages."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,7 +13,7 @@ class TextAttention(NamedTuple):
   """The attention of one latent to a text.
 
   Attributes:
-    title: a line above the text.
+    title: title of the text.
     spans: characters or subwords, each with the attention to it from 0 to 1.
   """
 
@@ -40,7 +40,7 @@ def text_attention(rows: Sequence[TextAttention], values: str) -> Section:
 
   Args:
     rows: the attention of each latent.
-    values: what is shown, for the description.
+    values: name of the values, for the description.
   """
   return Section(
     "Attention of single latents",
@@ -50,5 +50,5 @@ def text_attention(rows: Sequence[TextAttention], values: str) -> Section:
 
 
 def page(title: str, sections: Sequence[Section]) -> str:
-  """Returns sections as one HTML file, which needs nothing beside itself."""
+  """Returns a self-contained HTML file of sections."""
   return html.render("report", title=title, summary=[], sections=sections)

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from perceiver_jax.models.published import tables
 from scripts.paper_tables import costs, runs
 
-# Distances from the published value that are shown as near and as middling:
-# points of metrics in percent, and percent of all others.
+# Distances from the published value that count as near and as middling, in
+# points for metrics in percent, and in percent for all others.
 _NEAR, _MIDDLING = 0.5, 2.0
 # Costs that are measured, not computed.
 _TIMED = ("steps_per_second", "gpu_frames", "tpu_frames")
@@ -21,9 +21,9 @@ class Entry(NamedTuple):
 
   Attributes:
     text: The value, with its difference from the published one.
-    closeness: "near", "middling", "far", or "" where nothing is compared.
+    closeness: "near", "middling", "far", or "" if nothing is compared.
     value: The number to sort by; None if it is a text.
-    title: How it was made.
+    title: Origin of the value.
     link: Path of the run's report; "" for none.
   """
 
@@ -63,7 +63,7 @@ def make(
     row: A published row.
     name: One of its metrics.
     matching: The runs and evaluations that reproduce it.
-    sizes: What the library computes of its model; None without one.
+    sizes: Costs of its model; None without a model.
     folder: Folder of the page, from which links lead to the runs.
   """
   metric, published = tables.metrics()[name], row.values[name]

@@ -76,7 +76,7 @@ def of_rows(
 
 
 def _cache_file() -> Path:
-  """Returns the file of known costs, which is another for other code."""
+  """Returns the file of known costs, whose name depends on the code."""
   folder = Path(models.__file__).parent
   digest = hashlib.sha256()
   for file in sorted(folder.rglob("*.py")):
@@ -103,7 +103,7 @@ def _spec(row: tables.Row) -> dict[str, Any]:
 
 def of_spec(spec: Mapping[str, Any]) -> Costs:
   """Returns the costs of a model with an adapter of a published model."""
-  # Coordinates that come with the images change no size.
+  # Coordinates that come with the images do not change any size.
   adapter = {**spec["adapter"]}
   adapter.pop("coordinates", None)
   spec, raw = {**spec, "adapter": adapter}, _example(adapter)

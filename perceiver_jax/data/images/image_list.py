@@ -1,4 +1,4 @@
-"""Images with any number of labels, named in a list: DIRECTORY/SPLIT.csv."""
+"""Images with any number of labels, from a list DIRECTORY/SPLIT.csv."""
 
 import csv
 import json
@@ -26,8 +26,8 @@ class ImageList:
 
   Args:
     paths: Paths of the images.
-    labels: Indices of `class_names` of all images, one after the other.
-    ends: End of the labels of each image in `labels`.
+    labels: Labels of all images, concatenated; indices of `class_names`.
+    ends: Index in `labels` after the last label of each image.
     class_names: Name of each label.
   """
 
@@ -68,11 +68,11 @@ def image_list(directory: str | os.PathLike[str], split: str) -> SkipUnreadable:
 
   Args:
     directory: Folder of the lists.
-    split: Name of a list, "train" for example.
+    split: Name of a list, such as "train".
 
   Returns:
-    A source of image uint8 [H, W, 3] of each file's own size, label float32
-    multi-hot [P] and `unreadable` of `SkipUnreadable`.
+    A source of `image` uint8 [H, W, 3] of any size, `label` float32 multi-hot
+    [P] and `unreadable` of `SkipUnreadable`.
 
   Raises:
     UserError: The directory or the list is missing, empty or malformed.
