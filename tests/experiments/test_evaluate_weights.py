@@ -121,7 +121,8 @@ def test_a_run_of_each_task_gets_its_own_metrics(call, tmp_path, name):
   assert done.status == 0, done.err
   expected = json.loads((run / "results.json").read_text())["metrics"]
   record = evaluated(call, run, config_flag(name), out=out)
-  assert record["metrics"] == pytest.approx(expected, rel=1e-5)
+  # On eight devices instead of one, which round differently.
+  assert record["metrics"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_nothing_but_images_is_written_unless_asked_for(
