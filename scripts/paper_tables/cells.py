@@ -50,6 +50,15 @@ class Cell(NamedTuple):
   is_run: bool
 
 
+class _Published(NamedTuple):
+  """What the paper prints: a metric, its value if a number, and its digits."""
+
+  name: str
+  metric: tables.Metric
+  value: float | None
+  digits: int
+
+
 def make(
   row: tables.Row,
   name: str,
@@ -66,34 +75,39 @@ def make(
     sizes: Costs of its model; None without a model.
     folder: Folder of the page, from which links lead to the runs.
   """
-  metric, published = tables.metrics()[name], row.values[name]
-  value = None if isinstance(published, str) else float(published)
-  text = published
+  metric, printed = tables.metrics()[name], row.values[name]
+  value = None if isinstance(printed, str) else float(printed)
+  published = _Published(name, metric, value, _digits(row.source, name))
+  if metric.kind == "evaluation":
+    ours = _measured(published, matching, folder)
+  elif metric.kind == "config" and row.config:
+    ours = _config_leaf(metric, printed, row.config)
+  else:
+    ours = _computed(published, sizes)
+  text = printed
   if value is not None:
     evaluated = metric.kind == "evaluation"
-    text = _number(name, value) if evaluated else f"{published:,}"
-  if metric.kind == "evaluation":
-    ours = _measured(name, value, matching, folder)
-  elif metric.kind == "config" and row.config:
-    ours = _config_leaf(metric, published, row.config)
-  else:
-    ours = _computed(name, value, sizes)
+    text = _number(published, value) if evaluated else f"{printed:,}"
   is_run = metric.kind in ("evaluation", "training") or name in _TIMED
   return Cell(text, value, ours, is_run)
 
 
+def _digits(source: str, name: str) -> int:
+  """Returns the decimal places of a table's column."""
+  column = [row.values[name] for row in tables.rows() if row.source == source]
+  numbers = [str(value) for value in column if not isinstance(value, str)]
+  return max((len(n.partition(".")[2]) for n in numbers), default=0)
+
+
 def _measured(
-  name: str,
-  published: float | None,
-  matching: Sequence[runs.Result],
-  folder: Path,
+  published: _Published, matching: Sequence[runs.Result], folder: Path
 ) -> tuple[Entry, ...]:
   """Returns the mean of the runs, and each evaluation of weights."""
-  scale = 100 if tables.metrics()[name].percent else 1
+  scale = 100 if published.metric.percent else 1
   measured = [
-    (result, scale * result.metric(name))
+    (result, scale * value)
     for result in matching
-    if result.metric(name) is not None
+    if (value := result.metric(published.name)) is not None
   ]
   trained = [pair for pair in measured if not pair[0].weights]
   entries = []
@@ -101,13 +115,11 @@ def _measured(
     first, mean = trained[0][0], statistics.fmean(v for _, v in trained)
     names = ", ".join(result.name for result, _ in trained)
     title = f"mean of {len(trained)} runs: {names}" if trained[1:] else names
-    entries.append(_entry(name, published, mean, title, link(first, folder)))
+    entries.append(_entry(published, mean, title, link(first, folder)))
   for result, value in measured:
     if result.weights:
       title = f"weights {result.weights}"
-      entries.append(
-        _entry(name, published, value, title, link(result, folder))
-      )
+      entries.append(_entry(published, value, title, link(result, folder)))
   return tuple(entries)
 
 
@@ -133,7 +145,7 @@ def _get(tree: Any, leaf: str) -> Any:
 
 
 def _computed(
-  name: str, published: float | None, sizes: costs.Costs | None
+  published: _Published, sizes: costs.Costs | None
 ) -> tuple[Entry, ...]:
   if sizes is None:
     return ()
@@ -142,41 +154,34 @@ def _computed(
     "flops": sizes.flops / 1e9,
     "input_channels": float(sizes.input_channels),
     "query_channels": float(sizes.query_channels),
-  }.get(name)
-  if not value:
-    return ()
-  return (_entry(name, published, value, "computed", ""),)
+  }.get(published.name)
+  return (_entry(published, value, "computed", ""),) if value else ()
 
 
 def _entry(
-  name: str, published: float | None, value: float, title: str, link: str
+  published: _Published, value: float, title: str, target: str
 ) -> Entry:
-  text = _number(name, value)
-  if published is None:
-    return Entry(text, "", value, title, link)
-  metric = tables.metrics()[name]
-  difference = value - published
-  distance = abs(difference if metric.percent else 100 * difference / published)
+  text, metric = _number(published, value), published.metric
+  if published.value is None:
+    return Entry(text, "", value, title, target)
+  difference = value - published.value
+  distance = abs(difference)
+  if not metric.percent:
+    distance *= 100 / published.value
   worse = difference > 0 if metric.lower_is_better else difference < 0
   closeness = "far" if distance > _MIDDLING else "middling"
   if distance <= _NEAR or (metric.kind == "evaluation" and not worse):
     closeness = "near"
   if metric.kind == "evaluation":
     sign = "+" if difference >= 0 else "−"
-    text = f"{text} ({sign}{_number(name, abs(difference))})"
-  return Entry(text, closeness, value, title, link)
+    text = f"{text} ({sign}{_number(published, abs(difference))})"
+  return Entry(text, closeness, value, title, target)
 
 
-def _number(name: str, value: float) -> str:
-  """Formats a value with the digits that the papers print."""
-  printed = [
-    row.values[name]
-    for row in tables.rows()
-    if not isinstance(row.values.get(name, ""), str)
-  ]
-  if tables.metrics()[name].kind == "evaluation":
-    digits = max(len(str(v).partition(".")[2]) for v in printed)
-    return f"{value:,.{digits}f}"
+def _number(published: _Published, value: float) -> str:
+  """Formats a value with the decimal places that the paper prints."""
+  if published.metric.kind == "evaluation":
+    return f"{value:,.{published.digits}f}"
   if value == int(value):
     return f"{int(value):,}"
   return f"{value:,.4g}" if abs(value) < 100 else f"{value:,.1f}"

@@ -180,7 +180,9 @@ def _note(row: tables.Row) -> str:
   """Returns why a row has no command, or why its figures differ from ours."""
   if row.cited:
     return f"not a Perceiver; cited from {row.cited}"
-  model_notes = [zoo.MODELS[name].note for name in row.models[:1]]
+  has_costs = {"parameters", "flops"} & {*row.values}
+  models = row.models[:1] if has_costs or not row.config else ()
+  model_notes = [zoo.MODELS[name].note for name in models]
   parts = [row.reason, row.planned, row.note, *model_notes]
   return "; ".join(filter(None, parts))
 
