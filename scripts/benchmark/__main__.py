@@ -20,6 +20,12 @@ Hugging Face's (pip install torch transformers). --baseline=perceiver_pytorch is
 lucidrains', for imagenet_icml only, with its gated MLP replaced by the paper's,
 which is a sixth as large (pip install torch perceiver-pytorch).
 
+--published shows the models in the papers' units, beside what the papers
+measured and on which devices: train steps per second and operations (Perceiver
+IO v3, Tables 1, 8, 10 and 17), and frames of optical flow per second at
+1088 x 436 pixels (app. H; --models=flow,flow_conv_light). With --norun it only
+counts operations.
+
 --scaling times one cross-attention over 2,048 to 1,048,576 inputs instead.
 --norun only compiles, and reports memory and operations of models that are too
 large or too slow to run here.
@@ -34,11 +40,10 @@ from typing import Any, NoReturn
 import haiku as hk
 import jax
 from absl import app, flags
-from jax import numpy as jnp
 
 from perceiver_jax.models import flops, zoo
 from perceiver_jax.models.ops.execution import PLAIN, Execution
-from scripts.benchmark import scaling, timing
+from scripts.benchmark import published, scaling, steps, timing
 
 _BASELINES = ("transformers", "perceiver_pytorch")
 _MODELS = flags.DEFINE_list(
@@ -56,6 +61,12 @@ _BASELINE = flags.DEFINE_enum(
 _SCALING = flags.DEFINE_bool(
   "scaling", False, "Time one cross-attend by the number of inputs instead."
 )
+_PUBLISHED = flags.DEFINE_bool(
+  "published",
+  False,
+  "Show train steps, frames and operations as the papers do, and what they"
+  " measured.",
+)
 _BATCH = flags.DEFINE_integer(
   "batch_size", 1, "Examples per batch.", lower_bound=1
 )
@@ -63,7 +74,7 @@ _REPEATS = flags.DEFINE_integer(
   "repeats", 5, "Number of timed calls.", lower_bound=1
 )
 _OPTIMIZER = flags.DEFINE_enum(
-  "optimizer", "sgd", ["sgd", "lamb"], "Optimizer of the train step."
+  "optimizer", "sgd", steps.OPTIMIZERS, "Optimizer of the train step."
 )
 _TRAIN = flags.DEFINE_bool("train", True, "Also time the train step.")
 _RUN = flags.DEFINE_bool(
@@ -95,6 +106,8 @@ def main(argv: Sequence[str]) -> None:
       rows += scaling.rows(
         implementation, choices, _BATCH.value, _REPEATS.value
       )
+  elif _PUBLISHED.value:
+    rows, ratios = _published_rows(implementations)
   else:
     for name in _MODELS.value:
       model_rows = _model_rows(name, implementations, peak)
@@ -105,6 +118,32 @@ def main(argv: Sequence[str]) -> None:
     versions = {"jax": jax.__version__, "device": device.device_kind}
     with open(_JSON.value, "w", encoding="utf-8") as file:
       json.dump({**versions, "peak": peak, "rows": rows}, file, indent=2)
+
+
+def _published_rows(
+  implementations: dict[str, Execution],
+) -> tuple[list[dict[str, Any]], list[str]]:
+  """Returns rows and ratios of --published."""
+  choices = published.choices()
+  for name in _MODELS.value:
+    if name not in choices:
+      choices = ", ".join(choices)
+      _refuse(f"--published: {name} has no published speed; use {choices}")
+  if len(implementations) > 1:
+    _refuse("--published takes one of --implementations")
+  (execution,) = implementations.values()
+  rows = []
+  for name in _MODELS.value:
+    print(f"{name}: counting and running ...", flush=True)
+    rows += published.measure(
+      name,
+      execution,
+      batch_size=_BATCH.value,
+      repeats=_REPEATS.value,
+      optimizer=_OPTIMIZER.value,
+      run=_RUN.value,
+    )
+  return rows, published.ratios(rows)
 
 
 def _model_rows(
@@ -162,7 +201,7 @@ def measure(name: str, choices: Execution, peak: float) -> dict[str, float]:
     return zoo.build(spec, choices)(raw, is_training=is_training)
 
   model = hk.transform_with_state(run)
-  raw = jax.tree.map(_random_array, entry.example(_BATCH.value))
+  raw = steps.random_inputs(entry.example(_BATCH.value))
   params, state = jax.jit(model.init, static_argnums=2)(
     jax.random.key(0), raw, True
   )
@@ -185,11 +224,13 @@ def measure(name: str, choices: Execution, peak: float) -> dict[str, float]:
   if _RUN.value:
     row["of peak"] = count / row["forward"] / peak
   if _TRAIN.value:
-    step, carry = _train_step(model, params)
+    step, carry = steps.train_step(model, params, _OPTIMIZER.value)
     compiled, costs = timing.compiled(step, carry, state, raw)
     row["compile step"] = costs["compile"]
     if _RUN.value:
-      row["step"] = _median_step(compiled, carry, state, raw)
+      row["step"] = steps.median_step(
+        compiled, carry, state, raw, _REPEATS.value
+      )
       row["step / 3 forward"] = row["step"] / (3 * row["forward"])
     row["step MiB"] = costs["temporary"] / timing.MIB
   return row
@@ -211,42 +252,6 @@ def _refuse(message: str) -> NoReturn:
   """Exits with a one-line error; absl's own errors would print every flag."""
   print(f"error: {message}", file=sys.stderr)
   sys.exit(2)
-
-
-def _train_step(model: hk.TransformedWithState, params: Any) -> tuple:
-  """Returns a jitted `(carry, state, raw) -> carry` and its initial carry."""
-  if _OPTIMIZER.value == "lamb":
-    from perceiver_jax.training import optimizers
-
-    optimizer = optimizers.make_optimizer(
-      "lamb", lambda _: 2e-3, weight_decay=0.1, clip_norm=10.0
-    )
-    start, update = optimizer.init(params), optimizer.update
-  else:
-    start = ()
-    update = lambda g, s, _: (jax.tree.map(lambda x: -1e-3 * x, g), s)
-
-  def loss(params, state, raw):
-    out, _ = model.apply(params, state, None, raw, True)
-    return sum(jnp.mean(x**2) for x in jax.tree.leaves(out.logits))
-
-  def step(carry, state, raw):
-    params, opt_state = carry
-    grads = jax.grad(loss)(params, state, raw)
-    updates, opt_state = update(grads, opt_state, params)
-    return jax.tree.map(jnp.add, params, updates), opt_state
-
-  copy = jax.tree.map(jnp.copy, params)
-  return jax.jit(step, donate_argnums=0), (copy, start)
-
-
-def _median_step(compiled: Any, carry: Any, state: Any, raw: Any) -> float:
-  def call():
-    nonlocal carry
-    carry = compiled(carry, state, raw)
-    return carry
-
-  return timing.median(call, _REPEATS.value)
 
 
 def _baseline(name: str, is_compiled: bool) -> dict[str, float]:
@@ -313,12 +318,6 @@ def _perceiver_pytorch(name: str, shape: Sequence[int]) -> dict[str, Any]:
     "weight_tie_layers": True,
     "self_per_cross_attn": encoder["num_self_attends_per_block"],
   }
-
-
-def _random_array(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-  if jnp.issubdtype(leaf.dtype, jnp.integer):
-    return jax.random.randint(jax.random.key(1), leaf.shape, 6, 262)
-  return jax.random.uniform(jax.random.key(1), leaf.shape, leaf.dtype, -1, 1)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,10 @@ import tiny_runs as runs
 import tiny_weights
 
 from perceiver_jax.models import zoo
+from perceiver_jax.models.ops.execution import Execution
 from perceiver_jax.weights.huggingface import config as huggingface_config
+from scripts import model_table
+from scripts.benchmark import published as figures
 from scripts.benchmark import scaling
 
 pytestmark = pytest.mark.usefixtures("compile_once")
@@ -240,3 +243,87 @@ def test_only_the_forward_pass_of_a_batch_can_be_timed(script, tmp_path):
 def test_invalid_flags_are_refused(refused, arguments, parts):
   done = refused("benchmark", *arguments, parts=parts)
   assert done.out == ""
+
+
+def _published_row(done, *cells):
+  """Returns the cells of the table's row that starts with `cells`."""
+  lines = [line.split("  ") for line in done.out.splitlines()]
+  rows = [[cell.strip() for cell in line if cell.strip()] for line in lines]
+  (row,) = [row for row in rows if tuple(row[: len(cells)]) == cells]
+  return row
+
+
+@pytest.mark.slow  # Compiles a train step.
+def test_train_steps_are_beside_the_papers(script, tmp_path):
+  path = tmp_path / "figures.json"
+  flags = ["--published", "--batch_size=2", "--repeats=1", f"--json={path}"]
+  done = script("benchmark", *flags)
+  assert (done.status, done.err) == (0, "")
+  paper, ours = json.loads(path.read_text())["rows"]
+  assert paper["measured on"] == "TPU v3 (Table 8)"
+  assert (paper["devices"], paper["batch"]) == (64, 1024)
+  assert paper["steps/s"] == 4.85
+  assert paper["examples/s/device"] == pytest.approx(4.85 * 1024 / 64)
+  assert (ours["devices"], ours["batch"]) == (1, 2)
+  assert ours["examples/s/device"] == pytest.approx(2 * ours["steps/s"])
+  ratio = paper["examples/s/device"] / ours["examples/s/device"]
+  assert f"is {ratio:.3g} x as fast" in done.out.splitlines()[-1]
+
+
+def test_operations_are_counted_without_running(script):
+  done = script("benchmark", "--published", "--norun")
+  assert (done.status, done.err) == (0, "")
+  row = _published_row(done, "imagenet_fourier", "TPU v3 (Table 8)")
+  assert row[2:6] == ["64", "1,024", "4.85", "77.6"]
+  entry = zoo.MODELS["imagenet_fourier"]
+  _, count = model_table.sizes(entry.spec, entry.example())
+  ours = _published_row(done, "imagenet_fourier", "cpu")
+  assert f"{count / 1e9:,.4g}" in ours
+
+
+@pytest.mark.parametrize(
+  ("name", "training", "published"),
+  [("kinetics_784", 260.3, 310), ("language_bytes_plus_plus", 240.9, None)],
+)
+def test_training_operations_of_the_published_sizes(name, training, published):
+  rows = figures.measure(
+    name, Execution(), batch_size=1, repeats=1, optimizer="sgd", run=False
+  )
+  paper, ours = rows
+  assert ours["training GFLOP"] == pytest.approx(training, rel=1e-3)
+  assert paper["training GFLOP"] == (published or "-")
+  # The backward pass costs twice the forward pass, without that of pixels.
+  assert 2.5 < ours["step GFLOP"] / ours["training GFLOP"] <= 3.01
+
+
+def test_frames_of_flow_are_those_of_six_tiles(script):
+  flags = ["--published", "--norun", "--models=flow_conv_light"]
+  done = script("benchmark", *flags)
+  assert (done.status, done.err) == (0, "")
+  assert "3.3" in _published_row(done, "flow_conv_light", "TITAN Xp")
+  assert "17.8" in _published_row(done, "flow_conv_light", "TPU v3 core")
+  assert _published_row(done, "flow_conv_light", "cpu")[-2] == "6"
+
+
+@pytest.mark.slow  # Compiles a flow model.
+def test_frames_of_flow_are_timed(monkeypatch):
+  flow = tiny_weights.flow()
+  entry = zoo.MODELS["flow"]._replace(
+    spec=flow.spec, raw=tiny_weights.array(2, *tiny_weights.TILE, 3)
+  )
+  monkeypatch.setitem(zoo.MODELS, "flow", entry)
+  monkeypatch.setattr(figures, "_FLOW_SIZE", (36, 60))
+  rows = figures.measure(
+    "flow", Execution(), batch_size=1, repeats=1, optimizer="sgd", run=True
+  )
+  ours = rows[-1]
+  assert ours["frames/s"] == pytest.approx(1 / ours["seconds"])
+  titan = next(row for row in rows if row["measured on"] == "TITAN Xp")
+  assert titan["frames/s"] == 0.8
+
+
+def test_models_without_a_published_speed_are_named(refused):
+  refused(
+    "benchmark", "--published", "--models=imagenet_icml",
+    parts=["imagenet_icml", "imagenet_fourier"],
+  )  # fmt: skip
