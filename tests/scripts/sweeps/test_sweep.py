@@ -134,8 +134,8 @@ def test_a_stopped_run_stops_the_sweep_which_goes_on_later(
   commands, statuses = trains
   statuses["num_latents=8"] = status
   assert script("sweep", *arguments).status == status
-  statuses = [row["status"] for row in table(tmp_path / "out")]
-  assert statuses == ["done", "stopped", "not started"]
+  rows = table(tmp_path / "out")
+  assert [row["status"] for row in rows] == ["done", "stopped", "not started"]
   statuses.clear()
   assert script("sweep", *arguments).status == 0
   assert len(commands) == 2 + 2
