@@ -127,7 +127,8 @@ def image_classification() -> ml_collections.ConfigDict:
     "invert_bright": False,  # In predict: invert dark ink on white.
     "num_workers": 0,  # Processes that prepare batches; 0: threads.
   }
-  # Of the beta distributions of MixUp and CutMix, half a batch each; 0: off.
+  # Parameters of the beta distributions; MixUp and CutMix each change half of
+  # a batch; 0: off.
   config.mixing = {"mixup_alpha": 0.0, "cutmix_alpha": 0.0}
   # The paper's metrics of the evaluation, and their "source".
   config.published = ml_collections.ConfigDict()

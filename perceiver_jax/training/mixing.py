@@ -1,4 +1,4 @@
-"""MixUp and CutMix on the device, of each image with a partner of its own.
+"""MixUp and CutMix on the device; each image has its own partner.
 
 Perceiver IO adds both to its ImageNet training (IO, app. A.1). As in the
 authors' code, a batch of b images is made of 2b, half of it by MixUp (arXiv

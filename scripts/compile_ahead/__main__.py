@@ -1,12 +1,12 @@
-"""Compiles a run for TPUs without having one.
+"""Compiles a run for TPUs on a machine without one.
 
   python -m scripts.compile_ahead --config=configs/imagenet.py:fourier \
     --topology=v5e:8x8
 
-libtpu compiles for any TPU on any machine. The memory that is printed is exact,
-and a program that does not compile here does not compile there. Times are a
-model of the compiler, not a measurement: the sum of its estimates of all
-fusions, with nothing for collectives and little for waiting on memory.
+libtpu compiles for any TPU on any machine. The printed memory is exact, and a
+program that does not compile here does not compile there. Times are estimates
+of the compiler, not measurements: the sum over all fusions, with nothing for
+collectives and little for waiting on memory.
 """
 
 import json
@@ -25,7 +25,7 @@ from scripts.compile_ahead import chips
 def define_flags() -> None:
   """Defines the flags of this program."""
   config_flags.DEFINE_config_file(
-    "config", None, "Experiment, as of experiments.train."
+    "config", None, "Experiment, as in experiments.train."
   )
   flags.DEFINE_string("topology", "v5e:8x8", "TPUs, as GENERATION:CHIPS.")
   flags.DEFINE_bool(
