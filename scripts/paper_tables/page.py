@@ -183,7 +183,7 @@ def _note(row: tables.Row) -> str:
   has_costs = {"parameters", "flops"} & {*row.values}
   models = row.models[:1] if has_costs or not row.config else ()
   model_notes = [zoo.MODELS[name].note for name in models]
-  parts = [row.reason, row.planned, row.note, *model_notes]
+  parts = [row.reason, row.note, *model_notes]
   return "; ".join(filter(None, parts))
 
 

@@ -47,7 +47,6 @@ class Row(NamedTuple):
       `config`, if there is one.
     cited: Origin of a number of another model.
     reason: Why nothing here reproduces it.
-    planned: What will reproduce it.
     note: Explanation of a difference from our figures.
     models: Names in `MODELS` whose sizes and costs the row gives.
   """
@@ -62,7 +61,6 @@ class Row(NamedTuple):
   script: str = ""
   cited: str = ""
   reason: str = ""
-  planned: str = ""
   note: str = ""
   models: tuple[str, ...] = ()
 
