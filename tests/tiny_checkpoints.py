@@ -86,13 +86,24 @@ def assert_bitwise_equal(actual, expected):
 
 
 def damage_arrays(position):
-  """Returns a function that flips a bit at a fraction of the largest file."""
+  """Returns a function that flips a bit of each file at a fraction of it."""
 
   def damage(step):
-    file = max(step.glob("state/**/d/*"), key=lambda f: f.stat().st_size)
-    flip_bit(file, int(file.stat().st_size * position))
+    for file in _array_files(step):
+      flip_bit(file, int(file.stat().st_size * position))
 
   return damage
+
+
+def _array_files(step):
+  """Returns the files with arrays.
+
+  How many there are depends on the timing of the save, and parts of them may
+  be superseded and never read.
+  """
+  files = list(step.glob("state/**/d/*"))
+  largest = max(file.stat().st_size for file in files)
+  return [file for file in files if file.stat().st_size > largest / 4]
 
 
 def flip_bit(file, index):
@@ -102,8 +113,8 @@ def flip_bit(file, index):
 
 
 def truncate(step):
-  file = max(step.glob("state/**/d/*"), key=lambda f: f.stat().st_size)
-  os.truncate(file, file.stat().st_size // 2)
+  for file in _array_files(step):
+    os.truncate(file, file.stat().st_size // 2)
 
 
 def swap_arrays(step):

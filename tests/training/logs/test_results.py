@@ -191,8 +191,12 @@ def test_the_report_has_a_summary_curves_and_sections(
   assert sum(n for *_, n in page.parameters) == page.summary["parameters"]
   titles = [section.title for section in page.sections]
   assert titles == [
-    "Sample predictions", "Confusion matrix", "Classes", "Calibration"
-  ]  # fmt: skip
+    "Sample predictions",
+    "Attention of single latents",
+    "Confusion matrix",
+    "Classes",
+    "Calibration",
+  ]
   assert page.sections[0].body.count("<figure") == NUM_SAMPLES
   text = (tmp_path / "report.html").read_text()
   assert tmp_path.name in text
