@@ -6,7 +6,7 @@ import ml_collections
 
 
 class Due(NamedTuple):
-  """What has to be done after a step."""
+  """The actions that are due after a step."""
 
   log: bool
   evaluate: bool
@@ -19,7 +19,7 @@ def due(
   num_steps: int,
   steps_per_epoch: float,
 ) -> Due:
-  """Returns what has to be done after a step; after the last one, everything.
+  """Returns the actions that are due after a step; all after the last step.
 
   Args:
     config: config of the run, with its intervals in steps and epochs.

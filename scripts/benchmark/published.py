@@ -30,12 +30,12 @@ _TRAINING_POINTS = 512
 
 
 class _Setting(NamedTuple):
-  """How the papers measured train steps; 0 where they do not say.
+  """The setting of a measured train step in the papers; 0 if not stated.
 
   Attributes:
-    batch_size: Examples of a step.
+    batch_size: Number of examples per step.
     num_devices: Number of devices.
-    device: Their kind.
+    device: Kind of the devices.
   """
 
   batch_size: int = 0

@@ -51,7 +51,7 @@ class Cell(NamedTuple):
 
 
 class _Published(NamedTuple):
-  """What the paper prints: a metric, its value if a number, and its digits."""
+  """A published metric, with its value if it is a number, and its digits."""
 
   name: str
   metric: tables.Metric
