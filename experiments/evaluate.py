@@ -134,7 +134,7 @@ def _weights() -> _Subject:
   """Returns the weights --weights, with the data of --config."""
   from ml_collections import config_flags
 
-  from perceiver_jax.training import evaluate_weights
+  from experiments import evaluate_weights
 
   path = Path(flags.FLAGS.weights).expanduser()
   loaded = evaluate_weights.load(path, launch.config())

@@ -26,6 +26,15 @@ from perceiver_jax.viz import sections
 FEATURES, CLASSES = 5, 3
 
 
+class Batches(list):
+  """A dataset of given batches."""
+
+  num_batches = list.__len__
+
+  def __iter__(self):
+    yield from super().__iter__()
+
+
 class TinyTask:
   """A task that compiles quickly and has every kind of state a run can have.
 

@@ -43,6 +43,13 @@ class ImageTask(base.Task):
     self._mixes = any(config.mixing.values())
     # Whether positions are those in the whole image, not in the crop.
     self._uses_boxes = config.model.adapter.get("coordinates") == "image"
+    if self._uses_boxes and (self._mixes or any(config.data.affine.values())):
+      raise UserError(
+        "config.model.adapter.coordinates is 'image', but pixels of images that"
+        " are mixed or transformed have no position of their own; set the"
+        " leaves of config.mixing and config.data.affine to 0, or coordinates"
+        " to 'crop'"
+      )
     self._shape = _checked_shape(config.data.image_shape)
     self._preprocessing = preprocessing.Preprocessing(
       self._shape, config.data.to_dict()

@@ -60,33 +60,6 @@ def make_eval_step(
   return jax.jit(eval_step, out_shardings=step_lib.replicated(mesh))
 
 
-def evaluate(
-  eval_step: EvalStep,
-  state: step_lib.TrainState,
-  batches: Iterable[Batch],
-  mesh: Mesh,
-  *,
-  total: int = 0,
-  show_progress: bool = False,
-) -> dict[str, np.ndarray]:
-  """Returns the means of the metrics over one pass of the data.
-
-  Args:
-    eval_step: result of `make_eval_step`.
-    state: training state; its `eval_params` are evaluated.
-    batches: this process's part of each batch; `mask` is false for padding.
-    mesh: the mesh given to `make_eval_step`.
-    total: number of batches, for the progress bar.
-    show_progress: whether to show a progress bar.
-
-  Raises:
-    UserError: the data is empty.
-  """
-  bar = tqdm(batches, "evaluate", total or None, leave=False,
-             disable=not show_progress)  # fmt: skip
-  return _means(_sum_metrics(eval_step, state, bar, mesh))
-
-
 def _sum_metrics(
   eval_step: EvalStep,
   state: step_lib.TrainState,

@@ -17,6 +17,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments import launch
+from experiments.predictions import outputs
 from scripts.compile_ahead import chips
 
 # JAX is imported in functions: its environment has to be set first.
@@ -49,6 +50,9 @@ def main(argv: Sequence[str]) -> int:
     print("\n".join(chips.TOPOLOGIES))
     return 0
   config = launch.config()
+  for flag in ("json", "hlo"):
+    if path := values[flag].value:
+      outputs.check_writable(Path(path).expanduser(), f"another --{flag}")
   chips.prepare_environment()
   from scripts.compile_ahead import program, report
 

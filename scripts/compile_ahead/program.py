@@ -9,12 +9,11 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
+from experiments import evaluate_weights
 from perceiver_jax.tasks import registry as tasks
-from perceiver_jax.training import evaluate_weights, evaluation, optimizers
+from perceiver_jax.training import evaluation, optimizers
 from perceiver_jax.training import step as step_lib
 from perceiver_jax.training.logs import run_summary
-
-PROGRAMS = ("train", "evaluate", "init")
 
 
 class Compiled(NamedTuple):
@@ -46,7 +45,7 @@ def compile_program(
 
   Args:
     config: Config of the run; its data is not read.
-    name: One of `PROGRAMS`.
+    name: "train", "evaluate" or "init".
     devices: Devices from `chips.devices`.
 
   Raises:

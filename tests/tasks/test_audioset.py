@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 import task_helpers
+import tiny_runs
 from sklearn import metrics as sklearn_metrics
 
 from configs import audioset as config_file
@@ -114,14 +115,15 @@ def test_evaluation_without_readable_clips_is_an_error():
   task = _task(data__num_windows=1)
   (batch,) = task.eval_datasets(global_batch=16)["eval"]
   mesh = step.make_mesh(1)
-  evaluated = evaluation.evaluate(
-    lambda params, state, batch: task.metrics(
-      task_helpers.outputs(batch["label"]), batch
-    ),
+  evaluated = evaluation.evaluate_all(
+    lambda params, state, batch: {
+      **task.metrics(task_helpers.outputs(batch["label"]), batch),
+      "num_examples": (batch["mask"].sum(), 0),
+    },
     types.SimpleNamespace(eval_params={}, net_state={}),
-    [{**batch, "mask": 0 * batch["mask"]}],
+    {"eval": tiny_runs.Batches([{**batch, "mask": 0 * batch["mask"]}])},
     mesh,
-  )
+  )["eval"]
   for means in (evaluated, {}):
     with pytest.raises(UserError, match="no clip of the evaluation split"):
       task.finalize_metrics({"eval": means})

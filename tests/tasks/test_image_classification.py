@@ -15,6 +15,7 @@ import tiny_runs as runs
 
 from configs import imagenet, photos
 from perceiver_jax.data.images import codec
+from perceiver_jax.errors import UserError
 from perceiver_jax.tasks import registry as tasks
 from perceiver_jax.training import loop, mixing
 
@@ -153,6 +154,14 @@ def test_logits_depend_on_the_positions_of_the_crop(tmp_path):
   path.write_bytes(codec.encode_png(np.zeros((40, 80, 3), np.uint8)))
   box = task.batch_of([task.read(path)])["crop_box"]
   assert abs(box[0, 0, 1]) < 0.5 < abs(box[0, 0, 0])
+
+
+@pytest.mark.parametrize("leaf", ["mixing.mixup_alpha", "data.affine.degrees"])
+def test_image_coordinates_are_refused_where_pixels_have_none(leaf):
+  config = imagenet.get_config("icml_image_coordinates,smoke")
+  config.update_from_flattened_dict({leaf: 0.2})
+  with pytest.raises(UserError, match="coordinates is 'image'"):
+    tasks.make_task(config)
 
 
 def test_permuted_pixels_give_the_same_logits_and_attention_maps():

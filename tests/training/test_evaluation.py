@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+import tiny_runs
 from jax import numpy as jnp
 
 from perceiver_jax.data.core import pipeline
@@ -91,12 +92,12 @@ def evaluate(examples, size, devices, params, **state):
   eval_step = evaluation.make_eval_step(
     step.model_of(task, "float32"), task, mesh
   )
-  return evaluation.evaluate(
+  return evaluation.evaluate_all(
     eval_step,
     make_state(params, mesh, **state),
-    iter(batches(examples, size)),
+    {"eval": batches(examples, size)},
     mesh,
-  )
+  )["eval"]
 
 
 def expected_means(examples, params, shift=0.0):
@@ -191,7 +192,9 @@ def test_the_progress_bar_counts_batches_and_is_cleared(
 def test_an_empty_dataset_is_a_user_error(params):
   mesh = step.make_mesh(1)
   with pytest.raises(UserError, match="empty dataset"):
-    evaluation.evaluate(None, make_state(params, mesh), iter(()), mesh)
+    evaluation.evaluate_all(
+      None, make_state(params, mesh), {"eval": tiny_runs.Batches()}, mesh
+    )
 
 
 @pytest.mark.parametrize(
