@@ -3,10 +3,11 @@ r"""Renders every table of both papers, published beside ours.
   python -m scripts.paper_tables --runs=runs --out=tables.html
 
 writes one self-contained page. Each table has the published numbers, ours from
-the runs and evaluations in the folders of --runs (give it as often as needed),
-parameters and operations that the library computes, and the command of each
-row. --out=FILE.md writes Markdown; `docs/paper_tables.md` is made that way,
-without runs.
+the runs, evaluations (`experiments.evaluate --out`) and benchmarks
+(`scripts.benchmark --published --json`) in the folders of --runs, which may be
+given several times, parameters and operations that the library computes, and
+the command of each row. --out=FILE.md writes Markdown; `docs/paper_tables.md`
+is made that way, without runs.
 
 A run counts for a row if its config is the row's variant, apart from leaves
 that do not change what is learned (`runs.FREE_LEAVES`). All other runs, small

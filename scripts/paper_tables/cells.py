@@ -14,6 +14,7 @@ from scripts.paper_tables import costs, runs
 _NEAR, _MIDDLING = 0.5, 2.0
 # Costs that are measured, not computed.
 _TIMED = ("steps_per_second", "gpu_frames", "tpu_frames")
+_BENCHMARKED = (*_TIMED, "train_flops")
 
 
 class Entry(NamedTuple):
@@ -78,7 +79,7 @@ def make(
   metric, printed = tables.metrics()[name], row.values[name]
   value = None if isinstance(printed, str) else float(printed)
   published = _Published(name, metric, value, _digits(row.source, name))
-  if metric.kind == "evaluation":
+  if metric.kind == "evaluation" or name in _BENCHMARKED:
     ours = _measured(published, matching, folder)
   elif metric.kind == "config" and row.config:
     ours = _config_leaf(metric, printed, row.config)
@@ -88,7 +89,7 @@ def make(
   if value is not None:
     evaluated = metric.kind == "evaluation"
     text = _number(published, value) if evaluated else f"{printed:,}"
-  is_run = metric.kind in ("evaluation", "training") or name in _TIMED
+  is_run = metric.kind in ("evaluation", "training") or name in _BENCHMARKED
   return Cell(text, value, ours, is_run)
 
 
@@ -102,14 +103,18 @@ def _digits(source: str, name: str) -> int:
 def _measured(
   published: _Published, matching: Sequence[runs.Result], folder: Path
 ) -> tuple[Entry, ...]:
-  """Returns the mean of the runs, and each evaluation of weights."""
+  """Returns the mean of the runs, and each evaluation or benchmark."""
   scale = 100 if published.metric.percent else 1
   measured = [
     (result, scale * value)
     for result in matching
     if (value := result.metric(published.name)) is not None
   ]
-  trained = [pair for pair in measured if not pair[0].weights]
+  trained = [
+    (result, value)
+    for result, value in measured
+    if not (result.weights or result.device)
+  ]
   entries = []
   if trained:
     first, mean = trained[0][0], statistics.fmean(v for _, v in trained)
@@ -117,8 +122,8 @@ def _measured(
     title = f"mean of {len(trained)} runs: {names}" if trained[1:] else names
     entries.append(_entry(published, mean, title, link(first, folder)))
   for result, value in measured:
-    if result.weights:
-      title = f"weights {result.weights}"
+    if result.weights or result.device:
+      title = f"weights {result.weights}" if result.weights else result.device
       entries.append(_entry(published, value, title, link(result, folder)))
   return tuple(entries)
 
@@ -162,7 +167,8 @@ def _entry(
   published: _Published, value: float, title: str, target: str
 ) -> Entry:
   text, metric = _number(published, value), published.metric
-  if published.value is None:
+  # Other devices have other speeds, which are not compared.
+  if published.value is None or published.name in _TIMED:
     return Entry(text, "", value, title, target)
   difference = value - published.value
   distance = abs(difference)

@@ -111,15 +111,16 @@ def content(
   titles: dict[str, tables.Row] = {}
   for row in tables.rows():
     titles.setdefault(row.source, row)
-    matching = [
-      result
-      for result in results
-      if result.origin and result.origin in (row.config, *row.also, row.script)
-    ]
+    origins = {row.config, *row.also, row.script} - {""}
+    origins |= {f"{runs.BENCHMARK}{model}" for model in row.models}
+    matching = [result for result in results if result.origin in origins]
     line = _line(row, matching, computed.get(row.key), folder)
     sections.setdefault(row.source, []).append(line)
-    if any(r.metric(name) is not None for r in matching for name in row.values):
-      shown |= {id(result) for result in matching}
+    shown |= {
+      id(result)
+      for result in matching
+      if any(result.metric(name) is not None for name in row.values)
+    }
   return Content(
     coverage_text(),
     tuple(_table(titles[source], lines) for source, lines in sections.items()),

@@ -23,6 +23,7 @@ FREE_LEAVES = (
 # Leaves that scripts.sweeps.glue chooses.
 _GRID = ("batch_size", "optimizer.learning_rate")
 GLUE_SWEEP = "scripts.sweeps.glue --model="
+BENCHMARK = "scripts.benchmark --published --models="
 # Data sets that come with the code or are generated, not the papers' own.
 _EMBEDDED = {
   "digits", "digit_pairs", "photos", "generated", "tiny", "python_docs",
@@ -42,6 +43,7 @@ class Result(NamedTuple):
     nearest: The variant that its config differs from least.
     differences: Leaves that differ from that variant, with their values.
     weights: File of the weights that were evaluated; "" for a run.
+    device: What a benchmark ran on; "" for a run.
   """
 
   name: str
@@ -52,6 +54,7 @@ class Result(NamedTuple):
   nearest: str = ""
   differences: Sequence[str] = ()
   weights: str = ""
+  device: str = ""
 
   def metric(self, name: str) -> float | None:
     """Returns a metric of `tables.metrics`, or None if it was not measured."""
@@ -77,7 +80,7 @@ def collect(paths: Sequence[Path]) -> list[Result]:
     if not found:
       raise UserError(
         f"--runs={path} has no finished run (results.json), no sweep.json and"
-        " no evaluation with metrics and a config; give a folder that has"
+        " no JSON file of an evaluation or benchmark; give a folder that has"
       )
     results += found
   return results
@@ -101,6 +104,8 @@ def _read_all(path: Path) -> Iterator[Result]:
       yield _glue_sweep(file, content)
     elif "weights" in content and "metrics" in content:
       yield _evaluation(file, content)
+    elif "device" in content and "rows" in content:
+      yield from _benchmarks(file, content)
 
 
 def _run(folder: Path, results: Mapping[str, Any]) -> Result:
@@ -152,6 +157,28 @@ def _evaluation(file: Path, content: Mapping[str, Any]) -> Result:
     differences=differences,
     weights=str(content["weights"]),
   )
+
+
+def _benchmarks(file: Path, content: Mapping[str, Any]) -> Iterator[Result]:
+  """Returns what `scripts.benchmark --published --json` measured."""
+  device = content["device"]
+  frames = "tpu_frames" if "TPU" in device else "gpu_frames"
+  columns = {
+    "steps/s": "steps_per_second",
+    "training GFLOP": "train_flops",
+    "frames/s": frames,
+  }
+  for row in content["rows"]:
+    if row.get("measured on") == device:
+      batch = f", batch {row['batch']}" if "batch" in row else ""
+      yield Result(
+        name=file.stem,
+        path=file,
+        origin=f"{BENCHMARK}{row['model']}",
+        metrics={columns[key]: row[key] for key in columns if key in row},
+        config={},
+        device=f"{device}{batch}",
+      )
 
 
 def _variant(file: str, variant: str) -> str:

@@ -98,6 +98,23 @@ def test_small_runs_are_in_a_table_of_their_own(content):
   assert 99.9 not in values
 
 
+def test_benchmarks_stand_beside_what_the_papers_measured(tmp_path):
+  made_runs.benchmark(
+    tmp_path / "h200.json", **{"steps/s": 2.25, "training GFLOP": 260.3}
+  )
+  content = page.content(runs.collect([tmp_path]), {}, tmp_path)
+  line = _line(content, "Perceiver IO v3, Table 17", "784 latents")
+  _, train_flops, _, speed = line.cells
+  assert (speed.published, speed.ours[0].text) == ("4.4", "2.25")
+  # Another device is as fast as it is.
+  assert speed.ours[0].closeness == ""
+  assert speed.ours[0].title == "NVIDIA H200, batch 16"
+  assert speed.ours[0].link == "h200.json"
+  assert train_flops.ours[0].text == "260.3"
+  assert train_flops.ours[0].closeness == "far"
+  assert not content.others
+
+
 def test_what_is_neither_run_nor_computed_is_blank(content):
   line = _line(content, "Perceiver IO v3, Table 11", "BERT Base")
   latents = line.cells[3]
