@@ -71,7 +71,7 @@ def test_opencvs_methods_are_better_than_zero_flow_for_small_motions(
 
 
 def test_processes_share_the_pairs_and_get_the_same_means(monkeypatch):
-  pairs = Pairs([(10, 10), (10, 30), (20, 10)], unknown=[1])
+  pairs = Pairs([(10, 10), (10, 30), (20, 10)], unknown=[2])
   alone = flow_baselines.evaluate(pairs, flow_baselines.no_motion)
   sent = []
 
