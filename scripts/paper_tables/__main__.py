@@ -10,8 +10,10 @@ the command of each row. --out=FILE.md writes Markdown; `docs/paper_tables.md`
 is made that way, without runs.
 
 A run counts for a row if its config is the row's variant, apart from leaves
-that do not change what is learned (`runs.FREE_LEAVES`). All other runs, small
-ones for example, are in a table of their own, with the leaves that differ.
+that do not change what is learned (`recipes.FREE_LEAVES`) and the folders of
+its data. An evaluation of weights counts if the weights are a released file or
+those of such a run. All other runs, small ones for example, are in a table of
+their own, with the leaves that differ.
 """
 
 import sys
@@ -21,6 +23,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import launch
+from experiments.predictions import outputs
 from perceiver_jax.errors import UserError
 
 _RUNS = flags.DEFINE_multi_string(
@@ -35,6 +38,7 @@ def main(argv: Sequence[str]) -> None:
   out = Path(_OUT.value).expanduser()
   if out.suffix not in (".html", ".md"):
     raise UserError(f"--out={out} is no page; give a name in .html or .md")
+  outputs.check_writable(out, "another --out")
   import jax
   import tqdm
 

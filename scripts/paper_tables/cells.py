@@ -89,7 +89,7 @@ def make(
   if value is not None:
     evaluated = metric.kind == "evaluation"
     text = _number(published, value) if evaluated else f"{printed:,}"
-  is_run = metric.kind in ("evaluation", "training") or name in _BENCHMARKED
+  is_run = metric.kind == "evaluation" or name in _BENCHMARKED
   return Cell(text, value, ours, is_run)
 
 
@@ -103,23 +103,26 @@ def _digits(source: str, name: str) -> int:
 def _measured(
   published: _Published, matching: Sequence[runs.Result], folder: Path
 ) -> tuple[Entry, ...]:
-  """Returns the mean of the runs, and each evaluation or benchmark."""
+  """Returns the mean of each variant's runs, and all other results."""
   scale = 100 if published.metric.percent else 1
   measured = [
     (result, scale * value)
     for result in matching
     if (value := result.metric(published.name)) is not None
   ]
-  trained = [
+  runs_alone = [
     (result, value)
     for result, value in measured
     if not (result.weights or result.device)
   ]
   entries = []
-  if trained:
+  # Readings of the paper (`Row.also`) are different models.
+  for origin in dict.fromkeys(result.origin for result, _ in runs_alone):
+    trained = [pair for pair in runs_alone if pair[0].origin == origin]
     first, mean = trained[0][0], statistics.fmean(v for _, v in trained)
     names = ", ".join(result.name for result, _ in trained)
     title = f"mean of {len(trained)} runs: {names}" if trained[1:] else names
+    title += f" ({origin.partition(':')[2] or origin})"
     entries.append(_entry(published, mean, title, link(first, folder)))
   for result, value in measured:
     if result.weights or result.device:

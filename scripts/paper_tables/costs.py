@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_collections
+from absl import logging
 
 from perceiver_jax import models
 from perceiver_jax.models import zoo
@@ -87,12 +88,16 @@ def _cache_file() -> Path:
 
 
 def _write(path: Path, known: Mapping[str, Costs]) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.NamedTemporaryFile(
-    "w", dir=path.parent, delete=False
-  ) as partial:
-    json.dump(known, partial)
-  os.replace(partial.name, path)
+  """Keeps the costs, unless the folder can't be written."""
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(
+      "w", dir=path.parent, delete=False
+    ) as partial:
+      json.dump(known, partial)
+    os.replace(partial.name, path)
+  except OSError as error:
+    logging.warning("costs are not kept in %s: %s", path, error)
 
 
 def _spec(row: tables.Row) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Puts the papers' rows and our results together, and renders them."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -157,24 +158,35 @@ def _table(first: tables.Row, lines: Sequence[Line]) -> Table:
   )
 
 
-def _commands(row: tables.Row) -> list[str]:
+def commands_of(row: tables.Row) -> list[str]:
   """Returns the commands that reproduce a row, in their order."""
-  commands = []
-  if row.after:
-    commands.append(_train(row.after))
-  if row.config:
-    init_from = (
-      f" --config.init_from={_workdir(row.after)}" if row.after else ""
-    )
-    commands.append(_train(row.config) + init_from)
-  if row.also:
-    commands.append(f"or --config={' or '.join(row.also)}")
+  if row.script and row.after:
+    commands = [_train(row.after)]
+  else:
+    commands = _train_all(row.config, row.after)
+  for config, after in itertools.zip_longest(row.also, row.also_after):
+    first, *others = _train_all(config, after or "")
+    commands += [f"or {first}", *others]
   if row.script:
-    pretrained = _workdir(row.after or row.config)
-    is_glue = row.script.startswith(runs.GLUE_SWEEP)
-    init_from = f" --init_from={pretrained}" if is_glue else ""
-    commands.append(f"python -m {row.script}{init_from}")
+    script = row.script.format(
+      config=row.config, workdir=_workdir(row.config or row.after)
+    )
+    if row.script.startswith(runs.GLUE_SWEEP):
+      pretrained = _workdir(row.after or row.config)
+      out = f"runs/glue_{row.script.removeprefix(runs.GLUE_SWEEP)}"
+      script += f" --init_from={pretrained} --out={out}"
+    commands.append(f"python -m {script}")
   return commands
+
+
+def _train_all(config: str, after: str) -> list[str]:
+  """Returns the commands of a run and of its pretraining, if any."""
+  if not config:
+    return []
+  if not after:
+    return [_train(config)]
+  init_from = f"--config.init_from={_workdir(after)}"
+  return [_train(after), f"{_train(config)} {init_from}"]
 
 
 def _note(row: tables.Row) -> str:
@@ -196,7 +208,8 @@ def _train(config: str) -> str:
 
 
 def _workdir(config: str) -> str:
-  return "runs/" + config.partition(":")[2].replace(",", "_")
+  file, _, variant = config.partition(":")
+  return f"runs/{Path(file).stem}_{variant.replace(',', '_')}"
 
 
 def _line(
@@ -213,7 +226,7 @@ def _line(
     sizes.parameters / 1e6 if sizes else None,
     sizes.flops / 1e9 if sizes else None,
     (row.config or row.script).removeprefix("configs/"),
-    tuple(_commands(row)),
+    tuple(commands_of(row)),
     _note(row),
   )
 

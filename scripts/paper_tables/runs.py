@@ -1,6 +1,5 @@
 """Finds runs and evaluations, and the papers' rows that they reproduce."""
 
-import functools
 import importlib
 import inspect
 import json
@@ -8,27 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from absl import logging
+
 from perceiver_jax.data.text import glue_tasks
 from perceiver_jax.errors import UserError
-from perceiver_jax.models.published import tables
-from scripts.paper_tables import costs
+from perceiver_jax.weights.deepmind import files as deepmind_files
+from scripts.paper_tables import recipes
 
-# Leaves that do not change what is learned.
-FREE_LEAVES = (
-  "checkpoint", "eval_every_epochs", "eval_every_steps", "execution",
-  "init_from", "log", "max_seconds", "num_microbatches", "num_parts",
-  "precision", "published", "seed", "data.benchmarks", "data.num_workers",
-  "data.source_args", "data.tokenizer",
-)  # fmt: skip
+GLUE_SWEEP = recipes.GLUE_SWEEP
 # Leaves that scripts.sweeps.glue chooses.
 _GRID = ("batch_size", "optimizer.learning_rate")
-GLUE_SWEEP = "scripts.sweeps.glue --model="
 BENCHMARK = "scripts.benchmark --published --models="
-# Data sets that come with the code or are generated, not the papers' own.
-_EMBEDDED = {
-  "digits", "digit_pairs", "photos", "generated", "tiny", "python_docs",
-  "rendered", "motorcycle",
-}  # fmt: skip
+_RELEASED = {release.file for release in deepmind_files.RELEASES}
 
 
 class Result(NamedTuple):
@@ -99,20 +89,23 @@ def _read_all(path: Path) -> Iterator[Result]:
     if not isinstance(content, dict):
       continue
     if file.name == "results.json":
-      yield _run(file.parent, content)
+      yield from _run(file.parent, content)
     elif file.name == "sweep.json" and "best" in content:
       yield _glue_sweep(file, content)
-    elif "weights" in content and "metrics" in content:
+    elif {"weights", "metrics", "config"} <= content.keys():
       yield _evaluation(file, content)
     elif "device" in content and "rows" in content:
       yield from _benchmarks(file, content)
 
 
-def _run(folder: Path, results: Mapping[str, Any]) -> Result:
-  config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-  variants = {c for row in tables.rows() for c in (row.config, *row.also)}
-  nearest, differences = _nearest(config, sorted(variants - {""}))
-  return Result(
+def _run(folder: Path, results: Mapping[str, Any]) -> Iterator[Result]:
+  """Yields a finished run, or nothing if its config is missing."""
+  config = recipes.config_of_run(folder)
+  if config is None or "metrics" not in results:
+    logging.warning("%s has no config.json or no metrics; skipped", folder)
+    return
+  nearest, differences = _trained(config, recipes.variants())
+  yield Result(
     name=folder.name,
     path=folder / "report.html",
     origin="" if differences else nearest,
@@ -121,6 +114,18 @@ def _run(folder: Path, results: Mapping[str, Any]) -> Result:
     nearest=nearest,
     differences=differences,
   )
+
+
+def _trained(
+  config: Mapping[str, Any], variants: Sequence[str], free: Sequence[str] = ()
+) -> tuple[str, list[str]]:
+  """Returns the variant nearest to a run, and how the run differs from it."""
+  nearest, differences = recipes.nearest(config, variants, free)
+  if nearest:
+    differences += recipes.pretraining_differences(
+      config.get("init_from", ""), nearest
+    )
+  return nearest, differences
 
 
 def _evaluations(folder: Path) -> dict[str, float]:
@@ -138,20 +143,22 @@ def _evaluations(folder: Path) -> dict[str, float]:
 
 def _evaluation(file: Path, content: Mapping[str, Any]) -> Result:
   """Returns an evaluation of weights by `experiments.evaluate --weights`."""
-  nearest = _variant(content["config"], content.get("variant", ""))
-  differences = list(content.get("differences", ()))
-  differences += [
-    f"{leaf} {value}"
-    for leaf, value in content.get("overrides", {}).items()
-    # Batches of an evaluation change nothing.
-    if not _is_free(leaf, (*FREE_LEAVES, "batch_size"))
-    and not (leaf.endswith("source") and value not in _EMBEDDED)
-  ]
+  variant = _variant(content["config"], content.get("variant", ""))
+  nearest, differences = _evaluated(variant, content.get("overrides", {}))
+  differences += content.get("differences", ())
+  metrics, origin = content["metrics"], nearest
+  free: tuple[str, ...] = ()
+  task, _, model = nearest.partition(":")[2].partition(",")
+  if nearest.startswith("configs/glue.py:") and task in glue_tasks.GLUE:
+    # A task's metrics are cells of the sweep's row, and not its average.
+    origin, free = f"{GLUE_SWEEP}{model}", _GRID
+    metrics = {k: v for k, v in metrics.items() if k != "glue/average"}
+  differences += _differences_of_weights(content["weights"], nearest, free)
   return Result(
     name=file.stem,
     path=file,
-    origin="" if differences else nearest,
-    metrics=content["metrics"],
+    origin="" if differences else origin,
+    metrics=metrics,
     config={"task": content.get("task", "")},
     nearest=nearest,
     differences=differences,
@@ -181,18 +188,43 @@ def _benchmarks(file: Path, content: Mapping[str, Any]) -> Iterator[Result]:
       )
 
 
+def _evaluated(
+  variant: str, overrides: Mapping[str, Any]
+) -> tuple[str, list[str]]:
+  """Returns the row's variant that was evaluated, and how it was changed."""
+  known = (*recipes.variants(), *recipes.pretraining())
+  if variant.partition(":")[0] not in {v.partition(":")[0] for v in known}:
+    return variant, ["a config of its own"]
+  config = recipes.with_overrides(variant, overrides)
+  # The batch size of an evaluation changes nothing.
+  return recipes.nearest(
+    config, [variant] if variant in known else known, ("batch_size",)
+  )
+
+
+def _differences_of_weights(
+  weights: str, variant: str, free: Sequence[str]
+) -> list[str]:
+  """Returns how the training of evaluated weights differs from a variant's."""
+  if Path(weights).name in _RELEASED:
+    return []
+  config = recipes.config_of_run(Path(weights))
+  if config is None:
+    return [f"{weights} is neither a released file nor of a finished run"]
+  _, differences = _trained(config, [variant], free)
+  return [f"weights: {line}" for line in differences]
+
+
 def _variant(file: str, variant: str) -> str:
   """Returns a config's name as in the tables, with its default variant."""
   name = f"configs/{Path(file).name}"
-  if not variant and Path(name).name in _config_files():
+  configs = {config.partition(":")[0] for config in recipes.variants()}
+  if not variant and name in configs:
     module = importlib.import_module(f"configs.{Path(name).stem}")
     variant = inspect.signature(module.get_config).parameters["variant"].default
+  if name == "configs/glue.py" and variant in glue_tasks.GLUE:
+    variant += ",bytes"
   return f"{name}:{variant}"
-
-
-def _config_files() -> set[str]:
-  configs = [row.config.partition(":")[0] for row in tables.rows()]
-  return {Path(config).name for config in configs if config}
 
 
 def _glue_sweep(file: Path, sweep: Mapping[str, Any]) -> Result:
@@ -203,12 +235,9 @@ def _glue_sweep(file: Path, sweep: Mapping[str, Any]) -> Result:
   for task, best in sweep["best"].items():
     folder = file.parent / task / Path(best["folder"]).name
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    variants = [
-      f"configs/glue.py:{task},{row.script.removeprefix(GLUE_SWEEP)}"
-      for row in tables.rows()
-      if row.script.startswith(GLUE_SWEEP)
-    ]
-    nearest, changed = _nearest(config, variants, free=(*FREE_LEAVES, *_GRID))
+    start = f"configs/glue.py:{task},"
+    variants = [v for v in recipes.pretraining() if v.startswith(start)]
+    nearest, changed = _trained(config, variants, _GRID)
     model = nearest.rpartition(",")[2]
     metrics |= best["metrics"]
     differences += [f"{task}: {leaf}" for leaf in changed]
@@ -223,59 +252,3 @@ def _glue_sweep(file: Path, sweep: Mapping[str, Any]) -> Result:
     nearest=f"{GLUE_SWEEP}{model}",
     differences=differences,
   )
-
-
-def _nearest(
-  config: Mapping[str, Any],
-  variants: Sequence[str],
-  free: Sequence[str] = FREE_LEAVES,
-) -> tuple[str, list[str]]:
-  """Returns the variant that a config is most like, and how they differ."""
-  mine = _leaves(config)
-  best: tuple[str, list[str]] | None = None
-  for variant in variants:
-    theirs = _leaves_of(variant)
-    if mine.get("task") != theirs["task"]:
-      continue
-    different = [
-      f"{leaf} {mine[leaf]}, not {theirs[leaf]}"
-      if leaf in theirs
-      else f"{leaf} {mine[leaf]}"
-      for leaf in sorted(mine)
-      if not _is_free(leaf, free) and not _is_same(leaf, mine, theirs)
-    ]
-    if best is None or len(different) < len(best[1]):
-      best = variant, different
-  return best or ("", ["a task of its own"])
-
-
-def _is_free(leaf: str, free: Sequence[str]) -> bool:
-  parts = leaf.split(".")
-  # A corpus's folders and files are where the data is, not what it is.
-  return "arguments" in parts or any(
-    leaf == name or leaf.startswith(f"{name}.") for name in free
-  )
-
-
-def _is_same(
-  leaf: str, mine: Mapping[str, Any], theirs: Mapping[str, Any]
-) -> bool:
-  if leaf.endswith("source") and leaf in theirs:
-    return mine[leaf] == theirs[leaf] or mine[leaf] not in _EMBEDDED
-  return mine[leaf] == theirs.get(leaf)
-
-
-@functools.cache
-def _leaves_of(variant: str) -> dict[str, Any]:
-  config = costs.load_config(variant).to_dict()
-  return _leaves(json.loads(json.dumps(config, default=str)))
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  leaves: dict[str, Any] = {}
-  for name, value in tree.items():
-    if isinstance(value, Mapping):
-      leaves |= _leaves(value, f"{prefix}{name}.")
-    else:
-      leaves[prefix + name] = value
-  return leaves

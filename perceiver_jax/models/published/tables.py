@@ -19,7 +19,7 @@ class Metric(NamedTuple):
 
   Attributes:
     title: Its name with the unit.
-    kind: "evaluation", "training", "config", "cost" or "fact".
+    kind: "evaluation", "config", "cost" or "fact".
     percent: Whether the papers print in percent what is a share here.
     lower_is_better: Whether less is better.
     leaves: The config leaf that a "config" metric is, by kind of model.
@@ -42,9 +42,11 @@ class Row(NamedTuple):
     values: Printed values by metric: numbers, or text such as "-".
     config: Config variant that reproduces it, as `configs/FILE.py:VARIANT`.
     also: Config variants for other readings of the paper.
+    also_after: Config variants of the pretraining of each of `also`.
     after: Config variant of the pretraining that comes before.
     script: Program that reproduces it, with its arguments; after the run of
-      `config`, if there is one.
+      `config`, if there is one. A script of a row with `after` trains `config`
+      itself.
     cited: Origin of a number of another model.
     reason: Why nothing here reproduces it.
     note: Explanation of a difference from our figures.
@@ -57,6 +59,7 @@ class Row(NamedTuple):
   values: Mapping[str, float | str]
   config: str = ""
   also: tuple[str, ...] = ()
+  also_after: tuple[str, ...] = ()
   after: str = ""
   script: str = ""
   cited: str = ""
@@ -111,8 +114,8 @@ def published(origin: str) -> dict[str, Any]:
 
   Returns:
     Metrics by name, those printed in percent as shares, and their "source".
-    If several tables have the row, the one with most metrics counts, and of
-    equals the first. Empty if none has.
+    If several tables have the row, the one with the most metrics counts, or
+    the first of these. Empty if none has.
   """
   choices = [
     {**metrics_of(row), "source": row.source}

@@ -34,6 +34,7 @@ def glue_sweep(folder, tasks=tuple(glue_tasks.GLUE), model="bytes"):
   for task in tasks:
     config = glue.get_config(f"{task},{model}")
     config.batch_size, config.optimizer.learning_rate = 64, 2e-5
+    config.init_from = "runs/masked_lm"
     name = f"{task}/{glue_tasks.TASKS[task].metrics[0]}"
     metrics = {name: 0.8}
     if task == "mnli":
@@ -50,7 +51,7 @@ def evaluation(file, **changes):
     "config": "configs/imagenet.py",
     "variant": "",
     "overrides": {"data.source_args.tfds.data_dir": "/data"},
-    "weights": "imagenet_fourier.pystate",
+    "weights": "imagenet_fourier_position_encoding.pystate",
     "differences": [],
     "task": "image_classification",
     "metrics": {"eval/accuracy": 0.79},

@@ -1,5 +1,7 @@
 """Runs count for a row if they are what the row's variant says."""
 
+import json
+
 import made_runs
 import pytest
 
@@ -35,6 +37,7 @@ def test_a_run_of_a_variant_reproduces_its_row(tmp_path):
     ("data.eval_split", "train[:10000]"),
     ("model.encoder.num_latents", 64),
     ("optimizer.learning_rate", 1e-3),
+    ("data.source_args.tfds.name", "imagenet2012_subset/1pct"),
   ],
 )
 def test_a_run_with_other_settings_reproduces_none(tmp_path, leaf, value):
@@ -46,6 +49,49 @@ def test_a_run_with_other_settings_reproduces_none(tmp_path, leaf, value):
   for part in leaf.split("."):
     before = before[part]
   assert list(result.differences) == [f"{leaf} {value}, not {before}"]
+
+
+def test_a_leaf_that_a_run_lacks_is_a_difference(tmp_path):
+  folder = made_runs.imagenet_run(tmp_path / "a")
+  config = json.loads((folder / "config.json").read_text())
+  del config["label_smoothing"]
+  (folder / "config.json").write_text(json.dumps(config))
+  (result,) = runs.collect([tmp_path])
+  assert result.differences == ["label_smoothing missing, not 0.1"]
+
+
+def test_microbatches_count_where_they_are_normalized_one_by_one(tmp_path):
+  made_runs.imagenet_run(tmp_path / "a", "conv", num_microbatches=8)
+  (result,) = runs.collect([tmp_path])
+  assert result.differences == ["num_microbatches 8, not 1"]
+
+
+@pytest.mark.parametrize(
+  ("variant", "init_from", "differences"),
+  [
+    ("fourier", "weights.pickle", ["init_from weights.pickle, not no weights"]),
+    ("jft_fourier", "", ["init_from no weights, not a model of {}"]),
+    ("jft_fourier", "pretrained.safetensors", []),
+  ],
+)
+def test_fine_tuned_rows_start_from_weights_and_others_do_not(
+  tmp_path, variant, init_from, differences
+):
+  made_runs.imagenet_run(tmp_path / "a", variant, init_from=init_from)
+  (result,) = runs.collect([tmp_path])
+  after = "configs/imagenet.py:jft_pretrain_fourier"
+  assert result.differences == [line.format(after) for line in differences]
+
+
+def test_pretraining_is_that_of_the_row(tmp_path):
+  pretrained = made_runs.imagenet_run(
+    tmp_path / "pretrained", "jft_pretrain_fourier", num_epochs=1.0
+  )
+  made_runs.imagenet_run(
+    tmp_path / "runs" / "a", "jft_fourier", init_from=str(pretrained)
+  )
+  (result,) = runs.collect([tmp_path / "runs"])
+  assert result.differences == ["init_from: num_epochs 1.0, not 14.0"]
 
 
 def test_small_runs_reproduce_none(tmp_path):
@@ -76,11 +122,58 @@ def test_evaluated_weights_reproduce_the_row_of_their_config(tmp_path):
   file = made_runs.evaluation(tmp_path / "released.json")
   (result,) = runs.collect([file])
   assert result.origin == "configs/imagenet.py:fourier"
-  assert result.weights == "imagenet_fourier.pystate"
+  assert result.weights == "imagenet_fourier_position_encoding.pystate"
   made_runs.evaluation(file, overrides={"data.source": "photos"})
   (result,) = runs.collect([file])
   assert not result.origin
-  assert list(result.differences) == ["data.source photos"]
+  assert list(result.differences) == ["data.source photos, not tfds"]
+
+
+def test_evaluated_weights_of_a_run_are_compared_by_its_config(tmp_path):
+  folder = made_runs.imagenet_run(tmp_path / "whole")
+  short = made_runs.imagenet_run(tmp_path / "short", num_epochs=1.0)
+  for weights, differences in (
+    (folder, []),
+    (folder / "model.safetensors", []),
+    (short, ["weights: num_epochs 1.0, not 110.0"]),
+    ("model.safetensors", ["model.safetensors is neither a released file nor"
+                           " of a finished run"]),
+  ):  # fmt: skip
+    file = made_runs.evaluation(tmp_path / "e.json", weights=str(weights))
+    (result,) = runs.collect([file])
+    assert result.differences == differences
+    assert bool(result.origin) == (not differences)
+
+
+def test_evaluations_of_single_tasks_are_cells_of_the_sweep(tmp_path):
+  file = made_runs.evaluation(
+    tmp_path / "e.json",
+    config="configs/glue.py",
+    weights="language_perceiver_io_bytes.pickle",
+    overrides={},
+    task="glue",
+    metrics={"cola/matthews": 0.5, "glue/average": 0.5},
+  )
+  (result,) = runs.collect([file])
+  assert result.origin == "scripts.sweeps.glue --model=bytes"
+  assert result.metric("cola") == 0.5
+  assert result.metric("average") is None
+
+
+def test_evaluations_of_small_models_reproduce_none(tmp_path):
+  file = made_runs.evaluation(tmp_path / "e.json", variant="fourier,smoke")
+  (result,) = runs.collect([file])
+  assert not result.origin
+  assert result.nearest.startswith("configs/imagenet.py:")
+  assert result.differences
+
+
+def test_broken_files_are_skipped(tmp_path):
+  folder = made_runs.imagenet_run(tmp_path / "a")
+  (folder / "config.json").unlink()
+  (tmp_path / "other.json").write_text('{"weights": "a", "metrics": {}}')
+  with pytest.raises(UserError, match="has no finished run"):
+    runs.collect([tmp_path])
 
 
 def test_the_latest_evaluation_of_a_run_adds_metrics(tmp_path):
