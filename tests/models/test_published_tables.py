@@ -1,9 +1,7 @@
 """Every number that the papers print has an origin here, or a reason."""
 
 import importlib
-import importlib.util
 import pathlib
-import re
 
 import pytest
 
@@ -14,7 +12,6 @@ _ROOT = pathlib.Path(__file__).parents[2]
 _CONFIGS = sorted(
   {c for row in tables.rows() for c in (row.config, row.after, *row.also)}
 )
-_SCRIPTS = sorted({row.script for row in tables.rows()} - {""})
 
 
 @pytest.mark.parametrize("row", tables.rows(), ids=lambda row: row.key)
@@ -32,16 +29,6 @@ def test_the_config_of_a_row_loads(config):
   assert (_ROOT / path).is_file()
   module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
   assert module.get_config(variant).task
-
-
-@pytest.mark.parametrize("script", _SCRIPTS)
-def test_the_script_of_a_row_exists_with_its_flags(script):
-  name, *arguments = script.split()
-  path = pathlib.Path(importlib.util.find_spec(name).origin)
-  sources = [path, *path.parent.glob("*.py")]
-  text = "".join(p.read_text(encoding="utf-8") for p in sources)
-  for flag in re.findall(r"--(\w+)", " ".join(arguments)):
-    assert f'"{flag}"' in text, flag
 
 
 def test_rows_are_told_apart():
