@@ -178,8 +178,8 @@ def _report(subject: _Subject, evaluated: Any) -> None:
       results.write_evaluation(
         subject.out,
         subject.config,
-        metrics,
-        evaluated.num_examples,
+        subject.task,
+        evaluated,
         subject.facts,
       )
     print(f"written to {subject.out}")

@@ -46,6 +46,7 @@ class Task(abc.ABC):
   Attributes:
     primary_metric: The evaluation metric that selects the best model.
     primary_mode: "max" or "min".
+    eval_unit: Name of what an evaluation counts as examples.
     rates: Names of training metrics to log per second, with the name of each
       rate, such as {"tokens": "tokens_per_second"}.
     published: The paper's results by name of metric, with "source"; empty if
@@ -58,6 +59,7 @@ class Task(abc.ABC):
 
   primary_metric = "eval/accuracy"
   primary_mode = "max"
+  eval_unit = "examples"
   rates: ClassVar[Mapping[str, str]] = {}
 
   def __init__(

@@ -135,6 +135,8 @@ class ClipTask(base.Task):
     one_class: Whether a clip must have exactly one class.
   """
 
+  eval_unit = "windows of clips"
+
   def __init__(
     self,
     config: ml_collections.ConfigDict,

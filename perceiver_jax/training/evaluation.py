@@ -33,10 +33,12 @@ class Evaluation(NamedTuple):
   Attributes:
     means: means of the metrics by data set.
     num_examples: number of examples that count, by data set.
+    unreadable: number of examples that can't be read, by data set.
   """
 
   means: dict[str, dict[str, np.ndarray]]
   num_examples: dict[str, int]
+  unreadable: dict[str, int]
 
 
 def make_eval_step(
@@ -107,9 +109,10 @@ def evaluate_all(
   show_progress: bool = False,
 ) -> dict[str, dict[str, np.ndarray]]:
   """Evaluates on each dataset; returns the means by dataset name."""
-  return evaluate_and_count(
+  means, _ = evaluate_and_count(
     eval_step, state, datasets, mesh, show_progress=show_progress
-  ).means
+  )
+  return means
 
 
 def evaluate_and_count(
@@ -119,7 +122,7 @@ def evaluate_and_count(
   mesh: Mesh,
   *,
   show_progress: bool = False,
-) -> Evaluation:
+) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, int]]:
   """Evaluates on each dataset, and counts its examples.
 
   Args:
@@ -128,6 +131,10 @@ def evaluate_and_count(
     datasets: this process's part of each dataset, by name.
     mesh: the mesh given to `make_eval_step`.
     show_progress: whether to show a progress bar.
+
+  Returns:
+    The means of the metrics and the number of examples that count, each by
+    dataset name.
 
   Raises:
     UserError: a dataset is empty.
@@ -142,7 +149,7 @@ def evaluate_and_count(
       sums = _sum_metrics(eval_step, state, bar, mesh)
     means[name] = _means(sums)
     num_examples[name] = int(sums[_NUM_EXAMPLES][0])
-  return Evaluation(means, num_examples)
+  return means, num_examples
 
 
 def evaluate_task(
@@ -170,9 +177,10 @@ def evaluate_task(
         for name, benchmark in benchmarks.items()
       },
       {name: len(benchmark) for name, benchmark in benchmarks.items()},
+      dict.fromkeys(benchmarks, 0),
     )
   mesh = restored.mesh
-  evaluation = evaluate_and_count(
+  means, num_examples = evaluate_and_count(
     make_eval_step(restored.model, task, mesh),
     restored.state,
     task.eval_datasets(
@@ -183,4 +191,11 @@ def evaluate_task(
     mesh,
     show_progress=show_progress,
   )
-  return evaluation._replace(means=task.finalize_metrics(evaluation.means))
+  return Evaluation(
+    task.finalize_metrics(means),
+    num_examples,
+    {
+      name: len(source) - num_examples[name]
+      for name, source in task.eval_sources().items()
+    },
+  )

@@ -12,6 +12,7 @@ import tiny_runs as runs
 import tiny_weights
 
 from perceiver_jax import weights
+from perceiver_jax.data.images import codec
 from perceiver_jax.models import zoo
 from perceiver_jax.tasks import registry as tasks
 from perceiver_jax.training import metrics as metrics_lib
@@ -89,6 +90,9 @@ def test_every_example_counts_once(call, tmp_path, name):
   metrics, counts = expected_metrics(config, loaded)
   assert record["metrics"] == pytest.approx(metrics, rel=1e-4, abs=1e-6)
   assert record["num_examples"] == counts
+  assert record["unreadable"] == dict.fromkeys(counts, 0)
+  clips = name == "kinetics"
+  assert record["unit"] == ("windows of clips" if clips else "examples")
   assert record["task"] == config.task
   assert record["config"].endswith(f"{name}.py")
   assert record["variant"] == VARIANTS[name]
@@ -98,6 +102,27 @@ def test_every_example_counts_once(call, tmp_path, name):
   assert record["differences"] == []
   assert record["device"] == "8 x cpu"
   assert "jax" in record["versions"]
+
+
+def test_unreadable_images_are_counted(call, tmp_path):
+  data = tmp_path / "data"
+  for label in range(17):
+    image = data / "test" / f"{label:02}" / "image.png"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(codec.encode_png(np.full((40, 40, 3), label, np.uint8)))
+  image.write_bytes(b"damaged")
+  path = tmp_path / "model.safetensors"
+  weights.save(path, random_weights(get_config("imagenet")))
+  record = evaluated(
+    call,
+    path,
+    config_flag("imagenet"),
+    "--config.data.source=image_folder",
+    f"--config.data.source_args.image_folder.directory={data}",
+    out=tmp_path / "out.json",
+  )
+  assert record["num_examples"] == {"eval": 16}
+  assert record["unreadable"] == {"eval": 1}
 
 
 def test_a_run_gets_the_metrics_of_its_own_evaluation(

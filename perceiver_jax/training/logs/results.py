@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 
 from perceiver_jax import weights as weights_lib
+from perceiver_jax.training import evaluation as evaluation_lib
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training import restore, workdir
 from perceiver_jax.training import step as step_lib
@@ -78,9 +79,9 @@ def example_images(
 
 def write_evaluation(
   path: Path,
-  config: Any,
-  metrics: Mapping[str, float],
-  num_examples: Mapping[str, int],
+  config: ml_collections.ConfigDict,
+  task: "Task",
+  evaluated: evaluation_lib.Evaluation,
   facts: Mapping[str, Any],
 ) -> None:
   """Writes the JSON file of an evaluation.
@@ -88,8 +89,8 @@ def write_evaluation(
   Args:
     path: the file.
     config: config of the evaluation.
-    metrics: metrics by 'data set/metric'.
-    num_examples: number of examples by data set.
+    task: task of the evaluation.
+    evaluated: the metrics, and the numbers of examples.
     facts: what was evaluated.
   """
   versions = workdir.versions()
@@ -98,8 +99,10 @@ def write_evaluation(
     {
       **facts,
       "task": config.task,
-      "metrics": metrics,
-      "num_examples": num_examples,
+      "metrics": flat_scalars(evaluated.means),
+      "num_examples": evaluated.num_examples,
+      "unreadable": evaluated.unreadable,
+      "unit": task.eval_unit,
       "device": versions["devices"],
       "versions": versions,
     },
