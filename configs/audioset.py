@@ -50,14 +50,13 @@ Runs in seconds, on such clips:
 Stated: 100 epochs; the windows; 2 x 8 self-attends and two cross-attends
 without shared weights, or 12 self-attends and one cross-attend; video left out
 of 30% of the examples; SpecAugment, color jitter, flips, Inception crops.
-Ambiguous: the size of the
-latents in the Perceiver paper, which calls the model a faster version of
-ImageNet's (512 x 1,024) with two iterations of attention; 512 x 1,024 is the
-default, and the Perceiver rows of IO (one cross-attend) are 512 x 512. Not
-stated, and chosen: the optimizer, its schedule, weight decay, clipping and the
-batch (as for ImageNet in IO); the mel spectrogram (80 bands of 60 frames are
-the 4,800 values: a hop of 1,024 samples, a window of twice that, all
-frequencies; the natural logarithm of power, plus 7, over 5, which maps the
+Ambiguous: the size of the latents in the Perceiver paper, which calls the model
+a faster version of ImageNet's (512 x 1,024) with two iterations of attention;
+512 x 1,024 is the default, and the Perceiver rows of IO (one cross-attend) are
+512 x 512. Not stated, and chosen: the optimizer, its schedule, weight decay,
+clipping and the batch (as for ImageNet in IO); the mel spectrogram (80 bands of
+60 frames are the 4,800 values: a hop of 1,024 samples, a window of twice that,
+all frequencies; the natural logarithm of power, plus 7, over 5, which maps the
 quiet audio of a film, with a peak of 0.05, to -1.1 +- 0.8); the stripes of
 SpecAugment (two along each axis, of up to 12% of the bands and 6% of the
 frames, as in CNN-14); color jitter in 80% of the clips (brightness by up to
