@@ -7,9 +7,16 @@ an example instead, which was a mistake in the Perceiver paper's first version
 (see app. F of the second).
 """
 
+from collections.abc import Mapping, Sequence
+
+import jax
 import numpy as np
+from jax import numpy as jnp
 from scipy import stats
 from sklearn import metrics
+
+from perceiver_jax.errors import UserError
+from perceiver_jax.training import metrics as metrics_lib
 
 # Larger areas are clipped, so that d' stays finite.
 _MAX_AREA = 1 - 1e-6
@@ -81,6 +88,62 @@ def summary(labels: np.ndarray, scores: np.ndarray) -> dict[str, np.ndarray]:
     "class_AUC": area,
     "class_examples": labels.sum(axis=0),
   }
+
+
+def sum_rows(
+  values: Mapping[str, jax.Array],
+  rows: jax.Array,
+  num_rows: int,
+  mask: jax.Array,
+) -> metrics_lib.Metrics:
+  """Returns metrics that collect an array over the batches of an evaluation.
+
+  Shapes: b examples of a batch.
+
+  Args:
+    values: arrays [b, P] by name.
+    rows: row [b] of each example among the S; several may share one.
+    num_rows: S.
+    mask: [b], 0 for examples that do not count.
+
+  Returns:
+    For each name the sum [S, P] of each row's values, and as "row_counts" the
+    number [S] of examples in each row. `row_means` divides them.
+  """
+  add = lambda x: jnp.zeros((num_rows, *x.shape[1:])).at[rows].add(x)
+  count = mask.sum()
+  return {
+    **{name: (add(x * mask[:, None]), count) for name, x in values.items()},
+    "row_counts": (add(mask), count),
+  }
+
+
+def row_means(
+  means: Mapping[str, np.ndarray], names: Sequence[str], kind: str
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+  """Returns the rows that have examples, and the means of each.
+
+  Args:
+    means: metrics of `sum_rows`, divided by their count; none are there if the
+      count is 0.
+    names: names of the arrays.
+    kind: the kind of example, for the error.
+
+  Returns:
+    Whether each of the S rows has examples, and by name the means [R, P] of
+    the R rows that do.
+
+  Raises:
+    UserError: no row has examples.
+  """
+  counts = means.get("row_counts", np.zeros(1))
+  is_read = counts > 0
+  if not is_read.any():
+    raise UserError(
+      f"no {kind} of the evaluation split can be read; see the warnings"
+    )
+  scale = counts[is_read, None]
+  return is_read, {name: means[name][is_read] / scale for name in names}
 
 
 def _mean(values: np.ndarray, default: float) -> float:

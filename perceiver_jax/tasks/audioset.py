@@ -117,18 +117,18 @@ class AudioSet(clip_data.ClipTask):
   def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
     """Returns the mean loss, and sums over the windows of each clip.
 
-    The sums are of the class probabilities, [C, P], and of the number of valid
-    windows, [C]. `finalize_metrics` computes mAP, AUC and d' from them.
+    `finalize_metrics` computes mAP, AUC and d' from the class probabilities,
+    [C, P], summed over the windows that can be read.
     """
     mask = batch["mask"]
     count = len(self._clips.held_out)
     clip = batch["index"] % count  # See `windows.EvenWindows`.
     probabilities = jax.nn.sigmoid(outputs.logits.astype(jnp.float32))
-    add = lambda x: jnp.zeros((count, *x.shape[1:])).at[clip].add(x)
     return {
       "loss": metrics_lib.weighted(_losses(outputs, batch), mask),
-      "probabilities": (add(probabilities * mask[:, None]), mask.sum()),
-      "windows": (add(mask), mask.sum()),
+      **multilabel_metrics.sum_rows(
+        {"probabilities": probabilities}, clip, count, mask
+      ),
     }
 
   def finalize_metrics(
@@ -138,18 +138,14 @@ class AudioSet(clip_data.ClipTask):
     labels = self._label_matrix()
     finalized = {}
     for name, means in metrics.items():
-      # The mean of no examples is undefined.
-      is_read = means.get("windows", np.zeros(len(labels))) > 0
-      if not is_read.any():
-        raise UserError(
-          "no clip of the evaluation split can be read; see the warnings"
-        )
-      averages = (
-        means["probabilities"][is_read] / means["windows"][is_read, None]
+      is_read, averages = multilabel_metrics.row_means(
+        means, ["probabilities"], "clip"
       )
       finalized[name] = {
         "loss": means["loss"],
-        **multilabel_metrics.summary(labels[is_read], averages),
+        **multilabel_metrics.summary(
+          labels[is_read], averages["probabilities"]
+        ),
         "unreadable": 1 - is_read.mean(),
       }
     return finalized
@@ -183,11 +179,6 @@ class AudioSet(clip_data.ClipTask):
       window = self._clips.held_out_windows[int(index)]
       captions = {"labels": labels, "predictions": predictions}
       samples.append(sections.ClipSample(self._media(window), captions))
-    names = ("class_AP", "class_AUC", "class_examples")
-    rows = zip(
-      self._class_names, *(metrics[name] for name in names), strict=True
-    )
-    per_class = [sections.ClassMetrics(*row) for row in rows]
     attention = [np.asarray(x[0]) for x in outputs.encoder_attention]
     figure = self.attention_figure(
       {name: batch[name][0] for name in self._modalities},
@@ -197,7 +188,7 @@ class AudioSet(clip_data.ClipTask):
     return [
       sections.clip_samples(samples),
       attention_sections.latent_attention(figure),
-      sections.class_metrics(per_class),
+      sections.class_metrics(self._class_names, metrics),
     ]
 
   def _media(self, window: Example) -> list[sections.Media]:

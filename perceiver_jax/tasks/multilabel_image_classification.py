@@ -85,17 +85,15 @@ class MultilabelImageClassification(image_classification.ImageClassification):
     The latter are sums [S, P] in which each image has its own row;
     `finalize_metrics` ranks them.
     """
-    count, mask = len(self.source("eval")), batch["mask"]
-    place = lambda x: (
-      jnp.zeros((count, *x.shape[1:])).at[batch["index"]].add(x),
-      mask.sum(),
-    )
     probabilities = self.probabilities(outputs.logits.astype(jnp.float32))
     return {
-      **self._means(outputs, batch["label"], mask),
-      "probabilities": place(probabilities * mask[:, None]),
-      "labels": place(batch["label"] * mask[:, None]),
-      "images": place(mask),
+      **self._means(outputs, batch["label"], batch["mask"]),
+      **multilabel_metrics.sum_rows(
+        {"probabilities": probabilities, "labels": batch["label"]},
+        batch["index"],
+        len(self.source("eval")),
+        batch["mask"],
+      ),
     }
 
   def finalize_metrics(
@@ -104,19 +102,14 @@ class MultilabelImageClassification(image_classification.ImageClassification):
     """Computes mAP, AUC and d' from the ranking of the images."""
     finalized = {}
     for name, means in metrics.items():
-      # The sums were divided by their count, and are missing if it is 0.
-      readable = means.get("images", np.zeros(1)) > 0
-      if not readable.any():
-        raise UserError(
-          "no image of the evaluation split can be read; see the warnings"
-        )
-      scale = means["images"][readable, None]
-      rows = lambda key, s=scale, r=readable, m=means: m[key][r] / s
+      _, rows = multilabel_metrics.row_means(
+        means, ["probabilities", "labels"], "image"
+      )
       finalized[name] = {
         "loss": means["loss"],
         "precision_at_1": means["precision_at_1"],
         **multilabel_metrics.summary(
-          np.round(rows("labels")).astype(np.int32), rows("probabilities")
+          np.round(rows["labels"]).astype(np.int32), rows["probabilities"]
         ),
       }
     return finalized
@@ -125,13 +118,7 @@ class MultilabelImageClassification(image_classification.ImageClassification):
     self, metrics: Mapping[str, np.ndarray]
   ) -> list[sections.Section]:
     """Returns the metrics of each class."""
-    names = ("class_AP", "class_AUC", "class_examples")
-    rows = zip(
-      self.class_names, *(metrics[name] for name in names), strict=True
-    )
-    return [
-      sections.class_metrics([sections.ClassMetrics(*row) for row in rows])
-    ]
+    return [sections.class_metrics(self.class_names, metrics)]
 
   def probabilities(self, logits: jax.Array) -> jax.Array:
     """Returns the probability of each class [..., P]."""

@@ -113,22 +113,6 @@ class ClipSample(NamedTuple):
   captions: Mapping[str, str]
 
 
-class ClassMetrics(NamedTuple):
-  """Metrics of one class in a multi-label classification.
-
-  Attributes:
-    name: name of the class.
-    average_precision: NaN if the class has no example.
-    roc_auc: area under the ROC curve; NaN if the class has no example.
-    examples: number of positive examples.
-  """
-
-  name: str
-  average_precision: float
-  roc_auc: float
-  examples: int
-
-
 def notes(lines: Sequence[str]) -> Section:
   """Lists remarks that readers need to judge the metrics."""
   return Section("Notes", html.render("notes", lines=lines))
@@ -281,17 +265,27 @@ def class_accuracy(
   return Section("Classes", _class_tables(head, rows, numbers=(2, 3)))
 
 
-def class_metrics(metrics: Sequence[ClassMetrics]) -> Section:
-  """Lists the metrics of each class with examples, the worst first."""
-  known = [m for m in metrics if not np.isnan(m.average_precision)]
+def class_metrics(
+  class_names: Sequence[str], metrics: Mapping[str, np.ndarray]
+) -> Section:
+  """Lists the metrics of each class with examples, the worst first.
+
+  Args:
+    class_names: name of each class.
+    metrics: "class_AP" (average precision), "class_AUC" (area under the ROC
+      curve) and "class_examples" (number of positive examples) of each class;
+      the first two are NaN for a class without examples.
+  """
+  precision = np.asarray(metrics["class_AP"])
   rows = [
     (
-      _short(m.name),
-      f"{m.average_precision:.3f}",
-      f"{m.roc_auc:.3f}",
-      int(m.examples),
+      _short(class_names[i]),
+      f"{precision[i]:.3f}",
+      f"{metrics['class_AUC'][i]:.3f}",
+      int(metrics["class_examples"][i]),
     )
-    for m in sorted(known, key=lambda m: m.average_precision)
+    for i in np.argsort(precision, kind="stable")
+    if not np.isnan(precision[i])
   ]
   head = ("class", "average precision", "ROC AUC", "examples")
   return Section("Classes", _class_tables(head, rows, numbers=(1, 2, 3)))

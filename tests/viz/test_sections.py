@@ -9,7 +9,6 @@ import pytest
 
 from perceiver_jax.viz import plots, sections
 from perceiver_jax.viz.sections import (
-  ClassMetrics,
   ClipSample,
   ImageSample,
   Media,
@@ -70,7 +69,9 @@ def test_every_section_escapes_text_from_outside():
     ),
     sections.confusion_matrix(matrix, names),
     sections.class_accuracy({0: 0.3, 1: 1.0}, matrix, names),
-    sections.class_metrics([ClassMetrics(HOSTILE, 0.5, 0.5, 1)]),
+    sections.class_metrics(
+      [HOSTILE], {"class_AP": [0.5], "class_AUC": [0.5], "class_examples": [1]}
+    ),
   ):
     assert "<script" not in section.body
     assert "&lt;script" in section.body
@@ -260,9 +261,13 @@ def test_of_many_classes_the_worst_and_the_best_are_listed(size):
 
 
 def test_class_metrics_exclude_classes_without_examples():
-  metrics = [ClassMetrics(f"class {i}", i / 4, 0.5, i) for i in range(4)]
-  metrics.append(ClassMetrics("empty", math.nan, math.nan, 0))
-  assert rows(sections.class_metrics(metrics)) == [
+  names = ["empty", *(f"class {i}" for i in (3, 0, 1, 2))]
+  metrics = {
+    "class_AP": [math.nan, 0.75, 0.0, 0.25, 0.5],
+    "class_AUC": [math.nan, 0.5, 0.5, 0.5, 0.5],
+    "class_examples": [0, 3, 0, 1, 2],
+  }
+  assert rows(sections.class_metrics(names, metrics)) == [
     [f"class {i}", f"{i / 4:.3f}", "0.500", str(i)] for i in range(4)
   ]
 
