@@ -6,7 +6,7 @@ and attention weights over text (Perceiver IO, Figure 7).
 """
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -40,7 +40,7 @@ def run(arguments: Sequence[str]) -> None:
       "no input is given; name images or clips, or write texts in quotes, after"
       " the flags"
     )
-  spec = _spec()
+  spec, loaded = _model()
   kind = spec["adapter"].get("kind", "image")
   if kind not in _BY_ADAPTER:
     raise UserError(
@@ -52,15 +52,16 @@ def run(arguments: Sequence[str]) -> None:
       "the model is a Transformer, which has no latents; give a Perceiver"
     )
   module = f"experiments.predictions.{_BY_ADAPTER[kind]}"
-  importlib.import_module(module).run(arguments)
+  importlib.import_module(module).run(arguments, loaded)
 
 
-def _spec() -> Any:
-  """Returns the spec of the model."""
+def _model() -> tuple[Mapping[str, Any], weights_lib.Weights | None]:
+  """Returns the spec of the model, and the weights if --weights is given."""
   if models.uses_run():
-    return workdir.read_config(launch.workdir()).model.to_dict()
+    return workdir.read_config(launch.workdir()).model.to_dict(), None
   if not flags.FLAGS.weights:
     raise UserError(
       "no model is given: --weights takes a file or folder, --workdir a run"
     )
-  return weights_lib.load(flags.FLAGS.weights).spec
+  loaded = weights_lib.load(flags.FLAGS.weights)
+  return loaded.spec, loaded

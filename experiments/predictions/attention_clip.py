@@ -12,22 +12,26 @@ from absl import flags
 from configs import kinetics as kinetics_config
 from experiments import launch
 from experiments.predictions import attention_values, models, outputs
+from perceiver_jax import weights as weights_lib
 from perceiver_jax.errors import UserError
 from perceiver_jax.tasks import clip_data, registry
 
 
-def run(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str], loaded: weights_lib.Weights | None) -> None:
   """Saves a figure for each clip: frames with overlays, and the audio.
 
   Args:
     arguments: Paths of videos, or of audio for models of audio alone.
+    loaded: The weights of --weights; None for a run.
 
   Raises:
     UserError: The model does not take clips, or not those of --config.
   """
   paths = [Path(p).expanduser() for p in arguments]
   weights = models.load_weights(
-    ["classification", "average_and_project", "multimodal"], "kinetics_784"
+    ["classification", "average_and_project", "multimodal"],
+    "kinetics_784",
+    loaded=loaded,
   )
   task = _make_task(weights.spec)
   examples = [task.read(path, flags.FLAGS.start) for path in paths]

@@ -14,6 +14,7 @@ from experiments.predictions import (
   models,
   outputs,
 )
+from perceiver_jax import weights as weights_lib
 from perceiver_jax.data.text import byte_tokenizer
 from perceiver_jax.tasks import glue, text_attention
 from perceiver_jax.viz import attention_sections
@@ -21,14 +22,17 @@ from perceiver_jax.viz import attention_sections
 _TITLE_LENGTH = 60
 
 
-def run(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str], loaded: weights_lib.Weights | None) -> None:
   """Saves a page for each text, which shows it once for each latent.
 
   Args:
     arguments: Texts; [MASK] stands for a masked token.
+    loaded: The weights of --weights; None for a run.
   """
   weights = models.load_weights(
-    ["masked_lm", "token", "multitask_classification"], "language_bytes"
+    ["masked_lm", "token", "multitask_classification"],
+    "language_bytes",
+    loaded=loaded,
   )
   tokenizer = fill_mask.load_tokenizer(weights)
   length = weights.spec["adapter"]["max_length"]

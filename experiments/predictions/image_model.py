@@ -9,6 +9,7 @@ import numpy as np
 from absl import flags
 
 from experiments.predictions import models, outputs
+from perceiver_jax import weights as weights_lib
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.images import codec, transforms
 from perceiver_jax.errors import UserError
@@ -49,15 +50,18 @@ class ImageModel(NamedTuple):
   threshold: float | None
 
 
-def load() -> ImageModel:
+def load(loaded: weights_lib.Weights | None = None) -> ImageModel:
   """Loads the classifier of --weights or of the run in --workdir.
+
+  Args:
+    loaded: The weights of --weights, if they are loaded already.
 
   Raises:
     UserError: No model is given, or it does not classify images.
   """
   if models.uses_run():
     return _load_run(flags.FLAGS.checkpoint)
-  return _load_weights(flags.FLAGS.image_size)
+  return _load_weights(flags.FLAGS.image_size, loaded)
 
 
 def _load_run(checkpoint: str) -> ImageModel:
@@ -85,11 +89,14 @@ def _load_run(checkpoint: str) -> ImageModel:
   )
 
 
-def _load_weights(image_size: int) -> ImageModel:
+def _load_weights(
+  image_size: int, loaded: weights_lib.Weights | None
+) -> ImageModel:
   """Loads an ImageNet model, to be used with DeepMind's preprocessing."""
   weights = models.load_weights(
     ["classification", "average_and_project"],
     "imagenet_fourier", "imagenet_learned", "imagenet_conv",
+    loaded=loaded,
   )  # fmt: skip
   if weights.spec["adapter"].get("kind", "image") != "image":
     raise UserError("these weights are of a model that does not take images")

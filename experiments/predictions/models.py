@@ -17,12 +17,15 @@ def uses_run() -> bool:
   return bool(flags.FLAGS.workdir and not flags.FLAGS.weights)
 
 
-def load_weights(decoder_kinds: Sequence[str], *releases: str) -> Any:
+def load_weights(
+  decoder_kinds: Sequence[str], *releases: str, loaded: Any = None
+) -> Any:
   """Loads --weights, or the exported weights of the run in --workdir.
 
   Args:
     decoder_kinds: Kinds of decoder that the command supports.
     *releases: Released models that it supports, for the error message.
+    loaded: The weights, if they are loaded already.
 
   Returns:
     A `perceiver_jax.weights.Weights`.
@@ -39,7 +42,7 @@ def load_weights(decoder_kinds: Sequence[str], *releases: str) -> Any:
       "no weights are given: --weights takes a file or folder, --workdir a"
       f" finished run; {deepmind_files.download_hint(*releases)}"
     )
-  weights = weights_lib.load(path)
+  weights = loaded or weights_lib.load(path)
   kind = weights.spec["decoder"]["kind"]
   if kind not in decoder_kinds:
     raise UserError(

@@ -50,10 +50,10 @@ def image_outputs(file, image_file, what):
     normalization=image_model._NORMALIZATION,
   )
   model_weights = weights.load(file)
-  found = tiny_weights.outputs(
+  outputs = tiny_weights.outputs(
     model_weights, image[None], is_training=False, return_attention=what
   )
-  return found, transforms.to_pixels(image, image_model._NORMALIZATION)
+  return outputs, transforms.to_pixels(image, image_model._NORMALIZATION)
 
 
 @pytest.mark.parametrize(
@@ -67,9 +67,9 @@ def test_images_have_maps_of_the_models_attention(
     call, file, f"--image_size={SIZE}", "--latents=3,1", *flag, image_file
   )
   assert done.out == f"{image_file}\n  predictions/noise-attention-maps.png\n"
-  found, pixels = image_outputs(file, image_file, what)
+  outputs, pixels = image_outputs(file, image_file, what)
   expected = attention_figures.image_figure(
-    pixels, [x[0] for x in found.encoder_attention], latents=[3, 1]
+    pixels, [x[0] for x in outputs.encoder_attention], latents=[3, 1]
   )
   figure = saved_image(tmp_path / "predictions" / "noise-attention-maps.png")
   difference = np.abs(figure.astype(int) - expected)
@@ -92,6 +92,22 @@ def test_permuted_pixels_have_the_maps_of_the_pixels(
   permuted = saved_image(folder / "noise-attention-maps.png")
   difference = np.abs(plain.astype(int) - permuted)
   assert np.percentile(difference, 99) <= 2
+
+
+def test_weights_are_loaded_once(
+  call, weight_file, image_file, tmp_path, monkeypatch
+):
+  paths = []
+  load = weights.load
+  monkeypatch.setattr(
+    weights, "load", lambda path: paths.append(str(path)) or load(path)
+  )
+  clip = tiny_clips.write_clip(tmp_path / "clip.mp4", seconds=1.0)
+  files = [weight_file(x) for x in ("classifier", "language", "autoencoder")]
+  attend(call, files[0], f"--image_size={SIZE}", image_file)
+  attend(call, files[1], "text")
+  attend(call, files[2], clip)
+  assert paths == list(map(str, files))
 
 
 class _Page(html.parser.HTMLParser):
@@ -130,10 +146,10 @@ def test_characters_have_the_color_of_their_attention_weight(
   rows, mask = byte_tokenizer.pad([ids], tiny_weights.LENGTH)
   loaded = weights.load(file)
   apply = weights.transform(loaded.spec).apply
-  found, _ = jax.jit(
+  outputs, _ = jax.jit(
     lambda p, s, x, m: apply(p, s, None, x, input_mask=m, return_attention=True)
   )(loaded.params, loaded.state, rows, mask)
-  by_token = np.asarray(found.encoder_attention[0])[0, 1, 2, :5]
+  by_token = np.asarray(outputs.encoder_attention[0])[0, 1, 2, :5]
   # "é" is two bytes.
   by_character = np.array([by_token[0], by_token[1:3].sum(), *by_token[3:]])
   expected = by_character / by_character.max()
@@ -228,9 +244,9 @@ def test_wrong_use_is_one_line(refuses, weight_file, image_file):
 
 def test_softmax_of_shown_logits_is_the_weights(weight_file, image_file):
   logits, _ = image_outputs(weight_file("classifier"), image_file, "logits")
-  found, _ = image_outputs(weight_file("classifier"), image_file, True)
+  weighted, _ = image_outputs(weight_file("classifier"), image_file, True)
   np.testing.assert_allclose(
     special.softmax(logits.encoder_attention[0], axis=-1),
-    found.encoder_attention[0],
+    weighted.encoder_attention[0],
     atol=1e-6,
   )
