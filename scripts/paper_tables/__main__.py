@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
   )
   content = page.content(results, costs.of_rows(progress), out.parent)
   out.write_text(page.render(content, out.suffix), encoding="utf-8")
-  print(page.coverage_text())
+  print(content.coverage)
   print(f"written to {out}")
 
 

@@ -60,7 +60,7 @@ class Table(NamedTuple):
 
 
 class Other(NamedTuple):
-  """A run that reproduces no row."""
+  """A run or evaluation that is not in the papers' tables."""
 
   name: str
   link: str
@@ -70,11 +70,44 @@ class Other(NamedTuple):
   differences: tuple[str, ...]
 
 
-class Content(NamedTuple):
-  """Everything that a page shows."""
+class Coverage(NamedTuple):
+  """Numbers of rows.
 
-  coverage: str
+  Attributes:
+    covered: Rows with a command.
+    published: All rows.
+    cited: Rows of other work.
+    with_reason: Rows with a reason in place of a command.
+  """
+
+  covered: int
+  published: int
+  cited: int
+  with_reason: int
+
+  def __str__(self) -> str:
+    """Returns them as a sentence."""
+    return (
+      f"{self.covered} of the {self.published} published rows have a command"
+      f" here; {self.cited} are cited from other work and {self.with_reason}"
+      " have a stated reason."
+    )
+
+
+class Content(NamedTuple):
+  """Everything that a page shows.
+
+  Attributes:
+    coverage: How many rows have a command.
+    tables: The papers' tables.
+    recipes: Runs of variants whose rows print no metric of theirs, such as
+      pretraining.
+    others: Runs that reproduce no row.
+  """
+
+  coverage: Coverage
   tables: tuple[Table, ...]
+  recipes: tuple[Other, ...]
   others: tuple[Other, ...]
 
   @property
@@ -83,16 +116,12 @@ class Content(NamedTuple):
     return list(dict.fromkeys(table.paper for table in self.tables))
 
 
-def coverage_text() -> str:
+def coverage() -> Coverage:
   """Returns how many of the published rows have a command here."""
   rows = tables.rows()
   covered = sum(bool(row.config or row.script) for row in rows)
   cited = sum(bool(row.cited) for row in rows)
-  reasons = len(rows) - covered - cited
-  return (
-    f"{covered} of the {len(rows)} published rows have a command here;"
-    f" {cited} are cited from other work and {reasons} have a stated reason."
-  )
+  return Coverage(covered, len(rows), cited, len(rows) - covered - cited)
 
 
 def content(
@@ -122,10 +151,12 @@ def content(
       for result in matching
       if any(result.metric(name) is not None for name in row.values)
     }
+  rest = [result for result in results if id(result) not in shown]
   return Content(
-    coverage_text(),
+    coverage(),
     tuple(_table(titles[source], lines) for source, lines in sections.items()),
-    tuple(_other(r, folder) for r in results if id(r) not in shown),
+    recipes=tuple(_other(r, folder) for r in rest if r.origin),
+    others=tuple(_other(r, folder) for r in rest if not r.origin),
   )
 
 

@@ -18,7 +18,7 @@ def test_it_writes_a_page_and_prints_the_coverage(script, tmp_path, suffix):
   out = tmp_path / f"tables{suffix}"
   done = script("paper_tables", f"--runs={tmp_path / 'runs'}", f"--out={out}")
   assert (done.status, done.err) == (0, "")
-  assert page.coverage_text() in done.out
+  assert str(page.coverage()) in done.out
   assert "78.6 (−0.4)" in out.read_text(encoding="utf-8")
 
 

@@ -8,6 +8,7 @@ import subprocess
 import made_runs
 import pytest
 
+from configs import masked_lm
 from perceiver_jax.models.published import tables
 from scripts.paper_tables import costs, page, runs
 
@@ -132,6 +133,17 @@ def test_benchmarks_stand_beside_what_the_papers_measured(tmp_path):
   assert not content.others
 
 
+def test_pretraining_has_a_table_of_its_own(tmp_path):
+  config = masked_lm.get_config("bytes")
+  made_runs.run(tmp_path / "bytes", config, {"eval/accuracy": 0.7})
+  content = page.content(runs.collect([tmp_path]), {}, tmp_path)
+  assert not content.others
+  (run,) = content.recipes
+  assert (run.name, run.nearest) == ("bytes", "configs/masked_lm.py:bytes")
+  assert 'id="recipes"' in page.render(content, ".html")
+  assert "| bytes | masked_lm |" in page.render(content, ".md")
+
+
 def test_what_is_neither_run_nor_computed_is_blank(content):
   line = _line(content, "Perceiver IO v3, Table 11", "BERT Base")
   latents = line.cells[3]
@@ -232,7 +244,7 @@ def test_the_filter_hides_rows_and_empty_tables(content, tmp_path):
 
 def test_coverage_stands_in_the_readme():
   readme = (_ROOT / "README.md").read_text(encoding="utf-8")
-  assert page.coverage_text() in " ".join(readme.split())
+  assert str(page.coverage()) in " ".join(readme.split())
 
 
 def _published_cells(text):
