@@ -98,7 +98,7 @@ class OpticalFlow(base.Task):
   ) -> perceiver.Outputs:
     """Returns flow [b, H, W, 2] in the model's unit, and attention."""
     spec = self._config.model.to_dict()
-    if self._config.sync_batch_norm:
+    if self._config.get("sync_batch_norm", True):
       spec["adapter"].setdefault("cross_replica_axis", step.AXIS)
     frames = jnp.asarray(batch["frames"], jnp.float32) / 127.5 - 1
     return self.build_model(spec)(
