@@ -35,6 +35,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import haiku as hk
@@ -94,6 +95,8 @@ def main(argv: Sequence[str]) -> None:
     choices = ", ".join(zoo.MODELS)
     _refuse(f"--models: {unknown[0]!r} is none of {choices}")
   implementations = {name: _execution(name) for name in _IMPLEMENTATIONS.value}
+  if _JSON.value:
+    _check_writable(Path(_JSON.value))
   device, peak = jax.devices()[0], timing.matmul_peak(_REPEATS.value)
   print(
     f"jax {jax.__version__}, {device.device_kind}, batch {_BATCH.value},"
@@ -118,6 +121,15 @@ def main(argv: Sequence[str]) -> None:
     versions = {"jax": jax.__version__, "device": device.device_kind}
     with open(_JSON.value, "w", encoding="utf-8") as file:
       json.dump({**versions, "peak": peak, "rows": rows}, file, indent=2)
+
+
+def _check_writable(path: Path) -> None:
+  """Checks that a file can be written, and creates its folder."""
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.open("a", encoding="utf-8").close()
+  except OSError as error:
+    _refuse(f"--json={path} can't be written: {error}; give another --json")
 
 
 def _published_rows(

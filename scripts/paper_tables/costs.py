@@ -65,7 +65,7 @@ def of_rows(
     if row.config or row.models
   }
   path = _cache_file()
-  known = json.loads(path.read_text()) if path.exists() else {}
+  known = _read(path)
   # Rows share models, which are traced once.
   missing = [
     spec for spec in dict.fromkeys(specs.values()) if spec not in known
@@ -85,6 +85,14 @@ def _cache_file() -> Path:
       digest.update(file.read_bytes())
   cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
   return cache / "perceiver_jax" / f"costs-{digest.hexdigest()[:16]}.json"
+
+
+def _read(path: Path) -> dict[str, Any]:
+  """Returns the costs that are kept; none if the file can't be read."""
+  try:
+    return json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError):
+    return {}
 
 
 def _write(path: Path, known: Mapping[str, Costs]) -> None:

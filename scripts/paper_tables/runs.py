@@ -169,12 +169,11 @@ def _evaluation(file: Path, content: Mapping[str, Any]) -> Result:
 def _benchmarks(file: Path, content: Mapping[str, Any]) -> Iterator[Result]:
   """Returns what `scripts.benchmark --published --json` measured."""
   device = content["device"]
-  frames = "tpu_frames" if "TPU" in device else "gpu_frames"
-  columns = {
-    "steps/s": "steps_per_second",
-    "training GFLOP": "train_flops",
-    "frames/s": frames,
-  }
+  columns = {"steps/s": "steps_per_second", "training GFLOP": "train_flops"}
+  if "TPU" in device:
+    columns["frames/s"] = "tpu_frames"
+  elif device != "cpu":  # The papers have no speed of processors.
+    columns["frames/s"] = "gpu_frames"
   for row in content["rows"]:
     if row.get("measured on") == device:
       batch = f", batch {row['batch']}" if "batch" in row else ""

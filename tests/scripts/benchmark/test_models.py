@@ -234,6 +234,7 @@ def test_only_the_forward_pass_of_a_batch_can_be_timed(script, tmp_path):
     ),
     (["models=flow"], ["'models=flow'", "--"]),
     (["--batch_size=0"], ["--batch_size=0"]),
+    (["--json=/dev/null/a.json"], ["--json=/dev/null/a.json", "another"]),
     (
       ["--baseline=keras"],
       ["--baseline=keras", "none|transformers|perceiver_pytorch"],

@@ -58,6 +58,13 @@ def test_costs_are_kept_until_the_code_of_models_changes(small, monkeypatch):
     costs.of_rows()
 
 
+def test_costs_need_no_folder_to_keep_them_in(small, monkeypatch, tmp_path):
+  file = tmp_path / "file"
+  file.write_text("not a folder")
+  monkeypatch.setenv("XDG_CACHE_HOME", str(file))
+  assert all(costs.of_rows().values())
+
+
 def test_an_adapter_of_no_published_model_is_an_error():
   with pytest.raises(ValueError, match="no published model has the adapter"):
     costs.of_spec({"adapter": {"kind": "points", "num_bands": 3}})

@@ -15,7 +15,7 @@ def no_costs(monkeypatch):
 @pytest.mark.parametrize("suffix", [".html", ".md"])
 def test_it_writes_a_page_and_prints_the_coverage(script, tmp_path, suffix):
   made_runs.imagenet_run(tmp_path / "runs" / "first")
-  out = tmp_path / f"tables{suffix}"
+  out = tmp_path / "pages" / f"tables{suffix}"
   done = script("paper_tables", f"--runs={tmp_path / 'runs'}", f"--out={out}")
   assert (done.status, done.err) == (0, "")
   assert str(page.coverage()) in done.out
@@ -24,7 +24,11 @@ def test_it_writes_a_page_and_prints_the_coverage(script, tmp_path, suffix):
 
 @pytest.mark.parametrize(
   ("flag", "message"),
-  [("--out=tables.pdf", "is no page"), ("--runs=nowhere", "has no finished")],
+  [
+    ("--out=tables.pdf", "is no page"),
+    ("--out=/dev/null/tables.md", "give another --out"),
+    ("--runs=nowhere", "has no finished"),
+  ],
 )
 def test_mistakes_are_one_line(script, tmp_path, monkeypatch, flag, message):
   monkeypatch.chdir(tmp_path)

@@ -189,3 +189,19 @@ def test_the_latest_evaluation_of_a_run_adds_metrics(tmp_path):
 def test_a_folder_without_results_is_an_error(tmp_path):
   with pytest.raises(UserError, match=r"--runs=.* has no finished run"):
     runs.collect([tmp_path])
+
+
+@pytest.mark.parametrize(
+  ("device", "columns"),
+  [
+    ("NVIDIA H200", ["gpu_frames"]),
+    ("TPU v5 lite", ["tpu_frames"]),
+    ("cpu", []),
+  ],
+)
+def test_frames_count_for_the_kind_of_device(tmp_path, device, columns):
+  row = {"model": "flow", "measured on": device, "frames/s": 2.0}
+  content = {"device": device, "rows": [row]}
+  (tmp_path / "flow.json").write_text(json.dumps(content))
+  (result,) = runs.collect([tmp_path])
+  assert list(result.metrics) == columns
