@@ -79,7 +79,10 @@ INVALID = {
   "too many devices": (["--num_devices=99"], ["--num_devices is 99", "8"]),
   "argument": (["batch_size=8"], ["'batch_size=8'", "flags start with --"]),
   "task": (["--config.task=chess"], ["'chess'", "image_classification"]),
-  "source": (["--config.data.source=x"], ["'x'", "digits, image_folder, tfds"]),
+  "source": (
+    ["--config.data.source=x"],
+    ["'x'", "digit_pairs, image_folder, image_list, tfds"],
+  ),
   "split": (["--config.data.eval_split=x"], ["'x'", "train, test"]),
   "no directory": (
     ["--config.data.source=image_folder"],
