@@ -321,8 +321,8 @@ def test_a_folder_is_counted_and_read(script, folder):
   done = script("data.prepare", f"--directory={folder}")
   assert done.status == 0, done
   assert done.out.splitlines() == [
-    "train: 8 images in 2 classes, 3 to 5 a class",
-    "val: 2 images in 2 classes, 0 to 2 a class",
+    "train: 8 images in 2 classes, 3 to 5 per class",
+    "val: 2 images in 2 classes, 0 to 2 per class",
     "0 of 10 images cannot be read",
   ]
 
