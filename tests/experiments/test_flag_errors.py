@@ -60,7 +60,7 @@ def test_leaves_must_come_after_the_file(refuses, smoke_flag):
     ("log.tensorboard=maybe", ["--config.log.tensorboard=maybe"]),
     (
       "data.source_args.x=3",
-      ["'x' in config.data.source_args", "it has image_folder"],
+      ["'x' in config.data.source_args", "it has digit_pairs"],
     ),
     ("published.x=3", ["'x' in config.published", "nothing"]),
     ("model.encoder.x.y=3", ["'x' in config.model.encoder"]),
