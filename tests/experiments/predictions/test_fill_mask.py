@@ -92,7 +92,7 @@ def test_texts_longer_than_the_model_reads_are_refused(
   most = tiny_weights.LENGTH - 1
   assert fill("é" * (most // 2) + "e[MASK]").status == 0
   flag = f"--weights={weight_file('language')}"
-  parts = ["33 tokens", "reads 32", "shorten"]
+  parts = ["33 tokens", "takes 32", "shorten"]
   text = "é" * (most // 2 + 1) + "[MASK]"
   refuses("predict", "fill-mask", flag, text, parts=parts)
 
