@@ -21,6 +21,8 @@ _COMMON = (
 )
 _REST = (
   "imagenet_fourier",
+  "imagenet_jft_fourier_projected",
+  "imagenet_transformer_64",
   "imagenet_conv",
   "imagenet_learned_average",
   "imagenet_conv_average",
