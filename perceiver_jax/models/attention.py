@@ -174,13 +174,17 @@ class Attention(hk.Module):
   def _attend_unprojected(self, inputs_q, inputs_kv, mask):
     project, (inputs, norm) = self._projections(), inputs_kv
     channels = inputs.shape[-1]
+    # In this order, or the same seed would initialize another model.
+    norm_parameters = norm.parameters(channels)
+    key = project["key"].parameters(channels)
+    value = project["value"].parameters(channels)
     out = absorbed_projections.attend_unprojected(
       project["query"](inputs_q),
       inputs.data,
       inputs.positions,
-      norm.parameters(channels),
-      project["key"].parameters(channels),
-      project["value"].parameters(channels),
+      norm_parameters,
+      key,
+      value,
       mask,
     )
     return project["output"](out)

@@ -22,7 +22,7 @@ from jax import numpy as jnp
 from perceiver_jax.models import attention, blocks, flops
 from perceiver_jax.models.inputs import InputArray
 from perceiver_jax.models.ops import absorbed_projections
-from perceiver_jax.models.ops.execution import CHOICES, PLAIN, Execution
+from perceiver_jax.models.ops.execution import AUTO, CHOICES, PLAIN, Execution
 
 
 def _cross_attend(heads=1, residual=True, execution=PLAIN, **kwargs):
@@ -229,3 +229,14 @@ def test_memory_of_a_chunked_cross_attend_does_not_grow_with_inputs():
   with in_chunks(4 * 16 * 256), _absorbing("queries"):
     one, eight = temporary(2048), temporary(8 * 2048)
   assert eight <= 1.2 * one, (one, eight)
+
+
+@pytest.mark.parametrize("side", ["queries", "keys", "nowhere"])
+def test_the_same_seed_initializes_the_same_parameters(side):
+  args = plain.normal(2, 3, 4), plain.normal(2, 9, 7), None, None, None
+  init = lambda execution: _cross_attend(execution=execution).init(
+    jax.random.key(0), *args
+  )
+  expected = init(PLAIN)
+  with _absorbing(side):
+    jax.tree.map(np.testing.assert_array_equal, init(AUTO), expected)
