@@ -151,16 +151,20 @@ class Task(abc.ABC):
     return {"eval": self.source("eval")}
 
   def train_dataset(
-    self, *, global_batch: int, **shard: int
+    self, *, global_batch: int, **options: Any
   ) -> grain.IterDataset:
-    """Returns endless, shuffled batches; see `data.core.pipeline`."""
+    """Returns endless, shuffled batches; see `data.core.pipeline`.
+
+    Args:
+      global_batch: Examples in a batch over all processes.
+      **options: Other arguments of `pipeline.train_dataset`.
+    """
     return pipeline.train_dataset(
       self.source("train"),
       global_batch=global_batch,
       seed=self._config.seed,
-      transform=self.preprocess,
       num_workers=self._config.data.get("num_workers", 0),
-      **shard,
+      **{"transform": self.preprocess, **options},
     )
 
   def eval_datasets(

@@ -14,7 +14,6 @@ import numpy as np
 from jax import numpy as jnp
 
 from perceiver_jax import checks
-from perceiver_jax.data.core import pipeline
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.flow import augmentation as flow_augmentation
 from perceiver_jax.data.flow import sources as flow_sources
@@ -140,17 +139,15 @@ class OpticalFlow(base.Task):
     )
 
   def train_dataset(
-    self, *, global_batch: int, **shard: int
+    self, *, global_batch: int, **options: Any
   ) -> grain.IterDataset:
     """Returns endless batches, augmented according to the curriculum."""
-    return pipeline.train_dataset(
-      self.source("train"),
+    return super().train_dataset(
       global_batch=global_batch,
-      seed=self._config.seed,
+      transform=None,
       curriculum=self._augment,
       num_doubled=self._opening,
-      num_workers=self._config.data.num_workers,
-      **shard,
+      **options,
     )
 
   def preprocess(

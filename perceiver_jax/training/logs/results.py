@@ -160,9 +160,7 @@ def write(
     "seconds": dict(seconds),
     "versions": workdir.versions(),
   }
-  params, net_state = restore.local_params(state)
-  weights = weights_lib.Weights(config.model.to_dict(), params, net_state)
-  weights_lib.save(folder / weights_lib.EXPORT, weights)
+  _export(folder, config, state)
   outputs, batch = sample_outputs(task, model, state)
   for name, image in task.summary_images(outputs, batch).items():
     log.image(steps, name, image)
@@ -184,3 +182,11 @@ def write(
     # Write results.json last, because it marks a run as complete.
     metric_writers.write_json(folder / "results.json", results)
   return results
+
+
+def _export(
+  folder: Path, config: ml_collections.ConfigDict, state: step_lib.TrainState
+) -> None:
+  params, net_state = restore.local_params(state)
+  weights = weights_lib.Weights(config.model.to_dict(), params, net_state)
+  weights_lib.save(folder / weights_lib.EXPORT, weights)
