@@ -1,0 +1,1 @@
+"""Point clouds and meshes: sources, files, sampling and prepared points."""

@@ -1,0 +1,26 @@
+"""Sources of point clouds and meshes by name."""
+
+from collections.abc import Callable
+from typing import Any
+
+from perceiver_jax.data.core.source import Source, make_named
+
+SOURCES: dict[str, Callable[..., Source]] = {}
+
+
+def open_source(name: str, split: str, **arguments: Any) -> Source:
+  """Opens a split of the source called `name`.
+
+  Args:
+    name: a key of `SOURCES`.
+    split: name of the split, such as "train".
+    **arguments: other arguments of the source.
+
+  Returns:
+    A source of `points` float32 [n, 3], or of `vertices` float32 [v, 3] and
+    `faces` int32 [f, 3], with `label` int32; `sampling.sample` takes both.
+
+  Raises:
+    UserError: the name or an argument is unknown, or the data is missing.
+  """
+  return make_named(SOURCES, name, "the data", {"split": split, **arguments})
