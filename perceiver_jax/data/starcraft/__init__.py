@@ -1,0 +1,1 @@
+"""Observations of StarCraft II: lists of entities and the next command."""
