@@ -206,17 +206,25 @@ class AverageAndProjectDecoder(hk.Module):
 
   The order (average first) is that of arXiv v2, app. F; the projection starts
   at zero as in the authors' code.
+
+  Args:
+    num_classes: Number of logits.
+    latents_are_inputs: Whether the latents are the input elements, as those of
+      a Transformer are, so that masked ones are left out of the mean.
+    execution: Unused: there is nothing to choose.
   """
 
   def __init__(
     self,
     num_classes: int,
+    latents_are_inputs: bool = False,
     execution: Execution = AUTO,
     name: str | None = None,
   ):
     super().__init__(name=name)
-    del execution  # There is nothing to choose.
+    del execution
     self._num_classes = num_classes
+    self._latents_are_inputs = latents_are_inputs
 
   def __call__(
     self,
@@ -227,11 +235,19 @@ class AverageAndProjectDecoder(hk.Module):
     return_attention: ReturnAttention = False,
   ) -> tuple[Float[Array, "B P"], Float[Array, "B 1 1 N"] | None]:
     """Returns class logits and the uniform attention to latents, or None."""
-    del inputs, input_mask, queries
+    del inputs, queries
     project = hk.Linear(self._num_classes, w_init=jnp.zeros, name="output")
     batch, n, _ = latents.shape
     attention = None
     if return_attention:
       uniform = 0.0 if return_attention == "logits" else 1 / n
       attention = jnp.full((batch, 1, 1, n), uniform)
+    if self._latents_are_inputs and input_mask is not None:
+      return project(_masked_mean(latents, input_mask)), attention
     return project(jnp.mean(latents, axis=1)), attention
+
+
+def _masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
+  """Returns the mean of the elements [B, N, D] that are not masked, or 0."""
+  total = jnp.where(mask[..., None], x, 0).sum(axis=1)
+  return total / jnp.maximum(mask.sum(axis=1, keepdims=True), 1)

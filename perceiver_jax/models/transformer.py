@@ -7,7 +7,7 @@ Shapes as in `perceiver_jax.models`.
 import haiku as hk
 import jax
 
-from perceiver_jax.models import blocks
+from perceiver_jax.models import blocks, layers
 from perceiver_jax.models.inputs import InputArray, as_input_array
 from perceiver_jax.models.ops.execution import AUTO, Execution
 from perceiver_jax.models.typing import Array, Bool, Float, ReturnAttention
@@ -23,6 +23,7 @@ class TransformerEncoder(hk.Module):
     num_heads: Heads of each self-attend.
     widening_factor: MLP hidden width over C.
     remat: Whether the backward pass recomputes whole layers.
+    num_channels: Width of a linear layer on the inputs; 0 for none.
     execution: How it is computed.
   """
 
@@ -32,6 +33,7 @@ class TransformerEncoder(hk.Module):
     num_heads: int = 8,
     widening_factor: int = 4,
     remat: bool = False,
+    num_channels: int = 0,
     execution: Execution = AUTO,
     name: str | None = None,
   ):
@@ -43,6 +45,7 @@ class TransformerEncoder(hk.Module):
       "execution": execution,
     }
     self._remat = remat
+    self._num_channels = num_channels
     self._execution = execution
 
   def __call__(
@@ -68,4 +71,7 @@ class TransformerEncoder(hk.Module):
       self._num_layers, make, self._remat, self._execution, name="block_0"
     )
     mask = blocks.cross_attention_mask(None, input_mask)
-    return block(as_input_array(inputs).array(), mask), []
+    x = as_input_array(inputs).zero_padding(input_mask).array()
+    if self._num_channels:
+      x = layers.Linear(self._num_channels, self._execution, "embedding")(x)
+    return block(x, mask), []

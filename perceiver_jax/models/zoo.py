@@ -12,7 +12,7 @@ from typing import Any
 import haiku as hk
 import jax
 
-from perceiver_jax.models import decoders, perceiver, transformer
+from perceiver_jax.models import decoders, perceiver, pointnet, transformer
 from perceiver_jax.models import encoder as encoder_lib
 from perceiver_jax.models.modalities import (
   arrays,
@@ -44,10 +44,12 @@ ENCODERS: dict[str, Callable[..., Any]] = {
     encoder_lib.EncoderConfig(**sizes), execution, name=name
   ),
   "transformer": transformer.TransformerEncoder,
+  "pointnet": pointnet.PointNetEncoder,
 }
 DECODERS: dict[str, Callable[..., Any]] = {
   "classification": decoders.ClassificationDecoder,
   "average_and_project": decoders.AverageAndProjectDecoder,
+  "pointnet": pointnet.PointNetDecoder,
   "masked_lm": text.MaskedLmDecoder,
   "token": text.TokenDecoder,
   "multitask_classification": (
@@ -153,7 +155,7 @@ def _decoder(
 ) -> Any:
   leaves = dict(model["decoder"])
   kind = leaves.get("kind")
-  if kind in ("classification", "average_and_project"):
+  if kind in ("classification", "average_and_project", "pointnet"):
     leaves["num_classes"] = model["num_classes"]
   if kind in ("masked_lm", "token"):
     leaves["adapter"] = adapter

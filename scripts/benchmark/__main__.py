@@ -41,6 +41,7 @@ from typing import Any, NoReturn
 import haiku as hk
 import jax
 from absl import app, flags
+from jax import numpy as jnp
 
 from perceiver_jax.models import flops, zoo
 from perceiver_jax.models.ops.execution import PLAIN, Execution
@@ -268,7 +269,7 @@ def _refuse(message: str) -> NoReturn:
 
 def _baseline(name: str, is_compiled: bool) -> dict[str, float]:
   """Returns figures of a PyTorch model of the same sizes, from `baselines`."""
-  entry, raw = zoo.MODELS[name], zoo.MODELS[name].example(_BATCH.value)
+  raw = zoo.MODELS[name].example(_BATCH.value)
   if not isinstance(raw, jax.ShapeDtypeStruct):
     _refuse(f"--baseline: {name} takes several inputs, which is not supported")
   if _BASELINE.value == "transformers":
@@ -286,7 +287,7 @@ def _baseline(name: str, is_compiled: bool) -> dict[str, float]:
     "architecture": architecture,
     "config": config,
     "shape": raw.shape,
-    "is_text": entry.has_input_mask,
+    "is_text": jnp.issubdtype(raw.dtype, jnp.integer),
     "is_compiled": is_compiled,
     "train": _TRAIN.value,
     "repeats": _REPEATS.value,

@@ -31,6 +31,7 @@ def spec(name):
   encoder = out["encoder"]
   if encoder.get("kind") == "transformer":
     encoder |= {"num_layers": 2, "num_heads": 2}
+    _shrink(encoder, num_channels=8)
   else:
     encoder |= _ENCODER
     for leaf in _COUNTS:

@@ -2,9 +2,11 @@
 
 import functools
 
+import chex
 import jax
 import numpy as np
 import plain
+import pytest
 import small
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -56,17 +58,65 @@ def test_points_may_have_one_or_two_dimensions():
     np.testing.assert_allclose(out, expected, atol=1e-4)
 
 
+_CLASSIFIERS = {
+  "perceiver": small.spec("modelnet40"),
+  "transformer": small.spec("modelnet40_transformer"),
+  "pointnet": {
+    "num_classes": small.CLASSES,
+    "adapter": {"kind": "points", "num_bands": 0},
+    "encoder": {"kind": "pointnet", "hidden_sizes": (8, 16)},
+    "decoder": {"kind": "pointnet", "hidden_sizes": (8,)},
+  },
+}
+
+
 @functools.cache
-def _classifier():
-  model = small.model(small.spec("modelnet40"))
+def _classifier(kind):
+  """Returns (logits, gradients of their sum) of points and a mask."""
+  model = small.model(_CLASSIFIERS[kind])
   params, _ = plain.random_like(small.shapes(model, small.raw("modelnet40")))
-  return plain.jit(lambda x: model.apply(params, {}, None, x)[0].logits)
+
+  def logits(params, x, mask):
+    out, _ = model.apply(params, {}, None, x, input_mask=mask)
+    return out.logits
+
+  total = lambda *args: logits(*args).sum()
+  run = plain.jit(lambda x, mask: logits(params, x, mask))
+  grads = plain.jit(lambda x, mask: jax.grad(total)(params, x, mask))
+  return run, grads
 
 
+@pytest.mark.parametrize("kind", _CLASSIFIERS)
 @_few
-@given(st.permutations(range(9)))
-def test_the_model_is_invariant_to_the_order_of_points(order):
-  x, run = jnp.tanh(small.raw("modelnet40")), _classifier()
-  expected = run(x)
-  np.testing.assert_allclose(run(x[:, jnp.asarray(order)]), expected, atol=1e-4)
-  assert np.abs(run(x[:, ::-1, ::-1]) - expected).max() > 1e-2
+@given(order=st.permutations(range(9)), masked=st.integers(0, 8))
+def test_models_are_invariant_to_the_order_of_points(kind, order, masked):
+  x, order = jnp.tanh(small.raw("modelnet40")), jnp.asarray(order)
+  mask = jnp.broadcast_to(jnp.arange(9) >= masked, x.shape[:2])
+  run, _ = _classifier(kind)
+  expected = run(x, mask)
+  found = run(x[:, order], mask[:, order])
+  np.testing.assert_allclose(found, expected, atol=1e-4)
+  assert np.abs(run(-x, mask) - expected).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", _CLASSIFIERS)
+@pytest.mark.parametrize("padding", [7.0, np.inf, np.nan])
+def test_padding_changes_neither_logits_nor_gradients(kind, padding):
+  x = jnp.tanh(small.raw("modelnet40"))
+  mask = jnp.arange(9) < jnp.array([[5], [9]])
+  padded = jnp.where(mask[..., None], x, padding)
+  run, grads = _classifier(kind)
+  np.testing.assert_allclose(run(padded, mask), run(x, mask), atol=1e-5)
+  chex.assert_trees_all_close(grads(padded, mask), grads(x, mask), atol=1e-5)
+  # A shorter array without padding gives the same logits.
+  short = run(x[:1, :5], jnp.ones((1, 5), bool))
+  np.testing.assert_allclose(run(padded, mask)[:1], short, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", _CLASSIFIERS)
+def test_an_empty_cloud_has_finite_logits_and_gradients(kind):
+  x = jnp.full((2, 9, 3), jnp.nan)
+  run, grads = _classifier(kind)
+  mask = jnp.zeros((2, 9), bool)
+  assert np.isfinite(run(x, mask)).all()
+  chex.assert_tree_all_finite(grads(x, mask))
