@@ -36,6 +36,7 @@ from perceiver_jax.data.clips import files as clip_files
 from perceiver_jax.data.clips import shard_writer
 from perceiver_jax.data.clips import shards as clip_shards
 from perceiver_jax.data.clips.windows import Window
+from perceiver_jax.data.core import records
 from perceiver_jax.errors import UserError
 
 _DIRECTORY = flags.DEFINE_string("directory", "", "Folder of lists and clips.")
@@ -149,7 +150,7 @@ def prepare(
     "missing": source.missing,
     **dataclasses.asdict(settings),
   }
-  shard_writer.write_json(index, contents)
+  records.write_json(index, contents)
   return bad
 
 
@@ -201,7 +202,7 @@ def check(index: Path) -> list[str]:
   """
   source = clip_shards.shards(index.parent, index.stem)
   source.check_files()
-  contents = clip_shards.read_index(index)
+  contents = records.read_json(index)
   frames, samples = int(contents["fps"] > 0), int(contents["sample_rate"] > 0)
   window = Window(
     frames, contents["fps"] or 1.0, samples, contents["sample_rate"] or 1
@@ -242,7 +243,7 @@ def _check_same(
     "list": shard_writer.fingerprint(source.segments, source.root),
   }
   if not path.is_file():
-    shard_writer.write_json(path, expected)
+    records.write_json(path, expected)
   elif json.loads(path.read_text(encoding="utf-8")) != expected:
     raise UserError(
       f"{str(index.parent)!r} has files made with other settings, or from other"

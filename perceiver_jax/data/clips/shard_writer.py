@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from perceiver_jax.data.clips import audio, video
 from perceiver_jax.data.clips import files as clip_files
 from perceiver_jax.data.clips import shards as clip_shards
 from perceiver_jax.data.clips.files import Segment
+from perceiver_jax.data.core import records
 from perceiver_jax.data.images import resizing
 from perceiver_jax.errors import UserError
 
@@ -82,8 +83,6 @@ def write_file(settings: Settings, job: Job) -> dict[str, Any]:
     The note: `kept`, the numbers of the clips in the file; `bad`, the errors of
     unreadable clips; and `made_of` and `checksum`, which identify the file.
   """
-  from array_record.python import array_record_module
-
   target = job.path.with_name(f"{job.path.name}.array_record")
   # Written last, so that its existence implies a complete file.
   note_path = job.path.with_name(f"{job.path.name}.note.json")
@@ -91,30 +90,31 @@ def write_file(settings: Settings, job: Job) -> dict[str, Any]:
   note = _read_note(note_path, target)
   if note.get("made_of") == made_of:
     return note
-  partial = job.path.with_name(f".{job.path.name}.{os.getpid()}.tmp")
-  kept, bad = [], []
-  writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
+  kept: list[int] = []
+  bad: list[str] = []
+  records.write_records(target, _readable(settings, job, kept, bad))
+  note = {
+    "made_of": made_of,
+    "kept": kept,
+    "bad": bad,
+    "checksum": records.checksum(target),
+  }
+  records.write_json(note_path, note)
+  return note
+
+
+def _readable(
+  settings: Settings, job: Job, kept: list[int], bad: list[str]
+) -> Iterator[bytes]:
+  """Yields the records of readable clips; fills `kept` and `bad`."""
   for number, segment in job.clips:
     try:
       record = read_whole(segment, settings)
     except UserError as error:
       bad.append(str(error))
       continue
-    writer.write(record)
+    yield record
     kept.append(number)
-  writer.close()
-  if kept:
-    os.replace(partial, target)
-  else:
-    partial.unlink()
-  note = {
-    "made_of": made_of,
-    "kept": kept,
-    "bad": bad,
-    "checksum": _checksum(target),
-  }
-  write_json(note_path, note)
-  return note
 
 
 def remove_stale(index: Path) -> None:
@@ -135,15 +135,7 @@ def _read_note(note_path: Path, target: Path) -> dict[str, Any]:
     note = json.loads(note_path.read_text(encoding="utf-8"))
   except (OSError, ValueError):
     return {}
-  return note if note.get("checksum") == _checksum(target) else {}
-
-
-def _checksum(path: Path) -> str:
-  """Returns the SHA-256 of a file; "" if it does not exist."""
-  if not path.is_file():
-    return ""
-  with open(path, "rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
+  return note if note.get("checksum") == records.checksum(target) else {}
 
 
 def read_whole(segment: Segment, settings: Settings) -> bytes:
@@ -184,10 +176,3 @@ def _shrink(frame: np.ndarray, size: int) -> np.ndarray:
   if scale >= 1:
     return frame
   return resizing.resize(frame, round(height * scale), round(width * scale))
-
-
-def write_json(path: Path, value: Any) -> None:
-  """Writes a JSON file atomically."""
-  partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  partial.write_text(json.dumps(value), encoding="utf-8")
-  os.replace(partial, path)

@@ -5,26 +5,20 @@ SPLIT.json and SPLIT-00000-of-00016.array_record and so on, written by
 `scripts.data.prepare_clips`.
 """
 
-import io
-import json
 import os
-import threading
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
-import grain
 import numpy as np
 
 from perceiver_jax.data.clips.windows import MISSING, Window
+from perceiver_jax.data.core import records
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.images import codec, resizing
 from perceiver_jax.errors import UserError
 
 _FULL_SCALE = 2**15 - 1
-_AGAIN = "remove it and prepare the split again"
 
 
 class ClipShards:
@@ -51,14 +45,16 @@ class ClipShards:
     self.names = tuple(names)
     self.labels = tuple(map(tuple, labels))
     self.class_names = tuple(class_names)
-    self._files, self._rates = dict(files), rates
-    self._records: Any = None
-    self._lock = threading.Lock()
+    self._records, self._rates = records.Records(files), rates
 
   def __reduce__(self) -> tuple:
     return ClipShards, (
-      self._files, self.labels, self.class_names, self._rates, self.names
-    )  # fmt: skip
+      self._records.files,
+      self.labels,
+      self.class_names,
+      self._rates,
+      self.names,
+    )
 
   def __len__(self) -> int:
     return len(self.labels)
@@ -67,7 +63,7 @@ class ClipShards:
     """Reads a part of a clip; see `windows.Clips.read`."""
     self.check_window(window)
     try:
-      return decode(self._record(index), window, position, self._rates)
+      return decode(self._records[index], window, position, self._rates)
     except UserError as error:
       raise UserError(f"clip {self.names[index]!r}: {error}") from error
 
@@ -92,41 +88,11 @@ class ClipShards:
 
   def check_files(self) -> None:
     """Raises UserError if a file is damaged or holds other clips."""
-    self._opened()
+    self._records.check_files()
 
   def file_of(self, index: int) -> str:
     """Returns the path of the file that holds a clip."""
-    ends = np.cumsum(list(self._files.values()))
-    return list(self._files)[np.searchsorted(ends, index, side="right")]
-
-  def _record(self, index: int) -> bytes:
-    try:
-      return self._opened()[index]
-    except RuntimeError as error:
-      raise UserError(
-        f"{self.file_of(index)!r} is damaged ({error}); {_AGAIN}"
-      ) from error
-
-  def _opened(self) -> Any:
-    with self._lock:
-      if self._records is None:
-        self._records = _open(self._files)
-    return self._records
-
-
-def _open(files: Mapping[str, int]) -> Any:
-  """Opens the concatenated records of all files."""
-  try:
-    records = grain.sources.ArrayRecordDataSource(list(files))
-    if len(records) == sum(files.values()):
-      return records
-  except RuntimeError:
-    pass  # The error does not name the file.
-  damaged = [path for path in files if _num_records(path) != files[path]]
-  raise UserError(
-    f"{len(damaged)} of {len(files)} files of clips are damaged:"
-    f" {', '.join(map(repr, damaged))}; {_AGAIN}"
-  )
+    return self._records.file_of(index)
 
 
 def encode(
@@ -144,15 +110,13 @@ def encode(
     cv2.imencode(".jpg", frame[..., ::-1], options)[1] for frame in frames
   ]
   samples = np.rint(np.clip(audio[:, 0], -1, 1) * _FULL_SCALE).astype(np.int16)
-  file = io.BytesIO()
-  # A zip file, which has checksums of its parts.
-  np.savez(
-    file,
-    frames=np.concatenate(files) if files else np.zeros(0, np.uint8),
-    ends=np.cumsum([len(each) for each in files], dtype=np.int64),
-    audio=samples,
+  return records.encode(
+    {
+      "frames": np.concatenate(files) if files else np.zeros(0, np.uint8),
+      "ends": np.cumsum([len(each) for each in files], dtype=np.int64),
+      "audio": samples,
+    }
   )
-  return file.getvalue()
 
 
 def decode(
@@ -170,11 +134,11 @@ def decode(
     UserError: the record is damaged, or the clip too short.
   """
   fps, sample_rate = rates
+  arrays = records.decode(record)
   try:
-    with np.load(io.BytesIO(record), allow_pickle=False) as file:
-      frames, ends, audio = (file[k] for k in ("frames", "ends", "audio"))
-  except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-    raise UserError(f"damaged ({error}); prepare it again") from error
+    frames, ends, audio = (arrays[k] for k in ("frames", "ends", "audio"))
+  except KeyError as error:
+    raise UserError(f"damaged (no {error}); prepare it again") from error
   lengths = []
   if window.num_frames:
     lengths.append(len(ends) / fps)
@@ -217,7 +181,7 @@ def shards(directory: str | os.PathLike[str], split: str) -> ClipShards:
       " config.data.source_args.shards.directory to the folder that"
       " scripts.data.prepare_clips has written"
     )
-  contents = read_index(index)
+  contents = records.read_json(index)
   files = {str(index.parent / k): n for k, n in contents["files"].items()}
   missing = [path for path in files if not os.path.isfile(path)]
   if missing:
@@ -234,28 +198,6 @@ def shards(directory: str | os.PathLike[str], split: str) -> ClipShards:
   return ClipShards(
     files, contents["labels"], contents["class_names"], rates, contents["names"]
   )
-
-
-def read_index(path: Path) -> Mapping[str, Any]:
-  """Reads SPLIT.json: files, labels, names, class_names and rates.
-
-  Raises:
-    UserError: the file is damaged.
-  """
-  try:
-    return json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, ValueError) as error:
-    raise UserError(
-      f"{str(path)!r} can't be read ({error}); prepare the split again"
-    ) from error
-
-
-def _num_records(path: str) -> int:
-  """Returns the number of records of a file; -1 if it is damaged."""
-  try:
-    return len(grain.sources.ArrayRecordDataSource([path]))
-  except RuntimeError:
-    return -1
 
 
 def _decode_frames(

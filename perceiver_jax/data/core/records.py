@@ -1,0 +1,196 @@
+"""Reads and writes prepared examples: ArrayRecord files of arrays.
+
+A record is a zip file of arrays, which has checksums of its parts. Files appear
+only when complete.
+"""
+
+import hashlib
+import io
+import json
+import os
+import threading
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+
+from perceiver_jax.errors import UserError
+
+_AGAIN = "remove it and prepare the data again"
+
+
+class Records:
+  """The records of several files as one sequence.
+
+  Files are opened at the first access, in each process anew.
+
+  Args:
+    files: number of records in each file, by path.
+  """
+
+  def __init__(self, files: Mapping[str, int]):
+    self.files = dict(files)
+    self._records: Any = None
+    self._lock = threading.Lock()
+
+  def __reduce__(self) -> tuple:
+    return Records, (self.files,)
+
+  def __len__(self) -> int:
+    return sum(self.files.values())
+
+  def __getitem__(self, index: int) -> bytes:
+    """Returns a record.
+
+    Raises:
+      UserError: a file is damaged.
+    """
+    try:
+      return self._opened()[index]
+    except RuntimeError as error:
+      raise UserError(
+        f"{self.file_of(index)!r} is damaged ({error}); {_AGAIN}"
+      ) from error
+
+  def check_files(self) -> None:
+    """Raises UserError if a file is damaged or has another number of records.
+
+    The records themselves are not read.
+    """
+    self._opened()
+
+  def file_of(self, index: int) -> str:
+    """Returns the path of the file that holds a record."""
+    ends = np.cumsum(list(self.files.values()))
+    return list(self.files)[np.searchsorted(ends, index, side="right")]
+
+  def _opened(self) -> Any:
+    with self._lock:
+      if self._records is None:
+        self._records = _open(self.files)
+    return self._records
+
+
+def _open(files: Mapping[str, int]) -> Any:
+  """Opens the concatenated records of all files."""
+  try:
+    records = grain.sources.ArrayRecordDataSource(list(files))
+    if len(records) == sum(files.values()):
+      return records
+  except RuntimeError:
+    pass  # The error does not name the file.
+  damaged = [path for path in files if _num_records(path) != files[path]]
+  raise UserError(
+    f"{len(damaged)} of {len(files)} files of records are damaged:"
+    f" {', '.join(map(repr, damaged))}; {_AGAIN}"
+  )
+
+
+def _num_records(path: str) -> int:
+  """Returns the number of records of a file; -1 if it is damaged."""
+  try:
+    return len(grain.sources.ArrayRecordDataSource([path]))
+  except RuntimeError:
+    return -1
+
+
+def encode(arrays: Mapping[str, np.ndarray], compress: bool = False) -> bytes:
+  """Encodes arrays as a record."""
+  file = io.BytesIO()
+  (np.savez_compressed if compress else np.savez)(file, **arrays)
+  return file.getvalue()
+
+
+def decode(record: bytes, max_bytes: int = 2**31) -> dict[str, np.ndarray]:
+  """Decodes the arrays of a record, or of the contents of an `.npz` file.
+
+  Args:
+    record: a result of `encode`.
+    max_bytes: limit on the size of the arrays.
+
+  Raises:
+    UserError: the record is damaged, has Python objects or is too large.
+  """
+  try:
+    with zipfile.ZipFile(io.BytesIO(record)) as file:
+      size = sum(member.file_size for member in file.infolist())
+    if size > max_bytes:
+      raise UserError(
+        f"its arrays have {size:,} bytes, and at most {max_bytes:,} are read"
+      )
+    with np.load(io.BytesIO(record), allow_pickle=False) as file:
+      return {name: file[name] for name in file.files}
+  except UserError:
+    raise
+  # NumPy and zipfile raise many kinds of errors on damaged files, EOFError,
+  # SyntaxError, NotImplementedError and zlib.error among them.
+  except Exception as error:
+    raise UserError(f"damaged ({error}); prepare it again") from error
+
+
+def write_records(path: Path, records: Iterable[bytes]) -> int:
+  """Writes an ArrayRecord file, atomically.
+
+  Args:
+    path: path of the file; an older one is replaced.
+    records: the records; if there are none, no file is written.
+
+  Returns:
+    The number of records.
+  """
+  from array_record.python import array_record_module
+
+  partial = partial_path(path)
+  writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
+  count = 0
+  for record in records:
+    writer.write(record)
+    count += 1
+  writer.close()
+  if count:
+    os.replace(partial, path)
+  else:
+    partial.unlink()
+  return count
+
+
+def write_bytes(path: Path, contents: bytes) -> None:
+  """Writes a file atomically."""
+  partial = partial_path(path)
+  partial.write_bytes(contents)
+  os.replace(partial, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+  """Writes a JSON file atomically."""
+  write_bytes(path, json.dumps(value).encode())
+
+
+def read_json(path: Path) -> Any:
+  """Reads a JSON file of prepared data.
+
+  Raises:
+    UserError: the file is missing or damaged.
+  """
+  try:
+    return json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError) as error:
+    raise UserError(
+      f"{str(path)!r} can't be read ({error}); prepare the data again"
+    ) from error
+
+
+def partial_path(path: Path) -> Path:
+  """Returns where this process writes a file before it is complete."""
+  return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def checksum(path: Path) -> str:
+  """Returns the SHA-256 of a file; "" if it does not exist."""
+  if not path.is_file():
+    return ""
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
