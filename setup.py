@@ -68,6 +68,8 @@ setuptools.setup(
     "media": ["av>=14,<19", "soundfile>=0.13", "soxr>=1.0"],
     # SentencePiece models, and text compressed with zstd.
     "text": ["sentencepiece>=0.2", "zstandard>=0.23"],
+    # Meshes in OBJ, PLY and STL, and point clouds in HDF5.
+    "points": ["h5py>=3.11", "trimesh>=5"],
     "wandb": ["wandb"],
     # To build data sets with scripts.data.prepare; training never needs it.
     "prepare": ["tensorflow"],
@@ -75,6 +77,7 @@ setuptools.setup(
       "av>=14,<19",
       "beartype",
       "chex",
+      "h5py>=3.11",
       "hypothesis",
       "jaxtyping",
       "pytest>=8",
@@ -85,6 +88,7 @@ setuptools.setup(
       "sentencepiece>=0.2",
       "soundfile>=0.13",
       "soxr>=1.0",
+      "trimesh>=5",
       "zstandard>=0.23",
     ],
     # To compare mel spectrograms: pytest -m slow tests/data/test_mel.py.

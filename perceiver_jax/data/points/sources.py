@@ -4,8 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 from perceiver_jax.data.core.source import Source, make_named
+from perceiver_jax.data.points import hdf5, object_files
 
-SOURCES: dict[str, Callable[..., Source]] = {}
+SOURCES: dict[str, Callable[..., Source]] = {
+  "mesh_folder": object_files.mesh_folder,
+  "resampled_text": object_files.resampled_text,
+  "hdf5": hdf5.hdf5,
+}
 
 
 def open_source(name: str, split: str, **arguments: Any) -> Source:

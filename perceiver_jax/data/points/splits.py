@@ -1,0 +1,80 @@
+"""Splits and slices of them, such as "train[:10%]" of the training objects.
+
+The papers chose their results on the test set of ModelNet40. A slice holds out
+training objects instead. The notation is that of TensorFlow Datasets.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from perceiver_jax.errors import UserError
+
+_BOUND = r"(-?\d+%?)?"
+_SPLIT = re.compile(rf"(?P<name>[^\[\]]+)(?:\[{_BOUND}:{_BOUND}\])?")
+
+
+class Split(NamedTuple):
+  """A split, or a slice of one.
+
+  Attributes:
+    name: name of the whole split.
+    start: first object, a number or a percentage, both possibly counted from
+      the end; "" for the beginning.
+    stop: object after the last; "" for the end.
+  """
+
+  name: str
+  start: str
+  stop: str
+
+  def order(self, names: Sequence[str]) -> list[int]:
+    """Returns the objects of the slice, in the order of a hash of their names.
+
+    So a slice has objects of all classes, and they are the same whatever files
+    hold them.
+
+    Args:
+      names: unique name of each object of the whole split.
+
+    Returns:
+      Positions in `names`.
+
+    Raises:
+      UserError: the slice is empty.
+    """
+    digest = lambda i: hashlib.sha256(names[i].encode()).digest()
+    ordered = sorted(range(len(names)), key=digest)
+    selected = ordered[
+      _bound(self.start, len(names)) : _bound(self.stop, len(names))
+    ]
+    if names and not selected:
+      raise UserError(
+        f"{self.name}[{self.start}:{self.stop}] has none of the {len(names):,}"
+        f" objects of {self.name!r}; give another slice"
+      )
+    return selected
+
+
+def parse(split: str) -> Split:
+  """Parses a split such as "train", "train[1000:]" or "train[:10%]".
+
+  Raises:
+    UserError: it has another form.
+  """
+  match = _SPLIT.fullmatch(split)
+  if not match:
+    raise UserError(
+      f"the split is {split!r}; give a name such as 'train', or a slice such as"
+      " 'train[:10%]' or 'train[1000:]'"
+    )
+  return Split(match["name"], match[2] or "", match[3] or "")
+
+
+def _bound(bound: str, length: int) -> int | None:
+  """Returns a bound as an index of a list, which may be negative."""
+  if bound.endswith("%"):
+    percentage = int(bound[:-1])
+    return round((percentage + 100 * (percentage < 0)) * length / 100)
+  return int(bound) if bound else None

@@ -1,0 +1,295 @@
+"""Tests of the sources of meshes and clouds, in the layouts of the releases."""
+
+import builtins
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import tiny_points
+from absl import logging
+
+from perceiver_jax.data.core import pipeline
+from perceiver_jax.data.points import sampling, splits
+from perceiver_jax.data.points.sources import open_source
+from perceiver_jax.errors import UserError
+
+WRITERS = {
+  "mesh_folder": tiny_points.write_modelnet,
+  "resampled_text": tiny_points.write_resampled,
+  "hdf5": tiny_points.write_hdf5,
+}
+
+
+@pytest.fixture
+def modelnet(tmp_path):
+  """Returns a folder like that of ModelNet40."""
+  return tiny_points.write_modelnet(tmp_path / "meshes")
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+  """Returns a list that collects the warnings logged."""
+  lines = []
+  monkeypatch.setattr(logging, "warning", lambda s, *a: lines.append(s % a))
+  return lines
+
+
+def _all(source):
+  return [source[i] for i in range(len(source))]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_sources_have_objects_of_all_classes(name, tmp_path):
+  directory = WRITERS[name](tmp_path / name)
+  for split, count in (("train", 3), ("test", 2)):
+    source = open_source(name, split, directory=str(directory))
+    assert source.class_names == tiny_points.CLASSES
+    assert source.num_classes == 2
+    # The files of HDF5 have five clouds in all, whatever the split.
+    assert len(source) == (5 if name == "hdf5" else 2 * count)
+    examples = _all(pickle.loads(pickle.dumps(source)))
+    assert {int(example["label"]) for example in examples} == {0, 1}
+    assert all(example["label"].dtype == np.int32 for example in examples)
+    for example, other in zip(examples, _all(source), strict=True):
+      assert sampling.sample(example, 9).shape == (9, 3)
+      np.testing.assert_array_equal(
+        sampling.sample(example, 9), sampling.sample(other, 9)
+      )
+
+
+def test_labels_belong_to_the_meshes(modelnet):
+  for split, numbers in (("train", (1, 2, 3)), ("test", (4, 5))):
+    examples = _all(open_source("mesh_folder", split, directory=str(modelnet)))
+    heights = sorted(
+      (int(x["label"]), float(x["vertices"][:, 2].max())) for x in examples
+    )
+    expected = [
+      (label, height + 0.01 * number)
+      for label, height in ((0, 1), (1, 3))
+      for number in numbers
+    ]
+    np.testing.assert_allclose(heights, expected, rtol=1e-6)
+
+
+def test_both_orders_of_split_and_class_have_the_same_objects(modelnet):
+  swapped = modelnet.with_name("swapped")
+  for path in modelnet.glob("*/*/*.off"):
+    name, split, file = path.parts[-3:]
+    tiny_points.write(swapped / split / name / file, path.read_bytes())
+  # Hidden files, and files of other kinds, are ignored.
+  tiny_points.write(swapped / "train/cube/._cube_0001.off", "resource fork")
+  tiny_points.write(swapped / ".git/cube/x.off", "hidden")
+  tiny_points.write(swapped / "train/thumbnails/cube.png", "image")
+  for split in ("train", "test[:50%]"):
+    first, second = (
+      open_source("mesh_folder", split, directory=str(d)).source
+      for d in (modelnet, swapped)
+    )
+    assert first.names == second.names
+    assert first.labels.tolist() == second.labels.tolist()
+    assert first.class_names == second.class_names
+
+
+def test_labels_belong_to_the_clouds(tmp_path):
+  directory = tiny_points.write_resampled(tmp_path)
+  source = open_source("resampled_text", "test", directory=str(directory))
+  for name, example in zip(source.source.names, _all(source), strict=True):
+    number = int(name[-4:]) - 1
+    expected = tiny_points.cloud([int(example["label"]), number])
+    np.testing.assert_allclose(example["points"], expected, atol=1e-6)
+    assert name.split("/")[0] == tiny_points.CLASSES[example["label"]]
+
+
+def test_clouds_of_several_hdf5_files_are_joined(tmp_path):
+  directory = tiny_points.write_hdf5(tmp_path)
+  source = open_source("hdf5", "train", directory=str(directory))
+  for name, example in zip(source.source.names, _all(source), strict=True):
+    file, row = int(name[-6]), int(name[-4:])
+    expected = tiny_points.cloud([5, file, row], 16)
+    np.testing.assert_array_equal(example["points"], expected)
+    assert example["label"] == row % 2
+
+
+# Slices
+
+
+@pytest.mark.parametrize(
+  ("held_out", "held_in"),
+  [
+    ("train[:20%]", "train[20%:]"),
+    ("train[:7]", "train[7:]"),
+    ("train[-10%:]", "train[:-10%]"),
+    ("train[33%:34%]", "train[:33%]"),
+  ],
+)
+def test_a_slice_holds_out_other_objects(held_out, held_in):
+  names = [f"{c}/{c}_{i:04d}" for c in "abcde" for i in range(21)]
+  first, second = (splits.parse(s).order(names) for s in (held_out, held_in))
+  assert not set(first) & set(second)
+  if held_out != "train[33%:34%]":
+    assert sorted(first + second) == list(range(105))
+  # Objects are of all classes, in no particular order of classes.
+  assert len({i // 21 for i in second}) == 5
+  # It depends on the names only, not on the order in which they are listed.
+  reverse = splits.parse(held_out).order(names[::-1])
+  assert {names[i] for i in first} == {names[::-1][i] for i in reverse}
+
+
+@pytest.mark.parametrize(
+  "split", ["", "[:3]", "train[", "train[3]", "train[:x]", "train[:3]+test"]
+)
+def test_malformed_slices_are_refused(split):
+  with pytest.raises(UserError, match="give a name such as 'train'"):
+    splits.parse(split)
+
+
+@pytest.mark.parametrize("split", ["train[6:]", "train[4:2]", "train[:1%]"])
+def test_empty_slices_are_refused(split, modelnet):
+  with pytest.raises(UserError, match=r"has none of the 6 objects of 'train'"):
+    open_source("mesh_folder", split, directory=str(modelnet))
+
+
+# Errors
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_missing_folders_and_splits_are_named(name, tmp_path):
+  directory = WRITERS[name](tmp_path / "data")
+  leaf = rf"config\.data\.source_args\.{name}\.directory"
+  for given, split, message in (
+    ("", "train", f"no directory is given; set {leaf}, expected"),
+    (str(tmp_path / "no"), "train", "no directory '.*no'; expected"),
+    (
+      str(directory),
+      "valid",
+      "valid.*; expected .*SPLIT|valid.*; expected the",
+    ),
+    (str(directory.parent), "train", "; expected"),
+  ):
+    with pytest.raises(UserError, match=message):
+      open_source(name, split, directory=given)
+  with pytest.raises(UserError, match="unknown source 'x'"):
+    open_source("x", "train")
+
+
+def test_a_split_at_both_depths_is_refused(modelnet):
+  mesh = tiny_points.off()
+  tiny_points.write(modelnet / "train/cube/cube_0001.off", mesh)
+  with pytest.raises(UserError, match=r"'train' has to be either a folder"):
+    open_source("mesh_folder", "train", directory=str(modelnet))
+
+
+def test_damaged_meshes_are_replaced_and_do_not_count(modelnet):
+  tiny_points.write(modelnet / "cube/test/cube_0004.off", "OFF\n8 6")
+  source = open_source("mesh_folder", "test", directory=str(modelnet))
+  batches = pipeline.eval_dataset(
+    source,
+    global_batch=4,
+    transform=lambda x: {**x, "faces": 0, "vertices": sampling.sample(x, 5)},
+  )
+  (batch,) = batches
+  bad = list(source.source.names).index("cube/cube_0004")
+  assert batch["mask"].tolist() == [float(i != bad) for i in range(4)]
+  shutil.rmtree(modelnet / "night_stand")
+  for path in (modelnet / "cube/test").iterdir():
+    path.write_text("OFF\n8 6")
+  source = open_source("mesh_folder", "test", directory=str(modelnet))
+  with pytest.raises(UserError, match=r"2 objects cannot be .*cube_0004\.off"):
+    source[0]
+
+
+def test_listed_clouds_without_a_file_are_replaced(tmp_path, warnings):
+  directory = tiny_points.write_resampled(tmp_path)
+  (directory / "cube/cube_0002.txt").unlink()
+  (directory / "night_stand/night_stand_0001.txt").write_text("1,2\n")
+  source = open_source("resampled_text", "train", directory=str(directory))
+  assert sum(int(x["unreadable"]) for x in _all(source)) == 2
+  assert any("cube_0002.txt': no such file" in line for line in warnings)
+
+
+def test_lists_of_unknown_classes_are_refused(tmp_path):
+  directory = tiny_points.write_resampled(tmp_path)
+  tiny_points.write(directory / "modelnet40_train.txt", "sofa_0001\n")
+  with pytest.raises(UserError, match="'sofa', which is not in modelnet40_sha"):
+    open_source("resampled_text", "train", directory=str(directory))
+  tiny_points.write(directory / "modelnet10_train.txt", "cube_0001\n")
+  tiny_points.write(directory / "modelnet10_shape_names.txt", "cube\n")
+  source = open_source(
+    "resampled_text", "train", directory=str(directory), prefix="modelnet10"
+  )
+  assert source.class_names == ("cube",)
+
+
+def _rewrite(path, **arrays):
+  import h5py
+
+  with h5py.File(path, "w") as file:
+    for name, array in arrays.items():
+      file[name] = array
+
+
+CLOUDS = np.zeros((3, 16, 3))
+
+
+@pytest.mark.parametrize(
+  ("damage", "message"),
+  [
+    (lambda path: path.unlink(), "cannot be read: .*unable"),
+    (
+      lambda path: path.write_bytes(path.read_bytes()[:999]),
+      "be read: .*trunc",
+    ),
+    (lambda path: path.write_text("no HDF5"), "cannot be read: .*signature"),
+    (lambda path: _rewrite(path, data=CLOUDS), "cannot be read.*label"),
+    (lambda path: _rewrite(path, data=[b"a"], label=[0]), "cannot be read"),
+    (
+      lambda path: _rewrite(path, data=CLOUDS, label=[0]),
+      r"data \[3, 16, 3\] and 1 labels",
+    ),
+    (
+      lambda path: _rewrite(path, data=CLOUDS[..., :2], label=[0, 0, 0]),
+      r"data \[3, 16, 2\]",
+    ),
+    (
+      lambda path: _rewrite(path, data=CLOUDS, label=[0, 1, 2]),
+      "labels from 0 to 2, and shape_names.txt has 2 names",
+    ),
+    (
+      lambda path: _rewrite(path, data=CLOUDS[:, :9], label=[0, 1, 1]),
+      r"clouds of \[9, 16\] points each",
+    ),
+  ],
+)
+def test_damaged_hdf5_files_are_named(damage, message, tmp_path):
+  directory = tiny_points.write_hdf5(tmp_path)
+  damage(directory / "ply_data_train0.h5")
+  with pytest.raises(UserError, match=f"(?i){message}") as error:
+    open_source("hdf5", "train", directory=str(directory))
+  assert "\n" not in str(error.value)
+
+
+def test_a_cloud_with_a_damaged_coordinate_is_replaced(tmp_path, warnings):
+  directory = tiny_points.write_hdf5(tmp_path, sizes=(3,))
+  clouds = CLOUDS.copy()
+  clouds[1, 4] = np.nan
+  _rewrite(directory / "ply_data_train0.h5", data=clouds, label=[0, 1, 0])
+  source = open_source("hdf5", "train", directory=str(directory))
+  assert sum(int(x["unreadable"]) for x in _all(source)) == 1
+  assert "'ply_data_train0/0001' has a coordinate" in warnings[0]
+
+
+def test_the_command_that_installs_h5py_is_named(tmp_path, monkeypatch):
+  directory = tiny_points.write_hdf5(tmp_path)
+  real_import = builtins.__import__
+
+  def import_(name, *args, **kwargs):
+    if name == "h5py":
+      raise ImportError(name)
+    return real_import(name, *args, **kwargs)
+
+  monkeypatch.setattr(builtins, "__import__", import_)
+  with pytest.raises(
+    UserError, match=r"h5py: pip install 'perceiver_jax\[points\]'"
+  ):
+    open_source("hdf5", "train", directory=str(directory))
