@@ -19,14 +19,9 @@ status is 1 if a clip or a record is unreadable, else 0.
 
 import dataclasses
 import functools
-import json
-import multiprocessing
 import os
 from collections.abc import Sequence
-from concurrent import futures
-from concurrent.futures import process
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 from tqdm import tqdm
@@ -36,7 +31,7 @@ from perceiver_jax.data.clips import files as clip_files
 from perceiver_jax.data.clips import shard_writer
 from perceiver_jax.data.clips import shards as clip_shards
 from perceiver_jax.data.clips.windows import Window
-from perceiver_jax.data.core import records
+from perceiver_jax.data.core import record_writer, records
 from perceiver_jax.errors import UserError
 
 _DIRECTORY = flags.DEFINE_string("directory", "", "Folder of lists and clips.")
@@ -122,70 +117,36 @@ def prepare(
     UserError: No clip can be read, existing files were made with other
       settings or from other clips, or a process was killed.
   """
-  index.parent.mkdir(parents=True, exist_ok=True)
-  jobs = _jobs(source, index, min(num_files, len(source)))
-  _check_same(index, settings, source)
-  shard_writer.remove_stale(index)
-  notes = _written(jobs, settings, num_workers)
-  readable = [number for note in notes for number in note["kept"]]
-  bad = [reason for note in notes for reason in note["bad"]]
-  for reason in bad[:_MAX_PRINTED]:
+  written = record_writer.write_split(
+    index,
+    record_writer.Examples(
+      source.segments,
+      functools.partial(shard_writer.read_whole, settings=settings),
+      functools.partial(shard_writer.fingerprint, root=source.root),
+      "clips",
+      dataclasses.asdict(settings),
+    ),
+    num_files,
+    num_workers,
+  )
+  for reason in written.bad[:_MAX_PRINTED]:
     print(reason)
   print(
-    f"{index.stem}: {len(readable):,} clips in {len(jobs)} files;"
-    f" {len(bad):,} cannot be read, {len(source.missing):,} have no file"
+    f"{index.stem}: {len(written.kept):,} clips in"
+    f" {min(num_files, len(source))} files; {len(written.bad):,} cannot be"
+    f" read, {len(source.missing):,} have no file"
   )
-  if not readable:
-    raise UserError(f"none of the {len(source):,} clips can be read")
   contents = {
-    "files": {
-      f"{job.path.name}.array_record": len(note["kept"])
-      for job, note in zip(jobs, notes, strict=True)
-      if note["kept"]
-    },
-    "names": [_name(source, number) for number in readable],
-    "labels": [source.labels[number] for number in readable],
+    "files": written.files,
+    "names": [_name(source, number) for number in written.kept],
+    "labels": [source.labels[number] for number in written.kept],
     "class_names": source.class_names,
-    "bad": bad,
+    "bad": written.bad,
     "missing": source.missing,
     **dataclasses.asdict(settings),
   }
   records.write_json(index, contents)
-  return bad
-
-
-def _jobs(
-  source: clip_files.ClipFiles, index: Path, num_files: int
-) -> list[shard_writer.Job]:
-  """Divides the clips among files, each taking every `num_files`-th."""
-  numbered, jobs = list(enumerate(source.segments)), []
-  for number in range(num_files):
-    clips = numbered[number::num_files]
-    mark = shard_writer.fingerprint((clip for _, clip in clips), source.root)
-    name = f"{index.stem}-{number:05d}-of-{num_files:05d}"
-    jobs.append(shard_writer.Job(index.with_name(name), clips, mark))
-  return jobs
-
-
-def _written(
-  jobs: Sequence[shard_writer.Job],
-  settings: shard_writer.Settings,
-  num_workers: int,
-) -> list[Any]:
-  """Writes the missing files; returns a summary of each."""
-  write = functools.partial(shard_writer.write_file, settings)
-  # A fork would lose the threads of the decoding libraries.
-  context = multiprocessing.get_context("spawn")
-  try:
-    with futures.ProcessPoolExecutor(num_workers, context) as pool:
-      done = pool.map(write, jobs)
-      return list(tqdm(done, "files", len(jobs), leave=False, disable=None))
-  except process.BrokenProcessPool as error:
-    raise UserError(
-      "a process that prepares clips was killed (by the system, if memory ran"
-      " out); run the same command to resume, with a smaller --num_workers than"
-      f" {num_workers} if it happens again"
-    ) from error
+  return written.bad
 
 
 def check(index: Path) -> list[str]:
@@ -225,31 +186,6 @@ def check(index: Path) -> list[str]:
     f" each, {len(bad):,} of them damaged"
   )
   return bad
-
-
-def _check_same(
-  index: Path, settings: shard_writer.Settings, source: clip_files.ClipFiles
-) -> None:
-  """Checks that existing files have the same clips and settings.
-
-  Raises:
-    UserError: They differ.
-  """
-  path = index.with_name(f"{index.stem}.settings.json")
-  expected = {
-    **dataclasses.asdict(settings),
-    "clips": len(source),
-    # Records are identified by the clips' numbers in the list.
-    "list": shard_writer.fingerprint(source.segments, source.root),
-  }
-  if not path.is_file():
-    records.write_json(path, expected)
-  elif json.loads(path.read_text(encoding="utf-8")) != expected:
-    raise UserError(
-      f"{str(index.parent)!r} has files made with other settings, or from other"
-      f" clips or in another order (see {path.name}); give another --output, or"
-      f" remove {index.stem}-*-of-* and {path.name} there"
-    )
 
 
 def _name(source: clip_files.ClipFiles, number: int) -> str:

@@ -1,18 +1,11 @@
-"""Writes clips to ArrayRecord files, which `shards` reads.
-
-Files appear only when complete, each with a note that lists its contents.
-`scripts.data.prepare_clips` writes all files of a split.
-"""
+"""Reads whole clips and encodes them as the records that `shards` reads."""
 
 import dataclasses
-import glob
 import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -20,7 +13,6 @@ from perceiver_jax.data.clips import audio, video
 from perceiver_jax.data.clips import files as clip_files
 from perceiver_jax.data.clips import shards as clip_shards
 from perceiver_jax.data.clips.files import Segment
-from perceiver_jax.data.core import records
 from perceiver_jax.data.images import resizing
 from perceiver_jax.errors import UserError
 
@@ -44,20 +36,6 @@ class Settings:
   quality: int
 
 
-class Job(NamedTuple):
-  """A file to be written.
-
-  Attributes:
-    path: path without suffix.
-    clips: clips with their numbers in the split.
-    fingerprint: hash of the clips.
-  """
-
-  path: Path
-  clips: Sequence[tuple[int, Segment]]
-  fingerprint: str
-
-
 def fingerprint(segments: Iterable[Segment], root: str) -> str:
   """Returns a hash of the clips and their order.
 
@@ -70,72 +48,6 @@ def fingerprint(segments: Iterable[Segment], root: str) -> str:
     clip = [os.path.relpath(path, root), start, stop]
     digest.update(json.dumps(clip).encode() + b"\n")
   return digest.hexdigest()
-
-
-def write_file(settings: Settings, job: Job) -> dict[str, Any]:
-  """Writes a file with its note, unless both exist already.
-
-  Args:
-    settings: settings of stored clips.
-    job: the file.
-
-  Returns:
-    The note: `kept`, the numbers of the clips in the file; `bad`, the errors of
-    unreadable clips; and `made_of` and `checksum`, which identify the file.
-  """
-  target = job.path.with_name(f"{job.path.name}.array_record")
-  # Written last, so that its existence implies a complete file.
-  note_path = job.path.with_name(f"{job.path.name}.note.json")
-  made_of = {**dataclasses.asdict(settings), "list": job.fingerprint}
-  note = _read_note(note_path, target)
-  if note.get("made_of") == made_of:
-    return note
-  kept: list[int] = []
-  bad: list[str] = []
-  records.write_records(target, _readable(settings, job, kept, bad))
-  note = {
-    "made_of": made_of,
-    "kept": kept,
-    "bad": bad,
-    "checksum": records.checksum(target),
-  }
-  records.write_json(note_path, note)
-  return note
-
-
-def _readable(
-  settings: Settings, job: Job, kept: list[int], bad: list[str]
-) -> Iterator[bytes]:
-  """Yields the records of readable clips; fills `kept` and `bad`."""
-  for number, segment in job.clips:
-    try:
-      record = read_whole(segment, settings)
-    except UserError as error:
-      bad.append(str(error))
-      continue
-    yield record
-    kept.append(number)
-
-
-def remove_stale(index: Path) -> None:
-  """Removes partial files of a split left by killed processes.
-
-  Args:
-    index: path of SPLIT.json.
-  """
-  name = glob.escape(index.stem)
-  for pattern in ("-[0-9]*-of-[0-9]*", ".*json*"):
-    for path in index.parent.glob(f".{name}{pattern}.tmp"):
-      path.unlink()
-
-
-def _read_note(note_path: Path, target: Path) -> dict[str, Any]:
-  """Reads the note of a file; {} if the file was changed since."""
-  try:
-    note = json.loads(note_path.read_text(encoding="utf-8"))
-  except (OSError, ValueError):
-    return {}
-  return note if note.get("checksum") == records.checksum(target) else {}
 
 
 def read_whole(segment: Segment, settings: Settings) -> bytes:

@@ -6,8 +6,7 @@ SPLIT.json and SPLIT-00000-of-00016.array_record and so on, written by
 """
 
 import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -25,7 +24,7 @@ class ClipShards:
   """Clips of prepared files; see `shards`.
 
   Args:
-    files: number of clips in each file, by path.
+    stored: record of each clip.
     labels: indices of each clip's classes in `class_names`.
     class_names: name of each class.
     rates: stored frames and samples per second.
@@ -36,7 +35,7 @@ class ClipShards:
 
   def __init__(
     self,
-    files: Mapping[str, int],
+    stored: records.Records,
     labels: Sequence[Sequence[int]],
     class_names: Sequence[str],
     rates: tuple[float, int],
@@ -45,16 +44,7 @@ class ClipShards:
     self.names = tuple(names)
     self.labels = tuple(map(tuple, labels))
     self.class_names = tuple(class_names)
-    self._records, self._rates = records.Records(files), rates
-
-  def __reduce__(self) -> tuple:
-    return ClipShards, (
-      self._records.files,
-      self.labels,
-      self.class_names,
-      self._rates,
-      self.names,
-    )
+    self._records, self._rates = stored, rates
 
   def __len__(self) -> int:
     return len(self.labels)
@@ -174,29 +164,19 @@ def shards(directory: str | os.PathLike[str], split: str) -> ClipShards:
   Raises:
     UserError: the split is missing or incomplete.
   """
-  index = Path(directory).expanduser() / f"{split}.json"
-  if not directory or not index.is_file():
-    raise UserError(
-      f"there is no {str(index)!r}; set"
-      " config.data.source_args.shards.directory to the folder that"
-      " scripts.data.prepare_clips has written"
-    )
-  contents = records.read_json(index)
-  files = {str(index.parent / k): n for k, n in contents["files"].items()}
-  missing = [path for path in files if not os.path.isfile(path)]
-  if missing:
-    raise UserError(
-      f"{len(missing)} of {len(files)} files of {str(index)!r} are missing, the"
-      f" first of them {missing[0]!r}; copy them or prepare the split again"
-    )
-  if sum(files.values()) != len(contents["labels"]):
-    raise UserError(
-      f"{str(index)!r} has labels of {len(contents['labels']):,} clips and"
-      f" files of {sum(files.values()):,}; prepare the split again"
-    )
+  contents, stored = records.open_split(
+    directory,
+    split,
+    "config.data.source_args.shards.directory",
+    "scripts.data.prepare_clips",
+  )
   rates = (contents["fps"], contents["sample_rate"])
   return ClipShards(
-    files, contents["labels"], contents["class_names"], rates, contents["names"]
+    stored,
+    contents["labels"],
+    contents["class_names"],
+    rates,
+    contents["names"],
   )
 
 

@@ -97,6 +97,47 @@ def _num_records(path: str) -> int:
     return -1
 
 
+def open_split(
+  directory: str | os.PathLike[str], split: str, leaf: str, script: str
+) -> tuple[dict[str, Any], Records]:
+  """Opens a prepared split: SPLIT.json and the files that it lists.
+
+  Args:
+    directory: folder of the split.
+    split: name of the split.
+    leaf: leaf of the config with the directory, for the error.
+    script: name of the script that prepares such data, for the error.
+
+  Returns:
+    The contents of SPLIT.json, among them `files` and a label for each record,
+    `labels`; and the records.
+
+  Raises:
+    UserError: the split is missing or incomplete.
+  """
+  index = Path(directory).expanduser() / f"{split}.json"
+  if not directory or not index.is_file():
+    raise UserError(
+      f"there is no {str(index)!r}; set {leaf} to the folder that {script} has"
+      " written"
+    )
+  contents = read_json(index)
+  files = {str(index.parent / k): n for k, n in contents["files"].items()}
+  missing = [path for path in files if not os.path.isfile(path)]
+  if missing:
+    raise UserError(
+      f"{len(missing)} of {len(files)} files of {str(index)!r} are missing, the"
+      f" first of them {missing[0]!r}; copy them or prepare the split again"
+    )
+  opened, count = Records(files), len(contents["labels"])
+  if len(opened) != count:
+    raise UserError(
+      f"{str(index)!r} has {count:,} labels and files of {len(opened):,}"
+      " records; prepare the split again"
+    )
+  return contents, opened
+
+
 def encode(arrays: Mapping[str, np.ndarray], compress: bool = False) -> bytes:
   """Encodes arrays as a record."""
   file = io.BytesIO()

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 from perceiver_jax.data.core.source import Source, make_named
-from perceiver_jax.data.points import hdf5, object_files
+from perceiver_jax.data.points import hdf5, object_files, shards
 
 SOURCES: dict[str, Callable[..., Source]] = {
   "mesh_folder": object_files.mesh_folder,
   "resampled_text": object_files.resampled_text,
   "hdf5": hdf5.hdf5,
+  "shards": shards.shards,
 }
 
 

@@ -165,7 +165,7 @@ def test_an_index_of_other_files_is_refused(directory):
   index = directory / "train.json"
   content = json.loads(index.read_text())
   index.write_text(json.dumps({**content, "labels": [[0]]}))
-  with pytest.raises(UserError, match="labels of 1 clips and files of 2"):
+  with pytest.raises(UserError, match="has 1 labels and files of 2 records"):
     _source(directory)
   content["files"]["train-0.array_record"] = 2
   index.write_text(json.dumps({**content, "labels": [[0]] * 3}))
