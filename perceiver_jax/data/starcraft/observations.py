@@ -1,0 +1,293 @@
+"""Recorded observations: a folder of `.npz` files, or ArrayRecord files.
+
+Both have a `manifest.json` with the names of the unit types and of the actions,
+by index. An observation is a dict of arrays as described in `features`. It is
+either a file, REPLAY/NAME.npz, or a record of the files that
+`scripts.data.prepare_replays` writes.
+
+The test split consists of whole replays: two observations of the same game
+resemble each other too much for one to test what was learned from the other.
+"""
+
+import hashlib
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perceiver_jax.checks import check_choice
+from perceiver_jax.data.core import records
+from perceiver_jax.data.core.skip_unreadable import SkipUnreadable
+from perceiver_jax.data.core.source import Example
+from perceiver_jax.data.starcraft import features
+from perceiver_jax.errors import UserError
+
+MANIFEST = "manifest.json"
+SPLITS = ("train", "test")
+_MAX_BYTES = 2**26  # Of the arrays of an observation.
+_KNOWN = dict.fromkeys(
+  [feature.name for feature in features.FEATURES] + list(features.TARGETS)
+)
+
+
+class Observations:
+  """Recorded observations, read and checked when fetched.
+
+  Args:
+    contents: files or records by number, as bytes.
+    numbers: the numbers of the observations.
+    names: name of each observation, for errors.
+    unit_type_names: name of each type of unit.
+    class_names: name of each action.
+  """
+
+  in_memory = False
+  group_names: tuple[str, ...] = ()
+
+  def __init__(
+    self,
+    contents: Any,
+    numbers: Sequence[int],
+    names: Sequence[str],
+    unit_type_names: Sequence[str],
+    class_names: Sequence[str],
+  ):
+    self._contents, self._numbers = contents, tuple(numbers)
+    self.names = tuple(names)
+    self.unit_type_names = tuple(unit_type_names)
+    self.class_names = tuple(class_names)
+    self.num_classes = len(self.class_names)
+
+  def __len__(self) -> int:
+    return len(self._numbers)
+
+  def __getitem__(self, index: int) -> Example:
+    """Returns an observation.
+
+    Raises:
+      UserError: it is damaged or has an impossible value.
+    """
+    try:
+      contents = self._contents[self._numbers[index]]
+      observation = records.decode(contents, _MAX_BYTES)
+      check(observation, len(self.unit_type_names), len(self.class_names))
+    except UserError as error:
+      raise UserError(f"observation {self.names[index]!r}: {error}") from error
+    return observation
+
+
+class ReadableObservations(SkipUnreadable):
+  """Observations, unreadable ones replaced by the next.
+
+  Its arguments are those of `SkipUnreadable`.
+  """
+
+  group_names: tuple[str, ...] = ()
+
+  @property
+  def unit_type_names(self) -> tuple[str, ...]:
+    """Returns the name of each type of unit."""
+    return self.source.unit_type_names
+
+
+def observation_files(
+  directory: str | os.PathLike[str],
+  split: str,
+  test_share: float = 0.1,
+  max_unreadable_share: float = 0.01,
+) -> ReadableObservations:
+  """Returns the observations laid out as `directory/REPLAY/*.npz`.
+
+  Args:
+    directory: contains a folder per replay, and `manifest.json` with the lists
+      of names `unit_types` and `actions`.
+    split: "train" or "test".
+    test_share: share of the replays that are held out for the test split.
+    max_unreadable_share: share of the observations that may be unreadable; a
+      higher share is an error once there are more than ten.
+
+  Raises:
+    UserError: the directory or its manifest is missing, or has no observations.
+  """
+  root, manifest = _open(directory, "files")
+  loose = sorted(root.glob("*.npz"))
+  if loose:
+    raise UserError(
+      f"{str(loose[0])!r} belongs to no replay; give each replay a folder of"
+      f" its own in {str(root)!r}, so that whole replays are held out"
+    )
+  paths = sorted(root.glob("*/*.npz"))
+  if not paths:
+    raise UserError(
+      f"{str(root)!r} has no file REPLAY/*.npz; set"
+      " config.data.source_args.files.directory to a folder that has"
+    )
+  replays = [path.parent.name for path in paths]
+  kept = _of_split(replays, split, test_share)
+  observations = Observations(
+    _Files(paths),
+    kept,
+    [str(paths[i].relative_to(root)) for i in kept],
+    manifest["unit_types"],
+    manifest["actions"],
+  )
+  return ReadableObservations(observations, max_unreadable_share, "observation")
+
+
+def observation_shards(
+  directory: str | os.PathLike[str],
+  split: str,
+  test_share: float = 0.1,
+  max_unreadable_share: float = 0.01,
+) -> ReadableObservations:
+  """Returns the observations that `scripts.data.prepare_replays` has written.
+
+  Args:
+    directory: its output folder.
+    split: "train" or "test".
+    test_share: as for `observation_files`.
+    max_unreadable_share: as for `observation_files`.
+
+  Raises:
+    UserError: the directory is not such a folder, or incomplete.
+  """
+  root, manifest = _open(directory, "shards")
+  try:
+    files = {str(root / name): n for name, n in manifest["files"].items()}
+    counts = [(each["name"], each["observations"])
+              for each in manifest["replays"]]  # fmt: skip
+  except (KeyError, TypeError, AttributeError) as error:
+    raise UserError(
+      f"{str(root / MANIFEST)!r} lists no files of records ({error!r}); give a"
+      " folder that scripts.data.prepare_replays has written, or set"
+      " config.data.source=files for a folder of .npz files"
+    ) from error
+  missing = [path for path in files if not os.path.isfile(path)]
+  replays = [name for name, count in counts for _ in range(count)]
+  if missing or len(replays) != sum(files.values()):
+    what = (
+      f"lacks {missing[0]!r}"
+      if missing
+      else f"lists {len(replays):,} observations and"
+      f" {sum(files.values()):,} records"
+    )
+    raise UserError(f"{str(root)!r} {what}; prepare it again")
+  kept = _of_split(replays, split, test_share)
+  observations = Observations(
+    records.Records(files),
+    kept,
+    [f"{i} of {replays[i]}" for i in kept],
+    manifest["unit_types"],
+    manifest["actions"],
+  )
+  return ReadableObservations(observations, max_unreadable_share, "observation")
+
+
+def check(
+  observation: Mapping[str, np.ndarray], num_unit_types: int, num_actions: int
+) -> None:
+  """Checks the names, types, shapes and values of an observation.
+
+  Args:
+    observation: arrays by name.
+    num_unit_types: number of unit types.
+    num_actions: number of actions.
+
+  Raises:
+    UserError: an array is unknown, missing or has an impossible value.
+  """
+  for name, array in observation.items():
+    if name not in _KNOWN:
+      raise UserError(f"unknown array {name!r}; there are: {', '.join(_KNOWN)}")
+    if array.dtype.kind not in "biuf":
+      raise UserError(f"array {name!r} is {array.dtype}; give numbers")
+    if np.isinf(array).any():
+      raise UserError(f"array {name!r} has an infinite value; NaN is unknown")
+  for name in features.TARGETS:
+    if name in observation and observation[name].shape:
+      raise UserError(
+        f"array {name!r} has shape {observation[name].shape}; give a scalar"
+      )
+  features.check_targets(observation, num_actions)
+  features.encode(observation)  # Checks the shapes.
+  for name in features.REQUIRED:
+    if np.isnan(observation[name]).any():
+      raise UserError(f"array {name!r} has a NaN; every entity has a {name}")
+  largest = observation["unit_type"].max(initial=-1)
+  if largest >= num_unit_types:
+    raise UserError(
+      f"array 'unit_type' has {largest}; the manifest names the types 0 to"
+      f" {num_unit_types - 1}"
+    )
+
+
+def held_out(replays: Collection[str], share: float) -> frozenset[str]:
+  """Returns the names of the replays of the test split.
+
+  They are chosen by a hash of their names, so that the choice depends on
+  neither the order nor the contents.
+
+  Raises:
+    UserError: one of the splits would be empty.
+  """
+  digest = lambda name: hashlib.sha256(name.encode()).digest()
+  ordered = sorted(set(replays), key=digest)
+  count = round(share * len(ordered))
+  if share > 0:
+    count = max(count, 1)
+  if not 0 <= share < 1 or count >= max(len(ordered), 1):
+    raise UserError(
+      f"test_share={share} of {len(ordered)} replays leaves none to train on;"
+      " give a share below 1, and at least two replays"
+    )
+  return frozenset(ordered[:count])
+
+
+def _of_split(
+  replays: Sequence[str], split: str, test_share: float
+) -> list[int]:
+  """Returns the numbers of the observations of a split."""
+  check_choice(split, SPLITS, "split", "recorded observations")
+  tested = held_out(replays, test_share)
+  is_test = split == "test"
+  return [i for i, name in enumerate(replays) if (name in tested) == is_test]
+
+
+def _open(
+  directory: str | os.PathLike[str], source: str
+) -> tuple[Path, Mapping[str, Any]]:
+  """Returns a folder of observations and its manifest."""
+  root = Path(directory).expanduser()
+  if not directory or not (root / MANIFEST).is_file():
+    raise UserError(
+      f"there is no {str(root / MANIFEST)!r}; set"
+      f" config.data.source_args.{source}.directory to a folder of recorded"
+      " observations (docs/starcraft.md describes them)"
+    )
+  manifest = records.read_json(root / MANIFEST)
+  for name in ("unit_types", "actions"):
+    names = manifest.get(name) if isinstance(manifest, dict) else None
+    is_list = isinstance(names, list) and all(isinstance(x, str) for x in names)
+    if not is_list or not names:
+      raise UserError(
+        f"{str(root / MANIFEST)!r} has no list of names {name!r}; give one"
+      )
+  return root, manifest
+
+
+class _Files:
+  """The contents of files by number."""
+
+  def __init__(self, paths: Sequence[Path]):
+    self._paths = tuple(paths)
+
+  def __getitem__(self, number: int) -> bytes:
+    path = self._paths[number]
+    try:
+      if path.stat().st_size > _MAX_BYTES:
+        raise UserError(f"has more than {_MAX_BYTES:,} bytes")
+      return path.read_bytes()
+    except OSError as error:
+      raise UserError(f"can't be read ({error.strerror})") from error
