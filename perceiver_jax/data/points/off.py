@@ -70,24 +70,35 @@ def _counts(line: str) -> tuple[int, int]:
 
 
 def _vertices(lines: list[str]) -> np.ndarray:
-  rows = [line.split(maxsplit=3)[:3] for line in lines]
+  """Returns float32 [v, 3]; what does not fit becomes infinite."""
+  if not lines:
+    return np.zeros((0, 3), np.float32)
   try:
-    with np.errstate(over="ignore"):  # The result is checked for infinity.
-      return np.array(rows, np.float64).reshape(-1, 3).astype(np.float32)
+    rows = np.loadtxt(lines, usecols=(0, 1, 2), ndmin=2)
   except ValueError as error:
-    raise ValueError(f"a vertex is not three numbers ({error})") from error
+    raise ValueError(f"a vertex is not three numbers: {error}") from error
+  with np.errstate(over="ignore"):
+    return rows.astype(np.float32)
 
 
 def _faces(lines: list[str]) -> np.ndarray:
   """Returns the corners of all triangles, int64 [f, 3]."""
-  triangles = []
   try:
-    for line in lines:
-      size, *corners = line.split()
-      if not 0 <= int(size) <= len(corners):
-        raise ValueError(f"{line[:40]!r}")
-      edges = itertools.pairwise(corners[1 : int(size)])
-      triangles.extend((corners[0], *edge) for edge in edges)
-    return np.array(triangles, np.int64).reshape(-1, 3)
+    if lines and all(line.startswith("3 ") for line in lines):
+      columns = 1, 2, 3
+      return np.loadtxt(lines, np.int64, None, usecols=columns, ndmin=2)
+    return _fans(lines)
   except (ValueError, OverflowError) as error:
     raise ValueError(f"a face is malformed: {error}") from error
+
+
+def _fans(lines: list[str]) -> np.ndarray:
+  """Divides each polygon into a fan of triangles."""
+  triangles = []
+  for line in lines:
+    size, *corners = line.split()
+    if not 0 <= int(size) <= len(corners):
+      raise ValueError(f"{line[:40]!r}")
+    edges = itertools.pairwise(corners[1 : int(size)])
+    triangles.extend((corners[0], *edge) for edge in edges)
+  return np.array(triangles, np.int64).reshape(-1, 3)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import tiny_points
 import trimesh
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from perceiver_jax.data.points import files, off, sampling
 from perceiver_jax.errors import UserError
@@ -123,6 +125,9 @@ def test_polygons_become_fans_and_colors_are_ignored():
     (tiny_points.off().replace("1.0", "1e39"), "not a finite number"),
     (tiny_points.off().replace("1.0", "0.0"), "no face has an area"),
     ("OFF\n3 0 0\n0 0 0\n0 0 1\n0 1 0\n", "no face has an area"),
+    ("OFF\n3 1 0\n0 0 0\n0 0 1\n0 1 0\n3 0 1\n", "a face is malformed"),
+    ("OFF\n3 1 0\n0 0 0\n0 0 1\n0 1 0\n3 0 1 x\n", "a face is malformed"),
+    ("OFF\n3 1 0\n0 0 0\n0 0 1\n0 1 0\n3 0 1 3\n", "vertex 3, and there"),
   ],
 )
 def test_damaged_off_files_are_named(tmp_path, data, message):
@@ -220,6 +225,43 @@ def test_wrong_arrays_are_named(tmp_path, data, message):
     UserError, match=rf"bad\.npy' cannot be read: .*{message}"
   ):
     files.read(path)
+
+
+@settings(deadline=None, max_examples=200)
+@given(data=st.data())
+def test_changed_bytes_are_read_or_named(tmp_path_factory, data):
+  suffix, whole = data.draw(
+    st.sampled_from(
+      [
+        (".off", tiny_points.off().encode()),
+        (".ply", _PLY.encode()),
+        *((f".{kind}", _exported(kind)) for kind in ("off", "ply", "stl")),
+        (".obj", _box_of_quads(".obj").encode()),
+        (".npy", _npy(POINTS)),
+        (".xyz", b"0 1 2\n3 4 5.5\n"),
+      ]
+    )
+  )
+  changed = bytearray(whole)
+  for _ in range(data.draw(st.integers(1, 3))):
+    place = data.draw(st.integers(0, len(whole) - 1))
+    changed[place] = data.draw(st.integers(0, 255))
+  length = data.draw(st.integers(0, len(whole)) | st.just(len(whole)))
+  path = tmp_path_factory.mktemp("fuzz") / f"changed{suffix}"
+  tiny_points.write(path, bytes(changed[:length]))
+  try:
+    example = files.read(path)
+  except UserError as error:
+    message = str(error)
+  else:
+    message = ""
+  if message:
+    assert path.name in message
+    assert "\n" not in message
+    return
+  points = sampling.sample(example, 10)
+  assert points.shape == (10, 3)
+  assert np.isfinite(points).all()
 
 
 def test_only_regular_files_of_limited_size_are_read(tmp_path, monkeypatch):
