@@ -116,12 +116,21 @@ def saved_run() -> tuple[Any, Any, Path]:
   from perceiver_jax.training import workdir as workdir_lib
 
   folder = workdir()
-  saved = workdir_lib.read_config(folder)
+  saved = workdir_lib.read_config(folder, "data", "model")
   if flags.FLAGS.config is not None:
     workdir_lib.check_config(folder, config())
     saved = config()
-  task = tasks.make_task(saved, workdir_lib.read_metadata(folder))
-  return saved, task, folder
+  metadata = workdir_lib.read_metadata(folder)
+  try:
+    return saved, tasks.make_task(saved, metadata), folder
+  except UserError:
+    raise
+  except (AttributeError, LookupError, TypeError, ValueError) as error:
+    raise UserError(
+      f"--workdir={folder}: its {workdir_lib.CONFIG_FILE} is not that of a run"
+      f" ({type(error).__name__}: {error}); restore the file, or give another"
+      " --workdir"
+    ) from error
 
 
 def run(main: Main) -> None:

@@ -58,7 +58,7 @@ def run(arguments: Sequence[str]) -> None:
 def _model() -> tuple[Mapping[str, Any], weights_lib.Weights | None]:
   """Returns the spec of the model, and the weights if --weights is given."""
   if models.uses_run():
-    return workdir.read_config(launch.workdir()).model.to_dict(), None
+    return workdir.read_config(launch.workdir(), "model").model.to_dict(), None
   if not flags.FLAGS.weights:
     raise UserError(
       "no model is given: --weights takes a file or folder, --workdir a run"

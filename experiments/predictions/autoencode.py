@@ -60,7 +60,7 @@ def run(arguments: Sequence[str]) -> None:
 def _run_settings() -> tuple[_Rates, Sequence[str]]:
   """Returns rates and class names of the run in --workdir."""
   folder = launch.workdir()
-  data = workdir.read_config(folder).data
+  data = workdir.read_config(folder, "data").data
   names = workdir.read_metadata(folder).get("class_names", ())
   return _Rates(data.fps, data.sample_rate), names
 

@@ -70,7 +70,17 @@ def jit_apply(weights: Any, **options: Any) -> Callable[..., Any]:
   def apply(variables, raw, kwargs):
     return model.apply(*variables, None, raw, **kwargs, **options)[0]
 
-  return lambda raw, **kwargs: apply(variables, raw, kwargs)
+  def apply_or_explain(raw, **kwargs):
+    try:
+      return apply(variables, raw, kwargs)
+    except (ValueError, TypeError, ArithmeticError) as error:
+      raise UserError(
+        "the model can't be applied to these inputs: they have another size or"
+        " number of channels than the model was trained with, or the weights"
+        f" are damaged ({error})"
+      ) from error
+
+  return apply_or_explain
 
 
 def saved_run(task_class: type, ability: str) -> tuple[Any, Any, Path]:

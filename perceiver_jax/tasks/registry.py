@@ -44,7 +44,7 @@ def make_task(
   Raises:
     UserError: There is no such task, or the config does not match it.
   """
-  return _task_class(config.task)(config, metadata)
+  return _task_class(str(config.task))(config, metadata)
 
 
 def _task_class(name: str) -> type[Task]:

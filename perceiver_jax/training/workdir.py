@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from perceiver_jax import files
 from perceiver_jax.data.core.source import check_class_names
 from perceiver_jax.errors import UserError
 from perceiver_jax.training.logs.metric_writers import write_json
@@ -123,11 +124,15 @@ def writing(workdir: Path) -> Iterator[None]:
     ) from error
 
 
-def read_config(workdir: Path) -> ml_collections.ConfigDict:
+def read_config(workdir: Path, *sections: str) -> ml_collections.ConfigDict:
   """Reads the config of the run in a workdir.
 
+  Args:
+    workdir: the folder.
+    *sections: names of sections that the caller needs.
+
   Raises:
-    UserError: it holds no run.
+    UserError: it holds no run, or its config is damaged.
   """
   stored = _read(workdir / CONFIG_FILE)
   if stored is None:
@@ -135,12 +140,30 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
       f"--workdir={workdir} holds no run (there is no {CONFIG_FILE}); give the"
       " --workdir of a training run"
     )
+  for section in sections:
+    if not isinstance(stored.get(section), dict):
+      raise UserError(
+        f"{workdir / CONFIG_FILE} has no section {section!r}; restore the file,"
+        " or give another --workdir"
+      )
   return ml_collections.ConfigDict(_tuples(stored))
 
 
 def read_metadata(workdir: Path) -> dict[str, Any]:
-  """Reads `Task.metadata()` of the run; {} if it is missing."""
-  return _read(workdir / TASK_FILE) or {}
+  """Reads `Task.metadata()` of the run; {} if it is missing.
+
+  Raises:
+    UserError: the file is damaged.
+  """
+  path = workdir / TASK_FILE
+  metadata = _read(path) or {}
+  names = metadata.get("class_names", [])
+  if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+    raise UserError(
+      f"{path} has class_names that are not a list of names; restore the file,"
+      " or give another --workdir"
+    )
+  return metadata
 
 
 def versions() -> dict[str, str]:
@@ -179,7 +202,7 @@ def _commit() -> str:
 
 def _read(path: Path) -> dict[str, Any] | None:
   try:
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = files.read_json(path)
     if not isinstance(content, dict):
       raise ValueError("not a JSON object")
     return content

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
+from perceiver_jax import files
 from perceiver_jax.errors import UserError
-from perceiver_jax.models import zoo
-from perceiver_jax.weights import model
+from perceiver_jax.weights import model, spec_checks, tensors
 
 _FORMAT = "perceiver_jax"
 _COLLECTIONS = ("params", "state")
@@ -33,18 +31,15 @@ def save(path: str | os.PathLike, weights: model.Weights) -> None:
     raise UserError(
       f"{path}: the name of a weights file must end in .safetensors"
     )
-  tensors = {
+  arrays = {
     f"{collection}/{name}": np.asarray(leaf, order="C")
     for collection in _COLLECTIONS
     for name, leaf in model.flatten(getattr(weights, collection)).items()
   }
   header = {"format": _FORMAT, "spec": json.dumps(weights.spec)}
-  partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
   try:
-    partial.write_bytes(safetensors.numpy.save(tensors, header))
-    os.replace(partial, path)
+    tensors.write(path, arrays, header)
   except OSError as error:
-    partial.unlink(missing_ok=True)
     raise UserError(
       f"{path} can't be written: {error.strerror}; give another path"
     ) from error
@@ -54,22 +49,23 @@ def load(path: str | os.PathLike) -> model.Weights:
   """Loads a file written by `save`.
 
   Raises:
-    UserError: The file is missing, damaged or not of this project.
+    UserError: The file is missing, damaged or not of this project, or its spec
+      is not that of its arrays.
   """
+  header, arrays = tensors.read(path)
+  if header.get("format") != _FORMAT or "spec" not in header:
+    raise UserError(
+      f"{path} is a safetensors file of another project; for a Hugging Face"
+      " checkpoint, give the folder that holds it and config.json"
+    )
   try:
-    with safetensors.safe_open(os.fspath(path), framework="numpy") as file:
-      header = file.metadata() or {}
-      _check_header(header, path)
-      # The file is not a mapping; it has only `keys`.
-      tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-  except FileNotFoundError as error:
-    raise UserError(f"no weights file {str(path)!r}") from error
-  except (OSError, safetensors.SafetensorError) as error:
-    raise UserError(f"{path} can't be read: {error}") from error
-  spec = _lists_to_tuples(json.loads(header["spec"]))
-  params, state = (_collection(tensors, name) for name in _COLLECTIONS)
-  _check_spec(spec, path)
-  return model.Weights(spec, params, state)
+    spec = files.parse_json(header["spec"])
+  except ValueError as error:
+    raise UserError(f"{path} holds a damaged spec: {error}") from error
+  spec_checks.check_spec(spec, path)
+  params, state = (_collection(arrays, name) for name in _COLLECTIONS)
+  spec_checks.check_arrays(spec, params, path)
+  return model.Weights(_lists_to_tuples(spec), params, state)
 
 
 def _lists_to_tuples(value: Any) -> Any:
@@ -81,39 +77,13 @@ def _lists_to_tuples(value: Any) -> Any:
   return value
 
 
-def _collection(tensors: Mapping[str, Any], name: str) -> dict[str, Any]:
-  """Returns the tensors of one collection, without its prefix, as a tree."""
+def _collection(arrays: Mapping[str, Any], name: str) -> dict[str, Any]:
+  """Returns the arrays of one collection, without its prefix, as a tree."""
   prefix = name + "/"
   return model.unflatten(
     {
-      key.removeprefix(prefix): tensor
-      for key, tensor in tensors.items()
+      key.removeprefix(prefix): array
+      for key, array in arrays.items()
       if key.startswith(prefix)
     }
   )
-
-
-def _check_header(header: Mapping[str, str], path: str | os.PathLike) -> None:
-  if header.get("format") != _FORMAT or "spec" not in header:
-    raise UserError(
-      f"{path} is a safetensors file of another project; for a Hugging Face"
-      " checkpoint, give the folder that holds it and config.json"
-    )
-
-
-def _check_spec(spec: Any, path: str | os.PathLike) -> None:
-  sections = ("adapter", "encoder", "decoder")
-  if not isinstance(spec, dict) or not all(s in spec for s in sections):
-    raise UserError(f"{path} has no {', '.join(sections)} in its header")
-  kind = spec["decoder"].get("kind")
-  if kind not in zoo.DECODERS:
-    raise UserError(
-      f"{path} has a decoder of an unknown kind: {kind!r}; known are"
-      f" {', '.join(zoo.DECODERS)}"
-    )
-  kind = spec["adapter"].get("kind", "image")
-  if kind not in zoo.ADAPTERS:
-    raise UserError(
-      f"{path} has an adapter of an unknown kind: {kind!r}; known are"
-      f" {', '.join(zoo.ADAPTERS)}"
-    )

@@ -110,7 +110,7 @@ def _model_task(name: str) -> str:
 
 
 def _open(folder: Path) -> _Run:
-  config = workdir.read_config(folder)
+  config = workdir.read_config(folder, "data", "model")
   task = tasks.make_task(config, workdir.read_metadata(folder))
   if not isinstance(task, glue_task.Glue):
     raise UserError(f"{folder} holds a run of {config.task!r}, not of glue")

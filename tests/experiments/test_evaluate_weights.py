@@ -345,7 +345,7 @@ def test_weights_that_are_not_of_their_own_spec(refuses, file, smoke_flag):
   loaded = weights.load(file)
   loaded.spec["encoder"]["num_latents"] += 1
   weights.save(file, loaded)
-  parts = ["encoder/latents/embeddings is (", "in the file", "in the model"]
+  parts = ["encoder/latents/embeddings of shape (", "its spec makes it"]
   refuses("evaluate", f"--weights={file}", smoke_flag, parts=parts)
 
 

@@ -174,7 +174,18 @@ def test_a_folder_without_a_run_is_a_user_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "content", [b"", b'{"seed": 0', b"\xff\xfe", b"[]", b"null", b"3"]
+  "content",
+  [
+    b"",
+    b'{"seed": 0',
+    b"\xff\xfe",
+    b"[]",
+    b"null",
+    b"3",
+    b'{"a": ' + b"9" * 5000 + b"}",
+    b'{"a":' * 100 + b"0" + b"}" * 100,
+    b'{"a":' * 100_000,
+  ],
 )
 @pytest.mark.parametrize(
   "read",
@@ -190,6 +201,20 @@ def test_unreadable_json_is_a_user_error(folder, content, read):
     read(folder)
   assert str(error.value).startswith(f"{path} can't be read (")
   assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", ["{}", '{"model": 3, "data": {}}'])
+def test_a_config_without_its_sections_is_refused(tmp_path, content):
+  (tmp_path / "config.json").write_text(content)
+  with pytest.raises(UserError, match="has no section"):
+    workdir.read_config(tmp_path, "data", "model")
+
+
+@pytest.mark.parametrize("names", [3, "ab", [1, 2], {"a": 1}, None])
+def test_class_names_that_are_no_names_are_refused(tmp_path, names):
+  (tmp_path / "task.json").write_text(json.dumps({"class_names": names}))
+  with pytest.raises(UserError, match="not a list of names"):
+    workdir.read_metadata(tmp_path)
 
 
 def test_file_in_place_of_the_folder_is_a_user_error(tmp_path):

@@ -1,6 +1,7 @@
 """Tests of writing and reading .safetensors files."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -10,7 +11,15 @@ from perceiver_jax import weights
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import zoo
 
-_SPEC = zoo.get_spec("imagenet_conv")
+_SPEC = zoo.get_spec(
+  "imagenet_conv",
+  num_classes=2,
+  encoder={
+    "num_latents": 3,
+    "num_latent_channels": 4,
+    "num_self_attends_per_block": 0,
+  },
+)
 
 
 def _weights(dtype=np.float32):
@@ -20,7 +29,7 @@ def _weights(dtype=np.float32):
     _SPEC,
     {
       "encoder/latents": {"embeddings": array(3, 4)},
-      "decoder": {"b": array(2)},
+      "decoder/output": {"b": array(2)},
     },
     {
       "adapter/norm/~/mean_ema": {"counter": np.int32(7), "hidden": array(1, 4)}
@@ -92,12 +101,15 @@ def test_truncated_files_are_refused(tmp_path, size):
     (None, "of another project"),
     ({"format": "pt"}, "of another project"),
     ({"format": "perceiver_jax", "spec": "{}"}, "has no adapter"),
+    ({"format": "perceiver_jax", "spec": "["}, "damaged spec"),
+    ({"format": "perceiver_jax", "spec": "[" * 10**5}, "nested too deeply"),
+    ({"format": "perceiver_jax", "spec": "9" * 10**5}, "damaged spec"),
     (
       {
         "format": "perceiver_jax",
         "spec": json.dumps(_SPEC | {"decoder": {"kind": "x"}}),
       },
-      "unknown kind: 'x'",
+      "decoder.kind is 'x'",
     ),
   ],
 )
@@ -114,3 +126,29 @@ def test_a_finished_run_is_loaded_by_its_folder(tmp_path):
     weights.load(tmp_path)
   weights.save(tmp_path / weights.EXPORT, _weights())
   assert weights.load(tmp_path).spec == _SPEC
+
+
+def test_equal_weights_are_written_as_equal_bytes(tmp_path):
+  files = [tmp_path / f"{number}.safetensors" for number in range(8)]
+  for file in files:
+    weights.save(file, _weights())
+  assert len({file.read_bytes() for file in files}) == 1
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("F8_E4M3", 8), ("F4", 4)])
+def test_types_without_a_numpy_type_are_named(tmp_path, dtype, bits):
+  size = 4 * bits // 8
+  header = json.dumps(
+    {"a": {"dtype": dtype, "shape": [4], "data_offsets": [0, size]}}
+  ).encode()
+  path = tmp_path / "model.safetensors"
+  path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
+  with pytest.raises(UserError, match=f"a has the type {dtype}"):
+    weights.load(path)
+
+
+def test_a_pipe_is_refused(tmp_path):
+  path = tmp_path / "model.safetensors"
+  os.mkfifo(path)
+  with pytest.raises(UserError, match="a pipe and not a regular file"):
+    weights.load(path)

@@ -16,7 +16,6 @@ outputs differ as follows:
   points to decode are given as `queries`.
 """
 
-import json
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
@@ -26,12 +25,13 @@ import haiku as hk
 import jax
 import numpy as np
 import safetensors
-import safetensors.numpy
 from jax import numpy as jnp
 
+from perceiver_jax import files
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import zoo
-from perceiver_jax.weights import model
+from perceiver_jax.weights import model, spec_checks
+from perceiver_jax.weights import tensors as tensor_files
 from perceiver_jax.weights.huggingface import config as config_json
 from perceiver_jax.weights.huggingface import names
 from perceiver_jax.weights.huggingface.architectures import ARCHITECTURES
@@ -68,13 +68,15 @@ def load(
   architecture, config = config_json.read(folder / _CONFIG)
   tensors = _read_tensors(folder)
   spec = config_json.spec_from_config(architecture, config)
-  shapes = _shapes(
-    folder, spec, ARCHITECTURES[architecture].dummy_inputs(config)
-  )
+  spec_checks.check_spec(spec, folder / _CONFIG)
   locations = names.locations(
     architecture, config["num_self_attends_per_block"]
   )
   _check_names(f"{folder}: tensors", tensors, locations)
+  spec_checks.check_size(spec, sum(x.size for x in tensors.values()), folder)
+  shapes = _shapes(
+    folder, spec, ARCHITECTURES[architecture].dummy_inputs(config)
+  )
   abstract = shapes[0] | shapes[1]
   for name, location in locations.items():
     target = abstract[location.module][location.leaf]
@@ -137,7 +139,7 @@ def save(
   }
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    _write_tensors(folder / _WEIGHTS, tensors)
+    tensor_files.write(folder / _WEIGHTS, tensors, {"format": "pt"})
     config_json.write(folder / _CONFIG, architecture, config)
   except (OSError, safetensors.SafetensorError) as error:
     raise UserError(f"{folder} cannot be written: {error}") from error
@@ -145,12 +147,14 @@ def save(
 
 def _shapes(source: Any, spec: Mapping[str, Any], raw: Any) -> tuple[Any, Any]:
   """Returns the shapes of parameters and state without allocating memory."""
+  # Tracing takes time for each block, and all blocks share their weights.
+  spec = {**spec, "encoder": {**spec["encoder"], "num_blocks": 1}}
   init = hk.transform_with_state(
     lambda x: zoo.build(spec)(x, is_training=True)
   ).init
   try:
     return jax.eval_shape(init, jax.random.key(0), raw)
-  except (ValueError, ArithmeticError) as error:
+  except (ValueError, TypeError, ArithmeticError) as error:
     raise UserError(
       f"{source} does not describe a valid model: {error}"
     ) from error
@@ -158,7 +162,7 @@ def _shapes(source: Any, spec: Mapping[str, Any], raw: Any) -> tuple[Any, Any]:
 
 def _read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
   if (folder / _WEIGHTS).exists():
-    return _read_file(folder / _WEIGHTS)
+    return tensor_files.read(folder / _WEIGHTS)[1]
   if (folder / _INDEX).exists():
     return _read_shards(folder)
   for name in _PICKLES:
@@ -170,30 +174,24 @@ def _read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
   raise UserError(f"{folder} has neither {_WEIGHTS} nor {_INDEX}")
 
 
-def _read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
-  try:
-    return safetensors.numpy.load_file(path)
-  except (OSError, safetensors.SafetensorError) as error:
-    raise UserError(f"{path} cannot be read: {error}") from error
-
-
 def _read_shards(folder: pathlib.Path) -> dict[str, np.ndarray]:
   path = folder / _INDEX
   try:
-    files = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-    shards = sorted(set(files.values()))
-  except (OSError, ValueError, RecursionError, LookupError) as error:
-    raise UserError(f"{path} cannot be read: {error!r}") from error
-  except (AttributeError, TypeError) as error:
-    raise UserError(f"{path} does not map tensors to files") from error
+    index = files.read_json(path)
+  except (OSError, ValueError) as error:
+    raise UserError(f"{path} cannot be read: {error}") from error
+  names = index.get("weight_map") if isinstance(index, dict) else None
+  if not isinstance(names, dict):
+    raise UserError(f"{path} does not map tensors to files")
   tensors = {}
-  for shard in shards:
+  for shard in names.values():
     if not isinstance(shard, str) or pathlib.PurePath(shard).name != shard:
       raise UserError(
         f"{path} names {shard!r}, which is not a file in the same folder"
       )
-    shard_tensors = _read_file(folder / shard)
-    listed = [name for name, file in files.items() if file == shard]
+  for shard in sorted(set(names.values())):
+    shard_tensors = tensor_files.read(folder / shard)[1]
+    listed = [name for name, file in names.items() if file == shard]
     _check_names(f"{folder / shard}: tensors", shard_tensors, listed)
     tensors |= shard_tensors
   return tensors
@@ -235,18 +233,6 @@ def _complete_averages(state: Variables) -> None:
     leaves["hidden"] = leaves["average"].copy()
     count = np.maximum(state[names.MEAN]["counter"], _DEBIASED_COUNT)
     leaves["counter"] = count.astype(np.int32)
-
-
-def _write_tensors(
-  path: pathlib.Path, tensors: Mapping[str, np.ndarray]
-) -> None:
-  """Writes a file atomically: to a temporary name that is then renamed."""
-  part = path.with_name(f"{path.name}.part")
-  try:
-    safetensors.numpy.save_file(dict(tensors), part, {"format": "pt"})
-    part.replace(path)
-  finally:
-    part.unlink(missing_ok=True)
 
 
 def _with_query_residual(spec: Mapping[str, Any]) -> Mapping[str, Any]:

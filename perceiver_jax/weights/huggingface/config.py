@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from perceiver_jax import files
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import decoders, zoo
 from perceiver_jax.models.encoder import EncoderConfig
@@ -48,10 +49,10 @@ def read(path: pathlib.Path) -> tuple[str, dict[str, Any]]:
       has an impossible value.
   """
   try:
-    raw = json.loads(path.read_text(encoding="utf-8"))
+    raw = files.read_json(path)
   except OSError as error:
     raise UserError(f"{path} cannot be read: {error.strerror}") from error
-  except (ValueError, RecursionError) as error:
+  except ValueError as error:
     raise UserError(f"{path} is not JSON: {error}") from error
   if not isinstance(raw, dict):
     raise UserError(f"{path} does not hold a model configuration")

@@ -1,11 +1,11 @@
 """Reads nested mappings of arrays from pickles, safely."""
 
 import os
-import pathlib
 from typing import Any
 
 import numpy as np
 
+from perceiver_jax import files, limits
 from perceiver_jax.errors import UserError
 from perceiver_jax.weights.unpickle import unpickler, values
 from perceiver_jax.weights.unpickle.values import describe, printable, refuse
@@ -35,7 +35,11 @@ def read_tree(path: str | os.PathLike) -> Tree:
     value = unpickler.unpickle(_read_bytes(path))
     if type(value) is not dict:
       refuse(f"holds {describe(value)}, not a mapping")
-    return _to_tree(value, (), {})
+    tree = _to_tree(value, (), {})
+    # Mappings that are shared many times make few bytes many arrays.
+    if (count := _count(tree, {})) > limits.MAX_ARRAYS:
+      refuse(f"holds {count:,} arrays; at most {limits.MAX_ARRAYS:,} are read")
+    return tree
   except values.RefusedError as error:
     raise UserError(f"{path}: {error}") from None
   except unpickler.DamagedError as error:
@@ -45,17 +49,13 @@ def read_tree(path: str | os.PathLike) -> Tree:
 
 
 def _read_bytes(path: str | os.PathLike) -> bytes:
-  path = pathlib.Path(path)
   try:
-    if path.is_file():
-      return path.read_bytes()
-    reason = "it is not a file" if path.exists() else "there is no such file"
+    return files.read_bytes(path)
   except OSError as error:
-    reason = error.strerror or type(error).__name__
-  raise UserError(
-    f"can't read {path}: {reason}; give a local copy of one of "
-    "DeepMind's parameter files"
-  )
+    raise UserError(
+      f"can't read {path}: {error.strerror or error}; give a local copy of one"
+      " of DeepMind's parameter files"
+    ) from error
 
 
 def _to_tree(
@@ -87,6 +87,16 @@ def _to_tree(
     refuse(f"holds {describe(value)} as {_joined(keys)}, not an array")
   done[id(value)] = result
   return result
+
+
+def _count(tree: Tree | np.ndarray, counts: dict[int, int]) -> int:
+  """Counts the arrays and empty mappings of a tree, shared ones each time."""
+  if isinstance(tree, np.ndarray):
+    return 1
+  if id(tree) not in counts:
+    total = sum(_count(value, counts) for value in tree.values())
+    counts[id(tree)] = max(1, total)
+  return counts[id(tree)]
 
 
 def _joined(keys: tuple[str, ...]) -> str:

@@ -213,9 +213,9 @@ def test_shards_are_joined(unpack):
 @pytest.mark.parametrize(
   ("change", "match"),
   [
-    (lambda i: {}, "cannot be read: KeyError"),
+    (lambda i: {}, "does not map tensors to files"),
     (lambda i: {"weight_map": 3}, "does not map tensors to files"),
-    (lambda i: {"weight_map": {"x": []}}, "does not map tensors to files"),
+    (lambda i: {"weight_map": {"x": []}}, "names .., which is not a file"),
     (
       lambda i: {"weight_map": dict.fromkeys(i["weight_map"], "../a")},
       "names '../a', which is not a file in the same folder",
@@ -226,7 +226,7 @@ def test_shards_are_joined(unpack):
     ),
     (
       lambda i: {"weight_map": i["weight_map"] | {"extra": "c.safetensors"}},
-      "c.safetensors cannot be read",
+      "no weights file .*c.safetensors",
     ),
     (
       lambda i: {"weight_map": i["weight_map"] | {_LATENTS: "a.safetensors"}},
@@ -297,7 +297,7 @@ def test_truncated_weights_are_refused(unpack, size):
   folder = unpack(_TEXT)
   contents = (folder / _WEIGHTS).read_bytes()
   (folder / _WEIGHTS).write_bytes(contents[:size])
-  _assert_refused("model.safetensors cannot be read", huggingface.load, folder)
+  _assert_refused("model.safetensors can't be read", huggingface.load, folder)
 
 
 @pytest.mark.parametrize(
@@ -395,7 +395,7 @@ def test_missing_leaves_have_the_defaults_of_transformers(unpack):
   assert huggingface.load(folder)[0]["num_classes"] == 2
   del config["d_latents"], config["qk_channels"]
   path.write_text(json.dumps(config))
-  match = r"the config makes it \(3, 1280\)|\(1280,\)"
+  match = "describes a model of at least .* parameters"
   _assert_refused(match, huggingface.load, folder)
 
 

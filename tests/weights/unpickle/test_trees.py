@@ -191,12 +191,12 @@ def test_unreadable_files_are_refused(tmp_path):
   missing, pipe = tmp_path / "missing", tmp_path / "pipe"
   os.mkfifo(pipe)
   for path, reason in [
-    (missing, "no such file"),
-    (tmp_path, "not a file"),
-    (pipe, "not a file"),
-    ("/dev/null", "not a file"),
-    (missing / ("x" * 300), "[Nn]ame too long|no such file"),
-    ("nul\0", "no such file"),
+    (missing, "No such file"),
+    (tmp_path, "not a regular file"),
+    (pipe, "not a regular file"),
+    ("/dev/null", "not a regular file"),
+    (missing / ("x" * 300), "[Nn]ame too long|No such file"),
+    ("nul\0", "No such file"),
   ]:
     with pytest.raises(errors.UserError, match=reason):
       trees.read_tree(path)
@@ -263,11 +263,20 @@ def test_deep_nesting_is_refused(tmp_path):
 
 
 def test_shared_mappings_are_converted_once(tmp_path):
-  # Visiting every path would mean 100 ** 12 leaves.
-  laughs = read(tmp_path, nested(12, width=100))
+  tree = read(tmp_path, nested(12, width=2))
+  assert tree["k0"] is tree["k1"]
   for _ in range(12):
-    laughs = laughs["k99"]
-  assert_same(laughs, nested(0))
+    tree = tree["k1"]
+  assert_same(tree, nested(0))
+
+
+def test_mappings_that_are_shared_too_often_are_refused(tmp_path):
+  # Visiting every path would mean 100 ** 12 leaves.
+  assert "at most 100,000" in refusal(tmp_path, nested(12, width=100))
+  names = {str(number): np.zeros(0) for number in range(2)}
+  names |= dict.fromkeys(map(str, range(20_000)), names["0"])
+  tree = {"a": dict.fromkeys(map(str, range(20_000)), names)}
+  assert "400,000,000 arrays" in refusal(tmp_path, tree)
 
 
 def test_memory_is_proportional_to_the_file_size(tmp_path):

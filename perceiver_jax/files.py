@@ -1,0 +1,128 @@
+"""Opens files that a user gives.
+
+Only regular files are read: opening a pipe may wait forever, and a device may
+have no end. An error is an `OSError` or `ValueError` whose text tells the
+reason, for the caller to add what the file is for.
+"""
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Iterable
+from typing import IO, Any
+
+from perceiver_jax import limits
+
+_KINDS = {
+  stat.S_IFDIR: "a folder",
+  stat.S_IFIFO: "a pipe",
+  stat.S_IFCHR: "a device",
+  stat.S_IFBLK: "a device",
+  stat.S_IFSOCK: "a socket",
+}
+
+
+def open_regular(
+  path: str | os.PathLike, mode: str = "rb", **options: Any
+) -> IO[Any]:
+  """Opens a regular file for reading, with the options of Python's `open`.
+
+  Raises:
+    OSError: the file can't be opened, or is a folder, pipe, device or socket.
+  """
+  _check_path(path)
+  return open(path, mode, opener=_opener, **options)
+
+
+def check_regular(path: str | os.PathLike) -> None:
+  """Checks a file that a library opens by its path.
+
+  Raises:
+    OSError: there is no such file, or it is not a regular one.
+  """
+  _check_path(path)
+  _check_mode(os.stat(path).st_mode, path)
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+  """Reads a regular file.
+
+  Raises:
+    OSError: the file can't be read.
+  """
+  with open_regular(path) as file:
+    return file.read()
+
+
+def read_text(path: str | os.PathLike, encoding: str = "utf-8") -> str:
+  """Reads a regular file of text, with any line ends as newlines.
+
+  Raises:
+    OSError: the file can't be read.
+    ValueError: it is not text in this encoding.
+  """
+  with open_regular(path, "r", encoding=encoding) as file:
+    return file.read()
+
+
+def read_json(path: str | os.PathLike) -> Any:
+  """Reads a regular file of JSON.
+
+  Raises:
+    OSError: the file can't be read.
+    ValueError: it is not JSON, too large, or nested too deeply.
+  """
+  with open_regular(path) as file:
+    data = file.read(limits.MAX_JSON_BYTES + 1)
+  return parse_json(data.decode("utf-8"))
+
+
+def parse_json(text: str) -> Any:
+  """Parses JSON.
+
+  Raises:
+    ValueError: the text is not JSON, too large, or nested too deeply.
+  """
+  if len(text) > limits.MAX_JSON_BYTES:
+    raise ValueError(f"JSON of more than {limits.MAX_JSON_BYTES:,} bytes")
+  try:
+    value = json.loads(text)
+  except RecursionError:
+    raise ValueError("JSON that is nested too deeply") from None
+  level = [value]
+  for _ in range(limits.MAX_JSON_DEPTH):
+    level = [inner for outer in level for inner in _parts(outer)]
+    if not level:
+      return value
+  raise ValueError("JSON that is nested too deeply")
+
+
+def _parts(value: Any) -> Iterable[Any]:
+  if isinstance(value, dict):
+    return value.values()
+  return value if isinstance(value, list) else ()
+
+
+def _opener(path: str, flags: int) -> int:
+  # Without O_NONBLOCK, opening a pipe waits for another process.
+  descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+  try:
+    _check_mode(os.fstat(descriptor).st_mode, path)
+  except OSError:
+    os.close(descriptor)
+    raise
+  return descriptor
+
+
+def _check_path(path: str | os.PathLike) -> None:
+  # The system would refuse it with a ValueError.
+  if "\0" in os.fsdecode(path):
+    raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+
+def _check_mode(mode: int, path: str | os.PathLike) -> None:
+  if not stat.S_ISREG(mode):
+    kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+    code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+    raise OSError(code, f"it is {kind} and not a regular file", str(path))

@@ -1,0 +1,45 @@
+"""Limits of what is read from files that others may have made.
+
+A small file can describe a huge array. These limits are far above what the
+papers and their data sets need, and keep reading any file within about 10
+seconds and 2 GB. docs/reliability.md lists them.
+"""
+
+import os
+
+# Bytes of a JSON file: the names of a million classes are fewer. Parsed, JSON
+# takes up to 30 times its size.
+MAX_JSON_BYTES = 2**24
+
+# Levels of nested JSON, which are visited recursively. Configs have up to six.
+MAX_JSON_DEPTH = 64
+
+# Characters of an error message. A longer one is shortened; the longest that we
+# write list a few dozen names.
+MAX_MESSAGE = 2_000
+
+# Arrays in a file of weights. The released files have at most 830.
+MAX_ARRAYS = 100_000
+
+# Any size in the spec of a model. The largest that the papers use are the
+# 50,176 inputs of ImageNet and 802,816 output points of Kinetics.
+MAX_SIZE = 2**24
+
+# Layers or blocks in a spec. The papers' deepest model has 48 self-attends, and
+# a plain Transformer is trained with at most a few hundred layers.
+MAX_DEPTH = 1_024
+
+# Pixels of an image or of a frame: 8,192 x 8,192. ImageNet's largest image has
+# 61 million and a frame of 8K video 33 million. In 16 bits and four channels
+# these are 0.5 GB.
+PIXELS_VARIABLE = "PERCEIVER_JAX_MAX_PIXELS"
+MAX_PIXELS = int(os.environ.get(PIXELS_VARIABLE, 2**26))
+
+# Samples per second of an audio file: from the lowest rate of speech codecs to
+# that of measurement devices. Resampling from 1 Hz would multiply a file's
+# size by 48,000.
+MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1_000, 768_000
+
+# Audio samples, over all channels, that are read or resampled at once: 46
+# minutes of one channel at 48,000 Hz, 0.5 GB in float32.
+MAX_SAMPLES = 2**27
