@@ -340,9 +340,10 @@ def archive(files: dict[str, bytes], header: bytes) -> bytes:
   """Returns an MPQ archive of compressed files, with a header before it."""
   blocks, hashes, contents = [], [], bytearray()
   for number, (name, data) in enumerate(files.items()):
-    packed = b"\x10" + bz2.compress(data)
     if number % 2:
       packed = b"\x02" + zlib.compress(data)
+    else:
+      packed = b"\x10" + bz2.compress(data)
     # The game stores what compression would not make smaller as it is.
     packed = min(packed, data, key=len)
     flags = _EXISTS | _SINGLE_UNIT | _COMPRESSED

@@ -13,7 +13,7 @@ import hashlib
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,15 +32,21 @@ _KNOWN = dict.fromkeys(
 )
 
 
+class Names(NamedTuple):
+  """The names of unit types and actions, by index."""
+
+  unit_types: Sequence[str]
+  actions: Sequence[str]
+
+
 class Observations:
   """Recorded observations, read and checked when fetched.
 
   Args:
-    contents: files or records by number, as bytes.
+    contents: bytes of each file or record, by number.
     numbers: the numbers of the observations.
     names: name of each observation, for errors.
-    unit_type_names: name of each type of unit.
-    class_names: name of each action.
+    vocabulary: names of the unit types and the actions.
   """
 
   in_memory = False
@@ -51,13 +57,12 @@ class Observations:
     contents: Any,
     numbers: Sequence[int],
     names: Sequence[str],
-    unit_type_names: Sequence[str],
-    class_names: Sequence[str],
+    vocabulary: Names,
   ):
-    self._contents, self._numbers = contents, tuple(numbers)
+    self.contents, self._numbers = contents, tuple(numbers)
     self.names = tuple(names)
-    self.unit_type_names = tuple(unit_type_names)
-    self.class_names = tuple(class_names)
+    self.unit_type_names = tuple(vocabulary.unit_types)
+    self.class_names = tuple(vocabulary.actions)
     self.num_classes = len(self.class_names)
 
   def __len__(self) -> int:
@@ -70,7 +75,7 @@ class Observations:
       UserError: it is damaged or has an impossible value.
     """
     try:
-      contents = self._contents[self._numbers[index]]
+      contents = self.contents[self._numbers[index]]
       observation = records.decode(contents, _MAX_BYTES)
       check(observation, len(self.unit_type_names), len(self.class_names))
     except UserError as error:
@@ -111,7 +116,7 @@ def observation_files(
   Raises:
     UserError: the directory or its manifest is missing, or has no observations.
   """
-  root, manifest = _open(directory, "files")
+  root, _, names = _open(directory, "files")
   loose = sorted(root.glob("*.npz"))
   if loose:
     raise UserError(
@@ -130,8 +135,7 @@ def observation_files(
     _Files(paths),
     kept,
     [str(paths[i].relative_to(root)) for i in kept],
-    manifest["unit_types"],
-    manifest["actions"],
+    names,
   )
   return ReadableObservations(observations, max_unreadable_share, "observation")
 
@@ -153,7 +157,7 @@ def observation_shards(
   Raises:
     UserError: the directory is not such a folder, or incomplete.
   """
-  root, manifest = _open(directory, "shards")
+  root, manifest, names = _open(directory, "shards")
   try:
     files = {str(root / name): n for name, n in manifest["files"].items()}
     counts = [(each["name"], each["observations"])
@@ -179,8 +183,7 @@ def observation_shards(
     records.Records(files),
     kept,
     [f"{i} of {replays[i]}" for i in kept],
-    manifest["unit_types"],
-    manifest["actions"],
+    names,
   )
   return ReadableObservations(observations, max_unreadable_share, "observation")
 
@@ -257,8 +260,8 @@ def _of_split(
 
 def _open(
   directory: str | os.PathLike[str], source: str
-) -> tuple[Path, Mapping[str, Any]]:
-  """Returns a folder of observations and its manifest."""
+) -> tuple[Path, Mapping[str, Any], Names]:
+  """Returns a folder of observations, its manifest and the names in it."""
   root = Path(directory).expanduser()
   if not directory or not (root / MANIFEST).is_file():
     raise UserError(
@@ -267,14 +270,27 @@ def _open(
       " observations (docs/starcraft.md describes them)"
     )
   manifest = records.read_json(root / MANIFEST)
-  for name in ("unit_types", "actions"):
-    names = manifest.get(name) if isinstance(manifest, dict) else None
+  return root, manifest, _names(manifest, root / MANIFEST)
+
+
+def read_names(path: Path) -> Names:
+  """Reads the names of a manifest.
+
+  Raises:
+    UserError: the file is missing or lacks them.
+  """
+  return _names(records.read_json(path), path)
+
+
+def _names(manifest: Any, path: Path) -> Names:
+  lists = []
+  for key in ("unit_types", "actions"):
+    names = manifest.get(key) if isinstance(manifest, dict) else None
     is_list = isinstance(names, list) and all(isinstance(x, str) for x in names)
     if not is_list or not names:
-      raise UserError(
-        f"{str(root / MANIFEST)!r} has no list of names {name!r}; give one"
-      )
-  return root, manifest
+      raise UserError(f"{str(path)!r} has no list of names {key!r}; give one")
+    lists.append(names)
+  return Names(*lists)
 
 
 class _Files:

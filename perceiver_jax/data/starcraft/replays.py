@@ -77,6 +77,22 @@ class _Snapshot(NamedTuple):
   target: int | None
 
 
+def reader_version() -> str:
+  """Returns the version of sc2reader.
+
+  Raises:
+    UserError: it is not installed.
+  """
+  try:
+    import sc2reader
+  except ImportError as error:
+    raise UserError(
+      f"reading replays needs sc2reader ({error}): pip install"
+      " 'perceiver_jax[starcraft]'"
+    ) from error
+  return sc2reader.__version__
+
+
 def read(contents: bytes, every_seconds: float, max_entities: int) -> Game:
   """Reads a replay.
 
@@ -104,16 +120,11 @@ def load(contents: bytes) -> Any:
   """Parses a replay; returns sc2reader's object.
 
   Raises:
-    UserError: sc2reader is missing, or the version isn't supported.
+    UserError: the version of the game isn't supported.
     Exception: of any kind, if the file is damaged.
   """
-  try:
-    from sc2reader import resources
-  except ImportError as error:
-    raise UserError(
-      f"reading replays needs sc2reader ({error}): pip install"
-      " 'perceiver_jax[starcraft]'"
-    ) from error
+  from sc2reader import resources
+
   # It warns of every unknown attribute.
   logging.getLogger("sc2reader").setLevel(logging.CRITICAL)
   # Its engine fails on events of units and users that it doesn't know.

@@ -1,0 +1,53 @@
+"""Limits on the time and memory that parsing a file may take.
+
+What a compressed file of some KB decompresses to has any size, so that a
+damaged or malicious one could otherwise take hours or all memory.
+"""
+
+import contextlib
+import resource
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from perceiver_jax.errors import UserError
+
+
+class _TooSlowError(BaseException):
+  """No `except Exception` of the parser catches it."""
+
+
+@contextlib.contextmanager
+def limits(max_seconds: float, max_memory_mb: float) -> Iterator[None]:
+  """Limits the time and memory of a block, in the main thread of a process.
+
+  Args:
+    max_seconds: wall-clock time.
+    max_memory_mb: memory beyond that at the start, beyond which a MemoryError
+      is raised. Only Linux says how much that is; elsewhere there is no limit.
+
+  Raises:
+    UserError: the block takes longer.
+  """
+
+  def stop(*_: Any) -> None:
+    raise _TooSlowError
+
+  memory_before = resource.getrlimit(resource.RLIMIT_AS)
+  handler_before = signal.signal(signal.SIGALRM, stop)
+  try:
+    size = Path("/proc/self/statm")
+    if size.exists():
+      in_use = int(size.read_text().split()[0]) * resource.getpagesize()
+      limit = in_use + int(max_memory_mb * 1e6)
+      resource.setrlimit(resource.RLIMIT_AS, (limit, memory_before[1]))
+    # Again every second, in case a destructor ignores the error.
+    signal.setitimer(signal.ITIMER_REAL, max_seconds, 1)
+    yield
+  except _TooSlowError:
+    raise UserError(f"takes more than {max_seconds:g} s to read") from None
+  finally:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, handler_before)
+    resource.setrlimit(resource.RLIMIT_AS, memory_before)

@@ -1,0 +1,45 @@
+"""Tests of limits on time and memory."""
+
+import contextlib
+import resource
+import signal
+import time
+import zlib
+
+import pytest
+
+from perceiver_jax.data.core.limits import limits
+from perceiver_jax.errors import UserError
+
+
+def test_a_block_within_its_limits_is_left_alone():
+  before = resource.getrlimit(resource.RLIMIT_AS)
+  handler = signal.getsignal(signal.SIGALRM)
+  with limits(5, 1000):
+    value = sum(range(1000))
+  assert value == 499_500
+  assert resource.getrlimit(resource.RLIMIT_AS) == before
+  assert signal.getsignal(signal.SIGALRM) == handler
+  assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_a_block_that_takes_too_long_is_stopped_even_if_it_catches_errors():
+  start = time.monotonic()
+
+  def wait():
+    while time.monotonic() < start + 20:
+      with contextlib.suppress(Exception):
+        time.sleep(0.01)
+
+  with pytest.raises(UserError, match=r"more than 0\.2 s"), limits(0.2, 1000):
+    wait()
+  assert time.monotonic() < start + 10
+
+
+def test_a_decompression_bomb_is_a_memory_error():
+  bomb = zlib.compress(bytes(3 * 10**8))
+  assert len(bomb) < 10**6
+  before = resource.getrlimit(resource.RLIMIT_AS)
+  with pytest.raises(MemoryError), limits(20, 100):
+    zlib.decompress(bomb)
+  assert resource.getrlimit(resource.RLIMIT_AS) == before
