@@ -43,3 +43,7 @@ MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1_000, 768_000
 # Audio samples, over all channels, that are read or resampled at once: 46
 # minutes of one channel at 48,000 Hz, 0.5 GB in float32.
 MAX_SAMPLES = 2**27
+
+# Bytes of a file of a mesh or of a point cloud: as text, about 4 million
+# triangles or 5 million points.
+MAX_OBJECT_BYTES = 2**27

@@ -2,19 +2,18 @@
 
 import io
 import re
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
+from perceiver_jax import files as file_opening
+from perceiver_jax import limits
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.points import off, sampling
 from perceiver_jax.errors import UserError
 
-# The largest meshes of ModelNet40 have tens of megabytes.
-_MAX_BYTES = 1 << 29
 _PLY_ELEMENT = re.compile(rb"^element\s+(\w+)\s+(\d+)", re.MULTILINE)
 
 
@@ -55,19 +54,17 @@ def read(path: Path) -> Example:
 def _read_bytes(path: Path) -> bytes:
   """Reads a regular file of limited size."""
   try:
-    status = path.stat()
-    # A pipe or a device could block or never end.
-    if not stat.S_ISREG(status.st_mode):
-      raise UserError(f"{str(path)!r} is not a file; give the path of one")
-    if status.st_size > _MAX_BYTES:
-      raise UserError(
-        f"{str(path)!r} has {status.st_size:,} bytes, and at most"
-        f" {_MAX_BYTES:,} are read; simplify the object, or sample it"
-      )
-    return path.read_bytes()
+    with file_opening.open_regular(path) as file:
+      data = file.read(limits.MAX_OBJECT_BYTES + 1)
   except OSError as error:
     reason = (error.strerror or type(error).__name__).lower()
     raise UserError(f"cannot read {str(path)!r}: {reason}") from error
+  if len(data) > limits.MAX_OBJECT_BYTES:
+    raise UserError(
+      f"{str(path)!r} has more than {limits.MAX_OBJECT_BYTES:,} bytes, the most"
+      " that are read; simplify the mesh, or take fewer points"
+    )
+  return data
 
 
 def _checked(example: Example) -> Example:

@@ -12,6 +12,7 @@ import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perceiver_jax import limits
 from perceiver_jax.data.points import files, off, sampling
 from perceiver_jax.errors import UserError
 
@@ -267,16 +268,16 @@ def test_changed_bytes_are_read_or_named(tmp_path_factory, data):
 def test_only_regular_files_of_limited_size_are_read(tmp_path, monkeypatch):
   os.mkfifo(tmp_path / "pipe.npy")
   (tmp_path / "folder.off").mkdir()
-  for name in ("pipe.npy", "folder.off"):
-    with pytest.raises(UserError, match=f"{name}' is not a file"):
+  for name, kind in (("pipe.npy", "pipe"), ("folder.off", "folder")):
+    with pytest.raises(UserError, match=f"{name}': it is a {kind} and not a"):
       files.read(tmp_path / name)
   with pytest.raises(UserError, match=r"missing\.off': no such file"):
     files.read(tmp_path / "missing.off")
   with pytest.raises(UserError, match=r"'a\.fbx' has none of the suffixes"):
     files.read(Path("a.fbx"))
-  monkeypatch.setattr(files, "_MAX_BYTES", 20)
+  monkeypatch.setattr(limits, "MAX_OBJECT_BYTES", 20)
   path = tiny_points.write(tmp_path / "box.off", tiny_points.off())
-  with pytest.raises(UserError, match="bytes, and at most 20 are read"):
+  with pytest.raises(UserError, match="has more than 20 bytes"):
     files.read(path)
 
 
