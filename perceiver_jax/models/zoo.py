@@ -35,6 +35,7 @@ ADAPTERS: dict[str, Callable[..., Any]] = {
   "flow": flow.FlowAdapter,
   "points": points.PointsAdapter,
   "entities": entities.EntitiesAdapter,
+  "entity_features": entities.EntityFeaturesAdapter,
   "arrays": arrays.ArraysAdapter,
   "label": multimodal.LabelAdapter,
   "multimodal": multimodal.MultimodalAdapter,
@@ -58,6 +59,7 @@ DECODERS: dict[str, Callable[..., Any]] = {
   "flow": flow.FlowDecoder,
   "multimodal": multimodal.MultimodalDecoder,
   "entities": entities.EntitiesDecoder,
+  "transformer_entities": entities.TransformerEntitiesDecoder,
   "arrays": arrays.ArraysDecoder,
 }
 

@@ -15,6 +15,7 @@ from perceiver_jax.tasks import (
   masked_lm,
   multilabel_image_classification,
   optical_flow,
+  starcraft,
 )
 from perceiver_jax.tasks.base import Task
 
@@ -28,6 +29,7 @@ TASKS: dict[str, type[Task]] = {
   "kinetics": kinetics.Kinetics,
   "masked_lm": masked_lm.MaskedLanguageModel,
   "optical_flow": optical_flow.OpticalFlow,
+  "starcraft": starcraft.StarCraft,
 }
 
 

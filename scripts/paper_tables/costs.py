@@ -14,10 +14,13 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import ml_collections
 from absl import logging
+from jax import numpy as jnp
 
 from perceiver_jax import models
+from perceiver_jax.data.starcraft import features
 from perceiver_jax.models import zoo
 from perceiver_jax.models.published import tables
 from perceiver_jax.weights import model as weights_model
@@ -109,9 +112,9 @@ def _write(path: Path, known: Mapping[str, Costs]) -> None:
 
 
 def _spec(row: tables.Row) -> dict[str, Any]:
-  if row.config:
-    return load_config(row.config).model.to_dict()
-  return zoo.get_spec(row.models[0])
+  if row.models:
+    return zoo.get_spec(row.models[0])
+  return load_config(row.config).model.to_dict()
 
 
 def of_spec(spec: Mapping[str, Any]) -> Costs:
@@ -132,9 +135,25 @@ def of_spec(spec: Mapping[str, Any]) -> Costs:
 
 def _example(adapter: Mapping[str, Any]) -> Any:
   """Returns the shapes of a raw example of a published model's adapter."""
+  if adapter.get("kind") == "entity_features":
+    # The published models of entities start after this adapter's first layer.
+    return _entities(zoo.MODELS["starcraft"].raw.shape[0])
   adapter = json.loads(json.dumps(adapter))  # Tuples are lists then.
   for entry in zoo.MODELS.values():
     known = json.loads(json.dumps(entry.spec["adapter"]))
     if all(adapter.get(leaf) == value for leaf, value in known.items()):
       return entry.example()
   raise ValueError(f"no published model has the adapter {adapter}")
+
+
+def _entities(count: int) -> dict[str, jax.ShapeDtypeStruct]:
+  """Returns the shapes of the encoded features of entities."""
+  shapes = {
+    "categories": (features.NUM_CATEGORY_COLUMNS, jnp.int32),
+    "numbers": (features.NUM_NUMBERS, jnp.float32),
+    "positions": (2, jnp.float32),
+  }
+  return {
+    name: jax.ShapeDtypeStruct((1, count, size), dtype)
+    for name, (size, dtype) in shapes.items()
+  }

@@ -82,7 +82,7 @@ def _shrink_decoder(section):
     image_size=(5, 6),
     num_decoded_channels=6,
   )
-  if section["kind"] == "entities":
+  if section["kind"] in ("entities", "transformer_entities"):
     section["num_embedding_channels"] = 6
   for part in section.get("outputs", {}).values():
     # The label has the widest query, as in the paper's model.

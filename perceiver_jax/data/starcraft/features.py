@@ -19,7 +19,7 @@ rows of a table. Categories of all features are numbered consecutively.
 Shapes: n entities, M slots, J category columns, S numbers.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -139,25 +139,9 @@ FEATURES = (
 )
 # Values beyond the last category of the other features count as the last.
 _UNCAPPED = ("unit_type", "alliance", "order_1")
-_CATEGORICAL = tuple(f for f in FEATURES if f.is_categorical)
-_NUMERIC = tuple(f for f in FEATURES if not f.is_categorical)
-NUM_CATEGORIES = sum(f.size for f in _CATEGORICAL)
-NUM_NUMBERS = sum(f.size for f in _NUMERIC)
-# The first category of each feature.
-_OFFSETS = np.cumsum([0, *(f.size for f in _CATEGORICAL[:-1])])
-
-
-def _per_column(values: Iterable[float]) -> np.ndarray:
-  """Repeats one value per categorical feature for each of its columns."""
-  return np.repeat(list(values), [f.columns for f in _CATEGORICAL])
-
-
-_COLUMN_DIVISORS = _per_column(f.divisor for f in _CATEGORICAL)
-_COLUMN_IS_SQRT = _per_column(
-  f.encoding == "sqrt_one_hot" for f in _CATEGORICAL
-)
-_COLUMN_SIZES = _per_column(f.size for f in _CATEGORICAL)
-_COLUMN_OFFSETS = _per_column(_OFFSETS)
+NUM_CATEGORIES = sum(f.size for f in FEATURES if f.is_categorical)
+NUM_CATEGORY_COLUMNS = sum(f.columns for f in FEATURES if f.is_categorical)
+NUM_NUMBERS = sum(f.size for f in FEATURES if not f.is_categorical)
 
 
 def encode(observation: Mapping[str, np.ndarray]) -> Example:
@@ -175,11 +159,27 @@ def encode(observation: Mapping[str, np.ndarray]) -> Example:
     UserError: An array is missing, has a wrong shape or an impossible value.
   """
   count = num_entities(observation)
-  numbers = [_numbers(observation, feature, count) for feature in _NUMERIC]
+  categories = np.full((count, NUM_CATEGORY_COLUMNS), NONE, np.int32)
+  numbers = np.zeros((count, NUM_NUMBERS), np.float32)
+  first_category = column = number = 0
+  for feature in FEATURES:
+    is_stored = feature.name in observation
+    if feature.is_categorical:
+      if is_stored:
+        index = _indices(feature, _values(observation, feature, count))
+        index[index >= 0] += first_category
+        categories[:, column : column + feature.columns] = index
+      column += feature.columns
+      first_category += feature.size
+    else:
+      if is_stored:
+        values = _numbers(feature, _values(observation, feature, count))
+        numbers[:, number : number + feature.size] = values
+      number += feature.size
   xy = np.stack([observation["x"], observation["y"]], 1).astype(np.float32)
   return {
-    "categories": _categories(observation, count),
-    "numbers": np.concatenate(numbers, 1).astype(np.float32),
+    "categories": categories,
+    "numbers": numbers,
     "positions": np.nan_to_num(2 * xy / MAP_SIZE - 1),
   }
 
@@ -248,10 +248,8 @@ def check_targets(
 
 def _values(
   observation: Mapping[str, np.ndarray], feature: Feature, count: int
-) -> np.ndarray | float:
-  """Returns the values [n, k] of a feature, NaN where they are missing."""
-  if feature.name not in observation:
-    return np.nan
+) -> np.ndarray:
+  """Returns the values [n, k] of a feature, -1 where they are missing."""
   values = np.asarray(observation[feature.name], np.float32)
   shape = (count, feature.columns)
   given = shape[:1] if feature.columns == 1 else shape
@@ -261,39 +259,32 @@ def _values(
       f" entities it is {given}"
     )
   values = values.reshape(shape)
-  return np.where(values < 0, np.nan, values)
+  return np.where(values >= 0, values, NONE)  # NaN is not at least 0.
 
 
-def _categories(
-  observation: Mapping[str, np.ndarray], count: int
-) -> np.ndarray:
-  """Returns the categories int32 [n, J]."""
-  values = np.full((count, len(_COLUMN_SIZES)), np.nan, np.float32)
-  column = 0
-  for feature in _CATEGORICAL:
-    stored = _values(observation, feature, count)
-    values[:, column : column + feature.columns] = stored
-    column += feature.columns
-    if feature.name in _UNCAPPED and np.any(stored >= feature.size):
-      raise UserError(
-        f"feature {feature.name!r} is {np.nanmax(stored):g}; give values from"
-        f" 0 to {feature.size - 1}, or -1 for none"
-      )
-  # The quotient of float32 values can be just below the whole number meant.
-  values = values / _COLUMN_DIVISORS + 1e-4
-  values = np.where(_COLUMN_IS_SQRT, np.sqrt(values), values)
-  known = ~np.isnan(values)
-  index = np.where(known, np.minimum(values, _COLUMN_SIZES - 1), 0)
-  index = index.astype(np.int32) + _COLUMN_OFFSETS
-  return np.where(known, index, NONE).astype(np.int32)
+def _indices(feature: Feature, values: np.ndarray) -> np.ndarray:
+  """Returns the category of each value within the feature's, or -1."""
+  largest = values.max(initial=NONE)
+  if feature.name in _UNCAPPED and largest >= feature.size:
+    raise UserError(
+      f"feature {feature.name!r} is {largest:g}; give values from 0 to"
+      f" {feature.size - 1}, or -1 for none"
+    )
+  if feature.divisor != 1:
+    # A quotient of float32 values can be just below the whole number meant.
+    scaled = values / feature.divisor + 1e-4
+  elif feature.encoding == "sqrt_one_hot":
+    scaled = np.sqrt(np.maximum(values, 0))
+  else:
+    scaled = values
+  index = np.minimum(scaled, feature.size - 1).astype(np.int32)
+  return np.where(values >= 0, index, NONE)
 
 
-def _numbers(
-  observation: Mapping[str, np.ndarray], feature: Feature, count: int
-) -> np.ndarray:
-  """Returns the digits or the numbers [n, size] of a feature, 0 for NaN."""
-  values = np.nan_to_num(_values(observation, feature, count))
+def _numbers(feature: Feature, values: np.ndarray) -> np.ndarray:
+  """Returns the digits or the numbers [n, size] of a feature, or 0."""
+  values = np.maximum(values, 0)
   if feature.encoding == "digits":
-    whole = np.clip(values, 0, 2**feature.size - 1).astype(np.int32)
+    whole = np.minimum(values, 2**feature.size - 1).astype(np.int32)
     return whole >> np.arange(feature.size) & 1
-  return np.broadcast_to(values, (count, feature.size))
+  return values

@@ -1,17 +1,22 @@
-"""The adapter and decoder of entities, such as the units of a game.
+"""The adapters and decoders of entities, such as the units of a game.
 
-Perceiver IO replaces AlphaStar's entity encoder (Perceiver IO v3, app. B).
-Shapes: entities [B, M, F]; `input_mask` is True at real ones.
+Perceiver IO replaces AlphaStar's entity encoder (Perceiver IO v3, app. B). Both
+encoders, Perceiver IO and the Transformer that it replaces, have the outputs
+of `entity_outputs`.
+Shapes: entities [B, M, F]; `input_mask` is True at real ones; A actions.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import haiku as hk
 import jax
+import numpy as np
 from jax import numpy as jnp
 
-from perceiver_jax.models import decoders, layers
+from perceiver_jax.models import decoders, layers, position_encoding
 from perceiver_jax.models.inputs import InputArray, as_input_array
+from perceiver_jax.models.ops.execution import AUTO, Execution
 from perceiver_jax.models.typing import Array, Bool, Float, ReturnAttention
 
 
@@ -34,6 +39,77 @@ class EntitiesAdapter(hk.Module):
     return layers.Linear(self._num_channels, name="embed")(entities)
 
 
+class EntityFeaturesAdapter(hk.Module):
+  """Encodes categories, numbers and positions of entities with a small MLP.
+
+  Its first layer, on the concatenation of all one-hot vectors, is AlphaStar's
+  and gives Perceiver IO's inputs of 256 channels (v3, Table 5). Fourier
+  features of the positions and the ReLU before the second layer are chosen
+  here.
+
+  Args:
+    num_categories: Number of categories of all features together.
+    num_features: Channels of the first layer.
+    num_channels: C (Perceiver IO v3, Table 6).
+    num_bands: Fourier bands of each coordinate.
+    max_resolution: Twice the highest frequency.
+  """
+
+  def __init__(
+    self,
+    num_categories: int,
+    num_features: int = 256,
+    num_channels: int = 128,
+    num_bands: int = 16,
+    max_resolution: int = 32,
+    name: str | None = None,
+  ):
+    super().__init__(name=name)
+    self._num_categories = num_categories
+    self._num_features = num_features
+    self._num_channels = num_channels
+    self._num_bands = num_bands
+    self._max_resolution = max_resolution
+
+  def __call__(
+    self, entities: Mapping[str, jax.Array], *, is_training: bool
+  ) -> Float[Array, "B M C"]:
+    """Returns the input array.
+
+    Args:
+      entities: `categories` int [B, M, J], in which -1 is no category;
+        `numbers` [B, M, S]; `positions` [B, M, d] in [-1, 1].
+      is_training: Not used.
+    """
+    del is_training
+    numbers = entities["numbers"]
+    parts = [
+      self._one_hot(entities["categories"], numbers.dtype),
+      numbers,
+      self._fourier(entities["positions"]),
+    ]
+    x = jnp.concatenate(parts, -1)
+    x = jax.nn.relu(layers.Linear(self._num_features, name="features")(x))
+    return layers.Linear(self._num_channels, name="embed")(x)
+
+  def _one_hot(self, categories: jax.Array, dtype: Any) -> jax.Array:
+    """Returns the sum of the one-hot vectors of each entity."""
+    batch, count, _ = categories.shape
+    size = self._num_categories
+    # An index beyond the end is dropped; a negative one would count backward.
+    index = jnp.where(categories < 0, size, categories)
+    b, m = np.ogrid[:batch, :count]
+    zeros = jnp.zeros((batch, count, size), dtype)
+    return zeros.at[b[..., None], m[..., None], index].add(1, mode="drop")
+
+  def _fourier(self, positions: jax.Array) -> jax.Array:
+    resolution = (self._max_resolution,) * positions.shape[-1]
+    encode = lambda p: position_encoding.fourier_features(
+      p, self._num_bands, resolution
+    )
+    return jax.vmap(encode)(positions)
+
+
 class EntitiesDecoder(decoders.QueryDecoder):
   """Encodes each entity and all entities together, as in AlphaStar.
 
@@ -41,17 +117,20 @@ class EntitiesDecoder(decoders.QueryDecoder):
 
   Args:
     num_embedding_channels: G, the channels of both encodings.
+    num_actions: A; 0 leaves the predictions of a command out.
     **decoder: Arguments of `QueryDecoder`.
   """
 
   def __init__(
     self,
     num_embedding_channels: int = 256,
+    num_actions: int = 0,
     name: str | None = None,
     **decoder: Any,
   ):
     super().__init__(0, name=name, **decoder)
     self._num_embedding_channels = num_embedding_channels
+    self._num_actions = num_actions
 
   def __call__(
     self,
@@ -61,7 +140,7 @@ class EntitiesDecoder(decoders.QueryDecoder):
     queries: Any = None,
     return_attention: ReturnAttention = False,
   ) -> tuple[dict[str, jax.Array], Float[Array, "B H M N"] | None]:
-    """Returns `entity_embeddings` [B, M, G] and `embedded_entity` [B, G]."""
+    """Returns the arrays of `entity_outputs`, and the weights or None."""
     del queries
     if input_mask is None:
       input_mask = jnp.ones(inputs.shape[:2], bool)
@@ -70,13 +149,99 @@ class EntitiesDecoder(decoders.QueryDecoder):
     out, weights = super().__call__(
       inputs, latents, input_mask, return_attention
     )
-    real = input_mask[..., None].astype(out.dtype)
-    size = self._num_embedding_channels
-    # A convolution of width 1 is a linear layer on each entity.
-    each = hk.Linear(size, name="entity_embeddings")(jax.nn.relu(out))
-    mean = jnp.sum(out * real, 1) / jnp.maximum(jnp.sum(real, 1), 1)
-    everything = jax.nn.relu(hk.Linear(size, name="embedded_entity")(mean))
-    return {
-      "entity_embeddings": each * real,
-      "embedded_entity": everything,
-    }, weights
+    outputs = entity_outputs(
+      out, input_mask, self._num_embedding_channels, self._num_actions
+    )
+    return outputs, weights
+
+
+class TransformerEntitiesDecoder(hk.Module):
+  """`EntitiesDecoder` for a plain Transformer, whose latents are the entities.
+
+  They are normalized, since the blocks are pre-norm. AlphaStar's description
+  does not mention normalization.
+
+  Args:
+    num_embedding_channels: G, the channels of both encodings.
+    num_actions: A; 0 leaves the predictions of a command out.
+    execution: How it is computed.
+  """
+
+  def __init__(
+    self,
+    num_embedding_channels: int = 256,
+    num_actions: int = 0,
+    execution: Execution = AUTO,
+    name: str | None = None,
+  ):
+    super().__init__(name=name)
+    self._num_embedding_channels = num_embedding_channels
+    self._num_actions = num_actions
+    self._execution = execution
+
+  def __call__(
+    self,
+    latents: Float[Array, "B M C"],
+    inputs: InputArray | Float[Array, "B M C"] | None = None,
+    input_mask: Bool[Array, "B M"] | None = None,
+    queries: Any = None,
+    return_attention: ReturnAttention = False,
+  ) -> tuple[dict[str, jax.Array], None]:
+    """Returns the arrays of `entity_outputs`, always without weights."""
+    del inputs, queries, return_attention
+    if input_mask is None:
+      input_mask = jnp.ones(latents.shape[:2], bool)
+    out = layers.LayerNorm("norm", self._execution)(latents)
+    outputs = entity_outputs(
+      out, input_mask, self._num_embedding_channels, self._num_actions
+    )
+    return outputs, None
+
+
+def entity_outputs(
+  out: Float[Array, "B M C"],
+  input_mask: Bool[Array, "B M"],
+  size: int,
+  num_actions: int,
+) -> dict[str, jax.Array]:
+  """Computes the outputs of an entity encoder, in the calling module.
+
+  Args:
+    out: The decoded entities.
+    input_mask: True at real entities.
+    size: G.
+    num_actions: A.
+
+  Returns:
+    `entity_embeddings` [B, M, G], 0 at padding; `embedded_entity` [B, G], from
+    the mean over entities; and, unless A is 0, the logits `action` [B, A],
+    `selected` and `target` [B, M], -1e30 at padding.
+  """
+  real = input_mask[..., None].astype(out.dtype)
+  # A convolution of width 1 is a linear layer on each entity.
+  each = hk.Linear(size, name="entity_embeddings")(jax.nn.relu(out)) * real
+  mean = jnp.sum(out * real, 1) / jnp.maximum(jnp.sum(real, 1), 1)
+  everything = jax.nn.relu(hk.Linear(size, name="embedded_entity")(mean))
+  outputs = {"entity_embeddings": each, "embedded_entity": everything}
+  if num_actions:
+    outputs["action"] = hk.Linear(num_actions, name="action")(everything)
+    for name in ("selected", "target"):
+      outputs[name] = _pointer(each, everything, input_mask, name)
+  return outputs
+
+
+def _pointer(
+  each: jax.Array, everything: jax.Array, input_mask: jax.Array, name: str
+) -> jax.Array:
+  """Returns the logit of each entity: the product of its key with a query.
+
+  AlphaStar's query also depends on the parts of the command that it has chosen
+  already; here all parts are predicted at once.
+  """
+  size = each.shape[-1]
+  query = hk.Linear(size, name=f"{name}_query")(everything)
+  keys = jax.nn.relu(hk.Linear(size, name=f"{name}_hidden")(jax.nn.relu(each)))
+  keys = hk.Linear(size, name=f"{name}_key")(keys)
+  # With a bias on the query, a key alone can be decisive.
+  logits = jnp.einsum("bmg,bg->bm", keys, query + 1) / np.sqrt(size)
+  return jnp.where(input_mask, logits, -1e30)

@@ -1,4 +1,4 @@
-"""Tests of the adapter and the decoder of entities."""
+"""Tests of the adapters and the decoders of entities."""
 
 import functools
 
@@ -16,6 +16,7 @@ from perceiver_jax.models.modalities import entities
 
 _few = settings(max_examples=10, deadline=None)
 _ENTITIES = 6
+_both = pytest.mark.parametrize("name", ["starcraft", "starcraft_transformer"])
 
 
 def test_the_published_model_has_the_papers_shapes():
@@ -39,10 +40,10 @@ def test_the_published_model_has_the_papers_shapes():
 
 
 @functools.cache
-def _model():
+def _model(name="starcraft"):
   """Returns a small model of outputs and gradients, and its parameters."""
-  model = small.model(small.spec("starcraft"))
-  raw, mask = small.raw("starcraft"), small.mask("starcraft")
+  model = small.model(small.spec(name))
+  raw, mask = small.raw(name), small.mask(name)
   params, _ = plain.random_like(small.shapes(model, raw, input_mask=mask))
 
   def loss(params, raw, mask):
@@ -82,10 +83,28 @@ def test_outputs_agree_with_the_definition_of_the_decoder(seed):
   assert np.any(embedded > 0)
 
 
+def test_transformer_outputs_agree_with_the_definition_of_the_decoder():
+  name = "starcraft_transformer"
+  run, params = _model(name)
+  real = _mask(0)
+  _, out = run(small.raw(name), jnp.asarray(real))
+  decoder = plain.Module(params, "decoder")
+  decoded = decoder.norm("norm", np.asarray(out.latents))
+  embeddings = decoder.linear("entity_embeddings", np.maximum(decoded, 0))
+  embeddings[~real] = 0
+  np.testing.assert_allclose(
+    out.logits["entity_embeddings"], embeddings, atol=1e-3
+  )
+  mean = [x[is_real].mean(0) for x, is_real in zip(decoded, real, strict=True)]
+  embedded = np.maximum(decoder.linear("embedded_entity", mean), 0)
+  np.testing.assert_allclose(out.logits["embedded_entity"], embedded, atol=1e-3)
+
+
+@_both
 @_few
 @given(st.integers(0, 99), st.sampled_from([0.0, -1e9, 3e38]))
-def test_padding_has_no_effect_and_embeddings_of_zero(seed, garbage):
-  run, _ = _model()
+def test_padding_has_no_effect_and_embeddings_of_zero(name, seed, garbage):
+  run, _ = _model(name)
   raw, real = small.raw("starcraft", seed=seed), _mask(seed)
   mask = jnp.asarray(real)
   expected_grad, expected = run(raw, mask)
@@ -100,15 +119,17 @@ def test_padding_has_no_effect_and_embeddings_of_zero(seed, garbage):
       )
 
 
-def test_padding_of_nan_has_no_effect():
-  run, _ = _model()
+@_both
+def test_padding_of_nan_has_no_effect(name):
+  run, _ = _model(name)
   raw, mask = small.raw("starcraft"), jnp.asarray(_mask(0))
   _, out = run(jnp.where(mask[..., None], raw, jnp.nan), mask)
   jax.tree.map(np.testing.assert_array_equal, out, run(raw, mask)[1])
 
 
-def test_an_example_without_entities_is_finite_and_affects_no_other():
-  run, _ = _model()
+@_both
+def test_an_example_without_entities_is_finite_and_affects_no_other(name):
+  run, _ = _model(name)
   raw, real = small.raw("starcraft"), _mask(0)
   _, expected = run(raw, jnp.asarray(real))
   real[1] = False
@@ -120,10 +141,11 @@ def test_an_example_without_entities_is_finite_and_affects_no_other():
   assert all(jax.tree.leaves(finite))
 
 
+@_both
 @_few
 @given(st.permutations(range(_ENTITIES)), st.integers(0, 99))
-def test_permuted_entities_have_permuted_embeddings(order, seed):
-  run, _ = _model()
+def test_permuted_entities_have_permuted_embeddings(name, order, seed):
+  run, _ = _model(name)
   raw, mask = small.raw("starcraft", seed=seed), jnp.asarray(_mask(seed))
   order = jnp.asarray(order)
   _, expected = run(raw, mask)
