@@ -4,7 +4,8 @@ r"""Commands in StarCraft II from a set of entities (Perceiver IO v3, Table 9).
     --workdir=runs/battles
 
 Data: generated battles, in which the right command depends on relations among
-entities. docs/starcraft.md describes them and the features of an entity.
+entities, or observations of replays. docs/starcraft.md describes both and the
+features of an entity.
 
 Variants:
 
@@ -46,6 +47,11 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
   name, smoke = base.parse(variant, _VARIANTS, "small")
   config = base.run()
   config.task = "starcraft"
+  recorded = {
+    "directory": "",
+    "test_share": 0.1,  # Of the replays.
+    "max_unreadable_share": 0.01,
+  }
   config.data = {
     "source": "battles",  # See `perceiver_jax.data.starcraft.sources`.
     # Arguments of each source, other than the split.
@@ -57,6 +63,9 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
         "num_test": 2048,
         "seed": 0,
       },
+      # Recorded observations; set model.decoder.num_actions as well.
+      "files": dict(recorded),
+      "shards": dict(recorded),
     },
     "train_split": "train",
     "eval_split": "test",

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from perceiver_jax.data.core.source import Example, make_named
-from perceiver_jax.data.starcraft import battles
+from perceiver_jax.data.starcraft import battles, observations
 
 
 class ObservationSource(Protocol):
@@ -36,6 +36,8 @@ class ObservationSource(Protocol):
 
 SOURCES: dict[str, Callable[..., ObservationSource]] = {
   "battles": battles.battles,
+  "files": observations.observation_files,
+  "shards": observations.observation_shards,
 }
 
 

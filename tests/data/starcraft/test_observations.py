@@ -6,8 +6,10 @@ import pickle
 import hypothesis
 import numpy as np
 import pytest
+import task_helpers
 from hypothesis import strategies as st
 
+from configs import starcraft
 from perceiver_jax.data.core import records
 from perceiver_jax.data.starcraft import features, observations
 from perceiver_jax.errors import UserError
@@ -104,6 +106,26 @@ def test_files_and_records_hold_out_the_same_replays(files, shards):
   for a, b in zip(_sources(files), _sources(shards), strict=True):
     assert _replays(a) == _replays(b)
     assert len(a) == len(b)
+
+
+@pytest.mark.parametrize("kind", ["files", "shards"])
+def test_the_task_trains_on_recorded_observations(kind, request):
+  root = request.getfixturevalue(kind)
+  leaves = {
+    "data__source": kind,
+    f"data__source_args__{kind}__directory": str(root),
+    "model__decoder__num_actions": 2,
+  }
+  task = task_helpers.make_task(starcraft, **leaves)
+  assert task.class_names == tuple(ACTIONS)
+  assert task.metadata()["unit_type_names"] == tuple(UNIT_TYPES)
+  assert task.num_train_examples() == 12
+  (batch,) = task_helpers.train_batches(task, 1, 4)
+  dummy = task.dummy_batch()
+  for name in dummy.keys() - {"mask"}:
+    assert batch[name].shape[1:] == dummy[name].shape[1:]
+  assert batch["input_mask"].sum() == 4 * 4
+  np.testing.assert_array_equal(batch["selected"], [3] * 4)
 
 
 @hypothesis.given(
