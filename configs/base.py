@@ -143,11 +143,14 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.log.every_steps = 2
   config.checkpoint.every_steps = 2
   config.eval_every_steps = 4
-  if config.model.encoder.get("kind") == "transformer":
-    config.model.encoder.update(num_layers=1, num_heads=2)
-    return config
-  config.model.encoder.num_latents = 8
-  config.model.encoder.num_latent_channels = 16
-  config.model.encoder.num_self_attends_per_block = 1
-  config.model.encoder.num_self_attend_heads = 2
+  encoder, kind = config.model.encoder, config.model.encoder.get("kind")
+  if kind == "transformer":
+    encoder.update(num_layers=1, num_heads=2)
+  elif kind == "pointnet":
+    encoder.hidden_sizes = (8, 8, 16)
+  else:
+    encoder.num_latents = 8
+    encoder.num_latent_channels = 16
+    encoder.num_self_attends_per_block = 1
+    encoder.num_self_attend_heads = 2
   return config

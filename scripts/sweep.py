@@ -10,7 +10,8 @@ mapping of leaves to values:
     for rate in (1e-3, 2e-3, 4e-3):
       yield {"optimizer.learning_rate": rate}
 
-The runs are trained one after the other in OUT/learning_rate=0.001 and so on,
+A point may also name another `variant` of the file, to compare models. The runs
+are trained one after the other in OUT/learning_rate=0.001 and so on,
 named by the leaves that differ. The same command resumes a sweep that was
 stopped; finished runs are not repeated, and a run that fails does not stop the
 others. Arguments after `--` go to every run:
@@ -92,10 +93,8 @@ def _runs(others: Sequence[str]) -> list[_Run]:
   sweep = points.load(_CONFIG.value, _SWEEP.value)
   result = []
   for name, point in points.by_name(sweep).items():
-    overrides = [f"--config.{leaf}={value}" for leaf, value in point.items()]
-    result.append(
-      _Run(name, point, [f"--config={_CONFIG.value}", *overrides, *others])
-    )
+    flags_of_run = [*points.flags(_CONFIG.value, point), *others]
+    result.append(_Run(name, point, flags_of_run))
   return result
 
 

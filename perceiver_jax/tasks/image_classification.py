@@ -14,7 +14,7 @@ from jax import numpy as jnp
 from perceiver_jax.models import perceiver
 from perceiver_jax.models.modalities import image as image_adapter
 from perceiver_jax.models.typing import ReturnAttention
-from perceiver_jax.tasks import image_data
+from perceiver_jax.tasks import classification, image_data
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training import mixing, step
@@ -96,52 +96,19 @@ class ImageClassification(image_data.ImageTask):
     losses = optax.softmax_cross_entropy(outputs.logits, batch["targets"])
     ones = jnp.ones_like(losses)
     return {
-      **self._classification_metrics(outputs.logits, batch, losses),
+      **classification.mean_metrics(outputs.logits, batch, losses),
       "unreadable": metrics_lib.weighted(self.unreadable(batch), ones),
     }
 
   def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
     """Returns cross-entropy, accuracies, confusion counts and calibration."""
-    losses = optax.softmax_cross_entropy_with_integer_labels(
-      outputs.logits, batch["label"]
-    )
-    metrics = self._classification_metrics(outputs.logits, batch, losses)
-    count = metrics["loss"][1]
-    predictions = outputs.logits.argmax(-1)
-    metrics["confusion"] = (
-      metrics_lib.confusion(
-        batch["label"], predictions, batch["mask"], len(self.class_names)
-      ),
-      count,
-    )
-    metrics["calibration"] = (
-      metrics_lib.calibration(outputs.logits, batch["label"], batch["mask"]),
-      count,
-    )
-    return metrics
-
-  def _classification_metrics(
-    self, logits: jax.Array, batch: Batch, losses: jax.Array
-  ) -> dict[str, tuple[jax.Array, jax.Array]]:
-    weights = batch.get("mask", np.ones(logits.shape[0], np.float32))
-    correct = lambda k: metrics_lib.in_top_k(logits, batch["label"], k)
-    metrics = {
-      "loss": metrics_lib.weighted(losses, weights),
-      "accuracy": metrics_lib.weighted(correct(1), weights),
-    }
-    if len(self.class_names) > 5:
-      metrics["top_5_accuracy"] = metrics_lib.weighted(correct(5), weights)
-    return metrics
+    return classification.evaluation_metrics(outputs.logits, batch)
 
   def finalize_metrics(
     self, metrics: Mapping[str, Mapping[str, np.ndarray]]
   ) -> dict[str, dict[str, np.ndarray]]:
     """Adds the expected calibration error."""
-    error = metrics_lib.expected_calibration_error
-    return {
-      name: {**means, "calibration_error": error(means["calibration"])}
-      for name, means in metrics.items()
-    }
+    return classification.finalize_metrics(metrics)
 
   def summary_images(
     self, outputs: perceiver.Outputs, batch: Batch
@@ -181,16 +148,7 @@ class ImageClassification(image_data.ImageTask):
     self, metrics: Mapping[str, np.ndarray]
   ) -> list[sections.Section]:
     """Returns confusion matrix, accuracy per class and calibration."""
-    confusion, names = metrics["confusion"], self.class_names
-    return [
-      sections.confusion_matrix(confusion, names),
-      sections.class_accuracy(
-        metrics_lib.per_class_accuracy(confusion), confusion, names
-      ),
-      sections.calibration(
-        metrics["calibration"], float(metrics["calibration_error"])
-      ),
-    ]
+    return classification.report_sections(metrics, self.class_names)
 
   def predictions(
     self, outputs: perceiver.Outputs, batch: Batch

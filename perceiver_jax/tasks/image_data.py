@@ -17,7 +17,7 @@ from jax import numpy as jnp
 from perceiver_jax.data.core.source import Example, Source
 from perceiver_jax.data.images import codec, preprocessing, sources, transforms
 from perceiver_jax.errors import UserError
-from perceiver_jax.tasks import base
+from perceiver_jax.tasks import base, classification
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import mixing
 
@@ -54,15 +54,9 @@ class ImageTask(base.Task):
     self._preprocessing = preprocessing.Preprocessing(
       self._shape, config.data.to_dict()
     )
-    if metadata and "class_names" in metadata:
-      self._class_names = tuple(metadata["class_names"])
-    else:
-      self._class_names = self.source("eval").class_names
-    if config.model.num_classes != len(self._class_names):
-      raise UserError(
-        f"config.model.num_classes is {config.model.num_classes} but the data"
-        f" has {len(self._class_names)} classes; make them equal"
-      )
+    self._class_names = classification.class_names(
+      config, metadata, lambda: self.source("eval")
+    )
 
   def dummy_batch(self) -> Batch:
     """Returns one black image, with its partner if images are mixed."""

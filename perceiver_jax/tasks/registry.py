@@ -15,6 +15,7 @@ from perceiver_jax.tasks import (
   masked_lm,
   multilabel_image_classification,
   optical_flow,
+  point_cloud_classification,
   starcraft,
 )
 from perceiver_jax.tasks.base import Task
@@ -29,6 +30,9 @@ TASKS: dict[str, type[Task]] = {
   "kinetics": kinetics.Kinetics,
   "masked_lm": masked_lm.MaskedLanguageModel,
   "optical_flow": optical_flow.OpticalFlow,
+  "point_cloud_classification": (
+    point_cloud_classification.PointCloudClassification
+  ),
   "starcraft": starcraft.StarCraft,
 }
 

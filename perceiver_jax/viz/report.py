@@ -1,7 +1,8 @@
 """The run report: one HTML file with a run's results and settings.
 
-The file is self-contained: images are embedded, it needs no network and no
-JavaScript, and it follows the reader's light or dark color scheme.
+The file is self-contained: images are embedded, it needs no network, no
+JavaScript except to turn point clouds, and it follows the reader's light or
+dark color scheme.
 """
 
 import dataclasses

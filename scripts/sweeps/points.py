@@ -53,6 +53,23 @@ def load(config: str, sweep: str) -> list[dict[str, Any]]:
   return points
 
 
+def flags(config: str, point: Mapping[str, Any]) -> list[str]:
+  """Returns the flags of `experiments.train` for a point.
+
+  Args:
+    config: Value of --config: a file, with or without a variant.
+    point: Values by leaf. Its `variant`, if it has one, takes the place of that
+      of `config`; `smoke` remains.
+  """
+  file, _, variant = config.partition(":")
+  leaves = dict(point)
+  if "variant" in leaves:
+    smoke = ["smoke"] if "smoke" in variant.split(",") else []
+    config = f"{file}:{','.join([leaves.pop('variant'), *smoke])}"
+  overrides = [f"--config.{leaf}={value}" for leaf, value in leaves.items()]
+  return [f"--config={config}", *overrides]
+
+
 def by_name(points: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
   """Names points by their values of the leaves that differ between points.
 

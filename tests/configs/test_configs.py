@@ -112,21 +112,29 @@ SWEEPS = [
 
 @pytest.mark.parametrize(("name", "sweep"), SWEEPS)
 def test_every_point_of_a_sweep_is_a_model(name, sweep):
-  variant = sweep.split("_")[1]
-  points = list(getattr(module(name), sweep)())
-  specs = []
+  file, points = module(name), list(getattr(module(name), sweep)())
+  base_variant = _BASES.get(sweep, sweep.split("_")[1])
+  configs = []
   for point in points:
-    config = module(name).get_config(variant)
-    config.update_from_flattened_dict(point)
-    specs.append(config.model.to_dict())
-  # One point is the base model, and all differ.
-  assert module(name).get_config(variant).model.to_dict() in specs
-  assert len(set(map(str, specs))) == len(specs) > 1
-  for point in (points[0], points[-1]):
-    config = module(name).get_config(f"{variant},smoke")
-    config.update_from_flattened_dict(point)
-    task = tasks.make_task(config, {"class_names": [""] * 17})
-    restore.abstract_state(config, task, step.make_mesh(1))
+    leaves = dict(point)
+    variant = leaves.pop("variant", base_variant)
+    config = file.get_config(variant)
+    config.update_from_flattened_dict(leaves)
+    configs.append(config.to_dict())
+    if point in (points[0], points[-1]):
+      short = file.get_config(f"{variant},smoke")
+      short.update_from_flattened_dict(leaves)
+      task = tasks.make_task(
+        short, {"class_names": [""] * short.model.num_classes}
+      )
+      restore.abstract_state(short, task, step.make_mesh(1))
+  # One point is the base, and all differ.
+  assert file.get_config(base_variant).to_dict() in configs
+  assert len(set(map(str, configs))) == len(configs) > 1
+
+
+# The variants that sweeps start from, if not those that their names begin with.
+_BASES = {"sweep_baselines": "small"}
 
 
 def test_the_base_of_figure_5_is_the_papers():
@@ -296,3 +304,33 @@ def test_the_io_recipes_mix_images():
   for variant in ("icml", "permuted"):
     assert not any(get(variant).mixing.to_dict().values())
     assert not get(variant).label_smoothing
+
+
+def test_modelnet40_is_the_papers():
+  """Perceiver v2, section 4.3."""
+  get = module("modelnet40").get_config
+  config = get("")
+  assert (config.batch_size, config.num_steps) == (512, 50_000)
+  assert config.data.augmentation.to_dict() == {
+    "point_scale": 0.01, "rotation": 0.0,
+  }  # fmt: skip
+  adapter, encoder = config.model.adapter, config.model.encoder
+  assert (adapter.num_bands, adapter.max_resolution) == (64, 2 * 1120)
+  assert (encoder.num_latents, encoder.num_latent_channels) == (512, 1024)
+  assert (encoder.num_cross_attends, encoder.num_blocks) == (2, 2)
+  assert encoder.num_self_attends_per_block == 6
+  assert config.optimizer.name == "lamb"
+  for steps in (0, 25_000, 49_999):
+    _, schedule = optimizers.from_config(config.optimizer, 50_000, 512)
+    assert float(schedule(steps)) == pytest.approx(1e-3)
+  assert config.published["accuracy"] == 0.857
+  transformer = get("transformer")
+  assert transformer.published["accuracy"] == 0.821
+  assert transformer.data.num_points == 44 * 44
+  # The baselines differ in the model, and in the number of points.
+  for variant in ("transformer", "pointnet"):
+    other = get(variant)
+    for leaf in ("model", "published"):
+      other[leaf] = config[leaf]
+    other.data.num_points = config.data.num_points
+    assert other.to_dict() == config.to_dict()

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 from perceiver_jax.data.core.source import Source, make_named
-from perceiver_jax.data.points import hdf5, object_files, shards
+from perceiver_jax.data.points import hdf5, object_files, shards, solids
 
 SOURCES: dict[str, Callable[..., Source]] = {
   "mesh_folder": object_files.mesh_folder,
   "resampled_text": object_files.resampled_text,
   "hdf5": hdf5.hdf5,
   "shards": shards.shards,
+  "solids": solids.solids,
 }
 
 

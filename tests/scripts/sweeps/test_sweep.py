@@ -240,3 +240,12 @@ def test_a_sweep_of_real_runs(config, tmp_path):
   assert [row["status"] for row in rows] == ["done", "done"]
   parameters = [int(row["parameters"]) for row in rows]
   assert parameters[1] - parameters[0] == 4 * 16
+
+
+def test_a_point_may_name_another_variant():
+  point = {"variant": "pairs", "seed": 1}
+  assert points.flags("a.py:b,smoke", point) == [
+    "--config=a.py:pairs,smoke", "--config.seed=1",
+  ]  # fmt: skip
+  assert points.flags("a.py", point)[0] == "--config=a.py:pairs"
+  assert points.flags("a.py:b", {"seed": 1})[0] == "--config=a.py:b"
