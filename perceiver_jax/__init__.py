@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     transform,
   )
 
+# Sets OpenCV's limit of pixels, which OpenCV reads when it is loaded.
+from perceiver_jax import limits as _limits  # noqa: F401
+
 __version__ = "0.1.0"
 
 __all__ = [

@@ -31,9 +31,10 @@ MAX_DEPTH = 1_024
 
 # Pixels of an image or of a frame: 8,192 x 8,192. ImageNet's largest image has
 # 61 million and a frame of 8K video 33 million. In 16 bits and four channels
-# these are 0.5 GB.
-PIXELS_VARIABLE = "PERCEIVER_JAX_MAX_PIXELS"
-MAX_PIXELS = int(os.environ.get(PIXELS_VARIABLE, 2**26))
+# these are 0.5 GB. OpenCV reads the variable when it is loaded and checks the
+# size before it decodes, for every format.
+PIXELS_VARIABLE = "OPENCV_IO_MAX_IMAGE_PIXELS"
+MAX_PIXELS = int(os.environ.setdefault(PIXELS_VARIABLE, str(2**26)))
 
 # Samples per second of an audio file: from the lowest rate of speech codecs to
 # that of measurement devices. Resampling from 1 Hz would multiply a file's

@@ -8,6 +8,7 @@ import numpy as np
 from absl import flags
 
 from experiments import launch
+from perceiver_jax import files
 from perceiver_jax.errors import UserError
 from perceiver_jax.viz import image_layout
 
@@ -25,7 +26,7 @@ def class_names(num_classes: int) -> Sequence[str]:
   if not path:
     return _default_class_names(num_classes)
   try:
-    lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+    lines = files.read_text(Path(path).expanduser()).splitlines()
   except (OSError, UnicodeDecodeError) as error:
     raise UserError(f"--labels={path} can't be read: {error}") from error
   names = [line.strip() for line in lines if line.strip()]

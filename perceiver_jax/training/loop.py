@@ -4,6 +4,7 @@ A run that was stopped or killed resumes from its newest checkpoint, and its
 final state is bitwise identical to that of an uninterrupted run.
 """
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -113,9 +114,16 @@ class Trainer:
     """Trains until the last step or an interrupt.
 
     Raises:
-      UserError: the folder can't be written to, or a checkpoint is unusable.
+      UserError: the folder can't be written to or is in use by another run, or
+        a checkpoint is unusable.
       DivergedError: the loss or the gradient is not finite.
     """
+    with contextlib.ExitStack() as stack:
+      if jax.process_index() == 0:
+        stack.enter_context(workdir.locked(self._folder))
+      return self._run_in_folder()
+
+  def _run_in_folder(self) -> Outcome:
     stop = interrupts.Interrupts(self._config.max_seconds)
     workdir.check_metadata(self._folder, self._task.metadata())
     if jax.process_index() == 0:

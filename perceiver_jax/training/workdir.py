@@ -1,8 +1,11 @@
 """Reads and writes the config, task and versions files of a workdir."""
 
 import contextlib
+import errno
+import fcntl
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -11,6 +14,7 @@ from typing import Any
 
 import jax
 import ml_collections
+from absl import logging
 
 from perceiver_jax import files
 from perceiver_jax.data.core.source import check_class_names
@@ -19,6 +23,7 @@ from perceiver_jax.training.logs.metric_writers import write_json
 
 CONFIG_FILE = "config.json"
 TASK_FILE = "task.json"
+LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
 
 # Leaves that affect only logging, storage and later evaluation.
@@ -105,6 +110,44 @@ def write(
     write_json(workdir / CONFIG_FILE, _jsonable(config))
     write_json(workdir / TASK_FILE, metadata)
     write_json(workdir / "versions.json", versions())
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+  """Creates the workdir if needed, and keeps other runs out of it.
+
+  The system releases the lock when the process ends in any way. Of several
+  processes of one run, only the first may call this. File systems without locks
+  (some mounts of buckets) only get a warning.
+
+  Raises:
+    UserError: another run uses the workdir, or it can't be written to.
+  """
+  with writing(workdir):
+    workdir.mkdir(parents=True, exist_ok=True)
+    file = open(workdir / LOCK_FILE, "a+", encoding="utf-8")  # noqa: SIM115
+  with file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      file.seek(0)
+      raise UserError(
+        f"--workdir={workdir} is in use by another run ({file.read(200)}); wait"
+        " for it to end, or give another --workdir"
+      ) from error
+    except OSError as error:
+      if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+        raise
+      logging.warning(
+        "%s can't be locked (%s); take care that no other run uses it",
+        workdir,
+        error.strerror,
+      )
+    with writing(workdir):
+      file.truncate(0)
+      file.write(f"process {os.getpid()} on {platform.node()}")
+      file.flush()
+    yield
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import errno
 import json
 import re
 import subprocess
+import sys
 
 import ml_collections
 import pytest
@@ -215,6 +216,44 @@ def test_class_names_that_are_no_names_are_refused(tmp_path, names):
   (tmp_path / "task.json").write_text(json.dumps({"class_names": names}))
   with pytest.raises(UserError, match="not a list of names"):
     workdir.read_metadata(tmp_path)
+
+
+def test_a_workdir_is_locked_until_its_process_ends(tmp_path):
+  folder = tmp_path / "run"
+  code = (
+    "import pathlib, sys, time; from perceiver_jax.training import workdir\n"
+    "with workdir.locked(pathlib.Path(sys.argv[1])):\n"
+    "  print('locked', flush=True); time.sleep(100)"
+  )
+  other = subprocess.Popen(
+    [sys.executable, "-c", code, folder], stdout=subprocess.PIPE, text=True
+  )
+  try:
+    assert other.stdout.readline() == "locked\n"
+    with (
+      pytest.raises(UserError, match=f"another run .process {other.pid} on"),
+      workdir.locked(folder),
+    ):
+      pass
+  finally:
+    other.kill()
+    other.wait()
+  with workdir.locked(folder):
+    pass
+  with workdir.locked(folder):
+    pass
+
+
+def test_a_file_system_without_locks_gets_a_warning(
+  tmp_path, monkeypatch, caplog
+):
+  def flock(*_):
+    raise OSError(errno.ENOSYS, "Function not implemented")
+
+  monkeypatch.setattr("fcntl.flock", flock)
+  with caplog.at_level("WARNING", "absl"), workdir.locked(tmp_path):
+    pass
+  assert "can't be locked" in caplog.text
 
 
 def test_file_in_place_of_the_folder_is_a_user_error(tmp_path):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from perceiver_jax import files, limits
 from perceiver_jax.data.clips import av_decoding
 from perceiver_jax.errors import UserError
 
@@ -122,7 +123,8 @@ def _read(
   """Reads audio from a little before `start` to a little after `stop`."""
   if Path(path).suffix.lower() in (".wav", ".flac"):
     _check_riff(path)
-    with contextlib.suppress(ImportError):
+    with contextlib.suppress(ImportError, OSError):
+      files.check_regular(path)  # `_read_av` reports other files.
       part = _read_soundfile(path, start, stop, sample_rate)
       if part:
         return part
@@ -132,7 +134,7 @@ def _read(
 def _check_riff(path: str | os.PathLike[str]) -> None:
   """Raises UserError for a truncated .wav file, which decoders accept."""
   try:
-    with open(path, "rb") as file:
+    with files.open_regular(path) as file:
       head = file.read(12)
     missing = int.from_bytes(head[4:8], "little") + 8 - os.path.getsize(path)
   except OSError:
@@ -156,11 +158,14 @@ def _read_soundfile(
   except soundfile.SoundFileError:
     return None
   with file:
+    _check_rate(path, file.samplerate)
     first = min(_first(start, file.samplerate, sample_rate), file.frames)
     last = min((stop + _MARGIN) * file.samplerate, file.frames)
+    count = math.ceil(last) - first
+    _check_length(path, count * file.channels, file.samplerate, sample_rate)
     try:
       file.seek(first)
-      samples = file.read(math.ceil(last) - first, "float32", always_2d=True)
+      samples = file.read(count, "float32", always_2d=True)
     except soundfile.SoundFileError as error:
       raise UserError(
         f"{str(path)!r} is damaged or incomplete; get the whole file"
@@ -176,6 +181,7 @@ def _read_av(
   rate, position = 1, 0
   for timed in av_decoding.decode(path, "audio", max(0.0, start - _BEFORE)):
     rate = timed.frame.sample_rate
+    _check_rate(path, rate)
     ended = timed.start >= stop + _MARGIN
     if ended and parts:
       break
@@ -189,8 +195,31 @@ def _read_av(
       break
     parts.append((position, part))
     position += len(part)
+    total = (position - parts[0][0]) * part.shape[1]
+    _check_length(path, total, rate, sample_rate)
   first = _first(start, rate, sample_rate)
   return _Part(_join(parts, first), rate, first)
+
+
+def _check_rate(path: str | os.PathLike[str], rate: int) -> None:
+  low, high = limits.MIN_SAMPLE_RATE, limits.MAX_SAMPLE_RATE
+  if not low <= rate <= high:
+    raise UserError(
+      f"{str(path)!r} has {rate:,} samples per second; {low:,} to {high:,} are"
+      " read: convert it first"
+    )
+
+
+def _check_length(
+  path: str | os.PathLike[str], count: int, rate: int, sample_rate: int
+) -> None:
+  """Checks the samples of all channels, as they are and at the new rate."""
+  count = max(count, count * sample_rate // rate)
+  if count > limits.MAX_SAMPLES:
+    raise UserError(
+      f"{str(path)!r} has {count:,} samples from its start on, and at most"
+      f" {limits.MAX_SAMPLES:,} are read at once; give a shorter file"
+    )
 
 
 def _first(start: float, rate: int, sample_rate: int) -> int:

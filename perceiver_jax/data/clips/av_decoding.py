@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from perceiver_jax import limits
 from perceiver_jax.errors import UserError
 
 # Other formats of FFmpeg may open further files or URLs, or accept any text.
@@ -158,10 +159,23 @@ def _track(container: Any, kind: str, path: str | os.PathLike[str]) -> Any:
   for stream in getattr(container.streams, kind):
     if stream.codec_context and not stream.disposition & cover:
       stream.thread_type = "AUTO"
+      if kind == "video":
+        _limit_pixels(stream.codec_context, path)
       return stream
   raise UserError(
     f"{str(path)!r} has no {kind} track that can be decoded; give another file"
   )
+
+
+def _limit_pixels(codec: Any, path: str | os.PathLike[str]) -> None:
+  """Limits the size of frames, also if it changes within the file."""
+  if codec.width * codec.height > limits.MAX_PIXELS:
+    raise UserError(
+      f"{str(path)!r} has frames of {codec.width} x {codec.height} pixels, more"
+      f" than {limits.MAX_PIXELS:,}; the environment variable"
+      f" {limits.PIXELS_VARIABLE} sets this limit"
+    )
+  codec.options = {**codec.options, "max_pixels": str(limits.MAX_PIXELS)}
 
 
 def _origin(track: Any) -> float:

@@ -11,9 +11,9 @@ Custom: `file,label`, where several labels are joined by semicolons.
 import csv
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
+from perceiver_jax import files
 from perceiver_jax.errors import UserError
 
 # Columns of AudioSet's list of classes: index,mid,display_name.
@@ -56,7 +56,9 @@ def read_rows(path: str | os.PathLike[str]) -> list[Row]:
     UserError: the list can't be read.
   """
   try:
-    with open(path, newline="", encoding="utf-8-sig") as file:
+    with files.open_regular(
+      path, "r", newline="", encoding="utf-8-sig"
+    ) as file:
       return list(_rows(file, path))
   except OSError as error:
     raise UserError(
@@ -78,7 +80,7 @@ def read_classes(path: str | os.PathLike[str]) -> dict[str, str]:
     UserError: the file can't be read, names no class, or repeats a class.
   """
   try:
-    lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    lines = files.read_text(path, "utf-8-sig").splitlines()
   except (OSError, UnicodeDecodeError) as error:
     raise UserError(
       f"{str(path)!r} can't be read ({error}); give"

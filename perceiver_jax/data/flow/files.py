@@ -15,6 +15,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from perceiver_jax import files
+from perceiver_jax.data.images import codec
 from perceiver_jax.errors import UserError
 
 _FLO_MAGIC = struct.pack("<f", 202021.25)
@@ -51,7 +53,7 @@ def read_flow(path: str | os.PathLike[str]) -> np.ndarray:
   """
   kind = _format(path)
   try:
-    data = Path(path).read_bytes()
+    data = files.read_bytes(path)
   except OSError as error:
     reason = (error.strerror or type(error).__name__).lower()
     raise UserError(
@@ -134,14 +136,16 @@ def _read_kitti(data: bytes) -> np.ndarray:
   if width * height * 6 > len(data) * _DEFLATE_MOST:
     raise _DamagedError(f"{len(data):,} bytes cannot be {width} x {height}")
   try:
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-  except cv2.error:
-    image = None
+    image = codec.imdecode(data, cv2.IMREAD_UNCHANGED)
+  except codec.TooManyPixelsError as error:
+    raise _DamagedError(f"it {error}") from error
   if image is None:
     raise _DamagedError("the PNG is damaged or incomplete")
   # OpenCV's channels blue, green, red are valid, y, x.
-  flow = (image[..., :0:-1] - _KITTI_ZERO) / _KITTI_SCALE
-  return np.where(image[..., :1] > 0, flow, np.nan).astype(np.float32)
+  # 16 bits are exact in float32, which takes half the memory of float64.
+  flow = image[..., :0:-1].astype(np.float32)
+  flow = (flow - np.float32(_KITTI_ZERO)) / np.float32(_KITTI_SCALE)
+  return np.where(image[..., :1] > 0, flow, np.float32(np.nan))
 
 
 def _write_kitti(flow: np.ndarray, unknown: np.ndarray) -> bytes:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from perceiver_jax import files
 from perceiver_jax.checks import check_choice
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.flow import files as flow_files
@@ -231,7 +232,7 @@ def _chairs_marks(root: Path, count: int) -> list[str]:
       f"{path} is missing; download it from FlyingChairs' page, where it is"
       " separate from the pairs: it lists the held-out pairs"
     )
-  marks = re.findall(r"\S+", path.read_text(encoding="utf-8"))
+  marks = re.findall(r"\S+", files.read_text(path))
   if len(marks) != count:
     raise UserError(
       f"{path} has {len(marks)} lines and {root / 'data'} {count} pairs; unpack"

@@ -9,6 +9,7 @@ import re
 import cv2
 import numpy as np
 
+from perceiver_jax import files, limits
 from perceiver_jax.errors import UserError
 
 # Grain already decodes in several threads; those of OpenCV would compete with
@@ -19,6 +20,16 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 _ORIENTED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
 _JPEG_MAGIC = b"\xff\xd8"
+
+
+class TooManyPixelsError(Exception):
+  """An image is larger than allowed; the message says how to read it."""
+
+  def __init__(self):
+    super().__init__(
+      f"has more than {limits.MAX_PIXELS:,} pixels; the environment variable"
+      f" {limits.PIXELS_VARIABLE} sets this limit"
+    )
 
 
 def read_image(path: str | os.PathLike[str], channels: int = 3) -> np.ndarray:
@@ -56,9 +67,13 @@ def decode_image(
     uint8 [H, W, channels], channels in RGB order.
 
   Raises:
-    UserError: the bytes are not a complete image.
+    UserError: the bytes are not a complete image, or it has more pixels than
+      `limits.MAX_PIXELS`.
   """
-  image = _decode(data)
+  try:
+    image = _decode(data)
+  except TooManyPixelsError as error:
+    raise UserError(f"{name} {error}; replace or remove it") from error
   if image is None:
     raise UserError(
       f"{name} cannot be read as an image: it is damaged, incomplete or of"
@@ -113,8 +128,7 @@ def encode_png(image: np.ndarray) -> bytes:
 def _read_bytes(path: str | os.PathLike[str]) -> bytes:
   """Reads a file; raises UserError if it is empty or cannot be read."""
   try:
-    with open(path, "rb") as file:
-      data = file.read()
+    data = files.read_bytes(path)
   except OSError as error:
     reason = error.strerror or type(error).__name__
     raise UserError(
@@ -128,21 +142,31 @@ def _read_bytes(path: str | os.PathLike[str]) -> bytes:
   return data
 
 
+def imdecode(data: bytes, flags: int) -> np.ndarray | None:
+  """Decodes with `cv2.imdecode`; returns None if the data is damaged.
+
+  Raises:
+    TooManyPixelsError: the header tells more pixels than are allowed.
+  """
+  try:
+    return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+  except cv2.error as error:
+    if "MAX_IMAGE" in str(error):
+      raise TooManyPixelsError from error
+    return None
+
+
 def _decode(data: bytes) -> np.ndarray | None:
   """Decodes to gray, RGB or RGBA of the stored depth; None if undecodable."""
-  buffer = np.frombuffer(data, np.uint8)
-  try:
-    if data.startswith(_JPEG_MAGIC):
-      # Most images are JPEGs; decoding them to RGB at once saves a copy.
-      return cv2.imdecode(buffer, cv2.IMREAD_COLOR_RGB)
-    image = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
-    if image is None:
-      return None
-    # OpenCV applies the orientation only in modes that drop alpha.
-    if image.shape[2:] != (4,) and re.search(b"exif", data, re.IGNORECASE):
-      image = cv2.imdecode(buffer, _ORIENTED)
-  except cv2.error:
+  if data.startswith(_JPEG_MAGIC):
+    # Most images are JPEGs; decoding them to RGB at once saves a copy.
+    return imdecode(data, cv2.IMREAD_COLOR_RGB)
+  image = imdecode(data, cv2.IMREAD_UNCHANGED)
+  if image is None:
     return None
+  # OpenCV applies the orientation only in modes that drop alpha.
+  if image.shape[2:] != (4,) and re.search(b"exif", data, re.IGNORECASE):
+    image = imdecode(data, _ORIENTED)
   if image is None or image.ndim == 2:
     return image
   code = {3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGBA}[image.shape[2]]
@@ -154,7 +178,11 @@ def _to_uint8(image: np.ndarray, name: str) -> np.ndarray:
   if image.dtype == np.uint8:
     return image
   if image.dtype == np.uint16:
-    return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    small = np.empty(image.shape, np.uint8)
+    # By rows, because a large image would take a gigabyte in 32 bits.
+    for row, small_row in zip(image, small, strict=True):
+      small_row[...] = (row.astype(np.uint32) + 128) // 257
+    return small
   raise UserError(
     f"{name} has {image.dtype} pixels; only 8 and 16 bits per channel are"
     " read: convert it to PNG or JPEG"
@@ -163,6 +191,7 @@ def _to_uint8(image: np.ndarray, name: str) -> np.ndarray:
 
 def _composite_on_white(image: np.ndarray) -> np.ndarray:
   """Composites uint8 RGBA [H, W, 4] on white; uint8 [H, W, 3]."""
-  color, alpha = np.split(image.astype(np.uint32), [3], axis=2)
+  # The largest sum is 255 * 255 + 127, which fits into 16 bits.
+  color, alpha = np.split(image.astype(np.uint16), [3], axis=2)
   blend = color * alpha + 255 * (255 - alpha)
   return ((blend + 127) // 255).astype(np.uint8)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from perceiver_jax import files
 from perceiver_jax.data.core.skip_unreadable import SkipUnreadable
 from perceiver_jax.data.core.source import Example, multi_hot
 from perceiver_jax.data.images import codec
@@ -124,7 +125,10 @@ def _class_names(root: Path, lists: dict[str, Path]) -> list[str]:
   """Returns the names of the classes, the same for all splits."""
   file = root / _CLASSES
   if file.exists():
-    lines = file.read_text(encoding="utf-8").splitlines()
+    try:
+      lines = files.read_text(file).splitlines()
+    except (OSError, ValueError) as error:
+      raise UserError(f"{file} can't be read: {error}") from error
     names = [line.strip() for line in lines if line.strip()]
     if len(set(names)) < len(names):
       raise UserError(f"{file} has a class twice; remove one")
@@ -140,7 +144,7 @@ def _rows(path: Path) -> Iterator[tuple[int, str, list[str]]]:
   """Yields line number, image and labels of the rows of a list."""
   read = _csv_rows if path.suffix == ".csv" else _jsonl_rows
   try:
-    with path.open(newline="", encoding="utf-8") as file:
+    with files.open_regular(path, "r", newline="", encoding="utf-8") as file:
       yield from read(file)
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise UserError(f"{path} can't be read: {error}; {_EXPECTED}") from error

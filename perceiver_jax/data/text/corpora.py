@@ -19,6 +19,7 @@ from perceiver_jax.data.core import tfds as tfds_sources
 from perceiver_jax.data.core.source import make_named
 from perceiver_jax.data.text.python_docs import SPLITS, python_docs
 from perceiver_jax.errors import UserError
+from perceiver_jax.files import open_regular
 
 KINDS = ("line", "paragraph", "file")
 _SUFFIXES = (".txt", ".jsonl")
@@ -77,7 +78,7 @@ class Files:
   def __getitem__(self, index: int) -> str:
     number, start, stop = map(int, self._spans[index])
     try:
-      with open(self._paths[number], "rb") as file:
+      with open_regular(self._paths[number]) as file:
         file.seek(start)
         text = file.read(stop - start).decode("utf-8", errors="replace")
         text = text.removeprefix(_BYTE_ORDER_MARK) if start == 0 else text
@@ -204,7 +205,7 @@ def _unreadable(path: str, error: OSError) -> UserError:
 
 def _line_number(path: str, start: int) -> int:
   """Returns the number, from 1, of the line that starts at a byte."""
-  with open(path, "rb") as file:
+  with open_regular(path) as file:
     blocks = iter(lambda: file.read(min(_BLOCK, start - file.tell())), b"")
     return 1 + sum(block.count(b"\n") for block in blocks)
 
@@ -212,7 +213,7 @@ def _line_number(path: str, start: int) -> int:
 def _runs(path: str, joined: bool) -> Iterator[tuple[int, int]]:
   """Yields byte ranges of nonblank lines; adjacent ones as one if `joined`."""
   position = start = 0
-  with open(path, "rb") as file:
+  with open_regular(path) as file:
     for line in file:
       blank = not line.strip()
       if start < position and (blank or not joined):
@@ -255,7 +256,7 @@ def _decompress(path: str, target: Path) -> None:
   partial = target.with_name(f".{uuid.uuid4().hex}-{target.name}")
   try:
     target.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "rb") as source, open(partial, "wb") as sink:
+    with open_regular(path) as source, open(partial, "wb") as sink:
       sink.writelines(blocks(source))
     os.replace(partial, target)
   except (OSError, EOFError, zlib.error) as error:

@@ -20,6 +20,7 @@ from perceiver_jax.data.core.source import Example, Source, make_named
 from perceiver_jax.data.text import tiny_glue
 from perceiver_jax.data.text.glue_tasks import TASKS, TINY, Task
 from perceiver_jax.errors import UserError
+from perceiver_jax.files import open_regular
 
 UNKNOWN = -1.0
 # A task from the user's own files: train.tsv and dev.tsv with the columns
@@ -189,8 +190,8 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
   try:
     # The csv module would interpret quotes, and rejects NULs and very long
     # fields, which these files contain.
-    with open(
-      path, encoding="utf-8-sig", errors="replace", newline="\n"
+    with open_regular(
+      path, "r", encoding="utf-8-sig", errors="replace", newline="\n"
     ) as file:
       for number, line in enumerate(file, 1):
         if line.strip("\r\n"):

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from perceiver_jax import files
 from perceiver_jax.data.text import byte_tokenizer
 from perceiver_jax.errors import UserError
 from perceiver_jax.viz.text import printable
@@ -117,7 +118,7 @@ class SentencePiece:
 
   def __init__(self, path: str):
     try:
-      self._proto = Path(path).expanduser().read_bytes()
+      self._proto = files.read_bytes(Path(path).expanduser())
     except OSError as error:
       raise UserError(
         f"config.data.tokenizer={path} can't be read ({error.strerror}); give"

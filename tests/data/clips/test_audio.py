@@ -1,3 +1,4 @@
+import os
 import sys
 
 import av
@@ -303,3 +304,28 @@ def test_write_wav_explains_what_cannot_be_written(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "soundfile", None)
   with pytest.raises(UserError, match=r"pip install 'perceiver_jax\[media\]'"):
     write_wav(tmp_path / "x.wav", audio)
+
+
+@pytest.mark.parametrize("rate", [1, 999, 2**31 - 1])
+def test_unusual_rates_are_refused(tmp_path, rate):
+  path = tmp_path / "x.wav"
+  write_wav(path, np.zeros(1_000), 8_000)
+  data = bytearray(path.read_bytes())
+  data[24:28] = rate.to_bytes(4, "little")
+  path.write_bytes(data)
+  with pytest.raises(UserError, match="samples per second; 1,000 to 768,000"):
+    read_audio(path)
+
+
+def test_long_audio_is_refused_before_it_is_resampled(tmp_path):
+  path = tmp_path / "x.wav"
+  write_wav(path, np.zeros(3_000_000), 1_000)
+  with pytest.raises(UserError, match=r"144,000,000 samples .* at most"):
+    read_audio(path)
+  assert len(read_audio(path, num_samples=48_000)) == 48_000
+
+
+def test_pipes_are_refused(tmp_path):
+  os.mkfifo(tmp_path / "x.wav")
+  with pytest.raises(UserError, match="is not a file"):
+    read_audio(tmp_path / "x.wav")

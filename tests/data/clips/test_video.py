@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perceiver_jax import limits
 from perceiver_jax.data.clips.audio import read_audio
 from perceiver_jax.data.clips.video import frame_rate, frames, read_video
 from perceiver_jax.data.clips.video_writer import write_video
@@ -252,3 +253,11 @@ def test_a_real_clip_is_read():
   np.testing.assert_array_equal(part, video[75:91])
   with pytest.raises(UserError, match=r"has 16 frames .* and not 17"):
     read_video(path, 17, start=116 / 25)
+
+
+def test_large_frames_are_refused(tmp_path, monkeypatch):
+  path = tmp_path / "x.mp4"
+  write_video(path, np.zeros((2, 32, 48, 3), np.uint8), 25)
+  monkeypatch.setattr(limits, "MAX_PIXELS", 1_000)
+  with pytest.raises(UserError, match="48 x 32 pixels, more than 1,000"):
+    list(frames(path))

@@ -1,4 +1,5 @@
 import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -164,7 +165,7 @@ def test_images_that_are_not_flow_are_refused(tmp_path):
 def test_missing_files_folders_and_unknown_suffixes_are_refused(tmp_path):
   _assert_refused(tmp_path / "x.flo", "no such file")
   (tmp_path / "folder.png").mkdir()
-  _assert_refused(tmp_path / "folder.png", "is a directory")
+  _assert_refused(tmp_path / "folder.png", "is a folder and not a regular file")
   for name in ("x.jpg", "x"):
     _assert_refused(tmp_path / name, r"in \.flo, \.png, \.pfm files, not")
 
@@ -195,3 +196,16 @@ def test_write_flow_refuses_other_suffixes_and_shapes(tmp_path):
 def test_writing_to_a_missing_folder_is_refused(tmp_path):
   with pytest.raises(UserError, match=r"cannot write .*x\.flo.*no such file"):
     write_flow(tmp_path / "missing" / "x.flo", np.zeros((2, 2, 2)))
+
+
+def test_a_png_of_too_many_pixels_is_refused(tmp_path):
+  header = struct.pack(">IIBBBBB", 9_000, 9_000, 16, 2, 0, 0, 0)
+  body = b"IHDR" + header
+  chunk = struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+  pixels = b"IDAT" + bytes(2**20)
+  data = struct.pack(">I", 2**20) + pixels
+  data += struct.pack(">I", zlib.crc32(pixels))
+  path = tmp_path / "x.png"
+  path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + data)
+  with pytest.raises(UserError, match="OPENCV_IO_MAX_IMAGE_PIXELS"):
+    read_flow(path)

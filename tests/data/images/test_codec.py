@@ -1,4 +1,8 @@
 import io
+import os
+import struct
+import time
+import zlib
 
 import cv2
 import numpy as np
@@ -111,7 +115,7 @@ def test_read_image_explains_what_is_wrong_in_one_line(tmp_path):
     "empty.png": "is empty",
     "x.tiff": "float32 pixels",
     "missing.png": "no such file",
-    "": "is a directory",
+    "": "is a folder and not a regular file",
   }
   for name, reason in reasons.items():
     with pytest.raises(UserError, match=f"{name}.*{reason}") as error:
@@ -271,3 +275,46 @@ def test_encode_png_keeps_alpha_and_the_order_of_channels(tmp_path):
 def test_encode_png_refuses_floats():
   with pytest.raises(ValueError, match="must be uint8, got float64"):
     codec.encode_png(np.zeros((2, 2)))
+
+
+def _png(width, height):
+  """Returns a small PNG file of a large black image."""
+
+  def chunk(kind, data):
+    body = kind + data
+    return (
+      struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+    )
+
+  header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+  pixels = zlib.compress(bytes((width + 1) * height), 1)
+  parts = chunk(b"IHDR", header), chunk(b"IDAT", pixels), chunk(b"IEND", b"")
+  return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def _jpeg(width, height):
+  """Returns a JPEG file whose header tells another size."""
+  data = bytearray(cv2.imencode(".jpg", np.zeros((16, 16), np.uint8))[1])
+  start = data.index(b"\xff\xc0") + 5
+  data[start : start + 4] = struct.pack(">HH", height, width)
+  return bytes(data)
+
+
+def _gif(width, height):
+  screen = struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6)
+  image = b"," + struct.pack("<HHHHB", 0, 0, width, height, 0)
+  return b"GIF89a" + screen + image + b"\x02\x02\x44\x01\x00;"
+
+
+@pytest.mark.parametrize("make", [_png, _jpeg, _gif])
+def test_images_of_too_many_pixels_are_refused_before_decoding(make):
+  start = time.monotonic()
+  with pytest.raises(UserError, match="OPENCV_IO_MAX_IMAGE_PIXELS"):
+    codec.decode_image(make(9_000, 9_000))
+  assert time.monotonic() - start < 2
+
+
+def test_a_pipe_is_refused(tmp_path):
+  os.mkfifo(tmp_path / "x.png")
+  with pytest.raises(UserError, match="a pipe and not a regular file"):
+    codec.read_image(tmp_path / "x.png")
