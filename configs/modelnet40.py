@@ -77,7 +77,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     # Arguments of each source, other than the split.
     "source_args": {
       "mesh_folder": {"directory": ""},
-      "resampled_text": {"directory": ""},
+      # Beginning of the names of its lists; "modelnet10" for 10 classes.
+      "resampled_text": {"directory": "", "prefix": "modelnet40"},
       "hdf5": {"directory": ""},
       "shards": {"directory": ""},
       "solids": {"num_train": 16_384, "num_test": 2_048},

@@ -3,6 +3,7 @@
   classify IMAGE ...     the most likely classes, and the attention
   attention INPUT ...    attention maps of single latents over images, clips or
                          texts, as the model takes them
+  classify-points FILE ... the most likely classes of meshes or point clouds
   classify-text TEXT ... predictions of a GLUE run for texts or pairs of texts
   fill-mask TEXT ...     predictions of a language model for [MASK], or --mask
   flow FIRST SECOND      optical flow of two images; or of a VIDEO
@@ -25,6 +26,7 @@ from experiments.predictions import flow_model
 COMMANDS = {
   "classify": "classify",
   "attention": "attention",
+  "classify-points": "classify_points",
   "classify-text": "classify_text",
   "fill-mask": "fill_mask",
   "flow": "flow",
@@ -39,8 +41,8 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "checkpoint",
     "latest",
-    "classify, classify-text, flow, and attention to images, of --workdir:"
-    " latest, best, or a step.",
+    "classify, classify-points, classify-text, flow, and attention to images,"
+    " of --workdir: latest, best, or a step.",
   )
   flags.DEFINE_integer(
     "top", 5, "Number of predictions to show.", lower_bound=1
@@ -61,6 +63,12 @@ def define_flags() -> None:
     "image_size",
     224,
     "classify and attention, of --weights: pixels.",
+    lower_bound=1,
+  )
+  flags.DEFINE_integer(
+    "num_points",
+    2048,
+    "classify-points, of --weights: points to take of each object.",
     lower_bound=1,
   )
   flags.DEFINE_string(

@@ -110,9 +110,9 @@ def contact_sheet(samples: Sequence[CloudSample]) -> np.ndarray:
     for name in shown:
       images.append(draw(sample.points, _values(sample, name)))
       titles.append(name)
-    right = sample.prediction == sample.label
+    wrong = sample.label not in ("", sample.prediction)
     titles[-len(shown)] = (
-      f"{'' if right else '✗ '}{sample.prediction} {sample.probability:.0%}"
+      f"{'✗ ' if wrong else ''}{sample.prediction} {sample.probability:.0%}"
     )
   columns = len(shown) * max(1, _COLUMNS // len(shown))
   return image_layout.contact_sheet(images, titles, columns)

@@ -61,6 +61,20 @@ def test_clouds_without_points_or_attention_are_drawn():
   assert point_clouds.contact_sheet([empty, _sample()]).ndim == 3
 
 
+def test_only_wrong_predictions_are_crossed_out(monkeypatch):
+  titles = []
+  monkeypatch.setattr(
+    point_clouds.image_layout, "contact_sheet", lambda _, x, n: titles.extend(x)
+  )
+  cloud = np.zeros((2, 3), np.float32)
+  samples = [
+    point_clouds.CloudSample(cloud, {}, label, "cone", 0.5)
+    for label in ("cone", "cube", "")
+  ]
+  point_clouds.contact_sheet(samples)
+  assert titles == ["cone 50%", "✗ cone 50%", "cone 50%"]
+
+
 def test_drawings_show_the_nearest_point_on_top():
   # Both are at the center of the image, as seen from the first view.
   azimuth, elevation = point_clouds._AZIMUTH, point_clouds._ELEVATION

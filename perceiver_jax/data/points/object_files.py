@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from perceiver_jax import files as file_opening
 from perceiver_jax.data.core.skip_unreadable import SkipUnreadable
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.points import files, splits
@@ -151,7 +152,7 @@ def read_lines(path: Path, expected: str) -> list[str]:
     UserError: it can't be read.
   """
   try:
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = file_opening.read_text(path).splitlines()
   except (OSError, UnicodeDecodeError) as error:
     reason = getattr(error, "strerror", None) or "it is not text"
     raise UserError(
