@@ -123,6 +123,9 @@ def _small(config: ml_collections.ConfigDict, is_transformer: bool) -> None:
     config.model.encoder.num_latents = 16
     config.model.encoder.num_latent_channels = 64
     config.model.encoder.num_self_attend_heads = 4
+    config.model.encoder.num_cross_attend_heads = 4
+    config.model.decoder.num_heads = 4
+    config.model.decoder.widening_factor = 4
   config.batch_size = 64
   config.num_steps = 3000
   config.ema_decay = 0.99

@@ -49,13 +49,15 @@ RULES = ("nearest", "weakest", "protect")
 FIRST_ORDER = 1
 RANGE = 72.0
 # The least difference of two distances, and of two healths, that decides.
-MARGIN_DISTANCE, MARGIN_HEALTH = 4.0, 4
+MARGIN_DISTANCE, MARGIN_HEALTH = 8.0, 8
 _MAX_HEALTH = 100
 _BLOCK = 2048
 _SPLITS = ("train", "test")
 # The units after the commander: some of each kind first, then any.
 _FIRST = (MARINE, MARINE, MEDIVAC, MEDIVAC, *ENEMY_TYPES, MINERALS)
 MIN_ENTITIES = 1 + len(_FIRST)
+# The entities of larger battles are distractors, or no answer would be clear.
+_MOST_FIGHTERS = 32
 _ANY = (MARINE, MEDIVAC, *ENEMY_TYPES, MINERALS)
 _SHARES = (0.2, 0.1, 0.18, 0.18, 0.18, 0.16)
 _SELF, _ALLY, _NEUTRAL, _ENEMY = range(1, 5)
@@ -166,7 +168,10 @@ def _draw(
   """Draws battles without answers; units of type 0 are padding."""
   shape = (length, max_entities)
   count = rng.integers(min_entities, max_entities + 1, length)
-  kinds = rng.choice(_ANY, shape, p=_SHARES).astype(np.int32)
+  kinds = rng.choice(_ANY, shape, p=_SHARES)
+  rest = np.arange(max_entities) >= _MOST_FIGHTERS
+  kinds = np.where(rest, rng.choice((MEDIVAC, MINERALS), shape), kinds)
+  kinds = kinds.astype(np.int32)
   kinds[:, 0] = COMMANDER
   kinds[:, 1:MIN_ENTITIES] = _FIRST
   x, y = rng.uniform(0, features.MAP_SIZE, (2, *shape)).astype(np.float32)

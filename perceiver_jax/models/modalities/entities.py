@@ -233,15 +233,16 @@ def entity_outputs(
 def _pointer(
   each: jax.Array, everything: jax.Array, input_mask: jax.Array, name: str
 ) -> jax.Array:
-  """Returns the logit of each entity: the product of its key with a query.
+  """Returns the logit of each entity, as in pointer networks.
 
-  AlphaStar's query also depends on the parts of the command that it has chosen
-  already; here all parts are predicted at once.
+  A query and a key are added, as in the original (Vinyals et al., 2015), and
+  followed by a layer more. AlphaStar's query also depends on the parts of the
+  command that it has chosen already; here all parts are predicted at once.
   """
   size = each.shape[-1]
   query = hk.Linear(size, name=f"{name}_query")(everything)
-  keys = jax.nn.relu(hk.Linear(size, name=f"{name}_hidden")(jax.nn.relu(each)))
-  keys = hk.Linear(size, name=f"{name}_key")(keys)
-  # With a bias on the query, a key alone can be decisive.
-  logits = jnp.einsum("bmg,bg->bm", keys, query + 1) / np.sqrt(size)
+  keys = hk.Linear(size, name=f"{name}_key")(jax.nn.relu(each))
+  x = jax.nn.relu(keys + query[:, None])
+  x = jax.nn.relu(hk.Linear(size, name=f"{name}_hidden")(x))
+  logits = hk.Linear(1, name=f"{name}_logit")(x)[..., 0]
   return jnp.where(input_mask, logits, -1e30)
