@@ -110,10 +110,10 @@ def contact_sheet(samples: Sequence[CloudSample]) -> np.ndarray:
     for name in shown:
       images.append(draw(sample.points, _values(sample, name)))
       titles.append(name)
-    wrong = sample.label not in ("", sample.prediction)
-    titles[-len(shown)] = (
-      f"{'✗ ' if wrong else ''}{sample.prediction} {sample.probability:.0%}"
-    )
+    mark = "" if sample.label in (sample.prediction, "") else "✗ "
+    titles[-len(shown)] = f"{mark}{sample.prediction} {sample.probability:.0%}"
+    if len(shown) > 1 and sample.label:
+      titles[-1] = f"label: {sample.label}"
   columns = len(shown) * max(1, _COLUMNS // len(shown))
   return image_layout.contact_sheet(images, titles, columns)
 
