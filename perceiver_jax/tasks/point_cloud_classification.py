@@ -80,7 +80,7 @@ class PointCloudClassification(base.Task):
     data = self._config.data
     split = data.train_split if split == "train" else data.eval_split
     arguments = data.source_args.to_dict().get(data.source, {})
-    return sources.open_source(data.source, split, **arguments)
+    return sources.make_source(data.source, split=split, **arguments)
 
   def preprocess(
     self, example: Example, rng: np.random.Generator | None

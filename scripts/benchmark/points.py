@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _milliseconds(source: str, directory: str) -> float:
   """Returns the processor time of reading and sampling an object."""
-  objects = sources.open_source(source, "train", directory=directory)
+  objects = sources.make_source(source, split="train", directory=directory)
   rng = np.random.default_rng(0)
   sampling.sample(objects[0], _NUM_POINTS, rng)  # Opens the files.
   start = time.process_time()
@@ -90,7 +90,9 @@ def _write(root: Path) -> None:
   for kind, lines in (("train", names), ("shape_names", ["ellipsoid"])):
     path = root / f"modelnet40_{kind}.txt"
     path.write_text("\n".join(lines), encoding="ascii")
-  source = sources.open_source("mesh_folder", "train", directory=str(root))
+  source = sources.make_source(
+    "mesh_folder", split="train", directory=str(root)
+  )
   examples = point_shards.examples_to_write(source.source, _NUM_STORED)
   written = record_writer.write_split(root / "train.json", examples, 1, 1)
   contents = {

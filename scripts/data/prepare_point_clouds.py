@@ -89,8 +89,8 @@ def prepare(index: Path) -> list[str]:
   """
   if not _DIRECTORY.value:
     raise UserError("give --directory=DIR, the folder of the objects")
-  skipping = sources.open_source(
-    _SOURCE.value, _SPLIT.value, directory=_DIRECTORY.value
+  skipping = sources.make_source(
+    _SOURCE.value, split=_SPLIT.value, directory=_DIRECTORY.value
   )
   source = skipping.source
   examples = point_shards.examples_to_write(source, _POINTS.value)

@@ -15,13 +15,12 @@ SOURCES: dict[str, Callable[..., Source]] = {
 }
 
 
-def open_source(name: str, split: str, **arguments: Any) -> Source:
-  """Opens a split of the source called `name`.
+def make_source(name: str, /, **kwargs: Any) -> Source:
+  """Makes the source called `name`.
 
   Args:
     name: a key of `SOURCES`.
-    split: name of the split, such as "train".
-    **arguments: other arguments of the source.
+    **kwargs: arguments of the source, among them `split`.
 
   Returns:
     A source of `points` float32 [n, 3], or of `vertices` float32 [v, 3] and
@@ -30,4 +29,4 @@ def open_source(name: str, split: str, **arguments: Any) -> Source:
   Raises:
     UserError: the name or an argument is unknown, or the data is missing.
   """
-  return make_named(SOURCES, name, "the data", {"split": split, **arguments})
+  return make_named(SOURCES, name, "the data", kwargs)

@@ -11,7 +11,7 @@ from absl import logging
 
 from perceiver_jax.data.core import pipeline
 from perceiver_jax.data.points import sampling, splits
-from perceiver_jax.data.points.sources import open_source
+from perceiver_jax.data.points.sources import make_source
 from perceiver_jax.errors import UserError
 
 WRITERS = {
@@ -43,7 +43,7 @@ def _all(source):
 def test_sources_have_objects_of_all_classes(name, tmp_path):
   directory = WRITERS[name](tmp_path / name)
   for split, count in (("train", 3), ("test", 2)):
-    source = open_source(name, split, directory=str(directory))
+    source = make_source(name, split=split, directory=str(directory))
     assert source.class_names == tiny_points.CLASSES
     assert source.num_classes == 2
     # The files of HDF5 have five clouds in all, whatever the split.
@@ -60,7 +60,9 @@ def test_sources_have_objects_of_all_classes(name, tmp_path):
 
 def test_labels_belong_to_the_meshes(modelnet):
   for split, numbers in (("train", (1, 2, 3)), ("test", (4, 5))):
-    examples = _all(open_source("mesh_folder", split, directory=str(modelnet)))
+    examples = _all(
+      make_source("mesh_folder", split=split, directory=str(modelnet))
+    )
     heights = sorted(
       (int(x["label"]), float(x["vertices"][:, 2].max())) for x in examples
     )
@@ -83,7 +85,7 @@ def test_both_orders_of_split_and_class_have_the_same_objects(modelnet):
   tiny_points.write(swapped / "train/thumbnails/cube.png", "image")
   for split in ("train", "test[:50%]"):
     first, second = (
-      open_source("mesh_folder", split, directory=str(d)).source
+      make_source("mesh_folder", split=split, directory=str(d)).source
       for d in (modelnet, swapped)
     )
     assert first.names == second.names
@@ -93,7 +95,7 @@ def test_both_orders_of_split_and_class_have_the_same_objects(modelnet):
 
 def test_labels_belong_to_the_clouds(tmp_path):
   directory = tiny_points.write_resampled(tmp_path)
-  source = open_source("resampled_text", "test", directory=str(directory))
+  source = make_source("resampled_text", split="test", directory=str(directory))
   for name, example in zip(source.source.names, _all(source), strict=True):
     number = int(name[-4:]) - 1
     expected = tiny_points.cloud([int(example["label"]), number])
@@ -103,7 +105,7 @@ def test_labels_belong_to_the_clouds(tmp_path):
 
 def test_clouds_of_several_hdf5_files_are_joined(tmp_path):
   directory = tiny_points.write_hdf5(tmp_path)
-  source = open_source("hdf5", "train", directory=str(directory))
+  source = make_source("hdf5", split="train", directory=str(directory))
   for name, example in zip(source.source.names, _all(source), strict=True):
     file, row = int(name[-6]), int(name[-4:])
     expected = tiny_points.cloud([5, file, row], 16)
@@ -147,7 +149,7 @@ def test_malformed_slices_are_refused(split):
 @pytest.mark.parametrize("split", ["train[6:]", "train[4:2]", "train[:1%]"])
 def test_empty_slices_are_refused(split, modelnet):
   with pytest.raises(UserError, match=r"has none of the 6 objects of 'train'"):
-    open_source("mesh_folder", split, directory=str(modelnet))
+    make_source("mesh_folder", split=split, directory=str(modelnet))
 
 
 # Errors
@@ -168,21 +170,21 @@ def test_missing_folders_and_splits_are_named(name, tmp_path):
     (str(directory.parent), "train", "; expected"),
   ):
     with pytest.raises(UserError, match=message):
-      open_source(name, split, directory=given)
+      make_source(name, split=split, directory=given)
   with pytest.raises(UserError, match="unknown source 'x'"):
-    open_source("x", "train")
+    make_source("x", split="train")
 
 
 def test_a_split_at_both_depths_is_refused(modelnet):
   mesh = tiny_points.off()
   tiny_points.write(modelnet / "train/cube/cube_0001.off", mesh)
   with pytest.raises(UserError, match=r"'train' has to be either a folder"):
-    open_source("mesh_folder", "train", directory=str(modelnet))
+    make_source("mesh_folder", split="train", directory=str(modelnet))
 
 
 def test_damaged_meshes_are_replaced_and_do_not_count(modelnet):
   tiny_points.write(modelnet / "cube/test/cube_0004.off", "OFF\n8 6")
-  source = open_source("mesh_folder", "test", directory=str(modelnet))
+  source = make_source("mesh_folder", split="test", directory=str(modelnet))
   batches = pipeline.eval_dataset(
     source,
     global_batch=4,
@@ -194,7 +196,7 @@ def test_damaged_meshes_are_replaced_and_do_not_count(modelnet):
   shutil.rmtree(modelnet / "night_stand")
   for path in (modelnet / "cube/test").iterdir():
     path.write_text("OFF\n8 6")
-  source = open_source("mesh_folder", "test", directory=str(modelnet))
+  source = make_source("mesh_folder", split="test", directory=str(modelnet))
   with pytest.raises(UserError, match=r"2 objects cannot be .*cube_0004\.off"):
     source[0]
 
@@ -203,7 +205,9 @@ def test_listed_clouds_without_a_file_are_replaced(tmp_path, warnings):
   directory = tiny_points.write_resampled(tmp_path)
   (directory / "cube/cube_0002.txt").unlink()
   (directory / "night_stand/night_stand_0001.txt").write_text("1,2\n")
-  source = open_source("resampled_text", "train", directory=str(directory))
+  source = make_source(
+    "resampled_text", split="train", directory=str(directory)
+  )
   assert sum(int(x["unreadable"]) for x in _all(source)) == 2
   assert any("cube_0002.txt': no such file" in line for line in warnings)
 
@@ -212,11 +216,14 @@ def test_lists_of_unknown_classes_are_refused(tmp_path):
   directory = tiny_points.write_resampled(tmp_path)
   tiny_points.write(directory / "modelnet40_train.txt", "sofa_0001\n")
   with pytest.raises(UserError, match="'sofa', which is not in modelnet40_sha"):
-    open_source("resampled_text", "train", directory=str(directory))
+    make_source("resampled_text", split="train", directory=str(directory))
   tiny_points.write(directory / "modelnet10_train.txt", "cube_0001\n")
   tiny_points.write(directory / "modelnet10_shape_names.txt", "cube\n")
-  source = open_source(
-    "resampled_text", "train", directory=str(directory), prefix="modelnet10"
+  source = make_source(
+    "resampled_text",
+    split="train",
+    directory=str(directory),
+    prefix="modelnet10",
   )
   assert source.class_names == ("cube",)
 
@@ -265,7 +272,7 @@ def test_damaged_hdf5_files_are_named(damage, message, tmp_path):
   directory = tiny_points.write_hdf5(tmp_path)
   damage(directory / "ply_data_train0.h5")
   with pytest.raises(UserError, match=f"(?i){message}") as error:
-    open_source("hdf5", "train", directory=str(directory))
+    make_source("hdf5", split="train", directory=str(directory))
   assert "\n" not in str(error.value)
 
 
@@ -274,7 +281,7 @@ def test_a_cloud_with_a_damaged_coordinate_is_replaced(tmp_path, warnings):
   clouds = CLOUDS.copy()
   clouds[1, 4] = np.nan
   _rewrite(directory / "ply_data_train0.h5", data=clouds, label=[0, 1, 0])
-  source = open_source("hdf5", "train", directory=str(directory))
+  source = make_source("hdf5", split="train", directory=str(directory))
   assert sum(int(x["unreadable"]) for x in _all(source)) == 1
   assert "'ply_data_train0/0001' has a coordinate" in warnings[0]
 
@@ -292,4 +299,4 @@ def test_the_command_that_installs_h5py_is_named(tmp_path, monkeypatch):
   with pytest.raises(
     UserError, match=r"h5py: pip install 'perceiver_jax\[points\]'"
   ):
-    open_source("hdf5", "train", directory=str(directory))
+    make_source("hdf5", split="train", directory=str(directory))

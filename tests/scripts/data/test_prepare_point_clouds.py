@@ -9,7 +9,7 @@ import tiny_points
 
 from perceiver_jax.data.core import records
 from perceiver_jax.data.points import object_files, sampling
-from perceiver_jax.data.points.sources import open_source
+from perceiver_jax.data.points.sources import make_source
 from perceiver_jax.errors import UserError
 
 
@@ -29,7 +29,7 @@ def _flags(folder, output, *more):
 
 
 def _opened(output, split="train"):
-  return open_source("shards", split, directory=str(output))
+  return make_source("shards", split=split, directory=str(output))
 
 
 @pytest.mark.usefixtures("in_process")
@@ -42,7 +42,9 @@ def test_meshes_are_sampled_once(script, folder, tmp_path):
   assert "train: 7 clouds, 0 of them damaged" in done.out
   (reason,) = json.loads((out / "train.json").read_text())["bad"]
   assert "cube_0002.off" in reason
-  meshes = open_source("mesh_folder", "train", directory=str(folder)).source
+  meshes = make_source(
+    "mesh_folder", split="train", directory=str(folder)
+  ).source
   clouds = pickle.loads(pickle.dumps(_opened(out)))
   assert clouds.class_names == tiny_points.CLASSES
   names = [name for name in meshes.names if name != "cube/cube_0002"]
@@ -69,7 +71,9 @@ def test_slices_of_prepared_clouds_are_those_of_the_meshes(
   out = tmp_path / "out"
   assert script(*_flags(folder, out, "--split=test")).status == 0
   for split in ("test[:2]", "test[50%:]"):
-    meshes = open_source("mesh_folder", split, directory=str(folder)).source
+    meshes = make_source(
+      "mesh_folder", split=split, directory=str(folder)
+    ).source
     assert _opened(out, split).source.names == meshes.names
     assert len(meshes.names) == 2
 
@@ -104,7 +108,7 @@ def test_text_is_stored_with_all_its_points(script, tmp_path):
   out = tmp_path / "out"
   done = script(*_flags(folder, out, "--source=resampled_text"))
   assert done.status == 0, done
-  text = open_source("resampled_text", "train", directory=str(folder))
+  text = make_source("resampled_text", split="train", directory=str(folder))
   for i, cloud in enumerate(_opened(out)[i] for i in range(6)):
     # There are fewer points than --num_points.
     stored, original = (np.sort(x["points"], 0) for x in (cloud, text[i]))
