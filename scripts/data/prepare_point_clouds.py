@@ -5,7 +5,7 @@ r"""Prepares point clouds for training: samples meshes once.
 
 samples --num_points points of the surface of each mesh of DIR, which has the
 layout of ModelNet40 (docs/modelnet40.md), and writes OUT/train.json,
-OUT/train-00000-of-00016.array_record and so on. Training then draws its points
+OUT/train-00000-of-00064.array_record and so on. Training then draws its points
 from these: --config.data.source=shards
 --config.data.source_args.shards.directory=OUT. Clouds of
 --source=resampled_text are stored too, since text takes long to read; of a
@@ -46,7 +46,7 @@ _POINTS = flags.DEFINE_integer(
   "num_points", 10_000, "Number of points of an object.", lower_bound=1
 )
 _FILES = flags.DEFINE_integer(
-  "num_files", 16, "Number of files to write.", lower_bound=1
+  "num_files", 64, "Number of files to write.", lower_bound=1
 )
 _WORKERS = flags.DEFINE_integer(
   "num_workers", os.cpu_count(), "Number of processes.", lower_bound=1

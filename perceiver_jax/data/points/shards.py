@@ -1,7 +1,7 @@
 """Point clouds in ArrayRecord files, sampled once from meshes.
 
 `scripts.data.prepare_point_clouds` writes them: SPLIT.json, and
-SPLIT-00000-of-00016.array_record and so on.
+SPLIT-00000-of-00064.array_record and so on.
 """
 
 import functools
