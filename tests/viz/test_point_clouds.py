@@ -2,12 +2,15 @@
 
 import base64
 import re
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
 
 from perceiver_jax.viz import attention_sections, point_clouds
 
+_CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 _POINTS = np.array([[1, 0, 0], [0, -0.5, 0], [0, 0, 0.25]], np.float32)
 
 
@@ -109,3 +112,43 @@ def test_attention_is_averaged_over_heads_after_the_softmax(kind):
       "cross-attend 2, mean over latents",
       "cross-attend 2, latent 0",
     ]
+
+
+@pytest.mark.skipif(_CHROMIUM is None, reason="Chromium is not installed")
+def test_keys_and_drags_turn_a_cloud_and_the_menu_colors_all(tmp_path):
+  samples = _sample(first=np.arange(3)), _sample("box", first=np.ones(3))
+  page = str(_page(*samples))
+  script = """
+    const [one, other] = document.querySelectorAll("canvas");
+    const menu = document.querySelector("select");
+    const images = () => [one.toDataURL(), other.toDataURL()];
+    const changes = [];
+    const act = (action) => {
+      const before = images();
+      action();
+      const after = images();
+      changes.push(after.map((x, i) => Number(x !== before[i])).join(""));
+    };
+    const press = (key) => new KeyboardEvent("keydown", {key});
+    act(() => one.dispatchEvent(press("ArrowUp")));
+    act(() => one.dispatchEvent(press("a")));
+    act(() => other.dispatchEvent(
+      new PointerEvent("pointermove", {buttons: 1, clientX: 20})));
+    act(() => other.dispatchEvent(
+      new PointerEvent("pointermove", {buttons: 0, clientX: 60})));
+    act(() => {
+      menu.selectedIndex = 1;
+      menu.dispatchEvent(new Event("change"));
+    });
+    document.title = changes.join(" ");
+  """
+  file = tmp_path / "clouds.html"
+  file.write_text(page.replace("</body>", f"<script>{script}</script></body>"))
+  done = subprocess.run(
+    [
+      _CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu",
+      f"--user-data-dir={tmp_path}/profile", "--dump-dom", file.as_uri(),
+    ],
+    capture_output=True, text=True, timeout=120, check=True,
+  )  # fmt: skip
+  assert "<title>10 00 01 00 11</title>" in done.stdout

@@ -32,7 +32,7 @@
   };
 
   const turn = (view, right, up) => {
-    view.azimuth -= right;
+    view.azimuth += right;
     view.elevation = Math.max(-1.57, Math.min(1.57, view.elevation + up));
     draw(view);
   };
@@ -56,13 +56,15 @@
   };
   for (const view of views) {
     const { canvas } = view;
+    let last = [0, 0];
     canvas.addEventListener("pointerdown", (event) => {
+      last = [event.clientX, event.clientY];
       canvas.setPointerCapture(event.pointerId);
     });
     canvas.addEventListener("pointermove", (event) => {
-      if (event.buttons) {
-        turn(view, event.movementX / 100, event.movementY / 100);
-      }
+      if (!event.buttons) return;
+      turn(view, (event.clientX - last[0]) / 100, (event.clientY - last[1]) / 100);
+      last = [event.clientX, event.clientY];
     });
     canvas.addEventListener("keydown", (event) => {
       if (event.key in keys) {
