@@ -26,6 +26,9 @@ from perceiver_jax.tasks import base
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
+from perceiver_jax.viz import attention_maps, battle_maps, sections
+
+_MAX_DRAWN = 9  # Battles in the report.
 
 
 class StarCraft(base.Task):
@@ -171,3 +174,79 @@ class StarCraft(base.Task):
   def probabilities(self, logits: Mapping[str, jax.Array]) -> Mapping[str, Any]:
     """Returns the probabilities of each part of the command."""
     return {name: jax.nn.softmax(logits[name]) for name in features.TARGETS}
+
+  def summary_images(
+    self, outputs: perceiver.Outputs, batch: Batch
+  ) -> dict[str, np.ndarray]:
+    """Draws battles with recorded and predicted commands."""
+    battles = self._battles(outputs, batch)
+    names = self._metadata["unit_type_names"]
+    return {"commands": battle_maps.draw_sheet(battles, names)}
+
+  def report_sections(
+    self,
+    outputs: perceiver.Outputs,
+    batch: Batch,
+    metrics: Mapping[str, np.ndarray],
+  ) -> list[sections.Section]:
+    """Returns battles with recorded and predicted commands."""
+    del metrics
+    battles = self._battles(outputs, batch)
+    markers = battle_maps.shapes(battles)
+    samples = []
+    for i, battle in enumerate(battles):
+      label, prediction = int(batch["action"][i]), outputs.logits["action"][i]
+      prediction = int(np.argmax(prediction))
+      pairs = [
+        (label, prediction),
+        *zip(battle.recorded, battle.predicted, strict=True),
+      ]
+      samples.append(
+        sections.BattleSample(
+          battle_maps.draw_svg(battle, markers),
+          self.group_names[batch["group"][i]] if self.group_names else "",
+          self.class_names[label] if label >= 0 else "",
+          self.class_names[prediction],
+          all(right in (features.NONE, guess) for right, guess in pairs),
+        )
+      )
+    legend = battle_maps.legend_svg(
+      battles, markers, self._metadata["unit_type_names"]
+    )
+    has_attention = any(battle.attention is not None for battle in battles)
+    return [sections.battle_maps(samples, legend, has_attention)]
+
+  def _battles(
+    self, outputs: perceiver.Outputs, batch: Batch
+  ) -> list[battle_maps.Battle]:
+    """Returns the first observations of a batch, to be drawn."""
+    battles = []
+    for i in np.flatnonzero(batch["mask"])[:_MAX_DRAWN]:
+      real = np.asarray(batch["input_mask"][i])
+      categories, numbers = batch["categories"][i], batch["numbers"][i]
+      # Every living unit has some health; 0 stands for an unknown one.
+      health = features.number(numbers, "health_ratio")
+      predicted = [
+        int(np.argmax(outputs.logits[name][i])) if real.any() else features.NONE
+        for name in ("selected", "target")
+      ]
+      attention = None
+      if outputs.decoder_attention is not None:
+        attention = attention_maps.output_attention(
+          [logits[i] for logits in outputs.encoder_attention],
+          outputs.decoder_attention[i],
+        )[predicted[1], real]
+      battles.append(
+        battle_maps.Battle(
+          (1 + batch["positions"][i][real]) * (features.MAP_SIZE / 2),
+          features.category(categories, "alliance")[real],
+          features.category(categories, "unit_type")[real],
+          np.where(health > 0, health, np.nan)[real],
+          battle_maps.Command(
+            int(batch["selected"][i]), int(batch["target"][i])
+          ),
+          battle_maps.Command(*predicted),
+          attention,
+        )
+      )
+    return battles

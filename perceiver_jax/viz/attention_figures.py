@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 import cv2
 import matplotlib
 import numpy as np
-from scipy import special
 
 from perceiver_jax.viz import attention_maps, image_layout
 
@@ -70,7 +69,7 @@ def output_overlays(
   """Draws the attention of a classifier's output over each image.
 
   It is the decoder's attention to the latents times the latents' attention in
-  the last cross-attend; see `attention_maps.rollout`.
+  the last cross-attend; see `attention_maps.output_attention`.
 
   Args:
     images: [B, H, W, C], uint8 or float in [-1, 1].
@@ -83,10 +82,9 @@ def output_overlays(
   """
   overlays = []
   for i, image in enumerate(images):
-    weights = special.softmax(decoder_logits[i], axis=-1).mean(axis=0)
-    if len(encoder_logits):
-      encoder = special.softmax(encoder_logits[-1][i], axis=-1).mean(axis=0)
-      weights = attention_maps.rollout(weights, encoder)
+    weights = attention_maps.output_attention(
+      [logits[i] for logits in encoder_logits], decoder_logits[i]
+    )
     grid = attention_maps.input_grid(image.shape[:2], weights.shape[-1])
     overlays.append(
       attention_maps.overlay(image, weights.mean(axis=0).reshape(grid))

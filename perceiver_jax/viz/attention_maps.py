@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import cv2
 import matplotlib
 import numpy as np
+from scipy import special
 
 _DISPLAY_SIDE = 128  # Pixels; smaller images are hard to see on a screen.
 _SMALL_SIDE = 64  # Pixels; below this, smoothing would hide the pixels.
@@ -37,6 +38,25 @@ def rollout(
     both arguments do.
   """
   return np.asarray(decoder_weights) @ np.asarray(encoder_weights)
+
+
+def output_attention(
+  encoder_logits: Sequence[np.ndarray], decoder_logits: np.ndarray
+) -> np.ndarray:
+  """Returns the attention of queries over inputs [O, M]; see `rollout`.
+
+  It is of the last cross-attend, and the mean over heads.
+
+  Args:
+    encoder_logits: attention logits [heads, N, M] of each cross-attend; empty
+      if the latents are the inputs themselves.
+    decoder_logits: attention logits [heads, O, N].
+  """
+  weights = special.softmax(decoder_logits, axis=-1).mean(axis=0)
+  if len(encoder_logits):
+    encoder = special.softmax(encoder_logits[-1], axis=-1).mean(axis=0)
+    weights = rollout(weights, encoder)
+  return weights
 
 
 def choose_latents(num_latents: int, count: int = 8) -> list[int]:

@@ -26,25 +26,25 @@ from matplotlib.ticker import (
 from perceiver_jax.viz.text import printable, shorten
 
 MAX_LABELS = 50  # More class names along an axis would be illegible.
-_INK = "#010203"  # Replaced by currentColor in the finished SVG.
-_COLORS = ("#3f7fd9", "#e0803a", "#3d9a63", "#a566c9", "#c2556b", "#8a8a2f")
+INK = "#010203"  # Replaced by currentColor in the finished SVG.
+COLORS = ("#3f7fd9", "#e0803a", "#3d9a63", "#a566c9", "#c2556b", "#8a8a2f")
 _STYLE = (
   "<style>svg{color:#24292f}"
   "@media(prefers-color-scheme:dark){svg{color:#d5dae1}}"
   "text{font-family:system-ui,sans-serif!important}</style>"
 )
-_SETTINGS = {
+SETTINGS = {
   "svg.fonttype": "none",  # Keeps text as text: small files, any script.
   "svg.hashsalt": "perceiver_jax",  # Makes files reproducible.
   "font.size": 8.0,
   "axes.spines.top": False,
   "axes.spines.right": False,
   "axes.linewidth": 0.6,
-  "text.color": _INK,
-  "axes.edgecolor": _INK,
-  "axes.labelcolor": _INK,
-  "xtick.color": _INK,
-  "ytick.color": _INK,
+  "text.color": INK,
+  "axes.edgecolor": INK,
+  "axes.labelcolor": INK,
+  "xtick.color": INK,
+  "ytick.color": INK,
   "text.parse_math": False,
 }
 
@@ -67,7 +67,7 @@ def curves(
   Returns:
     An SVG file, without values that are not finite.
   """
-  with matplotlib.rc_context(_SETTINGS):
+  with matplotlib.rc_context(SETTINGS):
     figure = Figure((3.9, 2.5), layout="constrained")
     axes = figure.subplots()
     lines = {name: series(records, name) for name in names}
@@ -79,8 +79,8 @@ def curves(
     if not lines:
       axes.text(0.5, 0.5, "no values", ha="center", transform=axes.transAxes)
     elif list(lines) != [title]:
-      axes.legend(frameon=False, fontsize=7.5, labelcolor=_INK)
-    return _svg(figure)
+      axes.legend(frameon=False, fontsize=7.5, labelcolor=INK)
+    return svg(figure)
 
 
 def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> bytes:
@@ -105,7 +105,7 @@ def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> bytes:
     raise ValueError(f"matrix {counts.shape} for {classes} class names")
   shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
   side = 2.2 + 0.14 * classes
-  with matplotlib.rc_context(_SETTINGS):
+  with matplotlib.rc_context(SETTINGS):
     figure = Figure((side, side), layout="constrained")
     axes = figure.subplots()
     axes.imshow(
@@ -114,7 +114,7 @@ def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> bytes:
     _label_classes(axes, class_names)
     if classes <= 12:
       _write_counts(axes, counts, shares)
-    return _svg(figure)
+    return svg(figure)
 
 
 def reliability_diagram(table: np.ndarray) -> bytes:
@@ -131,17 +131,17 @@ def reliability_diagram(table: np.ndarray) -> bytes:
   edges = np.arange(len(examples)) / len(examples)
   accuracy = correct / np.maximum(examples, 1)
   histogram = examples / max(examples.sum(), 1)
-  with matplotlib.rc_context(_SETTINGS):
+  with matplotlib.rc_context(SETTINGS):
     figure = Figure((3.9, 3.9), layout="constrained")
     above, below = figure.subplots(2, sharex=True, height_ratios=(3, 1))
     for axes, heights in ((above, accuracy), (below, histogram)):
       width = 0.95 / len(examples)
-      axes.bar(edges, heights, width, align="edge", color=_COLORS[0])
-    above.plot((0, 1), (0, 1), "--", color=_INK, linewidth=0.8)
+      axes.bar(edges, heights, width, align="edge", color=COLORS[0])
+    above.plot((0, 1), (0, 1), "--", color=INK, linewidth=0.8)
     above.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     below.set(xlabel="confidence", ylabel="examples")
     below.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    return _svg(figure)
+    return svg(figure)
 
 
 def series(
@@ -201,7 +201,7 @@ def _line(
   axes.plot(
     steps,
     values,
-    color=_COLORS[number % len(_COLORS)],
+    color=COLORS[number % len(COLORS)],
     linewidth=1.3,
     marker=marker,
     markersize=2.5,
@@ -213,7 +213,7 @@ def _line(
 def _style_axes(axes: Axes, title: str, log: bool) -> None:
   axes.set_title(printable(title), loc="left", fontsize=9, fontweight="bold")
   axes.set_xlabel("step")
-  axes.grid(alpha=0.15, color=_INK, linewidth=0.5)
+  axes.grid(alpha=0.15, color=INK, linewidth=0.5)
   axes.tick_params(length=2.5, width=0.6)
   low, high = axes.get_xlim()
   if high - low < 2:
@@ -234,7 +234,7 @@ def _style_axes(axes: Axes, title: str, log: bool) -> None:
 
 def _color_map() -> LinearSegmentedColormap:
   """Returns a color map from nearly transparent to the first color."""
-  ends = [to_rgba(_COLORS[0], 0.03), to_rgba(_COLORS[0], 1)]
+  ends = [to_rgba(COLORS[0], 0.03), to_rgba(COLORS[0], 1)]
   return LinearSegmentedColormap.from_list("transparent_to_color", ends)
 
 
@@ -253,12 +253,13 @@ def _label_classes(axes: Axes, names: Sequence[str]) -> None:
 def _write_counts(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
   for (row, column), count in np.ndenumerate(counts):
     if count:
-      color = "white" if shares[row, column] > 0.5 else _INK
+      color = "white" if shares[row, column] > 0.5 else INK
       text = axes.text(column, row, str(count), color=color, fontsize=7)
       text.set(ha="center", va="center")
 
 
-def _svg(figure: Figure) -> bytes:
+def svg(figure: Figure) -> bytes:
+  """Returns a figure drawn with `SETTINGS` and `INK` as an SVG file."""
   file = io.BytesIO()
   no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
   with warnings.catch_warnings():
@@ -267,6 +268,6 @@ def _svg(figure: Figure) -> bytes:
     figure.savefig(file, format="svg", transparent=True, metadata=no_metadata)
   text = file.getvalue().decode()
   for kind in ("fill", "stroke"):
-    text = text.replace(f"{kind}: {_INK}", f"{kind}: currentColor")
+    text = text.replace(f"{kind}: {INK}", f"{kind}: currentColor")
   head, tag, rest = text.partition("<defs>")
   return (head + _STYLE + tag + rest).encode()

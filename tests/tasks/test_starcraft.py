@@ -203,3 +203,64 @@ def test_a_smoke_run_trains_and_is_evaluated(variant, tmp_path, no_report):
   results = outcome.results["metrics"]
   assert task.primary_metric in results
   assert np.isfinite(results["eval/loss"])
+
+
+def _report(variant):
+  """Returns the section of the report of an untrained model, and the task."""
+  task = task_helpers.make_task(starcraft, variant)
+  batch = _batch(task)
+  model = step.model_of(task, "float32")
+  variables = jax.jit(model.init, static_argnums=2)(
+    jax.random.key(0), task.dummy_batch(), False
+  )
+  outputs, _ = jax.jit(model.apply, static_argnums=(4, 5))(
+    *variables, None, batch, False, "logits"
+  )
+  outputs = jax.tree.map(np.asarray, outputs)
+  batch["mask"][-1] = 0
+  (section,) = task.report_sections(outputs, batch, {})
+  images = task.summary_images(outputs, batch)
+  return task, outputs, batch, section, images
+
+
+@pytest.mark.parametrize("variant", ["small,smoke", "small_transformer,smoke"])
+def test_the_report_draws_battles_with_attention_where_it_is_known(variant):
+  task, outputs, batch, section, images = _report(variant)
+  assert str(section.body).count("<figure") == 3
+  assert images["commands"].shape[2] == 3
+  has_attention = "transformer" not in variant
+  assert ("Halos show" in section.description) == has_attention
+  battles = task._battles(outputs, batch)
+  for i, battle in enumerate(battles):
+    example = task.source("eval")[i]
+    count = len(example["x"])
+    np.testing.assert_allclose(
+      battle.positions, np.stack([example["x"], example["y"]], 1), atol=1e-3
+    )
+    np.testing.assert_array_equal(battle.alliances, example["alliance"])
+    np.testing.assert_array_equal(battle.unit_types, example["unit_type"])
+    np.testing.assert_allclose(battle.health, example["health_ratio"])
+    assert battle.recorded == (example["selected"], example["target"])
+    assert max(battle.predicted) < count
+    if has_attention:
+      assert battle.attention.shape == (count,)
+      np.testing.assert_allclose(battle.attention.sum(), 1, rtol=1e-4)
+
+
+def test_categories_and_numbers_are_decoded():
+  observation = {
+    "unit_type": np.array([0, 7, 255]),
+    "alliance": np.array([1, -1, 4]),
+    "x": np.zeros(3),
+    "y": np.zeros(3),
+    "health_ratio": np.array([0.25, 1, -1]),
+    "is_flying": np.array([0, 1, -1]),
+  }
+  encoded = features.encode(observation)
+  for name in ("unit_type", "alliance", "is_flying"):
+    found = features.category(encoded["categories"], name)
+    np.testing.assert_array_equal(found, observation[name])
+  found = features.category(encoded["categories"], "was_targeted")
+  np.testing.assert_array_equal(found, [-1, -1, -1])
+  found = features.number(encoded["numbers"], "health_ratio")
+  np.testing.assert_allclose(found, [0.25, 1, 0])

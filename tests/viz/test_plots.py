@@ -51,7 +51,7 @@ def test_curves_use_the_text_color_of_the_page():
   svg = plots.curves(LOSSES, ["train/loss"], "loss").decode()
   assert "currentColor" in svg
   assert "prefers-color-scheme" in svg
-  assert plots._INK not in svg
+  assert plots.INK not in svg
 
 
 def test_the_same_data_give_the_same_bytes():

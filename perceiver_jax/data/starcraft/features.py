@@ -184,6 +184,36 @@ def encode(observation: Mapping[str, np.ndarray]) -> Example:
   }
 
 
+def category(categories: np.ndarray, name: str) -> np.ndarray:
+  """Returns the index of each category within those of a feature, or -1.
+
+  Args:
+    categories: As `encode` returns them [..., J].
+    name: Name of a feature of one column.
+  """
+  column = first = 0
+  for feature in FEATURES:
+    if feature.is_categorical:
+      if feature.name == name:
+        break
+      column += feature.columns
+      first += feature.size
+  index = categories[..., column]
+  return np.where(index >= 0, index - first, NONE)
+
+
+def number(numbers: np.ndarray, name: str) -> np.ndarray:
+  """Returns the numbers of a feature, 0 where they are missing.
+
+  Args:
+    numbers: As `encode` returns them [..., S].
+    name: Name of a feature of one number.
+  """
+  names = [f.name for f in FEATURES if not f.is_categorical
+           for _ in range(f.size)]  # fmt: skip
+  return numbers[..., names.index(name)]
+
+
 def num_entities(observation: Mapping[str, np.ndarray]) -> int:
   """Returns n.
 
