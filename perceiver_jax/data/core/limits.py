@@ -24,11 +24,12 @@ def limits(max_seconds: float, max_memory_mb: float) -> Iterator[None]:
 
   Args:
     max_seconds: wall-clock time.
-    max_memory_mb: memory beyond that at the start, beyond which a MemoryError
-      is raised. Only Linux says how much that is; elsewhere there is no limit.
+    max_memory_mb: memory beyond that in use at the start. Only Linux says how
+      much that is; elsewhere there is no limit.
 
   Raises:
-    UserError: the block takes longer.
+    UserError: the block takes more time, or it needs more memory and does not
+      catch the MemoryError.
   """
 
   def stop(*_: Any) -> None:
@@ -47,6 +48,10 @@ def limits(max_seconds: float, max_memory_mb: float) -> Iterator[None]:
     yield
   except _TooSlowError:
     raise UserError(f"takes more than {max_seconds:g} s to read") from None
+  except MemoryError:
+    raise UserError(
+      f"takes more than {max_memory_mb:g} MB of memory to read"
+    ) from None
   finally:
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, handler_before)

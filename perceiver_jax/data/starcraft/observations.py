@@ -209,9 +209,10 @@ def check(
     if np.isinf(array).any():
       raise UserError(f"array {name!r} has an infinite value; NaN is unknown")
   for name in features.TARGETS:
-    if name in observation and observation[name].shape:
+    array = observation.get(name, np.array(0))
+    if array.shape or array.dtype.kind not in "iu":
       raise UserError(
-        f"array {name!r} has shape {observation[name].shape}; give a scalar"
+        f"array {name!r} is {array.dtype} {array.shape}; give an integer scalar"
       )
   features.check_targets(observation, num_actions)
   features.encode(observation)  # Checks the shapes.

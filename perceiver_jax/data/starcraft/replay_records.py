@@ -109,11 +109,11 @@ def encode(settings: Settings, item: Replay) -> bytes:
       game = replays.read(
         contents, settings.every_seconds, settings.max_entities
       )
-    if not game.observations:
-      raise UserError("has no command of a human player")
+      if not game.observations:
+        raise UserError("has no command of a human player")
+      return _encode_game(item.name, game)
   except UserError as error:
     raise UserError(f"{item.name!r} {error}") from error
-  return _encode_game(item.name, game)
 
 
 def _read_file(path: str, max_mb: float) -> bytes:

@@ -108,7 +108,7 @@ def read(contents: bytes, every_seconds: float, max_entities: int) -> Game:
     replay = load(contents)
     found = list(observations(replay, every_seconds, max_entities))
     return Game(_game_key(replay), replay.release_string, found)
-  except UserError:
+  except (UserError, MemoryError):
     raise
   # Damaged files raise errors of every kind.
   except Exception as error:
