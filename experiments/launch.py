@@ -8,6 +8,7 @@ Ctrl-C.
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
-from experiments import flag_errors
+from experiments import flag_errors, processes
 from perceiver_jax.errors import DivergedError, UserError
 
 # The flags then belong to the entry point and are listed by its --help.
@@ -104,6 +105,7 @@ def initialize_distributed() -> None:
     )
   elif "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
     jax.distributed.initialize()
+  processes.watch()
 
 
 def saved_run() -> tuple[Any, Any, Path]:
@@ -144,16 +146,24 @@ def guarded(main: Main, argv: Sequence[str]) -> int:
   """Calls `main`, and prints errors as one line on stderr.
 
   Returns:
-    The exit status.
+    The exit status. One process of several ends instead.
   """
   try:
     return main(argv) or 0
   except UserError as error:
-    return _fail(str(error), _WRONG_USE)
+    status = _fail(str(error), _WRONG_USE)
   except DivergedError as error:
-    return _fail(str(error), _FAILED)
+    status = _fail(str(error), _FAILED)
   except KeyboardInterrupt:
-    return _fail("interrupted", _INTERRUPTED)
+    status = _fail("interrupted", _INTERRUPTED)
+  except Exception as error:
+    processes.wait_if_lost(error)
+    if processes.watches():
+      traceback.print_exc()
+      processes.leave(_FAILED)
+    raise
+  processes.leave(status)
+  return status
 
 
 def parse(argv: Sequence[str]) -> Sequence[str]:

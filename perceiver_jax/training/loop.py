@@ -121,6 +121,7 @@ class Trainer:
     with contextlib.ExitStack() as stack:
       if jax.process_index() == 0:
         stack.enter_context(workdir.locked(self._folder))
+      stack.enter_context(workdir.full_disk_explained(self._folder))
       return self._run_in_folder()
 
   def _run_in_folder(self) -> Outcome:

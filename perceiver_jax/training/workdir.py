@@ -45,6 +45,12 @@ _PACKAGES = (
   "numpy",
 )
 _MAX_DIFFERENCES = 3
+_NO_SPACE = (
+  "No space left on device",
+  "Disk quota exceeded",
+  "File too large",
+  "Read-only file system",
+)
 
 
 def check_config(workdir: Path, config: Mapping[str, Any]) -> None:
@@ -164,6 +170,29 @@ def writing(workdir: Path) -> Iterator[None]:
     raise UserError(
       f"--workdir={workdir} can't be written to: {reason.lower()}; fix that,"
       " or give another --workdir"
+    ) from error
+
+
+@contextlib.contextmanager
+def full_disk_explained(workdir: Path) -> Iterator[None]:
+  """Turns the errors of a full disk during a run into a `UserError`.
+
+  Libraries raise them in several types, and their text tells the reason.
+
+  Raises:
+    UserError: there is no space left for the run.
+  """
+  try:
+    yield
+  except UserError:
+    raise
+  except Exception as error:
+    reason = next((r for r in _NO_SPACE if r in str(error)), "")
+    if not reason:
+      raise
+    raise UserError(
+      f"--workdir={workdir} can't be written to: {reason.lower()}; free some"
+      " space and run the same command to resume"
     ) from error
 
 

@@ -4,9 +4,12 @@ import json
 import shutil
 import signal
 import socket
+import time
 
 import pytest
 import tiny_runs as runs
+
+from perceiver_jax.training import workdir
 
 pytestmark = pytest.mark.slow
 
@@ -164,3 +167,31 @@ def test_both_processes_report_an_indivisible_batch_size(tmp_path, start_two):
     assert "error: " in err
     assert "multiple of 2" in err
   assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_if_a_process_is_killed_the_other_ends_and_both_can_resume(
+  tmp_path, start_two, single_process, victim
+):
+  folder = tmp_path / "run"
+  pair = start_two(folder)
+  pair[0].wait_for(4)
+  pair[victim].kill()
+  killed = time.monotonic()
+  status, _, err = pair[1 - victim].end()
+  assert time.monotonic() - killed < 30
+  assert status == 75, err
+  assert err.splitlines()[-1].startswith(f"error: process {victim} of 2 ")
+  wait_for_success(start_two(folder))
+  runs.assert_alike(folder, single_process)
+
+
+def test_an_error_of_one_process_ends_the_other(tmp_path, start_two):
+  folder = tmp_path / "run"
+  folder.mkdir()
+  with workdir.locked(folder):
+    pair = start_two(folder)
+    results = [run.end() for run in pair]
+  assert [status for status, _, _ in results] == [2, 75], results
+  assert "is in use by another run" in results[0][2]
+  assert "process 0 of 2 ended with an error" in results[1][2]

@@ -17,6 +17,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from perceiver_jax import files
 from perceiver_jax.errors import UserError
 
 _AGAIN = "remove it and prepare the data again"
@@ -217,8 +218,8 @@ def read_json(path: Path) -> Any:
     UserError: the file is missing or damaged.
   """
   try:
-    return json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, ValueError) as error:
+    return json.loads(files.read_text(path))
+  except (OSError, ValueError, RecursionError) as error:
     raise UserError(
       f"{str(path)!r} can't be read ({error}); prepare the data again"
     ) from error

@@ -1,7 +1,6 @@
 """Images with any number of labels, from a list DIRECTORY/SPLIT.csv."""
 
 import csv
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -167,7 +166,7 @@ def _jsonl_rows(file: Iterator[str]) -> Iterator[tuple[int, str, list[str]]]:
     if not line.strip():
       continue
     try:
-      row = json.loads(line)
+      row = files.parse_json(line)
       labels = row["labels"]
       if isinstance(labels, str) or not isinstance(row["image"], str):
         raise TypeError("image must be a string and labels a list")

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from perceiver_jax import files
 from perceiver_jax.errors import UserError
 from perceiver_jax.viz.image_layout import png_bytes
 
@@ -282,7 +283,7 @@ def _records(path: Path) -> list[tuple[str, dict[str, float]]]:
 
 def _parse(line: str) -> dict[str, float] | None:
   try:
-    record = json.loads(line)
+    record = files.parse_json(line)
   except ValueError:
     return None
   if not isinstance(record, dict) or not isinstance(record.get("step"), int):

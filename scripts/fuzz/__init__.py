@@ -1,0 +1,1 @@
+"""Reads damaged files until one of them breaks a reader."""
