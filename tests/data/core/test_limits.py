@@ -43,3 +43,16 @@ def test_a_decompression_bomb_is_an_error():
   with pytest.raises(UserError, match="more than 100 MB"), limits(20, 100):
     zlib.decompress(bomb)
   assert resource.getrlimit(resource.RLIMIT_AS) == before
+
+
+def test_alarms_while_a_block_ends_do_not_leave_limits_behind():
+  handler = signal.getsignal(signal.SIGALRM)
+  memory = resource.getrlimit(resource.RLIMIT_AS)
+  for number in range(200):
+    start = time.monotonic()
+    with contextlib.suppress(UserError), limits(1e-4 + number * 1e-6, 1000):
+      while time.monotonic() < start + 1e-4:
+        pass
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert signal.getsignal(signal.SIGALRM) == handler
+    assert resource.getrlimit(resource.RLIMIT_AS) == memory
