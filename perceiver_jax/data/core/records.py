@@ -139,10 +139,10 @@ def open_split(
   return contents, opened
 
 
-def encode(arrays: Mapping[str, np.ndarray], compress: bool = False) -> bytes:
-  """Encodes arrays as a record."""
+def encode(arrays: Mapping[str, np.ndarray]) -> bytes:
+  """Encodes arrays as a record, which ArrayRecord files compress."""
   file = io.BytesIO()
-  (np.savez_compressed if compress else np.savez)(file, **arrays)
+  np.savez(file, **arrays)
   return file.getvalue()
 
 

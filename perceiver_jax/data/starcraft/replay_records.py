@@ -147,7 +147,7 @@ def _encode_game(name: str, game: replays.Game) -> bytes:
   }
   for key in found[0].arrays:
     arrays[key] = np.concatenate([each.arrays[key] for each in found])
-  return records.encode(arrays, compress=True)
+  return records.encode(arrays)
 
 
 def decode(record: bytes) -> tuple[dict[str, Any], list[Example]]:
@@ -205,4 +205,4 @@ def observation_records(record: bytes, names: Names) -> Iterator[bytes]:
   for each, action in zip(observations, info["actions"], strict=True):
     each["unit_type"] = numbers[each["unit_type"]].astype(np.int16)
     each["action"] = np.int32(actions.get(action, features.NONE))
-    yield records.encode(each, compress=True)
+    yield records.encode(each)
