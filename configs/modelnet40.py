@@ -149,10 +149,10 @@ _SMALL_MODELS = {
     "adapter": dict(_SMALL_ADAPTER),
     "encoder": {
       "kind": "transformer",
-      "num_channels": 64,
-      "num_layers": 3,
+      "num_channels": 48,
+      "num_layers": 2,
       "num_heads": 4,
-      "widening_factor": 2,
+      "widening_factor": 4,
     },
     "decoder": {"kind": "average_and_project", "latents_are_inputs": True},
   },

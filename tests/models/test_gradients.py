@@ -38,6 +38,7 @@ _REST = (
   "audioset_icml_video",
   "audioset_icml_raw_video",
   "audioset_average_raw_video",
+  "modelnet40_transformer",
   "starcraft_transformer",
 )
 
