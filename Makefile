@@ -29,7 +29,9 @@ train: setup  ## Train the digits model (WORKDIR=..., ARGS="--config.seed=1").
 test: setup  ## Run the tests (ARGS="-k attention -x" goes to pytest).
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
-test-slow: setup  ## Run only the tests marked slow.
+test-slow: setup  ## Run only the tests marked slow (gets libtpu on Linux).
+	if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
+	  $(BIN)/python -m pip install --quiet --editable '.[compile-ahead]'; fi
 	$(BIN)/python -m pytest -m slow $(PARALLEL) $(ARGS)
 
 test-huggingface: setup  ## Compare with Hugging Face's models (gets torch).

@@ -108,6 +108,19 @@ def initialize_distributed() -> None:
   processes.watch()
 
 
+def enable_compilation_cache(folder: Path) -> None:
+  """Keeps compiled programs in a run's folder, so a restart compiles nothing.
+
+  The environment variable JAX_COMPILATION_CACHE_DIR, if set, names another
+  folder, or no cache if it is empty. Call before anything is compiled.
+  """
+  import jax
+
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    cache = str(folder / "compilation_cache")
+    jax.config.update("jax_compilation_cache_dir", cache)
+
+
 def saved_run() -> tuple[Any, Any, Path]:
   """Returns the config, task and folder of a run that was trained before.
 

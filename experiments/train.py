@@ -27,6 +27,7 @@ def main(argv: Sequence[str]) -> int:
   from perceiver_jax.training import interrupts, loop
 
   launch.initialize_distributed()
+  launch.enable_compilation_cache(folder)
   task = tasks.make_task(config)
   outcome = loop.Trainer(config, task, folder, flags.FLAGS.num_devices).run()
   if outcome.stopped:

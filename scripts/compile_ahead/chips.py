@@ -70,6 +70,8 @@ def prepare_environment() -> None:
   os.environ["JAX_PLATFORMS"] = "cpu"
   os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # Do not ask the cloud for a TPU.
   os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
+  # Any type will do, since a topology is given; without one libtpu warns.
+  os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
   os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
 
 
@@ -87,6 +89,11 @@ def devices(topology: str) -> list[Any]:
     )
   except Exception as error:
     reason = str(error).splitlines()[0]
+    if "lockfile" in reason:
+      raise UserError(
+        "another process uses libtpu, and only one can at a time: wait for it,"
+        " or remove /tmp/libtpu_lockfile"
+      ) from error
     raise UserError(
       f"--topology={topology} is not a TPU topology ({reason}); give one like"
       f" {', '.join(TOPOLOGIES)}"

@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 COLLECTIVES = (
   "all-reduce",
   "all-gather",
@@ -131,9 +133,10 @@ def _operation(match, count, types, computations) -> Operation:
   rest = match["rest"]
   cycles = re.search(r'"estimated_cycles":"(\d+)"', rest)
   scope = re.search(r'op_name="([^"]*)"', rest)
-  operands = re.findall(r"%([\w.\-]+)", match["operands"])
   flops = _product_flops(match, types)
-  if inner := re.search(r"calls=%([\w.\-]+)", rest):
+  inner = re.search(r"calls=%([\w.\-]+)", rest)
+  body = computations[inner[1]] if inner else []
+  if inner:
     flops += _computation_flops(inner[1], computations)
   return Operation(
     match["name"],
@@ -141,11 +144,60 @@ def _operation(match, count, types, computations) -> Operation:
     scope[1] if scope else "",
     int(cycles[1]) if cycles else 0,
     flops,
-    sum(_num_bytes(t, hbm_only=True) for t in (
-      match["type"], *(types.get(operand, "") for operand in operands)
-    )),
+    _hbm_bytes(match, types, body),
     count,
-  )  # fmt: skip
+  )
+
+
+def _hbm_bytes(match: re.Match, types: dict[str, str], body: list[str]) -> int:
+  """Counts the bytes of operands and results in main memory.
+
+  A fusion that slices an operand reads only the slice, and one that updates a
+  slice writes only that, in place.
+
+  Args:
+    match: The instruction.
+    types: Types of the values before it.
+    body: Instructions of its fused computation, if it is a fusion.
+  """
+  if match["opcode"].endswith("-done"):
+    return 0  # Counted where it started.
+  if match["opcode"] == "copy-start":  # Its type names both ends.
+    return _num_bytes(match["type"], hbm_only=True)
+  if match["opcode"] == "slice-start":  # Its type names the whole operand.
+    return _num_bytes(match["type"].split(")}), ")[1])
+  operands = [types.get(name, "") for name in _names(match["operands"])]
+  sizes = [_num_bytes(each, hbm_only=True) for each in operands]
+  result = _num_bytes(match["type"], hbm_only=True)
+  inner = [m for line in body if (m := _INSTRUCTION.match(line))]
+  inner_types = {m["name"]: m["type"] for m in inner}
+  sources: dict[str, int] = {}  # Number of the parameter behind a name.
+  slices: dict[int, list[int]] = collections.defaultdict(list)
+  for m in inner:
+    if m["opcode"] == "parameter":
+      sources[m["name"]] = int(m["operands"])
+      continue
+    for position, name in enumerate(_names(m["operands"])):
+      source = sources.get(name)
+      if source is None:
+        continue
+      if m["opcode"] == "bitcast":
+        sources[m["name"]] = source
+      elif position == 0 and m["opcode"] == "dynamic-slice":
+        slices[source].append(_num_bytes(m["type"]))
+      elif position == 0 and m["opcode"] == "dynamic-update-slice":
+        update = inner_types[_names(m["operands"])[1]]
+        slices[source].append(0)
+        result -= sizes[source] - _num_bytes(update)
+      else:  # Read as a whole.
+        slices[source].append(sizes[source])
+  for source, parts in slices.items():
+    sizes[source] = min(sizes[source], sum(parts))
+  return max(result, 0) + sum(sizes)
+
+
+def _names(operands: str) -> list[str]:
+  return re.findall(r"%([\w.\-]+)", operands)
 
 
 def _computation_flops(name: str, computations: dict[str, list[str]]) -> int:
@@ -161,16 +213,65 @@ def _computation_flops(name: str, computations: dict[str, list[str]]) -> int:
 
 
 def _product_flops(match: re.Match, types: dict[str, str]) -> int:
-  """Counts a convolution, which is how a TPU computes all products."""
+  """Counts a convolution, which is how a TPU computes all products.
+
+  The batch dimensions of a batched product are spatial ones, dilated so that
+  each output position meets one input position; only products of real inputs
+  count.
+  """
   if match["opcode"] != "convolution":
     return 0
-  labels = re.search(r"dim_labels=\w+_(\w+)->", match["rest"])[1]
-  kernel = re.findall(r"%([\w.\-]+)", match["operands"])[1]
-  sizes = _sizes(types[kernel])
-  contracted = math.prod(
-    size for label, size in zip(labels, sizes, strict=True) if label != "o"
-  )
-  return 2 * math.prod(_sizes(match["type"])) * contracted
+  labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", match["rest"])
+  lhs, kernel, out = labels.groups()
+  names = _names(match["operands"])
+  sizes = [
+    dict(zip(dims, _sizes(array), strict=True))
+    for dims, array in (
+      (lhs, types[names[0]]),
+      (kernel, types[names[1]]),
+      (out, match["type"]),
+    )
+  ]
+  products = sizes[2]["b"] * sizes[2]["f"] * sizes[1]["i"]
+  spatial = sorted(label for label in kernel if label.isdigit())
+  for position, label in enumerate(spatial):
+    window = _window(match["rest"], position)
+    products *= _num_products(*(each[label] for each in sizes), **window)
+  return 2 * products
+
+
+def _window(rest: str, position: int) -> dict[str, int]:
+  """Returns the fields of a convolution's window in one dimension."""
+  window = re.search(r"window=\{([^}]*)\}", rest)
+  fields = dict(f.split("=") for f in window[1].split()) if window else {}
+
+  def field(name: str, default: str) -> int:
+    values = fields[name].split("x") if name in fields else [default]
+    # Padding is "low_high"; only the low one moves the window.
+    return int(values[position % len(values)].split("_")[0])
+
+  return {
+    "stride": field("stride", "1"),
+    "padding": field("pad", "0"),
+    "lhs_dilation": field("lhs_dilate", "1"),
+    "rhs_dilation": field("rhs_dilate", "1"),
+  }
+
+
+def _num_products(
+  num_inputs: int,
+  size: int,
+  num_outputs: int,
+  stride: int,
+  padding: int,
+  lhs_dilation: int,
+  rhs_dilation: int,
+) -> int:
+  """Counts the pairs of outputs and window elements that meet an input."""
+  starts = np.arange(num_outputs)[:, None] * stride - padding
+  positions = starts + np.arange(size) * rhs_dilation
+  inside = (positions >= 0) & (positions < num_inputs * lhs_dilation)
+  return int(np.sum(inside & (positions % lhs_dilation == 0)))
 
 
 def _trip_count(condition: list[str]) -> int | None:

@@ -137,8 +137,16 @@ def _abstract(batch: Any, sharding: Any) -> dict[str, jax.ShapeDtypeStruct]:
 
 def excess_bytes(message: str) -> int:
   """Returns the bytes that XLA says are missing, or 0 for another error."""
-  match = re.search(r"[Ee]xceeded hbm capacity by ([\d.]+)([KMG]?)", message)
-  if not match:
-    return 0
+  size = r"([\d.]+)([KMG]?)"
+  if match := re.search(rf"[Ee]xceeded hbm capacity by {size}", message):
+    return max(1, _num_bytes(match[1], match[2]))
+  # Where the temporaries alone are larger than the memory.
+  temporaries = rf"temporaries \({size}\) exceeds available HBM \({size}\)"
+  if match := re.search(temporaries, message):
+    return _num_bytes(match[1], match[2]) - _num_bytes(match[3], match[4])
+  return 0
+
+
+def _num_bytes(number: str, unit: str) -> int:
   units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
-  return max(1, int(float(match[1]) * units[match[2]]))
+  return int(float(number) * units[unit])

@@ -1,4 +1,6 @@
 import os
+import re
+import shutil
 import subprocess
 import sys
 
@@ -39,6 +41,42 @@ def test_help_exits_with_status_0(name):
   text = " ".join(done.stdout.split())
   for part in ("--config.LEAF=VALUE", "--workdir: Folder of the run."):
     assert part in text
+
+
+@pytest.mark.parametrize("elsewhere", ["", "/elsewhere"])
+def test_the_environment_chooses_the_compilation_cache(
+  tmp_path, monkeypatch, elsewhere
+):
+  updates = {}
+  monkeypatch.setattr(jax.config, "update", updates.__setitem__)
+  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", elsewhere)
+  launch.enable_compilation_cache(tmp_path)
+  assert not updates  # JAX reads the variable itself.
+  monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+  launch.enable_compilation_cache(tmp_path)
+  cache = str(tmp_path / "compilation_cache")
+  assert updates == {"jax_compilation_cache_dir": cache}
+
+
+@pytest.mark.slow
+def test_a_second_start_of_a_run_compiles_nothing(tmp_path, monkeypatch):
+  monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+
+  def misses():
+    """Returns the programs that a run of all steps compiles."""
+    shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
+    done = program(
+      *("train", "--config=configs/digits.py:smoke", f"--workdir={tmp_path}"),
+      JAX_EXPLAIN_CACHE_MISSES="1",
+      JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+    )
+    assert done.returncode == 0, done.stderr
+    return re.findall(
+      "PERSISTENT COMPILATION CACHE MISS for '(.*?)'", done.stderr
+    )
+
+  assert "jit_eval_step" in misses()
+  assert misses() == []
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

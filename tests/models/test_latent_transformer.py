@@ -147,6 +147,7 @@ _CHOICES = {
   "full": {"remat": "full"},
   "projections": {"remat": "projections"},
   "dots": {"remat": "dots"},
+  "attention": {"remat": "attention", "attention": "chunked"},
   "custom": {"custom_gradients": "always"},
   "all": {
     "fuse_qkv": "always",
@@ -199,6 +200,10 @@ def test_remat_and_fuse_qkv_change_the_number_of_products():
   assert dots == none + 2
   assert products(remat="projections") == dots + 1
   assert products(remat="full") == dots + 5  # The last product is not needed.
+  # The output's projection is computed again, but not the attention.
+  chunked = {"attention": "chunked", "remat": "attention"}
+  full = {"attention": "chunked", "remat": "full"}
+  assert products(**full) == products(**chunked) + 3 + 2
   fused = {"fuse_qkv": "always"}
   # One product replaces three, once forward and twice backward.
   assert products(**fused) == none - 6

@@ -13,6 +13,7 @@ import haiku as hk
 import jax
 from jax import numpy as jnp
 
+from perceiver_jax.models.ops import online_softmax
 from perceiver_jax.models.ops.execution import Execution
 
 # Checkpoint policies know the results of an attention's projections by these
@@ -117,14 +118,19 @@ def apply_stages(
 def _recompute(layer: Callable, remat: bool, execution: Execution) -> Callable:
   """Returns the layer with a checkpoint policy for its backward pass."""
   choice = execution.remat
-  if choice == "auto":
-    choice = "full" if remat else "projections"
+  if choice == "auto" and remat:
+    choice = "full"
+  elif choice == "auto":
+    choice = "attention" if execution.target == "tpu" else "projections"
   if choice == "none" and not execution.scan_layers:
     return layer
   policies = {
     "none": _save_all_but_weights,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "projections": jax.checkpoint_policies.save_only_these_names(*PROJECTIONS),
+    "attention": jax.checkpoint_policies.save_only_these_names(
+      *PROJECTIONS[:3], *online_softmax.RESULTS
+    ),
     "full": None,
   }
   return jax.checkpoint(layer, policy=policies[choice])

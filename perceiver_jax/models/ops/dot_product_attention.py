@@ -4,6 +4,7 @@ Shapes: B batch, N queries, M keys, H heads, F query/key width per head, V value
 width per head. F and V may differ, and any width works (261 and 322 occur).
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -15,6 +16,8 @@ from perceiver_jax.models.typing import Array, Bool, Float
 
 # "auto" never holds more logits than this at once.
 _MAX_LOGITS = 2**24
+# 256 MiB in float32: on TPUs, few large chunks are faster than many small ones.
+_TPU_CHUNK_LOGITS = 2**26
 _SCOPE = "dot_product_attention_"
 
 
@@ -94,10 +97,11 @@ def dot_product_attention(
   implementation = execution.attention
   if implementation == "auto":
     implementation = _choose(q, k, v, mask, execution.target)
+  chunk_logits = _TPU_CHUNK_LOGITS if execution.target == "tpu" else None
   attend = {
     "plain": plain_attention,
     "xla": _xla_attention,
-    "chunked": _chunked_attention,
+    "chunked": functools.partial(_chunked_attention, chunk_logits=chunk_logits),
     "cudnn": cudnn.cudnn_attention,
   }[implementation]
   with named_scope(implementation, q.shape[1], k.shape[1]):
@@ -134,6 +138,8 @@ def _choose(q, k, v, mask, platform: str) -> str:
   """Returns the implementation that "auto" stands for."""
   if platform == "gpu" and cudnn.fits(q, k, v, mask):
     return "cudnn"
+  if platform == "tpu":  # Its results are saved for the backward pass.
+    return "chunked"
   logits = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[1]
   return "chunked" if logits > _MAX_LOGITS else "xla"
 
@@ -153,11 +159,16 @@ def _xla_attention(q, k, v, mask):
   return _unsplit(online_softmax.finalize(state)[0], v.dtype)
 
 
-def _chunked_attention(q, k, v, mask):
+def _chunked_attention(q, k, v, mask, chunk_logits=None):
   """Attends with an online softmax; the full matrix of logits never exists."""
   mask = None if mask is None else mask[:, None]
   out = online_softmax.chunked_attention(
-    _score, q * q.shape[-1] ** -0.5, (k, v), mask
+    _score,
+    q * q.shape[-1] ** -0.5,
+    (k, v),
+    mask,
+    dtype=v.dtype,
+    chunk_logits=chunk_logits,
   )
   return _unsplit(out, v.dtype)
 

@@ -18,7 +18,7 @@ CHOICES = {
   "fuse_qkv": ("auto", "always", "never"),
   "custom_gradients": ("auto", "always", "never"),
   "scan_layers": (True, False),
-  "remat": ("auto", "none", "dots", "projections", "full"),
+  "remat": ("auto", "none", "dots", "projections", "attention", "full"),
 }
 
 
@@ -40,15 +40,18 @@ class Execution:
       projections of its larger side into the smaller side. "auto" counts which
       order of products is cheapest.
     fuse_qkv: Whether a self-attend projects queries, keys and values with one
-      product. "auto" does so except on CPUs, where it is slower.
+      product. "auto" does so on GPUs only; it is slower on CPUs, and on TPUs by
+      the compiler's estimate.
     custom_gradients: Whether linear layers and LayerNorm use our own backward
       passes. They are faster on CPUs, where "auto" uses them, but do not
       support forward-mode differentiation (`jax.jvp`).
     scan_layers: Whether the layers of a block are a `jax.lax.scan` or unrolled.
     remat: What the backward pass of a self-attend recomputes: "none", nothing;
       "dots", all but the products with weights; "projections", all but the
-      products with the attention's weights; "full", the whole layer. "auto" is
-      "full" where `EncoderConfig.remat` is set, else "projections".
+      products with the attention's weights; "attention", all but queries, keys,
+      values and, of "chunked" attention, the result; "full", the whole layer.
+      "auto" is "full" where `EncoderConfig.remat` is set, else "attention" on
+      TPUs and "projections" elsewhere.
 
   Raises:
     ValueError: A field has an unknown value.
@@ -98,9 +101,10 @@ class Execution:
   @property
   def fuses_qkv(self) -> bool:
     """Returns whether queries, keys and values are one product."""
-    # On a CPU, joining the weights costs more than one larger product saves.
+    # On CPUs, joining the weights costs more than one larger product saves; on
+    # TPUs, splitting the result does.
     if self.fuse_qkv == "auto":
-      return self.target != "cpu"
+      return self.target == "gpu"
     return self.fuse_qkv == "always"
 
   def replace(self, **changes: Any) -> "Execution":

@@ -23,12 +23,16 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax
 from jax import numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 MASKED_LOGIT = -1e30
 # Logits held at once, over batch and heads: 16 MiB in float32, which stay in
 # the cache of a CPU and keep an accelerator busy.
 CHUNK_LOGITS = 2**22
 _CHUNK_MULTIPLE = 128
+# Checkpoint policies know the result and its log-sum-exp by these names; where
+# both are saved, a backward pass does not attend again.
+RESULTS = ("attention", "log_sum_exp")
 
 _einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
@@ -92,7 +96,13 @@ def finalize(state: Softmax) -> tuple[jax.Array, jax.Array]:
 
 
 def chunked_attention(
-  score: Score, queries: Any, keys: Any, mask: jax.Array | None
+  score: Score,
+  queries: Any,
+  keys: Any,
+  mask: jax.Array | None,
+  *,
+  dtype: Any = jnp.float32,
+  chunk_logits: int | None = None,
 ) -> jax.Array:
   """Returns the softmax-weighted mean of values for each query.
 
@@ -104,21 +114,32 @@ def chunked_attention(
     queries: Arrays [B or 1, N, ...].
     keys: Arrays [B or 1, M, ...].
     mask: Broadcastable to [B, H, N, M], True where a query may attend to a key.
+    dtype: Type of the result, which the backward pass keeps.
+    chunk_logits: Logits held at once; `CHUNK_LOGITS` by default.
 
   Returns:
-    float32 [B, H, N, V].
+    [B, H, N, V].
   """
-  return _attend(score, queries, keys, mask)
+  limits = _Limits(dtype, chunk_logits or CHUNK_LOGITS)
+  return _attend(score, limits, queries, keys, mask)
 
 
-def chunk_size(length: int, logits_per_element: int) -> int:
-  """Returns the size of a chunk that has about `CHUNK_LOGITS` logits.
+class _Limits(NamedTuple):
+  """What is kept: the type of the result, and the logits held at once."""
+
+  dtype: Any
+  chunk_logits: int
+
+
+def chunk_size(length: int, logits_per_element: int, chunk_logits: int) -> int:
+  """Returns the size of a chunk that has about `chunk_logits` logits.
 
   Args:
     length: Length of the axis that is cut into chunks.
     logits_per_element: Batch x heads x length of the other axis.
+    chunk_logits: Logits of a chunk.
   """
-  size = max(1, CHUNK_LOGITS // max(logits_per_element, 1))
+  size = max(1, chunk_logits // max(logits_per_element, 1))
   if size > _CHUNK_MULTIPLE:
     size -= size % _CHUNK_MULTIPLE
   return min(length, size)
@@ -151,12 +172,12 @@ def _product_backward(spec, saved, grad):
 product.defvjp(_product_forward, _product_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(score, queries, keys, mask):
-  return _forward(score, queries, keys, mask)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _attend(score, limits, queries, keys, mask):
+  return _forward(score, limits, queries, keys, mask)[0].astype(limits.dtype)
 
 
-def _forward(score, queries, keys, mask):
+def _forward(score, limits, queries, keys, mask):
   """Returns the result and the log-sum-exp."""
   logits, values = jax.eval_shape(score, queries, keys)
   *shape, num_keys = logits.shape
@@ -176,7 +197,9 @@ def _forward(score, queries, keys, mask):
       jnp.zeros((*shape, values.shape[-1]), jnp.float32),
       jnp.zeros(shape, jnp.float32),
     )
-    size = chunk_size(num_queries, batch * heads * num_keys)
+    size = chunk_size(
+      num_queries, batch * heads * num_keys, limits.chunk_logits
+    )
     return _loop(num_queries, size, over_queries, start)
 
   def over_keys(state, start, size):
@@ -189,7 +212,7 @@ def _forward(score, queries, keys, mask):
     l=jnp.zeros(shape, jnp.float32),
     acc=jnp.zeros((*shape, values.shape[-1]), jnp.float32),
   )
-  size = chunk_size(num_keys, batch * heads * num_queries)
+  size = chunk_size(num_keys, batch * heads * num_queries, limits.chunk_logits)
   return finalize(_loop(num_keys, size, over_keys, start))
 
 
@@ -201,15 +224,18 @@ class _Needed:
   keys: bool
 
 
-def _attend_forward(score, queries, keys, mask):
+def _attend_forward(score, limits, queries, keys, mask):
   needed = _Needed(any(x.perturbed for x in jax.tree.leaves(keys)))
   queries, keys, mask = jax.tree.map(lambda x: x.value, (queries, keys, mask))
-  out, lse = _forward(score, queries, keys, mask)
+  out, lse = _forward(score, limits, queries, keys, mask)
+  out = checkpoint_name(out.astype(limits.dtype), RESULTS[0])
+  lse = checkpoint_name(lse, RESULTS[1])
   return out, (queries, keys, mask, out, lse, needed)
 
 
-def _attend_backward(score, saved, grad):
+def _attend_backward(score, limits, saved, grad):
   queries, keys, mask, out, lse, needed = saved
+  grad = grad.astype(jnp.float32)
   delta = (grad * out).sum(-1)
 
   def chunk_gradients(queries, keys, mask, lse, delta, grad):
@@ -262,11 +288,15 @@ def _attend_backward(score, saved, grad):
   )
   dkeys = [keys] if needed.keys else []
   if num_queries > num_keys:
-    size = chunk_size(num_queries, batch * heads * num_keys)
+    size = chunk_size(
+      num_queries, batch * heads * num_keys, limits.chunk_logits
+    )
     start = zeros(queries), sums(dkeys)
     dqueries, dkeys = _loop(num_queries, size, over_queries, start)
   else:
-    size = chunk_size(num_keys, batch * heads * num_queries)
+    size = chunk_size(
+      num_keys, batch * heads * num_queries, limits.chunk_logits
+    )
     start = sums(queries), zeros(dkeys)
     dqueries, dkeys = _loop(num_keys, size, over_keys, start)
   cast = functools.partial(jax.tree.map, lambda x, y: x.astype(y.dtype))

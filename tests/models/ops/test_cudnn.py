@@ -127,7 +127,9 @@ def test_cudnn_without_a_gpu_is_refused():
     _attend(q, k, v)
 
 
-@pytest.mark.parametrize("platform", ["cpu", "tpu"])
-def test_auto_does_not_choose_cudnn_without_a_gpu(cudnn, platform):
+@pytest.mark.parametrize(
+  ("platform", "chosen"), [("cpu", "xla"), ("tpu", "chunked")]
+)
+def test_auto_does_not_choose_cudnn_without_a_gpu(cudnn, platform, chosen):
   q, k, v = _arrays((2, 512, 512, 8, 128, 128), dtype=jnp.bfloat16)
-  assert dpa._choose(q, k, v, None, platform) == "xla"
+  assert dpa._choose(q, k, v, None, platform) == chosen

@@ -51,7 +51,7 @@ def test_scan_layers_is_true_or_false(value):
 
 @pytest.mark.parametrize(
   ("platform", "custom_gradients", "fuses_qkv"),
-  [("cpu", True, False), ("gpu", False, True), ("tpu", False, True)],
+  [("cpu", True, False), ("gpu", False, True), ("tpu", False, False)],
 )
 def test_auto_follows_the_platform_compiled_for(
   platform, custom_gradients, fuses_qkv

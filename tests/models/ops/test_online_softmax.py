@@ -88,7 +88,8 @@ def test_odd_channels_and_a_smaller_last_chunk(widths):
   ],
 )
 def test_chunk_size_is_limited_and_a_multiple_of_128(length, per_element, size):
-  assert online_softmax.chunk_size(length, per_element) == size
+  limit = online_softmax.CHUNK_LOGITS
+  assert online_softmax.chunk_size(length, per_element, limit) == size
 
 
 @pytest.mark.parametrize("length", [1, 4, 5, 8, 11])

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -40,6 +41,11 @@ def test_the_missing_memory_is_read_from_the_compilers_message():
     " Used 20.55G of 15.75G hbm. Exceeded hbm capacity by 4.80G."
   )
   assert program.excess_bytes(message) == int(4.8 * 2**30)
+  message = (
+    "Ran out of memory on HBM, the total memory required for HLO temporaries"
+    " (30.75G) exceeds available HBM (15.75G)."
+  )
+  assert program.excess_bytes(message) == 15 * 2**30
   assert program.excess_bytes("another error") == 0
 
 
@@ -82,4 +88,7 @@ def test_a_train_step_compiles_for_tpus(tmp_path):
   text = module.read_text()
   assert text.startswith("HloModule")
   assert "f64[" not in text  # No float64 in the step.
+  assert not re.search(r"\[[\d,]*<=\d", text)  # No dynamic shapes.
+  transfers = {"infeed", "outfeed", "send", "recv"}
+  assert not transfers & {*result["operations"]}
   assert "input_output_alias" in text  # The state is donated.

@@ -46,6 +46,90 @@ def test_operations_of_a_loop_count_once_an_iteration():
   assert (total.opcode, total.count) == ("all-reduce", 1)
 
 
+def _convolution(window, labels, lhs, kernel, out):
+  """Returns the operation of a module of one convolution."""
+  text = f"""\
+ENTRY %main (a: bf16[{lhs}], b: bf16[{kernel}]) -> bf16[{out}] {{
+  %a = bf16[{lhs}]{{0}} parameter(0)
+  %b = bf16[{kernel}]{{0}} parameter(1)
+  ROOT %c = bf16[{out}]{{0}} convolution(%a, %b), {window}dim_labels={labels}
+}}
+"""
+  return hlo.operations(text)[0]
+
+
+@pytest.mark.parametrize(
+  ("window", "labels", "lhs", "kernel", "out", "products"),
+  [
+    # A batch of 16 x 8 products of [512, 64] and [64, 128].
+    (
+      "window={size=16x8 stride=15x7 lhs_dilate=16x8}, ",
+      "01bf_01io->01bf",
+      *("16,8,512,64", "16,8,64,128", "16,8,512,128"),
+      16 * 8 * 512 * 64 * 128,
+    ),
+    # The sum over 16 x 64 elements of a weight gradient.
+    (
+      "window={size=16}, ",
+      "0fb_0io->bf0",
+      *("16,64,32", "16,64,128", "32,128,1"),
+      16 * 64 * 32 * 128,
+    ),
+    # A 3 x 3 convolution of a 5 x 5 image; the border is not multiplied.
+    (
+      "window={size=3x3 pad=1_1x1_1}, ",
+      "b01f_01io->b01f",
+      *("2,5,5,4", "3,3,4,8", "2,5,5,8"),
+      2 * (3 * 5 - 2) ** 2 * 4 * 8,
+    ),
+    # Every second element only.
+    (
+      "window={size=2 stride=2}, ",
+      "b0f_0io->b0f",
+      *("1,6,4", "2,4,8", "1,3,8"),
+      3 * 2 * 4 * 8,
+    ),
+  ],
+)
+def test_products_of_real_inputs_count(
+  window, labels, lhs, kernel, out, products
+):
+  convolution = _convolution(window, labels, lhs, kernel, out)
+  assert convolution.flops == 2 * products
+
+
+def test_a_slice_moves_only_its_own_bytes():
+  text = """\
+%read (p0: f32[48,10], p1: s32[]) -> f32[1,10] {
+  %p0 = f32[48,10]{1,0} parameter(0)
+  %p1 = s32[] parameter(1)
+  %same = f32[48,10]{1,0} bitcast(%p0)
+  ROOT %slice = f32[1,10]{1,0} dynamic-slice(%same, %p1, %p1)
+}
+
+%write (p0.1: f32[48,10], p1.1: f32[1,10], p2: s32[]) -> f32[48,10] {
+  %p0.1 = f32[48,10]{1,0} parameter(0)
+  %p1.1 = f32[1,10]{1,0} parameter(1)
+  %p2 = s32[] parameter(2)
+  ROOT %put = f32[48,10]{1,0} dynamic-update-slice(%p0.1, %p1.1, %p2, %p2)
+}
+
+ENTRY %main (a: f32[48,10], i: s32[]) -> f32[48,10] {
+  %a = f32[48,10]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %one = f32[1,10]{1,0} fusion(%a, %i), kind=kLoop, calls=%read
+  %start = (f32[48,10]{1,0}, f32[48,10]{1,0:S(1)}, u32[]{:S(2)}) \
+copy-start(%a)
+  %done = f32[48,10]{1,0:S(1)} copy-done(%start)
+  ROOT %all = f32[48,10]{1,0} fusion(%a, %one, %i), kind=kLoop, calls=%write
+}
+"""
+  read, start, done, write = hlo.operations(text)
+  assert read.hbm_bytes == 4 * (10 + 10 + 1)  # The index too.
+  assert write.hbm_bytes == 4 * (10 + 10 + 1)
+  assert (start.hbm_bytes, done.hbm_bytes) == (4 * 480 + 4, 0)
+
+
 def test_only_main_memory_counts_as_bytes():
   product, total = hlo.operations(_MODULE)
   assert product.hbm_bytes == 8 * 4 * 2  # The operand is in vector memory.
