@@ -82,8 +82,8 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
     config.model.encoder.num_layers = 0
   if smoke:
     config = base.smoke(config)
-    config.data.source_args.battles.max_entities = 24
-    config.data.num_entities = 32
+    config.data.source_args.battles.update(min_entities=12, max_entities=24)
+    config.data.num_entities = 24
     config.data.source_args.battles.num_train = 64
     config.data.source_args.battles.num_test = 16
     if name == "small_pooling":
@@ -101,8 +101,8 @@ def _model(is_transformer: bool) -> dict:
       "num_categories": features.NUM_CATEGORIES,
       "num_features": 256,
       "num_channels": channels,
-      "num_bands": 16,
-      "max_resolution": 32,
+      "num_bands": 8,
+      "max_resolution": 16,
     },
     decoder={
       "num_embedding_channels": 256,
@@ -113,9 +113,8 @@ def _model(is_transformer: bool) -> dict:
 
 def _small(config: ml_collections.ConfigDict, is_transformer: bool) -> None:
   """Sets models and a run for two CPU cores."""
-  config.data.source_args.battles.min_entities = 12
-  config.data.source_args.battles.max_entities = 32
-  config.data.num_entities = 32
+  config.data.source_args.battles.update(min_entities=12, max_entities=24)
+  config.data.num_entities = 24
   config.model.adapter.num_features = 64
   config.model.adapter.num_channels = 64
   config.model.decoder.num_embedding_channels = 64

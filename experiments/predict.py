@@ -7,6 +7,7 @@
   classify-text TEXT ... predictions of a GLUE run for texts or pairs of texts
   fill-mask TEXT ...     predictions of a language model for [MASK], or --mask
   flow FIRST SECOND      optical flow of two images; or of a VIDEO
+  command FILE ...       the next command in StarCraft II, for observations
   autoencode CLIP ...    a video with audio, reconstructed
 
 The model is that of --weights: a file released by DeepMind (.pystate, .pickle),
@@ -30,6 +31,7 @@ COMMANDS = {
   "classify-text": "classify_text",
   "fill-mask": "fill_mask",
   "flow": "flow",
+  "command": "command",
   "autoencode": "autoencode",
 }
 
@@ -41,8 +43,8 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "checkpoint",
     "latest",
-    "classify, classify-points, classify-text, flow, and attention to images,"
-    " of --workdir: latest, best, or a step.",
+    "classify, classify-points, classify-text, command, flow, and attention to"
+    " images, of --workdir: latest, best, or a step.",
   )
   flags.DEFINE_integer(
     "top", 5, "Number of predictions to show.", lower_bound=1

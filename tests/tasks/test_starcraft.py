@@ -14,7 +14,7 @@ from perceiver_jax.tasks import registry
 from perceiver_jax.training import loop, step
 
 pytestmark = pytest.mark.usefixtures("compile_once")
-_SLOTS = 32
+_SLOTS = 24
 
 
 def _batch(task, size=4):

@@ -54,7 +54,7 @@ _MAX_HEALTH = 100
 _BLOCK = 2048
 _SPLITS = ("train", "test")
 # The units after the commander: some of each kind first, then any.
-_FIRST = (MARINE, MARINE, MEDIVAC, MEDIVAC, *ENEMY_TYPES, MINERALS)
+_FIRST = (*[MARINE] * 4, MEDIVAC, MEDIVAC, *ENEMY_TYPES, MINERALS)
 MIN_ENTITIES = 1 + len(_FIRST)
 # The entities of larger battles are distractors, or no answer would be clear.
 _MOST_FIGHTERS = 32
@@ -175,8 +175,6 @@ def _draw(
   kinds[:, 0] = COMMANDER
   kinds[:, 1:MIN_ENTITIES] = _FIRST
   x, y = rng.uniform(0, features.MAP_SIZE, (2, *shape)).astype(np.float32)
-  # The commander stands so that most of its range is on the map.
-  x[:, 0], y[:, 0] = features.MAP_SIZE / 4 + np.stack([x, y])[:, :, 0] / 2
   group = rng.integers(0, len(RULES), length).astype(np.int32)
   # The orders of the marines mean nothing here.
   order = rng.integers(0, FIRST_ORDER + len(RULES), shape).astype(np.int32)
@@ -184,7 +182,7 @@ def _draw(
   order[:, 0] = FIRST_ORDER + group
   targeted = np.zeros(shape, np.int32)
   targeted[:, 1 + _FIRST.index(MEDIVAC)] = 1
-  cooldown = rng.integers(1, 32, shape) * (rng.random(shape) < 0.5)
+  cooldown = rng.integers(1, 32, shape) * (rng.random(shape) < 0.3)
   shoots = np.isin(kinds, (MARINE, *ENEMY_TYPES))
   exists = np.arange(max_entities) < count[:, None]
   health = rng.integers(1, _MAX_HEALTH + 1, shape)

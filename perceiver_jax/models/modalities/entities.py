@@ -19,6 +19,8 @@ from perceiver_jax.models.inputs import InputArray, as_input_array
 from perceiver_jax.models.ops.execution import AUTO, Execution
 from perceiver_jax.models.typing import Array, Bool, Float, ReturnAttention
 
+_CATEGORY_SCALE = 0.3
+
 
 class EntitiesAdapter(hk.Module):
   """A linear layer on the features of each entity, without positions.
@@ -82,15 +84,19 @@ class EntityFeaturesAdapter(hk.Module):
       is_training: Not used.
     """
     del is_training
-    numbers = entities["numbers"]
-    parts = [
-      self._one_hot(entities["categories"], numbers.dtype),
-      numbers,
-      self._fourier(entities["positions"]),
-    ]
-    x = jnp.concatenate(parts, -1)
-    x = jax.nn.relu(layers.Linear(self._num_features, name="features")(x))
-    return layers.Linear(self._num_channels, name="embed")(x)
+    size, numbers = self._num_features, entities["numbers"]
+    one_hot = self._one_hot(entities["categories"], numbers.dtype)
+    # Few of the categories are those of an entity, so that the scale of the
+    # weights does not depend on the number of categories.
+    init = hk.initializers.TruncatedNormal(_CATEGORY_SCALE)
+    x = hk.Linear(size, with_bias=False, w_init=init, name="categories")(
+      one_hot
+    )
+    x += layers.Linear(size, name="numbers")(numbers)
+    x += layers.Linear(size, name="positions")(
+      self._fourier(entities["positions"])
+    )
+    return layers.Linear(self._num_channels, name="embed")(jax.nn.relu(x))
 
   def _one_hot(self, categories: jax.Array, dtype: Any) -> jax.Array:
     """Returns the sum of the one-hot vectors of each entity."""
@@ -233,16 +239,15 @@ def entity_outputs(
 def _pointer(
   each: jax.Array, everything: jax.Array, input_mask: jax.Array, name: str
 ) -> jax.Array:
-  """Returns the logit of each entity, as in pointer networks.
+  """Returns the logit of each entity: the product of its key with a query.
 
-  A query and a key are added, as in the original (Vinyals et al., 2015), and
-  followed by a layer more. AlphaStar's query also depends on the parts of the
-  command that it has chosen already; here all parts are predicted at once.
+  AlphaStar's query also depends on the parts of the command that it has chosen
+  already; here all parts are predicted at once.
   """
   size = each.shape[-1]
   query = hk.Linear(size, name=f"{name}_query")(everything)
-  keys = hk.Linear(size, name=f"{name}_key")(jax.nn.relu(each))
-  x = jax.nn.relu(keys + query[:, None])
-  x = jax.nn.relu(hk.Linear(size, name=f"{name}_hidden")(x))
-  logits = hk.Linear(1, name=f"{name}_logit")(x)[..., 0]
+  x = jax.nn.relu(hk.Linear(size, name=f"{name}_hidden")(jax.nn.relu(each)))
+  keys = hk.Linear(size, name=f"{name}_key")(x)
+  # Keys alone can be decisive too, without the query.
+  logits = jnp.einsum("bmg,bg->bm", keys, query + 1) / np.sqrt(size)
   return jnp.where(input_mask, logits, -1e30)

@@ -111,7 +111,7 @@ def test_a_battle_has_an_encoding():
   ("arguments", "message"),
   [
     ({"split": "validation"}, "unknown split 'validation'.*train, test"),
-    ({"min_entities": 5}, "5 to 48 entities.*min_entities at least 9"),
+    ({"min_entities": 5}, "5 to 48 entities.*min_entities at least 11"),
     ({"max_entities": 15}, "16 to 15 entities"),
     ({"size": 3}, "takes: split, min_entities"),
   ],

@@ -1,10 +1,14 @@
 """Tests of the features of entities."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from perceiver_jax.data.starcraft import features
 from perceiver_jax.errors import UserError
+
+_ROOT = Path(__file__).parents[3]
 
 
 def _observation(count=3, **arrays):
@@ -129,3 +133,28 @@ def test_targets_are_checked():
     features.check_targets(_observation(**targets | {"action": 2}), 2)
   with pytest.raises(UserError, match="target 3 and 3 entities"):
     features.check_targets(_observation(**targets | {"target": 3}), 2)
+
+
+def _documented():
+  """Returns the rows of the table in docs/starcraft.md."""
+  kinds = {
+    "one_hot": "one-hot, {}",
+    "sqrt_one_hot": "one-hot of the square root, {}",
+    "digits": "{} binary digits",
+    "number": "{} numbers",
+  }
+  for feature in features.FEATURES:
+    encoding = kinds[feature.encoding].format(feature.size)
+    if encoding == "1 numbers":
+      encoding = "the number"
+    if feature.divisor != 1:
+      encoding += f", after division by {feature.divisor:g}"
+    cells = f"`{feature.name}`", feature.values, encoding, feature.source
+    yield f"| {' | '.join(cells)} |"
+
+
+def test_the_documentation_has_every_feature():
+  lines = (_ROOT / "docs" / "starcraft.md").read_text("utf-8").splitlines()
+  head = lines.index("| feature | stored values | encoding | source |")
+  rows = list(_documented())
+  assert lines[head + 2 : head + 2 + len(rows)] == rows, "\n".join(rows)

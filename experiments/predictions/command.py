@@ -1,0 +1,103 @@
+"""predict command FILE ...: the next command in StarCraft II."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags
+
+from experiments.predictions import models, outputs
+from perceiver_jax.data.core import records
+from perceiver_jax.data.core.source import Example
+from perceiver_jax.data.starcraft import features
+from perceiver_jax.errors import UserError
+from perceiver_jax.tasks.starcraft import StarCraft
+from perceiver_jax.training import restore
+
+_MAX_BYTES = 2**26
+
+
+def run(arguments: Sequence[str]) -> None:
+  """Prints the predicted action, the entity to select and the target.
+
+  Args:
+    arguments: Paths of observations, `.npz`.
+
+  Raises:
+    UserError: No file or no run is given, or a file can't be read.
+  """
+  paths = [Path(p).expanduser() for p in arguments]
+  if not paths:
+    raise UserError(
+      "no observation is given; name .npz files after the flags"
+      " (docs/starcraft.md describes their arrays)"
+    )
+  if not models.uses_run():
+    raise UserError(
+      "command needs the names of the actions, which a run has: give --workdir"
+      " of a run of configs/starcraft.py, and no --weights"
+    )
+  config, task, folder = models.saved_run(StarCraft, "predict commands")
+  observations = [_read(path) for path in paths]
+  examples = [task.preprocess(each, None) for each in observations]
+  restored = restore.restore(config, task, folder, flags.FLAGS.checkpoint)
+  apply = restore.predictor(restored)
+  for path, observation, example in zip(
+    paths, observations, examples, strict=True
+  ):
+    batch = {name: value[None] for name, value in example.items()}
+    logits = apply(batch).logits
+    print(path)
+    _print(task, observation, jax.device_get(task.probabilities(logits)))
+
+
+def _read(path: Path) -> Example:
+  """Reads an observation; targets that it lacks are -1.
+
+  Raises:
+    UserError: The file can't be read, or has no entity.
+  """
+  try:
+    observation = records.decode(path.read_bytes(), _MAX_BYTES)
+  except OSError as error:
+    raise UserError(f"{path} can't be read ({error.strerror})") from error
+  except UserError as error:
+    raise UserError(f"{path}: {error}") from error
+  if not features.num_entities(observation):
+    raise UserError(f"{path} has no entity; nothing can be commanded")
+  return dict.fromkeys(features.TARGETS, features.NONE) | observation
+
+
+def _print(
+  task: StarCraft,
+  observation: Example,
+  probabilities: dict[str, np.ndarray],
+) -> None:
+  """Prints the most likely values of each part of the command."""
+  entities = _entity_names(task, observation)
+  names = {
+    "action": task.class_names,
+    "selected": entities,
+    "target": entities,
+  }
+  for part in features.TARGETS:
+    print(f" {part}:")
+    outputs.print_top_classes(
+      probabilities[part][0, : len(names[part])], names[part]
+    )
+
+
+def _entity_names(task: StarCraft, observation: Example) -> list[str]:
+  """Describes each entity by its number, type, alliance and position."""
+  types = task.metadata()["unit_type_names"]
+  rows = zip(
+    *(np.asarray(observation[name]) for name in features.REQUIRED), strict=True
+  )
+  names = []
+  for number, (kind, alliance, x, y) in enumerate(rows):
+    known = 0 <= kind < len(types)
+    name = types[int(kind)] if known else f"type {int(kind)}"
+    owner = features.ALLIANCES[max(int(alliance), 0)]
+    names.append(f"{number}: {name} ({owner}) at {x:.0f}, {y:.0f}")
+  return names

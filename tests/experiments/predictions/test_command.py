@@ -1,0 +1,101 @@
+"""Tests of predictions of commands in StarCraft II."""
+
+import re
+
+import numpy as np
+import pytest
+import task_helpers
+
+from configs import starcraft
+from perceiver_jax.data.core import records
+from perceiver_jax.data.starcraft import battles, features
+from perceiver_jax.tasks import registry
+from perceiver_jax.training import loop
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, compiling_once):
+  """Returns the folder of a trained run."""
+  folder = tmp_path_factory.mktemp("runs") / "battles"
+  config = task_helpers.make_config(
+    starcraft, "small,smoke", num_steps=1, eval_every_steps=1
+  )
+  with compiling_once(), pytest.MonkeyPatch.context() as patch:
+    patch.setattr("perceiver_jax.viz.report.write_report", lambda *_: None)
+    loop.Trainer(
+      config, registry.make_task(config), folder, num_devices=1
+    ).run()
+  return folder
+
+
+def _write(path, **changes):
+  battle = battles.battles("test", min_entities=12, max_entities=20)[0]
+  arrays = {name: np.asarray(value) for name, value in battle.items()}
+  arrays = {k: v for k, v in (arrays | changes).items() if v is not None}
+  path.write_bytes(records.encode(arrays))
+  return path
+
+
+def _printed(done):
+  """Returns the lines of each part of the command."""
+  parts = {}
+  for line in done.out.splitlines()[1:]:
+    if line.endswith(":"):
+      name = line.strip(" :")
+    else:
+      parts.setdefault(name, []).append(line.strip())
+  return parts
+
+
+def test_each_part_has_names_and_probabilities(run, call, tmp_path):
+  path = _write(tmp_path / "battle.npz")
+  flags = ["predict", "command", f"--workdir={run}", "--top=3"]
+  done = call(*flags, path)
+  assert done.status == 0, done.err
+  parts = _printed(done)
+  assert list(parts) == list(features.TARGETS)
+  action = {re.split("  +", line)[0] for line in parts["action"]}
+  assert action == set(battles.ACTIONS)
+  shares = [float(re.search(r"([\d.]+)%", x)[1]) for x in parts["action"]]
+  assert sum(shares) == pytest.approx(100, abs=0.3)
+  battle = battles.battles("test", min_entities=12, max_entities=20)[0]
+  for line in parts["selected"] + parts["target"]:
+    number, name = re.match(r"(\d+): (\w+) \(", line).groups()
+    assert name == battles.UNIT_TYPES[battle["unit_type"][int(number)]]
+  # Targets do not matter.
+  without = _write(
+    tmp_path / "unlabeled.npz", **dict.fromkeys(features.TARGETS)
+  )
+  again = call(*flags, without)
+  assert again.out.splitlines()[1:] == done.out.splitlines()[1:]
+
+
+@pytest.mark.parametrize(
+  ("changes", "parts"),
+  [
+    ({"x": None}, ["lacks 'x'"]),
+    ({"health": np.zeros(2)}, ["'health' has shape (2,)"]),
+    (
+      dict.fromkeys(battles.battles("test")[0], None)
+      | {n: np.zeros(0) for n in features.REQUIRED},
+      ["bad.npz", "no entity"],
+    ),
+  ],
+)
+def test_bad_observations_are_refused(run, refuses, tmp_path, changes, parts):
+  path = _write(tmp_path / "bad.npz", **changes)
+  refuses("predict", "command", f"--workdir={run}", path, parts=parts)
+
+
+def test_files_that_are_no_observation_are_refused(run, refuses, tmp_path):
+  path = tmp_path / "text.npz"
+  path.write_text("no zip file")
+  flags = ["predict", "command", f"--workdir={run}"]
+  refuses(*flags, path, parts=["text.npz", "damaged"])
+  refuses(*flags, "absent.npz", parts=["absent.npz", "can't be read"])
+  refuses(*flags, parts=["no observation is given"])
+
+
+def test_a_run_is_needed(refuses, tmp_path):
+  path = _write(tmp_path / "battle.npz")
+  refuses("predict", "command", path, parts=["give --workdir"])
