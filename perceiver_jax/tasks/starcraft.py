@@ -91,6 +91,7 @@ class StarCraft(base.Task):
       "input_mask": np.zeros((1, count), bool),
       **dict.fromkeys(features.TARGETS, none),
       "group": np.zeros(1, np.int32),
+      "unreadable": np.zeros(1, np.float32),
       "index": np.zeros(1, np.int32),
       "mask": np.ones(1, np.float32),
     }
@@ -111,7 +112,12 @@ class StarCraft(base.Task):
     features.check_targets(example, len(self.class_names))
     encoded = features.pad(features.encode(example), self._num_slots)
     targets = {name: np.int32(example[name]) for name in features.TARGETS}
-    return {**encoded, **targets, "group": np.int32(example.get("group", 0))}
+    return {
+      **encoded,
+      **targets,
+      "group": np.int32(example.get("group", 0)),
+      "unreadable": np.float32(example.get("unreadable", 0)),
+    }
 
   def forward(
     self,
@@ -130,6 +136,16 @@ class StarCraft(base.Task):
     )
 
   def loss(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
+    """Returns the metrics of the command, and the unreadable share."""
+    ones = jnp.ones_like(batch["unreadable"])
+    return {
+      **self._command_metrics(outputs, batch),
+      "unreadable": metrics_lib.weighted(batch["unreadable"], ones),
+    }
+
+  def _command_metrics(
+    self, outputs: perceiver.Outputs, batch: Batch
+  ) -> Metrics:
     """Returns the sum of the cross-entropies and the accuracy of each part.
 
     A part of the command that is -1 has no cross-entropy and counts neither as
@@ -160,8 +176,8 @@ class StarCraft(base.Task):
     }
 
   def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
-    """Returns those of `loss`, and the accuracy of the target by group."""
-    metrics = dict(self.loss(outputs, batch))
+    """Returns those of the command, and the accuracy of the target by group."""
+    metrics = dict(self._command_metrics(outputs, batch))
     label = jnp.maximum(batch["target"], 0)
     correct = metrics_lib.in_top_k(outputs.logits["target"], label, 1)
     known = batch["mask"] * (batch["target"] >= 0)
@@ -181,7 +197,10 @@ class StarCraft(base.Task):
     """Draws battles with recorded and predicted commands."""
     battles = self._battles(outputs, batch)
     names = self._metadata["unit_type_names"]
-    return {"commands": battle_maps.draw_sheet(battles, names)}
+    if not battles:
+      return {}
+    sheet = battle_maps.draw_sheet(list(battles.values()), names)
+    return {"commands": sheet}
 
   def report_sections(
     self,
@@ -192,9 +211,12 @@ class StarCraft(base.Task):
     """Returns battles with recorded and predicted commands."""
     del metrics
     battles = self._battles(outputs, batch)
-    markers = battle_maps.shapes(battles)
+    shown = list(battles.values())
+    if not shown:
+      return []
+    markers = battle_maps.shapes(shown)
     samples = []
-    for i, battle in enumerate(battles):
+    for i, battle in battles.items():
       label, prediction = int(batch["action"][i]), outputs.logits["action"][i]
       prediction = int(np.argmax(prediction))
       pairs = [
@@ -211,16 +233,16 @@ class StarCraft(base.Task):
         )
       )
     legend = battle_maps.legend_svg(
-      battles, markers, self._metadata["unit_type_names"]
+      shown, markers, self._metadata["unit_type_names"]
     )
-    has_attention = any(battle.attention is not None for battle in battles)
+    has_attention = any(battle.attention is not None for battle in shown)
     return [sections.battle_maps(samples, legend, has_attention)]
 
   def _battles(
     self, outputs: perceiver.Outputs, batch: Batch
-  ) -> list[battle_maps.Battle]:
-    """Returns the first observations of a batch, to be drawn."""
-    battles = []
+  ) -> dict[int, battle_maps.Battle]:
+    """Returns what is to be drawn of a batch, by position in it."""
+    battles = {}
     for i in np.flatnonzero(batch["mask"])[:_MAX_DRAWN]:
       real = np.asarray(batch["input_mask"][i])
       categories, numbers = batch["categories"][i], batch["numbers"][i]
@@ -236,17 +258,13 @@ class StarCraft(base.Task):
           [logits[i] for logits in outputs.encoder_attention],
           outputs.decoder_attention[i],
         )[predicted[1], real]
-      battles.append(
-        battle_maps.Battle(
-          (1 + batch["positions"][i][real]) * (features.MAP_SIZE / 2),
-          features.category(categories, "alliance")[real],
-          features.category(categories, "unit_type")[real],
-          np.where(health > 0, health, np.nan)[real],
-          battle_maps.Command(
-            int(batch["selected"][i]), int(batch["target"][i])
-          ),
-          battle_maps.Command(*predicted),
-          attention,
-        )
+      battles[int(i)] = battle_maps.Battle(
+        (1 + batch["positions"][i][real]) * (features.MAP_SIZE / 2),
+        features.category(categories, "alliance")[real],
+        features.category(categories, "unit_type")[real],
+        np.where(health > 0, health, np.nan)[real],
+        battle_maps.Command(int(batch["selected"][i]), int(batch["target"][i])),
+        battle_maps.Command(*predicted),
+        attention,
       )
     return battles

@@ -231,7 +231,8 @@ def test_the_report_draws_battles_with_attention_where_it_is_known(variant):
   has_attention = "transformer" not in variant
   assert ("Halos show" in section.description) == has_attention
   battles = task._battles(outputs, batch)
-  for i, battle in enumerate(battles):
+  assert list(battles) == [0, 1, 2]
+  for i, battle in battles.items():
     example = task.source("eval")[i]
     count = len(example["x"])
     np.testing.assert_allclose(
@@ -245,6 +246,14 @@ def test_the_report_draws_battles_with_attention_where_it_is_known(variant):
     if has_attention:
       assert battle.attention.shape == (count,)
       np.testing.assert_allclose(battle.attention.sum(), 1, rtol=1e-4)
+
+
+def test_nothing_is_drawn_of_a_batch_that_can_not_be_read():
+  task = task_helpers.make_task(starcraft)
+  batch = {**_batch(task), "mask": np.zeros(4, np.float32)}
+  outputs = task_helpers.outputs(_logits(batch))
+  assert task.report_sections(outputs, batch, {}) == []
+  assert task.summary_images(outputs, batch) == {}
 
 
 def test_categories_and_numbers_are_decoded():
