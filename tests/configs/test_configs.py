@@ -86,7 +86,8 @@ def test_the_model_and_the_optimizer_can_be_built(name, variant):
   )
   outputs = config.model.decoder.get("outputs", {})
   autoencoded = outputs.get("label", {}).get("num_outputs", 0)
-  count = config.model.get("num_classes", autoencoded)
+  num_actions = config.model.decoder.get("num_actions", autoencoded)
+  count = config.model.get("num_classes", num_actions)
   classes = [str(i) for i in range(count)]
   task = tasks.make_task(config, {"class_names": classes})
   mesh = step.make_mesh(1)
