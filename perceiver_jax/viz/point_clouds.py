@@ -22,7 +22,7 @@ _BACKGROUND = (22, 25, 31)
 _COLUMNS = 4
 # The dark end of the palette would be invisible on the dark background.
 _PALETTE = np.round(
-  matplotlib.colormaps["plasma"](np.linspace(0.12, 1, 256))[:, :3] * 255
+  matplotlib.colormaps["plasma"](np.linspace(0.2, 1, 256))[:, :3] * 255
 ).astype(np.uint8)
 
 

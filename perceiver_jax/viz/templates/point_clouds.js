@@ -9,7 +9,7 @@
     const { canvas, points, colors, azimuth, elevation, radius } = view;
     const context = canvas.getContext("2d");
     const count = points.length / 3, half = canvas.width / 2;
-    const scale = 0.46 * canvas.width / radius, size = canvas.width / 110;
+    const scale = 0.46 * canvas.width / radius, size = canvas.width / 85;
     const [ca, sa] = [Math.cos(azimuth), Math.sin(azimuth)];
     const [ce, se] = [Math.cos(elevation), Math.sin(elevation)];
     context.fillStyle = "#16191f";
