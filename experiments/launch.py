@@ -72,6 +72,13 @@ def workdir() -> Path:
       f"--workdir={path} is not a local path; mount the bucket and give"
       " the path of the mount"
     )
+  try:
+    path.encode("utf-8")
+  except UnicodeEncodeError as error:
+    raise UserError(
+      f"--workdir={path} is not UTF-8, which checkpoints need; give another"
+      " path, or set PYTHONUTF8=1 if the locale has another encoding"
+    ) from error
   return Path(path).expanduser()
 
 
@@ -150,8 +157,12 @@ def saved_run() -> tuple[Any, Any, Path]:
 
 def run(main: Main) -> None:
   """Parses flags, calls `main`, and exits with its status."""
+  # The names of files may have characters that the terminal's encoding lacks.
+  sys.stdout.reconfigure(errors="backslashreplace")
   # JAX logs each kind of device that is missing on this machine.
   logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
+  # Orbax raises the errors of its threads, and asyncio would log them again.
+  logging.getLogger("asyncio").setLevel(logging.CRITICAL)
   app.run(lambda argv: sys.exit(guarded(main, argv)), flags_parser=parse)
 
 

@@ -244,6 +244,24 @@ def test_a_workdir_is_locked_until_its_process_ends(tmp_path):
     pass
 
 
+@pytest.mark.parametrize(
+  "error",
+  [
+    OSError(errno.ENOSPC, "No space left on device"),
+    ValueError("RESOURCE_EXHAUSTED: Error writing: No space left on device"),
+    OSError(errno.EFBIG, "File too large"),
+  ],
+)
+def test_a_full_disk_during_a_run_is_a_user_error(tmp_path, error):
+  with (
+    pytest.raises(UserError, match="free some space and run the same command"),
+    workdir.full_disk_explained(tmp_path),
+  ):
+    raise error
+  with pytest.raises(KeyError), workdir.full_disk_explained(tmp_path):
+    raise KeyError("x")
+
+
 def test_a_file_system_without_locks_gets_a_warning(
   tmp_path, monkeypatch, caplog
 ):

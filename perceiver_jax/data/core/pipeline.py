@@ -12,6 +12,7 @@ from typing import Any
 
 import grain
 import numpy as np
+from absl import logging
 
 from perceiver_jax.data.core.source import Example, Source
 from perceiver_jax.errors import UserError
@@ -26,6 +27,11 @@ _MAX_THREADS = 16
 # In a worker process, one thread makes a batch while another batch waits.
 _WORKER_THREADS = 2
 _KEY = "curriculum_key"
+# In the message of Grain's error.
+_WORKER_KILLED = "terminated unexpectedly"
+# Times that killed workers are started again; the system may kill them because
+# memory is short, and then would do so forever.
+_MAX_RESTARTS = 3
 
 
 def train_dataset(
@@ -195,6 +201,7 @@ class _BatchIterator(grain.DatasetIterator):
     self._batches = batches
     self._next_index = 0
     self._is_open = True
+    self._num_restarts = 0
     self._iterator: grain.DatasetIterator | None = None
 
   def __next__(self) -> dict[str, np.ndarray]:
@@ -202,11 +209,33 @@ class _BatchIterator(grain.DatasetIterator):
       raise ValueError("the iterator is closed; make a new one")
     if self._next_index >= self._batches.num_batches():
       raise StopIteration
-    if self._iterator is None:
-      self._iterator = self._batches.start_at(self._next_index)
-    batch = next(self._iterator)
+    batch = self._next_batch()
     self._next_index += 1
     return batch
+
+  def _next_batch(self) -> dict[str, np.ndarray]:
+    """Returns the next batch; starts the workers again if one was killed."""
+    while True:
+      if self._iterator is None:
+        self._iterator = self._batches.start_at(self._next_index)
+      try:
+        return next(self._iterator)
+      except RuntimeError as error:
+        if _WORKER_KILLED not in str(error):
+          raise
+        self._stop()
+        self._num_restarts += 1
+        if self._num_restarts > _MAX_RESTARTS:
+          raise UserError(
+            f"processes that prepare batches were killed {self._num_restarts}"
+            " times, perhaps because memory is short; lower"
+            " config.data.num_workers"
+          ) from error
+        logging.warning(
+          "a process that prepares batches was killed; starting it again at"
+          " batch %d",
+          self._next_index,
+        )
 
   def get_state(self) -> dict[str, Any]:
     """Returns the number of batches taken so far."""

@@ -1,4 +1,5 @@
 import itertools
+import multiprocessing
 import signal
 
 import numpy as np
@@ -211,6 +212,33 @@ def test_two_worker_processes_make_the_same_batches():
     for workers in (0, 2)
   ]
   _assert_same(*passes)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_process_is_started_again(caplog):
+  expected = _take(_train(), 6)
+  iterator = iter(_train(num_workers=1))
+  batches = [next(iterator) for _ in range(2)]
+  _kill_workers()
+  with caplog.at_level("WARNING", "absl"):
+    batches += [next(iterator) for _ in range(4)]
+  _assert_same(batches, expected)
+  assert "starting it again at batch" in caplog.text
+  with pytest.raises(UserError, match=r"lower config\.data\.num_workers"):
+    _take_without_workers(iterator, 100)
+  iterator.close()
+
+
+def _take_without_workers(iterator, count):
+  for _ in range(count):
+    _kill_workers()
+    next(iterator)
+
+
+def _kill_workers():
+  for worker in multiprocessing.active_children():
+    worker.kill()
+    worker.join()
 
 
 def _interrupt_handler(example):
