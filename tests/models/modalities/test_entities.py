@@ -173,3 +173,31 @@ def test_without_a_mask_all_entities_are_real():
     np.testing.assert_allclose(value, expected[name], atol=1e-5)
   masked = run(params, *args, jnp.asarray(_mask(0)))
   assert not np.allclose(out["embedded_entity"], masked["embedded_entity"])
+
+
+def test_features_are_one_hot_vectors_numbers_and_fourier_features():
+  model = plain.transform(
+    lambda raw: entities.EntityFeaturesAdapter(
+      7, 5, 3, num_bands=2, max_resolution=4, name="adapter"
+    )(raw, is_training=True)
+  )
+  # Two columns share category 4 in the first entity; the last has none.
+  categories = np.array([[[0, 4, 4], [-1, 6, 2], [-1, -1, -1]]], np.int32)
+  raw = {
+    "categories": categories,
+    "numbers": plain.normal(1, 3, 4),
+    "positions": np.tanh(plain.normal(1, 3, 2, seed=1)),
+  }
+  params = plain.random_params(model, raw)
+  out = plain.jit(model.apply)(params, raw)
+  one_hot = np.zeros((3, 7))
+  for row, columns in zip(one_hot, categories[0], strict=True):
+    for category in columns[columns >= 0]:
+      row[category] += 1
+  adapter = plain.Module(params, "adapter")
+  x = one_hot @ params["adapter/categories"]["w"]
+  x += adapter.linear("numbers", np.asarray(raw["numbers"][0]))
+  fourier = plain.fourier(np.asarray(raw["positions"][0]), 2, (4, 4))
+  x += adapter.linear("positions", fourier)
+  expected = adapter.linear("embed", np.maximum(x, 0))
+  np.testing.assert_allclose(out[0], expected, atol=1e-4)
