@@ -65,6 +65,7 @@ def load(path: Path, config: ml_collections.ConfigDict) -> Subject:
   given = config.model.to_dict()
   weights = weights_lib.load(path, spec=given)
   _check_purpose(path, weights.spec, given)
+  weights_model.check_finite(weights, path)
   config = _with_model(config, weights.spec)
   with _blaming(path):
     # With given class names, no task has to open its data.

@@ -34,6 +34,7 @@ def load_weights(
     UserError: No weights are given, or they are of an unsupported model.
   """
   from perceiver_jax import weights as weights_lib
+  from perceiver_jax.weights import model
   from perceiver_jax.weights.deepmind import files as deepmind_files
 
   path = flags.FLAGS.weights or (flags.FLAGS.workdir and launch.workdir())
@@ -49,6 +50,7 @@ def load_weights(
       f"{path} holds a model with a {kind!r} decoder; this command needs"
       f" {' or '.join(map(repr, decoder_kinds))}"
     )
+  model.check_finite(weights, path)
   return weights
 
 

@@ -81,6 +81,24 @@ def shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
   return {name: tuple(leaf.shape) for name, leaf in flatten(tree).items()}
 
 
+def check_finite(weights: Weights, path: Any) -> None:
+  """Checks that no parameter is NaN or infinite.
+
+  Args:
+    weights: The weights.
+    path: Path of the file, for the error.
+
+  Raises:
+    UserError: One is; the message names its array.
+  """
+  for name, array in flatten(weights.params).items():
+    if not np.isfinite(np.asarray(array, np.float32)).all():
+      raise UserError(
+        f"{path} has values in {name} that are NaN or infinite: its training"
+        " diverged, or the file is damaged; give other weights"
+      )
+
+
 def check_same_shapes(loaded: Tree, expected: Tree, path: str) -> None:
   """Checks that two trees have the same leaves of the same shapes.
 

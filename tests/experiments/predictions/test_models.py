@@ -1,6 +1,9 @@
+import numpy as np
 import pytest
+import tiny_weights
 
 from experiments.predictions import models
+from perceiver_jax import weights
 from perceiver_jax.errors import UserError
 
 
@@ -27,3 +30,13 @@ def test_paths_without_weights_are_refused(
     models.load_weights(["flow"], "flow")
   assert part in str(error.value)
   assert name in str(error.value)
+
+
+def test_weights_that_are_not_finite_are_refused(flag, tmp_path):
+  saved = tiny_weights.flow()
+  saved.params["encoder/latents"]["embeddings"][0, 0] = np.nan
+  path = tmp_path / "nan.safetensors"
+  weights.save(path, saved)
+  flag(weights=path)
+  with pytest.raises(UserError, match="latents/embeddings that are NaN"):
+    models.load_weights(["flow"], "flow")
