@@ -5,7 +5,6 @@ leaves and types that a section may have are those of the class it configures.
 """
 
 import inspect
-import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -290,7 +289,8 @@ def _is_of(value: Any, annotation: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
   if annotation is float:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+    # Also False for NaN; `math.isfinite` would convert a huge integer.
+    return number and abs(value) <= limits.MAX_SIZE
   if annotation in (bool, str):
     return isinstance(value, annotation)
   return (

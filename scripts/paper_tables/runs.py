@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from absl import logging
 
 from perceiver_jax.data.text import glue_tasks
 from perceiver_jax.errors import UserError
+from perceiver_jax.files import read_json
 from perceiver_jax.weights.deepmind import files as deepmind_files
 from scripts.paper_tables import recipes
 
@@ -83,8 +83,8 @@ def _read_all(path: Path) -> Iterator[Result]:
     if sweeps & {*file.parent.parents}:
       continue  # One of the runs that the sweep's own file sums up.
     try:
-      content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
+      content = read_json(file)
+    except (OSError, ValueError):
       continue
     if not isinstance(content, dict):
       continue
@@ -137,7 +137,7 @@ def _evaluations(folder: Path) -> dict[str, float]:
   }
   if not files:
     return {}
-  content = json.loads(files[max(files)].read_text(encoding="utf-8"))
+  content = read_json(files[max(files)])
   return content["metrics"]
 
 
@@ -233,7 +233,7 @@ def _glue_sweep(file: Path, sweep: Mapping[str, Any]) -> Result:
   model = ""
   for task, best in sweep["best"].items():
     folder = file.parent / task / Path(best["folder"]).name
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "config.json")
     start = f"configs/glue.py:{task},"
     variants = [v for v in recipes.pretraining() if v.startswith(start)]
     nearest, changed = _trained(config, variants, _GRID)

@@ -70,6 +70,7 @@ _CHANGES = [
   (("encoder", "num_latents"), -1, "from 0 to"),
   (("encoder", "num_self_attend_heads"), 0, "from 1 to"),
   (("encoder", "latent_init_scale"), float("nan"), "another type"),
+  (("encoder", "latent_init_scale"), 10**400, "another type"),
   (("encoder", "num_latent"), 4, "unknown leaf 'num_latent'"),
   (("encoder", "a\x1b[2J\n"), 4, r"unknown leaf 'a\\"),
   (("encoder", "\ud800"), 4, r"unknown leaf '\\ud800'"),

@@ -265,7 +265,12 @@ def _records(path: Path) -> list[tuple[str, dict[str, float]]]:
   """Yields (line, record) pairs, with null values as NaN."""
   if not path.exists():
     return []
-  text = path.read_bytes().decode("utf-8", errors="replace")
+  try:
+    text = files.read_bytes(path).decode("utf-8", errors="replace")
+  except OSError as error:
+    raise UserError(
+      f"{path} can't be read: {error.strerror}; choose another --workdir"
+    ) from error
   lines = text.rstrip().split("\n")
   pairs = []
   for number, line in enumerate(lines, start=1):
