@@ -179,7 +179,7 @@ def _to_uint8(image: np.ndarray, name: str) -> np.ndarray:
     return image
   if image.dtype == np.uint16:
     small = np.empty(image.shape, np.uint8)
-    # By rows, because a large image would take a gigabyte in 32 bits.
+    # By rows, because a large image would take a gigabyte in 32 bits; so below.
     for row, small_row in zip(image, small, strict=True):
       small_row[...] = (row.astype(np.uint32) + 128) // 257
     return small
@@ -191,7 +191,9 @@ def _to_uint8(image: np.ndarray, name: str) -> np.ndarray:
 
 def _composite_on_white(image: np.ndarray) -> np.ndarray:
   """Composites uint8 RGBA [H, W, 4] on white; uint8 [H, W, 3]."""
-  # The largest sum is 255 * 255 + 127, which fits into 16 bits.
-  color, alpha = np.split(image.astype(np.uint16), [3], axis=2)
-  blend = color * alpha + 255 * (255 - alpha)
-  return ((blend + 127) // 255).astype(np.uint8)
+  composite = np.empty((*image.shape[:2], 3), np.uint8)
+  for row, composite_row in zip(image, composite, strict=True):
+    color, alpha = np.split(row.astype(np.uint32), [3], axis=1)
+    blend = color * alpha + 255 * (255 - alpha)
+    composite_row[...] = (blend + 127) // 255
+  return composite
