@@ -224,7 +224,7 @@ class StarCraft(base.Task):
         *zip(battle.recorded, battle.predicted, strict=True),
       ]
       samples.append(
-        sections.BattleSample(
+        battle_maps.BattleSample(
           battle_maps.draw_svg(battle, markers),
           self.group_names[batch["group"][i]] if self.group_names else "",
           self.class_names[label] if label >= 0 else "",
@@ -236,7 +236,7 @@ class StarCraft(base.Task):
       shown, markers, self._metadata["unit_type_names"]
     )
     has_attention = any(battle.attention is not None for battle in shown)
-    return [sections.battle_maps(samples, legend, has_attention)]
+    return [battle_maps.battle_samples(samples, legend, has_attention)]
 
   def _battles(
     self, outputs: perceiver.Outputs, batch: Batch

@@ -17,7 +17,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from perceiver_jax.viz import plots
+from perceiver_jax.viz import html, plots
+from perceiver_jax.viz.sections import Section
 from perceiver_jax.viz.text import printable, shorten
 
 # By alliance: unknown, self, ally, neutral, enemy.
@@ -70,12 +71,30 @@ class Battle(NamedTuple):
   attention: np.ndarray | None
 
 
+class BattleSample(NamedTuple):
+  """A drawn battle with a command.
+
+  Attributes:
+    map: SVG file, from `draw_svg`.
+    kind: kind of the battle; "" for none.
+    label: the recorded action; "" if it is unknown.
+    prediction: the predicted action.
+    is_right: whether all known parts of the command are predicted.
+  """
+
+  map: bytes
+  kind: str
+  label: str
+  prediction: str
+  is_right: bool
+
+
 def shapes(battles: Sequence[Battle]) -> dict[int, str]:
   """Assigns the most frequent types a shape each, as a marker of matplotlib."""
   kinds = np.concatenate([battle.unit_types for battle in battles])
-  found, counts = np.unique(kinds[kinds >= 0], return_counts=True)
+  types, counts = np.unique(kinds[kinds >= 0], return_counts=True)
   order = np.argsort(-counts, kind="stable")
-  return dict(zip(found[order].tolist(), _SHAPES, strict=False))
+  return dict(zip(types[order].tolist(), _SHAPES, strict=False))
 
 
 def draw_svg(battle: Battle, markers: dict[int, str]) -> bytes:
@@ -148,6 +167,30 @@ def draw_sheet(
     )
     canvas.draw()
   return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def battle_samples(
+  samples: Sequence[BattleSample], legend: bytes, has_attention: bool
+) -> Section:
+  """Shows battles from above with recorded and predicted commands.
+
+  Args:
+    samples: the battles.
+    legend: SVG file, from `legend_svg`.
+    has_attention: whether the maps show attention.
+  """
+  attention = (
+    " Halos show the attention of the predicted target to the entities, through"
+    " the latents."
+    if has_attention
+    else " Attention isn't drawn; only that of Perceiver IO is available."
+  )
+  return Section(
+    "Commands in battles",
+    html.render("battle_maps", samples=samples, legend=legend),
+    "Held-out observations from above; size is health. The recorded command is"
+    f" solid, the predicted one dashed.{attention}",
+  )
 
 
 def _draw(axes: Axes, battle: Battle, markers: dict[int, str]) -> None:

@@ -113,24 +113,6 @@ class ClipSample(NamedTuple):
   captions: Mapping[str, str]
 
 
-class BattleSample(NamedTuple):
-  """A drawn battle with a command.
-
-  Attributes:
-    map: SVG file, from `battle_maps.draw_svg`.
-    kind: kind of the battle; "" for none.
-    label: the recorded action; "" if it is unknown.
-    prediction: the predicted action.
-    is_right: whether all known parts of the command are predicted.
-  """
-
-  map: bytes
-  kind: str
-  label: str
-  prediction: str
-  is_right: bool
-
-
 def notes(lines: Sequence[str]) -> Section:
   """Lists remarks that readers need to judge the metrics."""
   return Section("Notes", html.render("notes", lines=lines))
@@ -207,30 +189,6 @@ def clip_samples(samples: Sequence[ClipSample]) -> Section:
     )
   body = html.render("clip_samples", samples=samples)
   return Section("Sample clips", body, description)
-
-
-def battle_maps(
-  samples: Sequence[BattleSample], legend: bytes, has_attention: bool
-) -> Section:
-  """Shows battles from above with recorded and predicted commands.
-
-  Args:
-    samples: the battles.
-    legend: SVG file, from `battle_maps.legend_svg`.
-    has_attention: whether the maps show attention.
-  """
-  attention = (
-    " Halos show the attention of the predicted target to the entities, through"
-    " the latents."
-    if has_attention
-    else " Attention isn't drawn; only that of Perceiver IO is available."
-  )
-  return Section(
-    "Commands in battles",
-    html.render("battle_maps", samples=samples, legend=legend),
-    "Held-out observations from above; size is health. The recorded command is"
-    f" solid, the predicted one dashed.{attention}",
-  )
 
 
 def flow_samples(sheet: np.ndarray) -> Section:

@@ -206,6 +206,11 @@ def check(output: Path) -> list[str]:
   Raises:
     UserError: Files are missing or entirely unreadable.
   """
+  if not (output / observations.MANIFEST).is_file():
+    raise UserError(
+      f"--output={output} has no {observations.MANIFEST}; give a folder that"
+      " this script has finished"
+    )
   source = observations.observation_shards(output, "train", 0.0).source
   source.contents.check_files()
   entities, bad = 0, []

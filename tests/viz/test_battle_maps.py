@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from perceiver_jax.viz import battle_maps, plots, sections
+from perceiver_jax.viz import battle_maps, plots
 from perceiver_jax.viz.battle_maps import Battle, Command
 
 NAMES = ("unknown", "Marine", "_Tank & <co>", "Zealot")
@@ -100,11 +100,11 @@ def test_the_legend_has_what_occurs_and_escapes_names():
 
 def test_the_section_marks_wrong_commands():
   svg = battle_maps.draw_svg(battle(), {})
-  section = sections.battle_maps(
+  section = battle_maps.battle_samples(
     [
-      sections.BattleSample(svg, "nearest", "flank", "flank", True),
-      sections.BattleSample(svg, "", "<flank>", "retreat", False),
-      sections.BattleSample(svg, "", "", "wait", True),
+      battle_maps.BattleSample(svg, "nearest", "flank", "flank", True),
+      battle_maps.BattleSample(svg, "", "<flank>", "retreat", False),
+      battle_maps.BattleSample(svg, "", "", "wait", True),
     ],
     svg,
     has_attention=False,

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from perceiver_jax import files
 from perceiver_jax.checks import check_choice
 from perceiver_jax.data.core import records
 from perceiver_jax.data.core.skip_unreadable import SkipUnreadable
@@ -30,6 +31,8 @@ _MAX_BYTES = 2**26  # Of the arrays of an observation.
 _KNOWN = dict.fromkeys(
   [feature.name for feature in features.FEATURES] + list(features.TARGETS)
 )
+
+_RATIOS = {f.name for f in features.FEATURES if f.values == "0 to 1"}
 
 
 class Names(NamedTuple):
@@ -159,7 +162,7 @@ def observation_shards(
   """
   root, manifest, names = _open(directory, "shards")
   try:
-    files = {str(root / name): n for name, n in manifest["files"].items()}
+    paths = {str(root / name): n for name, n in manifest["files"].items()}
     counts = [(each["name"], each["observations"])
               for each in manifest["replays"]]  # fmt: skip
   except (KeyError, TypeError, AttributeError) as error:
@@ -168,19 +171,19 @@ def observation_shards(
       " folder that scripts.data.prepare_replays has written, or set"
       " config.data.source=files for a folder of .npz files"
     ) from error
-  missing = [path for path in files if not os.path.isfile(path)]
+  missing = [path for path in paths if not os.path.isfile(path)]
   replays = [name for name, count in counts for _ in range(count)]
-  if missing or len(replays) != sum(files.values()):
+  if missing or len(replays) != sum(paths.values()):
     what = (
       f"lacks {missing[0]!r}"
       if missing
       else f"lists {len(replays):,} observations and"
-      f" {sum(files.values()):,} records"
+      f" {sum(paths.values()):,} records"
     )
     raise UserError(f"{str(root)!r} {what}; prepare it again")
   kept = _of_split(replays, split, test_share)
   observations = Observations(
-    records.Records(files),
+    records.Records(paths),
     kept,
     [f"{i} of {replays[i]}" for i in kept],
     names,
@@ -204,27 +207,56 @@ def check(
   for name, array in observation.items():
     if name not in _KNOWN:
       raise UserError(f"unknown array {name!r}; there are: {', '.join(_KNOWN)}")
-    if array.dtype.kind not in "biuf":
-      raise UserError(f"array {name!r} is {array.dtype}; give numbers")
-    if np.isinf(array).any():
-      raise UserError(f"array {name!r} has an infinite value; NaN is unknown")
-  for name in features.TARGETS:
-    array = observation.get(name, np.array(0))
-    if array.shape or array.dtype.kind not in "iu":
+    _check_values(name, array)
+  for name in features.REQUIRED:
+    array = observation.get(name, np.zeros(0))
+    if array.ndim != 1:
       raise UserError(
-        f"array {name!r} is {array.dtype} {array.shape}; give an integer scalar"
+        f"array {name!r} has shape {array.shape}; give a value per entity"
       )
+    if np.isnan(array).any():
+      raise UserError(f"array {name!r} has a NaN; every entity has a {name}")
   features.check_targets(observation, num_actions)
   features.encode(observation)  # Checks the shapes.
-  for name in features.REQUIRED:
-    if np.isnan(observation[name]).any():
-      raise UserError(f"array {name!r} has a NaN; every entity has a {name}")
+  for name in ("x", "y"):
+    _check_range(name, observation[name], 0, features.MAP_SIZE)
   largest = observation["unit_type"].max(initial=-1)
   if largest >= num_unit_types:
     raise UserError(
       f"array 'unit_type' has {largest}; the manifest names the types 0 to"
       f" {num_unit_types - 1}"
     )
+
+
+def _check_values(name: str, array: np.ndarray) -> None:
+  """Checks the type and the values of one array."""
+  if array.dtype.kind not in "biuf":
+    raise UserError(f"array {name!r} is {array.dtype}; give numbers")
+  if name in features.TARGETS:
+    if array.shape or array.dtype.kind not in "iu":
+      raise UserError(
+        f"array {name!r} is {array.dtype} {array.shape}; give an integer scalar"
+      )
+    return
+  with np.errstate(over="ignore"):
+    values = array.astype(np.float32)  # What the model computes with.
+  if np.isinf(values).any():
+    raise UserError(
+      f"array {name!r} has an infinite or too large value; NaN is unknown"
+    )
+  known = values[~np.isnan(values) & (values != features.NONE)]
+  if name in ("unit_type", "alliance") and (known % 1).any():
+    raise UserError(f"array {name!r} has fractions; give whole numbers")
+  _check_range(name, known, 0, 1 if name in _RATIOS else np.inf)
+
+
+def _check_range(
+  name: str, values: np.ndarray, low: float, high: float
+) -> None:
+  outside = values[(values < low) | (values > high)]
+  if len(outside):
+    limit = f"from {low} to {high}" if np.isfinite(high) else f"from {low} on"
+    raise UserError(f"array {name!r} has {outside[0]:g}; give values {limit}")
 
 
 def held_out(replays: Collection[str], share: float) -> frozenset[str]:
@@ -301,10 +333,11 @@ class _Files:
     self._paths = tuple(paths)
 
   def __getitem__(self, number: int) -> bytes:
-    path = self._paths[number]
     try:
-      if path.stat().st_size > _MAX_BYTES:
-        raise UserError(f"has more than {_MAX_BYTES:,} bytes")
-      return path.read_bytes()
+      with files.open_regular(self._paths[number]) as file:
+        contents = file.read(_MAX_BYTES + 1)
     except OSError as error:
-      raise UserError(f"can't be read ({error.strerror})") from error
+      raise UserError(f"can't be read: {error.strerror or error}") from error
+    if len(contents) > _MAX_BYTES:
+      raise UserError(f"has more than {_MAX_BYTES:,} bytes")
+    return contents

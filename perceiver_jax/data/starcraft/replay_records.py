@@ -11,12 +11,12 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
+from perceiver_jax import files
 from perceiver_jax.data.core import record_writer, records
 from perceiver_jax.data.core.limits import limits
 from perceiver_jax.data.core.source import Example
@@ -117,36 +117,39 @@ def encode(settings: Settings, item: Replay) -> bytes:
 
 
 def _read_file(path: str, max_mb: float) -> bytes:
+  max_bytes = int(max_mb * 1e6)
   try:
-    if os.path.getsize(path) > max_mb * 1e6:
-      raise UserError(f"has more than {max_mb:g} MB")
-    return Path(path).read_bytes()
+    with files.open_regular(path) as file:
+      contents = file.read(max_bytes + 1)
   except OSError as error:
-    raise UserError(f"can't be opened: {error.strerror}") from error
+    raise UserError(f"can't be opened: {error.strerror or error}") from error
+  if len(contents) > max_bytes:
+    raise UserError(f"has more than {max_mb:g} MB")
+  return contents
 
 
 def _encode_game(name: str, game: replays.Game) -> bytes:
   """Encodes all observations of a replay, concatenated."""
-  found = game.observations
-  types = sorted({name for each in found for name in each.unit_types})
+  observations = game.observations
+  types = sorted({name for each in observations for name in each.unit_types})
   index = {name: number for number, name in enumerate(types)}
   info = {
     "name": name,
     "key": game.key,
     "release": game.release,
     "unit_types": types,
-    "actions": [each.action for each in found],
+    "actions": [each.action for each in observations],
   }
-  kinds = [index[name] for each in found for name in each.unit_types]
+  kinds = [index[name] for each in observations for name in each.unit_types]
   arrays = {
     _INFO: np.array(json.dumps(info)),
-    "count": np.array([len(each.unit_types) for each in found]),
-    "selected": np.array([each.selected for each in found], np.int32),
-    "target": np.array([each.target for each in found], np.int32),
+    "count": np.array([len(each.unit_types) for each in observations]),
+    "selected": np.array([each.selected for each in observations], np.int32),
+    "target": np.array([each.target for each in observations], np.int32),
     "unit_type": np.array(kinds, np.int32),
   }
-  for key in found[0].arrays:
-    arrays[key] = np.concatenate([each.arrays[key] for each in found])
+  for key in observations[0].arrays:
+    arrays[key] = np.concatenate([each.arrays[key] for each in observations])
   return records.encode(arrays)
 
 
@@ -179,16 +182,16 @@ def survey(source: records.Records) -> Survey:
   first: dict[str, str] = {}
   kept, infos, duplicates = [], [], {}
   for number in tqdm(range(len(source)), "count", leave=False, disable=None):
-    info, found = decode(source[number])
+    info, observations = decode(source[number])
     name = first.setdefault(info["key"], info["name"])
     if name != info["name"]:
       duplicates[info["name"]] = name
       continue
     kept.append(number)
     infos.append({"name": name, "release": info["release"],
-                  "observations": len(found)})  # fmt: skip
+                  "observations": len(observations)})  # fmt: skip
     actions.update(action for action in info["actions"] if action)
-    for each in found:
+    for each in observations:
       counts = np.bincount(each["unit_type"], minlength=len(info["unit_types"]))
       types.update(dict(zip(info["unit_types"], counts.tolist(), strict=True)))
   order = lambda counts: sorted(counts, key=lambda name: (-counts[name], name))

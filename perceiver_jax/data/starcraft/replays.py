@@ -106,8 +106,11 @@ def read(contents: bytes, every_seconds: float, max_entities: int) -> Game:
   """
   try:
     replay = load(contents)
-    found = list(observations(replay, every_seconds, max_entities))
-    return Game(_game_key(replay), replay.release_string, found)
+    return Game(
+      _game_key(replay),
+      replay.release_string,
+      list(observations(replay, every_seconds, max_entities)),
+    )
   except (UserError, MemoryError):
     raise
   # Damaged files raise errors of every kind.

@@ -1,6 +1,7 @@
 """Tests of recorded observations in files and records."""
 
 import json
+import os
 import pickle
 
 import hypothesis
@@ -160,9 +161,16 @@ def test_without_a_share_everything_is_for_training(files):
     ({"target": None}, "lacks 'target'"),
     ({"x": np.zeros(3)}, r"'x' has shape \(3,\)"),
     ({"health": np.zeros((4, 1))}, r"'health' has shape \(4, 1\)"),
-    ({"x": np.full(4, np.inf)}, "'x' has an infinite value"),
+    ({"x": np.full(4, np.inf)}, "'x' has an infinite"),
     ({"x": np.full(4, np.nan)}, "'x' has a NaN"),
-    ({"health": np.full(4, -np.inf)}, "'health' has an infinite value"),
+    ({"health": np.full(4, -np.inf)}, "'health' has an infinite"),
+    ({"x": np.full(4, 1e300)}, "'x' has an infinite or too large value"),
+    ({"x": np.full(4, 257)}, "'x' has 257; give values from 0 to 256"),
+    ({"y": np.full(4, -1.0)}, "'y' has -1; give values from 0 to 256"),
+    ({"unit_type": np.array(1)}, r"'unit_type' has shape \(\)"),
+    ({"unit_type": np.full(4, 0.5)}, "'unit_type' has fractions"),
+    ({"unit_type": np.full(4, -5)}, "'unit_type' has -5; .* from 0 on"),
+    ({"health_ratio": np.full(4, 1.5)}, "'health_ratio' has 1.5; .* to 1"),
     ({"unit_type": np.full(4, 3)}, "'unit_type' has 3; .* 0 to 2"),
     ({"alliance": np.full(4, 5)}, "'alliance' is 5"),
     ({"action": np.int32(2)}, "action 2 and 2 classes"),
@@ -208,6 +216,16 @@ def test_damaged_files_are_named_and_replaced(files, caplog):
   assert names[2] in caplog.text
   (files / names[0]).unlink()
   assert train[0]["unreadable"] == 1
+
+
+def test_a_pipe_is_not_waited_for(files, caplog):
+  train, _ = _sources(files)
+  path = files / train.source.names[0]
+  path.unlink()
+  os.mkfifo(path)
+  with caplog.at_level("WARNING"):
+    assert train[0]["unreadable"] == 1
+  assert "pipe" in caplog.text
 
 
 def test_python_objects_in_a_file_are_not_unpickled(files, caplog):

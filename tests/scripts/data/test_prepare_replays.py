@@ -262,6 +262,7 @@ def test_wrong_flags_are_refused(script, refused, folder, tmp_path):
     path.write_bytes(b"")
   shutil.rmtree(folder / "old")
   refused(*_flags(folder, out), parts=["none of the 5 replays", "can't be"])
+  refused(*_flags(folder, empty, "--check"), parts=["--output", "manifest"])
   names = tmp_path / "names.json"
   names.write_text("{}")
   refused(
