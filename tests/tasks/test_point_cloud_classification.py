@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from configs import modelnet40
 from perceiver_jax.errors import UserError
 from perceiver_jax.tasks import registry
-from perceiver_jax.training import step
+from perceiver_jax.training import loop, step
 
 _KINDS = ("smoke", "small_transformer,smoke", "small_pointnet,smoke")
 _few = settings(max_examples=20, deadline=None)
@@ -140,3 +140,25 @@ def test_training_reads_batches_of_the_source():
   assert batches[0]["points"].shape == (8, 32, 3)
   assert not np.allclose(batches[0]["points"], batches[1]["points"])
   assert task.metadata() == {"class_names": task.class_names}
+
+
+def test_a_smoke_run_reports_clouds(tmp_path):
+  config = modelnet40.get_config("smoke")
+  config.num_steps = config.eval_every_steps = 2
+  task = registry.make_task(config)
+  outcome = loop.Trainer(config, task, tmp_path, num_devices=1).run()
+  assert 0 <= outcome.results["metrics"]["eval/accuracy"] <= 1
+  page = (tmp_path / "report.html").read_text()
+  assert page.count("<canvas") == 12
+  assert "cross-attend 2, mean over latents" in page
+  assert "http" not in page.split("Sample predictions")[1].split("</script>")[0]
+
+
+@pytest.mark.slow
+def test_a_small_perceiver_learns_solids(tmp_path, no_report):
+  config = modelnet40.get_config("small")
+  config.num_steps, config.eval_every_steps = 300, 0
+  config.data.source_args.solids.num_test = 512
+  task = registry.make_task(config)
+  outcome = loop.Trainer(config, task, tmp_path, num_devices=1).run()
+  assert outcome.results["metrics"]["eval/accuracy"] > 0.4  # Chance: 0.0625.
