@@ -16,6 +16,7 @@ from jax import numpy as jnp
 from perceiver_jax.models import blocks, position_encoding
 from perceiver_jax.models.inputs import InputArray, as_input_array
 from perceiver_jax.models.ops.execution import AUTO, Execution
+from perceiver_jax.models.ops.online_softmax import MASKED_LOGIT
 from perceiver_jax.models.typing import Array, Bool, Float, ReturnAttention
 
 # Queries decoded at once, over the batch. With 2,048 latents their logits are
@@ -242,12 +243,13 @@ class AverageAndProjectDecoder(hk.Module):
     if return_attention:
       uniform = 0.0 if return_attention == "logits" else 1 / n
       attention = jnp.full((batch, 1, 1, n), uniform)
-    if self._latents_are_inputs and input_mask is not None:
-      return project(_masked_mean(latents, input_mask)), attention
-    return project(jnp.mean(latents, axis=1)), attention
-
-
-def _masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
-  """Returns the mean of the elements [B, N, D] that are not masked, or 0."""
-  total = jnp.where(mask[..., None], x, 0).sum(axis=1)
-  return total / jnp.maximum(mask.sum(axis=1, keepdims=True), 1)
+    if not self._latents_are_inputs or input_mask is None:
+      return project(jnp.mean(latents, axis=1)), attention
+    count = jnp.maximum(input_mask.sum(axis=1, keepdims=True), 1)
+    total = jnp.where(input_mask[..., None], latents, 0).sum(axis=1)
+    if return_attention:
+      real = input_mask[:, None, None]
+      attention = jnp.where(real, 1 / count[:, None, None], 0.0)
+      if return_attention == "logits":
+        attention = jnp.where(real, 0.0, MASKED_LOGIT)
+    return project(total / count), attention

@@ -17,9 +17,8 @@ from jax import numpy as jnp
 from perceiver_jax.models import layers
 from perceiver_jax.models.inputs import InputArray, as_input_array
 from perceiver_jax.models.ops.execution import AUTO, Execution
+from perceiver_jax.models.ops.online_softmax import MASKED_LOGIT
 from perceiver_jax.models.typing import Array, Bool, Float, ReturnAttention
-
-_MASKED_LOGIT = -1e30  # That of masked elements in attention logits.
 
 
 class PointNetEncoder(hk.Module):
@@ -121,4 +120,4 @@ def _shares_of_maxima(
   weights = jnp.where(real, counts, 0)[:, None, None]
   if what != "logits":
     return weights
-  return jnp.maximum(jnp.log(weights), _MASKED_LOGIT)
+  return jnp.maximum(jnp.log(weights), MASKED_LOGIT)

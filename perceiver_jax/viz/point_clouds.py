@@ -101,19 +101,22 @@ def contact_sheet(samples: Sequence[CloudSample]) -> np.ndarray:
 
   The maps are the means over latents; without attention, the height.
 
+  Args:
+    samples: at least one.
+
   Returns:
     uint8 [height, width, 3].
   """
+  names = dict.fromkeys(name for sample in samples for name in sample.maps)
+  shown = [name for name in names if "latent " not in name] or [_HEIGHT]
   images, titles = [], []
   for sample in samples:
-    shown = [name for name in sample.maps if "latent " not in name] or [_HEIGHT]
-    for name in shown:
-      images.append(draw(sample.points, _values(sample, name)))
-      titles.append(name)
     mark = "" if sample.label in (sample.prediction, "") else "✗ "
-    titles[-len(shown)] = f"{mark}{sample.prediction} {sample.probability:.0%}"
+    row = [f"{mark}{sample.prediction} {sample.probability:.0%}", *shown[1:]]
     if len(shown) > 1 and sample.label:
-      titles[-1] = f"label: {sample.label}"
+      row[-1] = f"label: {sample.label}"
+    images += [draw(sample.points, _values(sample, name)) for name in shown]
+    titles += row
   columns = len(shown) * max(1, _COLUMNS // len(shown))
   return image_layout.contact_sheet(images, titles, columns)
 
@@ -143,7 +146,10 @@ def draw(points: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _values(sample: CloudSample, name: str) -> np.ndarray:
-  return sample.points[:, 2] if name == _HEIGHT else sample.maps[name]
+  """Returns the values of a map; zeros where the cloud lacks it."""
+  if name == _HEIGHT:
+    return sample.points[:, 2]
+  return sample.maps.get(name, np.zeros(len(sample.points)))
 
 
 def _levels(values: np.ndarray) -> np.ndarray:
@@ -161,9 +167,7 @@ def _encode_points(sample: CloudSample) -> str:
 
 def _encode_colors(sample: CloudSample, names: Sequence[str]) -> str:
   """Returns the levels of all maps and of the height, one after the other."""
-  none = np.zeros(len(sample.points))
-  values = [sample.maps.get(name, none) for name in names]
-  levels = [_levels(v) for v in [*values, sample.points[:, 2]]]
+  levels = [_levels(_values(sample, name)) for name in [*names, _HEIGHT]]
   return _base64(np.concatenate(levels))
 
 

@@ -122,7 +122,8 @@ def of_spec(spec: Mapping[str, Any]) -> Costs:
   # Coordinates that come with the images do not change any size.
   adapter = {**spec["adapter"]}
   adapter.pop("coordinates", None)
-  spec, raw = {**spec, "adapter": adapter}, _example(adapter)
+  spec = {**spec, "adapter": adapter}
+  raw = _example(spec)
   params, flops = model_table.sizes(spec, raw)
   shapes = weights_model.shapes(params)
   return Costs(
@@ -133,12 +134,19 @@ def of_spec(spec: Mapping[str, Any]) -> Costs:
   )
 
 
-def _example(adapter: Mapping[str, Any]) -> Any:
-  """Returns the shapes of a raw example of a published model's adapter."""
+def _example(spec: Mapping[str, Any]) -> Any:
+  """Returns the shapes of a raw example of a published model.
+
+  It is that of the same model, or else of the first one with the same adapter.
+  """
+  spec = json.loads(json.dumps(spec))  # Tuples are lists then.
+  for entry in zoo.MODELS.values():
+    if json.loads(json.dumps(entry.spec)) == spec:
+      return entry.example()
+  adapter = spec["adapter"]
   if adapter.get("kind") == "entity_features":
     # The published models of entities start after this adapter's first layer.
     return _entities(zoo.MODELS["starcraft"].raw.shape[0])
-  adapter = json.loads(json.dumps(adapter))  # Tuples are lists then.
   for entry in zoo.MODELS.values():
     known = json.loads(json.dumps(entry.spec["adapter"]))
     if all(adapter.get(leaf) == value for leaf, value in known.items()):

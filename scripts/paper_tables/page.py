@@ -240,7 +240,9 @@ def _train(config: str) -> str:
 
 def _workdir(config: str) -> str:
   file, _, variant = config.partition(":")
-  return f"runs/{Path(file).stem}_{variant.replace(',', '_')}"
+  return "_".join(
+    [f"runs/{Path(file).stem}", *filter(None, variant.split(","))]
+  )
 
 
 def _line(

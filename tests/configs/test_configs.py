@@ -335,3 +335,23 @@ def test_modelnet40_is_the_papers():
       other[leaf] = config[leaf]
     other.data.num_points = config.data.num_points
     assert other.to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize(
+  ("variant", "row"),
+  [
+    ("", "the Perceiver, 2,048 points"),
+    ("transformer", "`transformer`, 1,936 points"),
+    ("pointnet", "`pointnet`, 2,048 points"),
+    ("small", "`small`: the Perceiver"),
+    ("small_pointnet", "`small_pointnet`"),
+  ],
+)
+def test_documented_sizes_of_modelnet40_are_those_of_the_models(variant, row):
+  config = module("modelnet40").get_config(variant)
+  classes = [""] * config.model.num_classes
+  task = tasks.make_task(config, {"class_names": classes})
+  state = restore.abstract_state(config, task, step.make_mesh(1))
+  count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+  page = (runs.ROOT / "docs" / "modelnet40.md").read_text(encoding="utf-8")
+  assert re.search(rf"^\| {row} .*\| {count:,} \|", page, re.MULTILINE)

@@ -19,7 +19,7 @@ VARIANTS = {
     "attention_maps", "raw_video_no_dropout", "mel_video_no_dropout",
     "video_512",
   ),
-  "modelnet40": ("transformer", "small_transformer", "small_pointnet"),
+  "modelnet40": ("transformer", "pointnet"),
 }  # fmt: skip
 CASES = [(file, v) for file, names in VARIANTS.items() for v in names]
 

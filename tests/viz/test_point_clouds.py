@@ -61,7 +61,14 @@ def test_clouds_without_points_or_attention_are_drawn():
   empty = point_clouds.CloudSample(np.zeros((0, 3)), {}, "", "cone", 0.5)
   page = _page(empty, _sample(first=np.arange(3)))
   assert page.count("<canvas") == 2
-  assert point_clouds.contact_sheet([empty, _sample()]).ndim == 3
+
+  # All clouds have the same columns, whichever of them is empty.
+  full = _sample(first=np.arange(3), second=np.arange(3))
+  sheets = [
+    point_clouds.contact_sheet(samples)
+    for samples in ([full, full], [empty, full], [full, empty])
+  ]
+  assert len({sheet.shape for sheet in sheets}) == 1
 
 
 def test_only_wrong_predictions_are_crossed_out(monkeypatch):

@@ -22,17 +22,23 @@ def augment(
       from 1 by up to this; the paper's is 0.01.
     rotation: largest rotation about the vertical axis, in degrees.
   """
-  points = points - points.mean(axis=0)
+  points = points.astype(np.float64)
+  points -= points.mean(axis=0)
   factors = rng.uniform(1 - point_scale, 1 + point_scale, (len(points), 1))
   angle = np.radians(rng.uniform(-rotation, rotation))
+  return rotate(points * factors, angle).astype(np.float32)
+
+
+def rotate(points: np.ndarray, angle: float) -> np.ndarray:
+  """Rotates points about the vertical axis by an angle in radians."""
   c, s = np.cos(angle), np.sin(angle)
-  turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
-  return (points * factors @ turn.T).astype(np.float32)
+  return points @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])
 
 
 def normalize(points: np.ndarray) -> np.ndarray:
   """Moves the mean to 0 and scales the largest absolute coordinate to 1."""
-  points = points - points.mean(axis=0)
+  points = points.astype(np.float64)  # Large coordinates would overflow.
+  points -= points.mean(axis=0)
   size = np.abs(points).max()
   return (points / size if size > 0 else points).astype(np.float32)
 

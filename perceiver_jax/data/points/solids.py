@@ -14,6 +14,7 @@ import numpy as np
 
 from perceiver_jax.checks import check_choice
 from perceiver_jax.data.core.source import Example
+from perceiver_jax.data.points import preprocessing
 from perceiver_jax.errors import UserError
 
 _SPLITS = ("train", "test")
@@ -68,7 +69,7 @@ class Solids:
     points = _points(self.class_names[label], form, rng)
     points[:, 2] *= _SLENDERNESS[0] + slenderness * np.ptp(_SLENDERNESS)
     points[:, 1] *= rng.uniform(*_WIDTHS)
-    points = points @ _rotation(rng.uniform(0, 2 * np.pi)).T
+    points = preprocessing.rotate(points, rng.uniform(0, 2 * np.pi))
     if rng.random() < _PARTIAL_VIEWS:
       points = _partial_view(points, rng)
     points += rng.normal(0, _NOISE, points.shape)
@@ -105,12 +106,12 @@ def shape_parameters(split: str, rng: np.random.Generator) -> np.ndarray:
 def _points(name: str, form: float, rng: np.random.Generator) -> np.ndarray:
   """Returns points on the surface of a solid, float64 [n, 3]."""
   profile, section = SOLIDS[name](form)
-  return sample_surface(
+  return sample_sections(
     profile, section, rng.integers(*_NUM_POINTS, endpoint=True), rng
   )
 
 
-def sample_surface(
+def sample_sections(
   profile: _Line, section: _Line, count: int, rng: np.random.Generator
 ) -> np.ndarray:
   """Returns points distributed uniformly over the surface of a solid.
@@ -145,12 +146,6 @@ def sample_surface(
   height = h0[i] + (h1 - h0)[i] * u * (r0 + r1)[i] / (r0[i] + radius)
   along = section[j] + rng.random((count, 1)) * edge[j]
   return np.concatenate([radius[:, None] * along, height[:, None]], axis=1)
-
-
-def _rotation(angle: float) -> np.ndarray:
-  """Returns the matrix of a rotation about z."""
-  c, s = np.cos(angle), np.sin(angle)
-  return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
 
 
 def _partial_view(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:

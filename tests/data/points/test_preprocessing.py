@@ -31,7 +31,7 @@ def test_each_point_is_scaled_by_its_own_factor():
   rng = np.random.default_rng(0)
   points = rng.normal((4, 5, 6), size=(500, 3)).astype(np.float32)
   out = preprocessing.augment(points, rng, point_scale=0.01, rotation=0.0)
-  centered = points - points.mean(0)
+  centered = points - points.mean(0, dtype=np.float64)
   factors = out / centered
   # The three coordinates of a point have one factor.
   np.testing.assert_allclose(factors, factors[:, :1] + [0, 0, 0], atol=1e-3)
@@ -54,3 +54,13 @@ def test_padding_is_masked():
   points, mask = preprocessing.pad(np.ones((2, 3), np.float32), 4)
   assert points.tolist() == [[1, 1, 1]] * 2 + [[0, 0, 0]] * 2
   assert mask.tolist() == [True, True, False, False]
+
+
+def test_the_largest_coordinates_do_not_overflow():
+  points = np.array([[3e38, 0, 0], [-3e38, 0, 1e38]], np.float32)
+  scaled = preprocessing.augment(
+    1e-2 * points, np.random.default_rng(0), point_scale=0.01, rotation=0.0
+  )
+  for cloud in (points, scaled):
+    out = preprocessing.normalize(cloud)
+    np.testing.assert_allclose(out[:, 0], [1, -1], rtol=0.05)

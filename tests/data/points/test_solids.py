@@ -89,7 +89,7 @@ def test_points_are_uniform_on_the_surface():
   angle = 2 * np.pi * np.arange(96) / 96
   section = np.stack([np.cos(angle), np.sin(angle)], 1)
   rng = np.random.default_rng(0)
-  points = solids.sample_surface(profile, section, 40_000, rng)
+  points = solids.sample_sections(profile, section, 40_000, rng)
   on_base = np.isclose(points[:, 2], -1)
   # pi r^2 and pi r s, with the slant height s of the square root of 5.
   assert on_base.mean() == pytest.approx(1 / (1 + 5**0.5), abs=0.01)

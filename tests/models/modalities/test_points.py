@@ -120,3 +120,17 @@ def test_an_empty_cloud_has_finite_logits_and_gradients(kind):
   mask = jnp.zeros((2, 9), bool)
   assert np.isfinite(run(x, mask)).all()
   chex.assert_tree_all_finite(grads(x, mask))
+
+
+def test_the_mean_over_a_transformers_outputs_leaves_padding_out():
+  model = small.model(_CLASSIFIERS["transformer"])
+  params, _ = plain.random_like(small.shapes(model, small.raw("modelnet40")))
+  x, mask = small.raw("modelnet40"), jnp.arange(9) < jnp.array([[4], [0]])
+  attention = lambda what: model.apply(
+    params, {}, None, x, input_mask=mask, return_attention=what
+  )[0].decoder_attention[:, 0, 0]
+  expected = [[0.25] * 4 + [0] * 5, [0] * 9]
+  np.testing.assert_allclose(attention(True), expected)
+  np.testing.assert_allclose(
+    jax.nn.softmax(attention("logits"))[0], expected[0], atol=1e-6
+  )

@@ -35,7 +35,7 @@ def test_rows_share_the_costs_of_their_model(small):
   assert first == second
   assert len(traced) == 1
   assert json.loads(traced[0])["encoder"]["num_latents"] == 8
-  raw = costs._example(small["adapter"])
+  raw = costs._example(small)
   params, flops = model_table.sizes(small, raw)
   assert first.flops == flops
   assert first.parameters == sum(
@@ -68,3 +68,10 @@ def test_costs_need_no_folder_to_keep_them_in(small, monkeypatch, tmp_path):
 def test_an_adapter_of_no_published_model_is_an_error():
   with pytest.raises(ValueError, match="no published model has the adapter"):
     costs.of_spec({"adapter": {"kind": "points", "num_bands": 3}})
+
+
+def test_a_published_model_is_counted_with_its_own_example():
+  """The models of points have the same adapter, and other numbers of points."""
+  spec = costs.zoo.get_spec("modelnet40_transformer")
+  assert costs._example(spec).shape == (1, 1936, 3)
+  assert costs._example(costs.zoo.get_spec("modelnet40")).shape == (1, 2048, 3)
