@@ -82,7 +82,8 @@ def main(argv: Sequence[str]) -> int:
   if is_first:
     _report(subject, evaluated)
     if flags.FLAGS.images:
-      _draw(subject, Path(flags.FLAGS.images).expanduser())
+      folder = Path(flags.FLAGS.images).expanduser()
+      _draw(subject, folder, evaluated.means)
   return 0
 
 
@@ -185,12 +186,12 @@ def _report(subject: _Subject, evaluated: Any) -> None:
     print(f"written to {subject.out}")
 
 
-def _draw(subject: _Subject, folder: Path) -> None:
+def _draw(subject: _Subject, folder: Path, means: dict[str, Any]) -> None:
   """Writes images of some examples."""
   from perceiver_jax.training.logs import results
   from perceiver_jax.viz import image_layout
 
-  images = results.example_images(subject.task, subject.restored)
+  images = results.example_images(subject.task, subject.restored, means)
   with outputs.writing(folder, "another --images"):
     for name, image in images.items():
       path = folder / f"{name}.png"

@@ -62,6 +62,7 @@ def load(path: Path, config: ml_collections.ConfigDict) -> Subject:
     UserError: the weights can't be read, or do not fit the config or the data.
       All but the last is checked before the data is opened.
   """
+  config = tasks.complete_config(config)
   given = config.model.to_dict()
   weights = weights_lib.load(path, spec=given)
   _check_purpose(path, weights.spec, given)

@@ -140,8 +140,8 @@ def saved_run() -> tuple[Any, Any, Path]:
   folder = workdir()
   saved = workdir_lib.read_config(folder, "data", "model")
   if flags.FLAGS.config is not None:
-    workdir_lib.check_config(folder, config())
-    saved = config()
+    saved = tasks.complete_config(config())
+    workdir_lib.check_config(folder, saved)
   metadata = workdir_lib.read_metadata(folder)
   try:
     return saved, tasks.make_task(saved, metadata), folder

@@ -28,6 +28,7 @@ def main(argv: Sequence[str]) -> int:
 
   launch.initialize_distributed()
   launch.enable_compilation_cache(folder)
+  config = tasks.complete_config(config)
   task = tasks.make_task(config)
   outcome = loop.Trainer(config, task, folder, flags.FLAGS.num_devices).run()
   if outcome.stopped:

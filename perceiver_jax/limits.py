@@ -36,6 +36,10 @@ MAX_DEPTH = 1_024
 PIXELS_VARIABLE = "OPENCV_IO_MAX_IMAGE_PIXELS"
 MAX_PIXELS = int(os.environ.setdefault(PIXELS_VARIABLE, str(2**26)))
 
+# Bytes of the values in an IDX file: MNIST's images are 47 million, and those
+# of the largest set of EMNIST 548 million.
+MAX_IDX_BYTES = 2**30
+
 # Samples per second of an audio file: from the lowest rate of speech codecs to
 # that of measurement devices. Resampling from 1 Hz would multiply a file's
 # size by 48,000.

@@ -107,6 +107,9 @@ class TinyTask:
   def eval_datasets(self, **shard):
     return {"eval": pipeline.eval_dataset(self._source(21), **shard)}
 
+  def sample_indices(self, metrics):
+    return ()
+
   def summary_images(self, outputs, batch):
     return {"logits": np.uint8(jax.nn.softmax(outputs) * 255)}
 

@@ -4,7 +4,7 @@ Shapes: b examples in one process's share of a batch.
 """
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import grain
@@ -77,6 +77,17 @@ class Task(abc.ABC):
       self.execution = Execution.from_choices(dict(config.get("execution", {})))
     except ValueError as error:
       raise UserError(f"config.{error}") from error
+
+  @classmethod
+  def complete_config(
+    cls, config: ml_collections.ConfigDict
+  ) -> ml_collections.ConfigDict:
+    """Returns the config with the leaves that it leaves to the data.
+
+    Raises:
+      UserError: The data can't be opened.
+    """
+    return config
 
   @abc.abstractmethod
   def dummy_batch(self) -> Batch:
@@ -199,6 +210,18 @@ class Task(abc.ABC):
     del predict
     return {}
 
+  def sample_indices(self, metrics: Mapping[str, np.ndarray]) -> Sequence[int]:
+    """Returns the held-out examples to show in the report.
+
+    Args:
+      metrics: Means of the evaluation of the first evaluation set.
+
+    Returns:
+      Positions in that set, the most important first; none for its first ones.
+    """
+    del metrics
+    return ()
+
   def metadata(self) -> dict[str, Any]:
     """Returns data needed for predictions, such as names of classes."""
     return {}
@@ -216,7 +239,7 @@ class Task(abc.ABC):
     Args:
       outputs: Result of `forward(..., return_attention="logits")`, on the
         host.
-      batch: The corresponding held-out examples.
+      batch: The corresponding held-out examples; see `sample_indices`.
       metrics: Means of the evaluation, including arrays.
     """
     del outputs, batch, metrics

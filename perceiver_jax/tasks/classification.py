@@ -3,8 +3,9 @@
 Shapes: b examples, P classes.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -17,6 +18,9 @@ from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
 from perceiver_jax.viz import sections
+
+# Examples of each kind in a report.
+NUM_SAMPLES = 12
 
 
 def class_names(
@@ -64,7 +68,10 @@ def mean_metrics(logits: jax.Array, batch: Batch, losses: jax.Array) -> Metrics:
 
 
 def evaluation_metrics(logits: jax.Array, batch: Batch) -> Metrics:
-  """Returns cross-entropy, accuracies, confusion counts and calibration."""
+  """Returns means, confusion counts, calibration, and all predictions.
+
+  The means are cross-entropy and accuracies.
+  """
   label, mask = batch["label"], batch["mask"]
   losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
   metrics = mean_metrics(logits, batch, losses)
@@ -77,7 +84,77 @@ def evaluation_metrics(logits: jax.Array, batch: Batch) -> Metrics:
     **metrics,
     "confusion": (confusion, count),
     "calibration": (calibration, count),
+    **_predictions(logits, batch),
   }
+
+
+def _predictions(
+  logits: jax.Array, batch: Batch
+) -> dict[str, metrics_lib.PerExample]:
+  """Returns the prediction for each example; the index of padding is -1."""
+  confidence = jax.nn.softmax(logits.astype(np.float32)).max(-1)
+  index = jax.numpy.where(batch["mask"] > 0, batch["index"], -1)
+  values = {
+    "example_index": index,
+    "example_label": batch["label"],
+    "example_prediction": logits.argmax(-1),
+    "example_confidence": confidence,
+  }
+  return {name: metrics_lib.PerExample(x) for name, x in values.items()}
+
+
+class Samples(NamedTuple):
+  """Examples of an evaluation set for its report, as positions in the set.
+
+  Attributes:
+    spread: examples of the classes in turn.
+    mistakes: the most confident wrong predictions, the most confident first.
+  """
+
+  spread: list[int]
+  mistakes: list[int]
+
+  def interleaved(self) -> list[int]:
+    """Returns both kinds in turn, each example once.
+
+    If memory limits their number, some of both remain.
+    """
+    pairs = itertools.zip_longest(self.spread, self.mistakes)
+    both = [i for i in itertools.chain.from_iterable(pairs) if i is not None]
+    return list(dict.fromkeys(both))
+
+  def rows(self, batch: Batch) -> tuple[list[int], list[int]]:
+    """Returns the rows of a batch with spread examples and with mistakes."""
+    row = {int(index): i for i, index in enumerate(batch["index"])}
+    spread, mistakes = ([row[i] for i in x if i in row] for x in self)
+    return spread, mistakes
+
+
+def choose_samples(metrics: Mapping[str, np.ndarray]) -> Samples:
+  """Chooses examples of the whole evaluation set for its report.
+
+  Args:
+    metrics: `evaluation_metrics` of the set, on the host.
+  """
+  counts = metrics["example_index"] >= 0
+  index, label, prediction, confidence = (
+    metrics[f"example_{name}"][counts]
+    for name in ("index", "label", "prediction", "confidence")
+  )
+  # The n-th example of every class comes before the next one of any. With many
+  # classes, those of the first round are spread over all of them.
+  order = np.argsort(label, kind="stable")
+  starts = np.searchsorted(label[order], label[order])
+  turn = np.arange(len(order)) - starts
+  first = order[turn == 0]
+  if len(first) > NUM_SAMPLES:
+    chosen = np.linspace(0, len(first) - 1, NUM_SAMPLES).astype(int)
+    spread = first[chosen]
+  else:
+    spread = order[np.argsort(turn, kind="stable")][:NUM_SAMPLES]
+  wrong = np.flatnonzero(prediction != label)
+  wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:NUM_SAMPLES]
+  return Samples(index[spread].tolist(), index[wrong].tolist())
 
 
 def finalize_metrics(
@@ -89,6 +166,27 @@ def finalize_metrics(
     name: {**means, "calibration_error": error(means["calibration"])}
     for name, means in metrics.items()
   }
+
+
+def sample_sections(
+  samples: Sequence[Any],
+  batch: Batch,
+  metrics: Mapping[str, np.ndarray],
+  section: Callable[..., sections.Section],
+) -> list[sections.Section]:
+  """Returns a section of samples of all classes and, if any, one of mistakes.
+
+  Args:
+    samples: what to show of each example of the batch.
+    batch: the examples of `choose_samples`, or some of them.
+    metrics: `evaluation_metrics` of the evaluation set, on the host.
+    section: makes a section of samples with a title.
+  """
+  spread, mistakes = choose_samples(metrics).rows(batch)
+  shown = [section([samples[i] for i in spread], sections.SAMPLES)]
+  if mistakes:
+    shown.append(section([samples[i] for i in mistakes], sections.MISTAKES))
+  return shown
 
 
 def report_sections(

@@ -110,12 +110,17 @@ class ImageClassification(image_data.ImageTask):
     """Adds the expected calibration error."""
     return classification.finalize_metrics(metrics)
 
+  def sample_indices(self, metrics: Mapping[str, np.ndarray]) -> list[int]:
+    """Returns examples of all classes, and the most confident mistakes."""
+    return classification.choose_samples(metrics).interleaved()
+
   def summary_images(
     self, outputs: perceiver.Outputs, batch: Batch
   ) -> dict[str, np.ndarray]:
     """Draws images with predictions and with the attention over them."""
     tiles, titles = [], []
-    for sample in self._samples(outputs, batch):
+    samples = self._samples(outputs, batch)
+    for sample in samples[: classification.NUM_SAMPLES]:
       tiles += [sample.image, sample.attention]
       titles += [
         f"label: {sample.label}",
@@ -139,10 +144,21 @@ class ImageClassification(image_data.ImageTask):
       figure = self._attention_figure(outputs, batch)
       attention.append(attention_sections.latent_attention(figure))
     return [
-      sections.image_samples(self._samples(outputs, batch)),
+      *self._sample_sections(self._samples(outputs, batch), batch, metrics),
       *attention,
       *self._metric_sections(metrics),
     ]
+
+  def _sample_sections(
+    self,
+    samples: list[sections.ImageSample],
+    batch: Batch,
+    metrics: Mapping[str, np.ndarray],
+  ) -> list[sections.Section]:
+    """Returns samples of all classes and, if there are any, mistakes."""
+    return classification.sample_sections(
+      samples, batch, metrics, sections.image_samples
+    )
 
   def _metric_sections(
     self, metrics: Mapping[str, np.ndarray]

@@ -17,7 +17,7 @@ from jax import numpy as jnp
 from perceiver_jax.data.core.source import Example, Source
 from perceiver_jax.data.images import codec, preprocessing, sources, transforms
 from perceiver_jax.errors import UserError
-from perceiver_jax.tasks import base, classification
+from perceiver_jax.tasks import base, classification, image_config
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import mixing
 
@@ -57,6 +57,13 @@ class ImageTask(base.Task):
     self._class_names = classification.class_names(
       config, metadata, lambda: self.source("eval")
     )
+
+  @classmethod
+  def complete_config(
+    cls, config: ml_collections.ConfigDict
+  ) -> ml_collections.ConfigDict:
+    """Returns the config with classes, sizes and splits of its images."""
+    return image_config.complete(config)
 
   def dummy_batch(self) -> Batch:
     """Returns one black image, with its partner if images are mixed."""

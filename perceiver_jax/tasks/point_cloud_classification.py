@@ -23,7 +23,6 @@ from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
 from perceiver_jax.viz import point_clouds, sections
 
-_SAMPLES = 12  # Clouds of the report.
 _SUMMARY_SAMPLES = 8
 
 
@@ -156,6 +155,10 @@ class PointCloudClassification(base.Task):
     """Adds the expected calibration error."""
     return classification.finalize_metrics(metrics)
 
+  def sample_indices(self, metrics: Mapping[str, np.ndarray]) -> list[int]:
+    """Returns examples of all classes, and the most confident mistakes."""
+    return classification.choose_samples(metrics).interleaved()
+
   def summary_images(
     self, outputs: perceiver.Outputs, batch: Batch
   ) -> dict[str, np.ndarray]:
@@ -172,7 +175,9 @@ class PointCloudClassification(base.Task):
     """Returns clouds that can be turned, and the sections on metrics."""
     samples = self.samples(outputs, batch)
     return [
-      point_clouds.cloud_samples(samples[:_SAMPLES]),
+      *classification.sample_sections(
+        samples, batch, metrics, point_clouds.cloud_samples
+      ),
       *classification.report_sections(metrics, self.class_names),
     ]
 

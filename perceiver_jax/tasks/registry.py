@@ -37,6 +37,23 @@ TASKS: dict[str, type[Task]] = {
 }
 
 
+def complete_config(
+  config: ml_collections.ConfigDict,
+) -> ml_collections.ConfigDict:
+  """Returns a config with the leaves that its task derives from the data.
+
+  Call it before `make_task` with a config from the command line. That of a run
+  is stored complete.
+
+  Args:
+    config: Config of the run; see `make_task`. It is not changed.
+
+  Raises:
+    UserError: There is no such task, or its data can't be opened.
+  """
+  return _task_class(str(config.task)).complete_config(config)
+
+
 def make_task(
   config: ml_collections.ConfigDict, metadata: Mapping[str, Any] | None = None
 ) -> Task:

@@ -46,7 +46,8 @@ def make_eval_step(
 ) -> EvalStep:
   """Returns a jitted `(params, net_state, batch) -> metrics`.
 
-  Its metrics are sums and counts over the global batch.
+  Its metrics are sums and counts over the global batch, and `PerExample` values
+  of the whole of it.
 
   Args:
     model: from `step.model_of`.
@@ -67,20 +68,32 @@ def _sum_metrics(
   state: step_lib.TrainState,
   batches: Iterable[Batch],
   mesh: Mesh,
-) -> metrics_lib.Metrics:
-  sums = None
+) -> tuple[metrics_lib.Metrics, dict[str, np.ndarray]]:
+  """Returns the sums and counts, and the values of each example in order."""
+  sums, per_example = None, []
   # On several CPU devices, steps that are dispatched ahead time out in a
   # collective.
   wait = jax.default_backend() == "cpu"
   for batch in batches:
     placed = step_lib.place_batch(batch, mesh)
-    batch_sums = eval_step(state.eval_params, state.net_state, placed)
+    metrics = eval_step(state.eval_params, state.net_state, placed)
+    batch_sums, values = _split(metrics)
+    per_example.append(values)
     sums = batch_sums if sums is None else add(sums, batch_sums)
     if wait:
       jax.block_until_ready(sums)
   if sums is None:
     raise UserError("empty dataset: nothing to evaluate on")
-  return sums
+  return sums, jax.tree.map(lambda *x: np.concatenate(x), *per_example)
+
+
+def _split(
+  metrics: metrics_lib.Metrics,
+) -> tuple[metrics_lib.Metrics, dict[str, jax.Array]]:
+  """Separates pairs of sum and count from the values of each example."""
+  is_kept = lambda value: isinstance(value, metrics_lib.PerExample)
+  pairs = {k: value for k, value in metrics.items() if not is_kept(value)}
+  return pairs, {k: v.values for k, v in metrics.items() if is_kept(v)}
 
 
 def _means(sums: metrics_lib.Metrics) -> dict[str, np.ndarray]:
@@ -146,8 +159,8 @@ def evaluate_and_count(
       bar = tqdm(batches, f"evaluate {name}".removesuffix(" eval"),
                  dataset.num_batches(), leave=False,
                  disable=not show_progress)  # fmt: skip
-      sums = _sum_metrics(eval_step, state, bar, mesh)
-    means[name] = _means(sums)
+      sums, per_example = _sum_metrics(eval_step, state, bar, mesh)
+    means[name] = {**_means(sums), **per_example}
     num_examples[name] = int(sums[_NUM_EXAMPLES][0])
   return means, num_examples
 

@@ -1,13 +1,25 @@
 """Metrics as (sum, count) pairs, so that means are exact under any batching."""
 
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import numpy as jnp
 
-# The sum may be an array (a confusion matrix); the count is a scalar.
-Metrics = Mapping[str, tuple[jax.Array, jax.Array]]
+# The sum may be an array (a confusion matrix); the count is a scalar. An
+# evaluation may also have entries `PerExample`.
+Metrics = Mapping[str, Any]
+
+
+class PerExample(NamedTuple):
+  """Values of each example, which an evaluation keeps instead of summing.
+
+  Attributes:
+    values: [b, ...]; small, since those of all examples are held in memory.
+  """
+
+  values: jax.Array
 
 
 def weighted(values: jax.Array, weights: jax.Array) -> tuple:

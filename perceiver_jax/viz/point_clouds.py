@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 
 from perceiver_jax.viz import attention_maps, html, image_layout
-from perceiver_jax.viz.sections import Section
+from perceiver_jax.viz.sections import SAMPLES, Section
 
 _HEIGHT = "height"  # Name of the colors that show no attention.
 _LATENTS = 3  # Latents of each cross-attend that are shown one by one.
@@ -69,7 +69,9 @@ def maps_of_attention(
   return maps
 
 
-def cloud_samples(samples: Sequence[CloudSample]) -> Section:
+def cloud_samples(
+  samples: Sequence[CloudSample], title: str = SAMPLES
+) -> Section:
   """Shows clouds that can be turned, confident mistakes first."""
   ordered = sorted(
     samples, key=lambda s: (s.label == s.prediction, -s.probability)
@@ -87,7 +89,7 @@ def cloud_samples(samples: Sequence[CloudSample]) -> Section:
     elevation=_ELEVATION,
   )
   return Section(
-    "Sample predictions",
+    title,
     body,
     "Drag a cloud to turn it, or focus it and use the arrow keys. Colors are"
     " attention weights, averaged over heads, or height; yellow is highest."

@@ -19,6 +19,8 @@ _WORST_AND_BEST = 10
 # Mistakes listed beside a confusion matrix, and instead of one.
 _MISTAKES, _MISTAKES_ONLY = 10, 20
 _MAX_NAME_LENGTH = 32  # ImageNet's class names list every synonym.
+SAMPLES = "Sample predictions"
+MISTAKES = "Most confident mistakes of the evaluation set"
 _SMALL_IMAGE = 64  # Pixels; smaller images are enlarged without smoothing.
 
 
@@ -118,13 +120,15 @@ def notes(lines: Sequence[str]) -> Section:
   return Section("Notes", html.render("notes", lines=lines))
 
 
-def image_samples(samples: Sequence[ImageSample]) -> Section:
+def image_samples(
+  samples: Sequence[ImageSample], title: str = SAMPLES
+) -> Section:
   """Shows images with attention and prediction, confident mistakes first."""
   ordered = sorted(
     samples, key=lambda s: (s.label == s.prediction, -s.probability)
   )
   return Section(
-    "Sample predictions",
+    title,
     html.render("image_samples", samples=ordered, small=_SMALL_IMAGE),
     "The input and, beside it, the attention (yellow is highest). Mistakes"
     " come first, the most confident leading.",

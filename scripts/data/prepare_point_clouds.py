@@ -27,9 +27,9 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import launch
-from perceiver_jax.data.core import record_writer, records
+from perceiver_jax.data.core import record_writer, records, splits
 from perceiver_jax.data.points import shards as point_shards
-from perceiver_jax.data.points import sources, splits
+from perceiver_jax.data.points import sources
 from perceiver_jax.errors import UserError
 
 _SOURCE = flags.DEFINE_enum(

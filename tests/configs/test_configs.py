@@ -87,6 +87,9 @@ def test_the_model_and_the_optimizer_can_be_built(name, variant):
   outputs = config.model.decoder.get("outputs", {})
   autoencoded = outputs.get("label", {}).get("num_outputs", 0)
   num_actions = config.model.decoder.get("num_actions", autoencoded)
+  if not config.model.get("num_classes", 1):  # Left open for the data.
+    config.model.num_classes = 3
+    config.data.image_shape = (28, 28, 1)
   count = config.model.get("num_classes", num_actions)
   classes = [str(i) for i in range(count)]
   task = tasks.make_task(config, {"class_names": classes})

@@ -97,8 +97,12 @@ def test_masked_points_never_matter(variant):
       assert len(values) == len(sample.points)
       assert values.sum() == pytest.approx(1, rel=1e-3)
   assert bool(samples[2].maps) == ("transformer" not in variant)
-  sections = task.report_sections(outputs, batch, _metrics(task))
+  sections = task.report_sections(
+    outputs, {**batch, "index": np.arange(3)}, _metrics(task)
+  )
   assert str(sections[0].body).count("<canvas") == 3
+  assert sections[1].title.startswith("Most confident mistakes")
+  assert str(sections[1].body).count("<canvas") == 1
   images = task.summary_images(outputs, batch)
   assert all(image.shape[-1] == 3 for image in images.values())
 
@@ -109,6 +113,10 @@ def _metrics(task):
     "confusion": np.eye(classes),
     "calibration": np.ones((15, 3)),
     "calibration_error": np.float32(0),
+    "example_index": np.arange(3),
+    "example_label": np.zeros(3, int),
+    "example_prediction": np.array([0, 1, 0]),
+    "example_confidence": np.ones(3, np.float32),
   }
 
 

@@ -61,6 +61,11 @@ class InMemoryArrays:
   def __len__(self) -> int:
     return self._length
 
+  @property
+  def labels(self) -> np.ndarray | None:
+    """Returns the labels of all examples, or None if there are none."""
+    return self._arrays.get("label")
+
   def __getitem__(self, index: int) -> Example:
     # Copies, so that transforms that work in place do not change the data.
     return {name: np.array(a[index]) for name, a in self._arrays.items()}

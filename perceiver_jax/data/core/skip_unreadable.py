@@ -49,6 +49,11 @@ class SkipUnreadable:
     self._unreadable: set[int] = set()
     self._reasons: list[str] = []  # Errors of the first few.
 
+  @property
+  def labels(self) -> np.ndarray | None:
+    """Returns the labels of all examples, or None if they are not known."""
+    return getattr(self.source, "labels", None)
+
   def __reduce__(self) -> tuple[type, tuple[Source, float, str, int]]:
     return type(self), (
       self.source,

@@ -8,10 +8,12 @@ float32 multi-hot [P] if an image has any number of labels.
 import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from perceiver_jax import files
 from perceiver_jax.checks import check_choice
 from perceiver_jax.errors import UserError
 
@@ -42,6 +44,22 @@ def multi_hot(labels: Sequence[int], num_classes: int) -> np.ndarray:
   row = np.zeros(num_classes, np.float32)
   row[np.asarray(labels, np.int64)] = 1
   return row
+
+
+def read_class_names(path: Path) -> list[str]:
+  """Reads a file with the name of a class in each line.
+
+  Raises:
+    UserError: the file can't be read, or has a name twice.
+  """
+  try:
+    lines = files.read_text(path).splitlines()
+  except (OSError, ValueError) as error:
+    raise UserError(f"{path} can't be read: {error}") from error
+  names = [line.strip() for line in lines if line.strip()]
+  if len(set(names)) < len(names):
+    raise UserError(f"{path} has a class twice; remove one")
+  return names
 
 
 def check_class_names(

@@ -1,17 +1,20 @@
-"""Images in folders: DIRECTORY/SPLIT/CLASS/*.jpg."""
+"""Images in folders: DIRECTORY/SPLIT/CLASS/*.jpg, or without splits."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from perceiver_jax.data.core import splits
 from perceiver_jax.data.core.skip_unreadable import SkipUnreadable
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.images import codec
 from perceiver_jax.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+# The split of a directory that holds the folders of the classes themselves.
+ALL = "all"
 _EXPECTED = (
   f"expected DIRECTORY/SPLIT/CLASS/*{{{','.join(IMAGE_SUFFIXES)}}}; change the"
   " directory or the split"
@@ -52,13 +55,15 @@ def image_folder(
 ) -> SkipUnreadable:
   """Returns images laid out as `directory/split/CLASS/*.jpg`.
 
-  A class is any folder that holds an image in any split, so that labels are the
-  same in all splits even if one of them lacks a class. Names that start with a
-  dot are ignored.
+  The images of `directory/CLASS/*.jpg` are the split "all". A class is any
+  folder that holds an image in any split, so that labels are the same in all
+  splits even if one of them lacks a class. Names that start with a dot are
+  ignored.
 
   Args:
-    directory: contains one folder per split.
-    split: name of the folder, such as "train".
+    directory: contains one folder per split, or one per class.
+    split: name of the folder, such as "train", or "all"; or a slice of one, see
+      `data.core.splits`.
 
   Returns:
     A source of `image` uint8 [H, W, 3] of any size, `label` int32 and
@@ -67,23 +72,27 @@ def image_folder(
   Raises:
     UserError: the directory or the split is missing, or has no image.
   """
-  splits = folder_splits(directory)
-  root = Path(directory).expanduser()
-  if split not in splits:
-    folders = ", ".join(splits) or "no folder"
+  folders = _split_folders(directory)
+  selected = splits.Split(split, "", "")
+  if split not in folders:
+    selected = splits.parse(split)
+  if selected.name not in folders:
     raise UserError(
-      f"no split {split!r} in {str(root)!r} (found: {folders}); {_EXPECTED}"
+      f"no split {selected.name!r} in {str(directory)!r} (found:"
+      f" {', '.join(folders) or 'no folder'}); {_EXPECTED}"
     )
-  class_names = _class_names(root)
+  class_names = _class_names(folders)
+  folder = folders[selected.name]
   paths, labels = [], []
   for label, name in enumerate(class_names):
-    files = sorted(_image_files(root / split / name))
+    files = sorted(_image_files(folder / name))
     paths.extend(files)
     labels.extend([label] * len(files))
   if not paths:
-    raise UserError(
-      f"empty dataset: no image in {str(root / split)!r}; {_EXPECTED}"
-    )
+    raise UserError(f"empty dataset: no image in {str(folder)!r}; {_EXPECTED}")
+  if selected.is_slice:
+    order = selected.order([os.path.relpath(path, folder) for path in paths])
+    paths, labels = [paths[i] for i in order], [labels[i] for i in order]
   return SkipUnreadable(ImageFolder(paths, np.array(labels), class_names))
 
 
@@ -91,11 +100,19 @@ def folder_splits(directory: str | os.PathLike[str]) -> list[str]:
   """Returns the sorted names of the splits of an image folder.
 
   Args:
-    directory: contains one folder per split.
+    directory: contains one folder per split, or one per class.
+
+  Returns:
+    The names of the folders, or "all" alone if they are those of classes.
 
   Raises:
     UserError: there is no such directory.
   """
+  return list(_split_folders(directory))
+
+
+def _split_folders(directory: str | os.PathLike[str]) -> dict[str, Path]:
+  """Returns the folder of each split, which has a folder for each class."""
   # An unset config leaf; Path would make "" the current directory.
   if not directory:
     raise UserError(
@@ -105,7 +122,9 @@ def folder_splits(directory: str | os.PathLike[str]) -> list[str]:
   root = Path(directory).expanduser()
   if not root.is_dir():
     raise UserError(f"no directory {str(root)!r}; {_EXPECTED}")
-  return _subfolders(root)
+  folders = {name: root / name for name in _subfolders(root)}
+  images = any(_has_image(folder) for folder in folders.values())
+  return {ALL: root} if images and not _class_names(folders) else folders
 
 
 def _subfolders(directory: Path) -> list[str]:
@@ -130,12 +149,16 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
   return visible and suffix in IMAGE_SUFFIXES and entry.is_file()
 
 
-def _class_names(root: Path) -> list[str]:
+def _has_image(directory: Path) -> bool:
+  with os.scandir(directory) as entries:
+    return any(_is_image(entry) for entry in entries)
+
+
+def _class_names(folders: Mapping[str, Path]) -> list[str]:
   """Returns the sorted names of folders with an image in any split."""
   names = set()
-  for split in _subfolders(root):
-    for name in _subfolders(root / split):
-      with os.scandir(root / split / name) as entries:
-        if any(_is_image(entry) for entry in entries):
-          names.add(name)
+  for folder in folders.values():
+    for name in _subfolders(folder):
+      if _has_image(folder / name):
+        names.add(name)
   return sorted(names)

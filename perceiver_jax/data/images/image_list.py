@@ -9,7 +9,7 @@ import numpy as np
 
 from perceiver_jax import files
 from perceiver_jax.data.core.skip_unreadable import SkipUnreadable
-from perceiver_jax.data.core.source import Example, multi_hot
+from perceiver_jax.data.core.source import Example, multi_hot, read_class_names
 from perceiver_jax.data.images import codec
 from perceiver_jax.errors import UserError
 
@@ -124,14 +124,7 @@ def _class_names(root: Path, lists: dict[str, Path]) -> list[str]:
   """Returns the names of the classes, the same for all splits."""
   file = root / _CLASSES
   if file.exists():
-    try:
-      lines = files.read_text(file).splitlines()
-    except (OSError, ValueError) as error:
-      raise UserError(f"{file} can't be read: {error}") from error
-    names = [line.strip() for line in lines if line.strip()]
-    if len(set(names)) < len(names):
-      raise UserError(f"{file} has a class twice; remove one")
-    return names
+    return read_class_names(file)
   classes: set[str] = set()
   for path in lists.values():
     for _, _, names in _rows(path):

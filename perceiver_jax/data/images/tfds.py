@@ -87,6 +87,15 @@ def tfds_images(
   return SkipUnreadable(_checked(data_source, name, split, label_feature))
 
 
+def tfds_splits(
+  name: str, data_dir: str = "", label_feature: str = "label"
+) -> list[str]:
+  """Returns the splits of a data set prepared by TFDS; see `tfds_images`."""
+  del label_feature
+  data_source = tfds_sources.open_prepared(name, "train", data_dir)
+  return list(data_source.dataset_info.splits)
+
+
 def _checked(
   data_source: Any, name: str, split: str, label_feature: str
 ) -> TfdsImages:

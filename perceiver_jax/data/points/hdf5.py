@@ -6,9 +6,10 @@ from types import ModuleType
 
 import numpy as np
 
+from perceiver_jax.data.core import splits
 from perceiver_jax.data.core.skip_unreadable import SkipUnreadable
 from perceiver_jax.data.core.source import Example
-from perceiver_jax.data.points import object_files, splits
+from perceiver_jax.data.points import object_files
 from perceiver_jax.errors import UserError
 
 _EXPECTED = (

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from perceiver_jax import files as file_opening
+from perceiver_jax.data.core import splits
 from perceiver_jax.data.core.skip_unreadable import SkipUnreadable
 from perceiver_jax.data.core.source import Example
-from perceiver_jax.data.points import files, splits
+from perceiver_jax.data.points import files
 from perceiver_jax.errors import UserError
 
 _MESHES = f"*{{{','.join(files.MESH_SUFFIXES)}}}"

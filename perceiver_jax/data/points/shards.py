@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from perceiver_jax.data.core import record_writer, records
+from perceiver_jax.data.core import record_writer, records, splits
 from perceiver_jax.data.core.skip_unreadable import SkipUnreadable
 from perceiver_jax.data.core.source import Example
-from perceiver_jax.data.points import sampling, splits
+from perceiver_jax.data.points import sampling
 from perceiver_jax.data.points.object_files import ObjectFiles
 from perceiver_jax.errors import UserError
 

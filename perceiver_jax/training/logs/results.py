@@ -1,5 +1,6 @@
 """Writes the results of a finished run."""
 
+import contextlib
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ import ml_collections
 import numpy as np
 
 from perceiver_jax import weights as weights_lib
+from perceiver_jax.data.core.subset import Subset
 from perceiver_jax.training import evaluation as evaluation_lib
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training import restore, workdir
@@ -40,15 +42,20 @@ def flat_scalars(evaluation: Evaluation) -> dict[str, float]:
 
 
 def sample_outputs(
-  task: "Task", model: hk.TransformedWithState, state: step_lib.TrainState
+  task: "Task",
+  model: hk.TransformedWithState,
+  state: step_lib.TrainState,
+  metrics: Mapping[str, np.ndarray],
 ) -> tuple[Any, Any]:
-  """Returns outputs, with attention logits, and their held-out examples."""
-  datasets = task.eval_datasets(
-    global_batch=_NUM_SAMPLES, process_index=0, process_count=1
-  )
-  iterator = iter(next(iter(datasets.values())))
-  batch = next(iterator)
-  iterator.close()
+  """Returns outputs, with attention logits, and their held-out examples.
+
+  Args:
+    task: chooses the examples by `Task.sample_indices`.
+    model: model of the run.
+    state: state whose parameters are evaluated.
+    metrics: metrics of the first evaluation set.
+  """
+  batch = _sample_batch(task, metrics)
   real = batch["mask"] > 0
   batch = {name: value[real] for name, value in batch.items()}
   params, net_state = restore.local_params(state)
@@ -65,15 +72,45 @@ def sample_outputs(
   return jax.device_get(apply(params, net_state, batch)), batch
 
 
-def example_images(
-  task: "Task", restored: restore.Restored
+def _sample_batch(
+  task: "Task", metrics: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-  """Returns images of some held-out examples, uint8 [h, w, 3], by name."""
+  """Returns the chosen held-out examples in one batch."""
+  indices = np.array(task.sample_indices(metrics), np.int32)
+  shard = {"process_index": 0, "process_count": 1}
+  if len(indices):
+    source = next(iter(task.eval_sources().values()))
+    dataset = task.eval_dataset(
+      Subset(source, indices.tolist()), global_batch=len(indices), **shard
+    )
+  else:
+    datasets = task.eval_datasets(global_batch=_NUM_SAMPLES, **shard)
+    dataset = next(iter(datasets.values()))
+  with contextlib.closing(iter(dataset)) as batches:
+    batch = next(batches)
+  if len(indices):
+    batch = {**batch, "index": indices[batch["index"]]}
+  return batch
+
+
+def example_images(
+  task: "Task",
+  restored: restore.Restored,
+  evaluation: Evaluation,
+) -> dict[str, np.ndarray]:
+  """Returns images of some held-out examples, uint8 [h, w, 3], by name.
+
+  Args:
+    task: the task.
+    restored: the model with its parameters.
+    evaluation: its metrics by data set.
+  """
   benchmarks = task.benchmarks(restore.split_predictor(restored))
   if benchmarks:
     images = [benchmark.images() for benchmark in benchmarks.values()]
     return dict(itertools.chain.from_iterable(x.items() for x in images))
-  outputs, batch = sample_outputs(task, restored.model, restored.state)
+  metrics = next(iter(evaluation.values()))
+  outputs, batch = sample_outputs(task, restored.model, restored.state, metrics)
   return task.summary_images(outputs, batch)
 
 
@@ -161,7 +198,8 @@ def write(
     "versions": workdir.versions(),
   }
   _export(folder, config, state)
-  outputs, batch = sample_outputs(task, model, state)
+  held_out = next(iter(evaluation.values()))
+  outputs, batch = sample_outputs(task, model, state, held_out)
   for name, image in task.summary_images(outputs, batch).items():
     log.image(steps, name, image)
   primary = {task.primary_metric: metrics[task.primary_metric]}
@@ -170,9 +208,7 @@ def write(
     summary={**primary, **metrics, **summary},
     published=task.published or None,
     records=metric_writers.read_metrics(folder / "metrics.jsonl"),
-    sections=task.report_sections(
-      outputs, batch, next(iter(evaluation.values()))
-    ),
+    sections=task.report_sections(outputs, batch, held_out),
     config=config.to_dict(),
     versions=results["versions"],
     parameters=run_summary.parameter_table(state.params),

@@ -9,8 +9,8 @@ import pytest
 import tiny_points
 from absl import logging
 
-from perceiver_jax.data.core import pipeline
-from perceiver_jax.data.points import sampling, splits
+from perceiver_jax.data.core import pipeline, splits
+from perceiver_jax.data.points import sampling
 from perceiver_jax.data.points.sources import make_source
 from perceiver_jax.errors import UserError
 
@@ -148,7 +148,7 @@ def test_malformed_slices_are_refused(split):
 
 @pytest.mark.parametrize("split", ["train[6:]", "train[4:2]", "train[:1%]"])
 def test_empty_slices_are_refused(split, modelnet):
-  with pytest.raises(UserError, match=r"has none of the 6 objects of 'train'"):
+  with pytest.raises(UserError, match=r"has none of the 6 examples of 'train'"):
     make_source("mesh_folder", split=split, directory=str(modelnet))
 
 

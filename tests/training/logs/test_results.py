@@ -14,7 +14,9 @@ from perceiver_jax.training import step
 from perceiver_jax.training.logs import metric_writers, results, run_summary
 from perceiver_jax.viz import report
 
-NUM_SAMPLES = 12
+# Two digits of some classes and one of the others, and three mistakes.
+NUM_SPREAD, MISTAKES = 12, {200: 0.9, 100: 0.8, 300: 0.7}
+NUM_SAMPLES = NUM_SPREAD + len(MISTAKES)
 STEPS, BATCH_SIZE, EXAMPLES = 20, 16, 1437
 BEST_STEP = 10
 SECONDS = {"step": 3.0, "data": 0.5}
@@ -30,6 +32,20 @@ class ImageLog:
 
   def image(self, step, name, image):
     self.images.append((step, name, image))
+
+
+def _predictions(labels):
+  """Returns predictions of which three are wrong, with padding at the end."""
+  predictions = np.array(labels)
+  confidence = np.full(len(labels), 0.99, np.float32)
+  for i, value in MISTAKES.items():
+    predictions[i], confidence[i] = (labels[i] + 1) % 10, value
+  return {
+    "example_index": np.append(np.arange(len(labels)), [-1, -1]),
+    "example_label": np.append(labels, [0, 0]),
+    "example_prediction": np.append(predictions, [1, 1]),
+    "example_confidence": np.append(confidence, [1, 1]),
+  }
 
 
 class Run:
@@ -56,6 +72,7 @@ class Run:
         "accuracy": np.float32(0.975),
         "confusion": np.eye(10),
         "calibration": np.ones((15, 3)),
+        **_predictions(self.task.source("eval").labels),
       }
     }
     self.evaluation = self.task.finalize_metrics(means)
@@ -82,7 +99,13 @@ def run(make_tiny_config):
 @pytest.fixture(scope="module")
 def samples(run):
   """Returns the outputs for sample images, computed once."""
-  return results.sample_outputs(run.task, run.model, run.state)
+  return sample_outputs(run)
+
+
+def sample_outputs(run):
+  return results.sample_outputs(
+    run.task, run.model, run.state, run.evaluation["eval"]
+  )
 
 
 @pytest.fixture
@@ -101,9 +124,19 @@ def test_scalars_have_the_name_of_their_dataset():
   assert scalars == {"test/loss": 0.5, "real/loss": 1.5}
 
 
-def test_samples_are_the_first_examples_with_attention(run, samples):
+def test_samples_are_of_all_classes_and_mistakes_with_attention(run, samples):
   outputs, batch = samples
-  np.testing.assert_array_equal(batch["index"], np.arange(NUM_SAMPLES))
+  assert [i for i in batch["index"] if i in MISTAKES] == list(MISTAKES)
+  assert batch["index"][1] == 200  # The most confident one comes early.
+  others = [
+    label
+    for label, i in zip(batch["label"], batch["index"], strict=True)
+    if i not in MISTAKES
+  ]
+  assert sorted(others) == [0, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+  source = run.task.source("eval")
+  for i, image in zip(batch["index"], batch["image"], strict=True):
+    np.testing.assert_array_equal(image, source[int(i)]["image"])
   apply = jax.jit(lambda p, b: run.model.apply(p, {}, None, b, False)[0])
   expected = apply(jax.device_get(run.state.ema_params), batch).logits
   np.testing.assert_allclose(outputs.logits, expected, rtol=1e-3, atol=1e-3)
@@ -118,12 +151,13 @@ def test_large_outputs_are_sampled_from_fewer_examples(
   outputs, _ = samples
   numbers = sum(np.size(x) for x in jax.tree.leaves(outputs))
   monkeypatch.setattr(results, "_MAX_OUTPUT_SIZE", numbers * 3 // NUM_SAMPLES)
-  fewer, batch = results.sample_outputs(run.task, run.model, run.state)
-  assert batch["index"].tolist() == [0, 1, 2]
+  fewer, batch = sample_outputs(run)
+  assert batch["index"].tolist() == samples[1]["index"][:3].tolist()
+  assert {*batch["index"]} & {*MISTAKES}, "both kinds remain"
   np.testing.assert_allclose(fewer.logits, outputs.logits[:3], atol=1e-5)
   monkeypatch.setattr(results, "_MAX_OUTPUT_SIZE", 1)
-  _, batch = results.sample_outputs(run.task, run.model, run.state)
-  assert batch["index"].tolist() == [0]
+  _, batch = sample_outputs(run)
+  assert len(batch["index"]) == 1
 
 
 def test_padding_examples_are_not_shown(run, monkeypatch):
@@ -139,7 +173,8 @@ def test_padding_examples_are_not_shown(run, monkeypatch):
     "eval_datasets",
     lambda **kwargs: {"eval": pipeline.eval_dataset(few, **kwargs)},
   )
-  outputs, batch = results.sample_outputs(run.task, run.model, run.state)
+  monkeypatch.setattr(run.task, "sample_indices", lambda _: ())
+  outputs, batch = sample_outputs(run)
   assert batch["label"].tolist() == [0, 1, 2, 3, 4]
   assert len(outputs.logits) == 5
 
@@ -192,12 +227,15 @@ def test_the_report_has_a_summary_curves_and_sections(
   titles = [section.title for section in page.sections]
   assert titles == [
     "Sample predictions",
+    "Most confident mistakes of the evaluation set",
     "Attention of single latents",
     "Confusion matrix",
     "Classes",
     "Calibration",
   ]
-  assert page.sections[0].body.count("<figure") == NUM_SAMPLES
+  spread, mistakes = page.sections[:2]
+  assert spread.body.count("<figure") == NUM_SPREAD
+  assert mistakes.body.count("<figure") == len(MISTAKES)
   text = (tmp_path / "report.html").read_text()
   assert tmp_path.name in text
   assert "0.975" in text

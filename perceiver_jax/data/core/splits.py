@@ -1,7 +1,8 @@
-"""Splits and slices of them, such as "train[:10%]" of the training objects.
+"""Splits and slices of them, such as "train[:10%]" of the training examples.
 
-The papers chose their results on the test set of ModelNet40. A slice holds out
-training objects instead. The notation is that of TensorFlow Datasets.
+A slice holds out a part of the training examples where there is no other
+held-out split, or where the test split must not be used. The notation is that
+of TensorFlow Datasets.
 """
 
 import hashlib
@@ -20,23 +21,28 @@ class Split(NamedTuple):
 
   Attributes:
     name: name of the whole split.
-    start: first object, a number or a percentage, both possibly counted from
+    start: first example, a number or a percentage, both possibly counted from
       the end; "" for the beginning.
-    stop: object after the last; "" for the end.
+    stop: example after the last; "" for the end.
   """
 
   name: str
   start: str
   stop: str
 
-  def order(self, names: Sequence[str]) -> list[int]:
-    """Returns the objects of the slice, in the order of a hash of their names.
+  @property
+  def is_slice(self) -> bool:
+    """Returns whether this is not the whole split."""
+    return bool(self.start or self.stop)
 
-    So a slice has objects of all classes, and they are the same whatever files
-    hold them.
+  def order(self, names: Sequence[str]) -> list[int]:
+    """Returns the examples of the slice, ordered by a hash of their names.
+
+    A slice thus has examples of all classes, and they are the same whatever
+    files hold them.
 
     Args:
-      names: unique name of each object of the whole split.
+      names: unique name of each example of the whole split.
 
     Returns:
       Positions in `names`.
@@ -52,7 +58,7 @@ class Split(NamedTuple):
     if names and not selected:
       raise UserError(
         f"{self.name}[{self.start}:{self.stop}] has none of the {len(names):,}"
-        f" objects of {self.name!r}; give another slice"
+        f" examples of {self.name!r}; give another slice"
       )
     return selected
 

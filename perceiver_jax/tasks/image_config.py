@@ -1,0 +1,146 @@
+"""Completes the config of images of one's own from the data.
+
+`configs/images.py` leaves open what the data decides: its source and splits are
+"", the number of classes and the sizes of an image 0. A config that leaves
+nothing open stays as it is, and no data is read.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
+import numpy as np
+from absl import logging
+
+from perceiver_jax.data.core.source import Source
+from perceiver_jax.data.images import sources
+from perceiver_jax.errors import UserError
+
+# Held-out splits, the preferred first: a test split is better kept for the end.
+_HELD_OUT = ("validation", "val", "valid", "test")
+# Where there is none, a tenth of the only split is held out.
+_TRAIN_SLICE, _EVAL_SLICE = "[10%:]", "[:10%]"
+# Images from which the sizes are derived, spread over the data set.
+_INSPECTED = 64
+_MAX_NAMED = 5
+
+
+def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Returns the config with the leaves that follow from the data.
+
+  Warns of classes with fewer than two training images.
+
+  Args:
+    config: config of an image task; it is not changed. Open leaves are "" for
+      `data.source`, `data.train_split` and `data.eval_split`, and 0 for
+      `model.num_classes` and the sizes in `data.image_shape`. Images get at
+      most `data.max_image_side` rows and columns.
+
+  Raises:
+    UserError: no source, or more than one, is given, or it can't be opened.
+  """
+  if _is_complete(config):
+    return config
+  config = config.copy_and_resolve_references()
+  data = config.data
+  if not data.source:
+    data.source = _given_source(data.source_args.to_dict())
+  arguments = data.source_args.to_dict().get(data.source, {})
+  if not (data.train_split and data.eval_split):
+    train, held_out = _choose_splits(
+      sources.split_names(data.source, **arguments)
+    )
+    data.train_split = data.train_split or train
+    data.eval_split = data.eval_split or held_out
+  source = sources.make_source(data.source, split=data.train_split, **arguments)
+  if not all(data.image_shape):
+    shape = _image_shape(source, data.max_image_side)
+    data.image_shape = tuple(
+      given or own for given, own in zip(data.image_shape, shape, strict=True)
+    )
+  config.model.num_classes = config.model.num_classes or source.num_classes
+  _warn_of_rare_classes(source)
+  return config
+
+
+def _is_complete(config: ml_collections.ConfigDict) -> bool:
+  data = config.data
+  return bool(
+    data.source
+    and data.train_split
+    and data.eval_split
+    and all(data.image_shape)
+    and config.model.num_classes
+  )
+
+
+def _given_source(source_args: dict[str, dict[str, Any]]) -> str:
+  """Returns the source whose first argument, its folder or name, is given."""
+  first = {name: next(iter(leaves)) for name, leaves in source_args.items()}
+  given = [name for name, leaf in first.items() if source_args[name][leaf]]
+  if len(given) != 1:
+    leaves = ", ".join(
+      f"--config.data.source_args.{name}.{leaf}" for name, leaf in first.items()
+    )
+    raise UserError(
+      f"{' and '.join(given) or 'no data'} given; give the images by one of"
+      f" {leaves}"
+    )
+  return given[0]
+
+
+def _choose_splits(names: Sequence[str]) -> tuple[str, str]:
+  """Returns a training and a held-out split among those of the data.
+
+  Raises:
+    UserError: there are several, of which none is called "train".
+  """
+  if len(names) == 1:
+    return names[0] + _TRAIN_SLICE, names[0] + _EVAL_SLICE
+  if "train" not in names:
+    raise UserError(
+      f"the data has the splits {', '.join(names) or '(none)'}; name one"
+      " 'train', or give --config.data.train_split and --config.data.eval_split"
+    )
+  for name in _HELD_OUT:
+    if name in names:
+      return "train", name
+  return "train" + _TRAIN_SLICE, "train" + _EVAL_SLICE
+
+
+def _image_shape(source: Source, max_side: int) -> tuple[int, int, int]:
+  """Returns height, width and channels that fit some images of the data.
+
+  Images of one size keep it if it is at most `max_side`; others become squares
+  of their median short side, or of `max_side` if that is smaller.
+  """
+  positions = np.linspace(0, len(source) - 1, min(_INSPECTED, len(source)))
+  images = [source[int(i)]["image"] for i in positions]
+  is_gray = all(np.all(image == image[..., :1]) for image in images)
+  channels = 1 if is_gray else 3
+  sizes = [image.shape[:2] for image in images]
+  if len(set(sizes)) == 1 and max(sizes[0]) <= max_side:
+    return (*sizes[0], channels)
+  side = min(max_side, int(np.median([min(size) for size in sizes])))
+  return side, side, channels
+
+
+def _warn_of_rare_classes(source: Source) -> None:
+  """Logs classes from which nothing, or one image by heart, can be learned."""
+  labels = getattr(source, "labels", None)
+  if labels is None:  # Unknown without reading every image.
+    return
+  counts = np.bincount(labels, minlength=source.num_classes)
+  rare = [
+    name for name, n in zip(source.class_names, counts, strict=True) if n < 2
+  ]
+  if rare:
+    logging.warning(
+      "%d of %d classes have fewer than two training images: %s%s; add images,"
+      " or remove these classes",
+      len(rare),
+      source.num_classes,
+      ", ".join(itertools.islice(rare, _MAX_NAMED)),
+      ", ..." if len(rare) > _MAX_NAMED else "",
+    )
