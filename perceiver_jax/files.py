@@ -66,7 +66,14 @@ def read_text(path: str | os.PathLike, encoding: str = "utf-8") -> str:
     return file.read()
 
 
-def read_json(path: str | os.PathLike) -> Any:
+def is_name(name: str) -> bool:
+  """Returns whether a text names a file in a folder, and not elsewhere."""
+  return name not in ("", ".", "..") and not set(name) & set("/\\\0")
+
+
+def read_json(
+  path: str | os.PathLike, max_bytes: int = limits.MAX_JSON_BYTES
+) -> Any:
   """Reads a regular file of JSON.
 
   Raises:
@@ -74,18 +81,18 @@ def read_json(path: str | os.PathLike) -> Any:
     ValueError: it is not JSON, too large, or nested too deeply.
   """
   with open_regular(path) as file:
-    data = file.read(limits.MAX_JSON_BYTES + 1)
-  return parse_json(data.decode("utf-8"))
+    data = file.read(max_bytes + 1)
+  return parse_json(data.decode("utf-8"), max_bytes)
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, max_bytes: int = limits.MAX_JSON_BYTES) -> Any:
   """Parses JSON.
 
   Raises:
     ValueError: the text is not JSON, too large, or nested too deeply.
   """
-  if len(text) > limits.MAX_JSON_BYTES:
-    raise ValueError(f"JSON of more than {limits.MAX_JSON_BYTES:,} bytes")
+  if len(text) > max_bytes:
+    raise ValueError(f"JSON of more than {max_bytes:,} bytes")
   try:
     value = json.loads(text)
   except RecursionError:

@@ -11,6 +11,10 @@ import os
 # takes up to 30 times its size.
 MAX_JSON_BYTES = 2**24
 
+# Bytes of the JSON file that lists the examples of a prepared split: AudioSet
+# has two million clips.
+MAX_INDEX_BYTES = 2**27
+
 # Levels of nested JSON, which are visited recursively. Configs have up to six.
 MAX_JSON_DEPTH = 64
 

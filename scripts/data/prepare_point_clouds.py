@@ -128,6 +128,11 @@ def check(output: Path, split: str) -> list[str]:
   Raises:
     UserError: Files are missing or entirely unreadable.
   """
+  if not (output / f"{split}.json").is_file():
+    raise UserError(
+      f"there is no '{split}.json' in --output={output}; give the folder to"
+      f" which this script has written --split={split}"
+    )
   source = point_shards.shards(str(output), split).source
   source.check_files()
   bad, damaged = [], set()

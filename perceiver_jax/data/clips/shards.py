@@ -16,6 +16,7 @@ from perceiver_jax.data.core import records
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.images import codec, resizing
 from perceiver_jax.errors import UserError
+from perceiver_jax.limits import MAX_SAMPLE_RATE
 
 _FULL_SCALE = 2**15 - 1
 
@@ -170,7 +171,14 @@ def shards(directory: str | os.PathLike[str], split: str) -> ClipShards:
     "config.data.source_args.shards.directory",
     "scripts.data.prepare_clips",
   )
-  rates = (contents["fps"], contents["sample_rate"])
+  rates = contents.get("fps"), contents.get("sample_rate")
+  for rate in rates:
+    if type(rate) not in (int, float) or not 0 <= rate <= MAX_SAMPLE_RATE:
+      raise UserError(
+        f"'{split}.json' in {str(directory)!r} has 'fps' and 'sample_rate'"
+        f" {rates}; give numbers from 0 to {MAX_SAMPLE_RATE:,}, or prepare the"
+        " clips again"
+      )
   return ClipShards(
     stored,
     contents["labels"],

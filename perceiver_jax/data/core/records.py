@@ -17,7 +17,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from perceiver_jax import files
+from perceiver_jax import files, limits
 from perceiver_jax.errors import UserError
 
 _AGAIN = "remove it and prepare the data again"
@@ -123,7 +123,8 @@ def open_split(
       " written"
     )
   contents = read_json(index)
-  files = {str(index.parent / k): n for k, n in contents["files"].items()}
+  files = listed_files(contents, index)
+  _check_labels(contents, index)
   missing = [path for path in files if not os.path.isfile(path)]
   if missing:
     raise UserError(
@@ -137,6 +138,59 @@ def open_split(
       " records; prepare the split again"
     )
   return contents, opened
+
+
+def listed_files(contents: Any, index: Path) -> dict[str, int]:
+  """Returns the number of records of each file that a manifest lists, by path.
+
+  Args:
+    contents: contents of the manifest, with `files`.
+    index: its path; the files lie beside it.
+
+  Raises:
+    UserError: it lists no files, or one in another folder.
+  """
+  listed = contents.get("files") if isinstance(contents, dict) else None
+  if not isinstance(listed, dict) or not listed:
+    raise UserError(f"{str(index)!r} lists no 'files' of records; {_AGAIN}")
+  for name, count in listed.items():
+    if not files.is_name(name):
+      raise UserError(
+        f"{str(index)!r} lists the file {name!r}; files lie in its folder, and"
+        f" have names without folders; {_AGAIN}"
+      )
+    if type(count) is not int or count < 1:
+      raise UserError(
+        f"{str(index)!r} lists {count!r} records for {name!r}; {_AGAIN}"
+      )
+  return {str(index.parent / name): count for name, count in listed.items()}
+
+
+def _check_labels(contents: Mapping[str, Any], index: Path) -> None:
+  """Checks the names and labels of a split.
+
+  Raises:
+    UserError: one is missing or of another type, or a label has no class.
+  """
+  for key in ("names", "class_names"):
+    names = contents.get(key)
+    if not isinstance(names, list) or not all(type(x) is str for x in names):
+      raise UserError(f"{str(index)!r} has no list of names {key!r}; {_AGAIN}")
+  labels = contents.get("labels")
+  if not isinstance(labels, list) or len(labels) != len(contents["names"]):
+    raise UserError(
+      f"{str(index)!r} has no list 'labels' with a label for each of its"
+      f" {len(contents['names']):,} names; {_AGAIN}"
+    )
+  num_classes = len(contents["class_names"])
+  # A clip has a list of labels.
+  for label in labels:
+    for each in label if isinstance(label, list) else (label,):
+      if type(each) is not int or not 0 <= each < num_classes:
+        raise UserError(
+          f"{str(index)!r} has the label {each!r}, and {num_classes}"
+          f" 'class_names'; {_AGAIN}"
+        )
 
 
 def encode(arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -215,11 +269,11 @@ def read_json(path: Path) -> Any:
   """Reads a JSON file of prepared data.
 
   Raises:
-    UserError: the file is missing or damaged.
+    UserError: the file is missing, damaged or too large.
   """
   try:
-    return json.loads(files.read_text(path))
-  except (OSError, ValueError, RecursionError) as error:
+    return files.read_json(path, limits.MAX_INDEX_BYTES)
+  except (OSError, ValueError) as error:
     raise UserError(
       f"{str(path)!r} can't be read ({error}); prepare the data again"
     ) from error

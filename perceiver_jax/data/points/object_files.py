@@ -128,6 +128,12 @@ def resampled_text(
   selected = splits.parse(split)
   class_names = read_lines(root / f"{prefix}_shape_names.txt", _TEXT_EXPECTED)
   names = read_lines(root / f"{prefix}_{selected.name}.txt", _TEXT_EXPECTED)
+  for name in (*class_names, *names):
+    if not file_opening.is_name(name):
+      raise UserError(
+        f"a list in {str(root)!r} has the name {name!r}; the names of classes"
+        " and objects are without folders"
+      )
   classes = [name.rpartition("_")[0] for name in names]
   unknown = sorted(set(classes) - set(class_names))
   if unknown:
@@ -150,7 +156,7 @@ def read_lines(path: Path, expected: str) -> list[str]:
     expected: description of the layout, for the error.
 
   Raises:
-    UserError: it can't be read.
+    UserError: it can't be read, or is empty.
   """
   try:
     lines = file_opening.read_text(path).splitlines()
@@ -159,7 +165,10 @@ def read_lines(path: Path, expected: str) -> list[str]:
     raise UserError(
       f"cannot read {str(path)!r}: {reason.lower()}; {expected}"
     ) from error
-  return [line.strip() for line in lines if line.strip()]
+  names = [line.strip() for line in lines if line.strip()]
+  if not names:
+    raise UserError(f"{str(path)!r} is empty; {expected}")
+  return names
 
 
 def check_directory(directory: str, source: str, expected: str) -> Path:

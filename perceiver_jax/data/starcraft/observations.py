@@ -162,9 +162,9 @@ def observation_shards(
   """
   root, manifest, names = _open(directory, "shards")
   try:
-    paths = {str(root / name): n for name, n in manifest["files"].items()}
     counts = [(each["name"], each["observations"])
               for each in manifest["replays"]]  # fmt: skip
+    paths = records.listed_files(manifest, root / MANIFEST)
   except (KeyError, TypeError, AttributeError) as error:
     raise UserError(
       f"{str(root / MANIFEST)!r} lists no files of records ({error!r}); give a"

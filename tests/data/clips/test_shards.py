@@ -164,11 +164,13 @@ def test_a_truncated_file_is_named(directory, share):
 def test_an_index_of_other_files_is_refused(directory):
   index = directory / "train.json"
   content = json.loads(index.read_text())
-  index.write_text(json.dumps({**content, "labels": [[0]]}))
+  one = {"labels": [[0]], "names": content["names"][:1]}
+  index.write_text(json.dumps({**content, **one}))
   with pytest.raises(UserError, match="has 1 labels and files of 2 records"):
     _source(directory)
   content["files"]["train-0.array_record"] = 2
-  index.write_text(json.dumps({**content, "labels": [[0]] * 3}))
+  three = {"labels": [[0]] * 3, "names": ["clip"] * 3}
+  index.write_text(json.dumps({**content, **three}))
   with pytest.raises(UserError, match=r"1 of 2 files .*train-0"):
     _source(directory).check_files()
 
@@ -182,4 +184,13 @@ def test_missing_files_are_refused(directory):
     clip_shards.shards(directory, "train")
   (directory / "train.json").write_text("{")
   with pytest.raises(UserError, match="can't be read"):
+    clip_shards.shards(directory, "train")
+
+
+@pytest.mark.parametrize("rate", [None, "25", -1, float("nan"), True])
+def test_an_index_with_an_impossible_rate_is_refused(directory, rate):
+  index = directory / "train.json"
+  content = json.loads(index.read_text())
+  index.write_text(json.dumps({**content, "fps": rate}))
+  with pytest.raises(UserError, match=r"'train\.json' in .* has 'fps' and"):
     clip_shards.shards(directory, "train")

@@ -1,12 +1,14 @@
 """Tests of prepared examples in ArrayRecord files."""
 
 import io
+import os
 import pickle
 import zipfile
 
 import numpy as np
 import pytest
 
+from perceiver_jax import limits
 from perceiver_jax.data.core import records
 from perceiver_jax.errors import UserError
 
@@ -107,3 +109,65 @@ def test_an_unreadable_json_file_is_named(tmp_path):
   for missing in (path, tmp_path / "other.json"):
     with pytest.raises(UserError, match=missing.name):
       records.read_json(missing)
+
+
+def _split(folder, **changes):
+  """Writes a split of one record, with changes of its manifest."""
+  records.write_records(folder / "a", [records.encode(ARRAYS)])
+  contents = {
+    "files": {"a": 1}, "names": ["x"], "labels": [0], "class_names": ["c"]
+  }  # fmt: skip
+  records.write_json(folder / "train.json", {**contents, **changes})
+  return records.open_split(folder, "train", "config.leaf", "scripts.prepare")
+
+
+def test_a_split_is_opened(tmp_path):
+  contents, stored = _split(tmp_path)
+  assert contents["names"] == ["x"]
+  assert len(stored) == 1
+  _split(tmp_path, labels=[[0, 0]])  # A clip may have several labels.
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"files": {}}, "lists no 'files'"),
+    ({"files": ["a"]}, "lists no 'files'"),
+    ({"files": {"../a": 1}}, r"'\.\./a'; files lie in its folder"),
+    ({"files": {"/etc/passwd": 1}}, "'/etc/passwd'; files lie in its"),
+    ({"files": {"..": 1}}, r"'\.\.'; files lie in its"),
+    ({"files": {"a": "1"}}, "lists '1' records for 'a'"),
+    ({"files": {"a": -1}}, "lists -1 records for 'a'"),
+    ({"files": {"a": True}}, "lists True records for 'a'"),
+    ({"names": None}, "no list of names 'names'"),
+    ({"names": [1]}, "no list of names 'names'"),
+    ({"class_names": {}}, "no list of names 'class_names'"),
+    ({"labels": [0, 0]}, "a label for each of its 1 names"),
+    ({"labels": 0}, "a label for each of its 1 names"),
+    ({"labels": [1]}, "has the label 1, and 1 'class_names'"),
+    ({"labels": [[0, -1]]}, "has the label -1"),
+    ({"labels": [0.5]}, "has the label 0.5"),
+    ({"names": [], "labels": []}, "0 labels and files of 1"),
+  ],
+)
+def test_damaged_manifests_are_refused(tmp_path, changes, message):
+  with pytest.raises(UserError, match=f"train.json.*{message}"):
+    _split(tmp_path, **changes)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"files": {}}', "3", "null"])
+def test_manifests_without_files_are_refused(tmp_path, text):
+  (tmp_path / "train.json").write_text(text)
+  with pytest.raises(UserError, match=r"train\.json' lists no 'files'"):
+    records.open_split(tmp_path, "train", "config.leaf", "scripts.prepare")
+
+
+def test_manifests_are_of_limited_size_and_regular_files(tmp_path, monkeypatch):
+  path = tmp_path / "index.json"
+  path.write_text("[1, 2, 3]")
+  monkeypatch.setattr(limits, "MAX_INDEX_BYTES", 5)
+  with pytest.raises(UserError, match="more than 5 bytes"):
+    records.read_json(path)
+  os.mkfifo(tmp_path / "pipe.json")
+  with pytest.raises(UserError, match="it is a pipe"):
+    records.read_json(tmp_path / "pipe.json")

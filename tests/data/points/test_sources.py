@@ -228,6 +228,32 @@ def test_lists_of_unknown_classes_are_refused(tmp_path):
   assert source.class_names == ("cube",)
 
 
+@pytest.mark.parametrize(
+  ("name", "list_name"),
+  [("hdf5", "train_files"), ("resampled_text", "modelnet40_train")],
+)
+def test_empty_lists_are_named(name, list_name, tmp_path):
+  directory = WRITERS[name](tmp_path)
+  (directory / f"{list_name}.txt").write_text("\n")
+  with pytest.raises(UserError, match=rf"{list_name}\.txt' is empty; expected"):
+    make_source(name, split="train", directory=str(directory))
+
+
+@pytest.mark.parametrize(
+  "name", ["/etc/cube_0001", "../cube_0001", "..\\cube_0001", ".."]
+)
+def test_lists_name_no_files_in_other_folders(name, tmp_path):
+  directory = tiny_points.write_resampled(tmp_path)
+  tiny_points.write(directory / "modelnet40_train.txt", f"cube_0001\n{name}\n")
+  with pytest.raises(UserError, match="are without folders") as error:
+    make_source("resampled_text", split="train", directory=str(directory))
+  assert repr(name) in str(error.value)
+  tiny_points.write(directory / "modelnet40_train.txt", "cube_0001\n")
+  tiny_points.write(directory / "modelnet40_shape_names.txt", f"cube\n{name}\n")
+  with pytest.raises(UserError, match="are without folders"):
+    make_source("resampled_text", split="train", directory=str(directory))
+
+
 def _rewrite(path, **arrays):
   import h5py
 

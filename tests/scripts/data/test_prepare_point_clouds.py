@@ -153,7 +153,10 @@ def test_wrong_flags_are_refused(refused, folder, tmp_path):
   refused(*_flags(tmp_path / "none", out), parts=["no directory"])
   refused(*_flags(folder, out, "--split=train[:10%]"), parts=["is a slice"])
   refused(*_flags(folder, out, "--split=valid"), parts=["'valid'", "expected"])
-  refused(*_flags(folder, out, "--check"), parts=["train.json"])
+  refused(
+    *_flags(folder, out, "--check"),
+    parts=["no 'train.json' in --output=", str(out)],
+  )
   for path in folder.glob("*/test/*"):
     path.write_text("")
   refused(
