@@ -218,7 +218,13 @@ def read_config(workdir: Path, *sections: str) -> ml_collections.ConfigDict:
         f"{workdir / CONFIG_FILE} has no section {section!r}; restore the file,"
         " or give another --workdir"
       )
-  return ml_collections.ConfigDict(_tuples(stored))
+  try:
+    return ml_collections.ConfigDict(_tuples(stored))
+  except ValueError as error:  # The name of a leaf has a dot.
+    raise UserError(
+      f"{workdir / CONFIG_FILE} is not the config of a run: {error}; restore"
+      " the file, or give another --workdir"
+    ) from error
 
 
 def read_metadata(workdir: Path) -> dict[str, Any]:

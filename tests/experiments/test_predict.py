@@ -138,7 +138,7 @@ def test_one_unreadable_file_stops_the_command(
 
 
 def test_a_folder_is_not_an_image(refuses, trained, tmp_path):
-  parts = [str(tmp_path), "is a directory"]
+  parts = [str(tmp_path), "it is a folder"]
   refuses("predict", f"--workdir={trained}", tmp_path, parts=parts)
 
 

@@ -211,6 +211,12 @@ def test_a_config_without_its_sections_is_refused(tmp_path, content):
     workdir.read_config(tmp_path, "data", "model")
 
 
+def test_a_config_with_a_dot_in_a_name_is_refused(tmp_path):
+  (tmp_path / "config.json").write_text('{"a.b": 3}')
+  with pytest.raises(UserError, match="is not the config of a run"):
+    workdir.read_config(tmp_path)
+
+
 @pytest.mark.parametrize("names", [3, "ab", [1, 2], {"a": 1}, None])
 def test_class_names_that_are_no_names_are_refused(tmp_path, names):
   (tmp_path / "task.json").write_text(json.dumps({"class_names": names}))
