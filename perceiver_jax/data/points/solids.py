@@ -50,7 +50,10 @@ class Solids:
   def __init__(self, split: str, length: int):
     check_choice(split, _SPLITS, "split", "the data")
     if length < 1:
-      raise UserError(f"{length} solids: give a positive number")
+      raise UserError(
+        f"config.data.source_args.solids.num_{split} is {length}; give at least"
+        " 1"
+      )
     self._split = split
     self._length = length
     self.class_names = tuple(SOLIDS)

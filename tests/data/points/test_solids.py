@@ -108,5 +108,5 @@ def test_points_are_uniform_on_the_surface():
 def test_wrong_splits_and_numbers_are_refused():
   with pytest.raises(UserError, match="train, test"):
     solids.solids("validation")
-  with pytest.raises(UserError, match="positive number"):
+  with pytest.raises(UserError, match="num_test is 0; give at least 1"):
     solids.solids("test", num_test=0)
