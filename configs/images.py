@@ -60,9 +60,9 @@ class _Size(NamedTuple):
 
 
 _SIZES = {
-  "tiny": _Size(32, 32, 8, 64, 1, 2, 1000),
-  "small": _Size(64, 64, 16, 96, 1, 2, 3000),
-  "base": _Size(224, 64, 128, 512, 4, 3, 40_000),
+  "tiny": _Size(32, 32, 8, 64, 1, 2, 1500),
+  "small": _Size(64, 64, 16, 96, 1, 2, 4500),
+  "base": _Size(224, 64, 128, 512, 4, 3, 60_000),
 }
 
 
@@ -72,7 +72,7 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
   size = _SIZES[name]
   config = base.image_classification()
   config.num_steps = size.num_steps
-  config.batch_size = 128
+  config.batch_size = 64
   config.label_smoothing = 0.1
   config.ema_decay = 0.995
   config.data.source_args = {
@@ -110,15 +110,15 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
   }
   config.optimizer.update(
     name="adamw",
-    learning_rate=2e-3,
+    learning_rate=1.5e-3,
     schedule="cosine",
     warmup_steps=100,
     weight_decay=0.05,
     clip_norm=1.0,
   )
   config.log.every_steps = 100
-  config.eval_every_steps = 1000
-  config.checkpoint.every_steps = 1000
+  config.eval_every_steps = 1500
+  config.checkpoint.every_steps = 1500
   if name == "base":
     _augment(config)
   if smoke:

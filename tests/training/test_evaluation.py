@@ -11,6 +11,7 @@ from jax import numpy as jnp
 from perceiver_jax.data.core import pipeline
 from perceiver_jax.data.core.in_memory import InMemoryArrays
 from perceiver_jax.errors import UserError
+from perceiver_jax.tasks import classification
 from perceiver_jax.training import evaluation, metrics, step
 
 # A prime, so that no batch size divides it.
@@ -86,9 +87,9 @@ def batches(examples, size, **shard):
   return pipeline.eval_dataset(source, global_batch=size, **shard)
 
 
-def evaluate(examples, size, devices, params, **state):
+def evaluate(examples, size, devices, params, task=None, **state):
   mesh = step.make_mesh(devices)
-  task = Classifier()
+  task = task or Classifier()
   eval_step = evaluation.make_eval_step(
     step.model_of(task, "float32"), task, mesh
   )
@@ -130,6 +131,30 @@ def test_every_example_counts_once_on_any_number_of_devices(
   means = evaluate(examples, size, devices, params)
   assert_close(means, expected_means(examples, params))
   assert means["confusion"].sum() == EXAMPLES
+
+
+@pytest.mark.parametrize("devices", DEVICES)
+def test_predictions_of_all_examples_are_kept_on_any_number_of_devices(
+  examples, params, devices
+):
+  class Predicting(Classifier):
+    def metrics(self, outputs, batch):
+      return classification.evaluation_metrics(outputs, batch)
+
+  means = evaluate(examples, 24, devices, params, task=Predicting())
+  index = means["example_index"]
+  assert len(index) == 48  # Of two batches, the second of which is padded.
+  assert index[index >= 0].tolist() == list(range(EXAMPLES))
+  logits = examples["x"] @ params["linear"]["w"] + params["linear"]["b"]
+  probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+  for name, expected in (
+    ("label", examples["label"]),
+    ("prediction", logits.argmax(1)),
+    ("confidence", probabilities.max(1)),
+  ):
+    values = means[f"example_{name}"][index >= 0]
+    np.testing.assert_allclose(values, expected, rtol=1e-5)
+  assert metrics.scalars(means).keys() == {"loss", "accuracy"}
 
 
 def test_the_averaged_parameters_are_evaluated(examples, params):
