@@ -60,8 +60,8 @@ class _Size(NamedTuple):
 
 
 _SIZES = {
-  "tiny": _Size(32, 32, 8, 64, 1, 2, 1500),
-  "small": _Size(64, 64, 16, 96, 1, 2, 4500),
+  "tiny": _Size(32, 32, 8, 64, 1, 1, 2000),
+  "small": _Size(64, 64, 8, 96, 1, 2, 4000),
   "base": _Size(224, 64, 128, 512, 4, 3, 60_000),
 }
 
@@ -117,8 +117,8 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
     clip_norm=1.0,
   )
   config.log.every_steps = 100
-  config.eval_every_steps = 1500
-  config.checkpoint.every_steps = 1500
+  config.eval_every_steps = 2000
+  config.checkpoint.every_steps = 1000
   if name == "base":
     _augment(config)
   if smoke:
