@@ -132,7 +132,7 @@ def _small(config: ml_collections.ConfigDict, is_transformer: bool) -> None:
       self_attend_widening_factor=1,
     )
   config.batch_size = 32
-  config.num_steps = 2400
+  config.num_steps = 1500
   config.ema_decay = 0.99
   config.optimizer.update(
     name="adamw",
@@ -142,5 +142,5 @@ def _small(config: ml_collections.ConfigDict, is_transformer: bool) -> None:
     clip_norm=1.0,
   )
   config.log.every_steps = 100
-  config.eval_every_steps = 1200
-  config.checkpoint.every_steps = 1200
+  config.eval_every_steps = 750
+  config.checkpoint.every_steps = 750
