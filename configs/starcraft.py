@@ -131,16 +131,17 @@ def _small(config: ml_collections.ConfigDict, is_transformer: bool) -> None:
       num_cross_attend_heads=4,
       self_attend_widening_factor=1,
     )
-  config.batch_size = 32
-  config.num_steps = 1500
+  config.batch_size = 64
+  config.num_steps = 4000
   config.ema_decay = 0.99
   config.optimizer.update(
     name="adamw",
     learning_rate=1e-3,
     warmup_steps=50,
+    constant_fraction=0.75,  # Relations are learned late.
     weight_decay=0.01,
     clip_norm=1.0,
   )
   config.log.every_steps = 100
-  config.eval_every_steps = 750
-  config.checkpoint.every_steps = 750
+  config.eval_every_steps = 1000
+  config.checkpoint.every_steps = 1000
