@@ -56,3 +56,11 @@ MAX_SAMPLES = 2**27
 # Bytes of a file of a mesh or of a point cloud: as text, about 4 million
 # triangles or 5 million points.
 MAX_OBJECT_BYTES = 2**27
+
+# Points of a cloud or vertices of a mesh, and triangles of a mesh. The corners
+# of so many triangles take 0.3 GB.
+MAX_POINTS = MAX_TRIANGLES = 2**22
+
+# Bytes of the point clouds in the HDF5 files of a split, which are held in
+# memory. Those of modelnet40_ply_hdf5_2048 have 0.24 GB.
+MAX_CLOUDS_BYTES = 2**30

@@ -78,11 +78,21 @@ def _checked(example: Example) -> Example:
     points = np.asarray(example[name], np.float32)
   if not len(points):
     raise ValueError("it has no point")
+  if len(points) > limits.MAX_POINTS:
+    raise ValueError(
+      f"it has {len(points):,} points, and at most {limits.MAX_POINTS:,} are"
+      " read"
+    )
   if not np.isfinite(points).all():
     raise ValueError("a coordinate is not a finite number of 32 bits")
   if name == "points":
     return {"points": points}
   faces = np.asarray(example["faces"], np.int64).reshape(-1, 3)
+  if len(faces) > limits.MAX_TRIANGLES:
+    raise ValueError(
+      f"it has {len(faces):,} triangles, and at most {limits.MAX_TRIANGLES:,}"
+      " are read"
+    )
   wrong = faces[(faces < 0) | (faces >= len(points))]
   if wrong.size:
     raise ValueError(
@@ -103,11 +113,15 @@ def _read_with_trimesh(data: bytes, suffix: str) -> Example:
   """Reads OBJ, PLY or STL; files that they refer to are not opened."""
   is_cloud = suffix == ".ply" and not _num_ply_faces(data)
   trimesh = _import_trimesh()
+  if suffix == ".obj":
+    data = _without_materials(data)
   try:
     scene = trimesh.load_scene(
       io.BytesIO(data), suffix[1:], process=False, skip_materials=True
     )
     geometries = list(scene.geometry.values())
+  except MemoryError:
+    raise  # The file may be whole, and the memory limited.
   # Of a damaged file it may raise any type.
   except Exception as error:
     raise ValueError(f"{type(error).__name__}: {error}") from error
@@ -122,6 +136,19 @@ def _read_with_trimesh(data: bytes, suffix: str) -> Example:
   if is_cloud:
     return {"points": vertices}
   return {"vertices": vertices, "faces": np.concatenate(faces)}
+
+
+def _without_materials(data: bytes) -> bytes:
+  """Removes the lines of materials from an OBJ file.
+
+  The time that trimesh takes grows with the square of their number.
+  """
+  whole_lines = data.replace(b"\r\n", b"\n").replace(b"\\\n", b"")
+  return b"\n".join(
+    line
+    for line in whole_lines.split(b"\n")
+    if b"usemtl" not in line and b"mtllib" not in line
+  )
 
 
 def _num_ply_faces(data: bytes) -> int:

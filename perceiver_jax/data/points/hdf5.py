@@ -1,11 +1,14 @@
 """Point clouds in HDF5 files: the release modelnet40_ply_hdf5_2048."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
+from perceiver_jax import files, limits
 from perceiver_jax.data.core import splits
 from perceiver_jax.data.core.skip_unreadable import SkipUnreadable
 from perceiver_jax.data.core.source import Example
@@ -84,8 +87,11 @@ def _load(
   paths: Sequence[Path], num_classes: int
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
   """Reads points [N, n, 3], labels [N] and names of all files."""
-  files = [_load_file(path, num_classes) for path in paths]
-  sizes = {points.shape[1] for points, _ in files}
+  loaded, size = [], 0
+  for path in paths:
+    loaded.append(_load_file(path, num_classes, limits.MAX_CLOUDS_BYTES - size))
+    size += loaded[-1][0].nbytes
+  sizes = {points.shape[1] for points, _ in loaded}
   if len(sizes) != 1:
     raise UserError(
       f"the {len(paths)} files have clouds of {sorted(sizes)} points each; one"
@@ -93,37 +99,95 @@ def _load(
     )
   names = [
     f"{path.stem}/{row:04d}"
-    for path, (points, _) in zip(paths, files, strict=True)
+    for path, (points, _) in zip(paths, loaded, strict=True)
     for row in range(len(points))
   ]
-  points, labels = map(np.concatenate, zip(*files, strict=True))
+  points, labels = map(np.concatenate, zip(*loaded, strict=True))
   return points, labels, names
 
 
-def _load_file(path: Path, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+def _load_file(
+  path: Path, num_classes: int, max_bytes: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Reads points float32 [N, n, 3] and labels int32 [N] of a file."""
   try:
+    files.check_regular(path)
     with _import_h5py().File(path, "r") as file:
-      points = np.asarray(file["data"], np.float32)
-      labels = np.asarray(file["label"]).reshape(-1).astype(np.int32)
+      data, label = _dataset(file, "data", "fiu"), _dataset(file, "label", "iu")
+      _check_shapes(data.shape, label.shape, data.dtype.itemsize, max_bytes)
+      points = np.asarray(data, np.float32)
+      labels = np.asarray(label).reshape(-1)
   # h5py raises these for a missing, damaged or other file.
   except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
     if isinstance(error, UserError):
       raise
-    reason = " ".join(str(error).split())
+    reason = " ".join(str(getattr(error, "strerror", None) or error).split())
     raise UserError(
       f"{str(path)!r} cannot be read: {reason}; {_EXPECTED}"
     ) from error
-  if points.ndim != 3 or points.shape[2] != 3 or len(points) != len(labels):
-    raise UserError(
-      f"{str(path)!r} has data {list(points.shape)} and {len(labels)} labels;"
-      " data [N, n, 3] and a label for each are needed"
-    )
   if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
     raise UserError(
       f"{str(path)!r} has labels from {labels.min()} to {labels.max()}, and"
       f" shape_names.txt has {num_classes} names"
     )
-  return points, labels
+  return points, labels.astype(np.int32)
+
+
+def _dataset(file: Any, name: str, kinds: str) -> Any:
+  """Returns a dataset of numbers that are stored in the file itself.
+
+  Args:
+    file: An open HDF5 file.
+    name: Name of the dataset.
+    kinds: Allowed kinds of its type, as in NumPy.
+
+  Raises:
+    KeyError: There is none of this name.
+    ValueError: It is of another type, or lies in another file.
+  """
+  h5py = _import_h5py()
+  if not isinstance(file.get(name, getlink=True), h5py.HardLink | None):
+    raise ValueError(f"{name!r} is a link; copy the data into the file")
+  dataset = file[name]
+  if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in kinds:
+    kind = "integers" if kinds == "iu" else "numbers"
+    raise ValueError(f"{name!r} is no array of {kind}")
+  if dataset.external or dataset.is_virtual:
+    raise ValueError(
+      f"{name!r} is stored in other files; copy the data into the file"
+    )
+  return dataset
+
+
+def _check_shapes(
+  data: tuple[int, ...] | None,
+  label: tuple[int, ...] | None,
+  itemsize: int,
+  max_bytes: int,
+) -> None:
+  """Checks shapes before the arrays are read, which may be of any size.
+
+  Args:
+    data: Shape of the points; None if there is no array.
+    label: Shape of the labels.
+    itemsize: Bytes of a coordinate.
+    max_bytes: Limit on the bytes of the points.
+
+  Raises:
+    ValueError: The shapes are wrong, or the points too many.
+  """
+  data, label = data or (), label or ()
+  num_labels = math.prod(label) if label else 0
+  if len(data) != 3 or data[1] < 1 or data[2] != 3 or data[0] != num_labels:
+    raise ValueError(
+      f"it has data {list(data)} and {num_labels} labels; data [N, n, 3] and a"
+      " label for each are needed"
+    )
+  if math.prod(data) * max(itemsize, 4) > max_bytes:
+    raise ValueError(
+      f"it has data {list(data)}, and the files of a split may have"
+      f" {limits.MAX_CLOUDS_BYTES:,} bytes together; take fewer points"
+    )
 
 
 def _import_h5py() -> ModuleType:

@@ -3,6 +3,8 @@
 import builtins
 import io
 import os
+import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +114,8 @@ def test_polygons_become_fans_and_colors_are_ignored():
     ("OFF BINARY\n" + "\x00\x00" * 9, "binary files are not supported"),
     ("OFF\n", "numbers of vertices and faces are ''"),
     ("OFF\n-8 6 0\n", "numbers of vertices and faces are '-8 6 0'"),
-    ("OFF\n99999999999 6 0\n0 0 0\n", "1 lines for 99999999999.*incomplete"),
+    ("OFF\n99999999999 6 0\n0 0 0\n", "99999999999 vertices.*at most 4194304"),
+    ("OFF\n99999 6 0\n0 0 0\n", "1 lines for 99999 vertices.*incomplete"),
     (tiny_points.off()[:-20], "incomplete"),
     (tiny_points.off().replace("4 1 5 7 3", "4 1 5 7"), "malformed: '4 1 5 7'"),
     (tiny_points.off().replace("4 1 5", "-1 5"), "malformed: '-1 5 7 3'"),
@@ -137,6 +140,78 @@ def test_damaged_off_files_are_named(tmp_path, data, message):
     UserError, match=rf"bad\.off' cannot be read: .*{message}"
   ):
     files.read(path)
+
+
+def test_polygons_of_several_sizes_keep_the_order_of_the_file():
+  rng = np.random.default_rng(0)
+  faces = [rng.integers(0, 9, n) for n in (5, 3, 0, 4, 3, 2, 5, 1, 4)]
+  lines = [" ".join(map(str, (len(f), *f))) for f in faces]
+  text = "OFF\n9 9 0\n" + "0 0 0\n" * 9 + "\n".join(lines)
+  expected = [
+    (face[0], face[i], face[i + 1])
+    for face in faces
+    for i in range(1, len(face) - 1)
+  ]
+  assert off.parse(text.encode())[1].tolist() == np.array(expected).tolist()
+
+
+def test_a_polygon_of_many_corners_takes_little_time():
+  count = 500_000
+  polygon = " ".join(map(str, [count, *range(count)]))
+  text = f"OFF\n1 1 0\n0 0 0\n{polygon}\n".encode()
+  start = time.process_time()
+  _, faces = off.parse(text)
+  assert time.process_time() - start < 1.5  # A loop took longer.
+  np.testing.assert_array_equal(faces[[0, -1]], [[0, 1, 2],
+                                [0, count - 2, count - 1]])  # fmt: skip
+  assert faces.shape == (count - 2, 3)
+
+
+def test_a_file_without_the_header_of_off_is_not_split_into_lines():
+  data = b"0\n" * 2**24
+  tracemalloc.start()
+  with pytest.raises(ValueError, match="does not begin with OFF"):
+    off.parse(data)
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert peak < len(data) // 10
+
+
+@pytest.mark.parametrize("suffix", [".off", ".obj", ".ply", ".stl"])
+def test_meshes_of_too_many_triangles_or_points_are_refused(
+  tmp_path, monkeypatch, suffix
+):
+  path = tiny_points.write(tmp_path / f"box{suffix}", _exported(suffix[1:]))
+  monkeypatch.setattr(limits, "MAX_TRIANGLES", 11)
+  with pytest.raises(UserError, match=r"12 (triangles|faces), and at most"):
+    files.read(path)
+  monkeypatch.setattr(limits, "MAX_POINTS", 7)
+  with pytest.raises(UserError, match=r" (8|36) (points|vertices).* at most"):
+    files.read(path)
+
+
+def test_fans_of_too_many_triangles_are_refused(monkeypatch):
+  monkeypatch.setattr(limits, "MAX_TRIANGLES", 11)
+  with pytest.raises(ValueError, match="there are 12 triangles, and at most"):
+    off.parse(tiny_points.off().encode())
+
+
+def test_many_materials_take_little_time(tmp_path):
+  mesh = _box_of_quads(".obj")
+  plain = files.read(tiny_points.write(tmp_path / "plain.obj", mesh))
+  faces = "".join(f"usemtl m{i}\nf 1 2 3\n" for i in range(10_000))
+  many = mesh.replace("usemtl red\n", faces)
+  path = tiny_points.write(tmp_path / "many.obj", many)
+  start = time.process_time()
+  example = files.read(path)
+  assert time.process_time() - start < 4  # It took 20 s with the materials.
+  assert len(example["faces"]) == len(plain["faces"]) + 10_000
+  # A line may be continued on the next, and "usemtl" be part of a name.
+  odd = mesh.replace("usemtl red", "use\\\nmtl red").replace(
+    "g two", "g usemtl "
+  )
+  odd = files.read(tiny_points.write(tmp_path / "odd.obj", odd))
+  np.testing.assert_array_equal(odd["faces"], plain["faces"])
 
 
 _PLY = _box_of_quads(".ply")

@@ -1,6 +1,7 @@
 """Tests of the sources of meshes and clouds, in the layouts of the releases."""
 
 import builtins
+import os
 import pickle
 import shutil
 
@@ -9,6 +10,7 @@ import pytest
 import tiny_points
 from absl import logging
 
+from perceiver_jax import limits
 from perceiver_jax.data.core import pipeline, splits
 from perceiver_jax.data.points import sampling
 from perceiver_jax.data.points.sources import make_source
@@ -268,7 +270,7 @@ CLOUDS = np.zeros((3, 16, 3))
 @pytest.mark.parametrize(
   ("damage", "message"),
   [
-    (lambda path: path.unlink(), "cannot be read: .*unable"),
+    (lambda path: path.unlink(), "cannot be read: no such file"),
     (
       lambda path: path.write_bytes(path.read_bytes()[:999]),
       "be read: .*trunc",
@@ -300,6 +302,111 @@ def test_damaged_hdf5_files_are_named(damage, message, tmp_path):
   with pytest.raises(UserError, match=f"(?i){message}") as error:
     make_source("hdf5", split="train", directory=str(directory))
   assert "\n" not in str(error.value)
+
+
+def _huge(path):
+  import h5py
+
+  # Nothing is stored of what is not written.
+  with h5py.File(path, "w") as file:
+    file.create_dataset("data", (300_000, 2_048, 3), "f4", chunks=(1, 2048, 3))
+    file.create_dataset("label", (300_000, 1), "u1", chunks=(1024, 1))
+
+
+def _many_labels(path):
+  import h5py
+
+  with h5py.File(path, "w") as file:
+    file["data"] = CLOUDS.astype("f4")
+    file.create_dataset("label", (2**40,), "i8", chunks=(1024,))
+
+
+def _external(path):
+  import h5py
+
+  secret = path.with_name("secret.bin")
+  secret.write_bytes(CLOUDS.astype("f4").tobytes())
+  with h5py.File(path, "w") as file:
+    file.create_dataset(
+      "data", (3, 16, 3), "f4", external=[(str(secret), 0, CLOUDS.size * 4)]
+    )
+    file["label"] = [0, 1, 0]
+
+
+def _virtual(path):
+  import h5py
+
+  other = path.with_name("other.h5")
+  _rewrite(other, data=CLOUDS)
+  layout = h5py.VirtualLayout((3, 16, 3), "f8")
+  layout[:] = h5py.VirtualSource(other, "data", (3, 16, 3))
+  with h5py.File(path, "w") as file:
+    file.create_virtual_dataset("data", layout)
+    file["label"] = [0, 1, 0]
+
+
+def _linked(kind):
+  def damage(path):
+    import h5py
+
+    other = path.with_name("other.h5")
+    _rewrite(other, data=CLOUDS)
+    with h5py.File(path, "w") as file:
+      file["points"] = CLOUDS
+      file["label"] = [0, 1, 0]
+      file["data"] = {
+        "soft": h5py.SoftLink("/points"),
+        "external": h5py.ExternalLink(other.name, "data"),
+      }[kind]
+
+  return damage
+
+
+def _pipe(path):
+  path.unlink()
+  os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+  ("damage", "message"),
+  [
+    (_pipe, "it is a pipe and not a regular file"),
+    (_huge, r"data \[300000, 2048, 3\], and .* 1,073,741,824 bytes together"),
+    (_many_labels, r"data \[3, 16, 3\] and 1099511627776 labels"),
+    (_external, "'data' is stored in other files"),
+    (_virtual, "'data' is stored in other files"),
+    (_linked("soft"), "'data' is a link"),
+    (_linked("external"), "'data' is a link"),
+    (
+      lambda path: _rewrite(path, data=CLOUDS, label=[0, 2**32 + 1, 0]),
+      "labels from 0 to 4294967297",
+    ),
+    (
+      lambda path: _rewrite(path, data=CLOUDS, label=[0.0, 0.9, 0.0]),
+      "'label' is no array of integers",
+    ),
+    (
+      lambda path: _rewrite(path, data=CLOUDS[:, :0], label=[0, 1, 0]),
+      r"data \[3, 0, 3\]",
+    ),
+  ],
+)
+def test_hdf5_files_of_other_contents_are_refused(damage, message, tmp_path):
+  directory = tiny_points.write_hdf5(tmp_path)
+  damage(directory / "ply_data_train0.h5")
+  with pytest.raises(UserError, match=message) as error:
+    make_source("hdf5", split="train", directory=str(directory))
+  assert "ply_data_train0.h5' " in str(error.value)
+
+
+def test_hdf5_files_have_a_limited_size_together(tmp_path, monkeypatch):
+  directory = tiny_points.write_hdf5(tmp_path, sizes=(3, 3))
+  size = 2 * 3 * 16 * 3 * 4
+  monkeypatch.setattr(limits, "MAX_CLOUDS_BYTES", size)
+  make_source("hdf5", split="train", directory=str(directory))
+  monkeypatch.setattr(limits, "MAX_CLOUDS_BYTES", size - 1)
+  with pytest.raises(UserError, match=r"train1\.h5'.* 1,151 bytes together"):
+    make_source("hdf5", split="train", directory=str(directory))
 
 
 def test_a_cloud_with_a_damaged_coordinate_is_replaced(tmp_path, warnings):
