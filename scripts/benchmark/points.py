@@ -93,7 +93,9 @@ def _write(root: Path) -> None:
   source = sources.make_source(
     "mesh_folder", split="train", directory=str(root)
   )
-  examples = point_shards.examples_to_write(source.source, _NUM_STORED)
+  examples = point_shards.examples_to_write(
+    source.source, point_shards.Settings(_NUM_STORED)
+  )
   written = record_writer.write_split(root / "train.json", examples, 1, 1)
   contents = {
     "files": written.files,

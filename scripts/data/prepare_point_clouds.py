@@ -13,8 +13,9 @@ cloud with fewer points, all are stored.
 
 Files are written by --num_workers processes, each completely or not at all.
 The same command resumes a run that was stopped, and writes missing or damaged
-files again. Objects that can't be read are named, counted and left out;
-OUT/train.json lists them under `bad`. Finally every record is read again;
+files again. Objects that can't be read, or not within --max_seconds and
+--max_memory_mb, are named, counted and left out; OUT/train.json lists them
+under `bad`. Finally every record is read again;
 --check does only that, and lists the files to remove. The exit status is 1 if
 an object or a record is unreadable, else 0.
 """
@@ -51,6 +52,13 @@ _FILES = flags.DEFINE_integer(
 _WORKERS = flags.DEFINE_integer(
   "num_workers", os.cpu_count(), "Number of processes.", lower_bound=1
 )
+_SECONDS = flags.DEFINE_float(
+  "max_seconds", 60.0, "Limit on the time to read an object.", lower_bound=1
+)
+_MEMORY_MB = flags.DEFINE_float(
+  "max_memory_mb", 2048.0, "Limit on the memory to read an object.",
+  lower_bound=1,
+)  # fmt: skip
 
 # Number of unreadable objects to print.
 _MAX_PRINTED = 10
@@ -93,7 +101,10 @@ def prepare(index: Path) -> list[str]:
     _SOURCE.value, split=_SPLIT.value, directory=_DIRECTORY.value
   )
   source = skipping.source
-  examples = point_shards.examples_to_write(source, _POINTS.value)
+  settings = point_shards.Settings(
+    _POINTS.value, _SECONDS.value, _MEMORY_MB.value
+  )
+  examples = point_shards.examples_to_write(source, settings)
   written = record_writer.write_split(
     index, examples, _FILES.value, _WORKERS.value
   )

@@ -21,7 +21,7 @@ def read(path: Path) -> Example:
   """Reads a mesh or a point cloud, in the format of the file's suffix.
 
   Args:
-    path: a mesh (.off, .obj, .ply, .stl), or points (.ply without faces; .xyz
+    path: A mesh (.off, .obj, .ply, .stl), or points (.ply without faces; .xyz
       and .txt with a point in each line; .npy [n, 3]). Columns after the first
       three, such as normals, are ignored.
 
@@ -30,7 +30,7 @@ def read(path: Path) -> Example:
     or `points` float32 [n, 3], at least one.
 
   Raises:
-    UserError: the file is missing, damaged, too large or of another format, or
+    UserError: The file is missing, damaged, too large or of another format, or
       its format needs a package that is not installed.
   """
   suffix = path.suffix.lower()
@@ -71,7 +71,7 @@ def _checked(example: Example) -> Example:
   """Checks the arrays of an object and converts their types.
 
   Raises:
-    ValueError: the object is damaged or empty.
+    ValueError: The object is damaged or empty.
   """
   name = "points" if "points" in example else "vertices"
   with np.errstate(over="ignore"):
@@ -155,7 +155,7 @@ def _num_ply_faces(data: bytes) -> int:
   """Returns the number of faces that the header of a PLY file announces.
 
   Raises:
-    ValueError: it is a text file with fewer lines than announced, which
+    ValueError: It is a text file with fewer lines than announced, which
       trimesh does not report.
   """
   header, end, body = data.partition(b"end_header")

@@ -27,8 +27,8 @@ class Hdf5Clouds:
   A copy in a worker process reads the files again.
 
   Args:
-    directory: folder of the files.
-    split: name of a split, or a slice.
+    directory: Folder of the files.
+    split: Name of a split, or a slice.
   """
 
   in_memory = True
@@ -70,7 +70,7 @@ def hdf5(directory: str, split: str) -> SkipUnreadable:
   """Returns the clouds of the release modelnet40_ply_hdf5_2048.
 
   Args:
-    directory: the folder.
+    directory: The folder.
     split: "train" or "test", or a slice; see `splits`.
 
   Returns:
@@ -78,7 +78,7 @@ def hdf5(directory: str, split: str) -> SkipUnreadable:
     `SkipUnreadable`.
 
   Raises:
-    UserError: a file is missing or damaged, or h5py is not installed.
+    UserError: A file is missing or damaged, or h5py is not installed.
   """
   return SkipUnreadable(Hdf5Clouds(directory, split), kind="object")
 

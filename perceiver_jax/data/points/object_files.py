@@ -28,10 +28,10 @@ class ObjectFiles:
   """Meshes or point clouds that are read from files when fetched.
 
   Args:
-    paths: path of each file.
-    names: name of each object, such as "chair/chair_0001".
-    labels: label of each object, an index of `class_names`.
-    class_names: name of each label.
+    paths: Path of each file.
+    names: Name of each object, such as "chair/chair_0001".
+    labels: Label of each object, an index of `class_names`.
+    class_names: Name of each label.
   """
 
   in_memory = False
@@ -66,15 +66,15 @@ def mesh_folder(directory: str, split: str) -> SkipUnreadable:
   ignored.
 
   Args:
-    directory: the folder.
-    split: name of a folder, such as "train", or a slice; see `splits`.
+    directory: The folder.
+    split: Name of a folder, such as "train", or a slice; see `splits`.
 
   Returns:
     A source of `vertices`, `faces`, `label` and the `unreadable` of
     `SkipUnreadable`.
 
   Raises:
-    UserError: the directory or the split is missing, or has no mesh.
+    UserError: The directory or the split is missing, or has no mesh.
   """
   root = check_directory(directory, "mesh_folder", _FOLDER_EXPECTED)
   selected = splits.parse(split)
@@ -112,9 +112,9 @@ def resampled_text(
   are not used.
 
   Args:
-    directory: the folder.
+    directory: The folder.
     split: "train" or "test", or a slice; see `splits`.
-    prefix: beginning of the names of the lists; "modelnet10" for the 10 classes
+    prefix: Beginning of the names of the lists; "modelnet10" for the 10 classes
       that the release lists too.
 
   Returns:
@@ -122,7 +122,7 @@ def resampled_text(
     `SkipUnreadable`. A listed file that is missing counts as unreadable.
 
   Raises:
-    UserError: the directory or a list is missing, or names an unknown class.
+    UserError: The directory or a list is missing, or names an unknown class.
   """
   root = check_directory(directory, "resampled_text", _TEXT_EXPECTED)
   selected = splits.parse(split)
@@ -152,11 +152,11 @@ def read_lines(path: Path, expected: str) -> list[str]:
   """Returns the lines of a list that are not empty.
 
   Args:
-    path: the list.
-    expected: description of the layout, for the error.
+    path: The list.
+    expected: Description of the layout, for the error.
 
   Raises:
-    UserError: it can't be read, or is empty.
+    UserError: It can't be read, or is empty.
   """
   try:
     lines = file_opening.read_text(path).splitlines()
@@ -175,12 +175,12 @@ def check_directory(directory: str, source: str, expected: str) -> Path:
   """Returns a directory that exists.
 
   Args:
-    directory: its path.
-    source: name of the source, for the error.
-    expected: description of the layout, for the error.
+    directory: Its path.
+    source: Name of the source, for the error.
+    expected: Description of the layout, for the error.
 
   Raises:
-    UserError: there is no such directory.
+    UserError: There is no such directory.
   """
   # An unset config leaf; Path would make "" the current directory.
   if not directory:

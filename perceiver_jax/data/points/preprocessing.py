@@ -16,11 +16,11 @@ def augment(
   """Scales each point and rotates the cloud, around the mean of its points.
 
   Args:
-    points: a cloud.
-    rng: random generator.
-    point_scale: each point is scaled by its own random factor, which differs
+    points: A cloud.
+    rng: Random generator.
+    point_scale: Each point is scaled by its own random factor, which differs
       from 1 by up to this; the paper's is 0.01.
-    rotation: largest rotation about the vertical axis, in degrees.
+    rotation: Largest rotation about the vertical axis, in degrees.
   """
   points = points.astype(np.float64)
   points -= points.mean(axis=0)

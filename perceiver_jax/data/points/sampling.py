@@ -18,9 +18,9 @@ def sample(
   """Returns `count` points of an object, whether a mesh or a cloud.
 
   Args:
-    example: an example of a source of this package.
-    count: number of points.
-    rng: random generator. If None, as in evaluation, the points depend only on
+    example: An example of a source of this package.
+    count: Number of points.
+    rng: Random generator. If None, as in evaluation, the points depend only on
       the object, so that every evaluation, and a prediction for the same
       object, sees the same ones.
 
@@ -28,7 +28,7 @@ def sample(
     float32 [count, 3].
 
   Raises:
-    UserError: the object has no surface or no point.
+    UserError: The object has no surface or no point.
   """
   names = ("points",) if "points" in example else ("vertices", "faces")
   arrays = [example[name] for name in names]
@@ -54,15 +54,15 @@ def sample_surface(
 
   Args:
     vertices: [v, 3].
-    faces: corners of each triangle, indices of vertices [f, 3].
-    count: number of points.
-    rng: random generator.
+    faces: Corners of each triangle, indices of vertices [f, 3].
+    count: Number of points.
+    rng: Random generator.
 
   Returns:
     float32 [count, 3].
 
   Raises:
-    UserError: the mesh has no area.
+    UserError: The mesh has no area.
   """
   areas = triangle_areas(vertices, faces)
   total = areas.sum()
@@ -87,15 +87,15 @@ def sample_points(
 
   Args:
     points: [n, 3].
-    count: number of points. Up to n are distinct; beyond, every point occurs
+    count: Number of points. Up to n are distinct; beyond, every point occurs
       equally often, up to a difference of one.
-    rng: random generator.
+    rng: Random generator.
 
   Returns:
     float32 [count, 3].
 
   Raises:
-    UserError: the cloud is empty.
+    UserError: The cloud is empty.
   """
   if not len(points):
     raise UserError("the cloud has no point; give one with points")

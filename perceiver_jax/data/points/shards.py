@@ -8,11 +8,12 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from perceiver_jax.data.core import record_writer, records, splits
+from perceiver_jax.data.core.limits import limits
 from perceiver_jax.data.core.skip_unreadable import SkipUnreadable
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.points import sampling
@@ -20,12 +21,26 @@ from perceiver_jax.data.points.object_files import ObjectFiles
 from perceiver_jax.errors import UserError
 
 
+class Settings(NamedTuple):
+  """Settings of reading and sampling objects.
+
+  Attributes:
+    num_points: Number of points of a mesh, and the most of a cloud.
+    max_seconds: Limit on the time to read and sample an object.
+    max_memory_mb: Limit on the memory that it takes.
+  """
+
+  num_points: int
+  max_seconds: float = 60.0
+  max_memory_mb: float = 2048.0
+
+
 class PointShards:
   """Point clouds of prepared files; see `shards`.
 
   Args:
-    stored: a record for each cloud of the whole split.
-    order: positions of the clouds in `stored`.
+    stored: A record for each cloud of the whole split.
+    order: Positions of the clouds in `stored`.
     contents: `names`, `labels` and `class_names` of the whole split.
   """
 
@@ -66,15 +81,15 @@ def shards(directory: str, split: str) -> SkipUnreadable:
   """Opens the clouds that `scripts.data.prepare_point_clouds` has written.
 
   Args:
-    directory: folder of the files.
-    split: a split that was prepared, or a slice of one; see `splits`.
+    directory: Folder of the files.
+    split: A split that was prepared, or a slice of one; see `splits`.
 
   Returns:
     A source of `points` float32 [n, 3], `label` and the `unreadable` of
     `SkipUnreadable`.
 
   Raises:
-    UserError: the split is missing or incomplete.
+    UserError: The split is missing or incomplete.
   """
   selected = splits.parse(split)
   contents, stored = records.open_split(
@@ -88,30 +103,36 @@ def shards(directory: str, split: str) -> SkipUnreadable:
 
 
 def examples_to_write(
-  source: ObjectFiles, num_points: int
+  source: ObjectFiles, settings: Settings
 ) -> record_writer.Examples:
   """Returns the examples of a split for `record_writer.write_split`.
 
   Args:
-    source: the meshes or clouds.
-    num_points: number of points of a mesh, and the most of a cloud.
+    source: The meshes or clouds.
+    settings: Settings of reading and sampling them.
   """
   fingerprint = lambda items: _fingerprint(source.names[i] for i in items)
   return record_writer.Examples(
     range(len(source)),
-    functools.partial(_encode, source, num_points),
+    functools.partial(_encode, source, settings),
     fingerprint,
     "objects",
-    {"num_points": num_points},
+    settings._asdict(),
   )
 
 
-def _encode(source: ObjectFiles, num_points: int, index: int) -> bytes:
-  """Reads an object, samples it and returns its record."""
-  example = source[index]
-  if "points" in example:
-    num_points = min(num_points, len(example["points"]))
-  return records.encode({"points": sampling.sample(example, num_points)})
+def _encode(source: ObjectFiles, settings: Settings, index: int) -> bytes:
+  """Reads an object within limits, samples it and returns its record."""
+  try:
+    with limits(settings.max_seconds, settings.max_memory_mb):
+      example = source[index]
+      count = settings.num_points
+      if "points" in example:
+        count = min(count, len(example["points"]))
+      return records.encode({"points": sampling.sample(example, count)})
+  except UserError as error:
+    name = source.names[index]
+    raise UserError(f"the object {name!r}: {error}") from error
 
 
 def _fingerprint(names: Iterable[str]) -> str:

@@ -38,10 +38,10 @@ class Solids:
 
   Args:
     split: "train" or "test".
-    length: number of examples.
+    length: Number of examples.
 
   Raises:
-    UserError: there is no such split, or no example.
+    UserError: There is no such split, or no example.
   """
 
   in_memory = True
@@ -86,8 +86,8 @@ def solids(
 
   Args:
     split: "train" or "test".
-    num_train: number of training examples.
-    num_test: number of test examples.
+    num_train: Number of training examples.
+    num_test: Number of test examples.
   """
   return Solids(split, num_train if split == "train" else num_test)
 
@@ -123,10 +123,10 @@ def sample_sections(
   consists of flat cells, one for each segment of both lines.
 
   Args:
-    profile: radius and height, from one end to the other [k, 2].
-    section: a closed curve around the axis, at radius 1 [m, 2].
-    count: number of points.
-    rng: random generator.
+    profile: Radius and height, from one end to the other [k, 2].
+    section: A closed curve around the axis, at radius 1 [m, 2].
+    count: Number of points.
+    rng: Random generator.
 
   Returns:
     float64 [count, 3].

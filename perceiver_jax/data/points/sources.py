@@ -19,14 +19,14 @@ def make_source(name: str, /, **kwargs: Any) -> Source:
   """Makes the source called `name`.
 
   Args:
-    name: a key of `SOURCES`.
-    **kwargs: arguments of the source, among them `split`.
+    name: A key of `SOURCES`.
+    **kwargs: Arguments of the source, among them `split`.
 
   Returns:
     A source of `points` float32 [n, 3], or of `vertices` float32 [v, 3] and
     `faces` int32 [f, 3], with `label` int32; `sampling.sample` takes both.
 
   Raises:
-    UserError: the name or an argument is unknown, or the data is missing.
+    UserError: The name or an argument is unknown, or the data is missing.
   """
   return make_named(SOURCES, name, "the data", kwargs)

@@ -2,13 +2,14 @@
 
 import json
 import pickle
+import time
 
 import numpy as np
 import pytest
 import tiny_points
 
 from perceiver_jax.data.core import records
-from perceiver_jax.data.points import object_files, sampling
+from perceiver_jax.data.points import files, object_files, sampling
 from perceiver_jax.data.points.sources import make_source
 from perceiver_jax.errors import UserError
 
@@ -100,6 +101,30 @@ def test_an_interrupted_preparation_resumes(
   assert len(calls) == 5 + 8 - 3
   assert len(_opened(out)) == 7
   assert not list(out.glob(".*"))
+
+
+@pytest.mark.usefixtures("in_process")
+def test_objects_that_take_too_much_are_left_out(
+  script, folder, tmp_path, monkeypatch
+):
+  read = files.read
+
+  def slow(path):
+    if path.name == "cube_0001.off":
+      time.sleep(20)
+    if path.name == "cube_0003.off":
+      np.zeros(10**9)
+    return read(path)
+
+  monkeypatch.setattr(files, "read", slow)
+  limits = "--max_seconds=1", "--max_memory_mb=500"
+  start = time.monotonic()
+  done = script(*_flags(folder, tmp_path / "out", *limits))
+  assert time.monotonic() - start < 15
+  assert done.status == 1
+  assert "'cube/cube_0001': takes more than 1 s" in done.out
+  assert "'cube/cube_0003': takes more than 500 MB" in done.out
+  assert "5 objects in 3 files; 3 cannot be read" in done.out
 
 
 @pytest.mark.usefixtures("in_process")
