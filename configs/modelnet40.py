@@ -117,7 +117,7 @@ def _small(config: ml_collections.ConfigDict, name: str) -> None:
   config.data.source = "solids"
   config.data.num_points = 128
   config.batch_size = 32
-  # Half of the steps take the Transformer about as long.
+  # A step takes the Transformer four times as long.
   config.num_steps = 750 if name == "small_transformer" else 1500
   config.ema_decay = 0.99
   config.optimizer.name = "adamw"

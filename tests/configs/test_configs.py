@@ -348,6 +348,7 @@ def test_modelnet40_is_the_papers():
     ("pointnet", "`pointnet`, 2,048 points"),
     ("small", "`small`: the Perceiver"),
     ("small_pointnet", "`small_pointnet`"),
+    ("small_transformer", "`small_transformer`"),
   ],
 )
 def test_documented_sizes_of_modelnet40_are_those_of_the_models(variant, row):
