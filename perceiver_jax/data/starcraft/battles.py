@@ -10,9 +10,10 @@ enemy to attack:
 
 The unit to select is the marine nearest to the commander of those whose weapon
 is ready. The action is given by the type of the majority of the enemies in
-range. The answers are unique, and a battle in which one is close is drawn
-again. Units that no answer depends on are distractors: the other marines and
-allies, the enemies out of range, and the minerals.
+range. The answers are unique: a battle in which one is close is drawn again, as
+is one with fewer than three enemies in range. Units that no answer depends on
+are distractors: the other marines and allies, the enemies out of range, and the
+minerals.
 
 Battle i depends on the seed and i alone. Splits have different seeds.
 
@@ -47,19 +48,21 @@ ACTIONS = ("spread out", "flank", "retreat")
 RULES = ("nearest", "weakest", "protect")
 # The commander's order is the index of the rule plus one.
 FIRST_ORDER = 1
-RANGE = 72.0
+RANGE = 110.0
+# With a single enemy in range, the nearest enemy would answer every rule.
+MIN_IN_RANGE = 3
 # The least difference of two distances, and of two healths, that decides.
 MARGIN_DISTANCE, MARGIN_HEALTH = 8.0, 8
 _MAX_HEALTH = 100
-_BLOCK = 2048
+_BLOCK = 64  # Battles that are generated at once, when one is asked for.
 _SPLITS = ("train", "test")
 # The units after the commander: some of each kind first, then any.
-_FIRST = (*[MARINE] * 4, MEDIVAC, MEDIVAC, *ENEMY_TYPES, MINERALS)
-MIN_ENTITIES = 1 + len(_FIRST)
+_REQUIRED_UNITS = (*[MARINE] * 4, MEDIVAC, MEDIVAC, *ENEMY_TYPES, MINERALS)
+MIN_ENTITIES = 1 + len(_REQUIRED_UNITS)
 # The entities of larger battles are distractors, or no answer would be clear.
-_MOST_FIGHTERS = 32
-_ANY = (MARINE, MEDIVAC, *ENEMY_TYPES, MINERALS)
-_SHARES = (0.2, 0.1, 0.18, 0.18, 0.18, 0.16)
+_MAX_FIGHTERS = 32
+_OTHER_UNITS = (MARINE, MEDIVAC, *ENEMY_TYPES, MINERALS)
+_UNIT_PROBABILITIES = (0.2, 0.1, 0.18, 0.18, 0.18, 0.16)
 _SELF, _ALLY, _NEUTRAL, _ENEMY = range(1, 5)
 _ALLIANCE_OF_TYPE = np.array(
   [0, _SELF, _SELF, _ALLY, _ENEMY, _ENEMY, _ENEMY, _NEUTRAL], np.int32
@@ -104,7 +107,7 @@ def battles(
 class Battles:
   """Generated battles.
 
-  They are generated in blocks when one is first asked for, and kept.
+  They are generated in small blocks when one is first asked for, and kept.
 
   Args:
     length: Number of battles.
@@ -168,12 +171,12 @@ def _draw(
   """Draws battles without answers; units of type 0 are padding."""
   shape = (length, max_entities)
   count = rng.integers(min_entities, max_entities + 1, length)
-  kinds = rng.choice(_ANY, shape, p=_SHARES)
-  rest = np.arange(max_entities) >= _MOST_FIGHTERS
+  kinds = rng.choice(_OTHER_UNITS, shape, p=_UNIT_PROBABILITIES)
+  rest = np.arange(max_entities) >= _MAX_FIGHTERS
   kinds = np.where(rest, rng.choice((MEDIVAC, MINERALS), shape), kinds)
   kinds = kinds.astype(np.int32)
   kinds[:, 0] = COMMANDER
-  kinds[:, 1:MIN_ENTITIES] = _FIRST
+  kinds[:, 1:MIN_ENTITIES] = _REQUIRED_UNITS
   x, y = rng.uniform(0, features.MAP_SIZE, (2, *shape)).astype(np.float32)
   group = rng.integers(0, len(RULES), length).astype(np.int32)
   # The orders of the marines mean nothing here.
@@ -181,7 +184,7 @@ def _draw(
   order = np.where(kinds == MARINE, order, 0)
   order[:, 0] = FIRST_ORDER + group
   targeted = np.zeros(shape, np.int32)
-  targeted[:, 1 + _FIRST.index(MEDIVAC)] = 1
+  targeted[:, 1 + _REQUIRED_UNITS.index(MEDIVAC)] = 1
   cooldown = rng.integers(1, 32, shape) * (rng.random(shape) < 0.3)
   shoots = np.isin(kinds, (MARINE, *ENEMY_TYPES))
   exists = np.arange(max_entities) < count[:, None]
@@ -234,6 +237,7 @@ def answer(arrays: Mapping[str, np.ndarray]) -> tuple[Arrays, np.ndarray]:
   is_clear = (
     np.choose(group, [is_clear for _, is_clear in by_rule])
     & selected_is_clear
+    & (in_range.sum(1) >= MIN_IN_RANGE)
     & (highest[:, -1] > highest[:, -2])
     & ~np.any(enemies & border, 1)
   )

@@ -13,8 +13,8 @@ at, as indices of rows. -1 means none; such a target is not trained on.
 The entity list is AlphaStar's (Vinyals et al., 2019, supplementary material,
 "Detailed architecture", entity encoder), which one-hot encodes almost every
 feature and then applies a linear layer to the concatenation. A one-hot vector
-is stored as the index of its 1, a category, so the linear layer is a sum of
-rows of a table. Categories of all features are numbered consecutively.
+is stored as the index of its 1, a category, and the model expands it to the
+vector. Categories of all features are numbered consecutively.
 
 Shapes: n entities, M slots, J category columns, S numbers.
 """

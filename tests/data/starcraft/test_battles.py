@@ -51,19 +51,64 @@ def test_targets_follow_the_rules(split):
     assert {name: battle[name] for name in expected} == expected
 
 
+def _values(battle):
+  """Returns the units to choose from and their values, for each choice."""
+  units = np.arange(len(battle["x"]))
+  (commander,) = np.flatnonzero(battle["unit_type"] == battles.COMMANDER)
+  (ally,) = np.flatnonzero(battle["was_targeted"])
+  distances = lambda center: np.array(
+    [_distance(battle, u, center) for u in units]
+  )
+  enemies = battle["alliance"] == 4
+  near = enemies & (distances(commander) < battles.RANGE)
+  ready = (battle["unit_type"] == battles.MARINE) & (
+    battle["weapon_cooldown"] == 0
+  )
+  return {
+    "nearest": (enemies, distances(commander)),
+    "weakest": (near, battle["health"]),
+    "protect": (enemies, distances(ally)),
+    "selected": (ready, distances(commander)),
+  }
+
+
 def test_answers_are_clear():
   source = battles.battles("test")
   for index in range(200):
     battle = source[index]
-    enemies = np.flatnonzero(battle["alliance"] == 4)
-    (commander,) = np.flatnonzero(battle["unit_type"] == battles.COMMANDER)
-    others = [u for u in enemies if u != battle["target"]]
-    distance = lambda u, b=battle, c=commander: _distance(b, u, c)
-    if battle["group"] == 0:
-      margin = min(map(distance, others)) - distance(battle["target"])
-      assert margin >= battles.MARGIN_DISTANCE
-    border = [abs(distance(u) - battles.RANGE) for u in enemies]
-    assert min(border) >= battles.MARGIN_DISTANCE / 2
+    values = _values(battle)
+    for name in (battles.RULES[battle["group"]], "selected"):
+      candidates, value = values[name]
+      first, *others = np.sort(value[candidates])
+      margin = battles.MARGIN_DISTANCE
+      if name == "weakest":
+        margin = battles.MARGIN_HEALTH
+      assert all(other - first >= margin - 1e-3 for other in others), name
+    near, _ = values["weakest"]
+    assert near.sum() >= battles.MIN_IN_RANGE
+    counts = [
+      np.sum(battle["unit_type"][near] == each) for each in battles.ENEMY_TYPES
+    ]
+    assert sorted(counts)[-1] > sorted(counts)[-2]
+    enemies, distances = values["nearest"]
+    border = np.abs(distances[enemies] - battles.RANGE)
+    assert border.min() >= battles.MARGIN_DISTANCE / 2 - 1e-3
+
+
+@pytest.mark.parametrize("sizes", [(12, 24), (16, 48)])
+def test_the_nearest_enemy_does_not_answer_the_other_rules(sizes):
+  source = battles.battles("test", *sizes)
+  weakest, actions = [], []
+  for index in range(600):
+    battle = source[index]
+    enemies, distances = _values(battle)["nearest"]
+    nearest = np.where(enemies, distances, np.inf).argmin()
+    kind = battles.ENEMY_TYPES.index(battle["unit_type"][nearest])
+    actions.append(kind == battle["action"])
+    if battles.RULES[battle["group"]] == "weakest":
+      weakest.append(nearest == battle["target"])
+  assert np.mean(weakest) < 0.5
+  assert np.mean(actions) < 0.75
 
 
 def test_a_battle_depends_on_its_seed_and_index_alone():
