@@ -2,7 +2,8 @@
 
 `configs/images.py` leaves open what the data decides: its source and splits are
 "", the number of classes and the sizes of an image 0. A config that leaves
-nothing open stays as it is, and no data is read.
+nothing open stays as it is, and no data is read; so does one without the leaf
+`data.max_image_side`.
 """
 
 import itertools
@@ -54,7 +55,7 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     data.train_split = data.train_split or train
     data.eval_split = data.eval_split or held_out
   source = sources.make_source(data.source, split=data.train_split, **arguments)
-  if not all(data.image_shape):
+  if not all(data.image_shape) and len(data.image_shape) == 3:
     shape = _image_shape(source, data.max_image_side)
     data.image_shape = tuple(
       given or own for given, own in zip(data.image_shape, shape, strict=True)
@@ -66,7 +67,7 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 def _is_complete(config: ml_collections.ConfigDict) -> bool:
   data = config.data
-  return bool(
+  return "max_image_side" not in data or bool(
     data.source
     and data.train_split
     and data.eval_split

@@ -16,7 +16,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from perceiver_jax.data.core import pipeline
 from perceiver_jax.data.core.skip_unreadable import SkipUnreadable
-from perceiver_jax.data.images import codec, image_folder, tfds
+from perceiver_jax.data.images import codec, image_folder, sources, tfds
 from perceiver_jax.errors import UserError
 
 
@@ -135,6 +135,16 @@ def test_tfds_reads_a_prepared_data_set(prepared):
     assert source[i]["label"] == i % 2
     assert source[i]["label"].dtype == np.int32
     assert source[i]["unreadable"] == 0
+
+
+def test_tfds_splits_are_those_prepared(prepared):
+  names = sources.split_names("tfds", name="tiny", data_dir=prepared)
+  assert names == ["train"]
+  parts = [
+    tfds.tfds_images("tiny", f"train[{part}]", prepared)
+    for part in ("20%:", ":20%")
+  ]
+  assert [len(part) for part in parts] == [4, 1]
 
 
 def test_tfds_source_can_be_sent_to_a_worker(prepared):
