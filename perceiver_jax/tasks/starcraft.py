@@ -153,7 +153,7 @@ class StarCraft(base.Task):
     """
     weights = batch.get("mask", np.ones(len(batch["action"]), np.float32))
     losses, metrics = 0.0, {}
-    is_right = jnp.ones(len(weights), bool)
+    is_correct = jnp.ones(len(weights), bool)
     has_any = jnp.zeros(len(weights), bool)
     for name in features.TARGETS:
       target, logits = batch[name], outputs.logits[name]
@@ -164,14 +164,14 @@ class StarCraft(base.Task):
       )
       losses += jnp.where(known, cross_entropy, 0)
       correct = metrics_lib.in_top_k(logits, label, 1)
-      is_right &= correct | ~known
+      is_correct &= correct | ~known
       has_any |= known
       metrics[f"{name}_accuracy"] = metrics_lib.weighted(
         correct, weights * known
       )
     return {
       "loss": metrics_lib.weighted(losses, weights),
-      "command_accuracy": metrics_lib.weighted(is_right, weights * has_any),
+      "command_accuracy": metrics_lib.weighted(is_correct, weights * has_any),
       **metrics,
     }
 
