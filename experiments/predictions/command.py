@@ -8,14 +8,12 @@ import numpy as np
 from absl import flags
 
 from experiments.predictions import models, outputs
-from perceiver_jax.data.core import records
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.starcraft import features
+from perceiver_jax.data.starcraft import observations as observations_lib
 from perceiver_jax.errors import UserError
 from perceiver_jax.tasks.starcraft import StarCraft
 from perceiver_jax.training import restore
-
-_MAX_BYTES = 2**26
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -39,7 +37,7 @@ def run(arguments: Sequence[str]) -> None:
       " of a run of configs/starcraft.py, and no --weights"
     )
   config, task, folder = models.saved_run(StarCraft, "predict commands")
-  observations = [_read(path) for path in paths]
+  observations = [_read(path, task) for path in paths]
   examples = [task.preprocess(each, None) for each in observations]
   restored = restore.restore(config, task, folder, flags.FLAGS.checkpoint)
   apply = restore.predictor(restored)
@@ -52,21 +50,17 @@ def run(arguments: Sequence[str]) -> None:
     _print(task, observation, jax.device_get(task.probabilities(logits)))
 
 
-def _read(path: Path) -> Example:
-  """Reads an observation; targets that it lacks are -1.
+def _read(path: Path, task: StarCraft) -> Example:
+  """Reads an observation.
 
   Raises:
     UserError: The file can't be read, or has no entity.
   """
-  try:
-    observation = records.decode(path.read_bytes(), _MAX_BYTES)
-  except OSError as error:
-    raise UserError(f"{path} can't be read ({error.strerror})") from error
-  except UserError as error:
-    raise UserError(f"{path}: {error}") from error
+  num_unit_types = len(task.metadata()["unit_type_names"])
+  observation = observations_lib.read(path, num_unit_types)
   if not features.num_entities(observation):
-    raise UserError(f"{path} has no entity; nothing can be commanded")
-  return dict.fromkeys(features.TARGETS, features.NONE) | observation
+    raise UserError(f"{str(path)!r} has no entity; nothing can be commanded")
+  return observation
 
 
 def _print(
@@ -96,8 +90,7 @@ def _entity_names(task: StarCraft, observation: Example) -> list[str]:
   )
   names = []
   for number, (kind, alliance, x, y) in enumerate(rows):
-    known = 0 <= kind < len(types)
-    name = types[int(kind)] if known else f"type {int(kind)}"
+    name = types[max(int(kind), 0)]
     owner = features.ALLIANCES[max(int(alliance), 0)]
     names.append(f"{number}: {name} ({owner}) at {x:.0f}, {y:.0f}")
   return names

@@ -191,6 +191,26 @@ def observation_shards(
   return ReadableObservations(observations, max_unreadable_share, "observation")
 
 
+def read(path: Path, num_unit_types: int) -> Example:
+  """Reads an observation without its targets, to predict a command for it.
+
+  Args:
+    path: an `.npz` file.
+    num_unit_types: number of unit types.
+
+  Raises:
+    UserError: the file can't be read, or has an impossible value.
+  """
+  try:
+    observation = records.decode(_read_bytes(path), _MAX_BYTES)
+    none = np.array(features.NONE)
+    observation |= dict.fromkeys(features.TARGETS, none)
+    check(observation, num_unit_types, num_actions=1)
+  except UserError as error:
+    raise UserError(f"{str(path)!r}: {error}") from error
+  return observation
+
+
 def check(
   observation: Mapping[str, np.ndarray], num_unit_types: int, num_actions: int
 ) -> None:
@@ -333,11 +353,15 @@ class _Files:
     self._paths = tuple(paths)
 
   def __getitem__(self, number: int) -> bytes:
-    try:
-      with files.open_regular(self._paths[number]) as file:
-        contents = file.read(_MAX_BYTES + 1)
-    except OSError as error:
-      raise UserError(f"can't be read: {error.strerror or error}") from error
-    if len(contents) > _MAX_BYTES:
-      raise UserError(f"has more than {_MAX_BYTES:,} bytes")
-    return contents
+    return _read_bytes(self._paths[number])
+
+
+def _read_bytes(path: Path) -> bytes:
+  try:
+    with files.open_regular(path) as file:
+      contents = file.read(_MAX_BYTES + 1)
+  except OSError as error:
+    raise UserError(f"can't be read: {error.strerror or error}") from error
+  if len(contents) > _MAX_BYTES:
+    raise UserError(f"has more than {_MAX_BYTES:,} bytes")
+  return contents

@@ -31,6 +31,7 @@ def run(tmp_path_factory, compiling_once):
 def _write(path, **changes):
   battle = battles.battles("test", min_entities=12, max_entities=20)[0]
   arrays = {name: np.asarray(value) for name, value in battle.items()}
+  del arrays["group"]  # Of generated battles only.
   arrays = {k: v for k, v in (arrays | changes).items() if v is not None}
   path.write_bytes(records.encode(arrays))
   return path
@@ -63,17 +64,20 @@ def test_each_part_has_names_and_probabilities(run, call, tmp_path):
     number, name = re.match(r"(\d+): (\w+) \(", line).groups()
     assert name == battles.UNIT_TYPES[battle["unit_type"][int(number)]]
   # Targets do not matter.
-  without = _write(
-    tmp_path / "unlabeled.npz", **dict.fromkeys(features.TARGETS)
-  )
-  again = call(*flags, without)
-  assert again.out.splitlines()[1:] == done.out.splitlines()[1:]
+  for changes in (dict.fromkeys(features.TARGETS), {"action": np.array(1000)}):
+    again = call(*flags, _write(tmp_path / "other.npz", **changes))
+    assert again.out.splitlines()[1:] == done.out.splitlines()[1:]
 
 
 @pytest.mark.parametrize(
   ("changes", "parts"),
   [
-    ({"x": None}, ["lacks 'x'"]),
+    ({"x": None}, ["bad.npz", "lacks 'x'"]),
+    ({"x": np.full(3, "far")}, ["bad.npz", "'x' is <U3; give numbers"]),
+    ({"x": np.full(3, 1e300)}, ["'x' has an infinite or too large value"]),
+    ({"unit_type": np.full(3, np.nan)}, ["'unit_type' has a NaN"]),
+    ({"unit_type": np.array(1.0)}, ["'unit_type' has shape ()"]),
+    ({"helth": np.zeros(3)}, ["unknown array 'helth'; there are:", "health"]),
     ({"health": np.zeros(2)}, ["'health' has shape (2,)"]),
     (
       dict.fromkeys(battles.battles("test")[0], None)
