@@ -10,6 +10,7 @@ import numpy as np
 
 from perceiver_jax import weights
 from perceiver_jax.data.clips import audio, video_writer
+from perceiver_jax.data.core import records
 from perceiver_jax.data.flow import files as flow_files
 from perceiver_jax.models import zoo
 from perceiver_jax.weights import model
@@ -44,6 +45,10 @@ def make(folder: Path) -> dict[str, list[Path]]:
     "video": [_video(folder)],
     "run": [_run(folder)],
     "list": _lists(folder),
+    "object": _objects(folder),
+    "hdf5": [_hdf5(folder)],
+    "points": [_prepared_points(folder)],
+    "observation": [_observations(folder)],
   }
 
 
@@ -170,3 +175,69 @@ def _lists(folder: Path) -> list[Path]:
   for name, text in contents.items():
     (folder / name).write_text(text)
   return [folder / name for name in contents]
+
+
+def _objects(folder: Path) -> list[Path]:
+  """Writes a tetrahedron and its corners in all formats of objects."""
+  import trimesh
+
+  vertices = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
+  faces = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
+  mesh = trimesh.Trimesh(vertices, faces, process=False)
+  paths = [folder / f"object.{kind}" for kind in ("off", "obj", "ply", "stl")]
+  for path in paths:
+    mesh.export(path)
+  trimesh.PointCloud(vertices).export(folder / "cloud.ply")
+  np.save(folder / "cloud.npy", vertices)
+  np.savetxt(folder / "cloud.xyz", vertices)
+  return paths + sorted(folder.glob("cloud.*"))
+
+
+def _clouds() -> np.ndarray:
+  return np.random.default_rng(0).normal(size=(3, 8, 3)).astype(np.float32)
+
+
+def _hdf5(folder: Path) -> Path:
+  import h5py
+
+  root = folder / "hdf5"
+  root.mkdir()
+  (root / "shape_names.txt").write_text("cube\ncone\n")
+  (root / "train_files.txt").write_text("data/clouds.h5\n")
+  with h5py.File(root / "clouds.h5", "w") as file:
+    file.create_dataset("data", data=_clouds(), compression="gzip")
+    file["label"] = np.array([[0], [1], [0]], np.uint8)
+  return root
+
+
+def _prepared_points(folder: Path) -> Path:
+  root = folder / "points"
+  root.mkdir()
+  encoded = [records.encode({"points": points}) for points in _clouds()]
+  contents = {
+    "files": {"a": records.write_records(root / "a", encoded)},
+    "names": ["cube/1", "cone/1", "cube/2"],
+    "labels": [0, 1, 0],
+    "class_names": ["cube", "cone"],
+  }
+  records.write_json(root / "train.json", contents)
+  return root
+
+
+def _observations(folder: Path) -> Path:
+  root = folder / "observations"
+  arrays = {
+    "unit_type": np.array([0, 1, 1]),
+    "alliance": np.array([1, 4, 4]),
+    "x": np.array([1.0, 2.0, 3.0], np.float32),
+    "y": np.array([3.0, 2.0, 1.0], np.float32),
+    "action": np.array(1),
+    "selected": np.array(0),
+    "target": np.array(-1),
+  }
+  for replay in ("first", "second"):
+    (root / replay).mkdir(parents=True)
+    (root / replay / "0.npz").write_bytes(records.encode(arrays))
+  names = {"unit_types": ["Marine", "SCV"], "actions": ["Attack", "Move"]}
+  records.write_json(root / "manifest.json", names)
+  return root

@@ -38,9 +38,9 @@ _LENGTH_BYTES = 8  # Of the header of a safetensors file.
 
 
 def mutate(path: Path, rng: random.Random) -> None:
-  """Damages a file, or one file of a folder, in place."""
+  """Damages a file, or one file of a folder or those in it, in place."""
   if path.is_dir():
-    path = rng.choice(sorted(p for p in path.iterdir() if p.is_file()))
+    path = rng.choice(sorted(p for p in path.rglob("*") if p.is_file()))
   data = path.read_bytes()
   if path.suffix == ".json" and rng.random() < 0.8:
     changed = _mutate_json(data, rng)

@@ -10,8 +10,12 @@ from absl import flags
 from experiments import launch
 from perceiver_jax import weights
 from perceiver_jax.data.clips import audio, segment_lists, video
+from perceiver_jax.data.core.source import Source
 from perceiver_jax.data.flow import files as flow_files
 from perceiver_jax.data.images import codec, image_list
+from perceiver_jax.data.points import files as object_files
+from perceiver_jax.data.points import hdf5, sampling, shards
+from perceiver_jax.data.starcraft import features, observations
 from perceiver_jax.training.logs import metric_writers
 from perceiver_jax.weights import model
 from perceiver_jax.weights.unpickle import trees
@@ -85,6 +89,46 @@ def _list(path: Path) -> None:
     segment_lists.read_classes(path)
 
 
+def _object(path: Path) -> None:
+  _check_points(sampling.sample(object_files.read(path), 16))
+
+
+def _hdf5(path: Path) -> None:
+  _read_points(hdf5.hdf5(str(path), "train"))
+
+
+def _points(path: Path) -> None:
+  source = shards.shards(str(path), "train")
+  source.source.check_files()
+  _read_points(source)
+
+
+def _read_points(source: Source) -> None:
+  for i in range(len(source)):
+    example = source[i]
+    assert 0 <= example["label"] < source.num_classes
+    _check_points(example["points"])
+
+
+def _check_points(points: np.ndarray) -> None:
+  assert points.dtype == np.float32
+  assert points.ndim == 2
+  assert points.shape[1] == 3
+  assert len(points)
+  assert np.isfinite(points).all()
+
+
+def _observation(path: Path) -> None:
+  """Reads recorded observations, and encodes them as the model takes them."""
+  for split in observations.SPLITS:
+    source = observations.observation_files(path, split)
+    for i in range(len(source)):
+      example = source[i]
+      del example["unreadable"]
+      for array in features.encode(example).values():
+        assert np.isfinite(array).all()
+
+
 READERS: dict[str, Callable[[Path], None]] = {
   "weights": _weights,
   "huggingface": _huggingface,
@@ -95,4 +139,8 @@ READERS: dict[str, Callable[[Path], None]] = {
   "video": _video,
   "run": _run,
   "list": _list,
+  "object": _object,
+  "hdf5": _hdf5,
+  "points": _points,
+  "observation": _observation,
 }

@@ -50,7 +50,9 @@ class Split(NamedTuple):
     Raises:
       UserError: the slice is empty.
     """
-    digest = lambda i: hashlib.sha256(names[i].encode()).digest()
+    digest = lambda i: hashlib.sha256(
+      names[i].encode(errors="surrogatepass")
+    ).digest()
     ordered = sorted(range(len(names)), key=digest)
     selected = ordered[
       _bound(self.start, len(names)) : _bound(self.stop, len(names))

@@ -201,7 +201,8 @@ def _read_npy(data: bytes, suffix: str) -> Example:
       (2, 0): np.lib.format.read_array_header_2_0,
     }[version]
     shape, _, dtype = read_header(stream)
-  except (KeyError, ValueError) as error:
+  # NumPy parses a header as Python, which raises many kinds of errors.
+  except Exception as error:
     raise ValueError(f"it is not an array of NumPy ({error})") from error
   if len(shape) != 2 or shape[1] < 3 or dtype.kind not in "fiu":
     raise ValueError(

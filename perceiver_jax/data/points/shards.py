@@ -63,10 +63,10 @@ class PointShards:
 
   def __getitem__(self, index: int) -> Example:
     try:
-      arrays = records.decode(self._records[self._order[index]])
+      points = _points(records.decode(self._records[self._order[index]]))
     except UserError as error:
       raise UserError(f"cloud {self.names[index]!r}: {error}") from error
-    return {"points": arrays["points"], "label": self.labels[index]}
+    return {"points": points, "label": self.labels[index]}
 
   def file_of(self, index: int) -> str:
     """Returns the path of the file that holds a cloud."""
@@ -98,6 +98,11 @@ def shards(directory: str, split: str) -> SkipUnreadable:
     "config.data.source_args.shards.directory",
     "scripts.data.prepare_point_clouds",
   )
+  if any(isinstance(label, list) for label in contents["labels"]):
+    raise UserError(
+      f"{selected.name!r} in {str(directory)!r} has a list of labels for one"
+      " cloud; prepare it again"
+    )
   order = selected.order(contents["names"])
   return SkipUnreadable(PointShards(stored, order, contents), kind="object")
 
@@ -133,6 +138,21 @@ def _encode(source: ObjectFiles, settings: Settings, index: int) -> bytes:
   except UserError as error:
     name = source.names[index]
     raise UserError(f"the object {name!r}: {error}") from error
+
+
+def _points(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+  """Returns the points of a record, which may be one of other data."""
+  points = arrays.get("points", np.zeros(0))
+  if points.dtype != np.float32 or points.shape[1:] != (3,):
+    raise UserError(
+      f"its points are {points.dtype} {list(points.shape)}, and not float32"
+      " [n, 3]; prepare it again"
+    )
+  if not len(points) or not np.isfinite(points).all():
+    raise UserError(
+      "it has no point, or one that is not finite; prepare it again"
+    )
+  return points
 
 
 def _fingerprint(names: Iterable[str]) -> str:

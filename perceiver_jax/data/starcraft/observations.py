@@ -288,7 +288,9 @@ def held_out(replays: Collection[str], share: float) -> frozenset[str]:
   Raises:
     UserError: one of the splits would be empty.
   """
-  digest = lambda name: hashlib.sha256(name.encode()).digest()
+  digest = lambda name: hashlib.sha256(
+    name.encode(errors="surrogatepass")
+  ).digest()
   ordered = sorted(set(replays), key=digest)
   count = round(share * len(ordered))
   if share > 0:

@@ -288,6 +288,7 @@ _HUGE = _npy(POINTS).replace(b"(3, 3), }       ", b"(999999999, 3), }")
     (b"PK\x03\x04" * 9, "not an array"),
     (_npy(POINTS)[:-1], "incomplete"),
     (_npy(POINTS)[:40], "not an array"),
+    (_npy(POINTS).replace(b"(3, 3)", b"(3, 3("), "not an array"),
     (_HUGE, "incomplete"),
     (_npy(POINTS[0]), r"an array \[3\] of float32; give numbers \[n, 3\]"),
     (_npy(POINTS[:, :2]), r"an array \[3, 2\]"),

@@ -154,6 +154,11 @@ def test_empty_slices_are_refused(split, modelnet):
     make_source("mesh_folder", split=split, directory=str(modelnet))
 
 
+def test_names_may_have_characters_outside_utf8():
+  # As Python decodes file names of other encodings.
+  assert sorted(splits.parse("train").order(["a\udcff", "b"])) == [0, 1]
+
+
 # Errors
 
 

@@ -195,6 +195,36 @@ def test_unprepared_splits_are_refused(tmp_path):
       _opened(directory)
 
 
+@pytest.mark.parametrize(
+  ("arrays", "message"),
+  [
+    ({"x": np.zeros((2, 3), "f4")}, r"its points are float64 \[0\]"),
+    ({"points": np.zeros(3, "f4")}, r"its points are float32 \[3\]"),
+    ({"points": np.zeros((2, 3))}, r"its points are float64 \[2, 3\]"),
+    ({"points": np.zeros(())}, r"its points are float64 \[\]"),
+    ({"points": np.zeros((0, 3), "f4")}, "has no point"),
+    ({"points": np.full((2, 3), np.inf, "f4")}, "not finite"),
+  ],
+)
+def test_records_of_other_arrays_are_named(tmp_path, arrays, message):
+  files = {"a": records.write_records(tmp_path / "a", [records.encode(arrays)])}
+  contents = {"files": files, "names": ["x/1"], "labels": [0]}
+  contents["class_names"] = ["x"]
+  records.write_json(tmp_path / "train.json", contents)
+  with pytest.raises(UserError, match=f"cloud 'x/1': .*{message}"):
+    _opened(tmp_path).source[0]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_cloud_has_one_label(script, folder, tmp_path):
+  script(*_flags(folder, tmp_path))
+  contents = json.loads((tmp_path / "train.json").read_text())
+  contents["labels"][1] = [0]
+  (tmp_path / "train.json").write_text(json.dumps(contents))
+  with pytest.raises(UserError, match="has a list of labels for one cloud"):
+    _opened(tmp_path)
+
+
 @pytest.mark.slow
 def test_meshes_are_sampled_in_processes(script, folder, tmp_path):
   out = tmp_path / "out"
