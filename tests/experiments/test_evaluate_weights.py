@@ -67,7 +67,11 @@ def expected_metrics(config, loaded):
     (batch,) = task.eval_dataset(source, global_batch=len(source))
     sums = evaluate(loaded.params, loaded.state, batch)
     means[name] = metrics_lib.means(
-      {name: pair for name, pair in sums.items() if pair[1] > 0}
+      {
+        metric: value
+        for metric, value in sums.items()
+        if not isinstance(value, metrics_lib.PerExample) and value[1] > 0
+      }
     )
     counts[name] = len(source)
   return results.flat_scalars(task.finalize_metrics(means)), counts
