@@ -20,6 +20,7 @@ import numpy as np
 from perceiver_jax import files, limits
 from perceiver_jax.errors import UserError
 
+_MAX_RECORDS = 2**31  # In a file.
 _AGAIN = "remove it and prepare the data again"
 
 
@@ -159,7 +160,7 @@ def listed_files(contents: Any, index: Path) -> dict[str, int]:
         f"{str(index)!r} lists the file {name!r}; files lie in its folder, and"
         f" have names without folders; {_AGAIN}"
       )
-    if type(count) is not int or count < 1:
+    if type(count) is not int or not 1 <= count <= _MAX_RECORDS:
       raise UserError(
         f"{str(index)!r} lists {count!r} records for {name!r}; {_AGAIN}"
       )

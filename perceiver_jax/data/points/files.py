@@ -184,10 +184,15 @@ def _import_trimesh() -> ModuleType:
 def _read_text(data: bytes, suffix: str) -> Example:
   """Reads a point in each line; numbers are separated by commas or spaces."""
   del suffix
-  text = data.decode("latin-1").replace(",", " ")
-  if not text.strip():
+  if not data.strip():
     raise ValueError("it is empty")
-  points = np.loadtxt(io.StringIO(text), usecols=(0, 1, 2), ndmin=2)
+  num_lines = max(data.count(b"\n"), data.count(b"\r"))
+  if num_lines > limits.MAX_POINTS:
+    raise ValueError(
+      f"it has {num_lines:,} lines, and at most {limits.MAX_POINTS:,} are read"
+    )
+  file = io.TextIOWrapper(io.BytesIO(data.replace(b",", b" ")), "latin-1")
+  points = np.loadtxt(file, usecols=(0, 1, 2), ndmin=2)
   return {"points": points}
 
 

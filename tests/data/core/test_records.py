@@ -138,6 +138,7 @@ def test_a_split_is_opened(tmp_path):
     ({"files": {"..": 1}}, r"'\.\.'; files lie in its"),
     ({"files": {"a": "1"}}, "lists '1' records for 'a'"),
     ({"files": {"a": -1}}, "lists -1 records for 'a'"),
+    ({"files": {"a": 2**63}}, "lists 9223372036854775808 records for 'a'"),
     ({"files": {"a": True}}, "lists True records for 'a'"),
     ({"names": None}, "no list of names 'names'"),
     ({"names": [1]}, "no list of names 'names'"),

@@ -191,6 +191,15 @@ def test_meshes_of_too_many_triangles_or_points_are_refused(
     files.read(path)
 
 
+def test_clouds_of_too_many_points_are_refused(tmp_path, monkeypatch):
+  path = tiny_points.write(tmp_path / "a.xyz", "0 1 2\n" * 9)
+  monkeypatch.setattr(limits, "MAX_POINTS", 9)
+  assert len(files.read(path)["points"]) == 9
+  monkeypatch.setattr(limits, "MAX_POINTS", 7)
+  with pytest.raises(UserError, match="it has 9 lines, and at most 7 are"):
+    files.read(path)
+
+
 def test_fans_of_too_many_triangles_are_refused(monkeypatch):
   monkeypatch.setattr(limits, "MAX_TRIANGLES", 11)
   with pytest.raises(ValueError, match="there are 12 triangles, and at most"):
