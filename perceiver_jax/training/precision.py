@@ -12,15 +12,17 @@ import jax.numpy as jnp
 import jmp
 
 from perceiver_jax.errors import UserError
-from perceiver_jax.models import encoder, layers, zoo
-from perceiver_jax.models.modalities import points
+from perceiver_jax.models import encoder, layers, transformer, zoo
+from perceiver_jax.models.modalities import entities, points
 
 PRECISIONS = ("float32", "bfloat16")
 
 _NORMS = (layers.LayerNorm, hk.BatchNorm)
 # Coordinates in bfloat16 would lose the high Fourier bands. The adapter is
 # cheap, and the encoder casts its output to bfloat16.
-_FLOAT32_ADAPTERS = (points.PointsAdapter,)
+_FLOAT32_ADAPTERS = {points.PointsAdapter, entities.EntityFeaturesAdapter}
+# PointNet's encoder reads coordinates as they are, so it stays in float32.
+_ENCODERS = {encoder.PerceiverEncoder, transformer.TransformerEncoder}
 
 
 @contextlib.contextmanager
@@ -37,8 +39,7 @@ def precision(name: str) -> Iterator[None]:
   with contextlib.ExitStack() as stack:
     if name == "bfloat16":
       half, full = jnp.bfloat16, jnp.float32
-      inner = {encoder.PerceiverEncoder, *zoo.ADAPTERS.values()}
-      inner -= {*_FLOAT32_ADAPTERS}
+      inner = _ENCODERS | {*zoo.ADAPTERS.values()} - _FLOAT32_ADAPTERS
       policies = dict.fromkeys(inner, jmp.Policy(full, half, half))
       outer = dict.fromkeys(zoo.DECODERS.values(), jmp.Policy(full, half, full))
       norms = dict.fromkeys(_NORMS, jmp.Policy(full, full, half))

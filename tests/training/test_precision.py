@@ -7,6 +7,7 @@ import optax
 import pytest
 from jax import numpy as jnp
 
+from configs import masked_lm
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import layers, perceiver
 from perceiver_jax.models.ops.execution import Execution
@@ -112,6 +113,11 @@ def test_bfloat16_multiplies_in_bfloat16_in_the_backward_pass(traced_bfloat16):
   }
   # The cotangents of the float32 attention logits are float32.
   assert pairs == {("bfloat16", "bfloat16"), ("float32", "bfloat16")}
+
+
+def test_bfloat16_multiplies_in_bfloat16_in_a_transformer():
+  traced = Traced(masked_lm.get_config("byte_bert,smoke"), "bfloat16")
+  assert inputs_of(traced.forward, *CONTRACTIONS) == {"bfloat16"}
 
 
 def test_float32_uses_no_other_float_type(tiny_conv_config):
