@@ -145,7 +145,7 @@ def _purpose(spec: Mapping[str, Any]) -> dict[str, Any]:
 def unnamed_classes(spec: Mapping[str, Any]) -> dict[str, Any]:
   """Returns metadata with a number for the name of each class."""
   label = spec["decoder"].get("outputs", {}).get("label", {})
-  count = spec.get("num_classes")
+  count = spec.get("num_classes", spec["decoder"].get("num_actions"))
   if isinstance(label, Mapping):
     count = label.get("num_outputs", count)
   return {"class_names": tuple(map(str, range(count or 0)))}

@@ -69,7 +69,7 @@ class StarCraft(base.Task):
   @property
   def group_names(self) -> tuple[str, ...]:
     """Returns the names of the kinds of observations, if there are several."""
-    return tuple(self._metadata["group_names"])
+    return tuple(self._metadata.get("group_names", ()))
 
   def _source_metadata(self) -> dict[str, tuple[str, ...]]:
     source = self.source("eval")

@@ -13,6 +13,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import base
+from experiments import evaluate_weights
 from perceiver_jax.errors import UserError
 from perceiver_jax.tasks import registry as tasks
 from perceiver_jax.training import config_checks, optimizers, restore, step
@@ -84,15 +85,11 @@ def test_the_model_and_the_optimizer_can_be_built(name, variant):
   optimizers.from_config(
     config.optimizer, config_checks.num_steps(config, 10_000), config.batch_size
   )
-  outputs = config.model.decoder.get("outputs", {})
-  autoencoded = outputs.get("label", {}).get("num_outputs", 0)
-  num_actions = config.model.decoder.get("num_actions", autoencoded)
   if not config.model.get("num_classes", 1):  # Left open for the data.
     config.model.num_classes = 3
     config.data.image_shape = (28, 28, 1)
-  count = config.model.get("num_classes", num_actions)
-  classes = [str(i) for i in range(count)]
-  task = tasks.make_task(config, {"class_names": classes})
+  metadata = evaluate_weights.unnamed_classes(config.model.to_dict())
+  task = tasks.make_task(config, metadata)
   mesh = step.make_mesh(1)
   state = restore.abstract_state(config, task, mesh)
   assert len(jax.tree.leaves(state.params)) > 10
@@ -128,9 +125,8 @@ def test_every_point_of_a_sweep_is_a_model(name, sweep):
     if point in (points[0], points[-1]):
       short = file.get_config(f"{variant},smoke")
       short.update_from_flattened_dict(leaves)
-      task = tasks.make_task(
-        short, {"class_names": [""] * short.model.num_classes}
-      )
+      spec = short.model.to_dict()
+      task = tasks.make_task(short, evaluate_weights.unnamed_classes(spec))
       restore.abstract_state(short, task, step.make_mesh(1))
   # One point is the base, and all differ.
   assert file.get_config(base_variant).to_dict() in configs
