@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow test-huggingface lint format lock clean same-python
+.PHONY: help setup train test test-slow test-nightly test-huggingface lint format lock clean same-python
 
 help:  ## List these targets.
 	@echo "usage: make TARGET [ARGS=\"...\"]"
@@ -31,8 +31,12 @@ test: setup  ## Run the tests (ARGS="-k attention -x" goes to pytest).
 
 test-slow: setup  ## Run only the tests marked slow (gets libtpu on Linux).
 	if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
-	  $(BIN)/python -m pip install --quiet --editable '.[compile-ahead]'; fi
+	  $(BIN)/python -m pip install --quiet --editable '.[compile-ahead]' \
+	  || echo "without libtpu, its test is skipped"; fi
 	$(BIN)/python -m pytest -m slow $(PARALLEL) $(ARGS)
+
+test-nightly: setup  ## Run only the tests marked nightly.
+	$(BIN)/python -m pytest -m nightly $(PARALLEL) $(ARGS)
 
 test-huggingface: setup  ## Compare with Hugging Face's models (gets torch).
 	$(BIN)/python -m pip install --quiet --editable '.[huggingface]'

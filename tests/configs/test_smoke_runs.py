@@ -20,11 +20,16 @@ VARIANTS = {
     "video_512",
   ),
   "modelnet40": ("transformer", "pointnet"),
+  "starcraft": ("perceiver_io", "transformer", "small_pooling"),
 }  # fmt: skip
-CASES = [(file, v) for file, names in VARIANTS.items() for v in names]
+# One of each file is enough for every change; the others run at night.
+CASES = [
+  pytest.param(file, name, marks=pytest.mark.nightly if i else pytest.mark.slow)
+  for file, names in VARIANTS.items()
+  for i, name in enumerate(names)
+]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("file", "variant"), CASES)
 def test_a_smoke_run_trains_and_is_evaluated(
   file, variant, tmp_path, compile_once, no_report

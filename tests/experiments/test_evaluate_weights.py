@@ -141,8 +141,17 @@ def test_a_run_gets_the_metrics_of_its_own_evaluation(
     assert record["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param("imagenet", marks=pytest.mark.slow),
+    *(
+      pytest.param(name, marks=pytest.mark.nightly)
+      for name in VARIANTS
+      if name != "imagenet"
+    ),
+  ],
+)
 def test_a_run_of_each_task_gets_its_own_metrics(call, tmp_path, name):
   run, out = tmp_path / "run", tmp_path / "out.json"
   flags = config_flag(name), f"--workdir={run}", "--num_devices=1"
