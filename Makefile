@@ -33,7 +33,7 @@ test-slow: setup  ## Run only the tests marked slow (gets libtpu on Linux).
 	if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
 	  $(BIN)/python -m pip install --quiet --editable '.[compile-ahead]' \
 	  || echo "without libtpu, its test is skipped"; fi
-	$(BIN)/python -m pytest -m slow $(PARALLEL) $(ARGS)
+	$(BIN)/python -m pytest -m 'slow and not nightly' $(PARALLEL) $(ARGS)
 
 test-nightly: setup  ## Run only the tests marked nightly.
 	$(BIN)/python -m pytest -m nightly $(PARALLEL) $(ARGS)

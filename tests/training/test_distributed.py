@@ -13,6 +13,8 @@ from perceiver_jax.training import workdir
 
 pytestmark = pytest.mark.slow
 
+_VICTIMS = [0, pytest.param(1, marks=pytest.mark.nightly)]
+
 # A run long enough for a signal to arrive in the middle of it.
 LEAVES = {
   "num_steps": 12,
@@ -124,7 +126,7 @@ def test_two_processes_evaluate_the_weights_of_a_run(
   assert evaluation["num_examples"] == {"eval": 360}
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", _VICTIMS)
 def test_a_signal_to_either_process_stops_both_at_the_same_step(
   tmp_path, start_two, victim
 ):
@@ -151,6 +153,7 @@ def test_a_run_of_two_processes_can_be_resumed_by_two(
   runs.assert_alike(tmp_path, single_process)
 
 
+@pytest.mark.nightly
 def test_a_run_of_one_process_can_be_resumed_by_two(
   tmp_path, single_process, start_two, program
 ):
@@ -169,7 +172,7 @@ def test_both_processes_report_an_indivisible_batch_size(tmp_path, start_two):
   assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", _VICTIMS)
 def test_if_a_process_is_killed_the_other_ends_and_both_can_resume(
   tmp_path, start_two, single_process, victim
 ):

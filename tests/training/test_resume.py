@@ -213,7 +213,9 @@ def test_signal_saves_and_sets_the_exit_status(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(
+  "seed", [0, pytest.param(1, marks=pytest.mark.nightly)]
+)
 def test_a_run_killed_at_any_step_can_be_resumed(
   tmp_path, program, whole, seed
 ):
