@@ -127,24 +127,26 @@ def _small(config: ml_collections.ConfigDict, is_transformer: bool) -> None:
   config.model.adapter.num_channels = 64 if is_transformer else 128
   config.model.decoder.num_embedding_channels = 64
   if not is_transformer:
-    config.model.decoder.update(num_heads=4, widening_factor=2)
+    config.model.decoder.update(num_heads=8, widening_factor=2)
     config.model.encoder.update(
-      num_latents=8,
+      num_latents=32,
       num_latent_channels=128,
       # Latents of the papers' scale, 0.02, are almost equal after the
-      # cross-attend, and take longer to differ.
+      # cross-attend, and take longer to differ; added to what they read, they
+      # would outweigh it.
       latent_init_scale=1.0,
+      use_query_residual=False,
       num_self_attends_per_block=1,
-      num_self_attend_heads=4,
-      num_cross_attend_heads=4,
+      num_self_attend_heads=8,
+      num_cross_attend_heads=8,
       self_attend_widening_factor=1,
     )
   config.batch_size = 64
-  config.num_steps = 4000
+  config.num_steps = 4000 if is_transformer else 7000
   config.ema_decay = 0.99
   config.optimizer.update(
     name="adamw",
-    learning_rate=1e-3,
+    learning_rate=1e-3 if is_transformer else 2e-3,
     warmup_steps=50,
     constant_fraction=0.75,  # Relations are learned late.
     weight_decay=0.01,

@@ -33,9 +33,14 @@ _BATCH = flags.DEFINE_integer(
 _REPEATS = flags.DEFINE_integer(
   "repeats", 5, "Number of timed calls.", lower_bound=1
 )
+_SIZES = flags.DEFINE_multi_integer(
+  "num_entities",
+  [32, 64, 128, 256, 512],
+  "Number of entities, which may be given several times.",
+  lower_bound=1,
+)
 _JSON = flags.DEFINE_string("json", "", "File to write the figures to.")
 
-SIZES = (32, 64, 128, 256, 512)
 _MODELS = {"io": "starcraft", "transformer": "starcraft_transformer"}
 
 
@@ -49,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
     flush=True,
   )
   rows = []
-  for size in SIZES:
+  for size in _SIZES.value:
     row: dict[str, Any] = {"entities": str(size)}
     for title, name in _MODELS.items():
       figures = _measure(name, size, device.platform)
