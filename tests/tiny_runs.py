@@ -132,6 +132,7 @@ def tiny_config(**leaves):
   config = base.run()
   # Exported weights need a spec; the task ignores it.
   config.model = {
+    "num_classes": 3,
     "adapter": {},
     "encoder": {},
     "decoder": {"kind": "average_and_project"},

@@ -81,7 +81,7 @@ INVALID = {
   "task": (["--config.task=chess"], ["'chess'", "image_classification"]),
   "source": (
     ["--config.data.source=x"],
-    ["'x'", "digit_pairs, image_folder, image_list, tfds"],
+    ["'x'", "digit_pairs, idx, image_folder, image_list, tfds"],
   ),
   "split": (["--config.data.eval_split=x"], ["'x'", "train, test"]),
   "no directory": (

@@ -157,7 +157,7 @@ def test_a_smoke_run_reports_clouds(tmp_path):
   outcome = loop.Trainer(config, task, tmp_path, num_devices=1).run()
   assert 0 <= outcome.results["metrics"]["eval/accuracy"] <= 1
   page = (tmp_path / "report.html").read_text()
-  assert page.count("<canvas") == 12
+  assert page.count("<canvas") == 24  # Clouds, and confident mistakes.
   assert "cross-attend 2, mean over latents" in page
   assert "http" not in page.split("Sample predictions")[1].split("</script>")[0]
 

@@ -75,7 +75,10 @@ def test_head_of_another_size_is_initialized_and_named(
   head = {
     name: x[..., :7] for name, x in initial.params["decoder/output"].items()
   }
-  smaller = initial._replace(params=initial.params | {"decoder/output": head})
+  smaller = initial._replace(
+    spec=initial.spec | {"num_classes": 7},
+    params=initial.params | {"decoder/output": head},
+  )
   weights.save(tmp_path / "smaller.safetensors", smaller)
   config.init_from = str(tmp_path / "smaller.safetensors")
   _train(config, tmp_path / "second")

@@ -119,7 +119,7 @@ def test_in_memory_refuses_arrays_of_different_lengths():
     (
       "digitz",
       {},
-      "'digitz'.*digits, digit_pairs, image_folder, image_list, tfds",
+      "'digitz'.*digits, digit_pairs, idx, image_folder, image_list, tfds",
     ),
     ("in_memory", {}, "'in_memory'.*image_folder, image_list, tfds"),
     ("digits", {}, "missing.*'split'.*it takes: split"),
@@ -145,9 +145,18 @@ def test_make_source_makes_every_source(tmp_path):
   records = [tiny_tfds.record(image, 0)] * 5
   tiny_tfds.prepare(tmp_path / "tfds", "tiny", spec, {"train": records})
   (tmp_path / "folder/test.csv").write_text("image,labels\ntest/cat/a.png,\n")
+  (tmp_path / "idx").mkdir()
+  for kind, header, size in (
+    ("images-idx3", (3, 2, 2), 12),
+    ("labels-idx1", (3,), 3),
+  ):
+    content = bytes((0, 0, 8, len(header)))
+    content += np.array(header, ">u4").tobytes() + bytes(size)
+    (tmp_path / f"idx/t10k-{kind}-ubyte").write_bytes(content)
   arguments = {
     "digits": {"split": "test"},
     "digit_pairs": {"split": "test", "num_test": 7},
+    "idx": {"directory": tmp_path / "idx", "split": "test"},
     "image_folder": {"directory": tmp_path / "folder", "split": "test"},
     "image_list": {"directory": tmp_path / "folder", "split": "test"},
     "tfds": {
@@ -157,7 +166,7 @@ def test_make_source_makes_every_source(tmp_path):
   }  # fmt: skip
   assert arguments.keys() == sources.SOURCES.keys()
   made = [sources.make_source(name, **arguments[name]) for name in arguments]
-  assert [len(source) for source in made] == [360, 7, 1, 1, 5, 1024]
+  assert [len(source) for source in made] == [360, 7, 3, 1, 1, 5, 1024]
 
 
 def test_make_source_refuses_an_empty_data_set():
