@@ -134,7 +134,13 @@ def tiny_config(**leaves):
   config.model = {
     "num_classes": 3,
     "adapter": {},
-    "encoder": {},
+    "encoder": {
+      "num_latents": 1,
+      "num_latent_channels": 1,
+      "num_blocks": 1,
+      "num_self_attends_per_block": 1,
+      "num_self_attend_heads": 1,
+    },
     "decoder": {"kind": "average_and_project"},
   }
   config.num_steps = 12
