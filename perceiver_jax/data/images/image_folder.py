@@ -15,6 +15,9 @@ from perceiver_jax.errors import UserError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 # The split of a directory that holds the folders of the classes themselves.
 ALL = "all"
+# Folders of these names are splits, even if they lack folders of classes, as
+# the published test split of ImageNet does.
+_SPLIT_NAMES = {"train", "validation", "val", "valid", "test"}
 _EXPECTED = (
   f"expected DIRECTORY/SPLIT/CLASS/*{{{','.join(IMAGE_SUFFIXES)}}}; change the"
   " directory or the split"
@@ -123,8 +126,10 @@ def _split_folders(directory: str | os.PathLike[str]) -> dict[str, Path]:
   if not root.is_dir():
     raise UserError(f"no directory {str(root)!r}; {_EXPECTED}")
   folders = {name: root / name for name in _subfolders(root)}
-  images = any(_has_image(folder) for folder in folders.values())
-  return {ALL: root} if images and not _class_names(folders) else folders
+  if _SPLIT_NAMES & folders.keys() or _class_names(folders):
+    return folders
+  has_images = any(_has_image(folder) for folder in folders.values())
+  return {ALL: root} if has_images else folders
 
 
 def _subfolders(directory: Path) -> list[str]:

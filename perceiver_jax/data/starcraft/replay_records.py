@@ -61,7 +61,7 @@ class Replay(NamedTuple):
 
 
 class Survey(NamedTuple):
-  """What is known of all replays.
+  """The names, replays and duplicates of a set of replays.
 
   Attributes:
     names: the names that occur.

@@ -51,7 +51,7 @@ class Observation(NamedTuple):
 
 
 class Game(NamedTuple):
-  """What is read of a replay.
+  """The observations of a replay, and the game that it records.
 
   Attributes:
     key: hash that all recordings of one game share.

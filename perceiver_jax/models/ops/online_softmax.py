@@ -120,12 +120,12 @@ def chunked_attention(
   Returns:
     [B, H, N, V].
   """
-  limits = _Limits(dtype, chunk_logits or CHUNK_LOGITS)
-  return _attend(score, limits, queries, keys, mask)
+  options = _Options(dtype, chunk_logits or CHUNK_LOGITS)
+  return _attend(score, options, queries, keys, mask)
 
 
-class _Limits(NamedTuple):
-  """What is kept: the type of the result, and the logits held at once."""
+class _Options(NamedTuple):
+  """The type of the result, and the number of logits held at once."""
 
   dtype: Any
   chunk_logits: int
@@ -173,11 +173,11 @@ product.defvjp(_product_forward, _product_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attend(score, limits, queries, keys, mask):
-  return _forward(score, limits, queries, keys, mask)[0].astype(limits.dtype)
+def _attend(score, options, queries, keys, mask):
+  return _forward(score, options, queries, keys, mask)[0].astype(options.dtype)
 
 
-def _forward(score, limits, queries, keys, mask):
+def _forward(score, options, queries, keys, mask):
   """Returns the result and the log-sum-exp."""
   logits, values = jax.eval_shape(score, queries, keys)
   *shape, num_keys = logits.shape
@@ -198,7 +198,7 @@ def _forward(score, limits, queries, keys, mask):
       jnp.zeros(shape, jnp.float32),
     )
     size = chunk_size(
-      num_queries, batch * heads * num_keys, limits.chunk_logits
+      num_queries, batch * heads * num_keys, options.chunk_logits
     )
     return _loop(num_queries, size, over_queries, start)
 
@@ -212,7 +212,7 @@ def _forward(score, limits, queries, keys, mask):
     l=jnp.zeros(shape, jnp.float32),
     acc=jnp.zeros((*shape, values.shape[-1]), jnp.float32),
   )
-  size = chunk_size(num_keys, batch * heads * num_queries, limits.chunk_logits)
+  size = chunk_size(num_keys, batch * heads * num_queries, options.chunk_logits)
   return finalize(_loop(num_keys, size, over_keys, start))
 
 
@@ -224,16 +224,16 @@ class _Needed:
   keys: bool
 
 
-def _attend_forward(score, limits, queries, keys, mask):
+def _attend_forward(score, options, queries, keys, mask):
   needed = _Needed(any(x.perturbed for x in jax.tree.leaves(keys)))
   queries, keys, mask = jax.tree.map(lambda x: x.value, (queries, keys, mask))
-  out, lse = _forward(score, limits, queries, keys, mask)
-  out = checkpoint_name(out.astype(limits.dtype), RESULTS[0])
+  out, lse = _forward(score, options, queries, keys, mask)
+  out = checkpoint_name(out.astype(options.dtype), RESULTS[0])
   lse = checkpoint_name(lse, RESULTS[1])
   return out, (queries, keys, mask, out, lse, needed)
 
 
-def _attend_backward(score, limits, saved, grad):
+def _attend_backward(score, options, saved, grad):
   queries, keys, mask, out, lse, needed = saved
   grad = grad.astype(jnp.float32)
   delta = (grad * out).sum(-1)
@@ -289,13 +289,13 @@ def _attend_backward(score, limits, saved, grad):
   dkeys = [keys] if needed.keys else []
   if num_queries > num_keys:
     size = chunk_size(
-      num_queries, batch * heads * num_keys, limits.chunk_logits
+      num_queries, batch * heads * num_keys, options.chunk_logits
     )
     start = zeros(queries), sums(dkeys)
     dqueries, dkeys = _loop(num_queries, size, over_queries, start)
   else:
     size = chunk_size(
-      num_keys, batch * heads * num_queries, limits.chunk_logits
+      num_keys, batch * heads * num_queries, options.chunk_logits
     )
     start = sums(queries), zeros(dkeys)
     dqueries, dkeys = _loop(num_keys, size, over_keys, start)

@@ -353,6 +353,14 @@ def test_a_folder_of_another_layout_is_refused(refused, tmp_path):
     f"--directory={tmp_path}",
     parts=["no image", str(tmp_path), "SPLIT/CLASS"],
   )
+  # The published test split of ImageNet has no folders of classes.
+  (tmp_path / "test").mkdir()
+  (tmp_path / "test/1.JPEG").write_bytes(_jpeg())
+  refused(
+    "data.prepare",
+    f"--directory={tmp_path}",
+    parts=["no image", str(tmp_path), "SPLIT/CLASS"],
+  )
 
 
 def test_other_folders_beside_the_splits_are_no_error(script, folder):
