@@ -46,8 +46,8 @@ def limits(max_seconds: float, max_memory_mb: float) -> Iterator[None]:
       in_use = int(size.read_text().split()[0]) * resource.getpagesize()
       limit = in_use + int(max_memory_mb * 1e6)
       resource.setrlimit(resource.RLIMIT_AS, (limit, memory_before[1]))
-    # Again every second, since a destructor would ignore the error.
-    signal.setitimer(signal.ITIMER_REAL, max_seconds, 1)
+    # Again and again, since a destructor would ignore the error.
+    signal.setitimer(signal.ITIMER_REAL, max_seconds, min(max_seconds, 1))
     yield
   except _TooSlowError:
     raise UserError(f"takes more than {max_seconds:g} s to read") from None
