@@ -6,16 +6,10 @@ and attention weights over text (Perceiver IO, Figure 7).
 """
 
 import importlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from absl import flags
-
-from experiments import launch
 from experiments.predictions import models
-from perceiver_jax import weights as weights_lib
 from perceiver_jax.errors import UserError
-from perceiver_jax.training import workdir
 
 # Kind of a model's adapter to the module that draws its attention.
 _BY_ADAPTER = {
@@ -40,7 +34,7 @@ def run(arguments: Sequence[str]) -> None:
       "no input is given; name images or clips, or write texts in quotes, after"
       " the flags"
     )
-  spec, loaded = _model()
+  spec, loaded = models.read_spec()
   kind = spec["adapter"].get("kind", "image")
   if kind not in _BY_ADAPTER:
     raise UserError(
@@ -53,15 +47,3 @@ def run(arguments: Sequence[str]) -> None:
     )
   module = f"experiments.predictions.{_BY_ADAPTER[kind]}"
   importlib.import_module(module).run(arguments, loaded)
-
-
-def _model() -> tuple[Mapping[str, Any], weights_lib.Weights | None]:
-  """Returns the spec of the model, and the weights if --weights is given."""
-  if models.uses_run():
-    return workdir.read_config(launch.workdir(), "model").model.to_dict(), None
-  if not flags.FLAGS.weights:
-    raise UserError(
-      "no model is given: --weights takes a file or folder, --workdir a run"
-    )
-  loaded = weights_lib.load(flags.FLAGS.weights)
-  return loaded.spec, loaded

@@ -1,8 +1,8 @@
 """Attention of single latents over the frames and the audio of clips."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -13,8 +13,22 @@ from configs import kinetics as kinetics_config
 from experiments import launch
 from experiments.predictions import attention_values, models, outputs
 from perceiver_jax import weights as weights_lib
+from perceiver_jax.data.core.source import Example
 from perceiver_jax.errors import UserError
 from perceiver_jax.tasks import clip_data, registry
+
+
+class ClipModel(NamedTuple):
+  """A model that takes clips.
+
+  Attributes:
+    task: The task, which reads and prepares clips.
+    apply: Returns the outputs for a clip that was read, with attention logits,
+      on the host. Of an autoencoder it decodes a single point of each grid.
+  """
+
+  task: clip_data.ClipTask
+  apply: Callable[[Example], Any]
 
 
 def run(arguments: Sequence[str], loaded: weights_lib.Weights | None) -> None:
@@ -28,31 +42,47 @@ def run(arguments: Sequence[str], loaded: weights_lib.Weights | None) -> None:
     UserError: The model does not take clips, or not those of --config.
   """
   paths = [Path(p).expanduser() for p in arguments]
+  model = load(loaded)
+  examples = [model.task.read(path, flags.FLAGS.start) for path in paths]
+  folder = outputs.output_folder()
+  for path, example in zip(paths, examples, strict=True):
+    shown = attention_values.of_encoder(model.apply(example), softmax=False)
+    figure = model.task.attention_figure(
+      example, shown.attention, shown.latents, shown.head
+    )
+    print(path)
+    file = outputs.save_png(folder, f"{path.stem}-attention-maps.png", figure)
+    print(f"  {file}")
+
+
+def load(loaded: weights_lib.Weights | None = None) -> ClipModel:
+  """Loads the model of --weights or of the run in --workdir.
+
+  Args:
+    loaded: The weights of --weights, if they are loaded already.
+
+  Raises:
+    UserError: The model does not take clips, or not those of --config.
+  """
   weights = models.load_weights(
     ["classification", "average_and_project", "multimodal"],
     "kinetics_784",
     loaded=loaded,
   )
   task = _make_task(weights.spec)
-  examples = [task.read(path, flags.FLAGS.start) for path in paths]
-  apply = models.jit_apply(weights, return_attention="logits")
-  folder = outputs.output_folder()
-  for path, example in zip(paths, examples, strict=True):
+  apply_raw = models.jit_apply(weights, return_attention="logits")
+
+  def apply(example):
     try:
       raw, options = _model_inputs(weights.spec, example)
-      model_outputs = jax.device_get(apply(raw, **options))
+      return jax.device_get(apply_raw(raw, **options))
     except (TypeError, ValueError) as error:
       raise UserError(
         f"the model does not take clips as its config prepares them: {error};"
         " give the weights' own --config"
       ) from error
-    shown = attention_values.of_encoder(model_outputs, softmax=False)
-    figure = task.attention_figure(
-      example, shown.attention, shown.latents, shown.head
-    )
-    print(path)
-    file = outputs.save_png(folder, f"{path.stem}-attention-maps.png", figure)
-    print(f"  {file}")
+
+  return ClipModel(task, apply)
 
 
 def _make_task(spec: dict[str, Any]) -> clip_data.ClipTask:
@@ -62,8 +92,8 @@ def _make_task(spec: dict[str, Any]) -> clip_data.ClipTask:
   else:
     config = _config(spec)
     count = _num_classes(config.model)
-    names = [f"class {i}" for i in range(count)]
-    task = registry.make_task(config, {"class_names": names})
+    metadata = {"class_names": tuple(outputs.class_names(count))}
+    task = registry.make_task(config, metadata)
   if not isinstance(task, clip_data.ClipTask):
     raise UserError(
       "the config is not of clips; give --config=configs/audioset.py:VARIANT or"

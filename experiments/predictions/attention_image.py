@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from experiments.predictions import attention_values, image_model, outputs
 from perceiver_jax import weights as weights_lib
+from perceiver_jax.data.core.source import Example
 from perceiver_jax.viz import attention_figures
 
 
@@ -21,12 +24,21 @@ def run(arguments: Sequence[str], loaded: weights_lib.Weights | None) -> None:
   folder = outputs.output_folder()
   for path, example in zip(paths, inputs, strict=True):
     shown = attention_values.of_encoder(model.apply(example), softmax=False)
-    figure = attention_figures.image_figure(
-      model.to_pixels(example["image"]),
-      shown.attention,
-      shown.latents,
-      shown.head,
-    )
+    figure = draw(model, example, shown)
     print(path)
     file = outputs.save_png(folder, f"{path.stem}-attention-maps.png", figure)
     print(f"  {file}")
+
+
+def draw(
+  model: image_model.ImageModel,
+  example: Example,
+  shown: attention_values.Shown,
+) -> np.ndarray:
+  """Draws an image and the maps of latents; returns uint8 [h, w, 3]."""
+  return attention_figures.image_figure(
+    model.to_pixels(example["image"]),
+    shown.attention,
+    shown.latents,
+    shown.head,
+  )

@@ -1,7 +1,6 @@
 """Attention of single latents to the characters of texts."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -15,9 +14,10 @@ from experiments.predictions import (
   outputs,
 )
 from perceiver_jax import weights as weights_lib
-from perceiver_jax.data.text import byte_tokenizer
+from perceiver_jax.data.text import byte_tokenizer, tokenizers
 from perceiver_jax.tasks import glue, text_attention
 from perceiver_jax.viz import attention_sections
+from perceiver_jax.viz.sections import Section
 
 _TITLE_LENGTH = 60
 
@@ -45,7 +45,10 @@ def run(arguments: Sequence[str], loaded: weights_lib.Weights | None) -> None:
   for i, (text, ids) in enumerate(zip(arguments, texts, strict=True)):
     one = slice(i, i + 1)
     model_outputs = jax.device_get(apply(rows[one], input_mask=masks[one]))
-    page = _page(text, ids, model_outputs, len(before), tokenizer)
+    shown = attention_values.of_encoder(model_outputs, softmax=True)
+    page = attention_sections.page(
+      text[:_TITLE_LENGTH], draw(ids, shown, len(before), tokenizer)
+    )
     path = outputs.unused_path(folder, "text-attention.html")
     with outputs.writing(path):
       path.write_text(page, encoding="utf-8")
@@ -64,16 +67,21 @@ def _tokens_before() -> np.ndarray:
   return np.array([x for x in before if x is not None], np.int32)
 
 
-def _page(
-  text: str,
+def draw(
   ids: np.ndarray,
-  model_outputs: Any,
+  shown: attention_values.Shown,
   num_before: int,
-  tokenizer: Any,
-) -> str:
-  """Returns a page with a section for each cross-attend."""
-  shown = attention_values.of_encoder(model_outputs, softmax=True)
-  sections = [
+  tokenizer: tokenizers.Tokenizer,
+) -> list[Section]:
+  """Returns a section with the text's attention for each cross-attend.
+
+  Args:
+    ids: The tokens [L] of the text.
+    shown: The attention to them and the tokens before.
+    num_before: Number of tokens before the text.
+    tokenizer: The tokenizer of the model.
+  """
+  return [
     text_attention.section(
       attention[..., num_before:],
       ids,
@@ -84,4 +92,3 @@ def _page(
     )
     for attention in shown.attention
   ]
-  return attention_sections.page(text[:_TITLE_LENGTH], sections)

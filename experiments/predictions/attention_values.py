@@ -1,4 +1,4 @@
-"""The attention that `predict attention` shows, chosen by its flags."""
+"""The attention of the latents and the head that are to be shown."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -27,34 +27,44 @@ class Shown(NamedTuple):
   is_softmax: bool
 
 
-def of_encoder(model_outputs: Any, *, softmax: bool) -> Shown:
+def of_encoder(
+  model_outputs: Any,
+  *,
+  softmax: bool,
+  latents: Sequence[str] | None = None,
+  head: int | None = None,
+) -> Shown:
   """Returns the attention of the encoder's cross-attends to one example.
 
   Args:
     model_outputs: `Outputs` with attention logits, of one example.
     softmax: Whether to show weights by default; --softmax and --nosoftmax
       override it.
+    latents: Indices of latents; if empty, those of --latents, by default 8
+      evenly spaced ones.
+    head: Index of a head; if None, that of --head, by default the mean.
 
   Raises:
-    UserError: --latents or --head is not of this model.
+    UserError: The model does not have these latents or this head.
   """
   values = flags.FLAGS
   is_softmax = softmax if values.softmax is None else values.softmax
+  head = values.head if head is None else head
   attention = [np.asarray(x[0]) for x in model_outputs.encoder_attention]
   if is_softmax:
     attention = [special.softmax(x, axis=-1) for x in attention]
   num_heads, num_latents = attention[0].shape[:2]
-  if values.head is not None and values.head >= num_heads:
+  if head is not None and not 0 <= head < num_heads:
     raise UserError(
-      f"--head={values.head}: the cross-attends have {num_heads} heads; give"
+      f"--head={head}: the cross-attends have {num_heads} heads; give"
       f" 0 to {num_heads - 1}"
     )
-  return Shown(attention, _latents(num_latents), values.head, is_softmax)
+  chosen = _latents(latents or values.latents, num_latents)
+  return Shown(attention, chosen, head, is_softmax)
 
 
-def _latents(num_latents: int) -> list[int]:
-  """Returns the indices in --latents, by default 8 evenly spaced ones."""
-  given = flags.FLAGS.latents
+def _latents(given: Sequence[str], num_latents: int) -> list[int]:
+  """Returns the given indices, by default 8 evenly spaced ones."""
   if not given:
     return attention_maps.choose_latents(num_latents)
   for text in given:

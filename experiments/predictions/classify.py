@@ -6,8 +6,12 @@ With several labels per image, it prints all labels above a threshold.
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from experiments.predictions import image_model, outputs
+from perceiver_jax.data.core.source import Example
 from perceiver_jax.errors import UserError
 from perceiver_jax.viz import attention_figures, image_layout
 
@@ -37,14 +41,21 @@ def run(arguments: Sequence[str]) -> None:
     else:
       show = functools.partial(outputs.print_labels, model.threshold)
     show(model.probabilities(model_outputs.logits[0]), model.class_names)
-    pixels = model.to_pixels(example["image"])
-    (overlay,) = attention_figures.output_overlays(
-      pixels[None],
-      model_outputs.encoder_attention,
-      model_outputs.decoder_attention,
-    )
-    sheet = image_layout.contact_sheet(
-      [pixels, overlay], ["input", "attention"], 2
-    )
+    sheet = draw(model, example, model_outputs)
     file = outputs.save_png(folder, f"{path.stem}-attention.png", sheet)
     print(f"  {file}")
+
+
+def draw(
+  model: image_model.ImageModel, example: Example, model_outputs: Any
+) -> np.ndarray:
+  """Draws an image beside the output's attention; returns uint8 [h, w, 3]."""
+  pixels = model.to_pixels(example["image"])
+  (overlay,) = attention_figures.output_overlays(
+    pixels[None],
+    model_outputs.encoder_attention,
+    model_outputs.decoder_attention,
+  )
+  return image_layout.contact_sheet(
+    [pixels, overlay], ["input", "attention"], 2
+  )

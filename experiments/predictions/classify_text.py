@@ -1,13 +1,27 @@
 """predict classify-text TEXT ...: predictions of a GLUE run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from absl import flags
 
 from experiments.predictions import models, outputs
+from perceiver_jax.data.core.source import Batch
 from perceiver_jax.errors import UserError
 from perceiver_jax.tasks import glue
 from perceiver_jax.training import restore
+
+
+class TextModel(NamedTuple):
+  """A model of the tasks of GLUE.
+
+  Attributes:
+    task: The task, which has those of GLUE and prepares texts.
+    apply: Returns the outputs for a batch, on the host.
+  """
+
+  task: glue.Glue
+  apply: Callable[[Batch], Any]
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -22,12 +36,11 @@ def run(arguments: Sequence[str]) -> None:
   """
   if not arguments:
     raise UserError("no text is given; put each in quotes, after the flags")
-  config, task, folder = models.saved_run(glue.Glue, "classify texts")
+  model = load()
+  task = model.task
   name = choose_task(task)
   groups = _groups(arguments, len(task.tasks[name].texts))
-  batch = task.texts.batch_of(name, groups)
-  restored = restore.restore(config, task, folder, flags.FLAGS.checkpoint)
-  logits = restore.predictor(restored)(batch).logits
+  logits = model.apply(task.texts.batch_of(name, groups)).logits
   classes = task.tasks[name].classes
   for texts, row in zip(groups, logits, strict=True):
     print(" | ".join(texts))
@@ -35,6 +48,20 @@ def run(arguments: Sequence[str]) -> None:
       outputs.print_top_classes(task.texts.probabilities(name, row), classes)
     else:
       print(f"  score {task.texts.answer(name, row)[0]}")
+
+
+def load(**options: Any) -> TextModel:
+  """Loads the model of the run in --workdir.
+
+  Args:
+    **options: Options of the task's `forward`.
+
+  Raises:
+    UserError: There is no such run, or it does not classify texts.
+  """
+  config, task, folder = models.saved_run(glue.Glue, "classify texts")
+  restored = restore.restore(config, task, folder, flags.FLAGS.checkpoint)
+  return TextModel(task, restore.predictor(restored, **options))
 
 
 def choose_task(task: glue.Glue) -> str:

@@ -1,7 +1,8 @@
 """predict command FILE ...: the next command in StarCraft II."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,6 +15,18 @@ from perceiver_jax.data.starcraft import observations as observations_lib
 from perceiver_jax.errors import UserError
 from perceiver_jax.tasks.starcraft import StarCraft
 from perceiver_jax.training import restore
+
+
+class CommandModel(NamedTuple):
+  """A model that predicts commands.
+
+  Attributes:
+    task: The task, which prepares observations as in evaluation.
+    apply: Returns the outputs for a batch, on the host.
+  """
+
+  task: StarCraft
+  apply: Callable[[dict[str, np.ndarray]], Any]
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -31,26 +44,65 @@ def run(arguments: Sequence[str]) -> None:
       "no observation is given; name .npz files after the flags"
       " (docs/starcraft.md describes their arrays)"
     )
+  model = load()
+  observations = [read(path, model.task) for path in paths]
+  batches = [batch_of(each, model.task) for each in observations]
+  for path, observation, batch in zip(
+    paths, observations, batches, strict=True
+  ):
+    print(path)
+    predictions = probabilities(model.apply(batch), observation, model.task)
+    for part, shares in predictions.items():
+      print(f" {part}:")
+      outputs.print_top_classes(np.array([*shares.values()]), [*shares])
+
+
+def load(**options: Any) -> CommandModel:
+  """Loads the model of the run in --workdir.
+
+  Args:
+    **options: Options of the task's `forward`.
+
+  Raises:
+    UserError: No run is given, or it does not predict commands.
+  """
   if not models.uses_run():
     raise UserError(
       "command needs the names of the actions, which a run has: give --workdir"
       " of a run of configs/starcraft.py, and no --weights"
     )
   config, task, folder = models.saved_run(StarCraft, "predict commands")
-  observations = [_read(path, task) for path in paths]
-  examples = [task.preprocess(each, None) for each in observations]
   restored = restore.restore(config, task, folder, flags.FLAGS.checkpoint)
-  apply = restore.predictor(restored)
-  for path, observation, example in zip(
-    paths, observations, examples, strict=True
-  ):
-    batch = {name: value[None] for name, value in example.items()}
-    logits = apply(batch).logits
-    print(path)
-    _print(task, observation, jax.device_get(task.probabilities(logits)))
+  return CommandModel(task, restore.predictor(restored, **options))
 
 
-def _read(path: Path, task: StarCraft) -> Example:
+def batch_of(observation: Example, task: StarCraft) -> dict[str, np.ndarray]:
+  """Returns a batch of one observation."""
+  example = task.preprocess(observation, None)
+  return {name: value[None] for name, value in example.items()}
+
+
+def probabilities(
+  model_outputs: Any, observation: Example, task: StarCraft
+) -> dict[str, dict[str, float]]:
+  """Returns the probability of each value, by part of the command.
+
+  Actions are named as in the run, entities by number, type and place.
+  """
+  entities = _entity_names(task, observation)
+  names = {
+    "action": task.class_names,
+    "selected": entities,
+    "target": entities,
+  }
+  shares = jax.device_get(task.probabilities(model_outputs.logits))
+  return {
+    part: dict(zip(names[part], shares[part][0].tolist(), strict=False))
+    for part in features.TARGETS
+  }
+
+
+def read(path: Path, task: StarCraft) -> Example:
   """Reads an observation.
 
   Raises:
@@ -61,25 +113,6 @@ def _read(path: Path, task: StarCraft) -> Example:
   if not features.num_entities(observation):
     raise UserError(f"{str(path)!r} has no entity; nothing can be commanded")
   return observation
-
-
-def _print(
-  task: StarCraft,
-  observation: Example,
-  probabilities: dict[str, np.ndarray],
-) -> None:
-  """Prints the most likely values of each part of the command."""
-  entities = _entity_names(task, observation)
-  names = {
-    "action": task.class_names,
-    "selected": entities,
-    "target": entities,
-  }
-  for part in features.TARGETS:
-    print(f" {part}:")
-    outputs.print_top_classes(
-      probabilities[part][0, : len(names[part])], names[part]
-    )
 
 
 def _entity_names(task: StarCraft, observation: Example) -> list[str]:

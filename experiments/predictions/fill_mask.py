@@ -1,7 +1,7 @@
 """predict fill-mask TEXT ...: predictions of a language model for [MASK]."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -9,14 +9,26 @@ from absl import flags
 
 from experiments import launch
 from experiments.predictions import models
+from perceiver_jax import weights as weights_lib
 from perceiver_jax.data.text import byte_tokenizer, tokenizers
 from perceiver_jax.errors import UserError
 from perceiver_jax.training import workdir
 
 _MASK = "[MASK]"
 
-# Maps the tokens [L] of a text to probabilities [L, V].
-_Predict = Callable[[np.ndarray], np.ndarray]
+
+class LanguageModel(NamedTuple):
+  """A masked language model.
+
+  Attributes:
+    tokenizer: Converts text to tokens and back.
+    check_length: Raises UserError if tokens [L] are too many for the model.
+    apply: Returns the outputs for the tokens [L] of a text, on the host.
+  """
+
+  tokenizer: tokenizers.Tokenizer
+  check_length: Callable[[np.ndarray], object]
+  apply: Callable[[np.ndarray], Any]
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -36,19 +48,17 @@ def run(arguments: Sequence[str]) -> None:
       " words to mask with --mask"
     )
   for text in arguments:
-    _check(text, words)
-  weights = models.load_weights(["masked_lm", "token"], "language_bytes")
-  tokenizer = load_tokenizer(weights)
-  tokens = [tokenize(text, words, tokenizer) for text in arguments]
-  length = weights.spec["adapter"]["max_length"]
-  byte_tokenizer.pad(tokens, length)  # Raises if any of the texts is too long.
-  predict = _predictor(weights, length)
+    check(text, words)
+  model = load()
+  tokens = [tokenize(text, words, model.tokenizer) for text in arguments]
+  for ids in tokens:
+    model.check_length(ids)
   for text, ids in zip(arguments, tokens, strict=True):
     print(text)
-    print(_format(ids, predict(ids), tokenizer))
+    print(_format(ids, probabilities(model.apply(ids)), model.tokenizer))
 
 
-def _check(text: str, words: str) -> None:
+def check(text: str, words: str) -> None:
   """Raises if a text has nothing to fill, before weights are loaded."""
   if words:
     byte_tokenizer.mask_words(text, words)
@@ -88,33 +98,70 @@ def tokenize(text: str, words: str, tokenizer: Any) -> np.ndarray:
   return np.concatenate(with_masks)
 
 
-def _predictor(weights: Any, length: int) -> _Predict:
-  apply = models.jit_apply(weights)
+def load(
+  loaded: weights_lib.Weights | None = None, **options: Any
+) -> LanguageModel:
+  """Loads the language model of --weights or of the run in --workdir.
 
-  def predict(ids):
+  Args:
+    loaded: The weights of --weights, if they are loaded already.
+    **options: Static options of the model.
+
+  Raises:
+    UserError: No model is given, or it does not fill masked tokens.
+  """
+  weights = models.load_weights(
+    ["masked_lm", "token"], "language_bytes", loaded=loaded
+  )
+  tokenizer = load_tokenizer(weights)
+  length = weights.spec["adapter"]["max_length"]
+  apply_padded = models.jit_apply(weights, **options)
+
+  def apply(ids):
     rows, input_mask = byte_tokenizer.pad([ids], length)
-    logits = apply(rows, input_mask=input_mask).logits[0, : len(ids)]
-    return np.asarray(jax.nn.softmax(logits))
+    return jax.device_get(apply_padded(rows, input_mask=input_mask))
 
-  return predict
+  return LanguageModel(
+    tokenizer, lambda ids: byte_tokenizer.pad([ids], length), apply
+  )
 
 
-def _format(ids: np.ndarray, probabilities: np.ndarray, tokenizer: Any) -> str:
-  """Formats the filled text, and a line for each mask with its top tokens.
+def probabilities(model_outputs: Any) -> np.ndarray:
+  """Returns the probabilities [M, V] of the tokens at each position."""
+  return np.asarray(jax.nn.softmax(model_outputs.logits[0]))
+
+
+def fill(ids: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+  """Returns the tokens [L] with the most likely one in place of each mask.
 
   Each mask gets its most likely token independently, because the model predicts
   them independently. Filling one mask at a time would give worse texts: whole
   words were masked in training, so the model never saw half a word.
   """
-  positions = np.flatnonzero(ids == byte_tokenizer.MASK)
-  filled = ids.copy()
-  filled[positions] = probabilities[positions].argmax(-1)
-  lines = [f"  {tokenizer.display(filled)}"]
-  for i in positions:
-    top = np.argsort(-probabilities[i])[: flags.FLAGS.top]
-    predictions = "  ".join(
-      f"{tokenizer.display([token])!r} {probabilities[i, token]:.1%}"
-      for token in top
-    )
+  is_masked = ids == byte_tokenizer.MASK
+  return np.where(is_masked, probabilities[: len(ids)].argmax(-1), ids)
+
+
+def top_tokens(
+  ids: np.ndarray, probabilities: np.ndarray, tokenizer: tokenizers.Tokenizer
+) -> dict[int, list[tuple[str, float]]]:
+  """Returns the --top tokens of each mask with probabilities, by position."""
+  tops = {}
+  for i in np.flatnonzero(ids == byte_tokenizer.MASK).tolist():
+    order = np.argsort(-probabilities[i])[: flags.FLAGS.top]
+    tops[i] = [
+      (tokenizer.display([token]), float(probabilities[i, token]))
+      for token in order
+    ]
+  return tops
+
+
+def _format(
+  ids: np.ndarray, probabilities: np.ndarray, tokenizer: tokenizers.Tokenizer
+) -> str:
+  """Formats the filled text, and a line for each mask with its top tokens."""
+  lines = [f"  {tokenizer.display(fill(ids, probabilities))}"]
+  for i, top in top_tokens(ids, probabilities, tokenizer).items():
+    predictions = "  ".join(f"{token!r} {share:.1%}" for token, share in top)
     lines.append(f"  token {i}: {predictions}")
   return "\n".join(lines)

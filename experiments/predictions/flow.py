@@ -36,7 +36,7 @@ def run(arguments: Sequence[str]) -> None:
     )
   paths = [Path(p).expanduser() for p in arguments]
   # Images are read first, so that an unreadable one stops the command early.
-  pair = _read_pair(*paths) if len(paths) == 2 else None
+  pair = read_pair(*paths) if len(paths) == 2 else None
   estimate = flow_model.estimator()
   folder = outputs.output_folder()
   if pair is not None:
@@ -45,7 +45,12 @@ def run(arguments: Sequence[str]) -> None:
     print(_save_video(folder, paths[0], estimate))
 
 
-def _read_pair(first: Path, second: Path) -> tuple[np.ndarray, np.ndarray]:
+def read_pair(first: Path, second: Path) -> tuple[np.ndarray, np.ndarray]:
+  """Reads two frames, uint8 [H, W, 3].
+
+  Raises:
+    UserError: One can't be read, or their sizes differ.
+  """
   pair = codec.read_image(first), codec.read_image(second)
   if pair[0].shape != pair[1].shape:
     raise UserError(

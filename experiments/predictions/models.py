@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from experiments import launch
 from perceiver_jax.errors import UserError
+
+if TYPE_CHECKING:
+  from perceiver_jax import weights as weights_lib
 
 # JAX is imported in functions, because scripts import this module for --help.
 
@@ -15,6 +18,25 @@ from perceiver_jax.errors import UserError
 def uses_run() -> bool:
   """Tells whether the model is that of --workdir and not of --weights."""
   return bool(flags.FLAGS.workdir and not flags.FLAGS.weights)
+
+
+def read_spec() -> tuple[dict[str, Any], "weights_lib.Weights | None"]:
+  """Returns the spec of the model, and the weights if --weights is given.
+
+  Raises:
+    UserError: No model is given, or it can't be read.
+  """
+  from perceiver_jax import weights as weights_lib
+  from perceiver_jax.training import workdir
+
+  if uses_run():
+    return workdir.read_config(launch.workdir(), "model").model.to_dict(), None
+  if not flags.FLAGS.weights:
+    raise UserError(
+      "no model is given: --weights takes a file or folder, --workdir a run"
+    )
+  loaded = weights_lib.load(flags.FLAGS.weights)
+  return loaded.spec, loaded
 
 
 def load_weights(

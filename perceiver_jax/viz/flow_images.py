@@ -3,7 +3,7 @@
 Shapes: H, W of a pair of frames.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,12 +23,12 @@ class FlowSample(NamedTuple):
 
   Attributes:
     frames: uint8 [2, H, W, 3].
-    target: float [H, W, 2] in pixels, NaN where unknown.
+    target: float [H, W, 2] in pixels, NaN where unknown; None for none.
     prediction: float [H, W, 2] in pixels.
   """
 
   frames: np.ndarray
-  target: np.ndarray
+  target: np.ndarray | None
   prediction: np.ndarray
 
 
@@ -36,7 +36,8 @@ def contact_sheet(samples: Sequence[FlowSample]) -> np.ndarray:
   """Draws a row per pair: frames, target, prediction and error.
 
   Target, prediction and error of a row have the same scale: white is an error
-  as long as the row's longest target vector.
+  as long as the row's longest target vector. Without a target, the row ends
+  with the prediction, in a scale of its own.
 
   Args:
     samples: pairs of the same size.
@@ -61,21 +62,32 @@ def error_colors(error: np.ndarray) -> np.ndarray:
 
 
 def _row(sample: FlowSample) -> np.ndarray:
+  first, second = sample.frames
+  frames = {"first frame": first, "second frame": second}
+  if sample.target is None:
+    longest = _max_length(sample.prediction)
+    flow = flow_colors.flow_to_rgb(sample.prediction, longest or 1.0)
+    return _side_by_side(frames | {f"flow, up to {longest:.3g} px": flow})
   longest = _max_length(sample.target)
   error = np.hypot(*np.moveaxis(sample.prediction - sample.target, -1, 0))
   known = np.isfinite(error)
   mean = f"mean {np.mean(error[known]):.2f} px" if known.any() else "unknown"
   scale = longest or 1.0
   images = {
-    "first frame": sample.frames[0],
-    "second frame": sample.frames[1],
+    **frames,
     f"target, up to {longest:.3g} px": flow_colors.flow_to_rgb(
       sample.target, scale
     ),
     "prediction": flow_colors.flow_to_rgb(sample.prediction, scale),
     f"error, {mean}": error_colors(error / scale),
   }
-  factor = -(-_MIN_WIDTH // sample.frames.shape[2])
+  return _side_by_side(images)
+
+
+def _side_by_side(images: Mapping[str, np.ndarray]) -> np.ndarray:
+  """Enlarges narrow images by a whole factor, and arranges them in a row."""
+  width = next(iter(images.values())).shape[1]
+  factor = -(-_MIN_WIDTH // width)
   enlarged = {
     name: image.repeat(factor, 0).repeat(factor, 1)
     for name, image in images.items()

@@ -92,3 +92,18 @@ def test_entirely_unknown_flow_can_be_drawn():
   flow_images.contact_sheet(
     [one._replace(target=np.full_like(one.target, np.nan))]
   )
+
+
+def test_a_pair_without_target_is_shown_with_its_flow_alone():
+  rng = np.random.default_rng(0)
+  frames = rng.integers(0, 256, (2, 32, 160, 3), np.uint8)
+  flow = rng.normal(size=(32, 160, 2)).astype(np.float32)
+  sheet = flow_images.contact_sheet(
+    [flow_images.FlowSample(frames, None, flow)]
+  )
+  # Three images with gaps of 8, then a gap and the wheel.
+  title = sheet.shape[0] - 32
+  assert sheet.shape[1] == 3 * 160 + 2 * 8 + 8 + min(96, sheet.shape[0])
+  assert (
+    sheet[title:, 2 * 168 : 2 * 168 + 160] == flow_colors.flow_to_rgb(flow)
+  ).all()
