@@ -28,7 +28,7 @@ from perceiver_jax.tasks import clip_data
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
-from perceiver_jax.viz import clip_media, image_layout, sections
+from perceiver_jax.viz import clip_media, image_layout, plots, sections
 
 _COLUMNS = 6
 # Modalities of which a subset of points is decoded in training.
@@ -201,7 +201,12 @@ class Kinetics(clip_data.ClipTask):
       media += clip_media.encode(
         "the original audio", None, batch["audio"][i], *rates
       )
-      samples.append(sections.ClipSample(media, captions))
+      sounds = {"original": batch["audio"][i], "decoded": decoded["audio"][i]}
+      plot = plots.audio_comparison(
+        {name: sound[:, 0] for name, sound in sounds.items()}, rates[1]
+      )
+      alt = "waveforms and spectrograms of the original and the decoded audio"
+      samples.append(sections.ClipSample(media, captions, [(plot, alt)]))
     return [sections.clip_samples(samples)]
 
   def _check_model(self) -> None:

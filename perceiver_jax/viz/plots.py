@@ -26,6 +26,8 @@ from matplotlib.ticker import (
 from perceiver_jax.viz.text import printable, shorten
 
 MAX_LABELS = 50  # More class names along an axis would be illegible.
+_WAVE_SECONDS = 0.02  # Of a waveform, so that periods can be seen.
+_SPECTROGRAM_SAMPLES = 256  # In a window.
 INK = "#010203"  # Replaced by currentColor in the finished SVG.
 COLORS = ("#3f7fd9", "#e0803a", "#3d9a63", "#a566c9", "#c2556b", "#8a8a2f")
 _STYLE = (
@@ -144,6 +146,47 @@ def reliability_diagram(table: np.ndarray) -> bytes:
     return svg(figure)
 
 
+def audio_comparison(
+  sounds: Mapping[str, np.ndarray], sample_rate: int
+) -> bytes:
+  """Plots a short part of waveforms over each other, and their spectrograms.
+
+  Args:
+    sounds: samples [S] from -1 to 1 by name, all of one length.
+    sample_rate: samples per second.
+
+  Returns:
+    An SVG file; the part has `_WAVE_SECONDS`, where the first sound is loudest.
+  """
+  first = next(iter(sounds.values()))
+  size = min(round(_WAVE_SECONDS * sample_rate), len(first))
+  start = np.convolve(np.square(first), np.ones(size), "valid").argmax()
+  part = slice(start, start + size)
+  with matplotlib.rc_context(SETTINGS):
+    figure = Figure((3.9, 2.9), layout="constrained")
+    grid = figure.add_gridspec(2, len(sounds))
+    wave = figure.add_subplot(grid[0, :])
+    times = np.arange(len(first))[part] / sample_rate
+    for number, (name, samples) in enumerate(sounds.items()):
+      color, title = COLORS[number % len(COLORS)], printable(name)
+      wave.plot(times, samples[part], color=color, linewidth=1.0, label=title)
+      axes = figure.add_subplot(grid[1, number])
+      _spectrogram(axes, samples, sample_rate)
+      axes.set_title(title, loc="left", fontsize=8)
+      if not number:
+        axes.set_ylabel("Hz")
+    wave.set(xlim=(times[0], times[-1]), xlabel="seconds")
+    wave.xaxis.set_major_locator(MaxNLocator(5))
+    figure.legend(
+      loc="outside upper left",
+      frameon=False,
+      fontsize=7.5,
+      labelcolor=INK,
+      ncols=len(sounds),
+    )
+    return svg(figure)
+
+
 def series(
   records: Sequence[Mapping[str, float]], name: str
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -230,6 +273,25 @@ def _style_axes(axes: Axes, title: str, log: bool) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=ticks))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _spectrogram(axes: Axes, samples: np.ndarray, sample_rate: int) -> None:
+  """Draws levels from -50 to 0 dB of the loudest tone."""
+  size = min(_SPECTROGRAM_SAMPLES, len(samples))
+  windows = np.lib.stride_tricks.sliding_window_view(samples, size)
+  window = np.hanning(size + 1)[:-1]
+  spectrum = np.fft.rfft(windows[:: max(1, size // 4)] * window, axis=-1)
+  level = np.abs(spectrum.T) * 2 / window.sum()
+  axes.imshow(
+    20 * np.log10(np.maximum(level, 1e-4)),
+    cmap=_color_map(),
+    vmin=-50,
+    vmax=0,
+    aspect="auto",
+    origin="lower",
+    extent=(0, len(samples) / sample_rate, 0, sample_rate / 2),
+  )
+  axes.yaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def _color_map() -> LinearSegmentedColormap:

@@ -109,10 +109,12 @@ class ClipSample(NamedTuple):
   Attributes:
     media: the files to play.
     captions: texts by name, such as the label and the prediction.
+    plots: SVG files below the players, each with its alternative text.
   """
 
   media: Sequence[Media]
   captions: Mapping[str, str]
+  plots: Sequence[tuple[bytes, str]] = ()
 
 
 def notes(lines: Sequence[str]) -> Section:

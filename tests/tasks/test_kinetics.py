@@ -216,4 +216,5 @@ def test_the_report_of_a_run_has_reconstructed_video_and_audio(tmp_path):
   page = (tmp_path / "report.html").read_text()
   assert page.count('src="data:video/mp4;base64,') == 4
   assert page.count('src="data:audio/wav;base64,') == 4
+  assert page.count('alt="waveforms and spectrograms of ') == 4
   assert "label: disc with " in page or "label: tall bar with " in page

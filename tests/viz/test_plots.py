@@ -1,3 +1,5 @@
+import base64
+import io
 import math
 import re
 import xml.etree.ElementTree as ET
@@ -222,6 +224,40 @@ def test_frequent_mistakes_exclude_the_diagonal_and_zeros(dtype):
 def test_a_confusion_matrix_of_another_size_is_refused(matrix, names):
   with pytest.raises(ValueError, match="class names"):
     plots.confusion_matrix(matrix, names)
+
+
+def _loudest_rows(svg):
+  """Returns the height, from 0 to 1, of each spectrogram's darkest row."""
+  found = []
+  for image in ET.fromstring(svg).iter(f"{SVG}image"):
+    url = image.get("{http://www.w3.org/1999/xlink}href")
+    data = base64.b64decode(url.partition(",")[2])
+    alpha = plt.imread(io.BytesIO(data))[..., 3].mean(axis=1)
+    # Matplotlib embeds images upside down and flips them by a transform.
+    found.append((alpha.argmax() + 0.5) / len(alpha))
+  return found
+
+
+@pytest.mark.filterwarnings("error")
+def test_sounds_are_compared_by_waveform_and_spectrogram():
+  times = np.arange(4000) / 8000
+  tones = {
+    "original": 0.5 * np.sin(2 * np.pi * 1000 * times),
+    "$decoded": 0.5 * np.sin(2 * np.pi * 3000 * times),
+  }
+  svg = plots.audio_comparison(tones, 8000)
+  labels = texts(svg)
+  assert labels.count("original") == labels.count("$decoded") == 2
+  assert {"seconds", "Hz", "4k"} <= {*labels}
+  np.testing.assert_allclose(_loudest_rows(svg), (0.25, 0.75), atol=0.03)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("length", [16, 100])
+def test_silence_and_short_sounds_can_be_compared(length):
+  silence = np.zeros(length, np.float32)
+  svg = plots.audio_comparison({"original": silence, "b": silence}, 8000)
+  assert "original" in texts(svg)
 
 
 HOSTILE = ["<script>", "]]>", "a & b", "$x_1$", "\x00\x0b", "\udcff", "猫", ""]

@@ -171,6 +171,7 @@ def test_clips_are_embedded_with_players():
       Media("", "audio/wav", b"wave"),
     ],
     {"label": "a", "prediction": "c"},
+    [(b"<svg/>", "two waves")],
   )
   section = sections.clip_samples([sample])
   assert section.body.count("</video>") == section.body.count("</audio>") == 1
@@ -178,6 +179,8 @@ def test_clips_are_embedded_with_players():
   assert embedded(section, "audio/wav") == [b"wave"]
   assert "label: a<br>\nprediction: c" in section.body
   assert 'aria-label="audio"' in section.body
+  assert embedded(section, "image/svg+xml") == [b"<svg/>"]
+  assert 'alt="two waves"' in section.body
   assert "pip install" not in section.description
 
 
