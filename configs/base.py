@@ -59,6 +59,7 @@ def run() -> ml_collections.ConfigDict:
   config.num_steps = 0  # Set this or num_epochs.
   config.num_epochs = 0.0
   config.max_seconds = 0.0  # Save and stop after this time; 0: no limit.
+  config.data_timeout_seconds = 600.0  # Longest wait for a batch; 0: no limit.
   config.init_from = ""  # Weights to start from: a file or folder of any kind.
   config.precision = "float32"  # Or "bfloat16".
   # How the model is computed; changes results only by rounding.

@@ -1,8 +1,7 @@
 """Shared parts of the entry points: flags, error messages, exit status.
 
 Exit status: 0 success; 1 the run failed; 2 wrong flags, config or data; 75 the
-run stopped early and saved a checkpoint (start it again to continue); 130
-Ctrl-C.
+run stopped early (start it again to continue); 130 Ctrl-C.
 """
 
 import logging
@@ -18,7 +17,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from experiments import flag_errors, processes
-from perceiver_jax.errors import DivergedError, UserError
+from perceiver_jax.errors import DataTimeoutError, DivergedError, UserError
 
 # The flags then belong to the entry point and are listed by its --help.
 flags.disclaim_key_flags()
@@ -178,6 +177,11 @@ def guarded(main: Main, argv: Sequence[str]) -> int:
     status = _fail(str(error), _WRONG_USE)
   except DivergedError as error:
     status = _fail(str(error), _FAILED)
+  except DataTimeoutError as error:
+    status = _fail(str(error), processes.LOST)
+    processes.leave(status)
+    # Python would wait for the threads that hang.
+    processes.exit_at_once(status)
   except KeyboardInterrupt:
     status = _fail("interrupted", _INTERRUPTED)
   except Exception as error:

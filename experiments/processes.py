@@ -104,7 +104,7 @@ class _Watch(threading.Thread):
       except Exception:  # The first process runs the service.
         if self._state or self._process == 0:
           return
-        _exit(LOST, self._message(0, "can't be reached"))
+        exit_at_once(LOST, self._message(0, "can't be reached"))
       time.sleep(_BEAT)
 
   def leave(self, status: int) -> NoReturn:
@@ -116,7 +116,7 @@ class _Watch(threading.Thread):
       if len(states) == self._count - 1 and set(states) <= {_ENDED, _DONE}:
         break
       time.sleep(0.1)
-    _exit(status, "")
+    exit_at_once(status)
 
   def _announce(self, state: str) -> None:
     if not self._state:
@@ -143,9 +143,9 @@ class _Watch(threading.Thread):
       if self._state or value == _DONE:
         continue
       if value == _ENDED and silent > _GRACE:
-        _exit(LOST, self._message(other, "ended with an error"))
+        exit_at_once(LOST, self._message(other, "ended with an error"))
       if value != _ENDED and silent > _SILENCE:
-        _exit(LOST, self._message(other, "no longer responds"))
+        exit_at_once(LOST, self._message(other, "no longer responds"))
 
   def _message(self, other: int, what: str) -> str:
     return (
@@ -166,11 +166,11 @@ class _Watch(threading.Thread):
     try:
       socket.create_connection((host.strip("[]"), int(port)), _BEAT).close()
     except OSError:
-      _exit(LOST, self._message(0, "can't be reached"))
+      exit_at_once(LOST, self._message(0, "can't be reached"))
     # Something else aborts: returning lets it.
 
 
-def _exit(status: int, message: str) -> NoReturn:
+def exit_at_once(status: int, message: str = "") -> NoReturn:
   """Ends this process at once, without waiting for the others."""
   for stream in (sys.stdout, sys.stderr):
     with contextlib.suppress(Exception):

@@ -22,6 +22,16 @@ class DivergedError(RuntimeError):
   """
 
 
+class DataTimeoutError(RuntimeError):
+  """Data could not be read within the time limit.
+
+  The entry points print it as one line, `error: ...`, and exit with status 75.
+  """
+
+  def __init__(self, message: str):
+    super().__init__(_printable(message))
+
+
 def _printable(text: str) -> str:
   """Shortens text and escapes what a terminal would not print."""
   shown = "".join(

@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import stat
+import threading
 from collections.abc import Iterable
 from typing import IO, Any
 
@@ -21,6 +22,9 @@ _KINDS = {
   stat.S_IFBLK: "a device",
   stat.S_IFSOCK: "a socket",
 }
+
+# The file that each thread has opened last, for warnings about slow files.
+last_opened: dict[int, str] = {}
 
 
 def open_regular(
@@ -123,6 +127,7 @@ def _opener(path: str, flags: int) -> int:
 
 
 def _check_path(path: str | os.PathLike) -> None:
+  last_opened[threading.get_ident()] = os.fsdecode(path)
   # The system would refuse it with a ValueError.
   if "\0" in os.fsdecode(path):
     raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))

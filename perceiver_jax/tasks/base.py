@@ -175,6 +175,7 @@ class Task(abc.ABC):
       global_batch=global_batch,
       seed=self._config.seed,
       num_workers=self._config.data.get("num_workers", 0),
+      max_seconds=self._config.get("data_timeout_seconds", 0.0),
       **{"transform": self.preprocess, **options},
     )
 
@@ -196,6 +197,7 @@ class Task(abc.ABC):
       global_batch=global_batch,
       transform=lambda example: self.preprocess(example, None),
       num_workers=self._config.data.get("num_workers", 0),
+      max_seconds=self._config.get("data_timeout_seconds", 0.0),
       **shard,
     )
 

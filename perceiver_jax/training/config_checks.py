@@ -14,6 +14,7 @@ _MINIMUM = {
   "eval_every_steps": 0,
   "eval_every_epochs": 0,
   "max_seconds": 0,
+  "data_timeout_seconds": 0,
   "log.every_steps": 1,
   "checkpoint.every_steps": 0,
   "checkpoint.every_epochs": 0,

@@ -80,6 +80,7 @@ class Trainer:
       config.batch_size, self._mesh.size, config.num_microbatches
     )
     examples = task.num_train_examples()
+    self._metadata = {**task.metadata(), workdir.NUM_EXAMPLES: examples}
     self._num_steps = config_checks.num_steps(config, examples)
     self._epoch = examples / config.batch_size  # In steps.
     optimizer, self._schedule = optimizers.from_config(
@@ -126,9 +127,9 @@ class Trainer:
 
   def _run_in_folder(self) -> Outcome:
     stop = interrupts.Interrupts(self._config.max_seconds)
-    workdir.check_metadata(self._folder, self._task.metadata())
+    workdir.check_metadata(self._folder, self._metadata)
     if jax.process_index() == 0:
-      workdir.write(self._folder, self._config, self._task.metadata())
+      workdir.write(self._folder, self._config, self._metadata)
     settings = self._config.checkpoint
     self._checkpoints = Checkpointer(
       self._folder / workdir.CHECKPOINTS,

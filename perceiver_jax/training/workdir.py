@@ -3,47 +3,41 @@
 import contextlib
 import errno
 import fcntl
-import importlib.metadata
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import ml_collections
 from absl import logging
 
 from perceiver_jax import files
 from perceiver_jax.data.core.source import check_class_names
 from perceiver_jax.errors import UserError
+from perceiver_jax.training import versions as versions_lib
 from perceiver_jax.training.logs.metric_writers import write_json
 
 CONFIG_FILE = "config.json"
 TASK_FILE = "task.json"
 LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
+NUM_EXAMPLES = "num_train_examples"
 
 # Leaves that affect only logging, storage and later evaluation.
 _FREE = (
   "log",
   "checkpoint",
   "max_seconds",
+  "data_timeout_seconds",
   "data.num_workers",
   "data.benchmarks",
 )
-_PACKAGES = (
-  "perceiver_jax",
-  "jax",
-  "jaxlib",
-  "dm-haiku",
-  "optax",
-  "orbax-checkpoint",
-  "grain",
-  "numpy",
-)
+# Last parts of the names of leaves that say where data is, and of those that do
+# so in the arguments of files of text.
+_PLACES = ("directory", "data_dir", "classes", "textures")
+_PLACES_OF_TEXT = ("files.train", "files.eval")
 _MAX_DIFFERENCES = 3
 _NO_SPACE = (
   "No space left on device",
@@ -68,11 +62,17 @@ def check_config(workdir: Path, config: Mapping[str, Any]) -> None:
       )
     return
   mine, theirs = _leaves(_jsonable(config)), _leaves(stored)
-  differences = [
-    f"{name} is {_show(theirs, name)} there and {_show(mine, name)} here"
-    for name in sorted({*mine, *theirs})
-    if mine.get(name) != theirs.get(name) and not _free(name)
-  ]
+  differences = []
+  for name in sorted({*mine, *theirs}):
+    if mine.get(name) == theirs.get(name) or _free(name):
+      continue
+    difference = (
+      f"{name} is {_show(theirs, name)} there and {_show(mine, name)} here"
+    )
+    if _moved(name, mine, theirs):
+      logging.info("--workdir=%s: data was moved: %s", workdir, difference)
+    else:
+      differences.append(difference)
   if differences:
     shown = "; ".join(differences[:_MAX_DIFFERENCES])
     more = len(differences) - _MAX_DIFFERENCES
@@ -84,18 +84,26 @@ def check_config(workdir: Path, config: Mapping[str, Any]) -> None:
 
 
 def check_metadata(workdir: Path, metadata: Mapping[str, Any]) -> None:
-  """Checks that the class names of a resumed run are unchanged.
+  """Checks that the data of a resumed run is unchanged, as far as is known.
 
   Args:
     workdir: workdir of the run, or a new one.
-    metadata: `Task.metadata()` of the current data.
+    metadata: `Task.metadata()` of the current data, and its number of training
+      examples.
 
   Raises:
-    UserError: the class names differ.
+    UserError: the class names or the number of training examples differ.
   """
-  known = read_metadata(workdir).get("class_names")
-  if known is not None and "class_names" in metadata:
-    check_class_names(known, metadata["class_names"], "the data")
+  known = read_metadata(workdir)
+  if "class_names" in known and "class_names" in metadata:
+    check_class_names(known["class_names"], metadata["class_names"], "the data")
+  before, now = known.get(NUM_EXAMPLES), metadata.get(NUM_EXAMPLES)
+  if None not in (before, now) and before != now:
+    raise UserError(
+      f"the data has {now} training examples and the run in"
+      f" --workdir={workdir} had {before}; give the same data, or another"
+      " --workdir"
+    )
 
 
 def write(
@@ -106,7 +114,7 @@ def write(
   Args:
     workdir: the folder.
     config: config written to `config.json`.
-    metadata: `Task.metadata()`, written to `task.json`.
+    metadata: written to `task.json`; see `check_metadata`.
 
   Raises:
     UserError: the folder can't be written to.
@@ -115,7 +123,7 @@ def write(
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / CONFIG_FILE, _jsonable(config))
     write_json(workdir / TASK_FILE, metadata)
-    write_json(workdir / "versions.json", versions())
+    write_json(workdir / "versions.json", versions_lib.versions())
 
 
 @contextlib.contextmanager
@@ -244,40 +252,6 @@ def read_metadata(workdir: Path) -> dict[str, Any]:
   return metadata
 
 
-def versions() -> dict[str, str]:
-  """Returns the package versions, the devices and the commit."""
-  versions = {"python": platform.python_version()}
-  for package in _PACKAGES:
-    try:
-      versions[package] = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-      continue
-  devices = jax.devices()
-  versions["devices"] = f"{len(devices)} x {devices[0].device_kind}"
-  versions["platform"] = platform.platform()
-  if commit := _commit():
-    versions["commit"] = commit
-  return versions
-
-
-def _commit() -> str:
-  """Returns the commit of the code, "-dirty" if changed; "" if unknown."""
-  here = Path(__file__).parent
-
-  def git(*args: str) -> str:
-    done = subprocess.run(
-      ["git", *args], cwd=here, capture_output=True, text=True, timeout=10
-    )
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-  try:
-    commit = git("rev-parse", "HEAD")
-    changed = git("status", "--porcelain", "--untracked-files=no")
-  except (OSError, subprocess.SubprocessError):
-    return ""
-  return commit + ("-dirty" if commit and changed else "")
-
-
 def _read(path: Path) -> dict[str, Any] | None:
   try:
     content = files.read_json(path)
@@ -322,3 +296,17 @@ def _show(leaves: Mapping[str, Any], name: str) -> str:
 
 def _free(name: str) -> bool:
   return any(name == free or name.startswith(free + ".") for free in _FREE)
+
+
+def _moved(
+  name: str, mine: Mapping[str, Any], theirs: Mapping[str, Any]
+) -> bool:
+  """Returns whether a leaf only says where the same data now is.
+
+  A folder instead of none selects other data, but for TFDS's default folder.
+  """
+  is_place = name.startswith("data.") and name.endswith(
+    tuple(f".{place}" for place in (*_PLACES, *_PLACES_OF_TEXT))
+  )
+  both = mine.get(name), theirs.get(name)
+  return is_place and (all(both) or name.endswith(".tfds.data_dir"))

@@ -12,8 +12,9 @@ from scripts.paper_tables import costs
 
 # Leaves that do not change what is learned.
 FREE_LEAVES = (
-  "checkpoint", "eval_every_epochs", "eval_every_steps", "execution", "log",
-  "max_seconds", "num_parts", "precision", "published", "seed",
+  "checkpoint", "data_timeout_seconds", "eval_every_epochs", "eval_every_steps",
+  "execution", "log", "max_seconds", "num_parts", "precision", "published",
+  "seed",
   "data.benchmarks", "data.num_workers", "data.tokenizer",
 )  # fmt: skip
 GLUE_SWEEP = "scripts.sweeps.glue --model="

@@ -1,10 +1,14 @@
+import itertools
 import json
 import resource
 import shutil
 import textwrap
 
+import numpy as np
 import pytest
 import tiny_runs as runs
+
+from perceiver_jax.viz import image_layout
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
@@ -256,6 +260,32 @@ def test_a_run_resumes_after_a_full_disk(
   assert call("train", *flags).status == 0
   assert runs.checkpoint_steps(workdir) == [2, 4]
   assert len(runs.records(workdir)) == 3
+
+
+@pytest.mark.slow
+def test_a_run_resumes_with_data_that_was_moved(call, folder_config, tmp_path):
+  flag, images = folder_config
+  rng = np.random.default_rng(0)
+  for split, label in itertools.product(("train", "test"), range(10)):
+    folder = images / split / str(label)
+    folder.mkdir(parents=True)
+    for name in "ab":
+      image = rng.integers(0, 256, (8, 8, 3), np.uint8)
+      (folder / f"{name}.png").write_bytes(image_layout.png_bytes(image))
+  workdir, moved = tmp_path / "run", tmp_path / "moved"
+  flags = f"--workdir={workdir}", flag, "--num_devices=1"
+  assert call("train", *flags, "--config.max_seconds=1e-6").status == 75
+  images.rename(moved)
+  flags += (f"--config.data.source_args.image_folder.directory={moved}",)
+  assert call("train", *flags, "--config.max_seconds=1e-6").status == 75
+  assert runs.checkpoint_steps(workdir) == [1, 2]
+  stored = json.loads((workdir / "config.json").read_text())
+  where = stored["data"]["source_args"]["image_folder"]["directory"]
+  assert where == str(moved)
+  (moved / "train" / "3" / "a.png").unlink()
+  refused = call("train", *flags)
+  assert refused.status == 2
+  assert "has 19 training examples" in refused.err
 
 
 def test_a_time_limit_ends_a_run_with_status_75(call, tmp_path, smoke_flag):

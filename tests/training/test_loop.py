@@ -42,7 +42,10 @@ def test_folder_records_config_versions_and_classes(finished):
   config = digits.get_config("smoke")
   assert read(folder, "config.json") == json.loads(config.to_json())
   assert read(folder, "versions.json")["jax"]
-  assert read(folder, "task.json") == {"class_names": list("0123456789")}
+  assert read(folder, "task.json") == {
+    "class_names": list("0123456789"),
+    "num_train_examples": 1437,
+  }
 
 
 def test_folder_holds_checkpoints_images_report_and_results(finished):

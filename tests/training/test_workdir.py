@@ -10,6 +10,7 @@ import ml_collections
 import pytest
 
 from perceiver_jax.errors import UserError
+from perceiver_jax.training import versions as versions_lib
 from perceiver_jax.training import workdir
 
 
@@ -115,6 +116,7 @@ def test_three_of_many_differences_are_shown(folder):
   "leaf",
   [
     "max_seconds",
+    "data_timeout_seconds",
     "log.every_steps",
     "log.wandb_project",
     "checkpoint.keep_latest",
@@ -134,6 +136,55 @@ def test_only_whole_names_of_leaves_may_differ(folder):
   for leaf in ("logging", "checkpoint_policy", "data.num_workers_more"):
     with pytest.raises(UserError, match=rf"{re.escape(leaf)} is absent there"):
       workdir.check_config(folder, make_config(**{leaf: 1}))
+
+
+def _with_leaf(path, value):
+  """Returns a config with a leaf in sections that it may not have."""
+  config = section = make_config().to_dict()
+  *sections, name = path.split(".")
+  for part in sections:
+    section = section.setdefault(part, {})
+  section[name] = value
+  return config
+
+
+PLACES = [
+  ("data.source_args.image_folder.directory", "/old", "/new"),
+  ("data.source_args.tfds.data_dir", "", "/new"),
+  ("data.source_args.files.classes", "a.txt", "b.txt"),
+  ("data.corpora.wikipedia.arguments.files.train", "a.txt", "b.txt"),
+]
+
+
+@pytest.mark.parametrize(("leaf", "old", "new"), PLACES)
+def test_data_may_be_moved(tmp_path, caplog, leaf, old, new):
+  workdir.write(tmp_path, _with_leaf(leaf, old), METADATA)
+  with caplog.at_level("INFO", "absl"):
+    workdir.check_config(tmp_path, _with_leaf(leaf, new))
+  (line,) = caplog.messages
+  assert f"{leaf} is {old!r} there and {new!r} here" in line
+
+
+@pytest.mark.parametrize(
+  ("leaf", "old", "new"),
+  [
+    ("data.source_args.rendered.textures", "", "/new"),
+    ("data.source_args.tfds.name", "a", "b"),
+    ("data.train_split", "train", "test"),
+    ("model.directory", "/old", "/new"),
+  ],
+)
+def test_other_data_is_refused(tmp_path, leaf, old, new):
+  workdir.write(tmp_path, _with_leaf(leaf, old), METADATA)
+  with pytest.raises(UserError, match="holds a run of another config"):
+    workdir.check_config(tmp_path, _with_leaf(leaf, new))
+
+
+def test_data_of_another_size_is_refused(tmp_path):
+  workdir.write(tmp_path, make_config(), {"num_train_examples": 7})
+  workdir.check_metadata(tmp_path, {"num_train_examples": 7})
+  with pytest.raises(UserError, match=r"has 8 training examples .* had 7"):
+    workdir.check_metadata(tmp_path, {"num_train_examples": 8})
 
 
 def test_checkpoints_without_a_config_are_refused(tmp_path):
@@ -310,11 +361,11 @@ def test_a_run_writes_config_task_and_versions(folder):
   names = {path.name for path in folder.iterdir()}
   assert names == {"config.json", "task.json", "versions.json"}
   versions = json.loads((folder / "versions.json").read_text())
-  assert versions == workdir.versions()
+  assert versions == versions_lib.versions()
 
 
 def test_versions_list_packages_and_devices():
-  versions = workdir.versions()
+  versions = versions_lib.versions()
   assert {"python", "jax", "jaxlib", "dm-haiku", "optax", "platform"} <= {
     *versions
   }
@@ -326,7 +377,7 @@ def fake_git(monkeypatch, answers):
     code, text = answers[command[1]]
     return subprocess.CompletedProcess(command, code, stdout=text)
 
-  monkeypatch.setattr(workdir.subprocess, "run", run)
+  monkeypatch.setattr(versions_lib.subprocess, "run", run)
 
 
 @pytest.mark.parametrize(
@@ -334,15 +385,15 @@ def fake_git(monkeypatch, answers):
 )
 def test_commit_is_marked_if_code_was_changed(monkeypatch, changed, commit):
   fake_git(monkeypatch, {"rev-parse": (0, "abc123\n"), "status": (0, changed)})
-  assert workdir.versions()["commit"] == commit
+  assert versions_lib.versions()["commit"] == commit
 
 
 def test_outside_a_repository_there_is_no_commit(monkeypatch):
   fake_git(monkeypatch, {"rev-parse": (128, ""), "status": (128, "")})
-  assert "commit" not in workdir.versions()
+  assert "commit" not in versions_lib.versions()
 
   def missing(*_, **__):
     raise FileNotFoundError
 
-  monkeypatch.setattr(workdir.subprocess, "run", missing)
-  assert "commit" not in workdir.versions()
+  monkeypatch.setattr(versions_lib.subprocess, "run", missing)
+  assert "commit" not in versions_lib.versions()

@@ -5,15 +5,13 @@ gets its p-th contiguous part, so the global batches do not depend on the number
 of processes.
 """
 
-import os
-import signal
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import grain
 import numpy as np
-from absl import logging
 
+from perceiver_jax.data.core import timeouts
+from perceiver_jax.data.core.batches import Batches
 from perceiver_jax.data.core.source import Example, Source
 from perceiver_jax.errors import UserError
 
@@ -22,16 +20,7 @@ TrainTransform = Callable[[Example, np.random.Generator], Example]
 Curriculum = Callable[[Example, np.random.Generator, int], Example]
 EvalTransform = Callable[[Example], Example]
 
-# Each thread works on a whole batch, so more threads also mean more memory.
-_MAX_THREADS = 16
-# In a worker process, one thread makes a batch while another batch waits.
-_WORKER_THREADS = 2
 _KEY = "curriculum_key"
-# In the message of Grain's error.
-_WORKER_KILLED = "terminated unexpectedly"
-# Times that killed workers are started again; the system may kill them because
-# memory is short, and then would do so forever.
-_MAX_RESTARTS = 3
 
 
 def train_dataset(
@@ -47,6 +36,7 @@ def train_dataset(
   curriculum: Curriculum | None = None,
   num_doubled: int = 0,
   with_partners: bool = False,
+  max_seconds: float = 0.0,
 ) -> grain.IterDataset:
   """Makes endless training batches.
 
@@ -72,6 +62,7 @@ def train_dataset(
     with_partners: whether each example comes with the next one of the order as
       its partner, for MixUp and CutMix. A batch then takes twice as many
       examples of the source, and no two of its examples have the same partner.
+    max_seconds: limit on the wait for a batch; 0 for none.
 
   Returns:
     A dataset of dicts of arrays [global_batch / process_count, ...], among
@@ -91,6 +82,7 @@ def train_dataset(
   def add_index(position: int, example: Example) -> Example:
     return {**example, "index": np.int32(position % length)}
 
+  source, in_memory = _timed(source, max_seconds)
   ds = grain.MapDataset.source(source)
   # Before the shuffle, a position identifies an example and an epoch, so the
   # random generator of an example does not depend on the order.
@@ -107,7 +99,8 @@ def train_dataset(
   if with_partners:
     ds = _add_partners(ds, global_batch)
   ds = ds.batch(local_batch, drop_remainder=True)
-  return _Batches(ds[process_index::process_count], source, num_workers)
+  ds = ds[process_index::process_count]
+  return Batches(ds, num_workers, in_memory, max_seconds)
 
 
 def eval_dataset(
@@ -118,6 +111,7 @@ def eval_dataset(
   process_count: int = 1,
   transform: EvalTransform | None = None,
   num_workers: int = 0,
+  max_seconds: float = 0.0,
 ) -> grain.IterDataset:
   """Makes one ordered pass over a source.
 
@@ -131,6 +125,7 @@ def eval_dataset(
     process_count: number of parts.
     transform: maps an example to an example of fixed shapes.
     num_workers: processes that prepare batches; 0 uses threads only.
+    max_seconds: limit on the wait for a batch; 0 for none.
 
   Returns:
     A dataset of dicts of arrays [global_batch / process_count, ...], among
@@ -142,6 +137,7 @@ def eval_dataset(
   """
   local_batch = _local_batch(source, global_batch, process_index, process_count)
   length = len(source)
+  source, in_memory = _timed(source, max_seconds)
 
   def example_at(position: int) -> Example:
     index = min(position, length - 1)
@@ -155,118 +151,8 @@ def eval_dataset(
 
   padded_length = -(-length // global_batch) * global_batch
   ds = grain.MapDataset.range(padded_length).map(example_at).batch(local_batch)
-  return _Batches(ds[process_index::process_count], source, num_workers)
-
-
-class _Batches(grain.IterDataset):
-  """Batches in order, prefetched by threads or processes."""
-
-  def __init__(
-    self, batches: grain.MapDataset, source: Source, num_workers: int
-  ):
-    super().__init__()
-    if num_workers < 0:
-      raise UserError(f"num_workers is {num_workers}; give 0 or more")
-    self._batches = batches
-    self._num_workers = num_workers
-    self._num_threads = _num_threads(source, num_workers)
-
-  def __iter__(self) -> "_BatchIterator":
-    return _BatchIterator(self)
-
-  def start_at(self, next_index: int) -> grain.DatasetIterator:
-    """Starts an iterator at batch `next_index`."""
-    options = grain.ReadOptions(self._num_threads, self._num_threads)
-    ds = self._batches[next_index:].to_iter_dataset(options)
-    if self._num_workers:
-      ds = ds.mp_prefetch(
-        grain.MultiprocessingOptions(self._num_workers), _ignore_interrupts
-      )
-    return iter(ds)
-
-  def num_batches(self) -> int:
-    """Returns the number of batches; practically endless in training."""
-    return len(self._batches)
-
-
-class _BatchIterator(grain.DatasetIterator):
-  """An iterator whose state is the number of batches taken.
-
-  Grain's own state depends on the number of workers. Batch i depends on i
-  alone, so a count is enough, and a run may resume with other workers.
-  """
-
-  def __init__(self, batches: _Batches):
-    super().__init__()
-    self._batches = batches
-    self._next_index = 0
-    self._is_open = True
-    self._num_restarts = 0
-    self._iterator: grain.DatasetIterator | None = None
-
-  def __next__(self) -> dict[str, np.ndarray]:
-    if not self._is_open:
-      raise ValueError("the iterator is closed; make a new one")
-    if self._next_index >= self._batches.num_batches():
-      raise StopIteration
-    batch = self._next_batch()
-    self._next_index += 1
-    return batch
-
-  def _next_batch(self) -> dict[str, np.ndarray]:
-    """Returns the next batch; starts the workers again if one was killed."""
-    while True:
-      if self._iterator is None:
-        self._iterator = self._batches.start_at(self._next_index)
-      try:
-        return next(self._iterator)
-      except RuntimeError as error:
-        if _WORKER_KILLED not in str(error):
-          raise
-        self._stop()
-        self._num_restarts += 1
-        if self._num_restarts > _MAX_RESTARTS:
-          raise UserError(
-            f"processes that prepare batches were killed {self._num_restarts}"
-            " times, perhaps because memory is short; lower"
-            " config.data.num_workers"
-          ) from error
-        logging.warning(
-          "a process that prepares batches was killed; starting it again at"
-          " batch %d",
-          self._next_index,
-        )
-
-  def get_state(self) -> dict[str, Any]:
-    """Returns the number of batches taken so far."""
-    return {"next_index": self._next_index}
-
-  def set_state(self, state: dict[str, Any]) -> None:
-    """Moves to the position at which `get_state` was called."""
-    next_index = int(state["next_index"])
-    if not 0 <= next_index <= self._batches.num_batches():
-      raise ValueError(
-        f"cannot move to batch {next_index} of {self._batches.num_batches()}"
-      )
-    self._stop()
-    self._next_index = next_index
-
-  def close(self) -> None:
-    """Stops the workers; the iterator cannot be used afterwards."""
-    self._is_open = False
-    self._stop()
-    super().close()
-
-  def _stop(self) -> None:
-    if self._iterator is not None:
-      self._iterator.close()
-      self._iterator = None
-
-
-def _ignore_interrupts(worker_index: int, worker_count: int) -> None:
-  """Leaves Ctrl-C, which a terminal sends to all processes, to the first."""
-  del worker_index, worker_count
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  ds = ds[process_index::process_count]
+  return Batches(ds, num_workers, in_memory, max_seconds)
 
 
 def _local_batch(
@@ -285,6 +171,14 @@ def _local_batch(
       f"processes; change it to a multiple of {process_count}"
     )
   return global_batch // process_count
+
+
+def _timed(source: Source, max_seconds: float) -> tuple[Source, bool]:
+  """Returns a source that warns of slow reads, and whether it is in memory."""
+  in_memory = getattr(source, "in_memory", False)
+  if in_memory or not max_seconds:
+    return source, in_memory
+  return timeouts.TimedSource(source, max_seconds), in_memory
 
 
 def _add_curriculum_key(example: Example, rng: np.random.Generator) -> Example:
@@ -337,12 +231,3 @@ def _split_seed(seed: int) -> tuple[int, int, int]:
   # Generating more seeds would not change the first ones.
   first, second, third = np.random.SeedSequence(seed).generate_state(3)
   return int(first), int(second), int(third)
-
-
-def _num_threads(source: Source, num_workers: int) -> int:
-  """Returns the number of threads that make batches in each process."""
-  if getattr(source, "in_memory", False):
-    return 1  # Threads would compete for cores, without anything to wait for.
-  if num_workers:
-    return _WORKER_THREADS
-  return min(_MAX_THREADS, os.cpu_count() or 1)

@@ -12,7 +12,7 @@ from perceiver_jax import files, limits
 from perceiver_jax.data.core import splits
 from perceiver_jax.data.core.skip_unreadable import SkipUnreadable
 from perceiver_jax.data.core.source import Example
-from perceiver_jax.data.points import object_files
+from perceiver_jax.data.points import hdf5_chunks, object_files
 from perceiver_jax.errors import UserError
 
 _EXPECTED = (
@@ -115,6 +115,8 @@ def _load_file(
     with _import_h5py().File(path, "r") as file:
       data, label = _dataset(file, "data", "fiu"), _dataset(file, "label", "iu")
       _check_shapes(data.shape, label.shape, data.dtype.itemsize, max_bytes)
+      for dataset in (data, label):
+        hdf5_chunks.check_chunks(dataset, limits.MAX_CLOUDS_BYTES)
       points = np.asarray(data, np.float32)
       labels = np.asarray(label).reshape(-1)
   # h5py raises these for a missing, damaged or other file.

@@ -17,6 +17,7 @@ from perceiver_jax.training import evaluation as evaluation_lib
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training import restore, workdir
 from perceiver_jax.training import step as step_lib
+from perceiver_jax.training import versions as versions_lib
 from perceiver_jax.training.logs import metric_writers, run_summary
 from perceiver_jax.training.logs.run_log import RunLog
 from perceiver_jax.viz import report
@@ -130,7 +131,7 @@ def write_evaluation(
     evaluated: the metrics, and the numbers of examples.
     facts: what was evaluated.
   """
-  versions = workdir.versions()
+  versions = versions_lib.versions()
   metric_writers.write_json(
     path,
     {
@@ -195,7 +196,7 @@ def write(
     "published": dict(task.published),
     **summary,
     "seconds": dict(seconds),
-    "versions": workdir.versions(),
+    "versions": versions_lib.versions(),
   }
   _export(folder, config, state)
   held_out = next(iter(evaluation.values()))

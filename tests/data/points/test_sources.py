@@ -4,6 +4,7 @@ import builtins
 import os
 import pickle
 import shutil
+import zlib
 
 import numpy as np
 import pytest
@@ -269,7 +270,7 @@ def _rewrite(path, **arrays):
       file[name] = array
 
 
-CLOUDS = np.zeros((3, 16, 3))
+CLOUDS = np.arange(144.0).reshape(3, 16, 3)
 
 
 @pytest.mark.parametrize(
@@ -367,6 +368,59 @@ def _linked(kind):
   return damage
 
 
+def _chunked(path, chunks=(3, 16, 3), **options):
+  """Writes clouds in chunks."""
+  import h5py
+
+  with h5py.File(path, "w") as file:
+    file["label"] = [0, 1, 0]
+    file.create_dataset(
+      "data",
+      data=CLOUDS.astype("f4"),
+      chunks=chunks,
+      **options,
+    )
+
+
+def _bomb(path):
+  import h5py
+
+  _chunked(path, compression="gzip")
+  with h5py.File(path, "r+") as file:
+    expanding = zlib.compress(bytes(2**20), 9)
+    file["data"].id.write_direct_chunk((0, 0, 0), expanding)
+
+
+def _twice_compressed(path):
+  import h5py
+
+  with h5py.File(path, "w") as file:
+    file["label"] = [0, 1, 0]
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_chunk((3, 16, 3))
+    plist.set_deflate(9)
+    plist.set_deflate(9)
+    space = h5py.h5s.create_simple((3, 16, 3))
+    h5py.h5d.create(file.id, b"data", h5py.h5t.IEEE_F32LE, space, plist)
+
+
+def _large_chunk(path):
+  import h5py
+
+  with h5py.File(path, "w") as file:
+    file["label"] = [0, 1, 0]
+    options = {"chunks": (2**20, 64, 3), "maxshape": (None, None, 3)}
+    file.create_dataset("data", (3, 16, 3), "f4", **options)
+
+
+def _damaged_chunk(path):
+  import h5py
+
+  _chunked(path, compression="gzip")
+  with h5py.File(path, "r+") as file:
+    file["data"].id.write_direct_chunk((0, 0, 0), b"no gzip")
+
+
 def _pipe(path):
   path.unlink()
   os.mkfifo(path)
@@ -382,6 +436,17 @@ def _pipe(path):
     (_virtual, "'data' is stored in other files"),
     (_linked("soft"), "'data' is a link"),
     (_linked("external"), "'data' is a link"),
+    (_bomb, "'/data' has a chunk that expands to more than its 576 bytes"),
+    (_twice_compressed, r"'/data' has HDF5 filters \[1, 1\]"),
+    (_damaged_chunk, "'/data' is damaged"),
+    (
+      lambda path: _chunked(path, compression="lzf"),
+      r"'/data' has HDF5 filters \[32000\]; store it with gzip only",
+    ),
+    (
+      _large_chunk,
+      r"chunks \[1048576, 64, 3\], which may take 268,435,456 bytes each",
+    ),
     (
       lambda path: _rewrite(path, data=CLOUDS, label=[0, 2**32 + 1, 0]),
       "labels from 0 to 4294967297",
@@ -402,6 +467,23 @@ def test_hdf5_files_of_other_contents_are_refused(damage, message, tmp_path):
   with pytest.raises(UserError, match=message) as error:
     make_source("hdf5", split="train", directory=str(directory))
   assert "ply_data_train0.h5' " in str(error.value)
+
+
+@pytest.mark.parametrize(
+  "options",
+  [
+    {},
+    {"compression": "gzip"},
+    {"compression": "gzip", "shuffle": True, "fletcher32": True},
+    {"compression": "gzip", "chunks": (2, 5, 2)},
+  ],
+)
+def test_compressed_hdf5_files_are_read(options, tmp_path):
+  directory = tiny_points.write_hdf5(tmp_path, sizes=(3,))
+  _chunked(directory / "ply_data_train0.h5", **options)
+  source = make_source("hdf5", split="train", directory=str(directory))
+  points = sorted(x["points"].tolist() for x in _all(source))
+  assert points == CLOUDS.tolist()
 
 
 def test_hdf5_files_have_a_limited_size_together(tmp_path, monkeypatch):
