@@ -16,6 +16,7 @@ import ml_collections
 import numpy as np
 import optax
 from jax import numpy as jnp
+from scipy import special
 
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.starcraft import features, sources
@@ -235,13 +236,17 @@ class StarCraft(base.Task):
     legend = battle_maps.legend_svg(
       shown, markers, self._metadata["unit_type_names"]
     )
-    has_attention = any(battle.attention is not None for battle in shown)
-    return [battle_maps.battle_samples(samples, legend, has_attention)]
+    through_latents = outputs.decoder_attention is not None
+    return [battle_maps.battle_samples(samples, legend, through_latents)]
 
   def _battles(
     self, outputs: perceiver.Outputs, batch: Batch
   ) -> dict[int, battle_maps.Battle]:
-    """Returns what is to be drawn of a batch, by position in it."""
+    """Returns what is to be drawn of a batch, by position in it.
+
+    The attention is that of the predicted target's output query, or without
+    such queries that of the pointer, which are the probabilities of the target.
+    """
     battles = {}
     for i in np.flatnonzero(batch["mask"])[:_MAX_DRAWN]:
       real = np.asarray(batch["input_mask"][i])
@@ -252,7 +257,7 @@ class StarCraft(base.Task):
         int(np.argmax(outputs.logits[name][i])) if real.any() else features.NONE
         for name in ("selected", "target")
       ]
-      attention = None
+      attention = special.softmax(outputs.logits["target"][i])[real]
       if outputs.decoder_attention is not None:
         attention = attention_maps.output_attention(
           [logits[i] for logits in outputs.encoder_attention],

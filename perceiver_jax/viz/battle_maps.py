@@ -170,26 +170,26 @@ def draw_sheet(
 
 
 def battle_samples(
-  samples: Sequence[BattleSample], legend: bytes, has_attention: bool
+  samples: Sequence[BattleSample], legend: bytes, through_latents: bool
 ) -> Section:
   """Shows battles from above with recorded and predicted commands.
 
   Args:
     samples: the battles.
     legend: SVG file, from `legend_svg`.
-    has_attention: whether the maps show attention.
+    through_latents: whether the attention is that of an output query, rather
+      than that of the pointer.
   """
   attention = (
-    " Halos show the attention of the predicted target to the entities, through"
-    " the latents."
-    if has_attention
-    else " Attention isn't drawn; only that of Perceiver IO is available."
+    "the attention of the predicted target to the entities, through the latents"
+    if through_latents
+    else "the attention of the pointer to the target, its probabilities"
   )
   return Section(
     "Commands in battles",
     html.render("battle_maps", samples=samples, legend=legend),
     "Held-out observations from above; size is health. The recorded command is"
-    f" solid, the predicted one dashed.{attention}",
+    f" solid, the predicted one dashed. Halos show {attention}.",
   )
 
 

@@ -224,12 +224,12 @@ def _report(variant):
 
 
 @pytest.mark.parametrize("variant", ["small,smoke", "small_transformer,smoke"])
-def test_the_report_draws_battles_with_attention_where_it_is_known(variant):
+def test_the_report_draws_battles_with_attention(variant):
   task, outputs, batch, section, images = _report(variant)
   assert str(section.body).count("<figure") == 3
   assert images["commands"].shape[2] == 3
-  has_attention = "transformer" not in variant
-  assert ("Halos show" in section.description) == has_attention
+  has_latents = "transformer" not in variant
+  assert ("through the latents" in section.description) == has_latents
   battles = task._battles(outputs, batch)
   assert list(battles) == [0, 1, 2]
   for i, battle in battles.items():
@@ -243,9 +243,10 @@ def test_the_report_draws_battles_with_attention_where_it_is_known(variant):
     np.testing.assert_allclose(battle.health, example["health_ratio"])
     assert battle.recorded == (example["selected"], example["target"])
     assert max(battle.predicted) < count
-    if has_attention:
-      assert battle.attention.shape == (count,)
-      np.testing.assert_allclose(battle.attention.sum(), 1, rtol=1e-4)
+    assert battle.attention.shape == (count,)
+    np.testing.assert_allclose(battle.attention.sum(), 1, rtol=1e-4)
+    if not has_latents:
+      assert np.argmax(battle.attention) == battle.predicted.target
 
 
 def test_nothing_is_drawn_of_a_batch_that_can_not_be_read():

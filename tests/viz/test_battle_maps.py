@@ -107,10 +107,10 @@ def test_the_section_marks_wrong_commands():
       battle_maps.BattleSample(svg, "", "", "wait", True),
     ],
     svg,
-    has_attention=False,
+    through_latents=False,
   )
   body = str(section.body)
   assert body.count("✗") == 1
   assert "recorded: &lt;flank&gt;" in body
-  assert "only that of Perceiver IO" in section.description
+  assert "attention of the pointer" in section.description
   assert body.count("image/svg+xml") == 4
