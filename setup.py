@@ -72,6 +72,8 @@ setuptools.setup(
     "points": ["h5py>=3.11", "trimesh>=5"],
     # StarCraft II replays, for scripts.data.prepare_replays.
     "starcraft": ["sc2reader>=1.9"],
+    # jax.export needs it to write and read programs: scripts.export.
+    "export": ["flatbuffers>=24"],
     "wandb": ["wandb"],
     # To build data sets with scripts.data.prepare; training never needs it.
     "prepare": ["tensorflow"],
@@ -79,6 +81,7 @@ setuptools.setup(
       "av>=14,<19",
       "beartype",
       "chex",
+      "flatbuffers>=24",
       "h5py>=3.11",
       "hypothesis",
       "jaxtyping",

@@ -64,20 +64,12 @@ def load(path: Path, config: ml_collections.ConfigDict) -> Subject:
   """
   config = tasks.complete_config(config)
   given = config.model.to_dict()
-  weights = weights_lib.load(path, spec=given)
-  _check_purpose(path, weights.spec, given)
-  weights_model.check_finite(weights, path)
-  config = _with_model(config, weights.spec)
-  with _blaming(path):
-    # With given class names, no task has to open its data.
-    nameless = tasks.make_task(config, unnamed_classes(weights.spec))
-    restored = _place(nameless, config, weights, path)
+  config, _, restored = load_without_data(path, config)
+  spec = config.model.to_dict()
   task = tasks.make_task(config)
   _check_class_names(path, task)
   differences = [
-    line
-    for line in initialize.differences(given, weights.spec)
-    if _changes_model(line)
+    line for line in initialize.differences(given, spec) if _changes_model(line)
   ]
   return Subject(
     config,
@@ -86,6 +78,33 @@ def load(path: Path, config: ml_collections.ConfigDict) -> Subject:
     differences,
     {} if differences else task.published,
   )
+
+
+def load_without_data(
+  path: Path, config: ml_collections.ConfigDict
+) -> tuple[ml_collections.ConfigDict, Task, restore.Restored]:
+  """Loads weights and a task that does not know the names of its classes.
+
+  Args:
+    path: see `load`.
+    config: see `load`.
+
+  Returns:
+    The config with the model of the weights, the task, and the model with the
+    weights, on all devices.
+
+  Raises:
+    UserError: the weights can't be read, or do not fit the config.
+  """
+  given = config.model.to_dict()
+  weights = weights_lib.load(path, spec=given)
+  _check_purpose(path, weights.spec, given)
+  weights_model.check_finite(weights, path)
+  config = _with_model(config, weights.spec)
+  with _blaming(path):
+    # With given class names, no task has to open its data.
+    task = tasks.make_task(config, unnamed_classes(weights.spec))
+    return config, task, _place(task, config, weights, path)
 
 
 def sha256(path: Path) -> str:
@@ -113,7 +132,8 @@ def _check_purpose(
   """
   mine, theirs = _purpose(spec), _purpose(given)
   for leaf in mine | theirs:
-    if mine.get(leaf) != theirs.get(leaf):
+    # A number of classes of 0 is left to the data.
+    if theirs.get(leaf) not in (mine.get(leaf), 0):
       raise UserError(
         f"--weights={path} has {leaf} {mine.get(leaf, 'none')!r}, and --config"
         f" {theirs.get(leaf, 'none')!r}; give the --config and variant of these"

@@ -1,8 +1,11 @@
 """Tests that the code of the documentation runs and that its links exist."""
 
 import json
+import os
 import pathlib
 import re
+import shlex
+import subprocess
 import sys
 
 import pytest
@@ -36,12 +39,24 @@ def test_the_files_of_adding_a_task_train_evaluate_and_report(
 
 def test_the_code_of_using_the_models_runs(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
+  (tmp_path / "configs").symlink_to(_ROOT / "configs")
   text = (_ROOT / "docs" / "using_the_models.md").read_text()
-  blocks = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+  blocks = re.findall(r"^```(python|sh)\n(.*?)^```", text, re.M | re.S)
   assert len(blocks) >= 8
   namespace = {}
-  for block in blocks:
-    exec(block, namespace)
+  for language, block in blocks:
+    if language == "python":
+      exec(block, namespace)
+    else:
+      _run_in_checkout(block)
+
+
+def _run_in_checkout(command):
+  """Runs a command that begins with "python", with this project on the path."""
+  program, *arguments = shlex.split(command.replace("\\\n", " "))
+  assert program == "python"
+  environment = os.environ | {"PYTHONPATH": str(_ROOT)}
+  subprocess.run([sys.executable, *arguments], env=environment, check=True)
 
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda p: p.name)

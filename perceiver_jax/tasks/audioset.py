@@ -20,7 +20,7 @@ from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import multilabel_metrics
 from perceiver_jax.models import perceiver
 from perceiver_jax.models.typing import ReturnAttention
-from perceiver_jax.tasks import clip_data
+from perceiver_jax.tasks import base, classification, clip_data
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
@@ -91,6 +91,10 @@ class AudioSet(clip_data.ClipTask):
       "index": np.zeros(1, np.int32),
       "mask": np.ones(1, np.float32),
     }
+
+  def describe_model(self) -> base.ModelDescription:
+    """Describes the clips and the logits."""
+    return classification.describe_model(self.describe_inputs(), "sigmoid")
 
   def forward(
     self,

@@ -5,7 +5,7 @@ Shapes: b examples in one process's share of a batch.
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import grain
 import ml_collections
@@ -31,6 +31,20 @@ class Benchmark(Protocol):
 
   def images(self) -> dict[str, np.ndarray]:
     """Returns images of examples, uint8 [h, w, 3], by name."""
+
+
+class ModelDescription(NamedTuple):
+  """Describes the arrays of a model to those who use it without this code.
+
+  Attributes:
+    inputs: The entries of a batch that `forward` reads in evaluation, each with
+      its meaning, units and scaling.
+    outputs: The logits, each with its meaning: the arrays of a mapping by name,
+      or a single array as "logits".
+  """
+
+  inputs: Mapping[str, str]
+  outputs: Mapping[str, str]
 
 
 class Task(abc.ABC):
@@ -227,6 +241,10 @@ class Task(abc.ABC):
   def metadata(self) -> dict[str, Any]:
     """Returns data needed for predictions, such as names of classes."""
     return {}
+
+  def describe_model(self) -> ModelDescription:
+    """Describes inputs and outputs, which `scripts.export` needs."""
+    return ModelDescription({}, {})
 
   def summary_images(self, outputs: Any, batch: Batch) -> dict[str, np.ndarray]:
     """Returns images of held-out examples, uint8 [h, w, 3], by name."""

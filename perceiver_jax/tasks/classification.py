@@ -14,6 +14,7 @@ import optax
 
 from perceiver_jax.data.core.source import Source
 from perceiver_jax.errors import UserError
+from perceiver_jax.tasks import base
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
@@ -46,6 +47,19 @@ def class_names(
       f" has {len(names)} classes; make them equal"
     )
   return tuple(names)
+
+
+def describe_model(
+  inputs: Mapping[str, str], activation: str = "softmax"
+) -> base.ModelDescription:
+  """Describes a model whose outputs are the logits of classes.
+
+  Args:
+    inputs: see `base.ModelDescription`.
+    activation: the function from logits to probabilities.
+  """
+  logits = f"logits of the classes; their {activation} is the probabilities"
+  return base.ModelDescription(inputs, {"logits": logits})
 
 
 def mean_metrics(logits: jax.Array, batch: Batch, losses: jax.Array) -> Metrics:

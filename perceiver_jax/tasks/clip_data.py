@@ -9,11 +9,12 @@ import ml_collections
 import numpy as np
 
 from perceiver_jax.checks import check_leaf
-from perceiver_jax.data.clips import files, windows
+from perceiver_jax.data.clips import files, mel, windows
 from perceiver_jax.data.clips import preprocessing as clip_preprocessing
 from perceiver_jax.data.clips import shards as clip_shards
 from perceiver_jax.data.clips import sources as clip_sources
 from perceiver_jax.data.core.source import Example, Source, check_class_names
+from perceiver_jax.data.images import transforms
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import zoo
 from perceiver_jax.tasks import base
@@ -180,6 +181,27 @@ class ClipTask(base.Task):
     return self._preprocessing.evaluate(
       files.read_window(segment, self._window, 0.0)
     )
+
+  def describe_inputs(self) -> dict[str, str]:
+    """Describes the frames and the audio that the model takes."""
+    window, data, inputs = self._window, self._data, {}
+    if window.num_frames:
+      height, width = window.size
+      normalized = transforms.describe_normalization(data.normalization)
+      inputs["image"] = (
+        f"RGB frames [frame, height, width, channel], {window.fps:g} per"
+        f" second: the largest central crop with the aspect ratio of"
+        f" {width} x {height} pixels, resized to them (area); values are"
+        f" {normalized}"
+      )
+    if window.num_samples:
+      inputs["audio"] = (
+        f"{window.num_samples} samples from -1 to 1 at"
+        f" {window.sample_rate} per second, the mean of all channels"
+      )
+      if data.audio == "mel":
+        inputs["audio"] = mel.describe(data.mel) + " of " + inputs["audio"]
+    return inputs
 
   def attention_figure(
     self,

@@ -132,6 +132,10 @@ class Glue(base.Task):
       "mask": np.ones(1, np.float32),
     }
 
+  def describe_model(self) -> base.ModelDescription:
+    """Describes the tokens and the outputs."""
+    return self.texts.describe_model(self._data.tokenizer)
+
   def metadata(self) -> dict[str, Any]:
     """Returns the tokenizer, and the custom task if there is one."""
     metadata: dict[str, Any] = {"tokenizer": self._data.tokenizer}

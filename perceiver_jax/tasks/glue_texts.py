@@ -9,9 +9,14 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
-from perceiver_jax.data.text import byte_tokenizer, sentence_pairs
+from perceiver_jax.data.text import (
+  byte_tokenizer,
+  sentence_pairs,
+  tokenizers,
+)
 from perceiver_jax.data.text.glue_tasks import Task
 from perceiver_jax.data.text.tokenizers import Tokenizer
+from perceiver_jax.tasks import base
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.viz import sections
 
@@ -34,6 +39,36 @@ class GlueTexts(NamedTuple):
   tokenizer: Tokenizer
   length: int
   first_token: str
+
+  def describe_model(self, tokenizer_name: str) -> base.ModelDescription:
+    """Describes the tokens and the outputs.
+
+    Args:
+      tokenizer_name: see `tokenizers.describe_tokens`.
+    """
+    names = ", ".join(f"{i} {name}" for i, name in enumerate(self.tasks))
+    firsts = [self.token_before(i) for i in range(len(self.tasks))]
+    before = {
+      "none": "",
+      "cls": f" after the token {firsts[0]}",
+      "task": f" after the token of the task: {firsts[0]} for task 0 and so on",
+    }[self.first_token]
+    outputs = "; ".join(
+      f"{name}: {', '.join(task.classes) or 'a score'}"
+      for name, task in self.tasks.items()
+    )
+    return base.ModelDescription(
+      {
+        "tokens": f"one text, or two joined by the token SEP{before};"
+        f" {tokenizers.describe_tokens(tokenizer_name)}",
+        "task": f"the number of the task: {names}",
+      },
+      {
+        "logits": "logits of the classes of the task, whose softmax is the"
+        " probabilities, or its score, then -1e9 where a task has fewer;"
+        f" {outputs}"
+      },
+    )
 
   def tokens(self, number: int, texts: Sequence[str]) -> np.ndarray:
     """Returns the tokens int32 [M] of one or two texts of a task."""

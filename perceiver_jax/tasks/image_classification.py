@@ -14,7 +14,7 @@ from jax import numpy as jnp
 from perceiver_jax.models import perceiver
 from perceiver_jax.models.modalities import image as image_adapter
 from perceiver_jax.models.typing import ReturnAttention
-from perceiver_jax.tasks import classification, image_data
+from perceiver_jax.tasks import base, classification, image_data
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training import mixing, step
@@ -45,7 +45,18 @@ class ImageClassification(image_data.ImageTask):
   """Classification of images with one label each.
 
   The config also has `label_smoothing`; see `ImageTask` for its sections.
+
+  Attributes:
+    activation: The function from logits to probabilities.
   """
+
+  activation = "softmax"
+
+  def describe_model(self) -> base.ModelDescription:
+    """Describes the images and the logits."""
+    return classification.describe_model(
+      self.describe_inputs(), self.activation
+    )
 
   def prepare_batch(self, batch: Batch) -> Batch:
     """Mixes images with their partners, and computes soft labels."""

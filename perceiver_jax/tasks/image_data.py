@@ -84,6 +84,25 @@ class ImageTask(base.Task):
       batch["batch_position"] = np.zeros(1, np.int32)
     return batch
 
+  def describe_inputs(self) -> dict[str, str]:
+    """Describes the images that the model takes."""
+    height, width, channels = self._shape
+    data, kind = self._config.data, "RGB" if channels == 3 else "gray"
+    normalized = transforms.describe_normalization(data.normalization)
+    fraction = data.crop_fraction
+    part = f", {fraction:g} of its sides" if fraction < 1 else ""
+    inputs = {
+      "image": f"{kind} images [height, width, channel]: the largest central"
+      f" crop with the aspect ratio of {width} x {height} pixels{part}, resized"
+      f" to them ({data.resize}); values are {normalized}"
+    }
+    if self._uses_boxes:
+      inputs["crop_box"] = (
+        "the (y, x) of the first and of the last pixel of the crop, in the"
+        " whole image, which spans -1 to 1"
+      )
+    return inputs
+
   def train_dataset(
     self, *, global_batch: int, **options: Any
   ) -> grain.IterDataset:

@@ -24,7 +24,7 @@ from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import decoding
 from perceiver_jax.models import perceiver
 from perceiver_jax.models.typing import ReturnAttention
-from perceiver_jax.tasks import clip_data
+from perceiver_jax.tasks import base, clip_data
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
@@ -76,6 +76,21 @@ class Kinetics(clip_data.ClipTask):
       "index": np.zeros(1, np.int32),
       "mask": np.ones(1, np.float32),
     }
+
+  def describe_model(self) -> base.ModelDescription:
+    """Describes clips, labels and their reconstructions."""
+    inputs = {
+      **self.describe_inputs(),
+      "label": "one-hot labels; any values where they are masked",
+      "label_masked": "True where the label is not given, so that the decoded"
+      " one is a classification",
+    }
+    outputs = {
+      "image": "the reconstructed frames, as the input is scaled",
+      "audio": "the reconstructed samples, from -1 to 1",
+      "label": "logits of the classes; their softmax is the probabilities",
+    }
+    return base.ModelDescription(inputs, outputs)
 
   def forward(
     self,

@@ -76,6 +76,21 @@ class MaskedLanguageModel(base.Task):
       "mask": np.ones(1, np.float32),
     }
 
+  def describe_model(self) -> base.ModelDescription:
+    """Describes the tokens and the logits."""
+    tokens = tokenizers.describe_tokens(self._config.data.tokenizer)
+    return base.ModelDescription(
+      {
+        "tokens": tokens,
+        "masked": "True at tokens that the model must not see, which count as"
+        " MASK",
+      },
+      {
+        "logits": "logits of the vocabulary at each position; their softmax is"
+        " the probabilities"
+      },
+    )
+
   def metadata(self) -> dict[str, Any]:
     """Returns the name of the tokenizer."""
     return {"tokenizer": self._config.data.tokenizer}

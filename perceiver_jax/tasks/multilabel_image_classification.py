@@ -43,6 +43,7 @@ class MultilabelImageClassification(image_classification.ImageClassification):
       from that of the data.
   """
 
+  activation = "sigmoid"
   primary_metric = "eval/mAP"
 
   def __init__(

@@ -88,6 +88,20 @@ class OpticalFlow(base.Task):
       "mask": np.ones(1, np.float32),
     }
 
+  def describe_model(self) -> base.ModelDescription:
+    """Describes the frames and the flow."""
+    height, width = self._size
+    return base.ModelDescription(
+      {
+        "frames": f"two RGB frames of {width} x {height} pixels [frame, height,"
+        " width, channel], values from 0 to 255"
+      },
+      {
+        "logits": "the displacement (x, y) of each pixel of the first frame, in"
+        f" units of {flow_adapter.PIXELS_PER_UNIT:g} pixels"
+      },
+    )
+
   def forward(
     self,
     batch: Batch,

@@ -73,6 +73,17 @@ class PointCloudClassification(base.Task):
       "mask": np.ones(1, np.float32),
     }
 
+  def describe_model(self) -> base.ModelDescription:
+    """Describes the clouds and the logits."""
+    return classification.describe_model(
+      {
+        "points": "x, y and z of each point, z up: less the mean of the"
+        " cloud's points, then divided by the largest absolute coordinate;"
+        " padding is 0",
+        "point_mask": "True at points, False at padding",
+      }
+    )
+
   @functools.cache  # noqa: B019 (a task lives as long as its program)
   def source(self, split: str) -> Source:
     """Returns the objects of a split, "train" or "eval"."""

@@ -81,6 +81,25 @@ class StarCraft(base.Task):
     """Returns the names of the actions, the unit types and the groups."""
     return self._metadata
 
+  def describe_model(self) -> base.ModelDescription:
+    """Describes the entities and the outputs."""
+    inputs = {
+      "categories": "the number of each categorical feature's category, -1 for"
+      " none; docs/starcraft.md lists the features",
+      "numbers": "the numerical features, 0 where missing",
+      "positions": "x and y, with the borders of the map at -1 and 1",
+      "input_mask": "True at entities, False at padding",
+    }
+    entities = "the softmax over entities is the probabilities"
+    outputs = {
+      "action": "logits of the actions",
+      "selected": f"logits of the entity to select; {entities}",
+      "target": f"logits of the entity to target; {entities}",
+      "entity_embeddings": "an embedding of each entity, 0 at padding",
+      "embedded_entity": "an embedding of all entities together",
+    }
+    return base.ModelDescription(inputs, outputs)
+
   def dummy_batch(self) -> Batch:
     """Returns one observation without entities."""
     columns, count = features.NUM_CATEGORY_COLUMNS, self._num_slots

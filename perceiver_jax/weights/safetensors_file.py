@@ -31,18 +31,28 @@ def save(path: str | os.PathLike, weights: model.Weights) -> None:
     raise UserError(
       f"{path}: the name of a weights file must end in .safetensors"
     )
-  arrays = {
-    f"{collection}/{name}": np.asarray(leaf, order="C")
-    for collection in _COLLECTIONS
-    for name, leaf in model.flatten(getattr(weights, collection)).items()
-  }
   header = {"format": _FORMAT, "spec": json.dumps(weights.spec)}
   try:
-    tensors.write(path, arrays, header)
+    tensors.write(path, to_arrays(weights), header)
   except OSError as error:
     raise UserError(
       f"{path} can't be written: {error.strerror}; give another path"
     ) from error
+
+
+def to_arrays(weights: model.Weights) -> dict[str, np.ndarray]:
+  """Returns the arrays that a file holds, by 'params/...' or 'state/...'."""
+  return {
+    f"{collection}/{name}": np.asarray(leaf, order="C")
+    for collection in _COLLECTIONS
+    for name, leaf in model.flatten(getattr(weights, collection)).items()
+  }
+
+
+def from_arrays(arrays: Mapping[str, Any]) -> tuple[dict, dict]:
+  """Returns parameters and state, from what `to_arrays` returns."""
+  params, state = (_collection(arrays, name) for name in _COLLECTIONS)
+  return params, state
 
 
 def load(path: str | os.PathLike) -> model.Weights:
@@ -63,7 +73,7 @@ def load(path: str | os.PathLike) -> model.Weights:
   except ValueError as error:
     raise UserError(f"{path} holds a damaged spec: {error}") from error
   spec_checks.check_spec(spec, path)
-  params, state = (_collection(arrays, name) for name in _COLLECTIONS)
+  params, state = from_arrays(arrays)
   spec_checks.check_arrays(spec, params, path)
   return model.Weights(_lists_to_tuples(spec), params, state)
 

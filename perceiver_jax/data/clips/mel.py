@@ -62,6 +62,18 @@ def log_mel(
   return ((log - settings["mean"]) / settings["deviation"]).astype(np.float32)
 
 
+def describe(settings: Mapping[str, Any]) -> str:
+  """Describes the result of `log_mel`, flattened, in words."""
+  return (
+    f"a log-mel spectrogram [frames x {settings['bands']} bands, 1]: (natural"
+    f" logarithm of the power, at least {_FLOOR:g}, - {settings['mean']:g}) /"
+    f" {settings['deviation']:g}, with a Hann window of {settings['window']}"
+    f" samples and a hop of {settings['hop']}, padded by reflection, and"
+    f" Slaney's bands of unit area from {settings['lowest']:g} to"
+    f" {settings['highest']:g} Hz"
+  )
+
+
 @functools.lru_cache(maxsize=16)
 def filters(
   sample_rate: int, window: int, bands: int, lowest: float, highest: float

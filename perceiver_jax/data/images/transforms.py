@@ -133,6 +133,17 @@ def normalize(pixels: np.ndarray, normalization: str) -> np.ndarray:
   return x.reshape(pixels.shape)
 
 
+def describe_normalization(normalization: str) -> str:
+  """Returns the formula of `normalize` in words."""
+  white, mean, deviation = _STATISTICS[normalization]
+  formula = f"x / {white:g}"
+  if any(mean):
+    formula += f" - {mean[0]:g}" if len(mean) == 1 else f" - {list(mean)}"
+  if set(deviation) != {1.0}:
+    formula = f"({formula}) / {list(deviation)}"
+  return f"{formula} for pixel values x from 0 to 255"
+
+
 def to_pixels(x: np.ndarray, normalization: str) -> np.ndarray:
   """Inverts `normalize`, for display.
 

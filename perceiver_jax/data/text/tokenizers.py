@@ -26,6 +26,21 @@ _SPACE = "\u2581"
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
+def describe_tokens(name: str) -> str:
+  """Describes the tokens of a tokenizer in words.
+
+  Args:
+    name: `data.tokenizer` of a config: "bytes" or a SentencePiece model.
+  """
+  special = ", ".join(
+    f"{i} {token}" for i, token in enumerate(byte_tokenizer.SPECIAL_TOKENS)
+  )
+  what = f"each byte of the text in UTF-8, plus {_FIRST}"
+  if name != "bytes":
+    what = f"ids of the SentencePiece model {Path(name).name}, plus {_FIRST}"
+  return f"{what}; then {byte_tokenizer.PAD} as padding; special: {special}"
+
+
 class Tokenizer(Protocol):
   """Converts text to tokens and back.
 

@@ -1,0 +1,1 @@
+"""Exports trained models as programs that run without this project."""
