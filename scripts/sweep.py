@@ -25,14 +25,12 @@ resumes the sweep.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from absl import flags
-from ml_collections import config_flags
 
-from experiments import flag_errors, launch
+from experiments import launch
 from perceiver_jax.errors import UserError
 from scripts.sweeps import points, runs, table
 
@@ -48,29 +46,14 @@ _OUT = flags.DEFINE_string("out", None, "Folder of the runs.")
 _FAILED = 1
 
 
-class _Run(NamedTuple):
-  """A run of a sweep.
-
-  Attributes:
-    name: Name of the run's workdir, from the leaves that differ.
-    point: Leaves and values of the point.
-    flags: Flags of `experiments.train`, without --workdir.
-  """
-
-  name: str
-  point: Mapping[str, Any]
-  flags: Sequence[str]
-
-
 def main(argv: Sequence[str]) -> int:
   """Trains all points and writes the table of their results."""
   for name in ("config", "sweep", "out"):
     if not flags.FLAGS[name].value:
       raise UserError(f"--{name} is missing; --help lists the flags")
   out = Path(_OUT.value).expanduser()
-  sweep = _runs(argv[1:])
+  sweep = points.runs(_CONFIG.value, _SWEEP.value, argv[1:])
   for run in sweep:  # Report mistakes before any work.
-    _check_flags(run.flags)
     runs.check_same(out / run.name, run.flags)
   statuses = _train_all(out, sweep)
   rows = [
@@ -88,34 +71,7 @@ def main(argv: Sequence[str]) -> int:
   return _FAILED if failed else 0
 
 
-def _runs(others: Sequence[str]) -> list[_Run]:
-  """Returns the runs of the sweep of the flags."""
-  sweep = points.load(_CONFIG.value, _SWEEP.value)
-  result = []
-  for name, point in points.by_name(sweep).items():
-    flags_of_run = [*points.flags(_CONFIG.value, point), *others]
-    result.append(_Run(name, point, flags_of_run))
-  return result
-
-
-def _check_flags(flags_of_run: Sequence[str]) -> None:
-  """Parses the flags of a run as `experiments.train` will.
-
-  Raises:
-    UserError: An unknown variant or leaf, or a value of another type.
-  """
-  argv, values = ["train", *flags_of_run], flags.FlagValues()
-  config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-  flags.DEFINE_integer("num_devices", 0, "", 0, flag_values=values)
-  try:
-    values(argv)
-    # The file is loaded on the first access to a leaf.
-    getattr(values.config, "task", "")
-  except Exception as error:
-    raise UserError(flag_errors.explain(error, argv)) from error
-
-
-def _train_all(out: Path, sweep: Sequence[_Run]) -> dict[str, int]:
+def _train_all(out: Path, sweep: Sequence[points.Run]) -> dict[str, int]:
   """Trains the runs in order; returns the exit status of each one reached."""
   statuses: dict[str, int] = {}
   seconds: list[float] = []

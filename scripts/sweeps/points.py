@@ -5,7 +5,10 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
+
+from absl import flags as absl_flags
+from ml_collections import config_flags
 
 from experiments import flag_errors
 from perceiver_jax.errors import UserError
@@ -13,6 +16,55 @@ from perceiver_jax.errors import UserError
 _PREFIX = "sweep_"
 # Characters that make folders hard to use in a shell or are not allowed.
 _IN_FOLDERS = str.maketrans({"/": "-", " ": "", "(": "", ")": "", "'": ""})
+
+
+class Run(NamedTuple):
+  """A run of a sweep.
+
+  Attributes:
+    name: Name of the run's workdir, from the leaves that differ.
+    point: Leaves and values of the point.
+    flags: Flags of `experiments.train`, without --workdir.
+  """
+
+  name: str
+  point: Mapping[str, Any]
+  flags: Sequence[str]
+
+
+def runs(config: str, sweep: str, others: Sequence[str]) -> list[Run]:
+  """Returns the runs of a sweep, whose flags are checked.
+
+  Args:
+    config: Value of --config: a file, with or without a variant.
+    sweep: NAME of the file's generator `sweep_NAME`.
+    others: Further flags of all runs.
+
+  Raises:
+    UserError: There is no such sweep, or a flag is wrong.
+  """
+  result = []
+  for name, point in by_name(load(config, sweep)).items():
+    result.append(Run(name, point, [*flags(config, point), *others]))
+    check_flags(result[-1].flags)
+  return result
+
+
+def check_flags(flags_of_run: Sequence[str]) -> None:
+  """Parses the flags of a run as `experiments.train` will.
+
+  Raises:
+    UserError: An unknown variant or leaf, or a value of another type.
+  """
+  argv, values = ["train", *flags_of_run], absl_flags.FlagValues()
+  config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+  absl_flags.DEFINE_integer("num_devices", 0, "", 0, flag_values=values)
+  try:
+    values(argv)
+    # The file is loaded on the first access to a leaf.
+    getattr(values.config, "task", "")
+  except Exception as error:
+    raise UserError(flag_errors.explain(error, argv)) from error
 
 
 def load(config: str, sweep: str) -> list[dict[str, Any]]:

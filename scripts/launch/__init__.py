@@ -1,0 +1,1 @@
+"""Launchers: where and how the runs of a config are started."""
