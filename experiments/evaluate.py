@@ -20,6 +20,7 @@ from absl import flags
 
 from experiments import flag_errors, launch
 from experiments.predictions import outputs
+from perceiver_jax import files
 from perceiver_jax.errors import UserError
 
 # JAX is imported in functions to keep --help and flag errors fast.
@@ -195,7 +196,7 @@ def _draw(subject: _Subject, folder: Path, means: dict[str, Any]) -> None:
   with outputs.writing(folder, "another --images"):
     for name, image in images.items():
       path = folder / f"{name}.png"
-      path.write_bytes(image_layout.png_bytes(image))
+      files.write_bytes(path, image_layout.png_bytes(image))
       print(path)
 
 

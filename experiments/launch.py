@@ -17,6 +17,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from experiments import flag_errors, processes
+from perceiver_jax import files
 from perceiver_jax.errors import DataTimeoutError, DivergedError, UserError
 
 # The flags then belong to the entry point and are listed by its --help.
@@ -185,6 +186,10 @@ def guarded(main: Main, argv: Sequence[str]) -> int:
   except KeyboardInterrupt:
     status = _fail("interrupted", _INTERRUPTED)
   except Exception as error:
+    if reason := files.no_space(error):
+      status = _fail(_full_disk(error, reason), _WRONG_USE)
+      processes.leave(status)
+      return status
     processes.wait_if_lost(error)
     if processes.watches():
       traceback.print_exc()
@@ -225,6 +230,12 @@ def _number_in_environment(name: str) -> int:
       " number, or unset both to run a single process"
     )
   return int(value)
+
+
+def _full_disk(error: Exception, reason: str) -> str:
+  path = getattr(error, "filename", None)
+  what = f"{path!r} can't be written" if path else "a file can't be written"
+  return f"{what}: {reason}; free some space, or give another place"
 
 
 def _fail(message: str, status: int) -> int:

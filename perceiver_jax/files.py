@@ -1,16 +1,18 @@
-"""Opens files that a user gives.
+"""Opens files that a user gives, and writes files completely or not at all.
 
 Only regular files are read: opening a pipe may wait forever, and a device may
 have no end. An error is an `OSError` or `ValueError` whose text tells the
 reason, for the caller to add what the file is for.
 """
 
+import contextlib
 import errno
 import json
 import os
 import stat
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import IO, Any
 
 from perceiver_jax import limits
@@ -21,6 +23,13 @@ _KINDS = {
   stat.S_IFCHR: "a device",
   stat.S_IFBLK: "a device",
   stat.S_IFSOCK: "a socket",
+}
+
+# Errors of a disk that takes no more. Libraries raise them in several types,
+# with the system's text in theirs.
+_NO_SPACE = {
+  number: os.strerror(number)
+  for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 }
 
 # The file that each thread has opened last, for warnings about slow files.
@@ -68,6 +77,61 @@ def read_text(path: str | os.PathLike, encoding: str = "utf-8") -> str:
   """
   with open_regular(path, "r", encoding=encoding) as file:
     return file.read()
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+  """Lets a block write a file, which appears only when it is complete.
+
+  Yields:
+    The path to write to. It replaces `path` afterwards; after an error it is
+    removed, and an older file stays.
+  """
+  path = Path(path)
+  partial = partial_path(path)
+  try:
+    yield partial
+    os.replace(partial, path)
+  except BaseException:
+    with contextlib.suppress(OSError):
+      partial.unlink()
+    raise
+
+
+def partial_path(path: Path) -> Path:
+  """Returns where this process writes a file before it is complete."""
+  return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def write_bytes(path: str | os.PathLike, contents: bytes) -> None:
+  """Writes a file completely or not at all; replaces an older one.
+
+  Raises:
+    OSError: it can't be written.
+  """
+  with replacing(path) as partial:
+    partial.write_bytes(contents)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+  """Writes a file of UTF-8 completely or not at all; replaces an older one.
+
+  Raises:
+    OSError: it can't be written.
+  """
+  write_bytes(path, text.encode("utf-8"))
+
+
+def no_space(error: BaseException) -> str:
+  """Returns why a disk takes no more, if that caused an error, else ""."""
+  cause: BaseException | None = error
+  while cause is not None:
+    number = cause.errno if isinstance(cause, OSError) else None
+    for known, reason in _NO_SPACE.items():
+      if number == known or reason in str(cause):
+        return reason.lower()
+    cause = cause.__cause__ or cause.__context__
+  return ""
 
 
 def is_name(name: str) -> bool:

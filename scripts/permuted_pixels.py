@@ -25,6 +25,7 @@ from jax import numpy as jnp
 
 from configs import photos
 from experiments import launch
+from perceiver_jax import files
 from perceiver_jax.models import perceiver
 from perceiver_jax.models.modalities import image as image_adapter
 from perceiver_jax.models.typing import ReturnAttention
@@ -128,7 +129,7 @@ def main(argv: Sequence[str]) -> None:
       print(f"{name}, {'permuted' if permuted else 'in place'}:", flush=True)
       curves[name, permuted] = _train(name, permuted)
   text = _table(curves)
-  (out / "permuted_pixels.md").write_text(text, encoding="utf-8")
+  files.write_text(out / "permuted_pixels.md", text)
   _draw(curves, out / "permuted_pixels.png")
   print(text)
   print(f"written to {out}")
@@ -174,7 +175,8 @@ def _draw(
   axes.set(xlabel="step", ylabel="held-out accuracy", ylim=(0, None))
   axes.grid(alpha=0.3)
   axes.legend(loc="upper left")
-  figure.savefig(path, dpi=150)
+  with files.replacing(path) as partial:
+    figure.savefig(partial, format="png", dpi=150)
   plt.close(figure)
 
 

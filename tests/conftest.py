@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import subprocess
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
@@ -114,3 +115,20 @@ def program(compile_cache):
     return Program(folder, *args, environment=shared, **kwargs)
 
   return start
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+  """Returns a folder on a disk of 16 KB, and a function that fills it."""
+  folder = tmp_path / "disk"
+  folder.mkdir()
+  mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)]
+  if subprocess.run(mount, capture_output=True).returncode:
+    pytest.skip("mounting a file system needs root")
+
+  def fill():
+    with pytest.raises(OSError, match="No space left"):
+      (folder / "filling").write_bytes(bytes(2**16))
+
+  yield folder, fill
+  subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -13,6 +13,7 @@ from experiments.predictions import (
   models,
   outputs,
 )
+from perceiver_jax import files
 from perceiver_jax import weights as weights_lib
 from perceiver_jax.data.text import byte_tokenizer, tokenizers
 from perceiver_jax.tasks import glue, text_attention
@@ -51,7 +52,7 @@ def run(arguments: Sequence[str], loaded: weights_lib.Weights | None) -> None:
     )
     path = outputs.unused_path(folder, "text-attention.html")
     with outputs.writing(path):
-      path.write_text(page, encoding="utf-8")
+      files.write_text(path, page)
     print(text)
     print(f"  {path}")
 

@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments.predictions import flow_model, outputs
+from perceiver_jax import files
 from perceiver_jax.data.clips import video, video_writer
 from perceiver_jax.data.flow import files as flow_files
 from perceiver_jax.data.images import codec
@@ -66,7 +67,7 @@ def _save_flow(folder: Path, image_path: Path, flow: np.ndarray) -> None:
   print(f"longest displacement: {longest:.1f} pixels")
   path = outputs.unused_path(folder, f"{image_path.stem}-flow.png")
   with outputs.writing(path):
-    path.write_bytes(codec.encode_png(flow_colors.flow_to_rgb(flow)))
+    files.write_bytes(path, codec.encode_png(flow_colors.flow_to_rgb(flow)))
   print(path)
   # KITTI's format comes last, because it fails on large displacements.
   for suffix in (".flo", "-kitti.png"):

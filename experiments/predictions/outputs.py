@@ -129,7 +129,7 @@ def save_png(folder: Path, name: str, image: np.ndarray) -> Path:
   """
   path = unused_path(folder, name)
   with writing(path):
-    path.write_bytes(image_layout.png_bytes(image))
+    files.write_bytes(path, image_layout.png_bytes(image))
   return path
 
 

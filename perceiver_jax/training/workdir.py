@@ -39,12 +39,6 @@ _FREE = (
 _PLACES = ("directory", "data_dir", "classes", "textures")
 _PLACES_OF_TEXT = ("files.train", "files.eval")
 _MAX_DIFFERENCES = 3
-_NO_SPACE = (
-  "No space left on device",
-  "Disk quota exceeded",
-  "File too large",
-  "Read-only file system",
-)
 
 
 def check_config(workdir: Path, config: Mapping[str, Any]) -> None:
@@ -185,8 +179,6 @@ def writing(workdir: Path) -> Iterator[None]:
 def full_disk_explained(workdir: Path) -> Iterator[None]:
   """Turns the errors of a full disk during a run into a `UserError`.
 
-  Libraries raise them in several types, and their text tells the reason.
-
   Raises:
     UserError: there is no space left for the run.
   """
@@ -195,11 +187,11 @@ def full_disk_explained(workdir: Path) -> Iterator[None]:
   except UserError:
     raise
   except Exception as error:
-    reason = next((r for r in _NO_SPACE if r in str(error)), "")
+    reason = files.no_space(error)
     if not reason:
       raise
     raise UserError(
-      f"--workdir={workdir} can't be written to: {reason.lower()}; free some"
+      f"--workdir={workdir} can't be written to: {reason}; free some"
       " space and run the same command to resume"
     ) from error
 

@@ -8,11 +8,11 @@ dark color scheme.
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from perceiver_jax import files
 from perceiver_jax.viz import html, plots
 from perceiver_jax.viz.sections import Section
 
@@ -54,10 +54,7 @@ def write_report(path: str | os.PathLike, report: Report) -> None:
     path: the HTML file to write or replace.
     report: its contents.
   """
-  path = Path(path)
-  partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  partial.write_text(_page(report), encoding="utf-8")
-  os.replace(partial, path)
+  files.write_text(path, _page(report))
 
 
 def _page(report: Report) -> str:

@@ -53,7 +53,6 @@ def write(
     OSError: The file can't be written.
     SafetensorError: An array has a type that the format lacks.
   """
-  partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
   data = safetensors.numpy.save(dict(tensors), dict(metadata))
   # The library writes the metadata in random order.
   end = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
@@ -61,15 +60,10 @@ def write(
   header["__metadata__"] = dict(sorted(metadata.items()))
   text = json.dumps(header, separators=(",", ":")).encode()
   text += b" " * (-len(text) % _ALIGNMENT)
-  try:
-    with open(partial, "wb") as file:
-      file.write(len(text).to_bytes(_LENGTH_BYTES, "little"))
-      file.write(text)
-      file.write(memoryview(data)[end:])
-    os.replace(partial, path)
-  except OSError:
-    partial.unlink(missing_ok=True)
-    raise
+  with files.replacing(path) as partial, open(partial, "wb") as file:
+    file.write(len(text).to_bytes(_LENGTH_BYTES, "little"))
+    file.write(text)
+    file.write(memoryview(data)[end:])
 
 
 def _check(path: str | os.PathLike, names: list[str], file: object) -> None:

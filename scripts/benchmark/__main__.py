@@ -43,6 +43,7 @@ import jax
 from absl import app, flags
 from jax import numpy as jnp
 
+from perceiver_jax import files
 from perceiver_jax.models import flops, zoo
 from perceiver_jax.models.ops.execution import PLAIN, Execution
 from scripts.benchmark import published, scaling, steps, timing
@@ -120,8 +121,8 @@ def main(argv: Sequence[str]) -> None:
   print("\n".join([timing.table(rows), *ratios]))
   if _JSON.value:
     versions = {"jax": jax.__version__, "device": device.device_kind}
-    with open(_JSON.value, "w", encoding="utf-8") as file:
-      json.dump({**versions, "peak": peak, "rows": rows}, file, indent=2)
+    text = json.dumps({**versions, "peak": peak, "rows": rows}, indent=2)
+    files.write_text(_JSON.value, text)
 
 
 def _check_writable(path: Path) -> None:

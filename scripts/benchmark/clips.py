@@ -33,6 +33,7 @@ from perceiver_jax.data.clips import (
 from perceiver_jax.data.clips import files as clip_files
 from perceiver_jax.data.clips import shards as clip_shards
 from perceiver_jax.errors import UserError
+from perceiver_jax.files import write_text
 from scripts.benchmark import timing
 from scripts.data import prepare_clips
 
@@ -88,7 +89,7 @@ def main(argv: Sequence[str]) -> None:
     ]
   print(timing.table(rows))
   if _JSON.value:
-    Path(_JSON.value).write_text(json.dumps(rows, indent=2), encoding="utf-8")
+    write_text(_JSON.value, json.dumps(rows, indent=2))
 
 
 def _speed(source: windows.Clips, window: windows.Window) -> float:

@@ -47,6 +47,7 @@ from perceiver_jax.data.images import (
   transforms,
 )
 from perceiver_jax.errors import UserError
+from perceiver_jax.files import write_text
 from scripts.benchmark import timing
 
 _DIRECTORY = flags.DEFINE_string("directory", "", "Folder of your own images.")
@@ -132,7 +133,7 @@ def main(argv: Sequence[str]) -> None:
   if _FLOW_PAIRS.value:
     figures["flow_pairs/s"] = flow_pairs_per_second()
   if _JSON.value:
-    path.write_text(json.dumps(figures, indent=2), encoding="utf-8")
+    write_text(path, json.dumps(figures, indent=2))
 
 
 def stage_rows(files: dict[str, bytes]) -> list[dict[str, Any]]:

@@ -14,7 +14,6 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import haiku as hk
@@ -23,6 +22,7 @@ from absl import flags
 from jax import numpy as jnp
 
 from experiments import launch
+from perceiver_jax import files
 from perceiver_jax.models import flops, zoo
 from perceiver_jax.models.ops.execution import AUTO, PLAIN, Execution
 from scripts.benchmark import timing
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
   if _JSON.value:
     versions = {"jax": jax.__version__, "device": device.device_kind}
     text = json.dumps({**versions, "rows": rows}, indent=2)
-    Path(_JSON.value).write_text(text, encoding="utf-8")
+    files.write_text(_JSON.value, text)
 
 
 def _measure(name: str, size: int, platform: str) -> dict[str, float]:

@@ -19,6 +19,7 @@ import numpy as np
 from absl import flags
 
 from experiments import launch
+from perceiver_jax import files
 from perceiver_jax.data.core import record_writer, records
 from perceiver_jax.data.points import sampling, sources
 from perceiver_jax.data.points import shards as point_shards
@@ -57,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
       )
   print(timing.table(rows))
   if _JSON.value:
-    Path(_JSON.value).write_text(json.dumps(rows, indent=2), encoding="utf-8")
+    files.write_text(_JSON.value, json.dumps(rows, indent=2))
 
 
 def _milliseconds(source: str, directory: str) -> float:

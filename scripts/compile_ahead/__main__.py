@@ -18,6 +18,7 @@ from ml_collections import config_flags
 
 from experiments import launch
 from experiments.predictions import outputs
+from perceiver_jax import files
 from scripts.compile_ahead import chips
 
 # JAX is imported in functions: its environment has to be set first.
@@ -87,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _write(path: str | None, text: str) -> None:
   if path:
-    Path(path).expanduser().write_text(text, encoding="utf-8")
+    files.write_text(Path(path).expanduser(), text)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import launch
+from perceiver_jax import files
 from perceiver_jax.data.text import byte_tokenizer, corpora
 from perceiver_jax.errors import UserError
 
@@ -68,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
   model = train(lines(documents), _VOCAB_SIZE.value)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(model)
+    files.write_bytes(path, model)
   except OSError as error:
     raise UserError(
       f"{path} cannot be written ({error.strerror}); change --out"

@@ -13,9 +13,7 @@ WNLI, which the paper leaves out, is filled with its more frequent class. Any
 other task without a run is an error unless --partial is given.
 """
 
-import os
 import sys
-import uuid
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +23,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import launch
+from perceiver_jax import files
 from perceiver_jax.data.core.source import Source
 from perceiver_jax.data.text import glue_examples
 from perceiver_jax.errors import UserError
@@ -180,16 +179,15 @@ def _lines(
 
 def _write(path: Path, contents: Mapping[str, Sequence[str]]) -> None:
   """Writes the zip atomically."""
-  partial = path.with_name(f".{uuid.uuid4().hex}-{path.name}")
   try:
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+    with (
+      files.replacing(path) as partial,
+      zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
       for name, lines in contents.items():
         archive.writestr(name, "\n".join(lines) + "\n")
-    os.replace(partial, path)
   except OSError as error:
     raise UserError(f"{path} can't be written ({error.strerror})") from error
-  finally:
-    partial.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from absl import flags
 
 from experiments import launch
 from experiments.predictions import outputs
+from perceiver_jax import files
 from perceiver_jax.errors import UserError
 
 _RUNS = flags.DEFINE_multi_string(
@@ -50,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
     items, "counting operations", disable=None, file=sys.stderr
   )
   content = page.content(results, costs.of_rows(progress), out.parent)
-  out.write_text(page.render(content, out.suffix), encoding="utf-8")
+  files.write_text(out, page.render(content, out.suffix))
   print(content.coverage)
   print(f"written to {out}")
 

@@ -9,7 +9,6 @@ import importlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ import ml_collections
 from absl import logging
 from jax import numpy as jnp
 
-from perceiver_jax import models
+from perceiver_jax import files, models
 from perceiver_jax.data.starcraft import features
 from perceiver_jax.models import zoo
 from perceiver_jax.models.published import tables
@@ -102,11 +101,7 @@ def _write(path: Path, known: Mapping[str, Costs]) -> None:
   """Keeps the costs, unless the folder can't be written."""
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-      "w", dir=path.parent, delete=False
-    ) as partial:
-      json.dump(known, partial)
-    os.replace(partial.name, path)
+    files.write_text(path, json.dumps(known))
   except OSError as error:
     logging.warning("costs are not kept in %s: %s", path, error)
 

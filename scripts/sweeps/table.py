@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from perceiver_jax import files
 from scripts.sweeps import points, runs
 
 
@@ -37,7 +38,10 @@ def write(out: Path, rows: Sequence[Row]) -> str:
   out.mkdir(parents=True, exist_ok=True)
   records = _records(rows)
   columns = list(dict.fromkeys(name for record in records for name in record))
-  with (out / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
+  with (
+    files.replacing(out / "sweep.csv") as partial,
+    partial.open("w", newline="", encoding="utf-8") as file,
+  ):
     writer = csv.DictWriter(file, columns)
     writer.writeheader()
     writer.writerows(records)
@@ -50,7 +54,7 @@ def write(out: Path, rows: Sequence[Row]) -> str:
     *(_line(_cell(r.get(name)) for name in columns) for r in records),
   ]
   text = "\n".join(lines)
-  (out / "sweep.md").write_text(text + "\n", encoding="utf-8")
+  files.write_text(out / "sweep.md", text + "\n")
   return text
 
 

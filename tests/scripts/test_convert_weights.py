@@ -4,6 +4,7 @@ import pathlib
 import pickle
 import shutil
 
+import entry_points
 import jax
 import numpy as np
 import pytest
@@ -170,3 +171,16 @@ def test_invalid_arguments_are_refused(
   arguments = [argument.format(**places) for argument in arguments]
   refused("convert_weights", *arguments, parts=parts)
   assert [path.name for path in tmp_path.iterdir()] == [ours.name]
+
+
+def test_a_full_disk_keeps_the_old_weights(script, theirs, full_disk):
+  folder, fill = full_disk
+  target = folder / "made.safetensors"
+  target.write_bytes(b"old")
+  fill()
+  for flags in (), ("--to=huggingface",):
+    place = folder if flags else target
+    done = script("convert_weights", *flags, "--overwrite", theirs, place)
+    entry_points.assert_refused(done, ["o space left on device", str(folder)])
+  assert target.read_bytes() == b"old"
+  assert {p.name for p in folder.iterdir()} == {target.name, "filling"}

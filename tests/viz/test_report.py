@@ -218,11 +218,12 @@ def test_sections_are_in_order_and_may_be_folded(tmp_path):
 def test_a_failed_write_keeps_the_previous_report(tmp_path, monkeypatch):
   source, _ = render(tmp_path, full_report())
 
-  def full(self, text, **kwargs):
-    self.write_bytes(text.encode()[:100])
+  def full(self, data):
+    with self.open("wb") as file:
+      file.write(data[:100])
     raise OSError("no space left on device")
 
-  monkeypatch.setattr(pathlib.Path, "write_text", full)
+  monkeypatch.setattr(pathlib.Path, "write_bytes", full)
   with pytest.raises(OSError, match="no space"):
     write_report(tmp_path / "report.html", full_report("dog"))
   assert (tmp_path / "report.html").read_text(encoding="utf-8") == source

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from perceiver_jax import files
 from perceiver_jax.data.clips import av_decoding
 from perceiver_jax.errors import UserError
 
@@ -62,11 +63,13 @@ def write_video(
   if not 0.01 <= fps <= 1000:
     raise UserError(f"fps must be from 0.01 to 1000, got {fps}")
   av = av_decoding.import_av()
-  partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
   # Writes the index first, so that browsers can start before the end.
   options = {"movflags": "+faststart"}
   try:
-    with av.open(f"file:{partial}", "w", "mp4", options=options) as container:
+    with (
+      files.replacing(path) as partial,
+      av.open(f"file:{partial}", "w", "mp4", options=options) as container,
+    ):
       items = [_video_items(container, frames, fps)]
       if audio is not None and audio.size:
         items.append(_audio_items(container, audio, sample_rate))
@@ -74,13 +77,10 @@ def write_video(
         container.mux(track.encode(frame))
       for track in container.streams:
         container.mux(track.encode())
-    os.replace(partial, path)
   except av.error.FFmpegError as error:
     raise UserError(
       f"cannot write the video {str(path)!r}: {error.strerror.lower()}"
     ) from error
-  finally:
-    partial.unlink(missing_ok=True)
 
 
 def _video_items(

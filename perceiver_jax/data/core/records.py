@@ -240,30 +240,24 @@ def write_records(path: Path, records: Iterable[bytes]) -> int:
   """
   from array_record.python import array_record_module
 
-  partial = partial_path(path)
-  writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
+  partial = files.partial_path(path)
   count = 0
-  for record in records:
-    writer.write(record)
-    count += 1
-  writer.close()
-  if count:
-    os.replace(partial, path)
-  else:
-    partial.unlink()
+  try:
+    writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
+    for record in records:
+      writer.write(record)
+      count += 1
+    writer.close()
+    if count:
+      os.replace(partial, path)
+  finally:
+    partial.unlink(missing_ok=True)
   return count
-
-
-def write_bytes(path: Path, contents: bytes) -> None:
-  """Writes a file atomically."""
-  partial = partial_path(path)
-  partial.write_bytes(contents)
-  os.replace(partial, path)
 
 
 def write_json(path: Path, value: Any) -> None:
   """Writes a JSON file atomically."""
-  write_bytes(path, json.dumps(value).encode())
+  files.write_text(path, json.dumps(value))
 
 
 def read_json(path: Path) -> Any:
@@ -278,11 +272,6 @@ def read_json(path: Path) -> Any:
     raise UserError(
       f"{str(path)!r} can't be read ({error}); prepare the data again"
     ) from error
-
-
-def partial_path(path: Path) -> Path:
-  """Returns where this process writes a file before it is complete."""
-  return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def checksum(path: Path) -> str:

@@ -98,7 +98,7 @@ def write_flow(path: str | os.PathLike[str], flow: np.ndarray) -> None:
     )
   flow = np.where(unknown[..., None], np.nan, flow).astype(np.float32)
   try:
-    Path(path).write_bytes(kind.write(flow, unknown))
+    files.write_bytes(path, kind.write(flow, unknown))
   except OSError as error:
     reason = (error.strerror or type(error).__name__).lower()
     raise UserError(

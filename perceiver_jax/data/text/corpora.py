@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import json
 import os
-import uuid
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from perceiver_jax.data.core import tfds as tfds_sources
 from perceiver_jax.data.core.source import make_named
 from perceiver_jax.data.text.python_docs import SPLITS, python_docs
 from perceiver_jax.errors import UserError
-from perceiver_jax.files import open_regular
+from perceiver_jax.files import open_regular, replacing
 
 KINDS = ("line", "paragraph", "file")
 _SUFFIXES = (".txt", ".jsonl")
@@ -253,19 +252,19 @@ def _plain(path: str) -> str:
 def _decompress(path: str, target: Path) -> None:
   """Decompresses a file; on errors, leaves nothing at `target`."""
   blocks = _gzip_blocks if path.lower().endswith(".gz") else _zstd_blocks
-  partial = target.with_name(f".{uuid.uuid4().hex}-{target.name}")
   try:
     target.parent.mkdir(parents=True, exist_ok=True)
-    with open_regular(path) as source, open(partial, "wb") as sink:
+    with (
+      open_regular(path) as source,
+      replacing(target) as partial,
+      open(partial, "wb") as sink,
+    ):
       sink.writelines(blocks(source))
-    os.replace(partial, target)
   except (OSError, EOFError, zlib.error) as error:
     raise UserError(
       f"{path} cannot be decompressed to {target.parent}: {error}; download"
       " the file again or fix the folder"
     ) from error
-  finally:
-    partial.unlink(missing_ok=True)
 
 
 def _gzip_blocks(source: BinaryIO) -> Iterator[bytes]:

@@ -163,7 +163,7 @@ class _Files:
     self._images.mkdir(exist_ok=True)
     stem = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "image"
     file = self._images / f"{stem}-{step:08d}.png"
-    file.write_bytes(png_bytes(image))
+    files.write_bytes(file, png_bytes(image))
 
   def close(self) -> None:
     self._metrics.close()
@@ -312,14 +312,11 @@ def _plain(obj: Any) -> Any:
 
 
 def _replace_text(path: Path, text: str) -> None:
-  partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  try:
-    with open(partial, "w", encoding="utf-8") as file:
-      file.write(text)
-      file.flush()
-      # Otherwise some file systems may commit the rename before the content.
-      os.fsync(file.fileno())
-    os.replace(partial, path)
-  except BaseException:
-    partial.unlink(missing_ok=True)
-    raise
+  with (
+    files.replacing(path) as partial,
+    open(partial, "w", encoding="utf-8") as file,
+  ):
+    file.write(text)
+    file.flush()
+    # Otherwise some file systems may commit the rename before the content.
+    os.fsync(file.fileno())

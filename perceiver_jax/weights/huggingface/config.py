@@ -116,7 +116,7 @@ def write(path: pathlib.Path, architecture: str, config: Config) -> None:
     "attention_probs_dropout_prob": 0.0,
   }
   contents = json.dumps(leaves, indent=2, sort_keys=True) + "\n"
-  path.write_text(contents, encoding="utf-8")
+  files.write_text(path, contents)
 
 
 def spec_from_config(architecture: str, config: Config) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 import pickle
 import time
 
+import entry_points
 import numpy as np
 import pytest
 import tiny_points
@@ -231,3 +232,18 @@ def test_meshes_are_sampled_in_processes(script, folder, tmp_path):
   done = script(*_flags(folder, out, "--num_workers=2"))
   assert done.status == 1, done
   assert "7 objects in 3 files; 1 cannot be read" in done.out
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_full_disk_leaves_no_half_file(script, folder, full_disk):
+  out, fill = full_disk
+  fill()
+  done = script(*_flags(folder, out))
+  entry_points.assert_refused(done, ["no space left on device"])
+  assert {p.name for p in out.iterdir()} == {"filling"}
+  (out / "filling").unlink()
+  # There is room for the settings, but not for all records.
+  done = script(*_flags(folder, out, "--num_points=2000"))
+  entry_points.assert_refused(done, ["no space left on device"])
+  names = {p.name for p in out.iterdir()}
+  assert not {n for n in names if n.endswith(".tmp") or n == "train.json"}
