@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow test-nightly test-huggingface lint format lock clean same-python
+.PHONY: help setup train test test-slow test-nightly test-huggingface test-demo lint format lock clean same-python
 
 help:  ## List these targets.
 	@echo "usage: make TARGET [ARGS=\"...\"]"
@@ -41,6 +41,10 @@ test-nightly: setup  ## Run only the tests marked nightly.
 test-huggingface: setup  ## Compare with Hugging Face's models (gets torch).
 	$(BIN)/python -m pip install --quiet --editable '.[huggingface]'
 	$(BIN)/python -m pytest -m slow tests/weights/huggingface/test_live.py $(ARGS)
+
+test-demo: setup  ## Try the page in Chromium (gets Gradio and Playwright).
+	$(BIN)/python -m pip install --quiet --editable '.[test-demo]'
+	$(BIN)/python -m pytest -m slow tests/experiments/demo_pages $(ARGS)
 
 lint: setup  ## Check style and format, changing nothing.
 	$(BIN)/ruff check

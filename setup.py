@@ -74,6 +74,8 @@ setuptools.setup(
     "starcraft": ["sc2reader>=1.9"],
     # jax.export needs it to write and read programs: scripts.export.
     "export": ["flatbuffers>=24"],
+    # The page of experiments.demo.
+    "demo": ["gradio>=6.31,<7"],
     "wandb": ["wandb"],
     # To build data sets with scripts.data.prepare; training never needs it.
     "prepare": ["tensorflow"],
@@ -100,6 +102,8 @@ setuptools.setup(
       "trimesh>=5",
       "zstandard>=0.23",
     ],
+    # The page in headless Chromium: make test-demo.
+    "test-demo": ["gradio>=6.31,<7", "playwright>=1.60"],
     # To compare mel spectrograms: pytest -m slow tests/data/test_mel.py.
     "librosa": ["librosa>=0.11"],
     # To validate what scripts.launch writes: tests/scripts/launch.

@@ -57,6 +57,10 @@ MAX_SAMPLES = 2**27
 # triangles or 5 million points.
 MAX_OBJECT_BYTES = 2**27
 
+# Bytes of a file that is uploaded to the page of experiments.demo, as many as
+# those of a mesh.
+MAX_UPLOAD_BYTES = MAX_OBJECT_BYTES
+
 # Points of a cloud or vertices of a mesh, and triangles of a mesh. The corners
 # of so many triangles take 0.3 GB.
 MAX_POINTS = MAX_TRIANGLES = 2**22

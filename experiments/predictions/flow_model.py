@@ -1,6 +1,7 @@
 """A flow model as a function of two frames, for predictions and evaluation."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -36,22 +37,25 @@ def define_tiling_flags() -> None:
   )
 
 
-def estimator() -> tiling.Estimate:
+def estimator(loaded: Any = None) -> tiling.Estimate:
   """Returns the model of --weights, or of a checkpoint of the run in --workdir.
+
+  Args:
+    loaded: The weights of --weights, if they are loaded already.
 
   Raises:
     UserError: No model is given, or it does not predict flow.
   """
-  predict, tile = _load_run() if models.uses_run() else _load_weights()
+  predict, tile = _load_run() if models.uses_run() else _load_weights(loaded)
   return tiling.estimator(predict, tile, flags.FLAGS.tiles)
 
 
-def _load_weights() -> tuple[_Predict, tuple[int, int]]:
+def _load_weights(loaded: Any) -> tuple[_Predict, tuple[int, int]]:
   """Loads --weights; returns the model and its image size."""
   from perceiver_jax.data.images import transforms
   from perceiver_jax.models.modalities import flow
 
-  weights = models.load_weights(["flow"], "flow")
+  weights = models.load_weights(["flow"], "flow", loaded=loaded)
   apply = models.jit_apply(weights)
 
   def predict(frames):

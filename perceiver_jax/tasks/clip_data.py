@@ -153,6 +153,11 @@ class ClipTask(base.Task):
     self._window = self._clips.window
     self._class_names = self._clips.class_names
 
+  @property
+  def window(self) -> windows.Window:
+    """Returns the size of the windows that the model takes."""
+    return self._window
+
   def metadata(self) -> dict[str, Any]:
     """Returns the names of the classes."""
     return {"class_names": self._class_names}

@@ -205,18 +205,10 @@ class MaskedLanguageModel(base.Task):
     start = max(0, int(masked.argmax()) - _NUM_BEFORE)
     part = slice(start, start + _NUM_TOKENS)
     tokens, masked, predictions = tokens[part], masked[part], predictions[part]
-    length = int((tokens != byte_tokenizer.PAD).sum())
-    edges = np.flatnonzero(np.diff(masked[:length])) + 1
-    display = self.tokenizer.display
-    return [
-      sections.TextSpan(
-        display(tokens[span]),
-        display(predictions[span]),
-        bool(masked[span[0]]),
-      )
-      for span in np.split(np.arange(length), edges)
-      if len(span)
-    ]
+    known = slice(int((tokens != byte_tokenizer.PAD).sum()))
+    return spans(
+      tokens[known], masked[known], predictions[known], self.tokenizer
+    )
 
   def train_texts(self) -> Iterator[str]:
     """Yields every training document of every corpus once."""
@@ -261,6 +253,32 @@ class MaskedLanguageModel(base.Task):
       split=corpus.train_split if role == "train" else corpus.eval_split,
       **corpus.arguments.to_dict().get(corpus.source, {}),
     )
+
+
+def spans(
+  tokens: np.ndarray,
+  masked: np.ndarray,
+  predictions: np.ndarray,
+  tokenizer: tokenizers.Tokenizer,
+) -> list[sections.TextSpan]:
+  """Splits a text into masked and visible spans.
+
+  Args:
+    tokens: the original text [L].
+    masked: whether each token was masked [L].
+    predictions: the most likely tokens [L].
+    tokenizer: tokenizer of the model.
+  """
+  edges = np.flatnonzero(np.diff(masked)) + 1
+  return [
+    sections.TextSpan(
+      tokenizer.display(tokens[span]),
+      tokenizer.display(predictions[span]),
+      bool(masked[span[0]]),
+    )
+    for span in np.split(np.arange(len(tokens)), edges)
+    if len(span)
+  ]
 
 
 def masked_bytes(

@@ -280,7 +280,10 @@ def _legend_handles(
   kinds = np.concatenate([b.unit_types for b in battles])
   if not set(kinds.tolist()) <= markers.keys():
     handles.append(mark("other types", _OTHER, plots.INK, markeredgewidth=0))
-  for label, color in (("recorded", plots.INK), ("predicted", _PREDICTED)):
+  commands = {"predicted": _PREDICTED}
+  if any(max(battle.recorded) >= 0 for battle in battles):
+    commands = {"recorded": plots.INK, **commands}
+  for label, color in commands.items():
     for part, marker in (("selected", "o"), ("target", "s")):
       ring = {"markerfacecolor": "none", "markeredgewidth": 1.2}
       handles.append(mark(f"{label} {part}", marker, color, **ring))

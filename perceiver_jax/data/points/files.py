@@ -229,4 +229,5 @@ _READERS: dict[str, Callable[[bytes, str], Example]] = {
   ".txt": _read_text,
   ".npy": _read_npy,
 }
+SUFFIXES = tuple(_READERS)
 MESH_SUFFIXES = (".off", ".obj", ".ply", ".stl")

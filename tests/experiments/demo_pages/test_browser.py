@@ -1,0 +1,299 @@
+"""Tests of the pages in headless Chromium: make test-demo."""
+
+import http.client
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import tiny_points
+import tiny_runs
+import tiny_weights
+
+from perceiver_jax import limits, weights
+from perceiver_jax.data.images import codec
+
+_CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+_MISSING = [
+  name
+  for name in ("gradio", "playwright")
+  if not importlib.util.find_spec(name)
+] + ["Chromium"] * (_CHROMIUM is None)
+
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.skipif(bool(_MISSING), reason=f"missing: {', '.join(_MISSING)}"),
+]
+
+# Writes down every machine that Python resolves or connects to.
+_RECORDER = """
+import os, sys
+
+def record(event, args):
+  if event in ("socket.connect", "socket.getaddrinfo"):
+    target = args[1] if event == "socket.connect" else args[0]
+    with open(os.environ["CONNECTIONS"], "a") as file:
+      print(event, target, file=file)
+
+sys.addaudithook(record)
+"""
+
+
+class Served(NamedTuple):
+  """A page that is served.
+
+  Attributes:
+    url: Its address, without a slash at the end.
+    connections: File with a line for each connection of the server.
+  """
+
+  url: str
+  connections: object
+
+  def request(self, method, path, body=None, headers=None):
+    """Returns status and body of the response to a request."""
+    address = urllib.parse.urlsplit(self.url).netloc
+    connection = http.client.HTTPConnection(address, timeout=60)
+    connection.request(method, path, body, headers or {})
+    response = connection.getresponse()
+    return response.status, response.read().decode(errors="replace")
+
+
+@pytest.fixture(scope="module")
+def serve(tmp_path_factory, compile_cache):
+  """Returns a function that serves the page of a command line."""
+  processes = []
+
+  def start(*arguments):
+    folder = tmp_path_factory.mktemp("served")
+    (folder / "sitecustomize.py").write_text(_RECORDER)
+    with socket.socket() as free:
+      free.bind(("127.0.0.1", 0))
+      port = free.getsockname()[1]
+    path = [str(folder), os.environ.get("PYTHONPATH", "")]
+    process = subprocess.Popen(
+      [
+        *(sys.executable, "-m", "experiments.demo", f"--port={port}"),
+        *map(str, arguments),
+      ],
+      cwd=tiny_runs.ROOT,
+      env=os.environ
+      | compile_cache
+      | {
+        "PYTHONPATH": os.pathsep.join(path),
+        "CONNECTIONS": str(folder / "connections"),
+        "GRADIO_SHARE": "True",
+      },
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    processes.append(process)
+    line = process.stdout.readline()
+    assert f"http://127.0.0.1:{port}/" in line
+    return Served(f"http://127.0.0.1:{port}", folder / "connections")
+
+  yield start
+  for process in processes:
+    process.send_signal(signal.SIGTERM)
+  for process in processes:
+    assert process.wait(60) == 0
+
+
+@pytest.fixture(scope="module")
+def digits(serve, trained_once):
+  """Returns the served page of a run on digits."""
+  return serve(f"--workdir={trained_once[0]}")
+
+
+@pytest.fixture(scope="module")
+def points(serve, tmp_path_factory):
+  """Returns the served page of a classifier of point clouds."""
+  spec = tiny_weights.classifier().spec
+  spec["adapter"] = {"kind": "points", "num_bands": 2, "max_resolution": 4}
+  file = tmp_path_factory.mktemp("weights") / "points.safetensors"
+  array = tiny_weights.array(1, 24, 3)
+  weights.save(file, tiny_weights.random(spec, array))
+  return serve(f"--weights={file}", "--num_points=24")
+
+
+@pytest.fixture(scope="module")
+def browser():
+  """Returns Chromium."""
+  from playwright.sync_api import sync_playwright
+
+  with sync_playwright() as playwright:
+    launched = playwright.chromium.launch(
+      executable_path=_CHROMIUM, args=["--no-sandbox"]
+    )
+    yield launched
+    launched.close()
+
+
+@pytest.fixture
+def visit(browser):
+  """Returns a function that opens a page, and checks what it requests."""
+  outside, contexts = [], []
+
+  def visit(served):
+    context = browser.new_context(service_workers="block")
+    contexts.append(context)
+    context.set_default_timeout(120_000)
+    tab = context.new_page()
+
+    def route(route):
+      target = route.request.url
+      if target.startswith((f"{served.url}/", "data:", "blob:", "about:")):
+        route.continue_()
+      else:
+        outside.append(target)
+        route.abort()
+
+    context.route("**/*", route)
+    tab.goto(served.url)
+    tab.wait_for_selector("#predict")
+    return tab
+
+  yield visit
+  for context in contexts:
+    context.close()
+  assert outside == []
+
+
+def _targets(served):
+  """Returns what the server connected to or resolved, other than itself."""
+  lines = served.connections.read_text().splitlines()
+  local = ("127.0.0.1", "localhost", "('127.0.0.1'", "None", "b'127.0.0.1'")
+  return [
+    line for line in lines if line.split(" ", 1)[1].split(",")[0] not in local
+  ]
+
+
+def _first_class(tab):
+  return tab.locator("[data-testid='label-output-value']").inner_text()
+
+
+def test_an_example_is_classified_without_a_request_elsewhere(digits, visit):
+  tab = visit(digits)
+  tab.locator(".gallery-item").first.click()
+  tab.wait_for_selector("[data-testid='label-output-value']")
+  assert _first_class(tab) in set("0123456789")
+  tab.wait_for_function(
+    "() => [...document.images].filter((i) => i.naturalWidth > 100).length >= 2"
+  )
+  assert _targets(digits) == []
+
+
+def test_an_uploaded_image_has_the_class_of_the_command(
+  digits, visit, trained, call, tmp_path
+):
+  pixels = np.zeros((40, 40), np.uint8)
+  pixels[5:35, 18:23] = 255
+  path = tmp_path / "one's <b>digit.png"
+  path.write_bytes(codec.encode_png(pixels))
+  done = call("predict", "classify", f"--workdir={trained}", path)
+  tab = visit(digits)
+  tab.locator("input[type=file]").first.set_input_files(path)
+  tab.wait_for_selector(".field img")
+  tab.click("#predict")
+  tab.wait_for_selector("[data-testid='label-output-value']")
+  assert _first_class(tab) == done.out.splitlines()[1].split()[0]
+
+
+def test_a_wrong_file_is_refused_in_one_line(digits, visit, tmp_path):
+  path = tmp_path / "wrong.png"
+  path.write_bytes(b"\x80\x04\x95 no image")
+  tab = visit(digits)
+  tab.locator("input[type=file]").first.set_input_files(path)
+  tab.wait_for_selector(".field img")
+  tab.click("#predict")
+  tab.wait_for_selector("#error [role=alert]")
+  text = tab.inner_text("#error")
+  assert text.startswith("'wrong.png' cannot be read as an image")
+  assert "\n" not in text
+  assert "Traceback" not in tab.content()
+  # The next prediction removes the line.
+  tab.locator(".gallery-item").first.click()
+  tab.wait_for_selector("[data-testid='label-output-value']")
+  assert tab.locator("#error [role=alert]").count() == 0
+
+
+def test_a_cloud_is_drawn_and_turned(points, visit, tmp_path):
+  path = tmp_path / "cloud.npy"
+  np.save(path, tiny_points.cloud(0, 90))
+  tab = visit(points)
+  tab.locator("input[type=file]").first.set_input_files(path)
+  tab.get_by_text("cloud.npy").first.wait_for()
+  tab.click("#predict")
+  canvas = tab.frame_locator("iframe.result").locator("canvas")
+  canvas.wait_for()
+  pixels = lambda: canvas.evaluate("canvas => canvas.toDataURL()")
+  before = pixels()
+  canvas.focus()
+  canvas.press("ArrowLeft")
+  assert pixels() != before
+  # The frame can't reach the page around it.
+  assert canvas.evaluate("() => window.origin") == "null"
+
+
+def test_a_pickle_is_not_loaded(points, visit, tmp_path):
+  class Evil:
+    def __reduce__(self):
+      return (os.mkdir, (str(tmp_path / "made"),))
+
+  path = tmp_path / "evil.npy"
+  np.save(path, np.array([Evil()], object), allow_pickle=True)
+  tab = visit(points)
+  tab.locator("input[type=file]").first.set_input_files(path)
+  tab.get_by_text("evil.npy").first.wait_for()
+  tab.click("#predict")
+  tab.wait_for_selector("#error [role=alert]")
+  assert "'evil.npy' cannot be read" in tab.inner_text("#error")
+  assert not (tmp_path / "made").exists()
+
+
+def test_files_of_the_machine_are_not_served(digits):
+  for path in ("/etc/passwd", tiny_runs.ROOT / "README.md"):
+    status, _ = digits.request("GET", f"/gradio_api/file={path}")
+    assert status == 403
+
+
+def test_requests_of_other_sites_and_large_ones_are_refused(digits):
+  status, _ = digits.request("GET", "/", headers={"Host": "evil.example"})
+  assert status == 400
+  size = str(2 * limits.MAX_UPLOAD_BYTES)
+  headers = {"Content-Length": size, "Content-Type": "text/plain"}
+  status, _ = digits.request("POST", "/gradio_api/upload", headers=headers)
+  assert status == 413
+
+
+def test_a_url_in_place_of_an_upload_is_not_fetched(digits):
+  url = "http://files.example/image.png"
+  file = {"path": url, "url": url, "meta": {"_type": "gradio.FileData"}}
+  call = {"data": [file, "", ""], "fn_index": 0, "session_hash": "test"}
+  headers = {"Content-Type": "application/json"}
+  status, _ = digits.request(
+    "POST", "/gradio_api/queue/join", json.dumps(call), headers
+  )
+  assert status == 200
+  events = "/gradio_api/queue/data?session_hash=test"
+  end = time.monotonic() + 60
+  answer = ""
+  while "process_completed" not in answer and time.monotonic() < end:
+    _, answer = digits.request("GET", events)
+  (completed,) = [
+    json.loads(line.removeprefix("data: "))
+    for line in answer.splitlines()
+    if "process_completed" in line
+  ]
+  assert not completed["success"]
+  connected = [t for t in _targets(digits) if t.startswith("socket.connect")]
+  assert connected == []

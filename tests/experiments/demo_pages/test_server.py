@@ -1,0 +1,92 @@
+"""Tests of what limits the server, which need no Gradio."""
+
+import asyncio
+import os
+import sys
+
+import pytest
+
+from experiments.demo_pages import page, server
+from perceiver_jax import limits
+from perceiver_jax.errors import UserError
+
+LOCAL = ["127.0.0.1", "127.0.0.5", "::1", "localhost", "0.0.0.0", "10.1.2.3"]
+OUTSIDE = ["10.1.2.4", "1.1.1.1", "example.com", "2001:db8::1", b"example.com"]
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch):
+  monkeypatch.setattr(os, "environ", {**os.environ, "GRADIO_SHARE": "True"})
+
+
+@pytest.mark.parametrize("target", LOCAL)
+def test_this_machine_can_be_connected_to(target):
+  server._check_event("socket.connect", (None, (target, 80)), "10.1.2.3")
+  server._check_event("socket.getaddrinfo", (target, 80), "10.1.2.3")
+
+
+@pytest.mark.parametrize("target", OUTSIDE)
+def test_other_machines_can_not_be_connected_to(target):
+  for event, arguments in (
+    ("socket.connect", (None, (target, 80))),
+    ("socket.getaddrinfo", (target, 80, 0, 0, 0)),
+  ):
+    with pytest.raises(ConnectionRefusedError):
+      server._check_event(event, arguments, "10.1.2.3")
+
+
+def test_other_events_pass():
+  server._check_event("open", ("example.com", "r", 0), "127.0.0.1")
+  server._check_event("socket.connect", (None, "/run/socket"), "127.0.0.1")
+
+
+def _respond(headers):
+  """Returns the messages with which `Guard` answers a request."""
+  sent = []
+
+  async def app(scope, receive, send):
+    start = {"type": "http.response.start", "status": 200, "headers": []}
+    await send(start)
+    await send({"type": "http.response.body", "body": b"page"})
+
+  async def send(message):
+    sent.append(message)
+
+  scope = {"type": "http", "headers": headers}
+  asyncio.run(server.Guard(app)(scope, None, send))
+  return sent
+
+
+def test_browsers_load_nothing_from_other_machines():
+  start, body = _respond([])
+  policy = dict(start["headers"])[b"content-security-policy"]
+  assert b"default-src 'self'" in policy
+  assert b"http" not in policy
+  assert body["body"] == b"page"
+
+
+@pytest.mark.parametrize(
+  "header",
+  [
+    (b"content-length", str(2 * limits.MAX_UPLOAD_BYTES).encode()),
+    (b"content-length", b"many"),
+    (b"transfer-encoding", b"chunked"),
+  ],
+)
+def test_requests_that_are_too_large_are_refused(header):
+  start, _ = _respond([header])
+  assert start["status"] == 413
+
+
+def test_without_gradio_one_line_says_what_to_install(monkeypatch, tmp_path):
+  monkeypatch.setitem(sys.modules, "gradio", None)
+  empty = page.Page("", "", [], [], list, [])
+  with pytest.raises(UserError, match=r"pip install -e '.\[demo\]'"):
+    server.serve(empty, "127.0.0.1", 7860, tmp_path)
+
+
+def test_the_environment_can_not_share_the_page(tmp_path):
+  os.environ["GRADIO_ALLOWED_PATHS"] = "/"
+  server._set_environment(tmp_path)
+  names = {name for name in os.environ if name.startswith("GRADIO_")}
+  assert names == {"GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR"}
