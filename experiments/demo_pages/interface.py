@@ -139,8 +139,13 @@ def respond(page: Page, *values: Any) -> list[Any]:
     page: The page.
     *values: Values of its fields; options may be left out.
   """
+  # Gradio gives None for a field that was never edited.
+  given = [
+    value or "" if field.kind == "text" else value
+    for field, value in zip(page.inputs, values, strict=False)
+  ]
   try:
-    shown = page.predict(*values)
+    shown = page.predict(*given)
   except UserError as error:
     return _failure(page, _without_folders(str(error), page.inputs, values))
   except Exception:
