@@ -9,8 +9,17 @@ from collections.abc import Mapping
 import jax
 from jax import numpy as jnp
 
-# Sintel's classes of speed in pixels: minimum, maximum.
-SPEEDS = {"s0_10": (0, 10), "s10_40": (10, 40), "s40": (40, jnp.inf)}
+# Classes of speed in pixels: minimum, maximum. The first three are Sintel's,
+# the others divide the slowest of these, for small frames.
+SPEEDS = {
+  "s0_10": (0, 10),
+  "s10_40": (10, 40),
+  "s40": (40, jnp.inf),
+  "s0_1": (0, 1),
+  "s1_2": (1, 2),
+  "s2_3": (2, 3),
+  "s3_10": (3, 10),
+}
 OUTLIERS = (1, 3, 5)
 # KITTI's Fl: an outlier is off by 3 pixels and by 5% of the motion.
 _FL_PIXELS, _FL_SHARE = 3.0, 0.05
@@ -40,8 +49,8 @@ def compute_metrics(
 
   Returns:
     Sums and counts of the end-point error `epe`, also of visible and occluded
-    pixels (`epe_visible`, `epe_occluded`, if known) and by speed (`epe_s0_10`,
-    `epe_s10_40`, `epe_s40`, as Sintel); of the outliers `over_1px`, `over_3px`,
+    pixels (`epe_visible`, `epe_occluded`, if known) and by speed (`epe_s0_10`
+    and so on, for each of `SPEEDS`); of the outliers `over_1px`, `over_3px`,
     `over_5px` and KITTI's `fl`; and of `zero_epe`, the error of zero flow.
   """
   flow = jnp.where(valid[..., None] > 0, flow, 0)

@@ -23,7 +23,8 @@ launch.define_flags(config_required=True)
 _OUT = flags.DEFINE_string("out", "", "JSON file for the metrics.")
 _COLUMNS = (
   "epe", "epe_visible", "epe_occluded", "epe_s0_10", "epe_s10_40", "epe_s40",
-  "over_1px", "over_3px", "over_5px", "fl", "epe_by_pair",
+  "epe_s0_1", "epe_s1_2", "epe_s2_3", "epe_s3_10", "over_1px", "over_3px",
+  "over_5px", "fl", "epe_by_pair",
 )  # fmt: skip
 
 

@@ -25,7 +25,9 @@ def means(predicted, flow, valid=None, occluded=None):
 def test_every_metric_agrees_with_its_definition(seed):
   rng = np.random.default_rng(seed)
   shape = (2, 16, 12)
-  flow = rng.normal(0, 25, (*shape, 2)).astype(np.float32)
+  # Slow and fast pixels, so that there are some of every class of speed.
+  deviation = rng.choice([1, 2, 25], (*shape, 1))
+  flow = (deviation * rng.normal(size=(*shape, 2))).astype(np.float32)
   predicted = flow + rng.normal(0, 3, flow.shape).astype(np.float32)
   valid = (rng.random(shape) < 0.8).astype(np.float32)
   occluded = rng.random(shape) < 0.3
@@ -43,6 +45,10 @@ def test_every_metric_agrees_with_its_definition(seed):
     "over_5px": (error[known] > 5).mean(),
     "fl": ((error > 3) & (error > 0.05 * speed))[known].mean(),
     "epe_s0_10": error[known & (speed < 10)].mean(),
+    "epe_s0_1": error[known & (speed < 1)].mean(),
+    "epe_s1_2": error[known & (speed >= 1) & (speed < 2)].mean(),
+    "epe_s2_3": error[known & (speed >= 2) & (speed < 3)].mean(),
+    "epe_s3_10": error[known & (speed >= 3) & (speed < 10)].mean(),
     "epe_s10_40": error[known & (speed >= 10) & (speed < 40)].mean(),
     "epe_s40": error[known & (speed >= 40)].mean(),
   }
