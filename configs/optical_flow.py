@@ -175,19 +175,32 @@ def _small(config: ml_collections.ConfigDict) -> None:
     light_share=0.0,
     noise_share=0.0,
   )
-  config.num_steps = 10_000
+  config.num_steps = 6_000
   config.batch_size = 16
   config.ema_decay = 0.998
-  config.model.adapter.update(num_bands=4, max_resolution=(8, 12))
+  config.model.adapter.update(
+    num_channels=128, num_bands=4, max_resolution=(8, 12)
+  )
+  attention = {"qk_channels": 128, "v_channels": 128}
   config.model.encoder.update(
     num_latents=32,
     num_latent_channels=128,
     num_self_attends_per_block=2,
     num_self_attend_heads=4,
+    num_cross_attend_heads=4,
+    **attention,
   )
-  config.model.decoder.decoded_channels = 32
-  # The severity reaches 0.5 at the end of the run.
-  config.data.curriculum.update(opening_share=0.5, rise_share=1.0)
+  # Unlike in the paper, what a pixel shows reaches its output directly, not
+  # only through the weights of its attention to few latents.
+  config.model.decoder.update(
+    num_heads=4,
+    widening_factor=4,
+    use_query_residual=True,
+    decoded_channels=64,
+    **attention,
+  )
+  # The severity reaches 0.25 at the end of the run.
+  config.data.curriculum.update(opening_share=0.75, rise_share=1.0)
   config.optimizer.name = "adamw"
   config.optimizer.learning_rate = 1.5e-3
   config.optimizer.warmup_steps = 100
