@@ -44,7 +44,8 @@ lengths of the opening (5% of the run) and of the rise of the severity after it
 batch that does not fit, and --config.precision=bfloat16 is meant for
 accelerators. BatchNorm's statistics are those of each device, as in the
 authors' ImageNet code. The sizes, scenes and optimizer of `small` are ours
-(AdamW; LAMB learned nothing in a few hundred steps).
+(AdamW; LAMB learned nothing in a few hundred steps), and so are its heads, the
+width of its decoder's MLP and the sum of each query with what it attended to.
 """
 
 import ml_collections
