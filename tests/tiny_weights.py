@@ -57,6 +57,34 @@ def byte_bert():
   return random(spec, array(1, LENGTH, dtype="int32"))
 
 
+def pointnet():
+  """Returns PointNet as a classifier of 16 points."""
+  spec = {
+    "num_classes": CLASSES,
+    "adapter": {"kind": "points", "num_bands": 0},
+    "encoder": {"kind": "pointnet", "hidden_sizes": (4, 8)},
+    "decoder": {"kind": "pointnet", "hidden_sizes": (4,)},
+  }
+  return random(spec, array(1, 16, 3))
+
+
+def perceiver_ar():
+  """Returns an autoregressive model of bytes with 4 latents."""
+  spec = {
+    "adapter": {"kind": "tokens", "vocab_size": 259, "num_channels": 8},
+    "encoder": {
+      "kind": "perceiver_ar",
+      "num_latents": 4,
+      "num_latent_channels": 8,
+      "num_self_attends": 2,
+      "num_heads": 2,
+      "rotary_fraction": 0.5,
+    },
+    "decoder": {"kind": "next_token", "vocab_size": 259},
+  }
+  return random(spec, {"tokens": array(1, LENGTH, dtype="int32")})
+
+
 def flow():
   """Returns a flow model of 24 x 32 frames, with flow of tens of pixels."""
   spec = _small_encoder("flow")

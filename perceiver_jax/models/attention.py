@@ -10,13 +10,15 @@ import haiku as hk
 import jax
 from jax import numpy as jnp
 
-from perceiver_jax.models import layers
+from perceiver_jax.models import layers, position_encoding
 from perceiver_jax.models.layers import DeferredNorm
 from perceiver_jax.models.ops import absorbed_projections
 from perceiver_jax.models.ops import dot_product_attention as ops
 from perceiver_jax.models.ops.depth import PROJECTIONS
 from perceiver_jax.models.ops.execution import AUTO, Execution
-from perceiver_jax.models.typing import Array, Bool, Float, ReturnAttention
+from perceiver_jax.models.ops.masks import CausalMask, Mask
+from perceiver_jax.models.position_encoding import Rotary
+from perceiver_jax.models.typing import Array, Float, ReturnAttention
 
 
 class KeysValues(NamedTuple):
@@ -42,6 +44,8 @@ class Attention(hk.Module):
     v_channels: V, total width of values.
     output_channels: G, width of the result.
     execution: How it is computed.
+    rotary: Rotates queries and keys by their positions in the `CausalMask`,
+      which is then required; None for no rotation.
   """
 
   def __init__(
@@ -51,6 +55,7 @@ class Attention(hk.Module):
     v_channels: int,
     output_channels: int,
     execution: Execution = AUTO,
+    rotary: Rotary | None = None,
     name: str | None = None,
   ):
     super().__init__(name=name)
@@ -65,12 +70,13 @@ class Attention(hk.Module):
     self._v_channels = v_channels
     self._output_channels = output_channels
     self._execution = execution
+    self._rotary = rotary
 
   def __call__(
     self,
     inputs_q: Float[Array, "b N D"],
     inputs_kv: Float[Array, "B M C"] | DeferredNorm | KeysValues,
-    mask: Bool[Array, "#B #N #M"] | None = None,
+    mask: Mask | None = None,
   ) -> Float[Array, "B N G"]:
     """Attends from one array to another, or to itself.
 
@@ -118,7 +124,7 @@ class Attention(hk.Module):
     self,
     inputs_q: Float[Array, "b N D"],
     inputs_kv: Float[Array, "B M C"] | DeferredNorm,
-    mask: Bool[Array, "#B #N #M"] | None = None,
+    mask: Mask | None = None,
     *,
     what: ReturnAttention = True,
   ) -> Float[Array, "B H N M"]:
@@ -145,6 +151,7 @@ class Attention(hk.Module):
     k = self._split_heads(project["key"](x))
     q = self._split_heads(project["query"](inputs_q))
     q = jnp.broadcast_to(q, (k.shape[0], *q.shape[1:]))
+    q, k = self._rotate(q, k, mask)
     if what == "logits":
       return ops.attention_logits(q, k, mask)
     return ops.attention_weights(q, k, mask)
@@ -157,6 +164,7 @@ class Attention(hk.Module):
     else:
       q = self._split_heads(project["query"](inputs_q))
     q = jnp.broadcast_to(q, (keys.shape[0], *q.shape[1:]))
+    q, keys = self._rotate(q, keys, mask)
     out = ops.dot_product_attention(q, keys, values, mask, self._execution)
     if is_absorbed:
       return out + project["output"].parameters(self._v_channels)[1]
@@ -168,6 +176,7 @@ class Attention(hk.Module):
     *qkv, output = self._projections().values()
     q, k, v = layers.apply_to_same(qkv, x, self._execution)
     q, k, v = map(self._split_heads, (q, k, v))
+    q, k = self._rotate(q, k, mask)
     return output(ops.dot_product_attention(q, k, v, mask, self._execution))
 
   @hk.transparent
@@ -189,11 +198,26 @@ class Attention(hk.Module):
     )
     return project["output"](out)
 
+  def _rotate(
+    self, q: jax.Array, k: jax.Array, mask: Mask | None
+  ) -> tuple[jax.Array, jax.Array]:
+    """Applies the rotary position encoding, if there is one."""
+    if self._rotary is None:
+      return q, k
+    if not isinstance(mask, CausalMask):
+      raise ValueError("rotary positions are those of a CausalMask: give one")
+    return (
+      position_encoding.rotate(q, mask.query_positions, self._rotary),
+      position_encoding.rotate(k, mask.key_positions, self._rotary),
+    )
+
   def _absorption(
     self, query_shape: tuple[int, ...], input_shape: tuple[int, ...]
   ) -> str:
     """Returns "queries", "keys" or "nowhere"; see `absorbed_projections`."""
     if self._num_heads > 1 or self._execution.absorb_projections == "never":
+      return "nowhere"
+    if self._rotary is not None:  # Between the projection and the product.
       return "nowhere"
     return absorbed_projections.cheapest(
       num_queries=query_shape[1],

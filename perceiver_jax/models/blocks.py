@@ -16,16 +16,19 @@ from perceiver_jax.models.inputs import InputArray, as_input_array
 from perceiver_jax.models.layers import DeferredNorm
 from perceiver_jax.models.ops import depth
 from perceiver_jax.models.ops.execution import AUTO, Execution
+from perceiver_jax.models.ops.masks import Mask
+from perceiver_jax.models.position_encoding import Rotary
 from perceiver_jax.models.typing import Array, Bool, Float, ReturnAttention
 
 
 class Mlp(hk.Module):
-  """Linear, GELU, linear.
+  """Linear, activation, linear.
 
   Args:
     widening_factor: Hidden width over input width.
     gelu: "tanh" (the papers') or "exact" (that of Hugging Face's models).
     execution: How it is computed.
+    activation: "gelu", or Perceiver AR's "squared_relu" (arXiv 2109.08668).
   """
 
   def __init__(
@@ -33,21 +36,30 @@ class Mlp(hk.Module):
     widening_factor: int = 1,
     gelu: str = "tanh",
     execution: Execution = AUTO,
+    activation: str = "gelu",
     name: str | None = None,
   ):
     super().__init__(name=name)
     if gelu not in ("tanh", "exact"):
       raise ValueError(f"gelu {gelu!r}: use 'tanh' or 'exact'")
+    if activation not in ("gelu", "squared_relu"):
+      raise ValueError(
+        f"activation {activation!r}: use 'gelu' or 'squared_relu'"
+      )
     self._widening_factor = widening_factor
     self._approximate = gelu == "tanh"
     self._execution = execution
+    self._activation = activation
 
   def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
     """Applies the MLP to each element."""
     channels = x.shape[-1]
     width = self._widening_factor * channels
     x = layers.Linear(width, self._execution, "hidden")(x)
-    x = jax.nn.gelu(x, approximate=self._approximate)
+    if self._activation == "gelu":
+      x = jax.nn.gelu(x, approximate=self._approximate)
+    else:
+      x = jnp.square(jax.nn.relu(x))
     return layers.Linear(channels, self._execution, "output")(x)
 
 
@@ -61,6 +73,8 @@ class SelfAttention(hk.Module):
     widening_factor: MLP hidden width over its input width.
     gelu: "tanh" or "exact"; see `Mlp`.
     execution: How it is computed.
+    activation: "gelu" or "squared_relu"; see `Mlp`.
+    rotary: Rotary position encoding, which needs a `CausalMask`; None for none.
   """
 
   def __init__(
@@ -71,6 +85,8 @@ class SelfAttention(hk.Module):
     widening_factor: int = 1,
     gelu: str = "tanh",
     execution: Execution = AUTO,
+    activation: str = "gelu",
+    rotary: Rotary | None = None,
     name: str | None = None,
   ):
     super().__init__(name=name)
@@ -80,11 +96,13 @@ class SelfAttention(hk.Module):
     self._widening_factor = widening_factor
     self._gelu = gelu
     self._execution = execution
+    self._activation = activation
+    self._rotary = rotary
 
   def __call__(
     self,
     x: Float[Array, "B N D"],
-    mask: Bool[Array, "#B #N N"] | None = None,
+    mask: Mask | None = None,
   ) -> Float[Array, "B N D"]:
     """Applies the block.
 
@@ -96,12 +114,28 @@ class SelfAttention(hk.Module):
     qk_channels = self._qk_channels or channels
     v_channels = self._v_channels or qk_channels
     attention = Attention(
-      self._num_heads, qk_channels, v_channels, channels, how, name="attention"
+      self._num_heads,
+      qk_channels,
+      v_channels,
+      channels,
+      how,
+      self._rotary,
+      name="attention",
     )
-    mlp = Mlp(self._widening_factor, self._gelu, how, name="mlp")
+    mlp = self._mlp()
     normed = layers.LayerNorm("attention_norm", how)(x)
     x = x + attention(normed, normed, mask)
     return x + mlp(layers.LayerNorm("mlp_norm", how)(x))
+
+  @hk.transparent
+  def _mlp(self) -> Mlp:
+    return Mlp(
+      self._widening_factor,
+      self._gelu,
+      self._execution,
+      self._activation,
+      name="mlp",
+    )
 
 
 class CrossAttention(hk.Module):
@@ -117,6 +151,8 @@ class CrossAttention(hk.Module):
     use_query_residual: Whether the query is added to what it attended to.
     gelu: "tanh" or "exact"; see `Mlp`.
     execution: How it is computed.
+    activation: "gelu" or "squared_relu"; see `Mlp`.
+    rotary: Rotary position encoding, which needs a `CausalMask`; None for none.
   """
 
   def __init__(
@@ -129,6 +165,8 @@ class CrossAttention(hk.Module):
     use_query_residual: bool = True,
     gelu: str = "tanh",
     execution: Execution = AUTO,
+    activation: str = "gelu",
+    rotary: Rotary | None = None,
     name: str | None = None,
   ):
     super().__init__(name=name)
@@ -142,6 +180,8 @@ class CrossAttention(hk.Module):
     self._use_query_residual = use_query_residual
     self._gelu = gelu
     self._execution = execution
+    self._activation = activation
+    self._rotary = rotary
 
   def __call__(
     self,
@@ -151,6 +191,7 @@ class CrossAttention(hk.Module):
     input_mask: Bool[Array, "B M"] | None = None,
     return_attention: ReturnAttention = False,
     keys_values: KeysValues | None = None,
+    mask: Mask | None = None,
   ) -> tuple[Float[Array, "B N D"], Float[Array, "B H N M"] | None]:
     """Attends from `query` to `inputs`.
 
@@ -161,14 +202,17 @@ class CrossAttention(hk.Module):
       input_mask: True at inputs that may be attended to.
       return_attention: Whether to return the attention weights, or logits, too.
       keys_values: Of `inputs`, cached by `keys_values`.
+      mask: Given instead of `query_mask` and `input_mask`, where which inputs a
+        query may attend to depends on the query.
 
     Returns:
       The updated query, and the weights (or logits) or None.
     """
     how, inputs = self._execution, as_input_array(inputs)
     attention = self._attention(query.shape[-1], inputs.shape[-1])
-    mlp = Mlp(self._widening_factor, self._gelu, how, name="mlp")
-    mask = cross_attention_mask(query_mask, input_mask)
+    mlp = self._mlp()
+    if mask is None:
+      mask = cross_attention_mask(query_mask, input_mask)
     normed_q = layers.LayerNorm("query_norm", how)(query)
     normed_kv = DeferredNorm(inputs, layers.LayerNorm("input_norm", how))
     x = attention(
@@ -210,7 +254,18 @@ class CrossAttention(hk.Module):
       self._v_channels or qk_channels,
       query_channels,
       self._execution,
+      self._rotary,
       name="attention",
+    )
+
+  @hk.transparent
+  def _mlp(self) -> Mlp:
+    return Mlp(
+      self._widening_factor,
+      self._gelu,
+      self._execution,
+      self._activation,
+      name="mlp",
     )
 
 
@@ -245,7 +300,7 @@ class LatentTransformer(hk.Module):
   def __call__(
     self,
     x: Float[Array, "B N D"],
-    mask: Bool[Array, "#B #N N"] | None = None,
+    mask: Mask | None = None,
     repeats: int = 1,
   ) -> Float[Array, "B N D"]:
     """Applies the L self-attends in turn, and all of them `repeats` times.

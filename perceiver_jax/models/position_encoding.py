@@ -5,6 +5,7 @@ Fourier features have d (2 K + 1) channels (Perceiver, section 3.2).
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import haiku as hk
 import numpy as np
@@ -120,6 +121,62 @@ def fourier_grid(
   positions = linear_positions(index_dims).reshape(-1, len(index_dims))
   return fourier_features(
     positions, num_bands, tuple(max_resolution) or tuple(index_dims), **kwargs
+  )
+
+
+class Rotary(NamedTuple):
+  """A rotary position encoding (arXiv 2104.09864), as in Perceiver AR.
+
+  Attributes:
+    max_wavelength: Positions in a full turn of the slowest pair of channels.
+    fraction: Share of the channels of a head that are rotated.
+  """
+
+  max_wavelength: float
+  fraction: float = 0.5
+
+
+def rotate(
+  x: Float[Array, "B N H F"], positions: Int[Array, "#B N"], rotary: Rotary
+) -> Float[Array, "B N H F"]:
+  """Rotates pairs of channels of queries or keys by their positions.
+
+  The product of a query and a key then depends on the distance between them.
+  Pair i of K turns by positions / max_wavelength^(i / (K - 1)) radians, as in
+  the authors' code, where others divide by K.
+
+  Args:
+    x: Queries or keys.
+    positions: Of each element.
+    rotary: Which channels are rotated, and how fast.
+  """
+  num_pairs = int(rotary.fraction * x.shape[-1]) // 2
+  exponents = np.linspace(0.0, 1.0, num_pairs)
+  frequencies = (rotary.max_wavelength**-exponents).astype(np.float32)
+  angles = positions[..., None, None].astype(jnp.float32) * frequencies
+  sin, cos = jnp.sin(angles), jnp.cos(angles)
+  rotated = x[..., : 2 * num_pairs].astype(jnp.float32)
+  first, second = rotated[..., ::2], rotated[..., 1::2]
+  turned = jnp.stack(
+    [first * cos - second * sin, second * cos + first * sin], axis=-1
+  )
+  turned = turned.reshape(rotated.shape).astype(x.dtype)
+  return jnp.concatenate([turned, x[..., 2 * num_pairs :]], axis=-1)
+
+
+def sinusoidal_table(
+  num_positions: int, num_channels: int
+) -> Float[Array, "M P"]:
+  """Returns the Transformer's fixed encodings, all sines before all cosines.
+
+  The wavelengths run from 2 pi to 20,000 pi (arXiv 1706.03762, section 3.5, as
+  in Perceiver AR's code).
+  """
+  half = num_channels // 2
+  exponents = np.arange(half) / max(half - 1, 1)
+  angles = np.arange(num_positions)[:, None] * 10_000.0**-exponents
+  return jnp.asarray(
+    np.concatenate([np.sin(angles), np.cos(angles)], -1), jnp.float32
   )
 
 

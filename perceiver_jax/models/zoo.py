@@ -12,7 +12,13 @@ from typing import Any
 import haiku as hk
 import jax
 
-from perceiver_jax.models import decoders, perceiver, pointnet, transformer
+from perceiver_jax.models import (
+  decoders,
+  perceiver,
+  perceiver_ar,
+  pointnet,
+  transformer,
+)
 from perceiver_jax.models import encoder as encoder_lib
 from perceiver_jax.models.modalities import (
   arrays,
@@ -32,6 +38,7 @@ ADAPTERS: dict[str, Callable[..., Any]] = {
   "image": image.ImageAdapter,
   "audio": audio.AudioAdapter,
   "text": text.TextAdapter,
+  "tokens": perceiver_ar.TokensAdapter,
   "flow": flow.FlowAdapter,
   "points": points.PointsAdapter,
   "entities": entities.EntitiesAdapter,
@@ -44,6 +51,7 @@ ENCODERS: dict[str, Callable[..., Any]] = {
   "perceiver": lambda name, execution, **sizes: encoder_lib.PerceiverEncoder(
     encoder_lib.EncoderConfig(**sizes), execution, name=name
   ),
+  "perceiver_ar": perceiver_ar.PerceiverAREncoder,
   "transformer": transformer.TransformerEncoder,
   "pointnet": pointnet.PointNetEncoder,
 }
@@ -53,6 +61,7 @@ DECODERS: dict[str, Callable[..., Any]] = {
   "pointnet": pointnet.PointNetDecoder,
   "masked_lm": text.MaskedLmDecoder,
   "token": text.TokenDecoder,
+  "next_token": perceiver_ar.NextTokenDecoder,
   "multitask_classification": (
     multitask_classification.MultitaskClassificationDecoder
   ),

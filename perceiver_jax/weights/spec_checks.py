@@ -14,23 +14,21 @@ import numpy as np
 
 from perceiver_jax import limits
 from perceiver_jax.errors import UserError
-from perceiver_jax.models import encoder, transformer, zoo
+from perceiver_jax.models import encoder, zoo
 from perceiver_jax.models.modalities import multimodal
 
 _SECTIONS = ("adapter", "encoder", "decoder")
 # Arguments that `zoo.build` adds, and those that are sections of the spec.
 _NOT_LEAVES = {"name", "execution", "adapter", "adapters", "num_classes"}
 _NOT_LEAVES |= {"decoder", "outputs", "args", "kwargs", "return"}
-_ENCODERS = {
-  "perceiver": encoder.EncoderConfig,
-  "transformer": transformer.TransformerEncoder,
-}
+_ENCODERS = zoo.ENCODERS | {"perceiver": encoder.EncoderConfig}
 # Leaves for which building or tracing a model takes a step each.
 _DEPTHS = {
   "num_blocks",
   "num_cross_attends",
   "num_self_attends_per_block",
   "num_layers",
+  "num_self_attends",
   "num_position_mlp",
 }
 # Leaves by which something is divided.
@@ -135,13 +133,14 @@ def check_arrays(
 def min_parameters(spec: Mapping[str, Any]) -> int:
   """Counts the parameters of the latents and the blocks of self-attends.
 
-  The channels of a Transformer are those of its inputs, which a spec does not
-  tell; they are counted as one.
+  The channels of other encoders than the Perceiver are not counted, since those
+  of a Transformer are the channels of its inputs, which a spec does not tell.
   """
   sizes = _encoder(spec)
   if not isinstance(sizes, encoder.EncoderConfig):
     factor = sizes.get("widening_factor", 4)
-    return sizes.get("num_layers", 6) * _self_attend(1, 0, 0, factor)
+    depth = sizes.get("num_layers", sizes.get("num_self_attends", 0))
+    return depth * _self_attend(1, 0, 0, factor)
   channels = sizes.num_latent_channels
   layer = _self_attend(
     channels,
@@ -165,7 +164,7 @@ def _self_attend(channels: int, qk: int, v: int, widening_factor: int) -> int:
 
 
 def _encoder(spec: Mapping[str, Any]) -> Any:
-  """Returns an `EncoderConfig`, or the leaves of a Transformer."""
+  """Returns an `EncoderConfig`, or the leaves of another encoder."""
   leaves = dict(spec["encoder"])
   if leaves.pop("kind", "perceiver") == "perceiver":
     return encoder.EncoderConfig(**leaves)

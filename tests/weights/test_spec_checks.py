@@ -24,6 +24,8 @@ def test_published_models_pass(name):
     tiny_weights.classifier,
     tiny_weights.language,
     tiny_weights.byte_bert,
+    tiny_weights.pointnet,
+    tiny_weights.perceiver_ar,
     tiny_weights.flow,
     tiny_weights.autoencoder,
   ],

@@ -16,9 +16,10 @@ from typing import NamedTuple
 import jax
 from jax import numpy as jnp
 
-from perceiver_jax.models.ops import online_softmax
+from perceiver_jax.models.ops import masks, online_softmax
 from perceiver_jax.models.ops.dot_product_attention import named_scope
 from perceiver_jax.models.ops.gradients import EPS
+from perceiver_jax.models.ops.masks import Mask
 from perceiver_jax.models.ops.online_softmax import product
 
 # Two arrays: weights and bias, or scale and offset.
@@ -58,7 +59,7 @@ def attend_unprojected(
   norm: Parameters,
   key: Parameters,
   value: Parameters,
-  mask: jax.Array | None,
+  mask: Mask | None,
 ) -> jax.Array:
   """Attends with one head to inputs whose keys and values are never computed.
 
@@ -73,7 +74,8 @@ def attend_unprojected(
     norm: Scale and offset of a LayerNorm, each [C].
     key: Weights [C, F] and bias of the key projection.
     value: Weights [C, V] and bias of the value projection.
-    mask: Broadcastable to [B, N, M], True where a query may attend to an input.
+    mask: An array [#B, #N, #M], True where a query may attend to an input, or a
+      `CausalMask`.
 
   Returns:
     [B, N, V]; zeros for a query that may attend to no input.
@@ -88,7 +90,10 @@ def attend_unprojected(
   with named_scope("unprojected", q.shape[1], data.shape[1]):
     x = attend_to_normalized(q, data, positions, mask)
   out = (x.astype(q.dtype) * scale + offset) @ w_v + b_v
-  return out if mask is None else jnp.where(mask.any(-1)[..., None], out, 0)
+  if mask is None:
+    return out
+  attends = masks.as_array(mask).any(-1)
+  return jnp.where(attends[..., None], out, 0)
 
 
 def absorb_into_keys(
@@ -130,7 +135,7 @@ def attend_to_normalized(
   queries: jax.Array,
   data: jax.Array,
   positions: jax.Array | None,
-  mask: jax.Array | None,
+  mask: Mask | None,
 ) -> jax.Array:
   """Returns, for each query, the attention-weighted mean of normalized inputs.
 
@@ -143,14 +148,14 @@ def attend_to_normalized(
       positions are then computed once for the whole batch.
     data: [B, M, c].
     positions: [M, P], or None where the data have all channels.
-    mask: Broadcastable to [B, N, M], True where a query may attend to an input.
+    mask: An array [#B, #N, #M], True where a query may attend to an input, or a
+      `CausalMask`.
 
   Returns:
     float32 [B, N, C]; zeros for a query that may attend to no input.
   """
   if positions is None:
     positions = jnp.zeros((data.shape[1], 0), data.dtype)
-  mask = None if mask is None else mask[:, None]
   out = online_softmax.chunked_attention(
     _score, queries, (data, positions[None]), mask
   )

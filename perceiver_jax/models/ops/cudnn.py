@@ -10,12 +10,15 @@ import functools
 import jax
 from jax import numpy as jnp
 
+from perceiver_jax.models.ops import masks
+from perceiver_jax.models.ops.masks import CausalMask, Mask
+
 _WIDTH_MULTIPLE = 8
 _IMPLEMENTATION = "cudnn"
 
 
 def cudnn_attention(
-  q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None
+  q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask | None
 ) -> jax.Array:
   """Computes `plain_attention` in one kernel.
 
@@ -23,6 +26,7 @@ def cudnn_attention(
     ValueError: This device has no such kernel, or not for such arrays.
   """
   width = _width(q, v)
+  mask = masks.as_array(mask)
   if mask is not None:
     # The mask becomes a bias, which the kernel does not broadcast.
     full = (q.shape[0], q.shape[1], k.shape[1])
@@ -46,15 +50,15 @@ def cudnn_attention(
   return out
 
 
-def fits(
-  q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None
-) -> bool:
+def fits(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask | None) -> bool:
   """Returns whether the kernel supports such arrays and padding is worth it.
 
   Padding may at most double the products. The kernel's other limits depend on
   the card and its library, so JAX is asked.
   """
   if _width(q, v) > q.shape[-1] + v.shape[-1]:
+    return False
+  if isinstance(mask, CausalMask):  # The kernel would take it as an array.
     return False
   arrays = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, k, v))
   shape = None if mask is None else jax.ShapeDtypeStruct(mask.shape, mask.dtype)

@@ -10,9 +10,10 @@ from typing import Any
 import jax
 from jax import numpy as jnp
 
-from perceiver_jax.models.ops import cudnn, online_softmax
+from perceiver_jax.models.ops import cudnn, masks, online_softmax
 from perceiver_jax.models.ops.execution import AUTO, Execution
-from perceiver_jax.models.typing import Array, Bool, Float
+from perceiver_jax.models.ops.masks import Mask
+from perceiver_jax.models.typing import Array, Float
 
 # "auto" never holds more logits than this at once.
 _MAX_LOGITS = 2**24
@@ -24,7 +25,7 @@ _SCOPE = "dot_product_attention_"
 def attention_logits(
   q: Float[Array, "B N H F"],
   k: Float[Array, "B M H F"],
-  mask: Bool[Array, "#B #N #M"] | None = None,
+  mask: Mask | None = None,
 ) -> Float[Array, "B H N M"]:
   """Returns the scaled dot products of queries and keys, in float32.
 
@@ -40,6 +41,7 @@ def attention_logits(
   logits *= q.shape[-1] ** -0.5
   if mask is None:
     return logits
+  mask = masks.as_array(mask)
   # Finite, so that a fully masked row stays free of NaN in both directions.
   return jnp.where(mask[:, None], logits, online_softmax.MASKED_LOGIT)
 
@@ -47,7 +49,7 @@ def attention_logits(
 def attention_weights(
   q: Float[Array, "B N H F"],
   k: Float[Array, "B M H F"],
-  mask: Bool[Array, "#B #N #M"] | None = None,
+  mask: Mask | None = None,
 ) -> Float[Array, "B H N M"]:
   """Returns the softmax of scaled dot products, in float32.
 
@@ -59,6 +61,7 @@ def attention_weights(
   Returns:
     Weights that sum to one over keys; a fully masked row is all zeros.
   """
+  mask = masks.as_array(mask)
   weights = jax.nn.softmax(attention_logits(q, k, mask))
   return weights if mask is None else jnp.where(mask[:, None], weights, 0.0)
 
@@ -67,7 +70,7 @@ def plain_attention(
   q: Float[Array, "B N H F"],
   k: Float[Array, "B M H F"],
   v: Float[Array, "B M H V"],
-  mask: Bool[Array, "#B #N #M"] | None = None,
+  mask: Mask | None = None,
 ) -> Float[Array, "B N H V"]:
   """Returns the weighted mean of values: the definition of attention."""
   weights = attention_weights(q, k, mask).astype(v.dtype)
@@ -78,7 +81,7 @@ def dot_product_attention(
   q: Float[Array, "B N H F"],
   k: Float[Array, "B M H F"],
   v: Float[Array, "B M H V"],
-  mask: Bool[Array, "#B #N #M"] | None = None,
+  mask: Mask | None = None,
   execution: Execution = AUTO,
 ) -> Float[Array, "B N H*V"]:
   """Computes `plain_attention` and concatenates its heads (IO, app. E.1).
@@ -154,14 +157,13 @@ def _xla_attention(q, k, v, mask):
   logits = jnp.einsum(
     "bhnf,bhmf->bhnm", q, k, preferred_element_type=jnp.float32
   )
-  mask = None if mask is None else mask[:, None]
+  mask = None if mask is None else masks.as_array(mask)[:, None]
   state = online_softmax.update(None, logits, v, mask)
   return _unsplit(online_softmax.finalize(state)[0], v.dtype)
 
 
 def _chunked_attention(q, k, v, mask, chunk_logits=None):
   """Attends with an online softmax; the full matrix of logits never exists."""
-  mask = None if mask is None else mask[:, None]
   out = online_softmax.chunked_attention(
     _score,
     q * q.shape[-1] ** -0.5,

@@ -25,6 +25,9 @@ from jax import lax
 from jax import numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from perceiver_jax.models.ops import masks
+from perceiver_jax.models.ops.masks import Mask
+
 MASKED_LOGIT = -1e30
 # Logits held at once, over batch and heads: 16 MiB in float32, which stay in
 # the cache of a CPU and keep an accelerator busy.
@@ -99,21 +102,22 @@ def chunked_attention(
   score: Score,
   queries: Any,
   keys: Any,
-  mask: jax.Array | None,
+  mask: Mask | None,
   *,
   dtype: Any = jnp.float32,
   chunk_logits: int | None = None,
 ) -> jax.Array:
   """Returns the softmax-weighted mean of values for each query.
 
-  Equal to `finalize(update(None, *score(queries, keys), mask))[0]`, in value
-  and gradient.
+  Equal to `finalize(update(None, *score(queries, keys), array))[0]`, in value
+  and gradient, with the mask as an array.
 
   Args:
     score: Scores a chunk; a function of the module level, without closure.
     queries: Arrays [B or 1, N, ...].
     keys: Arrays [B or 1, M, ...].
-    mask: Broadcastable to [B, H, N, M], True where a query may attend to a key.
+    mask: An array [#B, #N, #M], True where a query may attend to a key, or a
+      `CausalMask`.
     dtype: Type of the result, which the backward pass keeps.
     chunk_logits: Logits held at once; `CHUNK_LOGITS` by default.
 
@@ -188,7 +192,7 @@ def _forward(score, options, queries, keys, mask):
       out, lse = carry
       chunk_logits, chunk_values = score(_slice(queries, start, size), keys)
       state = update(
-        None, chunk_logits, chunk_values, _slice_mask(mask, start, size, 2)
+        None, chunk_logits, chunk_values, masks.chunk(mask, start, size, 1)
       )
       chunk_out, chunk_lse = finalize(state)
       return _write(out, chunk_out, start, 2), _write(lse, chunk_lse, start, 2)
@@ -204,7 +208,7 @@ def _forward(score, options, queries, keys, mask):
 
   def over_keys(state, start, size):
     chunk_logits, chunk_values = score(queries, _slice(keys, start, size))
-    chunk_mask = _slice_mask(mask, start, size, 3)
+    chunk_mask = masks.chunk(mask, start, size, 2)
     return update(state, chunk_logits, chunk_values, chunk_mask)
 
   start = Softmax(
@@ -264,7 +268,7 @@ def _attend_backward(score, options, saved, grad):
     dchunk, *more = chunk_gradients(
       _slice(queries, start, size),
       keys,
-      _slice_mask(mask, start, size, 2),
+      masks.chunk(mask, start, size, 1),
       *(_slice(x, start, size, 2) for x in (lse, delta, grad)),
     )
     return _write(dqueries, dchunk, start), add(dkeys, more)
@@ -274,7 +278,7 @@ def _attend_backward(score, options, saved, grad):
     more, *dchunk = chunk_gradients(
       queries,
       _slice(keys, start, size),
-      _slice_mask(mask, start, size, 3),
+      masks.chunk(mask, start, size, 2),
       lse,
       delta,
       grad,
@@ -339,10 +343,3 @@ def _write(tree: Any, part: Any, start: Any, axis: int = 1) -> Any:
     x, y.astype(x.dtype), start, axis
   )
   return jax.tree.map(put, tree, part)
-
-
-def _slice_mask(mask, start, size, axis):
-  """Returns the mask of a chunk of queries (axis 2) or keys (axis 3)."""
-  if mask is None or mask.shape[axis] == 1:
-    return mask
-  return _slice(mask, start, size, axis)

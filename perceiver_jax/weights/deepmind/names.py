@@ -21,6 +21,9 @@ _ATTENTION = {
   "attention/linear_3": "attention/output",
   "mlp/linear": "mlp/hidden",
   "mlp/linear_1": "mlp/output",
+  # The names in Perceiver AR's code.
+  "dense/linear": "mlp/hidden",
+  "dense/linear_1": "mlp/output",
 }
 _CROSS = _ATTENTION | {
   "layer_norm": "query_norm",
@@ -54,8 +57,25 @@ _NETWORK_INPUTS = "image_preprocessor/~_build_network_inputs/"
 _STEM = "image_preprocessor/~/conv2_d_downsample/~/"
 _CLASSIFIER = "classification_decoder/~/basic_decoder/"
 _MODALITIES = ("audio", "image", "label")
+_AR = "perceiver_ar/"
+_MAX_DIMENSIONS = 8  # Of the positions of an autoregressive model.
 
 _NAME_TABLES = (
+  _NameTable(
+    _AR,
+    _AR,
+    _AR + "decoder/",  # There are no such modules.
+    {
+      _AR + "~/embed": "adapter",
+      _AR + "~/linear": "encoder/latents",
+      _AR + "layer_norm": "decoder/norm",
+      _AR + "~/logits": "decoder/logits",
+    }
+    | {
+      f"{_AR}~/embed_{i + 1}": f"adapter/positions_{i}"
+      for i in range(_MAX_DIMENSIONS)
+    },
+  ),
   _NameTable(
     "multimodal_decoder/",
     "encoder/",
