@@ -44,7 +44,13 @@ On generated clips of moving shapes and tones, for two CPU cores:
   small: spectrogram and video.
   small_audio: the spectrogram alone.
   small_video: video alone.
-Runs in seconds, on such clips:
+Clips of your own (--config.data.source_args.files.directory=DIR, with
+DIR/CLASS/*.wav, DIR/SPLIT/CLASS/*.mp4, or lists), whose splits, classes and
+durations set the rest of the config:
+  own: spectrogram and video.
+  own_audio: the spectrogram alone, of audio or video files.
+  own_video: video alone.
+Runs in seconds, on generated clips:
   smoke: alone, or with any variant, as in `:raw,smoke`.
 
 Stated: 100 epochs; the windows; 2 x 8 self-attends and two cross-attends
@@ -81,6 +87,11 @@ _SMALL = {
   "small_audio": ("audio",),
   "small_video": ("image",),
 }
+_OWN = {
+  "own": ("audio", "image"),
+  "own_audio": ("audio",),
+  "own_video": ("image",),
+}
 _MODELS = {
   "raw": "audioset_icml_raw",
   "mel": "audioset_icml_mel",
@@ -101,7 +112,7 @@ _MODELS = {
 def get_config(variant: str = "mel_video") -> ml_collections.ConfigDict:
   """Returns the config of a variant; see the module's docstring."""
   narrow = [f"{name}{_NARROW}" for name in _in_table_3()]
-  choices = (*_MODELS, *narrow, *_SMALL)
+  choices = (*_MODELS, *narrow, *_SMALL, *_OWN)
   variant_name, smoke = base.parse(variant, choices, "mel_video")
   name = variant_name.removesuffix(_NARROW)
   model = _MODELS.get(name, _MODELS["io_mel_video"])
@@ -126,6 +137,8 @@ def get_config(variant: str = "mel_video") -> ml_collections.ConfigDict:
     config.data.dropout.image = 0.0
   if name in _SMALL:
     _small(config, _SMALL[name])
+  if name in _OWN:
+    _own(config, _OWN[name])
   return _smoke(config) if smoke else config
 
 
@@ -236,6 +249,29 @@ def _small(
   config.checkpoint.every_steps = 500
   config.eval_every_epochs = 0.0
   config.eval_every_steps = 500
+
+
+def _own(
+  config: ml_collections.ConfigDict, modalities: tuple[str, ...]
+) -> None:
+  """Sets a small model of clips whose number and length are not known yet."""
+  _small(config, modalities)
+  data = config.data
+  # The data decides what is "" or 0; see `perceiver_jax/tasks/clip_config.py`.
+  data.source, data.train_split, data.eval_split = "files", "", ""
+  config.model.num_classes = data.num_frames = data.num_samples = 0
+  data.max_seconds = 2.0  # Of a window.
+  data.fps, data.image_size = 8.0, (64, 64)
+  data.crop, data.flip = "inception", True
+  data.sample_rate = 16_000
+  data.mel.update(window=1024, hop=512, bands=64, highest=8000.0)
+  data.spec_augment.update(times=4, frequencies=8)
+  chosen = config.model.adapter.modalities
+  if "image" in chosen:
+    chosen.image.update(spatial_downsample=8, num_bands=8)
+  if "audio" in chosen:
+    chosen.audio.samples_per_patch = data.mel.bands
+  config.num_steps = 2000
 
 
 def _smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

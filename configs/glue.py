@@ -28,9 +28,11 @@ All eight together (published: their average, Tables 2 and 14):
   multitask_task_tokens: a token for each task, decoded there; 81.76.
   multitask_query: a query for each task, no token; 81.79.
 Your own data:
-  own: texts and labels from DIR/train.tsv and DIR/dev.tsv, whose first line
-    names the columns label and sentence, or sentence1 and sentence2. Set the
-    number of labels: --config.model.decoder.outputs.own=3.
+  own: texts and labels of --config.data.source_args.files.data_dir, a folder
+    with train.tsv and dev.tsv, or a single file, of which a tenth is held out.
+    The first line names the columns label and sentence, or sentence1 and
+    sentence2. The number of classes follows from the data. `own,small` trains
+    in minutes on two CPU cores.
 On text that ships with Python, after configs/masked_lm.py:small:
   word_order: whether the words of a passage are in order.
   next_sentence: whether one passage follows another.
@@ -114,6 +116,11 @@ def get_config(variant: str = "cola") -> ml_collections.ConfigDict:
   config.checkpoint.every_epochs = 1.0
   if name in glue_tasks.TINY:
     _tiny(config)
+  if (name, model) == ("own", "small"):
+    _own_small(config)
+  if name == "own":
+    # The data decides it, and the number of outputs, which is 0.
+    config.data.train_split = config.data.eval_split = ""
   config.published = _published(name, model)
   tasks = _tasks(name)
   if smoke:
@@ -178,8 +185,7 @@ def _set_model(
 
 
 def _num_outputs(task: str) -> int:
-  known = glue_tasks.TASKS.get(task)
-  return known.num_outputs if known else 2
+  return 0 if task == "own" else glue_tasks.TASKS[task].num_outputs
 
 
 def _published(name: str, model: str) -> dict[str, Any]:
@@ -208,6 +214,15 @@ def _tiny(config: ml_collections.ConfigDict) -> None:
   config.num_epochs = 3.0
   config.optimizer.name = "adamw"
   config.optimizer.learning_rate = 5e-4
+
+
+def _own_small(config: ml_collections.ConfigDict) -> None:
+  """Sets a run whose length does not depend on the number of texts."""
+  _tiny(config)
+  config.num_epochs, config.num_steps = 0.0, 1500
+  config.optimizer.warmup_steps = 50
+  config.eval_every_epochs = config.checkpoint.every_epochs = 0.0
+  config.eval_every_steps = config.checkpoint.every_steps = 250
 
 
 def _smoke(config: ml_collections.ConfigDict) -> None:

@@ -24,7 +24,10 @@ video in decibels, and top-1 accuracy:
     top-1 45.
 On generated clips of moving shapes and tones, for two CPU cores:
   small: a small model with loss weights of its own.
-Runs in seconds, on such clips:
+Clips of your own (--config.data.source_args.files.directory=DIR, with
+DIR/CLASS/*.mp4, DIR/SPLIT/CLASS/*.mp4, or lists):
+  own: the model of `small`, with the splits and classes of the data.
+Runs in seconds, on generated clips:
   smoke: alone, or with any variant, as in `:latents_196,smoke`.
 
 Stated: the windows; the label masked in half of the training examples and
@@ -51,6 +54,7 @@ from perceiver_jax.models.published import tables
 
 _VARIANTS = (
   "latents_784", "latents_392", "latents_196", "label_weight_1", "small",
+  "own",
 )  # fmt: skip
 
 
@@ -75,8 +79,12 @@ def get_config(variant: str = "latents_784") -> ml_collections.ConfigDict:
   config.published = tables.published(f"configs/kinetics.py:{name}")
   if name == "label_weight_1":
     config.loss_weights.label = 1.0
-  if name == "small":
+  if name in ("small", "own"):
     _small(config)
+  if name == "own":
+    # The data decides what is "" or 0: `perceiver_jax/tasks/clip_config.py`.
+    config.data.update(source="files", train_split="", eval_split="")
+    config.model.decoder.outputs.label.num_outputs = 0
   return _smoke(config) if smoke else config
 
 

@@ -8,11 +8,7 @@ Data: C4 and English Wikipedia as TensorFlow Datasets prepares them
 (`python -m scripts.data.prepare`), 70% and 30% of the examples. Ten documents
 are joined before a crop is taken. Each whitespace-separated word is masked as a
 whole with a probability of 15%, including the space before it, since the
-authors' notebook says that masks should begin with one. To use text or JSONL
-files of your own (also .gz or .zst) in place of both:
---config.data.corpora.c4.source=files --config.data.corpora.c4.eval_split=test
---config.data.corpora.c4.arguments.files.train='books/*.txt'
---config.data.corpora.wikipedia.weight=0
+authors' notebook says that masks should begin with one.
 
 Variants:
   bytes: UTF-8 bytes, 201M parameters; GLUE 81.0 after fine-tuning.
@@ -30,7 +26,12 @@ Variants:
     minutes its accuracy on masked bytes is 28.3%, that of byte 5-grams 21.5%.
     Unlike the paper's, its attention is initialized to be local; see
     docs/language.md.
-  smoke: a few steps of a tiny model, in seconds; alone, or with any variant.
+Your own text:
+  own: .txt or .jsonl files, also .gz or .zst, in a folder or by a pattern,
+    --config.data.corpora.own.arguments.files.train='books/*.txt', in place of
+    the above: alone, for `small`, or after a comma, as in `:bytes,own`.
+Runs in seconds:
+  smoke: a few steps of a tiny model; alone, or with any variant.
 
 The recipe is Table 12's: 500,000 steps of 2,048 examples, LAMB 1.25e-3, 1,000
 warm-up steps, cosine, weight decay 0.01. Not stated in the paper, and chosen:
@@ -56,11 +57,16 @@ _MODELS = {
   "bert_base": "bert_base",
   "small": "language_bytes",
 }
+# Name of the variant, and of its corpus.
+_OWN = "own"
 
 
 def get_config(variant: str = "bytes") -> ml_collections.ConfigDict:
   """Returns the config of a variant; see the module's docstring."""
-  name, smoke = base.parse(variant, tuple(_MODELS), "bytes")
+  own = _OWN in variant.split(",")
+  rest = ",".join(part for part in variant.split(",") if part != _OWN)
+  choices = (*_MODELS, _OWN)
+  name, smoke = base.parse(rest, choices, "small" if own else "bytes")
   config = base.run()
   config.task = "masked_lm"
   config.model = zoo.get_spec(_MODELS[name])
@@ -96,7 +102,11 @@ def get_config(variant: str = "bytes") -> ml_collections.ConfigDict:
     config.data.tokenizer = "sentencepiece.model"
   if name == "small":
     _small(config)
-  return _smoke(config) if smoke else config
+  if smoke:
+    config = _smoke(config)
+  if own:
+    config.data.corpora = {_OWN: _corpus("files", documents="paragraph")}
+  return config
 
 
 def _tfds(
@@ -110,7 +120,9 @@ def _tfds(
   }
 
 
-def _corpus(source: str, name: str = "") -> dict[str, object]:
+def _corpus(
+  source: str, name: str = "", documents: str = "line"
+) -> dict[str, object]:
   """Returns the leaves of a corpus, with the arguments of each source."""
   return {
     "source": source,  # See `perceiver_jax.data.text.corpora.SOURCES`.
@@ -121,7 +133,12 @@ def _corpus(source: str, name: str = "") -> dict[str, object]:
       "tfds": {"name": name, "data_dir": ""},
       "python_docs": {"docstrings": False},
       # Folders or patterns; documents: "line", "paragraph" or "file".
-      "files": {"train": "", "eval": "", "documents": "line", "field": "text"},
+      "files": {
+        "train": "",
+        "eval": "",
+        "documents": documents,
+        "field": "text",
+      },
     },
   }
 

@@ -25,6 +25,8 @@ Variants:
   conv_light: `conv` with 16 layers and 1,024 latents; 2.06, 2.67, 6.12.
   small: `conv` for two CPU cores on rendered pairs of 32 x 48 pixels; see
     docs/optical_flow.md for its errors.
+  own: `small` on pairs of your own, NAME_img1.png, NAME_img2.png and
+    NAME_flow.flo in --config.data.source_args.pairs.directory=DIR.
   smoke: a few steps of a tiny model, in seconds; alone, or with any variant.
 
 The recipe is app. H's: 480 epochs of 400,000 pairs in batches of 512, LAMB, a
@@ -65,15 +67,16 @@ _MODELS = {
   "conv_separate": "flow_conv_separate",
   "conv_light": "flow_conv_light",
 }
-_SMALL = "small"
+_SMALL, _OWN = "small", "own"
 
 
 def get_config(variant: str = "main") -> ml_collections.ConfigDict:
   """Returns the config of a variant; see the module's docstring."""
-  name, smoke = base.parse(variant, (*_MODELS, _SMALL), "main")
+  name, smoke = base.parse(variant, (*_MODELS, _SMALL, _OWN), "main")
   config = base.run()
   config.task = "optical_flow"
-  config.model = zoo.get_spec(_MODELS["conv" if name == _SMALL else name])
+  is_small = name in (_SMALL, _OWN)
+  config.model = zoo.get_spec(_MODELS["conv" if is_small else name])
   config.num_steps = 375_000
   config.batch_size = 512
   config.loss = "epe"  # Or "robust".
@@ -100,8 +103,10 @@ def get_config(variant: str = "main") -> ml_collections.ConfigDict:
   config.published = ml_collections.ConfigDict(
     tables.published(f"configs/optical_flow.py:{name}")
   )
-  if name == _SMALL:
+  if is_small:
     _small(config)
+  if name == _OWN:
+    config.data.train_source = config.data.eval_source = "pairs"
   return _smoke(config) if smoke else config
 
 
@@ -111,6 +116,7 @@ def _source_args() -> dict[str, object]:
     "flying_chairs": {"directory": ""},
     "sintel": {"directory": "", "render": "clean"},
     "kitti": {"directory": "", "year": "2015"},
+    "pairs": {"directory": ""},
     "motorcycle": {"scale": 0.5},
     "rendered": {
       "size": (448, 576),  # AutoFlow's.

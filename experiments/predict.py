@@ -3,6 +3,7 @@
   classify IMAGE ...     the most likely classes, and the attention
   attention INPUT ...    attention maps of single latents over images, clips or
                          texts, as the model takes them
+  classify-clip CLIP ... the labels of sounds and videos, of an AudioSet model
   classify-points FILE ... the most likely classes of meshes or point clouds
   classify-text TEXT ... predictions of a GLUE run for texts or pairs of texts
   fill-mask TEXT ...     predictions of a language model for [MASK], or --mask
@@ -27,6 +28,7 @@ from experiments.predictions import flow_model
 COMMANDS = {
   "classify": "classify",
   "attention": "attention",
+  "classify-clip": "classify_clip",
   "classify-points": "classify_points",
   "classify-text": "classify_text",
   "fill-mask": "fill_mask",
@@ -52,8 +54,9 @@ def define_flags() -> None:
   flags.DEFINE_float(
     "threshold",
     None,
-    "classify, of a model of several labels per image: print all labels of at"
-    " least this probability. Default of such a run: 0.5.",
+    "classify, of a model of several labels per image, and classify-clip:"
+    " print all labels of at least this probability. Default of a run on"
+    " images: 0.5.",
     lower_bound=0.0,
     upper_bound=1.0,
   )

@@ -17,7 +17,7 @@ from perceiver_jax.data.core.source import Example, Source, check_class_names
 from perceiver_jax.data.images import transforms
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import zoo
-from perceiver_jax.tasks import base
+from perceiver_jax.tasks import base, clip_config
 from perceiver_jax.viz import attention_figures
 
 
@@ -158,6 +158,13 @@ class ClipTask(base.Task):
     """Returns the size of the windows that the model takes."""
     return self._window
 
+  @classmethod
+  def complete_config(
+    cls, config: ml_collections.ConfigDict
+  ) -> ml_collections.ConfigDict:
+    """Returns the config with splits, classes and window of its clips."""
+    return clip_config.complete(config)
+
   def metadata(self) -> dict[str, Any]:
     """Returns the names of the classes."""
     return {"class_names": self._class_names}
@@ -186,6 +193,20 @@ class ClipTask(base.Task):
     return self._preprocessing.evaluate(
       files.read_window(segment, self._window, 0.0)
     )
+
+  def read_windows(self, path: Path) -> list[Example]:
+    """Reads a file's windows as in evaluation, evenly spaced.
+
+    Args:
+      path: A video, or audio if the model takes no frames.
+
+    Raises:
+      UserError: The file can't be read, is too short or lacks a track.
+    """
+    clip = files.ClipFiles([files.Segment(str(path))], [()], ())
+    source = windows.EvenWindows(clip, self._window, self._data.num_windows)
+    examples = [source[i] for i in range(len(source))]
+    return [self._preprocessing.evaluate(example) for example in examples]
 
   def describe_inputs(self) -> dict[str, str]:
     """Describes the frames and the audio that the model takes."""

@@ -28,7 +28,7 @@ from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import glue_metrics
 from perceiver_jax.models import perceiver
 from perceiver_jax.models.typing import ReturnAttention
-from perceiver_jax.tasks import base, glue_texts
+from perceiver_jax.tasks import base, glue_config, glue_texts
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
@@ -82,6 +82,13 @@ class Glue(base.Task):
       )
     self._check_task_tokens()
     self.published = self._published()
+
+  @classmethod
+  def complete_config(
+    cls, config: ml_collections.ConfigDict
+  ) -> ml_collections.ConfigDict:
+    """Returns the config with the splits and classes of the user's texts."""
+    return glue_config.complete(config)
 
   @functools.cached_property
   def tasks(self) -> dict[str, glue_tasks.Task]:

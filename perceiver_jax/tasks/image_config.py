@@ -6,25 +6,18 @@ nothing open stays as it is, and no data is read; so does one without the leaf
 `data.max_image_side`.
 """
 
-import itertools
-from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
 import numpy as np
-from absl import logging
 
-from perceiver_jax.data.core.source import Source
+from perceiver_jax.data.core import splits
+from perceiver_jax.data.core.source import Source, warn_of_rare_classes
 from perceiver_jax.data.images import sources
 from perceiver_jax.errors import UserError
 
-# Held-out splits, the preferred first: a test split is better kept for the end.
-_HELD_OUT = ("validation", "val", "valid", "test")
-# Where there is none, a tenth of the only split is held out.
-_TRAIN_SLICE, _EVAL_SLICE = "[10%:]", "[:10%]"
 # Images from which the sizes are derived, spread over the data set.
 _INSPECTED = 64
-_MAX_NAMED = 5
 
 
 def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -49,7 +42,7 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     data.source = _given_source(data.source_args.to_dict())
   arguments = data.source_args.to_dict().get(data.source, {})
   if not (data.train_split and data.eval_split):
-    train, held_out = _choose_splits(
+    train, held_out = splits.choose(
       sources.split_names(data.source, **arguments)
     )
     data.train_split = data.train_split or train
@@ -61,7 +54,9 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
       given or own for given, own in zip(data.image_shape, shape, strict=True)
     )
   config.model.num_classes = config.model.num_classes or source.num_classes
-  _warn_of_rare_classes(source)
+  labels = getattr(source, "labels", None)
+  if labels is not None:  # Unknown without reading every image.
+    warn_of_rare_classes(labels, source.class_names, "images")
   return config
 
 
@@ -91,25 +86,6 @@ def _given_source(source_args: dict[str, dict[str, Any]]) -> str:
   return given[0]
 
 
-def _choose_splits(names: Sequence[str]) -> tuple[str, str]:
-  """Returns a training and a held-out split among those of the data.
-
-  Raises:
-    UserError: there are several, of which none is called "train".
-  """
-  if len(names) == 1:
-    return names[0] + _TRAIN_SLICE, names[0] + _EVAL_SLICE
-  if "train" not in names:
-    raise UserError(
-      f"the data has the splits {', '.join(names) or '(none)'}; name one"
-      " 'train', or give --config.data.train_split and --config.data.eval_split"
-    )
-  for name in _HELD_OUT:
-    if name in names:
-      return "train", name
-  return "train" + _TRAIN_SLICE, "train" + _EVAL_SLICE
-
-
 def _image_shape(source: Source, max_side: int) -> tuple[int, int, int]:
   """Returns height, width and channels that fit some images of the data.
 
@@ -125,23 +101,3 @@ def _image_shape(source: Source, max_side: int) -> tuple[int, int, int]:
     return (*sizes[0], channels)
   side = min(max_side, int(np.median([min(size) for size in sizes])))
   return side, side, channels
-
-
-def _warn_of_rare_classes(source: Source) -> None:
-  """Logs classes from which nothing, or one image by heart, can be learned."""
-  labels = getattr(source, "labels", None)
-  if labels is None:  # Unknown without reading every image.
-    return
-  counts = np.bincount(labels, minlength=source.num_classes)
-  rare = [
-    name for name, n in zip(source.class_names, counts, strict=True) if n < 2
-  ]
-  if rare:
-    logging.warning(
-      "%d of %d classes have fewer than two training images: %s%s; add images,"
-      " or remove these classes",
-      len(rare),
-      source.num_classes,
-      ", ".join(itertools.islice(rare, _MAX_NAMED)),
-      ", ..." if len(rare) > _MAX_NAMED else "",
-    )

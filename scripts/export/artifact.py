@@ -10,6 +10,7 @@ import numpy as np
 from jax import export
 
 from experiments.predictions import outputs as outputs_lib
+from perceiver_jax import files as files_lib
 from perceiver_jax import weights as weights_lib
 from perceiver_jax.errors import UserError
 from perceiver_jax.training import step as step_lib
@@ -167,8 +168,8 @@ def write(
     UserError: One can't be written.
   """
   with outputs_lib.writing(files.program, "another --out"):
-    files.program.write_bytes(exported.serialize())
+    files_lib.write_bytes(files.program, exported.serialize())
     text = json.dumps(description, indent=2, ensure_ascii=False)
-    files.description.write_text(text + "\n", encoding="utf-8")
+    files_lib.write_text(files.description, text + "\n")
   if files.weights:
     weights_lib.save(files.weights, weights)

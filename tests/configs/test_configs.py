@@ -49,6 +49,22 @@ def leaves(config, path=""):
       yield path + name, value
 
 
+def close(config):
+  """Sets the leaves that are left open for the data."""
+  model, data = config.model, config.data
+  outputs = model.decoder.get("outputs", {})
+  if not model.get("num_classes", 1):
+    model.num_classes = 3
+  if "own" in outputs:
+    outputs.own = 3
+  if "label" in outputs:
+    outputs.label.num_outputs = outputs.label.num_outputs or 3
+  if not all(data.get("image_shape", ())):
+    data.image_shape = (28, 28, 1)
+  if not data.get("num_frames", 1):
+    data.num_frames, data.num_samples = 16, 32_768
+
+
 def test_configs_and_variants_are_listed():
   assert "digits" in FILES
   assert ("digits", "smoke") in CASES
@@ -85,9 +101,7 @@ def test_the_model_and_the_optimizer_can_be_built(name, variant):
   optimizers.from_config(
     config.optimizer, config_checks.num_steps(config, 10_000), config.batch_size
   )
-  if not config.model.get("num_classes", 1):  # Left open for the data.
-    config.model.num_classes = 3
-    config.data.image_shape = (28, 28, 1)
+  close(config)
   metadata = evaluate_weights.unnamed_classes(config.model.to_dict())
   task = tasks.make_task(config, metadata)
   mesh = step.make_mesh(1)

@@ -279,6 +279,7 @@ def own(tmp_path):
 def test_predictions_of_a_users_own_task_need_no_files(own):
   config = _config("own,smoke")
   config.data.source_args.files.data_dir = str(own)
+  config = tasks.complete_config(config)
   task = tasks.make_task(config)
   assert task.num_train_examples() == 40
   stored = json.loads(json.dumps(task.metadata()))
@@ -287,6 +288,67 @@ def test_predictions_of_a_users_own_task_need_no_files(own):
   again = tasks.make_task(config, stored)
   assert again.tasks == task.tasks
   assert again.texts.answer("own", np.array([1.0, 3.0]))[0] == "good"
+
+
+def test_the_texts_decide_the_classes_and_splits(own):
+  config = _config("own,small")
+  config.data.source_args.files.data_dir = str(own)
+  complete = tasks.complete_config(config)
+  assert complete.model.decoder.outputs.own == 2
+  assert config.model.decoder.outputs.own == 0
+  assert (complete.data.train_split, complete.data.eval_split) == (
+    "train",
+    "validation",
+  )
+  assert tasks.complete_config(complete) is complete
+
+
+def test_a_tenth_of_a_single_file_is_held_out(own):
+  config = _config("own,small")
+  config.data.source_args.files.data_dir = str(own / "train.tsv")
+  complete = tasks.complete_config(config)
+  assert complete.data.train_split == "train[10%:]"
+  assert complete.data.eval_split == "train[:10%]"
+  task = tasks.make_task(complete)
+  sources = [task.source("train"), *task.eval_sources().values()]
+  train, held_out = (
+    [source[i]["texts"] for i in range(len(source))] for source in sources
+  )
+  assert (len(train), len(held_out)) == (36, 4)
+  assert len({*train, *held_out}) == 40
+
+
+def test_rare_labels_are_named(tmp_path, caplog):
+  config = _config("own,small")
+  path = tmp_path / "texts.tsv"
+  lines = [f"{label}\ta text" for label in ["yes"] * 20 + ["no"] * 20]
+  path.write_text("\n".join(["label\tsentence", *lines, "maybe\tone"]))
+  config.data.source_args.files.data_dir = str(path)
+  config.data.train_split = config.data.eval_split = "train"
+  complete = tasks.complete_config(config)
+  assert complete.model.decoder.outputs.own == 3
+  assert "1 of 3 classes have fewer than two training texts: maybe" in (
+    caplog.text
+  )
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    (None, "no texts are given.*source_args.files.data_dir"),
+    ("label\tsentence\na\tb\n", "1 different labels"),
+    ("label\tsentence\na\tb\nc\td\n", r"has none of the 2 examples"),
+    ("labels\tsentence\na\tb\n", "no column 'label'"),
+  ],
+)
+def test_texts_that_cannot_be_trained_on_are_refused(tmp_path, text, message):
+  config = _config("own,small")
+  if text:
+    path = tmp_path / "texts.tsv"
+    path.write_text(text)
+    config.data.source_args.files.data_dir = str(path)
+  with pytest.raises(UserError, match=message):
+    tasks.make_task(tasks.complete_config(config)).eval_sources()
 
 
 @pytest.mark.slow

@@ -239,3 +239,27 @@ def test_the_small_model_is_soon_better_than_a_5_gram_model(tmp_path):
   )
   baseline = ngram.accuracy(ngram.NGram(texts, 5), pairs)
   assert 0.2 < baseline < outcome.results["metrics"]["eval/accuracy"]
+
+
+@pytest.mark.parametrize("variant", ["own,smoke", "small,own", "own,bytes"])
+def test_text_of_ones_own_is_the_only_corpus(tmp_path, variant):
+  text = "\n\n".join(f"paragraph {i}\nof two lines" for i in range(200))
+  (tmp_path / "a.txt").write_text(text)
+  corpus = "data__corpora__own__arguments__files__train"
+  config = task_helpers.make_config(
+    config_file, variant, **{corpus: str(tmp_path)}
+  )
+  model = variant.replace("own", "").strip(",")
+  other = config_file.get_config("small,smoke" if model == "smoke" else model)
+  assert config.model.to_dict() == other.model.to_dict()
+  assert list(config.data.corpora) == ["own"]
+  task = tasks.make_task(config)
+  assert len(task.source("train")) == 198
+  (held_out,) = task.eval_sources().values()
+  assert len(held_out) == 2
+
+
+def test_text_of_ones_own_that_is_not_given():
+  task = _task("own,smoke")
+  with pytest.raises(UserError, match=r"arguments\.files\.train"):
+    task.source("train")

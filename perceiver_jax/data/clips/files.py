@@ -5,7 +5,7 @@ import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
@@ -19,6 +19,7 @@ from perceiver_jax.data.clips import (
 )
 from perceiver_jax.data.clips.segment_lists import Row
 from perceiver_jax.data.clips.windows import MISSING, Window
+from perceiver_jax.data.core import splits
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.errors import UserError
 
@@ -28,8 +29,11 @@ _MAX_CACHED_DURATIONS = 1 << 16
 _MAX_NAMED = 3  # Clips named in a warning.
 _EXPECTED = (
   "expected DIRECTORY/SPLIT.csv (AudioSet's, Kinetics' or your own) with the"
-  " clips anywhere below DIRECTORY, or DIRECTORY/SPLIT/CLASS/*.mp4"
+  " clips anywhere below DIRECTORY, or DIRECTORY/SPLIT/CLASS/*.mp4, or"
+  " DIRECTORY/CLASS/*.mp4"
 )
+# The split of a directory that holds the folders of the classes themselves.
+ALL = "all"
 
 
 class Segment(NamedTuple):
@@ -77,6 +81,13 @@ class ClipFiles:
 
   def __len__(self) -> int:
     return len(self.segments)
+
+  def subset(self, order: Sequence[int]) -> "ClipFiles":
+    """Returns some of the clips, by their indices."""
+    segments, labels = (
+      [x[i] for i in order] for x in (self.segments, self.labels)
+    )
+    return ClipFiles(segments, labels, self.class_names, root=self.root)
 
   def read(self, index: int, window: Window, position: float) -> Example:
     """Reads a part of a clip; see `windows.Clips.read`."""
@@ -147,11 +158,13 @@ def files(
   with the start, or start and stop, in seconds or milliseconds: VIDEO_30,
   VIDEO_30.000_40.000, VIDEO_30000_40000, VIDEO_000030_000040. "Y" may precede
   any of them. Listed clips without a file are skipped with a warning. Without a
-  list, clips are DIRECTORY/SPLIT/CLASS/*.
+  list, clips are DIRECTORY/SPLIT/CLASS/*, or, of the split "all",
+  DIRECTORY/CLASS/*.
 
   Args:
     directory: folder with lists and clips.
-    split: name of the list or folder.
+    split: name of the list or folder, or "all"; or a slice of one, see
+      `data.core.splits`.
     classes: file of all classes (see `read_classes`). Defaults to
       DIRECTORY/class_labels_indices.csv if it exists, else to the classes of
       all lists or folders, sorted.
@@ -161,6 +174,49 @@ def files(
   Raises:
     UserError: a list is damaged, a class is unknown, or no clip is found.
   """
+  root = _root(directory)
+  selected = splits.parse(split)
+  listed = root / f"{selected.name}.csv"
+  if listed.is_file():
+    clips = _of_list(root, listed, classes, trimmed, prefer_video)
+  else:
+    clips = _of_folders(root, selected.name, classes)
+  if not selected.is_slice:
+    return clips
+  names = [f"{os.path.relpath(s.path, root)} {s.start}" for s in clips.segments]
+  return clips.subset(selected.order(names))
+
+
+def clip_splits(directory: str | os.PathLike[str], **_: Any) -> list[str]:
+  """Returns the sorted names of the splits in a folder of clips.
+
+  Args:
+    directory: see `files`, whose other arguments are ignored.
+
+  Returns:
+    The names of the lists, else of the folders of splits, or "all" alone if
+    there are only folders of classes.
+
+  Raises:
+    UserError: there is no such directory, or a split has no classes.
+  """
+  root = _root(directory)
+  lists = sorted(path.stem for path in root.glob("*.csv"))
+  official = Path(segment_lists.AUDIOSET_CLASSES).stem
+  if lists := [name for name in lists if name != official]:
+    return lists
+  folders = sorted(path.name for path in root.iterdir() if path.is_dir())
+  if not any(_holds_clips(root / name) for name in folders):
+    return [name for name in folders if not name.startswith(".")]
+  if splits.NAMES & set(folders):
+    raise UserError(
+      f"{str(root)!r} has clips in the folders of splits, without classes;"
+      f" {_EXPECTED}"
+    )
+  return [ALL]
+
+
+def _root(directory: str | os.PathLike[str]) -> Path:
   if not directory:
     raise UserError(
       "no directory is set; set config.data.source_args.files.directory,"
@@ -169,10 +225,7 @@ def files(
   root = Path(directory).expanduser()
   if not root.is_dir():
     raise UserError(f"no directory {str(root)!r}; {_EXPECTED}")
-  listed = root / f"{split}.csv"
-  if listed.is_file():
-    return _of_list(root, listed, classes, trimmed, prefer_video)
-  return _of_folders(root, split, classes)
+  return root
 
 
 def _of_list(
@@ -212,13 +265,13 @@ def _of_list(
 
 
 def _of_folders(root: Path, split: str, classes: str) -> ClipFiles:
-  folder = root / split
+  folder = root if split == ALL else root / split
   if not folder.is_dir():
     raise UserError(
       f"there is neither {split}.csv nor the folder {split!r} in"
       f" {str(root)!r}; {_EXPECTED}"
     )
-  names = _classes(root, classes, lambda: _folder_classes(root))
+  names = _classes(root, classes, lambda: _folder_classes(root, split))
   segments, labels = [], []
   for number, name in enumerate(names):
     for path in _clip_paths(folder / name):
@@ -254,8 +307,9 @@ def _listed_classes(root: Path) -> set[str]:
   return names
 
 
-def _folder_classes(root: Path) -> set[str]:
-  return {path.name for path in root.glob("*/*") if _holds_clips(path)}
+def _folder_classes(root: Path, split: str) -> set[str]:
+  folders = root.glob("*" if split == ALL else "*/*")
+  return {path.name for path in folders if _holds_clips(path)}
 
 
 def _holds_clips(folder: Path) -> bool:

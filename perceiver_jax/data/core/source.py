@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from absl import logging
 
 from perceiver_jax import files
 from perceiver_jax.checks import check_choice
@@ -19,6 +20,7 @@ from perceiver_jax.errors import UserError
 
 Example = dict[str, np.ndarray]
 Batch = Mapping[str, Any]
+_MAX_NAMED = 5  # Classes named in a warning.
 
 
 class Source(Protocol):
@@ -84,6 +86,31 @@ def check_class_names(
         f" first that differs is number {number}, {new} instead of {old};"
         " give the same classes in the same order"
       )
+
+
+def warn_of_rare_classes(
+  labels: Sequence[int] | np.ndarray, names: Sequence[str], what: str
+) -> None:
+  """Logs classes from which nothing, or one example by heart, can be learned.
+
+  Args:
+    labels: labels of all training examples.
+    names: name of each class.
+    what: name of the examples in the warning, such as "images".
+  """
+  counts = np.bincount(np.asarray(labels, int), minlength=len(names))
+  rare = [name for name, n in zip(names, counts, strict=True) if n < 2]
+  if rare:
+    logging.warning(
+      "%d of %d classes have fewer than two training %s: %s%s; add %s, or"
+      " remove these classes",
+      len(rare),
+      len(names),
+      what,
+      ", ".join(rare[:_MAX_NAMED]),
+      ", ..." if len(rare) > _MAX_NAMED else "",
+      what,
+    )
 
 
 def make_named(

@@ -12,6 +12,12 @@ from typing import NamedTuple
 
 from perceiver_jax.errors import UserError
 
+# Held-out splits, the preferred first: a test split is better kept for the end.
+_HELD_OUT = ("validation", "val", "valid", "test")
+# Folders of these names are splits and not classes.
+NAMES = {"train", *_HELD_OUT}
+# Where there is none, a tenth of the only split is held out.
+_TRAIN_SLICE, _EVAL_SLICE = "[10%:]", "[:10%]"
 _BOUND = r"(-?\d+%?)?"
 _SPLIT = re.compile(rf"(?P<name>[^\[\]]+)(?:\[{_BOUND}:{_BOUND}\])?")
 
@@ -78,6 +84,25 @@ def parse(split: str) -> Split:
       " 'train[:10%]' or 'train[1000:]'"
     )
   return Split(match["name"], match[2] or "", match[3] or "")
+
+
+def choose(names: Sequence[str]) -> tuple[str, str]:
+  """Returns a training and a held-out split among those of some data.
+
+  Raises:
+    UserError: there are several, of which none is called "train".
+  """
+  if len(names) == 1:
+    return names[0] + _TRAIN_SLICE, names[0] + _EVAL_SLICE
+  if "train" not in names:
+    raise UserError(
+      f"the data has the splits {', '.join(names) or '(none)'}; name one"
+      " 'train', or give --config.data.train_split and --config.data.eval_split"
+    )
+  for name in _HELD_OUT:
+    if name in names:
+      return "train", name
+  return "train" + _TRAIN_SLICE, "train" + _EVAL_SLICE
 
 
 def _bound(bound: str, length: int) -> int | None:

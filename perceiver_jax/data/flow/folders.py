@@ -3,6 +3,7 @@
 Nothing is downloaded. Pairs are read on access; see `sources` for their format.
 """
 
+import glob
 import itertools
 import os
 import re
@@ -21,6 +22,9 @@ from perceiver_jax.errors import UserError
 
 # Every 200th of AutoFlow's 40,000 pairs is in the test split.
 _AUTOFLOW_STRIDE = 200
+# Every tenth pair of a user's own is in the test split.
+_PAIRS_STRIDE = 10
+_FLOW_SUFFIXES = (".flo", ".pfm", ".png")
 # All known flow, and the part that is visible in the second frame.
 _KITTI_FLOW = ("flow_occ", "flow_noc")
 # The folder of the frames.
@@ -198,6 +202,42 @@ def kitti(
       flow, visible_flow = (folder / kind / first.name for kind in _KITTI_FLOW)
     files.append(Files(first, second, flow, None, visible_flow, first.stem))
   return _folder(root, f"{folder.name}/{camera}/*_10.png", files)
+
+
+def pairs(directory: str | os.PathLike[str], split: str) -> FlowFolder:
+  """Opens pairs of one's own.
+
+  Args:
+    directory: holds, at any depth, NAME_img1 and NAME_img2, two images of any
+      kind, and NAME_flow.flo, .pfm or .png (KITTI's 16 bits).
+    split: "train" or "test"; "test" is every tenth pair.
+
+  Raises:
+    UserError: the split is unknown, there are no pairs, or one lacks an image.
+  """
+  check_choice(split, ("train", "test"), "split", "pairs")
+  root = _root(directory, "pairs")
+  flows = sorted(p for s in _FLOW_SUFFIXES for p in root.rglob(f"*_flow{s}"))
+  held_out = set(flows[::_PAIRS_STRIDE])
+  chosen = [p for p in flows if (p in held_out) == (split == "test")]
+  return _folder(
+    root,
+    f"NAME_img1.*, NAME_img2.*, NAME_flow{{{','.join(_FLOW_SUFFIXES)}}}",
+    [_own_pair(path) for path in chosen],
+  )
+
+
+def _own_pair(flow: Path) -> Files:
+  """Returns the files of a pair, given that of its flow."""
+  stem = flow.stem.removesuffix("_flow")
+  frames = []
+  for i in (1, 2):
+    name = f"{stem}_img{i}"
+    images = sorted(flow.parent.glob(f"{glob.escape(name)}.*"))
+    if not images:
+      raise UserError(f"{flow} has no {name}.png, or other image, beside it")
+    frames.append(images[0])
+  return Files(*frames, flow, name=stem)
 
 
 def _root(directory: str | os.PathLike[str], source: str) -> Path:

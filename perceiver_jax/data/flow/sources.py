@@ -137,6 +137,7 @@ SOURCES: dict[str, Callable[..., FlowSource]] = {
   "flying_chairs": folders.flying_chairs,
   "sintel": folders.sintel,
   "kitti": folders.kitti,
+  "pairs": folders.pairs,
   "motorcycle": middlebury.motorcycle,
 }
 

@@ -15,9 +15,6 @@ from perceiver_jax.errors import UserError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 # The split of a directory that holds the folders of the classes themselves.
 ALL = "all"
-# Folders of these names are splits, even if they lack folders of classes, as
-# the published test split of ImageNet does.
-_SPLIT_NAMES = {"train", "validation", "val", "valid", "test"}
 _EXPECTED = (
   f"expected DIRECTORY/SPLIT/CLASS/*{{{','.join(IMAGE_SUFFIXES)}}}; change the"
   " directory or the split"
@@ -126,7 +123,8 @@ def _split_folders(directory: str | os.PathLike[str]) -> dict[str, Path]:
   if not root.is_dir():
     raise UserError(f"no directory {str(root)!r}; {_EXPECTED}")
   folders = {name: root / name for name in _subfolders(root)}
-  if _SPLIT_NAMES & folders.keys() or _class_names(folders):
+  # The published test split of ImageNet has no folders of classes.
+  if splits.NAMES & folders.keys() or _class_names(folders):
     return folders
   has_images = any(_has_image(folder) for folder in folders.values())
   return {ALL: root} if has_images else folders

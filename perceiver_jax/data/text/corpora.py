@@ -113,7 +113,7 @@ class Files:
       raise UserError(
         f"{self._names[number]} line {where} is not a JSON object whose field"
         f" {self._field!r} is a string; fix the line, or name the field with"
-        " config.data.corpora.NAME.arguments.field"
+        " config.data.corpora.NAME.arguments.files.field"
       ) from error
     # JSON can escape unpaired surrogates, which UTF-8 cannot encode.
     return text.encode("utf-8", errors="replace").decode("utf-8")
@@ -184,8 +184,9 @@ def _matches(pattern: str, which: str) -> list[str]:
   known = [p for p in glob.glob(where, recursive=True) if _is_known(p)]
   if not known:
     raise UserError(
-      f"no file {pattern!r}; give a folder or a pattern of .txt or .jsonl"
-      f" files, also .gz or .zst, in config.data.corpora.NAME.arguments.{which}"
+      f"no text file {pattern!r}; give a folder or a pattern of .txt or .jsonl"
+      " files, also .gz or .zst, in"
+      f" config.data.corpora.NAME.arguments.files.{which}"
     )
   return sorted(known)
 

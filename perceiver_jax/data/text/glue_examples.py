@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from absl import logging
 
 from perceiver_jax.checks import check_choice
+from perceiver_jax.data.core import splits
 from perceiver_jax.data.core import tfds as tfds_sources
 from perceiver_jax.data.core.in_memory import InMemory
 from perceiver_jax.data.core.source import Example, Source, make_named
@@ -23,8 +24,8 @@ from perceiver_jax.errors import UserError
 from perceiver_jax.files import open_regular
 
 UNKNOWN = -1.0
-# A task from the user's own files: train.tsv and dev.tsv with the columns
-# label and sentence, or sentence1 and sentence2.
+# A task from the user's own files: train.tsv and dev.tsv, or a single file,
+# with the columns label and sentence, or sentence1 and sentence2.
 OWN = "own"
 # Largest share of damaged lines in a file; QQP's has a few.
 _MAX_DAMAGED = 0.01
@@ -104,16 +105,20 @@ def files(task: str, split: str, data_dir: str = "") -> InMemory:
 
   Args:
     task: a key of `glue_tasks.TASKS`, or `OWN`.
-    split: see the module's docstring.
+    split: see the module's docstring; for `OWN`, also a slice of one, see
+      `data.core.splits`.
     data_dir: folder with CoLA/train.tsv, CoLA/dev.tsv, MNLI/dev_matched.tsv and
-      so on; for `OWN`, with train.tsv, dev.tsv and test.tsv.
+      so on; for `OWN`, with train.tsv, dev.tsv and test.tsv, or a file of the
+      split "train" alone.
 
   Raises:
     UserError: a folder, file or column is missing, or a label is unknown.
   """
   check_choice(task, (*TASKS, OWN), "task", "TSV files")
   root = Path(data_dir).expanduser()
-  kind = task_from_files(data_dir) if task == OWN else TASKS[task]
+  if task == OWN:
+    return _own(root, split)
+  kind = TASKS[task]
   if task == "ax":
     paths = [root / name for name in _AX_FILES if (root / name).exists()]
     path = paths[0] if paths else root / _AX_FILES[0]
@@ -123,6 +128,32 @@ def files(task: str, split: str, data_dir: str = "") -> InMemory:
   return InMemory([row._asdict() for row in rows], kind.classes)
 
 
+def _own(root: Path, split: str) -> InMemory:
+  """Reads the user's own examples."""
+  kind, selected = task_from_files(str(root)), splits.parse(split)
+  is_test = selected.name == "test"
+  rows = list(_rows(_own_file(root, selected.name), kind, is_test=is_test))
+  if selected.is_slice:
+    names = [f"{row.number} {' '.join(row.texts)}" for row in rows]
+    order = selected.order(names)
+    rows = [rows[i] for i in order]
+  return InMemory([row._asdict() for row in rows], kind.classes)
+
+
+def _own_file(root: Path, split: str) -> Path:
+  """Returns the file of a split, which is `root` itself if that is a file."""
+  if root.is_file():
+    return root
+  return root / f"{split.replace('validation', 'dev')}.tsv"
+
+
+def own_splits(data_dir: str) -> list[str]:
+  """Returns the splits of the user's own files that a run uses."""
+  root = Path(data_dir).expanduser()
+  has_dev = root.is_dir() and _own_file(root, "validation").is_file()
+  return ["train", "validation"] if has_dev else ["train"]
+
+
 def task_from_files(data_dir: str) -> Task:
   """Describes the user's own task by the columns and labels of train.tsv.
 
@@ -130,9 +161,14 @@ def task_from_files(data_dir: str) -> Task:
     data_dir: see `files`.
 
   Raises:
-    UserError: the file is missing or has other columns.
+    UserError: the file is missing or has other columns, or none is given.
   """
-  path = Path(data_dir).expanduser() / "train.tsv"
+  if not data_dir:
+    raise UserError(
+      "no texts are given; set config.data.source_args.files.data_dir to a"
+      " folder with train.tsv, or to a .tsv file"
+    )
+  path = _own_file(Path(data_dir).expanduser(), "train")
   lines = _lines(path)
   header = next(lines, (1, []))[1]
   pair = "sentence1" in header

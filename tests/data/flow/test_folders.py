@@ -240,3 +240,37 @@ def test_different_sizes_and_a_short_list_are_refused(tmp_path):
   (tmp_path / "FlyingChairs_train_val.txt").write_text("1 2")
   with pytest.raises(UserError, match=r"has 2 lines.*3 pairs"):
     make("flying_chairs", tmp_path, split="train")
+
+
+@pytest.mark.parametrize("suffix", [".flo", ".pfm", ".png"])
+def test_pairs_of_ones_own(tmp_path, suffix):
+  for i in range(12):
+    folder = tmp_path / "scenes" / str(i % 2)
+    write(folder / f"{i:02}_img1.png", image(i))
+    write(folder / f"{i:02}_img2.ppm", image(100 + i))
+    write(folder / f"{i:02}_flow{suffix}", flow_of(i))
+  train, test = (
+    flow_sources.make_flow_source("pairs", directory=tmp_path, split=split)
+    for split in ("train", "test")
+  )
+  assert (len(train), len(test)) == (10, 2)
+  names = [{pair.name for pair in each.files} for each in (train, test)]
+  assert names[0] | names[1] == {f"{i:02}" for i in range(12)}
+  number = int(train.files[3].name)
+  np.testing.assert_array_equal(train[3]["frames"][0], image(number))
+  np.testing.assert_array_equal(train[3]["frames"][1], image(100 + number))
+  accuracy = 1 / 64 if suffix == ".png" else 1e-6
+  np.testing.assert_allclose(train[3]["flow"], flow_of(number), atol=accuracy)
+  assert not train[3]["occluded"].any()
+
+
+def test_pairs_of_ones_own_that_are_incomplete(tmp_path):
+  open_pairs = lambda: flow_sources.make_flow_source(
+    "pairs", directory=tmp_path, split="test"
+  )
+  with pytest.raises(UserError, match=r"no pair in .*NAME_img1"):
+    open_pairs()
+  write(tmp_path / "a_flow.flo", flow_of())
+  write(tmp_path / "a_img1.png", image())
+  with pytest.raises(UserError, match=r"a_flow.flo has no a_img2.png"):
+    open_pairs()

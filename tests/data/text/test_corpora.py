@@ -401,12 +401,12 @@ def test_tfds_refuses_a_data_set_without_text(tmp_path):
     (
       "files",
       {"train": "nowhere/*.txt", "split": "train"},
-      r"'nowhere/\*\.txt'.*config\.data\.corpora\.NAME\.arguments\.train",
+      r"'nowhere/\*\.txt'.*config\.data\.corpora\.NAME\.arguments\.files\.train",
     ),
     (
       "files",
       {"train": "", "split": "test", "eval": "nowhere"},
-      r"'nowhere'.*config\.data\.corpora\.NAME\.arguments\.eval",
+      r"'nowhere'.*config\.data\.corpora\.NAME\.arguments\.files\.eval",
     ),
   ],
 )

@@ -1,0 +1,156 @@
+"""Completes the config of clips of one's own from the data.
+
+The variants `own` of `configs/audioset.py` and `configs/kinetics.py` leave open
+what the data decides: the splits are "", the number of classes is 0, and so are
+the sizes of a window. A config that leaves nothing open stays as it is.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
+import numpy as np
+from absl import logging
+
+from perceiver_jax.data.clips import files as clip_files
+from perceiver_jax.data.core import splits
+from perceiver_jax.data.core.source import warn_of_rare_classes
+from perceiver_jax.errors import UserError
+
+# Clips whose duration is looked up, spread over the training split.
+_INSPECTED = 256
+
+
+def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Returns the config with the leaves that follow from the data.
+
+  Open leaves are "" for `data.train_split` and `data.eval_split`, and 0 for the
+  number of classes and for `data.num_frames` and `data.num_samples`. A window
+  is as long as the shortest clip, and at most `data.max_seconds`.
+
+  Warns of classes with fewer than two training clips.
+
+  Args:
+    config: config of a task on clips; it is not changed.
+
+  Raises:
+    UserError: the data can't be opened, or a clip is too short.
+  """
+  if _is_complete(config):
+    return config
+  config = config.copy_and_resolve_references()
+  data = config.data
+  arguments = data.source_args.to_dict()["files"]
+  if not (data.train_split and data.eval_split):
+    train, held_out = splits.choose(clip_files.clip_splits(**arguments))
+    data.train_split = data.train_split or train
+    data.eval_split = data.eval_split or held_out
+  modalities = _modalities(config)
+  arguments["prefer_video"] = "image" in modalities
+  clips = clip_files.files(split=data.train_split, **arguments)
+  if not _num_classes(config):
+    _set_num_classes(config, len(clips.class_names))
+  if not (data.num_frames and data.num_samples):
+    _set_window(config, modalities, _shortest(clips, modalities))
+  labels = [label for each in clips.labels for label in each]
+  warn_of_rare_classes(labels, clips.class_names, "clips")
+  return config
+
+
+def _is_complete(config: ml_collections.ConfigDict) -> bool:
+  data = config.data
+  return data.source != "files" or bool(
+    data.train_split
+    and data.eval_split
+    and data.num_frames
+    and data.num_samples
+    and _num_classes(config)
+  )
+
+
+def _modalities(config: ml_collections.ConfigDict) -> set[str]:
+  return {"audio", "image"} & set(config.model.adapter.modalities)
+
+
+def _num_classes(config: ml_collections.ConfigDict) -> int:
+  """Returns the number of classes, of a classifier or of an autoencoder."""
+  model = config.model
+  if "num_classes" in model:
+    return model.num_classes
+  return model.decoder.outputs.label.num_outputs
+
+
+def _set_num_classes(config: ml_collections.ConfigDict, count: int) -> None:
+  if "num_classes" in config.model:
+    config.model.num_classes = count
+  else:
+    config.model.decoder.outputs.label.num_outputs = count
+
+
+def _shortest(clips: clip_files.ClipFiles, modalities: set[str]) -> float:
+  """Returns the duration of the shortest clip among some, in seconds.
+
+  Raises:
+    UserError: none of them can be read; the message is that of the last.
+  """
+  kinds = [{"audio": "audio", "image": "video"}[name] for name in modalities]
+  positions = np.linspace(0, len(clips) - 1, min(_INSPECTED, len(clips)))
+  durations, error = [], None
+  for i in np.unique(positions.astype(int)):
+    try:
+      durations.append(clip_files.seconds(clips.segments[i], *kinds))
+    except UserError as unreadable:
+      error = unreadable  # Training reports and skips such clips.
+  if not durations:
+    raise error
+  shortest, typical = min(durations), float(np.median(durations))
+  if shortest < typical / 2:
+    logging.warning(
+      "the shortest of %d clips has %.2f seconds, and half of them %.2f or"
+      " more; windows are as short as it: remove the shortest clips for longer"
+      " ones",
+      len(durations),
+      shortest,
+      typical,
+    )
+  return shortest
+
+
+def _set_window(
+  config: ml_collections.ConfigDict, modalities: set[str], shortest: float
+) -> None:
+  """Sets the numbers of frames and samples of a window.
+
+  Raises:
+    UserError: the clips are shorter than the smallest window.
+  """
+  data = config.data
+  seconds = min(shortest, data.max_seconds)
+  frames, samples = _units(config)
+  given = data.num_frames, data.num_samples
+  num_frames = given[0] or int(seconds * data.fps) // frames * frames
+  num_samples = given[1] or int(seconds * data.sample_rate) // samples * samples
+  # A spectrogram is made from more samples than one of its windows has.
+  least = data.mel.window + 1 if data.audio == "mel" else 1
+  too_short = ("image" in modalities and not num_frames) or (
+    "audio" in modalities and num_samples < least
+  )
+  if too_short:
+    raise UserError(
+      f"the shortest clip has {shortest:.2f} seconds, and a window of"
+      f" config.data has at least {frames} frames at {data.fps:g} per second"
+      f" and {least} samples at {data.sample_rate} per second; remove short"
+      " clips, or raise the rates"
+    )
+  # The size of a modality that the model does not take is not used.
+  data.num_frames = max(num_frames, 1)
+  data.num_samples = max(num_samples, 1)
+
+
+def _units(config: ml_collections.ConfigDict) -> Sequence[int]:
+  """Returns the frames and the samples of which a window has a multiple."""
+  parts: Mapping[str, Any] = config.model.adapter.modalities
+  frames = parts.get("image", {}).get("temporal_downsample", 1)
+  if config.data.audio == "mel":
+    return frames, config.data.mel.hop
+  return frames, parts.get("audio", {}).get("samples_per_patch", 1)
