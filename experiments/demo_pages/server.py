@@ -28,6 +28,16 @@ _POLICY = (
   " base-uri 'self'; form-action 'none'; frame-ancestors 'self'"
 )
 
+# Python's audit events of connections and of names that are looked up, with
+# the position of the address or name among their arguments.
+_OF_SOCKETS = {"socket.connect": 1, "socket.sendto": 1, "socket.sendmsg": 1}
+_EVENTS = {
+  **_OF_SOCKETS,
+  "socket.getaddrinfo": 0,
+  "socket.gethostbyname": 0,
+  "socket.gethostbyaddr": 0,
+}
+
 
 def serve(page: Page, host: str, port: int, folder: Path) -> None:
   """Serves a page until Ctrl-C or SIGTERM.
@@ -88,19 +98,19 @@ def refuse_connections(host: str) -> None:
   Args:
     host: Address of this machine to allow beside the loopback ones.
   """
+  # Its connections raise no audit events; uvicorn then uses asyncio's loop.
+  sys.modules["uvloop"] = None  # type: ignore[assignment]
   sys.addaudithook(lambda event, args: _check_event(event, args, host))
 
 
 def _check_event(event: str, args: Sequence[Any], host: str) -> None:
-  """Raises an error if an audit event is a connection to another machine."""
-  if event == "socket.connect":
-    address = args[1]
-    # Addresses of sockets in the file system are no tuples.
-    target = address[0] if isinstance(address, tuple) else "localhost"
-  elif event == "socket.getaddrinfo":
-    target = args[0]
-  else:
+  """Raises an error if an audit event is about another machine."""
+  if event not in _EVENTS:
     return
+  target = args[_EVENTS[event]]
+  # Addresses of sockets in the file system are no tuples.
+  if event in _OF_SOCKETS:
+    target = target[0] if isinstance(target, tuple) else "localhost"
   if target not in (host, None, "", "localhost") and not _is_local(target):
     raise ConnectionRefusedError(
       f"the page makes no requests to other machines, as to {target}"

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 import sys
 
 import pytest
@@ -29,10 +30,55 @@ def test_this_machine_can_be_connected_to(target):
 def test_other_machines_can_not_be_connected_to(target):
   for event, arguments in (
     ("socket.connect", (None, (target, 80))),
+    ("socket.sendto", (None, (target, 53))),
     ("socket.getaddrinfo", (target, 80, 0, 0, 0)),
+    ("socket.gethostbyname", (target,)),
   ):
     with pytest.raises(ConnectionRefusedError):
       server._check_event(event, arguments, "10.1.2.3")
+
+
+@pytest.mark.parametrize(
+  "call",
+  [
+    "socket.create_connection(('192.0.2.1', 80), 5)",
+    "socket.getaddrinfo('files.example', 80)",
+    "socket.gethostbyname('files.example')",
+    "socket.gethostbyname_ex('files.example')",
+    "socket.gethostbyaddr('files.example')",
+    "socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.1', 53))",
+    "urllib.request.urlopen('http://files.example/image.png')",
+    "asyncio.run(request())",
+  ],
+)
+def test_a_process_that_serves_a_page_refuses_to_leave_the_machine(call):
+  program = (
+    "import asyncio, socket, urllib.request\n"
+    "from experiments.demo_pages import server\n"
+    "server.refuse_connections('127.0.0.1')\n"
+    "socket.getaddrinfo('127.0.0.1', 80)\n"
+    "request = lambda: asyncio.open_connection('files.example', 80)\n"
+    f"{call}"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", program], capture_output=True, text=True, check=False
+  )
+  assert done.returncode == 1
+  assert "the page makes no requests to other machines" in done.stderr
+
+
+def test_a_loop_whose_connections_are_not_seen_is_not_used():
+  program = (
+    "from experiments.demo_pages import server\n"
+    "server.refuse_connections('127.0.0.1')\n"
+    "import uvloop"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", program], capture_output=True, text=True, check=False
+  )
+  assert "No module named 'uvloop'" in done.stderr or (
+    "import of uvloop halted" in done.stderr
+  )
 
 
 def test_other_events_pass():
