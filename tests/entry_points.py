@@ -1,8 +1,11 @@
 """Fixtures that call entry points in this process, and a finished run."""
 
 import contextlib
+import fcntl
 import importlib
 import io
+import json
+import os
 import shutil
 import sys
 from typing import NamedTuple
@@ -71,12 +74,22 @@ def smoke_flag():
 
 @pytest.fixture(scope="session")
 def trained_once(tmp_path_factory, compiling_once):
-  """Returns folder and `Done` of a run of the smoke config; do not write."""
-  folder = tmp_path_factory.mktemp("runs") / "trained"
-  with compiling_once():
-    done = _call("train", f"--workdir={folder}", SMOKE, "--num_devices=1")
-  assert done.status == 0, done.err
-  return folder, done
+  """Returns folder and `Done` of a run of the smoke config; do not write.
+
+  The processes of pytest-xdist share one run, which the first of them trains.
+  """
+  base = tmp_path_factory.getbasetemp()
+  base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+  folder, output = base / "trained", base / "trained.json"
+  with (base / "trained.lock").open("w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not output.exists():
+      shutil.rmtree(folder, ignore_errors=True)  # Of a run that failed.
+      with compiling_once():
+        done = _call("train", f"--workdir={folder}", SMOKE, "--num_devices=1")
+      assert done.status == 0, done.err
+      output.write_text(json.dumps(done))
+  return folder, Done(*json.loads(output.read_text()))
 
 
 @pytest.fixture

@@ -26,6 +26,19 @@ def outputs(logits):
   return Outputs(logits, None, (), None)
 
 
+def random_variables(model, batch, scale=0.1):
+  """Returns random parameters and zero state, without compiling `init`.
+
+  Layers that start at zero get random values, too.
+  """
+  init = lambda key: model.init(key, batch, is_training=False)
+  params, state = jax.eval_shape(init, jax.random.key(0))
+  rng = np.random.default_rng(0)
+  draw = lambda x: (scale * rng.normal(size=x.shape)).astype(x.dtype)
+  zeros = lambda x: np.zeros(x.shape, x.dtype)
+  return jax.tree.map(draw, params), jax.tree.map(zeros, state)
+
+
 def train_batches(task, count, size):
   """Returns the first training batches of a task."""
   iterator = iter(task.train_dataset(global_batch=size))

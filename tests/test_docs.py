@@ -16,7 +16,7 @@ _FILE = re.compile(r"^`(\S+\.py)`:\n\n```python\n(.*?)^```", re.M | re.S)
 
 
 def test_the_files_of_adding_a_task_train_evaluate_and_report(
-  call, monkeypatch, tmp_path
+  call, monkeypatch, tmp_path, compile_once
 ):
   text = (_ROOT / "docs" / "adding_a_task.md").read_text()
   files = dict(_FILE.findall(text))
@@ -28,7 +28,8 @@ def test_the_files_of_adding_a_task_train_evaluate_and_report(
   monkeypatch.setattr(sys, "path", list(sys.path))
   workdir = tmp_path / "run"
   config = folder / "solids_config.py"
-  done = call("train", f"--config={config}", f"--workdir={workdir}")
+  flags = f"--config={config}", f"--workdir={workdir}", "--num_devices=1"
+  done = call("train", *flags)
   assert done.status == 0, done.err
   results = json.loads((workdir / "results.json").read_text())
   assert results["metrics"]["eval/accuracy"] > 0.8
@@ -37,7 +38,7 @@ def test_the_files_of_adding_a_task_train_evaluate_and_report(
   assert done.status == 0, done.err
 
 
-def test_the_code_of_using_the_models_runs(tmp_path, monkeypatch):
+def test_the_code_of_using_the_models_runs(tmp_path, monkeypatch, compile_once):
   monkeypatch.chdir(tmp_path)
   (tmp_path / "configs").symlink_to(_ROOT / "configs")
   text = (_ROOT / "docs" / "using_the_models.md").read_text()

@@ -20,7 +20,9 @@ from jax import numpy as jnp
 from configs import base
 from perceiver_jax.data.core import pipeline
 from perceiver_jax.data.core.in_memory import InMemoryArrays
-from perceiver_jax.training import loop, metrics, step
+from perceiver_jax.tasks import registry as tasks
+from perceiver_jax.training import loop, metrics, restore, step, workdir
+from perceiver_jax.training.checkpoints.checkpointer import Checkpointer
 from perceiver_jax.viz import sections
 
 FEATURES, CLASSES = 5, 3
@@ -158,6 +160,19 @@ def train(folder, config=None, task=None, num_devices=1):
   config = tiny_config() if config is None else config
   task = task or TinyTask(config.seed)
   return loop.Trainer(config, task, Path(folder), num_devices).run()
+
+
+def write_random(folder, config):
+  """Writes a run with a checkpoint of random arrays, without training it."""
+  folder, task = Path(folder), tasks.make_task(config)
+  abstract = restore.abstract_state(config, task, step.make_mesh(1))
+  rng = np.random.default_rng(0)
+  draw = lambda x: np.asarray(rng.normal(size=x.shape) / 10).astype(x.dtype)
+  state = jax.tree.map(lambda x: jax.device_put(draw(x), x.sharding), abstract)
+  workdir.write(folder, config, task.metadata())
+  checkpointer = Checkpointer(folder / workdir.CHECKPOINTS)
+  checkpointer.save(1, state, None, {}, {task.primary_metric: 0.5})
+  checkpointer.close()
 
 
 def records(folder):

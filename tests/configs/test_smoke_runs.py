@@ -20,7 +20,9 @@ VARIANTS = {
     "video_512",
   ),
   "modelnet40": ("transformer", "pointnet"),
-  "starcraft": ("perceiver_io", "transformer", "small_pooling"),
+  "starcraft": (
+    "perceiver_io", "transformer", "small_transformer", "small_pooling",
+  ),
 }  # fmt: skip
 # One of each file is enough for every change; the others run at night.
 CASES = [

@@ -1,5 +1,6 @@
 """Tests of the image classification task."""
 
+import functools
 import json
 import os
 import subprocess
@@ -53,19 +54,15 @@ def _logits(size=8, seed=1):
 
 
 def _mixed(batch):
-  return mixing.mix(
-    batch["image"],
-    batch["partner_image"],
-    batch["rng"],
-    batch["batch_position"],
-    mixup_alpha=0.2,
-    cutmix_alpha=1.0,
-  )
+  mix = functools.partial(mixing.mix, mixup_alpha=0.2, cutmix_alpha=1.0)
+  names = "image", "partner_image", "rng", "batch_position"
+  return jax.jit(mix)(*(batch[name] for name in names))
 
 
 def test_the_training_loss_uses_mixed_and_smoothed_labels():
   task, batch, logits = _task(), _batch(), _logits()
-  sums = task.loss(task_helpers.outputs(logits), task.prepare_batch(batch))
+  prepared = jax.jit(task.prepare_batch)(batch)
+  sums = task.loss(task_helpers.outputs(logits), prepared)
   mixed = _mixed(batch)
   eye = np.eye(_CLASSES)
   share = np.asarray(mixed.weights)[:, None]
@@ -91,7 +88,7 @@ def test_evaluation_uses_neither_mixing_nor_label_smoothing():
 def test_a_prepared_batch_has_mixed_images():
   task, batch = _task(), _batch()
   mixed = _mixed(batch)
-  prepared = task.prepare_batch(batch)
+  prepared = jax.jit(task.prepare_batch)(batch)
   np.testing.assert_array_equal(prepared["image"], mixed.images)
   assert not np.array_equal(prepared["image"], batch["image"])
 
@@ -100,7 +97,7 @@ def test_unreadable_images_are_counted():
   task, batch = _task(), _batch()
   batch["unreadable"][:3] = 1
   batch["partner_unreadable"][2:5] = 1
-  batch = task.prepare_batch(batch)
+  batch = jax.jit(task.prepare_batch)(batch)
   total, count = task.loss(task_helpers.outputs(_logits()), batch)["unreadable"]
   # 6 of the 16 images of which the batch is made.
   assert float(total) / float(count) == pytest.approx(6 / 16)

@@ -15,6 +15,8 @@ from perceiver_jax.training import loop, step
 _KINDS = ("smoke", "small_transformer,smoke", "small_pointnet,smoke")
 _few = settings(max_examples=20, deadline=None)
 
+pytestmark = pytest.mark.usefixtures("compile_once")
+
 
 def _task(variant="smoke", **leaves):
   return task_helpers.make_task(modelnet40, variant, **leaves)
@@ -74,11 +76,7 @@ def test_masked_points_never_matter(variant):
   task = _task(variant)
   batch = _batch(task, _cloud(0), _cloud(20), _cloud(50))
   model = step.model_of(task, "float32")
-  params, state = jax.jit(
-    lambda b: model.init(jax.random.key(0), b, is_training=False)
-  )(batch)
-  # The last layers start at zero, and all logits would be equal.
-  params = jax.tree.map(lambda x: x + 0.1, params)
+  params, state = task_helpers.random_variables(model, batch)
   run = jax.jit(
     lambda b: model.apply(
       params, state, None, b, is_training=False, return_attention="logits"

@@ -165,7 +165,8 @@ def test_devices_agree_on_a_perceiver(tiny_config):
 
 
 def test_devices_agree_on_batch_statistics(tiny_conv_config):
-  end = assert_devices_agree(make_task(tiny_conv_config), image_batch)
+  task = make_task(tiny_conv_config)
+  end = assert_devices_agree(task, image_batch, (1, 4))
   assert end.net_state
 
 

@@ -5,26 +5,20 @@ import re
 import numpy as np
 import pytest
 import task_helpers
+import tiny_runs as runs
 
 from configs import starcraft
 from perceiver_jax.data.core import records
 from perceiver_jax.data.starcraft import battles, features
-from perceiver_jax.tasks import registry
-from perceiver_jax.training import loop
+
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, compiling_once):
-  """Returns the folder of a trained run."""
+def run(tmp_path_factory):
+  """Returns the folder of a run with random parameters."""
   folder = tmp_path_factory.mktemp("runs") / "battles"
-  config = task_helpers.make_config(
-    starcraft, "small,smoke", num_steps=1, eval_every_steps=1
-  )
-  with compiling_once(), pytest.MonkeyPatch.context() as patch:
-    patch.setattr("perceiver_jax.viz.report.write_report", lambda *_: None)
-    loop.Trainer(
-      config, registry.make_task(config), folder, num_devices=1
-    ).run()
+  runs.write_random(folder, task_helpers.make_config(starcraft, "small,smoke"))
   return folder
 
 
