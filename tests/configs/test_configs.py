@@ -94,6 +94,11 @@ def test_a_config_can_be_stored_as_json(name, variant):
   assert json.loads(json.dumps(config)).keys() == config.keys()
 
 
+# The leaves that a training state depends on.
+_SHAPING = ("task", "model", "optimizer", "data", "precision", "ema_decay")
+_BUILT = set()
+
+
 @pytest.mark.parametrize(("name", "variant"), CASES)
 def test_the_model_and_the_optimizer_can_be_built(name, variant):
   config = module(name).get_config(variant)
@@ -104,9 +109,12 @@ def test_the_model_and_the_optimizer_can_be_built(name, variant):
   close(config)
   metadata = evaluate_weights.unnamed_classes(config.model.to_dict())
   task = tasks.make_task(config, metadata)
-  mesh = step.make_mesh(1)
-  state = restore.abstract_state(config, task, mesh)
-  assert len(jax.tree.leaves(state.params)) > 10
+  values = config.to_dict()
+  key = json.dumps([values[leaf] for leaf in _SHAPING])
+  if key not in _BUILT:  # Some variants train the same model in other ways.
+    state = restore.abstract_state(config, task, step.make_mesh(1))
+    assert len(jax.tree.leaves(state.params)) > 10
+    _BUILT.add(key)
   step.check_batch_size(config.batch_size, 1, config.num_microbatches)
 
 

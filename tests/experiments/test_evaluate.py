@@ -2,6 +2,7 @@ import json
 
 import pytest
 import tiny_runs as runs
+from entry_points import SMOKE
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
@@ -17,9 +18,12 @@ def printed_metrics(done):
 
 
 @pytest.mark.parametrize(
-  "flags", [[], ["--checkpoint=best"], ["--checkpoint=4"]]
+  "flags", [[], ["--checkpoint=best"], ["--checkpoint=4", SMOKE]]
 )
-def test_evaluation_gives_the_metrics_of_the_run(call, trained, flags):
+def test_evaluation_gives_and_writes_the_metrics_of_the_run(
+  call, trained, flags
+):
+  before = runs.contents(trained)
   done = call("evaluate", f"--workdir={trained}", *flags)
   assert (done.status, done.err) == (0, "")
   expected = metrics_of(trained, "results.json")
@@ -30,33 +34,22 @@ def test_evaluation_gives_the_metrics_of_the_run(call, trained, flags):
   assert printed_metrics(done) == {k: f"{v:.4f}" for k, v in expected.items()}
   assert f"step 4 of {trained}" in done.out
   assert f"written to {trained / 'evaluation-4.json'}" in done.out
-
-
-def test_an_earlier_checkpoint_has_its_own_metrics(call, trained):
-  assert call("evaluate", f"--workdir={trained}", "--checkpoint=2").status == 0
-  assert call("evaluate", f"--workdir={trained}").status == 0
-  early, late = (
-    metrics_of(trained, f"evaluation-{step}.json") for step in (2, 4)
-  )
-  assert early["eval/loss"] != late["eval/loss"]
-
-
-def test_evaluation_writes_only_its_metrics(call, trained):
-  before = runs.contents(trained)
-  call("evaluate", f"--workdir={trained}")
   after = runs.contents(trained)
   after.pop("evaluation-4.json")
   assert after == before
 
 
-def test_a_given_config_must_be_that_of_the_run(
-  call, refuses, trained, smoke_flag
-):
-  flags = f"--workdir={trained}", smoke_flag
-  assert call("evaluate", *flags).status == 0
+def test_an_earlier_checkpoint_has_its_own_metrics(call, trained):
+  assert call("evaluate", f"--workdir={trained}", "--checkpoint=2").status == 0
+  early = metrics_of(trained, "evaluation-2.json")
+  last = metrics_of(trained, "results.json")
+  assert early["eval/loss"] != pytest.approx(last["eval/loss"], rel=1e-5)
+
+
+def test_a_given_config_must_be_that_of_the_run(refuses, trained, smoke_flag):
   refuses(
     "evaluate",
-    *flags,
+    *(f"--workdir={trained}", smoke_flag),
     "--config.ema_decay=0.5",
     parts=["ema_decay is 0.99 there and 0.5 here"],
   )

@@ -68,7 +68,7 @@ def test_decoding_in_chunks_gives_the_same_values_and_gradients(case):
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(_cases())
 def test_decoding_many_cases_in_chunks_gives_the_same_result(case):
   _check_chunks(*case)

@@ -362,24 +362,28 @@ def _dtypes_of(primitive, jaxpr):
   return dtypes
 
 
+def _operations(num_blocks, cross_attends, **choices):
+  """Returns operations by XLA, which counts the body of a loop once."""
+  config = ENCODER._replace(
+    num_blocks=num_blocks, num_cross_attends=min(cross_attends, num_blocks)
+  )
+  model = plain.transform(
+    lambda x: encoder_lib.PerceiverEncoder(
+      config, Execution(**choices), name="encoder"
+    )(x)[0]
+  )
+  params = jax.eval_shape(model.init, jax.random.key(0), _inputs())
+  lowered = jax.jit(model.apply).lower(params, _inputs())
+  return lowered.compile().cost_analysis()["flops"]
+
+
 # Without cross-attends, with one, and with a shared one before every block.
 @pytest.mark.parametrize("cross_attends", [0, 1, 8])
 def test_shared_blocks_and_cross_attends_are_compiled_once(cross_attends):
-  def operations(num_blocks, **choices):
-    """Returns operations by XLA, which counts the body of a loop once."""
-    config = ENCODER._replace(
-      num_blocks=num_blocks,
-      num_cross_attends=min(cross_attends, num_blocks),
-    )
-    model = plain.transform(
-      lambda x: encoder_lib.PerceiverEncoder(
-        config, Execution(**choices), name="encoder"
-      )(x)[0]
-    )
-    params = jax.eval_shape(model.init, jax.random.key(0), _inputs())
-    lowered = jax.jit(model.apply).lower(params, _inputs())
-    return lowered.compile().cost_analysis()["flops"]
+  many, few = (_operations(n, cross_attends) for n in (8, 4))
+  assert many == pytest.approx(few, rel=0.01)
 
-  assert operations(8) == pytest.approx(operations(4), rel=0.01)
-  many, few = (operations(n, scan_layers=False) for n in (8, 4))
+
+def test_without_loops_every_block_and_cross_attend_is_compiled():
+  many, few = (_operations(n, n, scan_layers=False) for n in (4, 2))
   assert many > 1.5 * few

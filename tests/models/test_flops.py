@@ -15,7 +15,6 @@ from perceiver_jax.models.ops.execution import PLAIN, Execution
 _PUBLISHED = {  # Perceiver v2, Table 6.
   "imagenet_icml": 707.20e9,
   "imagenet_icml_1": 404.35e9,
-  "imagenet_icml_unshared": 707.20e9,
 }
 
 
@@ -44,13 +43,6 @@ def _cost(name, batch=1, execution=PLAIN):
 @pytest.mark.parametrize("name", _PUBLISHED)
 def test_operations_of_icml_models_are_the_published_ones(name):
   assert _cost(name) == pytest.approx(_PUBLISHED[name], rel=1e-3)
-
-
-@pytest.mark.parametrize(
-  ("name", "published"), [("imagenet_fourier", 407e9), ("imagenet_conv", 369e9)]
-)
-def test_operations_of_io_models_are_the_published_ones(name, published):
-  assert _cost(name) == pytest.approx(published, rel=3e-3)
 
 
 @pytest.mark.parametrize(

@@ -52,19 +52,20 @@ def test_attention_is_the_share_of_features_of_each_critical_point():
   mask = jnp.arange(7) < jnp.array([[4], [7]])
   sizes = {"hidden_sizes": (8, 4)}  # 4 features have at most 4 maxima.
   params = plain.random_params(_model(**sizes), x)
-  (weights,) = _model(True, **sizes).apply(params, x, mask).encoder_attention
+  apply = lambda *what: plain.jit(_model(*what, **sizes).apply)
+  (weights,) = apply(True)(params, x, mask).encoder_attention
   assert weights.shape == (2, 1, 1, 7)
   np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
   assert (weights[0, ..., 4:] == 0).all()
-  (logits,) = _model("logits", **sizes).apply(params, x, mask).encoder_attention
+  (logits,) = apply("logits")(params, x, mask).encoder_attention
   np.testing.assert_allclose(jax.nn.softmax(logits), weights, atol=1e-6)
   # Removing a point that has no maximum changes nothing.
   unused = int(weights[1, 0, 0].argmin())
   assert weights[1, 0, 0, unused] == 0
   without = mask.at[1, unused].set(False)
+  run = apply()
   np.testing.assert_array_equal(
-    _model(**sizes).apply(params, x, mask).logits,
-    _model(**sizes).apply(params, x, without).logits,
+    run(params, x, mask).logits, run(params, x, without).logits
   )
 
 

@@ -181,6 +181,7 @@ def test_a_run_reports_classes_and_predicts_labels(call, tmp_path):
     "train", "--config=configs/digits.py:pairs,smoke", f"--workdir={folder}",
     "--config.data.source_args.digit_pairs.num_train=32",
     "--config.data.source_args.digit_pairs.num_test=16", "--num_devices=1",
+    "--config.model.encoder.num_blocks=1",
   )  # fmt: skip
   assert done.status == 0, done.err
   results = json.loads((folder / "results.json").read_text())

@@ -91,11 +91,12 @@ def test_each_image_draws_a_weight_of_its_own(mix):
 @settings(deadline=None, max_examples=10)
 @given(st.integers(0, 999))
 def test_a_batch_is_mixed_the_same_in_parts(mix, seed):
-  batch = batch_of(seed, 12)
+  batch = batch_of(seed, 9)
   whole = mix(*batch, **BOTH)
+  # The second part starts at an odd position; equal sizes compile once.
   parts = [
     mix(*(x[at] for x in batch), **BOTH)
-    for at in (slice(1), slice(1, 4), slice(4, 9), slice(9, None))
+    for at in (slice(3), slice(3, 6), slice(6, None))
   ]
   joined = jax.tree.map(lambda *x: np.concatenate(x), *parts)
   for name, a, b in zip(whole._fields, whole, joined, strict=True):

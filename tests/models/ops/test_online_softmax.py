@@ -55,7 +55,7 @@ def test_values_and_gradients_agree_with_full_attention(case, seed):
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(_cases(), st.integers(0, 99))
 def test_many_values_and_gradients_agree_with_full_attention(case, seed):
   _check(*case, seed)
