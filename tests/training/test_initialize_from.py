@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+import tiny_runs as runs
 
 from perceiver_jax import weights
 from perceiver_jax.errors import UserError
@@ -51,14 +52,20 @@ def test_the_weights_of_a_run_are_those_it_evaluates(config, first):
   assert out.logits.shape == (1, 10)
 
 
-def test_initializing_from_a_run_loads_all_arrays(
-  config, first, tmp_path, capsys
-):
-  folder, initial = first
-  config.init_from = str(folder)
-  config.optimizer.learning_rate = 0.0
-  config.ema_decay = 0.9
-  second = _train(config, tmp_path / "second")
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory, compile_once):
+  """Returns the folder of a run of `TinyTask`."""
+  folder = tmp_path_factory.mktemp("tiny")
+  runs.train(folder)
+  return folder
+
+
+def test_initializing_from_a_run_loads_all_arrays(tiny, tmp_path, capsys):
+  folder, initial = tiny, weights.load(tiny)
+  leaves = {"optimizer__learning_rate": 0.0, "ema_decay": 0.9}
+  config = runs.tiny_config(init_from=str(folder), **leaves)
+  runs.train(tmp_path / "second", config)
+  second = weights.load(tmp_path / "second")
   for module, leaves in initial.params.items():
     for name, leaf in leaves.items():
       np.testing.assert_allclose(second.params[module][name], leaf, rtol=1e-6)
@@ -87,13 +94,13 @@ def test_head_of_another_size_is_initialized_and_named(
   assert "2 skipped: decoder/output/b, decoder/output/w" in out
 
 
-def test_resumed_run_does_not_need_the_weights(config, first, tmp_path):
+def test_resumed_run_does_not_need_the_weights(tiny, tmp_path):
   path = tmp_path / "start.safetensors"
-  weights.save(path, first[1])
-  config.init_from = str(path)
-  _train(config, tmp_path / "second")
+  weights.save(path, weights.load(tiny))
+  config = runs.tiny_config(init_from=str(path), max_seconds=1e-9)
+  assert runs.train(tmp_path / "second", config).step == 1
   path.unlink()
-  _train(config, tmp_path / "second")
+  assert runs.train(tmp_path / "second", config).step == 2
 
 
 def test_missing_weights_are_an_error_before_anything_is_written(

@@ -136,14 +136,19 @@ def test_the_page_is_self_contained(tmp_path):
           assert value.startswith(("#", "data:image/"))
 
 
+@pytest.fixture(scope="module")
+def harmless_tags(tmp_path_factory):
+  """Returns the tags of a report with harmless names."""
+  _, page = render(tmp_path_factory.mktemp("harmless"), full_report())
+  return [tag for tag, _ in page.tags]
+
+
 @pytest.mark.parametrize(
   "name", [EVIL, "</style></p>", "\x00\udcff", "猫&amp;"]
 )
-def test_hostile_names_are_shown_as_text(tmp_path, name):
+def test_hostile_names_are_shown_as_text(tmp_path, name, harmless_tags):
   source, page = render(tmp_path, full_report(name))
-  _, plain = render(tmp_path, full_report())
-  # The tags are the same as with a harmless name.
-  assert [tag for tag, _ in page.tags] == [tag for tag, _ in plain.tags]
+  assert [tag for tag, _ in page.tags] == harmless_tags
   assert "<script" not in source
   assert not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", source)
   if name.isprintable():
