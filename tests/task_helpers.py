@@ -27,7 +27,7 @@ def outputs(logits):
 
 
 def random_variables(model, batch, scale=0.1):
-  """Returns random parameters and zero state, without compiling `init`.
+  """Returns random parameters and a state of ones, without compiling `init`.
 
   Layers that start at zero get random values, too.
   """
@@ -35,8 +35,8 @@ def random_variables(model, batch, scale=0.1):
   params, state = jax.eval_shape(init, jax.random.key(0))
   rng = np.random.default_rng(0)
   draw = lambda x: (scale * rng.normal(size=x.shape)).astype(x.dtype)
-  zeros = lambda x: np.zeros(x.shape, x.dtype)
-  return jax.tree.map(draw, params), jax.tree.map(zeros, state)
+  ones = lambda x: np.ones(x.shape, x.dtype)  # Variances are positive.
+  return jax.tree.map(draw, params), jax.tree.map(ones, state)
 
 
 def train_batches(task, count, size):

@@ -89,7 +89,7 @@ def test_a_prepared_batch_has_mixed_images():
   task, batch = _task(), _batch()
   mixed = _mixed(batch)
   prepared = jax.jit(task.prepare_batch)(batch)
-  np.testing.assert_array_equal(prepared["image"], mixed.images)
+  np.testing.assert_allclose(prepared["image"], mixed.images, atol=1e-6)
   assert not np.array_equal(prepared["image"], batch["image"])
 
 
