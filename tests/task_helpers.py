@@ -31,12 +31,13 @@ def random_variables(model, batch, scale=0.1):
 
   Layers that start at zero get random values, too.
   """
-  init = lambda key: model.init(key, batch, is_training=False)
-  params, state = jax.eval_shape(init, jax.random.key(0))
+  init = lambda key, batch: model.init(key, batch, is_training=False)
+  params, state = jax.eval_shape(init, jax.random.key(0), batch)
   rng = np.random.default_rng(0)
   draw = lambda x: (scale * rng.normal(size=x.shape)).astype(x.dtype)
   ones = lambda x: np.ones(x.shape, x.dtype)  # Variances are positive.
-  return jax.tree.map(draw, params), jax.tree.map(ones, state)
+  variables = jax.tree.map(draw, params), jax.tree.map(ones, state)
+  return jax.device_put(variables)
 
 
 def train_batches(task, count, size):
