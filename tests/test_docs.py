@@ -15,6 +15,7 @@ _PAGES = sorted([*_ROOT.glob("*.md"), *(_ROOT / "docs").glob("*.md")])
 _FILE = re.compile(r"^`(\S+\.py)`:\n\n```python\n(.*?)^```", re.M | re.S)
 
 
+@pytest.mark.slow
 def test_the_files_of_adding_a_task_train_evaluate_and_report(
   call, monkeypatch, tmp_path, compile_once
 ):

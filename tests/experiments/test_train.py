@@ -253,6 +253,7 @@ def test_a_time_limit_ends_a_run_with_status_75(call, tmp_path, smoke_flag):
 
 
 # After the test above, which caches the compiled step: this one can't.
+@pytest.mark.slow
 def test_a_run_resumes_after_a_full_disk(
   refuses, call, tmp_path, smoke_flag, limit_files, no_report
 ):

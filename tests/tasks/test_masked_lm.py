@@ -191,7 +191,10 @@ def test_invalid_configs_are_refused(leaf, value, message):
 
 
 # The smoke run of BERT base is that of BERT on bytes.
-@pytest.mark.parametrize("variant", ["bytes,smoke", "byte_bert,smoke"])
+@pytest.mark.parametrize(
+  "variant",
+  ["bytes,smoke", pytest.param("byte_bert,smoke", marks=pytest.mark.slow)],
+)
 def test_a_smoke_run_writes_results_report_and_token_rates(variant, tmp_path):
   config = config_file.get_config(variant)
   outcome = loop.Trainer(config, tasks.make_task(config), tmp_path, 1).run()

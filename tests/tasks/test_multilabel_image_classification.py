@@ -175,6 +175,7 @@ def test_pretraining_on_jft_has_the_settings_of_the_paper(model):
   assert {**tuned, "num_classes": 21_841} == made.model.to_dict()
 
 
+@pytest.mark.slow
 def test_a_run_reports_classes_and_predicts_labels(call, tmp_path):
   folder = tmp_path / "run"
   done = call(

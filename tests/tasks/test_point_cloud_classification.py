@@ -148,6 +148,7 @@ def test_training_reads_batches_of_the_source():
   assert task.metadata() == {"class_names": task.class_names}
 
 
+@pytest.mark.slow
 def test_a_smoke_run_reports_clouds(tmp_path):
   config = modelnet40.get_config("smoke")
   config.num_steps = config.eval_every_steps = 2

@@ -188,6 +188,7 @@ def test_configs_have_the_papers_sizes():
     assert config.model.adapter.num_features == 256
 
 
+@pytest.mark.slow
 def test_a_smoke_run_trains_and_is_evaluated(tmp_path, no_report):
   config = task_helpers.make_config(
     starcraft, "small,smoke", num_steps=2, eval_every_steps=2
