@@ -77,6 +77,8 @@ setuptools.setup(
     # The page of experiments.demo.
     "demo": ["gradio>=6.31,<7"],
     "wandb": ["wandb"],
+    # Points that Optuna proposes, for scripts.sweep --search.
+    "search": ["optuna>=4"],
     # To build data sets with scripts.data.prepare; training never needs it.
     "prepare": ["tensorflow"],
     "test": [
@@ -87,6 +89,7 @@ setuptools.setup(
       "h5py>=3.11",
       "hypothesis",
       "jaxtyping",
+      "optuna>=4",
       "pytest>=8",
       "pytest-xdist",
       "pyyaml",

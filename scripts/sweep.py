@@ -1,4 +1,4 @@
-r"""Trains a config at every point of a named sweep.
+r"""Trains a config at every point of named sweeps.
 
   python -m scripts.sweep --config=configs/imagenet.py:figure5 \
     --sweep=figure5_latents --out=runs/figure5
@@ -10,29 +10,39 @@ mapping of leaves to values:
     for rate in (1e-3, 2e-3, 4e-3):
       yield {"optimizer.learning_rate": rate}
 
-A point may also name another `variant` of the file, to compare models. The runs
-are trained one after the other in OUT/learning_rate=0.001 and so on,
-named by the leaves that differ. The same command resumes a sweep that was
-stopped; finished runs are not repeated, and a run that fails does not stop the
-others. Arguments after `--` go to every run:
+A point may also name another `variant` of the file, to compare models.
+`sweep()` is called "sweep", and `get_hyper(h)` in the manner of Google's
+codebases "hyper". Several sweeps, as in --sweep=rates,seeds, are multiplied.
+The runs are trained in OUT/learning_rate=0.001 and so on, named by the leaves
+that differ, --parallel of them at a time. Arguments after `--` go to every run:
 
   python -m scripts.sweep --config=configs/imagenet.py:figure5,smoke \
     --sweep=figure5_latents --out=runs/smoke -- --config.seed=3
 
-The final metrics of all runs are in OUT/sweep.csv and OUT/sweep.md. Exit
-status: 0 done; 1 a run failed; 75 or 130 stopped early, and the same command
-resumes the sweep.
+The same command resumes a sweep that was stopped and joins one that runs;
+finished runs are not repeated, and one that fails does not stop the others.
+
+With --search=tpe (or random) Optuna proposes --trials points instead, from a
+function `search_NAME(trial)` of the config file:
+
+  def search_rates(trial):
+    return {"optimizer.learning_rate":
+              trial.suggest_float("rate", 1e-4, 1e-2, log=True)}
+
+The final metrics of all runs are in OUT/sweep.csv and OUT/sweep.md, and
+OUT/sweep.html has plots too. Exit status: 0 done; 1 a run failed; 75 or 130
+stopped early, and the same command resumes the sweep.
 """
 
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from absl import flags
 
 from experiments import launch
 from perceiver_jax.errors import UserError
-from scripts.sweeps import points, runs, table
+from scripts.sweeps import definitions, points, runs, schedule, table
+from scripts.sweeps import search as search_lib
 
 _CONFIG = flags.DEFINE_string(
   "config",
@@ -40,64 +50,117 @@ _CONFIG = flags.DEFINE_string(
   "Config file with its variant, configs/NAME.py:VARIANT. Set leaves of all"
   " runs after --, as in `-- --config.LEAF=VALUE`.",
 )
-_SWEEP = flags.DEFINE_string("sweep", None, "NAME of a sweep_NAME() in it.")
+_SWEEP = flags.DEFINE_list(
+  "sweep", None, "NAMEs of sweep_NAME()s in it, separated by commas."
+)
 _OUT = flags.DEFINE_string("out", None, "Folder of the runs.")
+_PARALLEL = flags.DEFINE_integer(
+  "parallel", 1, "Runs at the same time, which share GPUs and cores.", 1
+)
+_SEARCH = flags.DEFINE_enum(
+  "search", None, search_lib.SAMPLERS, "Let Optuna propose the points."
+)
+_TRIALS = flags.DEFINE_integer("trials", 20, "Number of points it proposes.", 1)
+_SEARCH_SEED = flags.DEFINE_integer("search_seed", 0, "Seed of --search.", 0)
 
 _FAILED = 1
 
 
 def main(argv: Sequence[str]) -> int:
-  """Trains all points and writes the table of their results."""
+  """Trains all points and writes the tables of their results."""
   for name in ("config", "sweep", "out"):
     if not flags.FLAGS[name].value:
       raise UserError(f"--{name} is missing; --help lists the flags")
   out = Path(_OUT.value).expanduser()
-  sweep = points.runs(_CONFIG.value, _SWEEP.value, argv[1:])
-  for run in sweep:  # Report mistakes before any work.
-    runs.check_same(out / run.name, run.flags)
-  statuses = _train_all(out, sweep)
-  rows = [
-    table.Row(run.name, run.point, statuses.get(run.name), out / run.name)
-    for run in sweep
-  ]
-  print(table.write(out, rows))
+  work = _search if _SEARCH.value else _sweep
+  sweep, statuses, stopped = work(out, argv[1:])
+  print(_write(out, sweep, statuses))
   failed = [run.name for run in sweep if statuses.get(run.name)]
-  stopped = [s for s in statuses.values() if s in runs.STOPPED]
   if stopped:
     print("stopped; the same command resumes the sweep")
-    return stopped[0]
+    return stopped
   if failed:
-    print(f"failed: {', '.join(failed)}; the same command tries them again")
+    again = "" if _SEARCH.value else "; the same command tries them again"
+    print(f"failed: {', '.join(failed)}{again}")
   return _FAILED if failed else 0
 
 
-def _train_all(out: Path, sweep: Sequence[points.Run]) -> dict[str, int]:
-  """Trains the runs in order; returns the exit status of each one reached."""
-  statuses: dict[str, int] = {}
-  seconds: list[float] = []
-  for number, run in enumerate(sweep, 1):
-    title, folder = f"[{number}/{len(sweep)}] {run.name}", out / run.name
-    if runs.is_finished(folder):
-      print(f"{title}: finished before", flush=True)
-      statuses[run.name] = 0
-      continue
-    print(f"{title}{_remaining(seconds, len(sweep) + 1 - number)}", flush=True)
-    start = time.monotonic()
-    statuses[run.name] = runs.train(folder, run.flags)
-    seconds.append(time.monotonic() - start)
-    if statuses[run.name] in runs.STOPPED:
-      break
-    if statuses[run.name]:
-      print(f"{title}: failed with status {statuses[run.name]}", flush=True)
-  return statuses
+def _sweep(
+  out: Path, others: Sequence[str]
+) -> tuple[Sequence[points.Run], Mapping[str, int], int]:
+  """Trains the runs of the sweep; returns them, their statuses, and 75 or 0."""
+  sweep = points.runs(_CONFIG.value, _SWEEP.value, others)
+  runs.check_sweep(out, {"runs": [run.name for run in sweep]})
+  for run in sweep:  # Report mistakes before any work.
+    runs.check_same(out / run.name, run.flags)
+
+  def ended(*_: object) -> None:  # The tables grow while the sweep runs.
+    table.write(out, _rows(out, sweep, plan.statuses))
+
+  plan = schedule.Schedule(out, sweep, _PARALLEL.value, len(sweep), ended=ended)
+  plan.run()
+  return sweep, plan.statuses, plan.stopped
 
 
-def _remaining(seconds: Sequence[float], count: int) -> str:
-  """Formats the estimated time of `count` runs; "" before the first ended."""
-  if not seconds:
-    return ""
-  minutes = count * sum(seconds) / len(seconds) / 60
-  return f": about {minutes:,.0f} min for the remaining {count}"
+def _search(
+  out: Path, others: Sequence[str]
+) -> tuple[Sequence[points.Run], Mapping[str, int], int]:
+  """Trains the runs that a search proposes, like `_sweep`.
+
+  Raises:
+    UserError: Several sweeps are named, which only grids can be.
+  """
+  if len(_SWEEP.value) > 1:
+    raise UserError(
+      f"--sweep={','.join(_SWEEP.value)} with --search: name one search_NAME()"
+    )
+  (name,) = _SWEEP.value
+  search = search_lib.Search(
+    out,
+    _SEARCH.value,
+    _TRIALS.value,
+    _SEARCH_SEED.value,
+    definitions.load_search(_CONFIG.value, name),
+    _CONFIG.value,
+    others,
+  )
+  runs.check_sweep(out, {"runs": [], "search": name, "flags": [*others]})
+  plan = schedule.Schedule(
+    out,
+    search.pending(),
+    _PARALLEL.value,
+    _TRIALS.value,
+    search.more,
+    search.ended,
+  )
+  plan.run()
+  every = search.runs()
+  before = {run.name: status for run, status in every if status is not None}
+  return [run for run, _ in every], before | plan.statuses, plan.stopped
+
+
+def _write(
+  out: Path, sweep: Sequence[points.Run], statuses: Mapping[str, int]
+) -> str:
+  """Writes the tables and the page; returns the Markdown table."""
+  rows = _rows(out, sweep, statuses)
+  text = table.write(out, rows)
+  if any(row.status == 0 for row in rows):
+    # Imports Matplotlib, which takes seconds.
+    from scripts.sweeps import page
+
+    metric, mode = points.primary_metric(points.check_flags(sweep[0].flags))
+    page.write(out, rows, [run.flags for run in sweep], metric, mode)
+  return text
+
+
+def _rows(
+  out: Path, sweep: Sequence[points.Run], statuses: Mapping[str, int]
+) -> list[table.Row]:
+  return [
+    table.Row(run.name, run.point, statuses.get(run.name), out / run.name)
+    for run in sweep
+  ]
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def complete_config(
   Raises:
     UserError: There is no such task, or its data can't be opened.
   """
-  return _task_class(str(config.task)).complete_config(config)
+  return task_class(str(config.task)).complete_config(config)
 
 
 def make_task(
@@ -67,10 +67,18 @@ def make_task(
   Raises:
     UserError: There is no such task, or the config does not match it.
   """
-  return _task_class(str(config.task))(config, metadata)
+  return task_class(str(config.task))(config, metadata)
 
 
-def _task_class(name: str) -> type[Task]:
+def task_class(name: str) -> type[Task]:
+  """Returns the class of a task.
+
+  Args:
+    name: A key of `TASKS`, or a class as "package.module:Class".
+
+  Raises:
+    UserError: There is no such task.
+  """
   if name in TASKS:
     return TASKS[name]
   module, colon, attribute = name.partition(":")

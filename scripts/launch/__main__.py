@@ -45,8 +45,11 @@ _CONFIG = flags.DEFINE_string(
   "Config file with its variant, configs/NAME.py:VARIANT. Set leaves of all"
   " runs after --, as in `-- --config.LEAF=VALUE`.",
 )
-_SWEEP = flags.DEFINE_string(
-  "sweep", "", "NAME of a sweep_NAME() in it: a job for each point."
+_SWEEP = flags.DEFINE_list(
+  "sweep",
+  [],
+  "NAMEs of sweep_NAME()s in it, separated by commas, which are multiplied: a"
+  " job for each point.",
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Folder of the run, or of the runs of a sweep."
@@ -131,7 +134,7 @@ def _job(others: Sequence[str]) -> job_lib.Job:
     )
     sweep_command = [
       sys.executable, "-m", "scripts.sweep", f"--config={config}",
-      f"--sweep={_SWEEP.value}", f"--out={workdir}", "--", *others,
+      f"--sweep={','.join(_SWEEP.value)}", f"--out={workdir}", "--", *others,
     ]  # fmt: skip
   else:
     words = (f"--config={config}", *others)
@@ -177,7 +180,7 @@ def _in_checkout(config: str) -> str:
 def _default_name() -> str:
   """Returns the config's name, variant and sweep with dashes, cut short."""
   file, _, variant = _CONFIG.value.partition(":")
-  words = f"{Path(file).stem}-{variant}-{_SWEEP.value}".lower()
+  words = "-".join([Path(file).stem, variant, *_SWEEP.value]).lower()
   return re.sub(r"[^a-z0-9]+", "-", words)[:30].strip("-")
 
 

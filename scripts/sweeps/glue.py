@@ -3,9 +3,10 @@ r"""Fine-tunes on GLUE tasks over the paper's grid (Perceiver IO v3, Table 13).
   python -m scripts.sweeps.glue --init_from=runs/mlm --out=runs/glue
 
 trains a run of configs/glue.py for each task, batch size (16, 32, 64) and
-learning rate (1e-4, 5e-5, 2e-5, 1e-5), one after the other, into
+learning rate (1e-4, 5e-5, 2e-5, 1e-5), --parallel of them at a time, into
 OUT/TASK/batch16-rate1e-4 and so on. The same command resumes a sweep that was
-stopped; finished runs are not repeated. Arguments after `--` go to every run:
+stopped, and joins one that runs; finished runs are not repeated, and one that
+fails does not stop the others. Arguments after `--` go to every run:
 
   python -m scripts.sweeps.glue --tasks=cola,rte --model=bytes_plus_plus \
     --init_from=runs/mlm --out=runs/glue -- --config.precision=bfloat16
@@ -31,7 +32,7 @@ from perceiver_jax.data.text import glue_tasks
 from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import glue_metrics
 from perceiver_jax.training.logs import metric_writers
-from scripts.sweeps import runs
+from scripts.sweeps import points, runs, schedule
 
 _TASKS = flags.DEFINE_list(
   "tasks", list(glue_tasks.GLUE), "Variants of configs/glue.py."
@@ -45,23 +46,39 @@ _BATCHES = flags.DEFINE_list("batch_sizes", ["16", "32", "64"], "Batch sizes.")
 _RATES = flags.DEFINE_list(
   "learning_rates", ["1e-4", "5e-5", "2e-5", "1e-5"], "Learning rates."
 )
+_PARALLEL = flags.DEFINE_integer(
+  "parallel", 1, "Runs at the same time, which share GPUs and cores.", 1
+)
 
 
 def main(argv: Sequence[str]) -> None:
   """Runs the grid and prints the table."""
   out = Path(_OUT.value).expanduser()
-  best = {}
   # Report mistyped flags before any work.
   for name, kind in (("batch_sizes", int), ("learning_rates", float)):
     _check_numbers(name, flags.FLAGS[name].value, kind)
-  for task in _TASKS.value:
-    config_file.get_config(_variant(task))
-  for task in _TASKS.value:
-    tried = [
-      _run(task, out, batch, rate, argv[1:])
-      for batch, rate in itertools.product(_BATCHES.value, _RATES.value)
-    ]
-    best[task] = max(tried, key=lambda run: run["average"])
+  sweep = {task: _runs(task, argv[1:]) for task in _TASKS.value}
+  every = list(itertools.chain.from_iterable(sweep.values()))
+  for run in every:
+    runs.check_same(out / run.name, run.flags)
+  plan = schedule.Schedule(out, every, _PARALLEL.value, len(every))
+  plan.run()
+  if plan.stopped:
+    sys.exit(plan.stopped)
+  failed = [
+    f"{out / name} (status {status})"
+    for name, status in plan.statuses.items()
+    if status
+  ]
+  if failed:
+    raise UserError(
+      f"these runs failed: {', '.join(failed)}; fix their errors and start the"
+      " same sweep again"
+    )
+  best = {}
+  for task, tried in sweep.items():
+    evaluations = [_best_evaluation(out / run.name) for run in tried]
+    best[task] = max(evaluations, key=lambda run: run["average"])
   table = {"best": best, "average": _average(best)}
   metric_writers.write_json(out / "sweep.json", table)
   print(_text(best, table["average"]))
@@ -82,34 +99,27 @@ def _variant(task: str) -> str:
   return ",".join(part for part in (task, _MODEL.value) if part)
 
 
-def _run(
-  task: str, out: Path, batch: str, rate: str, others: Sequence[str]
-) -> dict[str, Any]:
-  """Trains a run unless it is finished; returns its best evaluation."""
-  folder = out / task / f"batch{batch}-rate{rate}"
-  flags_of_run = [
-    f"--config={config_file.__file__}:{_variant(task)}",
-    f"--config.batch_size={batch}",
-    f"--config.optimizer.learning_rate={rate}",
-    f"--config.init_from={_INIT_FROM.value}",
-    "--config.checkpoint.keep_latest=1",
-    *others,
-  ]
-  runs.check_same(folder, flags_of_run)
-  if not runs.is_finished(folder):
-    status = runs.train(folder, flags_of_run)
-    if status in runs.STOPPED:
-      sys.exit(status)
-    if status:
-      raise UserError(
-        f"the run in {folder} ended with status {status}; fix its error"
-        " and start the same sweep again"
-      )
-  return {**_best_evaluation(folder), "folder": str(folder)}
+def _runs(task: str, others: Sequence[str]) -> list[points.Run]:
+  """Returns the runs of a task over the grid."""
+  config_file.get_config(_variant(task))
+  result = []
+  for batch, rate in itertools.product(_BATCHES.value, _RATES.value):
+    point = {"batch_size": batch, "optimizer.learning_rate": rate}
+    config = f"--config={config_file.__file__}:{_variant(task)}"
+    flags_of_run = [
+      config,
+      *(f"--config.{leaf}={value}" for leaf, value in point.items()),
+      f"--config.init_from={_INIT_FROM.value}",
+      "--config.checkpoint.keep_latest=1",
+      *others,
+    ]
+    name = f"{task}/batch{batch}-rate{rate}"
+    result.append(points.Run(name, point, flags_of_run))
+  return result
 
 
 def _best_evaluation(folder: Path) -> dict[str, Any]:
-  """Returns the evaluation with the best average: metrics and step."""
+  """Returns the evaluation of a run with the best average."""
   records = metric_writers.read_metrics(folder / "metrics.jsonl")
   measured = [r for r in records if "glue/average" in r]
   best = max(measured, key=lambda record: record["glue/average"])
@@ -122,6 +132,7 @@ def _best_evaluation(folder: Path) -> dict[str, Any]:
     "average": best["glue/average"],
     "step": best["step"],
     "metrics": metrics,
+    "folder": str(folder),
   }
 
 

@@ -1,19 +1,16 @@
-"""The points of a sweep that a config file defines."""
+"""The runs of a sweep: their names and flags."""
 
-import difflib
-import importlib.util
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
+import ml_collections
 from absl import flags as absl_flags
 from ml_collections import config_flags
 
 from experiments import flag_errors
 from perceiver_jax.errors import UserError
+from scripts.sweeps import definitions
 
-_PREFIX = "sweep_"
 # Characters that make folders hard to use in a shell or are not allowed.
 _IN_FOLDERS = str.maketrans({"/": "-", " ": "", "(": "", ")": "", "'": ""})
 
@@ -32,26 +29,31 @@ class Run(NamedTuple):
   flags: Sequence[str]
 
 
-def runs(config: str, sweep: str, others: Sequence[str]) -> list[Run]:
-  """Returns the runs of a sweep, whose flags are checked.
+def runs(
+  config: str, sweeps: Sequence[str], others: Sequence[str]
+) -> list[Run]:
+  """Returns the runs of a product of sweeps, whose flags are checked.
 
   Args:
     config: Value of --config: a file, with or without a variant.
-    sweep: NAME of the file's generator `sweep_NAME`.
+    sweeps: Names of the file's sweeps; see `definitions.load`.
     others: Further flags of all runs.
 
   Raises:
     UserError: There is no such sweep, or a flag is wrong.
   """
   result = []
-  for name, point in by_name(load(config, sweep)).items():
+  for name, point in by_name(definitions.load(config, sweeps)).items():
     result.append(Run(name, point, [*flags(config, point), *others]))
     check_flags(result[-1].flags)
   return result
 
 
-def check_flags(flags_of_run: Sequence[str]) -> None:
+def check_flags(flags_of_run: Sequence[str]) -> ml_collections.ConfigDict:
   """Parses the flags of a run as `experiments.train` will.
+
+  Returns:
+    The config.
 
   Raises:
     UserError: An unknown variant or leaf, or a value of another type.
@@ -63,46 +65,18 @@ def check_flags(flags_of_run: Sequence[str]) -> None:
     values(argv)
     # The file is loaded on the first access to a leaf.
     getattr(values.config, "task", "")
+    return values.config
   except Exception as error:
     raise UserError(flag_errors.explain(error, argv)) from error
 
 
-def load(config: str, sweep: str) -> list[dict[str, Any]]:
-  """Returns the points of a sweep: values by leaf.
+def primary_metric(config: ml_collections.ConfigDict) -> tuple[str, str]:
+  """Returns the metric that selects the best run, and "max" or "min"."""
+  # Imports JAX, which takes seconds.
+  from perceiver_jax.tasks import registry
 
-  Args:
-    config: Value of --config: a file, with or without a variant.
-    sweep: NAME of the file's generator `sweep_NAME`.
-
-  Raises:
-    UserError: There is no such file or sweep, or it has no points.
-  """
-  path = config.split(":")[0]
-  if not Path(path).is_file():
-    raise UserError(
-      f"--config={config}: there is no file {path!r}; {flag_errors.choices()}"
-    )
-  module = _import(path)
-  names = [
-    name.removeprefix(_PREFIX)
-    for name in vars(module)
-    if name.startswith(_PREFIX)
-  ]
-  if not names:
-    raise UserError(
-      f"{path} defines no sweep; add a generator sweep_NAME() of points, such"
-      ' as {"optimizer.learning_rate": 1e-3}'
-    )
-  if sweep not in names:
-    close = difflib.get_close_matches(sweep, names, 1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    raise UserError(
-      f"--sweep={sweep}: {hint}{path} has {', '.join(sorted(names))}"
-    )
-  points = [dict(point) for point in getattr(module, _PREFIX + sweep)()]
-  if not points:
-    raise UserError(f"sweep_{sweep}() of {path} yields no point")
-  return points
+  task = registry.task_class(str(config.task))
+  return task.primary_metric, task.primary_mode
 
 
 def flags(config: str, point: Mapping[str, Any]) -> list[str]:
@@ -166,22 +140,3 @@ def format_value(value: Any) -> str:
   if isinstance(value, tuple):
     return "x".join(map(format_value, value))
   return str(value)
-
-
-def _import(path: str) -> ModuleType:
-  """Imports a config file.
-
-  Raises:
-    UserError: It can't be imported.
-  """
-  spec = importlib.util.spec_from_file_location("sweep_config", path)
-  if spec is None or spec.loader is None:
-    raise UserError(f"--config={path} is no Python file; name one")
-  module = importlib.util.module_from_spec(spec)
-  try:
-    spec.loader.exec_module(module)
-  except Exception as error:
-    raise UserError(
-      f"--config={path} can't be loaded: {type(error).__name__}: {error}"
-    ) from error
-  return module

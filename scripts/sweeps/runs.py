@@ -1,12 +1,14 @@
 """Trains the runs of a sweep, each in a process of its own."""
 
+import fcntl
 import json
-import signal
+import os
+import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from perceiver_jax.errors import UserError
 from perceiver_jax.training.logs import metric_writers
@@ -25,21 +27,119 @@ def results(folder: Path) -> dict[str, Any]:
   return json.loads((folder / "results.json").read_text(encoding="utf-8"))
 
 
-def train(folder: Path, flags: Sequence[str]) -> int:
-  """Trains a run, or continues it.
+def last_step(folder: Path) -> int:
+  """Returns the last step whose metrics a run has written, or 0."""
+  path = folder / "metrics.jsonl"
+  records = metric_writers.read_metrics(path) if path.is_file() else []
+  return int(max((record["step"] for record in records), default=0))
+
+
+def command(folder: Path, flags: Sequence[str]) -> list[str]:
+  """Returns the words of the command that trains a run, or continues it."""
+  return [
+    sys.executable, "-m", "experiments.train", f"--workdir={folder}", *flags,
+  ]  # fmt: skip
+
+
+def start(
+  folder: Path,
+  flags: Sequence[str],
+  claim: "Claim",
+  environment: Mapping[str, str],
+  log: TextIO | None,
+) -> subprocess.Popen:
+  """Starts to train a run, or to continue it.
 
   Args:
     folder: Its workdir.
     flags: The other flags of `experiments.train`.
-
-  Returns:
-    The exit status; one of `STOPPED` if the run saved and stopped early.
+    claim: The claim on it, which the process keeps too: if this one is killed,
+      another does not take a run that still trains.
+    environment: Variables to add to the environment.
+    log: File of its output; None for that of this process.
   """
-  command = [
-    sys.executable, "-m", "experiments.train", f"--workdir={folder}", *flags,
-  ]  # fmt: skip
-  print(" ".join(command[1:]), flush=True)
-  return _wait(subprocess.Popen(command))
+  words = command(folder, flags)
+  print(shlex.join(words[1:]), flush=True)
+  return subprocess.Popen(
+    words,
+    env=os.environ | environment,
+    pass_fds=(claim.fileno(),),
+    stdout=log,
+    stderr=log and subprocess.STDOUT,
+  )
+
+
+class Claim:
+  """The right to train a run, held by one process at a time.
+
+  Attributes:
+    status: Exit status with which another process released it, or 0.
+  """
+
+  def __init__(self, file: TextIO):
+    self._file = file
+    file.seek(0)
+    text = file.read().strip()
+    self.status = int(text) if text.lstrip("-").isdecimal() else 0
+    self._write("")
+
+  def fileno(self) -> int:
+    """Returns the descriptor that holds the lock."""
+    return self._file.fileno()
+
+  def release(self, status: int) -> None:
+    """Gives the run free, and tells others how it ended."""
+    self._write(str(status))
+    self._file.close()
+
+  def _write(self, text: str) -> None:
+    self._file.seek(0)
+    self._file.truncate()
+    self._file.write(text)
+    self._file.flush()
+
+
+def claim(folder: Path) -> Claim | None:
+  """Returns the claim on a run; None if another process has it.
+
+  Its lock is on a file beside the folder, FOLDER.claim.
+  """
+  path = folder.with_name(f"{folder.name}.claim")
+  path.parent.mkdir(parents=True, exist_ok=True)
+  file = path.open("a+", encoding="utf-8")
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    file.close()
+    return None
+  return Claim(file)
+
+
+def check_sweep(out: Path, sweep: Mapping[str, Any]) -> None:
+  """Saves what a new sweep is, or checks that of an existing one.
+
+  Args:
+    out: Folder of the sweep.
+    sweep: Names of its runs, under "runs", and what else makes it up.
+
+  Raises:
+    UserError: The folder has another sweep.
+  """
+  path = out / "runs.json"
+  if not path.exists():
+    out.mkdir(parents=True, exist_ok=True)
+    metric_writers.write_json(path, sweep)
+  saved = json.loads(path.read_text(encoding="utf-8"))
+  if saved == json.loads(json.dumps(sweep)):
+    return
+  before, now = set(saved.get("runs", ())), set(sweep["runs"])
+  changes = [f"+ {name}" for name in sorted(now - before)]
+  changes += [f"- {name}" for name in sorted(before - now)]
+  shown = "; ".join(changes[:3]) or "its order or search"
+  raise UserError(
+    f"--out={out} has another sweep ({shown}{'; ...' * (len(changes) > 3)});"
+    " give another --out"
+  )
 
 
 def check_same(folder: Path, flags: Sequence[str]) -> None:
@@ -67,15 +167,3 @@ def check_same(folder: Path, flags: Sequence[str]) -> None:
       f"{folder} belongs to another sweep, with {' '.join(saved)}; give"
       " another --out"
     )
-
-
-def _wait(process: subprocess.Popen) -> int:
-  """Waits for a run, and passes on a request to save and stop."""
-  stop = lambda *_: process.send_signal(signal.SIGTERM)
-  before = signal.signal(signal.SIGTERM, stop)
-  try:
-    return process.wait()
-  except KeyboardInterrupt:  # The terminal interrupts the run too.
-    return process.wait()
-  finally:
-    signal.signal(signal.SIGTERM, before)

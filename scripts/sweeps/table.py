@@ -36,32 +36,37 @@ def write(out: Path, rows: Sequence[Row]) -> str:
     The Markdown table.
   """
   out.mkdir(parents=True, exist_ok=True)
-  records = _records(rows)
-  columns = list(dict.fromkeys(name for record in records for name in record))
+  cells = records(rows)
+  names = columns(cells)
   with (
     files.replacing(out / "sweep.csv") as partial,
     partial.open("w", newline="", encoding="utf-8") as file,
   ):
-    writer = csv.DictWriter(file, columns)
+    writer = csv.DictWriter(file, names)
     writer.writeheader()
-    writer.writerows(records)
+    writer.writerows(cells)
   numeric = [
-    all(not isinstance(r.get(name), str) for r in records) for name in columns
+    all(not isinstance(r.get(name), str) for r in cells) for name in names
   ]
   lines = [
-    _line(columns),
+    _line(names),
     _line("---:" if number else "---" for number in numeric),
-    *(_line(_cell(r.get(name)) for name in columns) for r in records),
+    *(_line(_cell(r.get(name)) for name in names) for r in cells),
   ]
   text = "\n".join(lines)
   files.write_text(out / "sweep.md", text + "\n")
   return text
 
 
-def _records(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def columns(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+  """Returns the names of the columns that any row has."""
+  return list(dict.fromkeys(name for row in cells for name in row))
+
+
+def records(rows: Sequence[Row]) -> list[dict[str, Any]]:
   """Returns the cells of each row by column."""
   labels = points.leaf_labels([row.point for row in rows])
-  records = []
+  result = []
   for row in rows:
     record = {"run": row.name}
     for leaf, label in labels.items():
@@ -69,16 +74,17 @@ def _records(rows: Sequence[Row]) -> list[dict[str, Any]]:
         value = row.point[leaf]
         is_tuple = isinstance(value, tuple)
         record[label] = points.format_value(value) if is_tuple else value
-    record["status"] = _status(row)
+    record["status"] = status(row)
     if row.status == 0:
       results = runs.results(row.folder)
       record |= {"parameters": results.get("parameters")}
       record |= results["metrics"]
-    records.append(record)
-  return records
+    result.append(record)
+  return result
 
 
-def _status(row: Row) -> str:
+def status(row: Row) -> str:
+  """Returns how a run ended, or that it did not."""
   if row.status is None:
     return "not started"
   if row.status in runs.STOPPED:

@@ -34,7 +34,7 @@ def job(name, where):
   }[name]
   sweep_command = ()
   if name == "starcraft":
-    sweep = points.runs(config, "baselines", ["--config.seed=3"])
+    sweep = points.runs(config, ["baselines"], ["--config.seed=3"])
     runs = [
       job_lib.Run(run.name, f"{workdir}/{run.name}", (*run.flags,))
       for run in sweep

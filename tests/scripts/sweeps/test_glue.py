@@ -2,10 +2,13 @@
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from scripts.sweeps import schedule
 
 
 @pytest.fixture
@@ -14,7 +17,7 @@ def trains(monkeypatch):
   commands = []
 
   class Process:
-    def __init__(self, command):
+    def __init__(self, command, **_):
       flags = dict(f.lstrip("-").split("=", 1) for f in command if "=" in f)
       commands.append(flags)
       rate = float(flags["config.optimizer.learning_rate"])
@@ -31,12 +34,13 @@ def trains(monkeypatch):
       (folder / "metrics.jsonl").write_text(lines + "\n")
       (folder / "results.json").write_text("{}")
 
-    def wait(self):
+    def poll(self):
       return self.status
 
     status = 0
 
   monkeypatch.setattr(subprocess, "Popen", Process)
+  monkeypatch.setattr(schedule, "_POLL", 0.0)
   return Process, commands
 
 
@@ -65,22 +69,25 @@ def test_the_sweep_takes_the_best_of_the_papers_grid(script, trains, tmp_path):
   assert "50.64%     50.19%" in done.out
 
 
-def test_the_sweep_does_no_run_twice_and_stops_where_one_fails(
+def test_the_sweep_does_no_run_twice_and_names_those_that_fail(
   script, trains, refused, tmp_path
 ):
   process, commands = trains
   arguments = ("--tasks=cola", f"--out={tmp_path}", "--batch_sizes=16")
   process.status = 2
-  refused("sweeps.glue", *arguments, parts=["ended with status 2", "again"])
-  assert len(commands) == 1
+  script("sweeps.glue", *arguments)
+  for results in tmp_path.glob("cola/*/results.json"):
+    shutil.rmtree(results.parent)
+  refused("sweeps.glue", *arguments, parts=["rate1e-4 (status 2)", "again"])
+  assert len(commands) == 2 * 4
+  for results in tmp_path.glob("cola/*/results.json"):
+    shutil.rmtree(results.parent)
   process.status = 75
-  (tmp_path / "cola" / "batch16-rate1e-4" / "results.json").unlink()
-  (tmp_path / "cola" / "batch16-rate1e-4" / "metrics.jsonl").unlink()
-  (tmp_path / "cola" / "batch16-rate1e-4").rmdir()
   assert script("sweeps.glue", *arguments).status == 75
+  assert len(commands) == 2 * 4 + 1
   process.status = 0
   assert script("sweeps.glue", *arguments).status == 0
-  assert len(commands) == 1 + 1 + 3
+  assert len(commands) == 2 * 4 + 1 + 3
 
 
 @pytest.mark.parametrize(

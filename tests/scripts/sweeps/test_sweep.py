@@ -1,8 +1,11 @@
 """Named sweeps of a config, with runs that cost nothing."""
 
 import csv
+import html
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +14,7 @@ import pytest
 import tiny_runs
 
 from perceiver_jax.errors import UserError
-from scripts.sweeps import points
+from scripts.sweeps import points, schedule
 
 CONFIG = """
 from configs import digits
@@ -22,6 +25,10 @@ def get_config(variant=""):
 def sweep_latents():
   for count in (4, 8, 16):
     yield {"model.encoder.num_latents": count, "optimizer.weight_decay": 0.0}
+
+def sweep_seeds():
+  for seed in (1, 2):
+    yield {"seed": seed}
 
 def sweep_mistyped():
   yield {"model.encoder.num_latent": 4}
@@ -44,7 +51,7 @@ def trains(monkeypatch):
   commands, statuses = [], {}
 
   class Process:
-    def __init__(self, command):
+    def __init__(self, command, **_):
       flags = dict(f.lstrip("-").split("=", 1) for f in command if "=" in f)
       commands.append(flags)
       folder = Path(flags["workdir"])
@@ -58,10 +65,11 @@ def trains(monkeypatch):
         }
         (folder / "results.json").write_text(json.dumps(results))
 
-    def wait(self):
+    def poll(self):
       return self._status
 
   monkeypatch.setattr(subprocess, "Popen", Process)
+  monkeypatch.setattr(schedule, "_POLL", 0.0)
   return commands, statuses
 
 
@@ -147,8 +155,9 @@ def test_a_stopped_run_stops_the_sweep_which_goes_on_later(
     ("--sweep=", ["--sweep is missing", "--help"]),
     ("--config=", ["--config is missing"]),
     ("--out=", ["--out is missing"]),
-    ("--sweep=latent", ["did you mean 'latents'?", "mistyped, nothing"]),
+    ("--sweep=latent", ["did you mean 'latents'?", "mistyped, nothing, seeds"]),
     ("--sweep=nothing", ["sweep_nothing()", "no point"]),
+    ("--sweep=latents,latents", ["two sweeps set model.encoder.num_latents"]),
     ("--sweep=mistyped", ["num_latent'", "did you mean 'num_latents'?"]),
     ("--sweeep=latents", ["sweeep", "--help"]),
     ("--config=configs/no.py", ["no file 'configs/no.py'", "imagenet.py"]),
@@ -190,6 +199,50 @@ def test_the_runs_of_other_flags_are_not_taken(
   assert script("sweep", *arguments).status == 0
   refused("sweep", *arguments, "--", "--config.seed=3", parts=["another sweep"])
   assert len(trains[0]) == 3
+
+
+def test_sweeps_are_multiplied(script, trains, arguments, tmp_path):
+  commands, _ = trains
+  arguments = (arguments[0], "--sweep=seeds,latents", arguments[2])
+  assert script("sweep", *arguments).status == 0
+  values = [
+    (c["config.seed"], c["config.model.encoder.num_latents"]) for c in commands
+  ]
+  assert values == [(s, n) for s in "12" for n in ("4", "8", "16")]
+  rows = table(tmp_path / "out")
+  assert rows[0]["run"] == "seed=1,num_latents=4"
+  assert [row["seed"] for row in rows] == ["1"] * 3 + ["2"] * 3
+
+
+def test_a_changed_sweep_is_refused_in_the_same_folder(
+  script, refused, trains, arguments, config
+):
+  assert script("sweep", *arguments).status == 0
+  config.write_text(CONFIG.replace("(4, 8, 16)", "(4, 8, 32)"))
+  refused(
+    "sweep", *arguments,
+    parts=["+ num_latents=32; - num_latents=16", "another --out"],
+  )  # fmt: skip
+  assert len(trains[0]) == 3
+
+
+def test_the_page_shows_the_best_run_and_its_command(
+  script, trains, arguments, tmp_path
+):
+  _, statuses = trains
+  statuses["num_latents=16"] = 1
+  script("sweep", *arguments, "--", "--config.init_from=a b <c>")
+  text = (tmp_path / "out" / "sweep.html").read_text()
+  assert '<p class="headline">0.08</p>' in text
+  (command,) = re.findall(r"<pre>(.*?)</pre>", text, re.S)
+  words = shlex.split(html.unescape(command))
+  assert words[:3] == ["python", "-m", "experiments.train"]
+  assert words[3] == f"--workdir={tmp_path / 'out' / 'num_latents=8'}"
+  assert words[-1] == "--config.init_from=a b <c>"
+  assert "<dt>failed (1)</dt><dd>1</dd>" in text
+  assert not re.search(r"""(?:src|href)=["'](?!data:)""", text)
+  # The best comes first in its table.
+  assert text.index(">num_latents=8<") < text.index(">num_latents=4<")
 
 
 def test_help_lists_the_flags():
