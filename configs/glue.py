@@ -31,8 +31,8 @@ Your own data:
   own: texts and labels of --config.data.source_args.files.data_dir, a folder
     with train.tsv and dev.tsv, or a single file, of which a tenth is held out.
     The first line names the columns label and sentence, or sentence1 and
-    sentence2. The number of classes follows from the data. `own,small` trains
-    in minutes on two CPU cores.
+    sentence2. The number of classes follows from the data. `own,small` is for
+    two CPU cores.
 On text that ships with Python, after configs/masked_lm.py:small:
   word_order: whether the words of a passage are in order.
   next_sentence: whether one passage follows another.
