@@ -36,7 +36,9 @@ _KEEP = flags.DEFINE_string(
 _ONLY = flags.DEFINE_list("only", [], "Kinds of files; default: all.")
 
 _SECONDS = 10.0  # Of processor time, for one file.
-_HANGS = 60.0  # Seconds of real time after which a reader is killed.
+# Seconds of real time after which a reader is killed, and the same for the
+# first file, which includes the start of its process.
+_HANGS, _STARTS = 60.0, 600.0
 
 
 class _Worker:
@@ -47,7 +49,9 @@ class _Worker:
 
   def read(self, kind: str, path: Path) -> dict[str, Any]:
     """Returns the answer of `worker`, or what has become of it."""
+    patience = _HANGS
     if self._process is None:
+      patience = _STARTS
       self._process = subprocess.Popen(
         [sys.executable, "-m", "scripts.fuzz.worker"],
         stdin=subprocess.PIPE,
@@ -58,9 +62,9 @@ class _Worker:
     print(json.dumps([kind, str(path)]), file=self._process.stdin, flush=True)
     with selectors.DefaultSelector() as selector:
       selector.register(self._process.stdout, selectors.EVENT_READ)
-      if not selector.select(_HANGS):
+      if not selector.select(patience):
         self.close()
-        return {"outcome": "failed", "detail": f"no answer in {_HANGS:g} s"}
+        return {"outcome": "failed", "detail": f"no answer in {patience:g} s"}
     if line := self._process.stdout.readline():
       answer = json.loads(line)
       if answer["seconds"] > _SECONDS:

@@ -31,6 +31,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import launch
+from perceiver_jax import files
 from perceiver_jax.errors import UserError
 from scripts.launch import job as job_lib
 from scripts.launch.launchers import LAUNCHERS
@@ -95,7 +96,7 @@ def main(argv: Sequence[str]) -> int:
   plan = LAUNCHERS[_WHERE.value].plan(job)
   job.out.mkdir(parents=True, exist_ok=True)
   for name, text in plan.files.items():
-    (job.out / name).write_text(text, encoding="utf-8")
+    files.write_text(job.out / name, text)
     print(f"# written: {job.out / name}")
   for command in plan.commands:
     print(shlex.join(command), flush=True)

@@ -91,7 +91,9 @@ def _message(max_seconds: float) -> str:
   reads = "; ".join(text for _, _, text in _slow_reads(max_seconds / 2))
   return (
     f"no batch of data for {max_seconds:g} s"
-    + (f": {reads}" if reads else "; warnings name examples that are read")
+    + (
+      f": {reads}" if reads else "; the warnings above name what is being read"
+    )
     + ". Start it again to resume, or set config.data_timeout_seconds to more"
   )
 

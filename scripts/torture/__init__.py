@@ -1,0 +1,1 @@
+"""Disturbs a run in every way that machines do."""
