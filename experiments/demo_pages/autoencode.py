@@ -34,9 +34,9 @@ def make(
 
   return page.Page(
     "Autoencoding of video and audio",
-    f"{num_frames} frames and {window.seconds:.2f} seconds of audio, compressed"
-    " to the latents and decoded again, with the class, which the model does"
-    " not see.",
+    f"{num_frames} frames and {num_samples / sample_rate:.2f} seconds of audio,"
+    " compressed to the latents and decoded again, with the class, which the"
+    " model does not see.",
     [
       page.Input("file", "Video with audio", suffixes=examples.VIDEO),
       page.Input("text", "Start", "seconds", is_option=True),
