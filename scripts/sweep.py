@@ -125,18 +125,31 @@ def _search(
     others,
   )
   runs.check_sweep(out, {"runs": [], "search": name, "flags": [*others]})
+
+  def ended(run: points.Run, status: int) -> None:
+    search.ended(run, status)
+    every = search.runs()
+    table.write(out, _rows(out, [r for r, _ in every], _ended(every)))
+
   plan = schedule.Schedule(
     out,
     search.pending(),
     _PARALLEL.value,
     _TRIALS.value,
     search.more,
-    search.ended,
+    ended,
   )
   plan.run()
   every = search.runs()
-  before = {run.name: status for run, status in every if status is not None}
-  return [run for run, _ in every], before | plan.statuses, plan.stopped
+  statuses = _ended(every) | plan.statuses
+  return [run for run, _ in every], statuses, plan.stopped
+
+
+def _ended(
+  every: Sequence[tuple[points.Run, int | None]],
+) -> dict[str, int]:
+  """Returns the statuses of the runs of a search that have ended."""
+  return {run.name: status for run, status in every if status is not None}
 
 
 def _write(

@@ -1,5 +1,6 @@
 """Trains the runs of a sweep, each in a process of its own."""
 
+import errno
 import fcntl
 import json
 import os
@@ -112,6 +113,10 @@ def claim(folder: Path) -> Claim | None:
   except BlockingIOError:
     file.close()
     return None
+  except OSError as error:
+    # Some mounts of buckets have no locks: then nothing else may join.
+    if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+      raise
   return Claim(file)
 
 

@@ -134,19 +134,23 @@ def test_slurm_starts_runs_again_that_stopped_early(programs, tmp_path, hosts):
 
 
 @pytest.mark.slow  # Two trainings, the shortest there are.
-def test_slurm_resumes_a_real_run(programs, script, tmp_path):
+def test_slurm_resumes_a_real_run(
+  programs, script, tmp_path, monkeypatch, compile_cache
+):
+  for name, value in compile_cache.items():
+    monkeypatch.setenv(name, value)
   state = programs(sbatch=_SBATCH, srun=_SRUN, scontrol=_SCONTROL)
   workdir = tmp_path / "run"
   done = script(
     "launch", "--where=slurm", "--execute", f"--config={_DIGITS}:smoke",
     f"--workdir={workdir}", f"--out={tmp_path / 'out'}", "--",
-    # Shorter than compiling a step takes, so that the first start stops early.
-    "--config.num_steps=3", "--config.max_seconds=0.5",
+    # No start gets further than a step.
+    "--config.num_steps=2", "--config.max_seconds=0.01",
   )  # fmt: skip
   assert done.status == 0, done.err
   assert "requeued 100" in (state / "log").read_text()
   results = json.loads((workdir / "results.json").read_text())
-  assert results["step"] == 3
+  assert results["steps"] == 2
 
 
 _GCLOUD = """#!/usr/bin/env bash
