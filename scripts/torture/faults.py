@@ -20,7 +20,7 @@ _DAY = 86_400
 # Enough for the config and the logs, and not for a checkpoint.
 _SMALL_DISK = 20_000
 # Seconds. The time that a worker process needs to start is part of it.
-_TIMEOUT = 60
+_TIMEOUT = 120
 _WORKER = ("data.num_workers=1",)
 
 
