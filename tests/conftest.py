@@ -37,10 +37,25 @@ def pytest_configure(config):
 
 
 def pytest_collection_finish():
+  _check_flags()
   # Garbage collection would take a quarter of the time of tracing. Imported
   # modules are never collected anyway.
   gc.freeze()
   gc.set_threshold(100_000, 50, 100)
+
+
+def _check_flags():
+  """Checks that no test module has imported a program that defines flags.
+
+  Two programs may define the same flag, so that only one can be imported.
+  """
+  for name in flags.FLAGS:
+    module = flags.FLAGS.find_module_defining_flag(name)
+    if module.startswith(("experiments.", "scripts.")):
+      raise pytest.UsageError(
+        f"a test module imports {module}, which defines --{name} for all"
+        " programs; run it by a fixture of entry_points instead"
+      )
 
 
 @pytest.fixture(scope="session", autouse=True)

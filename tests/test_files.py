@@ -14,7 +14,6 @@ from perceiver_jax.data.core import records
 from perceiver_jax.data.flow import files as flow_files
 from perceiver_jax.training.logs import metric_writers
 from perceiver_jax.viz import report
-from scripts.evaluation import submit_glue
 from scripts.sweeps import table
 
 _NOISE = np.random.default_rng(0)
@@ -40,9 +39,6 @@ _WRITERS = {
     path, _NOISE.integers(0, 256, (9, 64, 64, 3), np.uint8), 9
   ),
   "train.array_record": _records,
-  "submission.zip": lambda path: submit_glue._write(
-    path, {"a": [str(x) for x in _NOISE.random(9_000)]}
-  ),
   "sweep.csv": _csv,
 }
 

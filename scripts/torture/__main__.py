@@ -14,7 +14,7 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
   if _OUT.value and out.exists():
     raise UserError(f"--out={out} exists; give a new folder")
   rng = random.Random(_SEED.value)
-  chosen = list(itertools.islice(schedule(rng), _KILLS.value))
+  chosen = list(itertools.islice(faults.schedule(rng), _KILLS.value))
   lab = runs.Lab(out, _STEPS * (1 + len(chosen)))
   start = time.monotonic()
   counts: collections.Counter = collections.Counter()
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     for name in ("run", "undisturbed"):
       print(f"waiting for the end of {name} ...", flush=True)
       lab.start(out / name).expect(0)
-    different = differences(out / "run", out / "undisturbed")
+    different = runs.differences(out / "run", out / "undisturbed")
   except runs.UnexpectedError as error:
     _print_table(counts)
     raise RuntimeError(
@@ -72,31 +72,6 @@ def main(argv: Sequence[str]) -> int:
   else:
     shutil.rmtree(out)
   return 1 if different else 0
-
-
-def schedule(rng: random.Random) -> Iterator[str]:
-  """Yields names of disturbances: all of them in turn, in random order.
-
-  Every other one is a kill -9, half of these during a save.
-  """
-  kills = itertools.cycle(faults.KILLS)
-  while True:
-    others = list(faults.OTHERS)
-    rng.shuffle(others)
-    for other in others:
-      yield next(kills)
-      yield other
-
-
-def differences(run: Path, other: Path) -> list[str]:
-  """Returns what differs between two finished runs."""
-  name = "model.safetensors"
-  different = []
-  if (run / name).read_bytes() != (other / name).read_bytes():
-    different.append("parameters")
-  if runs.records(run) != runs.records(other):
-    different.append("metrics")
-  return different
 
 
 def _print_table(counts: collections.Counter) -> None:

@@ -4,12 +4,13 @@ Each function starts the run in a workdir, disturbs it, and returns when the run
 has ended, with what it has to do checked. The next start resumes it.
 """
 
+import itertools
 import os
 import random
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from scripts.torture import runs, task
@@ -186,3 +187,17 @@ def _workers(parent: int) -> list[int]:
     if int(status[1]) == parent and b"spawn_main" in command:
       found.append(int(path.parent.name))
   return found
+
+
+def schedule(rng: random.Random) -> Iterator[str]:
+  """Yields names of disturbances: all of them in turn, in random order.
+
+  Every other one is a kill -9, half of these during a save.
+  """
+  kills = itertools.cycle(KILLS)
+  while True:
+    others = list(OTHERS)
+    rng.shuffle(others)
+    for other in others:
+      yield next(kills)
+      yield other

@@ -227,3 +227,14 @@ def _write_digits(folder: Path) -> None:
       target.mkdir(parents=True, exist_ok=True)
       gray = (image * 255 / 16).astype("uint8")[..., None]
       (target / f"{number:03d}.png").write_bytes(image_layout.png_bytes(gray))
+
+
+def differences(run: Path, other: Path) -> list[str]:
+  """Returns what differs between two finished runs."""
+  name = "model.safetensors"
+  different = []
+  if (run / name).read_bytes() != (other / name).read_bytes():
+    different.append("parameters")
+  if records(run) != records(other):
+    different.append("metrics")
+  return different

@@ -282,7 +282,7 @@ def _description(name, variant):
   [("audioset", "mAP", 100), ("kinetics", "video_psnr", 1)],
 )
 def test_published_metrics_are_those_of_the_docstring(name, metric, scale):
-  others = ("smoke", "small", "attention_maps")
+  others = ("smoke", "small", "own", "attention_maps")
   listed = [v for v in variants(name) if not any(map(v.count, others))]
   for variant in listed:
     published = module(name).get_config(variant).published

@@ -9,12 +9,11 @@ import sys
 import pytest
 import tiny_runs
 
-from scripts.torture import __main__ as torture
 from scripts.torture import faults, runs
 
 
 def _names(count, seed=0):
-  return list(itertools.islice(torture.schedule(random.Random(seed)), count))
+  return list(itertools.islice(faults.schedule(random.Random(seed)), count))
 
 
 def test_half_of_the_disturbances_are_kills_and_none_is_left_out():
@@ -37,9 +36,9 @@ def _write(folder, steps, speed=1.0, weights=b"w"):
 def test_runs_are_compared_without_their_speed(tmp_path):
   run = _write(tmp_path / "a", [1, 2])
   other = _write(tmp_path / "b", [1, 2], speed=2.0)
-  assert torture.differences(run, other) == []
+  assert runs.differences(run, other) == []
   other = _write(tmp_path / "c", [1, 3], weights=b"v")
-  assert torture.differences(run, other) == ["parameters", "metrics"]
+  assert runs.differences(run, other) == ["parameters", "metrics"]
 
 
 def test_the_state_of_a_run_is_read_from_its_folder(tmp_path):

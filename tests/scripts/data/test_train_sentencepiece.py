@@ -81,7 +81,7 @@ def test_long_lines_are_split_and_blank_ones_left_out():
     (["--python_docs", "--input=x"], ["either --input=FILES or --python_docs"]),
     (["--python_docs"], ["--out is missing"]),
     (["--python_docs", "--out=OUT", "x"], ["unexpected argument 'x'"]),
-    (["--input=OUT/none", "--out=OUT"], ["no file"]),
+    (["--input=OUT/none", "--out=OUT"], ["no text file"]),
     (["--python_docs", "--out=OUT", "--vocab_size=6"], ["vocab_size"]),
     (
       ["--python_docs", "--out=OUT", "--vocab_size=100"],

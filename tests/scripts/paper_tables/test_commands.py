@@ -7,6 +7,7 @@ import io
 import pathlib
 import re
 import sys
+import types
 
 import pytest
 from absl import flags
@@ -105,7 +106,8 @@ def test_a_printed_command_runs(command, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / "configs").symlink_to(_ROOT / "configs")
   # A sweep stops at its first run.
-  monkeypatch.setattr(runs, "train", lambda folder, flags: _STOPPED)
+  process = types.SimpleNamespace(poll=lambda: _STOPPED)
+  monkeypatch.setattr(runs, "start", lambda *_: process)
   python, module_flag, program, *arguments = command.split()
   assert (python, module_flag) == ("python", "-m")
   with _parsed(program, *arguments) as (module, rest):
