@@ -180,6 +180,7 @@ def test_a_trained_run_predicts_a_test_set(script, tmp_path):
     (folder / f"{name}.tsv").write_text(text)
   config = config_file.get_config("own,smoke")
   config.data.source_args.files.data_dir = str(tmp_path / "glue")
+  config.data.update(train_split="train", eval_split="validation")
   config.model.decoder.outputs = {"rte": 2}
   run = tmp_path / "run"
   loop.Trainer(config, tasks.make_task(config), run).run()
