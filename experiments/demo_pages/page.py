@@ -46,7 +46,7 @@ class Output(NamedTuple):
 
 
 class Page(NamedTuple):
-  """What a model does, for people to try.
+  """The fields, results and examples of a model's page.
 
   Attributes:
     title: Title of the page.

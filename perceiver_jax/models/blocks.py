@@ -93,10 +93,13 @@ class SelfAttention(hk.Module):
     self._num_heads = num_heads
     self._qk_channels = qk_channels
     self._v_channels = v_channels
-    self._widening_factor = widening_factor
-    self._gelu = gelu
     self._execution = execution
-    self._activation = activation
+    self._mlp = {
+      "widening_factor": widening_factor,
+      "gelu": gelu,
+      "execution": execution,
+      "activation": activation,
+    }
     self._rotary = rotary
 
   def __call__(
@@ -122,20 +125,10 @@ class SelfAttention(hk.Module):
       self._rotary,
       name="attention",
     )
-    mlp = self._mlp()
+    mlp = Mlp(**self._mlp, name="mlp")
     normed = layers.LayerNorm("attention_norm", how)(x)
     x = x + attention(normed, normed, mask)
     return x + mlp(layers.LayerNorm("mlp_norm", how)(x))
-
-  @hk.transparent
-  def _mlp(self) -> Mlp:
-    return Mlp(
-      self._widening_factor,
-      self._gelu,
-      self._execution,
-      self._activation,
-      name="mlp",
-    )
 
 
 class CrossAttention(hk.Module):
@@ -175,12 +168,15 @@ class CrossAttention(hk.Module):
     self._num_heads = num_heads
     self._qk_channels = qk_channels
     self._v_channels = v_channels
-    self._widening_factor = widening_factor
     self._shape_for_attn = shape_for_attn
     self._use_query_residual = use_query_residual
-    self._gelu = gelu
     self._execution = execution
-    self._activation = activation
+    self._mlp = {
+      "widening_factor": widening_factor,
+      "gelu": gelu,
+      "execution": execution,
+      "activation": activation,
+    }
     self._rotary = rotary
 
   def __call__(
@@ -210,7 +206,7 @@ class CrossAttention(hk.Module):
     """
     how, inputs = self._execution, as_input_array(inputs)
     attention = self._attention(query.shape[-1], inputs.shape[-1])
-    mlp = self._mlp()
+    mlp = Mlp(**self._mlp, name="mlp")
     if mask is None:
       mask = cross_attention_mask(query_mask, input_mask)
     normed_q = layers.LayerNorm("query_norm", how)(query)
@@ -256,16 +252,6 @@ class CrossAttention(hk.Module):
       self._execution,
       self._rotary,
       name="attention",
-    )
-
-  @hk.transparent
-  def _mlp(self) -> Mlp:
-    return Mlp(
-      self._widening_factor,
-      self._gelu,
-      self._execution,
-      self._activation,
-      name="mlp",
     )
 
 

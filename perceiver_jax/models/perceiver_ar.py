@@ -103,8 +103,8 @@ class PerceiverAREncoder(hk.Module):
     widening_factor: MLP hidden width over its input width.
     rotary_fraction: Share of the channels of a head that a rotary position
       encoding turns; 0 for none.
-    max_wavelength: Positions in a full turn of its slowest channels; the
-      authors' is the longest context.
+    max_wavelength: Positions in which its slowest channels turn by one radian;
+      the authors' is the longest context.
     remat: Whether the backward pass recomputes whole self-attends.
     execution: How it is computed.
   """

@@ -128,7 +128,8 @@ class Rotary(NamedTuple):
   """A rotary position encoding (arXiv 2104.09864), as in Perceiver AR.
 
   Attributes:
-    max_wavelength: Positions in a full turn of the slowest pair of channels.
+    max_wavelength: Positions in which the slowest pair of channels turns by one
+      radian.
     fraction: Share of the channels of a head that are rotated.
   """
 

@@ -1,4 +1,4 @@
-"""Tells with what a run was made: packages, devices and commit."""
+"""The package versions, the devices and the commit that a run was made with."""
 
 import importlib.metadata
 import platform

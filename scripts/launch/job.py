@@ -43,7 +43,7 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-  """What is launched, and on which machines.
+  """The runs to launch, and the machines to launch them on.
 
   Attributes:
     name: Name of the job: lower-case letters, digits and dashes.
@@ -107,7 +107,7 @@ class Job:
 
 
 class Plan(NamedTuple):
-  """What launching a job does.
+  """The files and commands that launch a job.
 
   Attributes:
     files: Contents of the files to write, by name.

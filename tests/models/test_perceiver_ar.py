@@ -145,7 +145,7 @@ def test_products_of_rotated_vectors_depend_on_their_distance(
   )
 
 
-def test_the_slowest_channels_turn_once_in_the_longest_wavelength():
+def test_the_slowest_channels_turn_by_one_radian_in_the_longest_wavelength():
   x = jnp.zeros((1, 1, 1, 8)).at[..., 6].set(1.0)
   turned = position_encoding.rotate(x, jnp.array([[100]]), Rotary(100.0, 1.0))
   np.testing.assert_allclose(turned[0, 0, 0, 6:], [np.cos(1), np.sin(1)], 1e-5)

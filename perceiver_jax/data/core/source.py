@@ -91,7 +91,7 @@ def check_class_names(
 def warn_of_rare_classes(
   labels: Sequence[int] | np.ndarray, names: Sequence[str], what: str
 ) -> None:
-  """Logs classes from which nothing, or one example by heart, can be learned.
+  """Warns of classes with fewer than two training examples.
 
   Args:
     labels: labels of all training examples.
