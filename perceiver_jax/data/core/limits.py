@@ -35,9 +35,10 @@ def limits(max_seconds: float, max_memory_mb: float) -> Iterator[None]:
   def stop(_: int, frame: types.FrameType | None) -> None:
     # Within the lines below, an error would leave the limits as they are.
     name = frame.f_globals.get("__name__") if frame else ""
-    if name not in (__name__, contextlib.__name__):
+    if name not in (__name__, contextlib.__name__, signal.__name__):
       raise _TooSlowError
 
+  problem = None
   memory_before = resource.getrlimit(resource.RLIMIT_AS)
   handler_before = signal.signal(signal.SIGALRM, stop)
   try:
@@ -50,12 +51,13 @@ def limits(max_seconds: float, max_memory_mb: float) -> Iterator[None]:
     signal.setitimer(signal.ITIMER_REAL, max_seconds, min(max_seconds, 1))
     yield
   except _TooSlowError:
-    raise UserError(f"takes more than {max_seconds:g} s to read") from None
+    problem = f"takes more than {max_seconds:g} s to read"
   except MemoryError:
-    raise UserError(
-      f"takes more than {max_memory_mb:g} MB of memory to read"
-    ) from None
+    problem = f"takes more than {max_memory_mb:g} MB of memory to read"
   finally:
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, handler_before)
     resource.setrlimit(resource.RLIMIT_AS, memory_before)
+  # Here no alarm can come any more, also not while the error is made.
+  if problem:
+    raise UserError(problem)
