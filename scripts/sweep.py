@@ -41,22 +41,20 @@ from absl import flags
 
 from experiments import launch
 from perceiver_jax.errors import UserError
-from scripts.sweeps import definitions, points, runs, schedule, table
+from scripts.sweeps import (
+  definitions,
+  points,
+  runs,
+  schedule,
+  sweep_flags,
+  table,
+)
 from scripts.sweeps import search as search_lib
 
-_CONFIG = flags.DEFINE_string(
-  "config",
-  None,
-  "Config file with its variant, configs/NAME.py:VARIANT. Set leaves of all"
-  " runs after --, as in `-- --config.LEAF=VALUE`.",
-)
-_SWEEP = flags.DEFINE_list(
-  "sweep", None, "NAMEs of sweep_NAME()s in it, separated by commas."
-)
+_CONFIG = sweep_flags.define_config()
+_SWEEP = sweep_flags.define_sweep()
 _OUT = flags.DEFINE_string("out", None, "Folder of the runs.")
-_PARALLEL = flags.DEFINE_integer(
-  "parallel", 1, "Runs at the same time, which share GPUs and cores.", 1
-)
+_PARALLEL = sweep_flags.define_parallel()
 _SEARCH = flags.DEFINE_enum(
   "search", None, search_lib.SAMPLERS, "Let Optuna propose the points."
 )

@@ -13,8 +13,9 @@ after `--` go to every run:
     --workdir=/runs/figure5 -- --config.seed=3
 
 With --sweep each point is a job of its own, in a folder of the workdir; on this
-machine `scripts.sweep` trains them. Runs that are stopped early (status 75) or
-whose machines are taken away are started again; docs/launching.md says how.
+machine `scripts.sweep` trains them, --parallel of them at a time. Runs that are
+stopped early (status 75) or whose machines are taken away are started again;
+docs/launching.md says how.
 
 Exit status: 0 done, or the commands were printed; otherwise that of the first
 command that failed.
@@ -35,23 +36,14 @@ from perceiver_jax import files
 from perceiver_jax.errors import UserError
 from scripts.launch import job as job_lib
 from scripts.launch.launchers import LAUNCHERS
-from scripts.sweeps import points
+from scripts.sweeps import points, sweep_flags
 
 _ROOT = Path(__file__).parent.parent.parent
 
 _WHERE = flags.DEFINE_enum("where", None, list(LAUNCHERS), "Where to run.")
-_CONFIG = flags.DEFINE_string(
-  "config",
-  None,
-  "Config file with its variant, configs/NAME.py:VARIANT. Set leaves of all"
-  " runs after --, as in `-- --config.LEAF=VALUE`.",
-)
-_SWEEP = flags.DEFINE_list(
-  "sweep",
-  [],
-  "NAMEs of sweep_NAME()s in it, separated by commas, which are multiplied: a"
-  " job for each point.",
-)
+_CONFIG = sweep_flags.define_config()
+_SWEEP = sweep_flags.define_sweep()
+_PARALLEL = sweep_flags.define_parallel()
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Folder of the run, or of the runs of a sweep."
 )
@@ -106,7 +98,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _check_flags_have_effect() -> None:
-  """Checks that no flag is given that another launcher has.
+  """Checks that no flag is given that only another launcher or a sweep has.
 
   Raises:
     UserError: There is one.
@@ -118,8 +110,13 @@ def _check_flags_have_effect() -> None:
     if flag.value != flag.default:
       raise UserError(
         f"--{name} has no effect with --where={_WHERE.value}, which has"
-        f" {', '.join(f'--{other}' for other in own) or 'none like it'}"
+        f" {', '.join(f'--{other}' for other in own)}"
       )
+  if _PARALLEL.value > 1 and not _SWEEP.value:
+    raise UserError(
+      f"--parallel={_PARALLEL.value} has no effect without --sweep; leave it"
+      " out, or name a sweep"
+    )
 
 
 def _job(others: Sequence[str]) -> job_lib.Job:
@@ -135,7 +132,8 @@ def _job(others: Sequence[str]) -> job_lib.Job:
     )
     sweep_command = [
       sys.executable, "-m", "scripts.sweep", f"--config={config}",
-      f"--sweep={','.join(_SWEEP.value)}", f"--out={workdir}", "--", *others,
+      f"--sweep={','.join(_SWEEP.value)}", f"--out={workdir}",
+      f"--parallel={_PARALLEL.value}", "--", *others,
     ]  # fmt: skip
   else:
     words = (f"--config={config}", *others)

@@ -4,7 +4,7 @@ from scripts.launch import job as job_lib
 from scripts.launch import rendering
 
 # Flags of `scripts.launch` that have an effect here, beside those of all.
-FLAGS = ()
+FLAGS = ("parallel",)
 
 
 def plan(job: job_lib.Job) -> job_lib.Plan:

@@ -32,7 +32,7 @@ from perceiver_jax.data.text import glue_tasks
 from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import glue_metrics
 from perceiver_jax.training.logs import metric_writers
-from scripts.sweeps import points, runs, schedule
+from scripts.sweeps import points, runs, schedule, sweep_flags
 
 _TASKS = flags.DEFINE_list(
   "tasks", list(glue_tasks.GLUE), "Variants of configs/glue.py."
@@ -46,9 +46,7 @@ _BATCHES = flags.DEFINE_list("batch_sizes", ["16", "32", "64"], "Batch sizes.")
 _RATES = flags.DEFINE_list(
   "learning_rates", ["1e-4", "5e-5", "2e-5", "1e-5"], "Learning rates."
 )
-_PARALLEL = flags.DEFINE_integer(
-  "parallel", 1, "Runs at the same time, which share GPUs and cores.", 1
-)
+_PARALLEL = sweep_flags.define_parallel()
 
 
 def main(argv: Sequence[str]) -> None:

@@ -31,6 +31,14 @@ def _in_checkout(monkeypatch):
       ["--spot has no effect with --where=local"],
     ),
     (
+      ("--where=local", _CONFIG, "--workdir=a", "--parallel=2"),
+      ["--parallel=2 has no effect without --sweep"],
+    ),
+    (
+      ("--where=slurm", _CONFIG, "--workdir=a", "--parallel=2"),
+      ["--parallel has no effect with --where=slurm"],
+    ),
+    (
       ("--where=slurm", _CONFIG, "--workdir=a", "--zone=b"),
       ["--zone has no effect", "--accelerator, --hosts, --hours, --queue"],
     ),
@@ -142,11 +150,13 @@ def test_names_of_jobs_follow_from_the_config(script, tmp_path, monkeypatch):
   config = f"--config={tiny_runs.ROOT}/configs/modelnet40.py:small"
   monkeypatch.chdir(tmp_path)
   done = script(
-    "launch", "--where=local", config, "--sweep=baselines", "--workdir=runs/a"
-  )
+    "launch", "--where=local", config, "--sweep=baselines", "--workdir=runs/a",
+    "--parallel=2",
+  )  # fmt: skip
   assert done.status == 0, done.err
   text = (tmp_path / "launch/modelnet40-small-baselines/run.sh").read_text()
   assert "-m scripts.sweep" in text
+  assert "--parallel=2 --" in text
   assert "--out=runs/a" in text
 
 

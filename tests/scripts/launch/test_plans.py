@@ -41,7 +41,8 @@ def job(name, where):
     ]
     sweep_command = (
       "python3", "-m", "scripts.sweep", f"--config={config}",
-      "--sweep=baselines", f"--out={workdir}", "--", "--config.seed=3",
+      "--sweep=baselines", f"--out={workdir}", "--parallel=2", "--",
+      "--config.seed=3",
     )  # fmt: skip
   else:
     runs = [job_lib.Run("", workdir, (f"--config={config}", _AWKWARD))]
