@@ -149,6 +149,10 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     encoder.update(num_layers=1, num_heads=2)
   elif kind == "pointnet":
     encoder.hidden_sizes = (8, 8, 16)
+  elif kind == "perceiver_ar":
+    encoder.update(
+      num_latents=8, num_latent_channels=16, num_self_attends=1, num_heads=2
+    )
   else:
     encoder.num_latents = 8
     encoder.num_latent_channels = 16

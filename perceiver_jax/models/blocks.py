@@ -12,6 +12,7 @@ from jax import numpy as jnp
 
 from perceiver_jax.models import layers
 from perceiver_jax.models.attention import Attention, KeysValues
+from perceiver_jax.models.dropout import ATTENTION, MLP, NO_DROPOUT, Dropout
 from perceiver_jax.models.inputs import InputArray, as_input_array
 from perceiver_jax.models.layers import DeferredNorm
 from perceiver_jax.models.ops import depth
@@ -106,12 +107,14 @@ class SelfAttention(hk.Module):
     self,
     x: Float[Array, "B N D"],
     mask: Mask | None = None,
+    dropout: Dropout = NO_DROPOUT,
   ) -> Float[Array, "B N D"]:
     """Applies the block.
 
     Args:
       x: Elements.
       mask: True where one element may attend to another.
+      dropout: Of the results of the attention and of the MLP.
     """
     how, channels = self._execution, x.shape[-1]
     qk_channels = self._qk_channels or channels
@@ -127,8 +130,8 @@ class SelfAttention(hk.Module):
     )
     mlp = Mlp(**self._mlp, name="mlp")
     normed = layers.LayerNorm("attention_norm", how)(x)
-    x = x + attention(normed, normed, mask)
-    return x + mlp(layers.LayerNorm("mlp_norm", how)(x))
+    x = x + dropout(attention(normed, normed, mask), ATTENTION)
+    return x + dropout(mlp(layers.LayerNorm("mlp_norm", how)(x)), MLP)
 
 
 class CrossAttention(hk.Module):
@@ -188,6 +191,7 @@ class CrossAttention(hk.Module):
     return_attention: ReturnAttention = False,
     keys_values: KeysValues | None = None,
     mask: Mask | None = None,
+    dropout: Dropout = NO_DROPOUT,
   ) -> tuple[Float[Array, "B N D"], Float[Array, "B H N M"] | None]:
     """Attends from `query` to `inputs`.
 
@@ -200,6 +204,7 @@ class CrossAttention(hk.Module):
       keys_values: Of `inputs`, cached by `keys_values`.
       mask: Given instead of `query_mask` and `input_mask`, where which inputs a
         query may attend to depends on the query.
+      dropout: Of the results of the attention and of the MLP.
 
     Returns:
       The updated query, and the weights (or logits) or None.
@@ -219,9 +224,11 @@ class CrossAttention(hk.Module):
       attention_map = attention.attention_map(
         normed_q, normed_kv, mask, what=return_attention
       )
+    x = dropout(x, ATTENTION)
     if self._use_query_residual:
       x = x + query
-    return x + mlp(layers.LayerNorm("mlp_norm", how)(x)), attention_map
+    x = x + dropout(mlp(layers.LayerNorm("mlp_norm", how)(x)), MLP)
+    return x, attention_map
 
   @hk.name_like("__call__")
   def keys_values(
@@ -288,6 +295,7 @@ class LatentTransformer(hk.Module):
     x: Float[Array, "B N D"],
     mask: Mask | None = None,
     repeats: int = 1,
+    dropout: Dropout = NO_DROPOUT,
   ) -> Float[Array, "B N D"]:
     """Applies the L self-attends in turn, and all of them `repeats` times.
 
@@ -295,17 +303,24 @@ class LatentTransformer(hk.Module):
       x: Elements.
       mask: True where one element may attend to another.
       repeats: How often the block is applied.
+      dropout: See `SelfAttention`; each layer draws its own.
     """
     if not self._num_self_attends:
       return x
-    return depth.apply_layers(
-      lambda x: self._make_layer()(x, mask),
-      x,
+
+    def layer(carry):
+      x, dropout = carry
+      return self._make_layer()(x, mask, dropout), dropout.next_layer()
+
+    x, _ = depth.apply_layers(
+      layer,
+      (x, dropout),
       num_layers=self._num_self_attends,
       repeats=repeats,
       remat=self._remat,
       execution=self._execution,
     )
+    return x
 
 
 def cross_attention_mask(

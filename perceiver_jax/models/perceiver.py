@@ -66,6 +66,7 @@ class Perceiver(hk.Module):
     queries: Any = None,
     return_attention: ReturnAttention = False,
     initial_latents: Float[Array, "B N D"] | Float[Array, "N D"] | None = None,
+    dropout_keys: Array | None = None,
   ) -> Outputs:
     """Encodes, processes and decodes.
 
@@ -81,6 +82,8 @@ class Perceiver(hk.Module):
         attention logits, whose softmax is the weights (masked ones are -1e30).
       initial_latents: Latents from which a `PerceiverEncoder` starts instead of
         the learned ones.
+      dropout_keys: A random key for each example, uint32 [B, 2], of encoders
+        with dropout; None for no dropout.
 
     Raises:
       ValueError: Both kinds of latents are given.
@@ -92,8 +95,9 @@ class Perceiver(hk.Module):
     inputs = inputs_lib.of_adapter(self._adapter, raw, is_training=is_training)
     encoder_attention = []
     if latents is None:
+      dropout = {} if dropout_keys is None else {"dropout_keys": dropout_keys}
       latents, encoder_attention = self._encoder(
-        inputs, input_mask, return_attention, initial_latents
+        inputs, input_mask, return_attention, initial_latents, **dropout
       )
     logits, decoder_attention = self._decoder(
       latents,

@@ -15,6 +15,7 @@ import jax
 from jax import numpy as jnp
 
 from perceiver_jax.models import blocks, layers, position_encoding
+from perceiver_jax.models.dropout import INPUTS, Dropout
 from perceiver_jax.models.inputs import InputArray, as_input_array
 from perceiver_jax.models.ops.execution import AUTO, Execution
 from perceiver_jax.models.ops.masks import NEVER, CausalMask
@@ -105,6 +106,9 @@ class PerceiverAREncoder(hk.Module):
       encoding turns; 0 for none.
     max_wavelength: Positions in which its slowest channels turn by one radian;
       the authors' is the longest context.
+    dropout: Share of the results of attentions and MLPs that training drops.
+    input_dropout: Share of the input positions that the cross-attend of a
+      training example doesn't see; those of the latents are among them.
     remat: Whether the backward pass recomputes whole self-attends.
     execution: How it is computed.
   """
@@ -118,11 +122,18 @@ class PerceiverAREncoder(hk.Module):
     widening_factor: int = 4,
     rotary_fraction: float = 0.0,
     max_wavelength: float = 8192.0,
+    dropout: float = 0.0,
+    input_dropout: float = 0.0,
     remat: bool = False,
     execution: Execution = AUTO,
     name: str | None = None,
   ):
     super().__init__(name=name)
+    for what, rate in (("dropout", dropout), ("input_dropout", input_dropout)):
+      if not 0 <= rate < 1:
+        raise ValueError(f"{what} {rate}: give 0 for none, or a share below 1")
+    self._dropout = dropout
+    self._input_dropout = input_dropout
     self._num_latents = num_latents
     self._num_latent_channels = num_latent_channels
     self._num_self_attends = num_self_attends
@@ -145,6 +156,7 @@ class PerceiverAREncoder(hk.Module):
     input_mask: Bool[Array, "B M"] | None = None,
     return_attention: ReturnAttention = False,
     initial_latents: jax.Array | None = None,
+    dropout_keys: jax.Array | None = None,
   ) -> tuple[Float[Array, "B N D"], list[Float[Array, "B H N M"]]]:
     """Returns the processed latents, and the cross-attend's weights if asked.
 
@@ -154,6 +166,8 @@ class PerceiverAREncoder(hk.Module):
       return_attention: Whether to compute the weights, or logits, of the
         cross-attend.
       initial_latents: Must be None.
+      dropout_keys: A random key for each example, uint32 [B, 2]; None for no
+        dropout.
 
     Returns:
       The latents, of which those without a position hold nothing of use, and
@@ -177,18 +191,25 @@ class PerceiverAREncoder(hk.Module):
     )
     x = layers.Linear(self._num_latent_channels, self._execution, "latents")(x)
     index = jnp.arange(input_mask.shape[1], dtype=jnp.int32)
+    dropout = Dropout(self._dropout, dropout_keys)
+    seen = input_mask
+    if self._input_dropout and dropout_keys is not None:
+      seen &= dropout.kept(self._input_dropout, index.shape, INPUTS)
     x, attention = blocks.CrossAttention(**self._attend, name="cross_attend_0")(
       x,
       inputs,
-      mask=CausalMask(positions, jnp.where(input_mask, index, NEVER)),
+      mask=CausalMask(positions, jnp.where(seen, index, NEVER)),
       return_attention=return_attention,
+      dropout=dropout,
     )
     make = lambda: blocks.SelfAttention(**self._attend, name="self_attend")
     block = blocks.LatentTransformer(
       self._num_self_attends, make, self._remat, self._execution, name="block_0"
     )
     x = block(
-      x, CausalMask(positions, jnp.where(has_position, positions, NEVER))
+      x,
+      CausalMask(positions, jnp.where(has_position, positions, NEVER)),
+      dropout=dropout.next_layer(),
     )
     return x, [attention] if return_attention else []
 

@@ -4,7 +4,6 @@ Shapes: b examples, M tokens of an example, V vocabulary.
 """
 
 import functools
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -18,11 +17,10 @@ from scipy import special
 from perceiver_jax.checks import check_leaf
 from perceiver_jax.data.core import mixture
 from perceiver_jax.data.core.source import Example
-from perceiver_jax.data.text import byte_tokenizer, corpora, masking, tokenizers
-from perceiver_jax.errors import UserError
+from perceiver_jax.data.text import byte_tokenizer, masking, tokenizers
 from perceiver_jax.models import local_attention_init, perceiver
 from perceiver_jax.models.typing import ReturnAttention
-from perceiver_jax.tasks import base, text_attention
+from perceiver_jax.tasks import base, text_attention, text_corpora
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
@@ -212,47 +210,25 @@ class MaskedLanguageModel(base.Task):
 
   def train_texts(self) -> Iterator[str]:
     """Yields every training document of every corpus once."""
-    for name in self._corpora():
-      documents = self._documents(name, "train")
+    corpora = self._config.data.corpora
+    for name in text_corpora.weights(corpora):
+      documents = text_corpora.documents(corpora, name, "train")
       yield from (documents[i] for i in range(len(documents)))
 
   @functools.cache  # noqa: B019 (a task lives as long as its program)
   def source(self, split: str) -> mixture.Mixture:
     """Returns the documents of a split, "train" or "eval"."""
     self.tokenizer  # noqa: B018 (raises errors before any text is read)
-    weights = self._corpora()
+    corpora = self._config.data.corpora
+    weights = text_corpora.weights(corpora)
     count = self._config.data.documents_per_example
     joined = {
-      name: masking.JoinedDocuments(self._documents(name, split), count)
+      name: masking.JoinedDocuments(
+        text_corpora.documents(corpora, name, split), count
+      )
       for name in weights
     }
     return mixture.Mixture(joined, weights)
-
-  def _corpora(self) -> dict[str, float]:
-    """Returns the weights of the corpora that are used."""
-    weights = {name: c.weight for name, c in self._config.data.corpora.items()}
-    for name, weight in weights.items():
-      check_leaf(
-        f"data.corpora.{name}.weight",
-        weight,
-        0 <= weight < math.inf,
-        "a positive number, or 0 to leave the corpus out",
-      )
-    used = {name: weight for name, weight in weights.items() if weight}
-    if not used:
-      raise UserError(
-        "no corpus of config.data.corpora has a weight; give one a positive"
-        " weight"
-      )
-    return used
-
-  def _documents(self, name: str, role: str) -> corpora.Documents:
-    corpus = self._config.data.corpora[name]
-    return corpora.make_documents(
-      corpus.source,
-      split=corpus.train_split if role == "train" else corpus.eval_split,
-      **corpus.arguments.to_dict().get(corpus.source, {}),
-    )
 
 
 def spans(

@@ -9,6 +9,7 @@ import ml_collections
 from perceiver_jax.errors import UserError
 from perceiver_jax.tasks import (
   audioset,
+  autoregressive,
   glue,
   image_classification,
   kinetics,
@@ -26,6 +27,7 @@ TASKS: dict[str, type[Task]] = {
     multilabel_image_classification.MultilabelImageClassification
   ),
   "audioset": audioset.AudioSet,
+  "autoregressive": autoregressive.Autoregressive,
   "glue": glue.Glue,
   "kinetics": kinetics.Kinetics,
   "masked_lm": masked_lm.MaskedLanguageModel,

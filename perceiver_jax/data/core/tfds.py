@@ -13,42 +13,46 @@ _OTHER_FILES = 1024
 
 
 class Texts:
-  """The feature `text` of a TensorFlow Datasets random-access source."""
+  """A text feature of a TensorFlow Datasets random-access source."""
 
   in_memory = False
 
-  def __init__(self, data_source: Any):
+  def __init__(self, data_source: Any, feature: str = "text"):
     self._data_source = data_source
+    self._feature = feature
 
   def __len__(self) -> int:
     return len(self._data_source)
 
   def __getitem__(self, index: int) -> str:
-    text = fetch(self._data_source, index)["text"]
+    text = fetch(self._data_source, index)[self._feature]
     if isinstance(text, bytes):
       text = text.decode("utf-8", errors="replace")
     return text
 
 
-def texts(name: str, split: str, data_dir: str = "") -> Texts:
+def texts(
+  name: str, split: str, data_dir: str = "", feature: str = "text"
+) -> Texts:
   """Returns the texts of a data set prepared by TFDS, such as C4.
 
   Args:
-    name: "c4/en", "wikipedia/20230601.en" or another with a `text` feature.
+    name: "c4/en", "wikipedia/20230601.en" or another with a text feature.
     split: a TFDS split, which may be a slice such as "train[1000:]".
     data_dir: folder of the prepared data set; empty for the default of TFDS.
+    feature: the feature that has the text.
 
   Raises:
     UserError: the data set is unknown, not prepared, or has no text.
   """
   data_source = open_prepared(name, split, data_dir)
   features = dict(data_source.dataset_info.features.items())
-  if "text" not in features:
+  if feature not in features:
     raise UserError(
-      f"{name!r} has features {', '.join(sorted(features))}; 'text' is needed;"
-      " choose another data set"
+      f"{name!r} has features {', '.join(sorted(features))}; {feature!r} is"
+      " needed; choose another data set"
     )
-  return Texts(data_source)
+  return Texts(data_source, feature)
 
 
 def open_prepared(

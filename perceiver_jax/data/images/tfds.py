@@ -18,7 +18,8 @@ class TfdsImages:
   Args:
     data_source: a TFDS data source with undecoded images.
     class_names: name of each label.
-    label_feature: the feature with the label or, multi-hot, with the labels.
+    label_feature: the feature with the label or, multi-hot, with the labels;
+      empty if there is none, which makes all labels 0.
   """
 
   in_memory = False
@@ -47,7 +48,7 @@ class TfdsImages:
     example = tfds_sources.fetch(self._data_source, index)
     if "file_name" in example:
       name = f"{example['file_name'].decode(errors='replace')!r} ({name})"
-    label = example[self._label_feature]
+    label = example[self._label_feature] if self._label_feature else 0
     several = np.ndim(label) > 0
     return {
       "image": codec.decode_image(example["image"], name=name),
@@ -69,7 +70,7 @@ def tfds_images(
     split: a TFDS split, which may be a slice such as "train[10000:]".
     data_dir: folder of the prepared data set; empty for the default of TFDS.
     label_feature: a class label, or a sequence of class labels, such as
-      "labels" of "voc/2007".
+      "labels" of "voc/2007"; empty for images without labels.
 
   Returns:
     A source of image uint8 [H, W, 3], label int32 (of a sequence float32
@@ -104,6 +105,8 @@ def _checked(
   features = dict(data_source.dataset_info.features.items())
   label = features.get(label_feature)
   names = getattr(getattr(label, "feature", label), "names", None)
+  if not label_feature:
+    names = ()
   if "image" not in features or names is None:
     raise UserError(
       f"{name!r} has features {', '.join(sorted(features))}; image and"

@@ -29,21 +29,21 @@ def is_stacked(module_name: str) -> bool:
 
 
 def apply_layers(
-  layer: Callable[[jax.Array], jax.Array],
-  x: jax.Array,
+  layer: Callable[[Any], Any],
+  x: Any,
   *,
   num_layers: int,
   repeats: int,
   remat: bool,
   execution: Execution,
-) -> jax.Array:
+) -> Any:
   """Applies layers in turn, and all of them `repeats` times.
 
   Equal to calling `layer` for each, with parameters of its own.
 
   Args:
     layer: Makes a Haiku module and applies it, without randomness.
-    x: Input of the first layer.
+    x: Input of the first layer, an array or a tree of arrays.
     num_layers: Layers with their own parameters, stacked under "layers".
     repeats: How often all layers are applied.
     remat: Whether the backward pass recomputes whole layers under "auto".

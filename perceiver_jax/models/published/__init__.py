@@ -1,4 +1,4 @@
-"""The models of both papers, with their published sizes and costs.
+"""The models of the papers, with their published sizes and costs.
 
 Sizes are from the table named in each entry and from the authors' code; sizes
 that neither states are marked "chosen". `num_parameters` is exact for the
@@ -13,6 +13,7 @@ from perceiver_jax.models.published import (
   imagenet,
   kinetics,
   language,
+  perceiver_ar,
   points,
   starcraft,
   tables,
@@ -23,6 +24,15 @@ __all__ = ["MODELS", "Entry"]
 
 MODELS: dict[str, Entry] = {
   name: entry._replace(**tables.costs(name))
-  for part in (imagenet, language, flow, kinetics, audioset, points, starcraft)
+  for part in (
+    imagenet,
+    language,
+    flow,
+    kinetics,
+    audioset,
+    points,
+    starcraft,
+    perceiver_ar,
+  )
   for name, entry in part.MODELS.items()
 }
