@@ -185,7 +185,8 @@ def set_copy_length(config: ml_collections.ConfigDict, length: int) -> None:
   config.data.context_length = length
   config.data.min_crop = length // 2
   config.data.source_args.mirrored.length = length
-  config.data.source_args.mirrored.num_test = max(16, 2**21 // length)
+  # 16,384 tokens of the second halves, or more.
+  config.data.source_args.mirrored.num_test = max(16, 2**15 // length)
   config.model.adapter.position_sizes = (length + 1,)
 
 
@@ -250,20 +251,23 @@ def _shrink(
 def _copy(config: ml_collections.ConfigDict) -> None:
   _shrink(config, num_latents=32, depth=1)
   set_copy_length(config, 128)
-  config.num_steps = 4000
-  config.batch_size = 64
+  config.num_steps = 1500
+  config.batch_size = 32
+  config.eval_every_steps = 250
 
 
 def _bytes(config: ml_collections.ConfigDict) -> None:
   vocab_size = 262
-  _shrink(config, num_latents=256, depth=4)
+  _shrink(config, num_latents=128, depth=3)
   config.model.adapter.vocab_size = vocab_size
   config.model.decoder.vocab_size = vocab_size
   config.data.context_length = 512
   config.model.adapter.position_sizes = (513,)
   config.model.encoder.update(rotary_fraction=0.5, max_wavelength=512.0)
-  config.num_steps = 2500
-  config.batch_size = 8
+  config.num_steps = 6000
+  config.batch_size = 16
+  config.optimizer.learning_rate = 3e-3
+  config.optimizer.b2 = 0.98
 
 
 def _smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
