@@ -38,6 +38,9 @@ The sizes and recipes of the others are chosen, except those of all recipes
 above; `copy` and `bytes` are ours.
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 import ml_collections
 
 from configs import base
@@ -114,7 +117,7 @@ def _published(config: ml_collections.ConfigDict, name: str) -> None:
     )
 
 
-def _data() -> dict[str, object]:
+def _data() -> dict[str, Any]:
   """Returns the leaves of the data, which all variants have."""
   return {
     "source": "text",  # See `perceiver_jax.tasks.sequence_data.SOURCES`.
@@ -190,9 +193,24 @@ def set_copy_length(config: ml_collections.ConfigDict, length: int) -> None:
   config.model.adapter.position_sizes = (length + 1,)
 
 
+def sweep_copy_context() -> Iterator[dict[str, Any]]:
+  """Yields points of `copy` with other lengths of the context."""
+  for length in (32, 64, 128, 256, 512):
+    config = get_config("copy")
+    set_copy_length(config, length)
+    mirrored = config.data.source_args.mirrored
+    yield {
+      "data.context_length": length,
+      "data.min_crop": config.data.min_crop,
+      "data.source_args.mirrored.length": mirrored.length,
+      "data.source_args.mirrored.num_test": mirrored.num_test,
+      "model.adapter.position_sizes": config.model.adapter.position_sizes,
+    }
+
+
 def _corpus(
   source: str, name: str = "", documents: str = "line", feature: str = "text"
-) -> dict[str, object]:
+) -> dict[str, Any]:
   """Returns the leaves of a corpus, with the arguments of each source."""
   return {
     "source": source,  # See `perceiver_jax.data.text.corpora.SOURCES`.

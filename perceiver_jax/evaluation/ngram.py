@@ -1,4 +1,4 @@
-"""An n-gram model of bytes, a baseline for masked language models.
+"""An n-gram model of bytes, a baseline for language models.
 
 It has Witten-Bell interpolation (Bell, Cleary and Witten, 1990; Chen and
 Goodman, 1998, section 2.5): after a context c, which was seen t times before k
@@ -155,6 +155,27 @@ def accuracy(
   if not total:
     raise ValueError("no byte is masked: there is nothing to fill in")
   return correct / total
+
+
+def bits_per_byte(model: NGram, texts: Iterable[bytes]) -> float:
+  """Returns the mean code length of a byte, given those before it.
+
+  Args:
+    model: the n-gram model.
+    texts: texts whose bytes are predicted from the start of each.
+
+  Raises:
+    ValueError: there is no byte.
+  """
+  bits = total = 0.0
+  for text in texts:
+    for i in range(len(text)):
+      before = text[max(0, i - model.order + 1) : i]
+      bits -= float(np.log2(model.probabilities(before)[text[i]]))
+    total += len(text)
+  if not total:
+    raise ValueError("no byte is given: there is nothing to predict")
+  return bits / total
 
 
 def _runs(masked: np.ndarray) -> Iterator[tuple[int, int]]:

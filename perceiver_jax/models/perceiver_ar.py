@@ -83,13 +83,15 @@ class TokensAdapter(hk.Module):
     if self._positions == "none":
       return x
     for i, size in enumerate(self._position_sizes):
+      where = raw["positions"][..., i]
       if self._positions == "sinusoidal":
-        table = position_encoding.sinusoidal_table(size, channels)
+        rows = position_encoding.sinusoidal_encodings(where, size, channels)
       else:
         table = position_encoding.TrainablePositions(
           size, channels, _INIT_SCALE, name=f"positions_{i}"
         )()
-      x += table[raw["positions"][..., i]].astype(x.dtype)
+        rows = table[where]
+      x += rows.astype(x.dtype)
     return x
 
 

@@ -13,6 +13,9 @@ from jax import numpy as jnp
 
 from perceiver_jax.models.typing import Array, Float, Int, Shaped
 
+# Positions of a row of the coarser table of `sinusoidal_encodings`.
+_STEP = 256
+
 
 def linear_positions(
   index_dims: Sequence[int], low: float = -1.0, high: float = 1.0
@@ -165,20 +168,36 @@ def rotate(
   return jnp.concatenate([turned, x[..., 2 * num_pairs :]], axis=-1)
 
 
-def sinusoidal_table(
-  num_positions: int, num_channels: int
-) -> Float[Array, "M P"]:
+def sinusoidal_encodings(
+  positions: Int[Array, "*B"], num_positions: int, num_channels: int
+) -> Float[Array, "*B P"]:
   """Returns the Transformer's fixed encodings, all sines before all cosines.
 
   The wavelengths run from 2 pi to 20,000 pi (arXiv 1706.03762, section 3.5, as
-  in Perceiver AR's code).
+  in Perceiver AR's code). A position is the sum of a multiple of 256 and a
+  remainder, and its angle that of theirs, which needs two small tables: one of
+  131,072 positions would take 0.5 GB, and their angles are too large to be
+  computed in float32.
+
+  Args:
+    positions: From 0 on.
+    num_positions: Number of different positions.
+    num_channels: P.
   """
   half = num_channels // 2
-  exponents = np.arange(half) / max(half - 1, 1)
-  angles = np.arange(num_positions)[:, None] * 10_000.0**-exponents
-  return jnp.asarray(
-    np.concatenate([np.sin(angles), np.cos(angles)], -1), jnp.float32
-  )
+  frequencies = 10_000.0 ** -(np.arange(half) / max(half - 1, 1))
+  coarse = np.arange(0, num_positions, _STEP)[:, None] * frequencies
+  fine = np.arange(min(_STEP, num_positions))[:, None] * frequencies
+
+  def at(table, indices):
+    return jnp.asarray(table, jnp.float32)[indices]
+
+  high, low = positions // _STEP, positions % _STEP
+  sin_high, cos_high = at(np.sin(coarse), high), at(np.cos(coarse), high)
+  sin_low, cos_low = at(np.sin(fine), low), at(np.cos(fine), low)
+  sin = sin_high * cos_low + cos_high * sin_low
+  cos = cos_high * cos_low - sin_high * sin_low
+  return jnp.concatenate([sin, cos], axis=-1)
 
 
 class TrainablePositions(hk.Module):

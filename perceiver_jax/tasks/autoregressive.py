@@ -5,7 +5,7 @@ Shapes: b examples, M inputs, N latents, V vocabulary.
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -148,6 +148,10 @@ class Autoregressive(base.Task):
       return sequence_data.train_source(data, tokenizer)
     held_out = sequence_data.eval_sequences(data, tokenizer)
     return sequences.Windows(held_out, self._stride)
+
+  def texts(self, role: str) -> Iterator[str]:
+    """Yields the text of each sequence of "train" or "eval"."""
+    yield from sequence_data.texts(self._config.data, role, self.tokenizer)
 
   def preprocess(
     self, example: Example, rng: np.random.Generator | None

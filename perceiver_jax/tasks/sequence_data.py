@@ -1,6 +1,6 @@
 """Makes the sequences that the config of an autoregressive model names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ml_collections
@@ -60,6 +60,14 @@ def eval_sequences(
 ) -> source.Sequences:
   """Returns all held-out sequences; see `train_source`."""
   return source.Chain(list(_parts(data, "eval", tokenizer).values()))
+
+
+def texts(
+  data: ml_collections.ConfigDict, role: str, tokenizer: Tokenizer
+) -> Iterator[str]:
+  """Yields the text of each sequence of "train" or "eval"."""
+  for part in _parts(data, role, tokenizer).values():
+    yield from (part.text(i) for i in range(len(part)))
 
 
 def _parts(

@@ -1,4 +1,4 @@
-r"""Renders every table of both papers, published beside ours.
+r"""Renders every table of the papers, published beside ours.
 
   python -m scripts.paper_tables --runs=runs --out=tables.html
 

@@ -26,7 +26,7 @@ _PLACES = {
 # Sources that come with the code or are generated, not the papers' own.
 _EMBEDDED = {
   "digits", "digit_pairs", "photos", "generated", "tiny", "python_docs",
-  "rendered", "motorcycle",
+  "rendered", "motorcycle", "mirrored",
 }  # fmt: skip
 _SOURCES = ("source", "train_source", "eval_source")
 

@@ -129,6 +129,18 @@ def test_accuracy_is_the_share_of_masked_bytes_predicted():
     ngram.accuracy(model, [(predictable, np.zeros(11, bool))])
 
 
+def test_bits_per_byte_are_the_code_length_of_each_byte_after_those_before():
+  model = ngram.NGram([b"abab"], 2)
+  first = model.probabilities(b"")[ord("a")]
+  second = model.probabilities(b"a")[ord("b")]
+  expected = -np.log2([first, second]).sum() / 2
+  assert ngram.bits_per_byte(model, [b"ab"]) == pytest.approx(expected)
+  both = ngram.bits_per_byte(model, [b"ab", b"", b"ab"])
+  assert both == pytest.approx(expected)
+  with pytest.raises(ValueError, match="no byte is given"):
+    ngram.bits_per_byte(model, [b""])
+
+
 def test_orders_masks_and_beams_out_of_range_are_refused():
   model = ngram.NGram([b"ab"], 2)
   with pytest.raises(ValueError, match="order must be 1 or more, got 0"):

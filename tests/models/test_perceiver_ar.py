@@ -171,3 +171,12 @@ def test_the_imagenet_model_has_the_authors_parameters():
   params = jax.eval_shape(model.init, jax.random.key(0), raw)
   count = sum(x.size for x in jax.tree.leaves(params))
   assert count == 770_094_339
+
+
+def test_sinusoidal_encodings_are_exact_at_far_positions():
+  positions = np.array([[0, 1, 255, 256], [4097, 65_536, 131_071, 131_072]])
+  rows = position_encoding.sinusoidal_encodings(positions, 131_073, 16)
+  frequencies = 10_000.0 ** -(np.arange(8) / 7)
+  angles = positions[..., None] * frequencies
+  expected = np.concatenate([np.sin(angles), np.cos(angles)], -1)
+  np.testing.assert_allclose(rows, expected, atol=1e-6)

@@ -1,24 +1,49 @@
-"""Tests of the n-gram baseline of masked language modeling."""
+"""Tests of the n-gram baseline of language models."""
 
 import json
 import re
 
 import pytest
 
-from configs import masked_lm
+from configs import masked_lm, perceiver_ar
 from perceiver_jax.tasks import registry as tasks
 from perceiver_jax.training import workdir
 
 
+def write(folder, config, metrics):
+  """Writes the files of a finished run that the script reads."""
+  workdir.write(folder, config, tasks.make_task(config).metadata())
+  results = json.dumps({"metrics": metrics})
+  (folder / "results.json").write_text(results)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-  """Writes the files of a finished run that the script reads."""
   folder = tmp_path_factory.mktemp("runs") / "mlm"
   config = masked_lm.get_config("byte_bert,smoke")
-  workdir.write(folder, config, tasks.make_task(config).metadata())
-  results = {"metrics": {"eval/accuracy": 0.1234}}
-  (folder / "results.json").write_text(json.dumps(results))
+  write(folder, config, {"eval/accuracy": 0.1234})
   return folder
+
+
+def test_an_autoregressive_run_is_compared_in_bits_per_byte(script, tmp_path):
+  train, test = tmp_path / "train.txt", tmp_path / "test.txt"
+  train.write_text("abcd\n" * 50)
+  test.write_text("abcd\n")
+  config = perceiver_ar.get_config("own")
+  files = config.data.corpora.own.arguments.files
+  files.update(train=str(train), eval=str(test), documents="line")
+  write(tmp_path / "run", config, {"eval/bits_per_byte": 1.5})
+  done = script("evaluation.ngram_baseline", f"--workdir={tmp_path / 'run'}")
+  assert done.status == 0, done.err
+  own, ngram = map(float, re.findall(r"([\d.]+) bits per byte", done.out))
+  assert own == 1.5
+  assert 0 < ngram < 1
+
+
+def test_a_run_without_text_is_refused(script, tmp_path):
+  write(tmp_path / "run", perceiver_ar.get_config("copy"), {})
+  done = script("evaluation.ngram_baseline", f"--workdir={tmp_path / 'run'}")
+  assert (done.status, "'mirrored', not on text" in done.err) == (2, True)
 
 
 def test_the_accuracies_of_the_run_and_of_n_grams_are_printed(script, run):
