@@ -86,6 +86,8 @@ def run() -> ml_collections.ConfigDict:
   config.log = {
     "every_steps": 100,
     "tensorboard": True,
+    "profile_from_step": 0,  # First step to profile; 0: on SIGUSR1 only.
+    "profile_steps": 5,  # Number of steps to profile.
     "wandb_project": "",  # Needs the extra: pip install perceiver_jax[wandb].
   }
   config.checkpoint = {

@@ -8,6 +8,7 @@ coordination service every few seconds, and reads those of the others.
 import atexit
 import contextlib
 import ctypes
+import logging
 import multiprocessing
 import os
 import re
@@ -29,6 +30,8 @@ _SILENCE = 20.0
 _GRACE = 8.0
 _KEY = "perceiver_jax/processes/"
 _ENDED, _DONE = "ended", "done"
+# That of `training.logs.process_log`, which imports JAX.
+_RUN_LOGGER = logging.getLogger("perceiver_jax.run")
 _COMMUNICATION = re.compile(
   r"Gloo|NCCL|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|[Cc]oordination|heartbeat"
 )
@@ -177,6 +180,10 @@ def exit_at_once(status: int, message: str = "") -> NoReturn:
       stream.flush()
   if message:
     os.write(2, message.encode())
+    with contextlib.suppress(Exception):
+      _RUN_LOGGER.error("%s", message.strip())
+      for handler in _RUN_LOGGER.handlers:
+        handler.flush()
   for worker in multiprocessing.active_children():
     worker.kill()
   os._exit(status)

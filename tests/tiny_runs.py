@@ -26,6 +26,8 @@ from perceiver_jax.training.checkpoints.checkpointer import Checkpointer
 from perceiver_jax.viz import sections
 
 FEATURES, CLASSES = 5, 3
+# Prefixes of metrics that differ between equal runs.
+_MEASURED = ("speed/", "memory/")
 
 
 class Batches(list):
@@ -176,10 +178,10 @@ def write_random(folder, config):
 
 
 def records(folder):
-  """Returns the records of metrics.jsonl without measurements of speed."""
+  """Returns the records of metrics.jsonl without speed and memory."""
   lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
   return [
-    {k: v for k, v in json.loads(line).items() if not k.startswith("speed/")}
+    {k: v for k, v in json.loads(line).items() if not k.startswith(_MEASURED)}
     for line in lines
   ]
 

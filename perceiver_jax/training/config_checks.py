@@ -16,6 +16,8 @@ _MINIMUM = {
   "max_seconds": 0,
   "data_timeout_seconds": 0,
   "log.every_steps": 1,
+  "log.profile_from_step": 0,
+  "log.profile_steps": 1,
   "checkpoint.every_steps": 0,
   "checkpoint.every_epochs": 0,
   "checkpoint.keep_latest": 1,

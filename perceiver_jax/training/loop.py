@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import ml_collections
+from jax.experimental import multihost_utils
 
 from perceiver_jax.training import (
   config_checks,
@@ -22,8 +23,10 @@ from perceiver_jax.training import (
 )
 from perceiver_jax.training import step as step_lib
 from perceiver_jax.training.checkpoints.checkpointer import Checkpointer
-from perceiver_jax.training.logs import results, run_summary
+from perceiver_jax.training.logs import process_stats, results, run_summary
 from perceiver_jax.training.logs.metrics_accumulator import MetricsAccumulator
+from perceiver_jax.training.logs.process_log import ProcessLog
+from perceiver_jax.training.logs.profiler import Profiler
 from perceiver_jax.training.logs.run_log import RunLog
 from perceiver_jax.training.logs.wall_time import WallTimer
 from perceiver_jax.training.step import TrainState
@@ -122,6 +125,9 @@ class Trainer:
     with contextlib.ExitStack() as stack:
       if jax.process_index() == 0:
         stack.enter_context(workdir.locked(self._folder))
+      if jax.process_count() > 1:
+        # No other process writes before the first has the lock.
+        multihost_utils.sync_global_devices("workdir locked")
       stack.enter_context(workdir.full_disk_explained(self._folder))
       return self._run_in_folder()
 
@@ -138,8 +144,10 @@ class Trainer:
       best_metric=self._task.primary_metric,
       best_mode=self._task.primary_mode,
     )
+    self._process_log = ProcessLog(self._folder)
+    self._profiler = Profiler(self._folder, self._config.log)
     try:
-      with stop.handled():
+      with stop.handled(), self._process_log, self._profiler.handled():
         return self._run(stop)
     finally:
       self._data.close()
@@ -153,6 +161,10 @@ class Trainer:
     self._log = RunLog(
       self._folder, self._config, self._num_steps, start, self._timer
     )
+    self._process_stats = process_stats.ProcessStats()
+    self._process_log.doing = self._timer.current
+    self._process_log.step = start
+    self._profiler.say = self._log.say
     try:
       compiled = self._compile(state) if start < self._num_steps else None
       summary = run_summary.summarize(
@@ -212,12 +224,14 @@ class Trainer:
     # Queued steps can time out in collectives on simulated CPU devices.
     ahead = 0 if jax.default_backend() == "cpu" else _STEPS_AHEAD
     for step in range(start + 1, self._num_steps + 1):
-      with self._timer.section("data"):
-        batch = step_lib.place_train_batch(next(self._data), self._mesh)
-      with self._timer.section("step"):
-        state, metrics = compiled(state, batch)
-        self._accumulator.add(metrics)
-        self._accumulator.wait(ahead)
+      with self._profiler.step(step, self._accumulator.wait):
+        with self._timer.section("data"):
+          batch = step_lib.place_train_batch(next(self._data), self._mesh)
+        with self._timer.section("step"):
+          state, metrics = compiled(state, batch)
+          self._accumulator.add(metrics)
+          self._accumulator.wait(ahead)
+      self._process_log.step = step
       self._log.step()
       self._end_interval(step, state)
       if step < self._num_steps and (reason := stop.reason(step)):
@@ -233,12 +247,19 @@ class Trainer:
     if due.log:
       means, speed = self._accumulator.take()
       means["learning_rate"] = float(self._schedule(step - 1))
-      self._log.training(step, means, speed)
+      self._log.training(step, means, speed, self._compare(speed))
     if due.evaluate:
       self._evaluation = self._evaluate(state)
       self._log.evaluation(step, results.flat_scalars(self._evaluation))
     if due.save:
       self._save(step, state)
+
+  def _compare(self, speed: dict[str, float]) -> process_stats.Comparison:
+    """Compares the processes, of which any may request a profile."""
+    compared = self._process_stats.compare(speed, self._profiler.is_requested)
+    self._profiler.agree(compared.profile)
+    self._process_log.measured = {**speed, **process_stats.memory()}
+    return compared
 
   def _evaluate(self, state: TrainState) -> results.Evaluation:
     with self._timer.section("evaluate"):

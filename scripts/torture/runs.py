@@ -16,6 +16,8 @@ _ROOT = Path(__file__).parents[2]
 # Seconds that a run may take to do what is waited for.
 _PATIENCE = 400.0
 _IMAGES_PER_CLASS = 12
+# Prefixes of metrics that differ between equal runs.
+_MEASURED = ("speed/", "memory/")
 _LEAVES = {
   "task": f"{task.__name__}:{task.FaultyImages.__name__}",
   "data.source": "image_folder",
@@ -185,9 +187,9 @@ def last_step(workdir: Path) -> int:
 
 
 def records(workdir: Path) -> list[dict[str, float]]:
-  """Returns the recorded metrics without measurements of speed."""
+  """Returns the recorded metrics without speed and memory."""
   return [
-    {k: v for k, v in json.loads(line).items() if not k.startswith("speed/")}
+    {k: v for k, v in json.loads(line).items() if not k.startswith(_MEASURED)}
     for line in _lines(workdir).splitlines()
   ]
 

@@ -1,5 +1,6 @@
-"""Compares runs of two processes with a run of one."""
+"""Compares runs of several processes with a run of one."""
 
+import functools
 import json
 import shutil
 import signal
@@ -10,10 +11,13 @@ import pytest
 import tiny_runs as runs
 
 from perceiver_jax.training import workdir
+from perceiver_jax.training.logs import process_log
 
 pytestmark = pytest.mark.slow
 
 _VICTIMS = [0, pytest.param(1, marks=pytest.mark.nightly)]
+# Numbers of processes.
+_COUNTS = [4, pytest.param(8, marks=pytest.mark.nightly)]
 
 # A run long enough for a signal to arrive in the middle of it.
 LEAVES = {
@@ -36,46 +40,52 @@ def single_process(tmp_path_factory, program):
 
 
 @pytest.fixture
-def start_two(program):
-  """Returns a function that starts two processes with one device each.
+def start(program):
+  """Returns a function that starts processes with one device each.
 
   Processes still running after the test are killed.
   """
   started = []
 
-  def start(folder, leaves=None, **kwargs):
+  def start(count, folder, leaves=None, **kwargs):
     with socket.socket() as free:
       free.bind(("localhost", 0))
       port = free.getsockname()[1]
-    pair = [
+    processes = [
       program(
         folder,
         LEAVES | (leaves or {}),
         environment={
           "XLA_FLAGS": devices(1),
           "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
-          "JAX_NUM_PROCESSES": "2",
+          "JAX_NUM_PROCESSES": str(count),
           "JAX_PROCESS_ID": str(number),
         },
         **kwargs,
       )
-      for number in (0, 1)
+      for number in range(count)
     ]
-    started.extend(pair)
-    return pair
+    started.extend(processes)
+    return processes
 
   yield start
   for run in started:
     run.kill()
 
 
+@pytest.fixture
+def start_two(start):
+  """Returns a function that starts two processes with one device each."""
+  return functools.partial(start, 2)
+
+
 def devices(count):
   return f"--xla_force_host_platform_device_count={count}"
 
 
-def wait_for_success(pair):
-  """Waits for both processes and returns what they printed."""
-  results = [run.end() for run in pair]
+def wait_for_success(processes):
+  """Waits for all processes and returns what they printed."""
+  results = [run.end() for run in processes]
   for status, _, err in results:
     assert status == 0, err
   return [out for _, out, _ in results]
@@ -85,12 +95,26 @@ def test_two_processes_train_like_one(tmp_path, single_process, start_two):
   first, second = wait_for_success(start_two(tmp_path))
   runs.assert_alike(tmp_path, single_process)
   assert "2 x cpu (cpu), 2 process(es)" in first
-  # Only the first process prints and writes.
+  # Only the first process prints and writes metrics.
   assert "step" not in second
   assert len(list((tmp_path / "tensorboard").iterdir())) == 1
+  assert_same_accuracy(tmp_path, single_process)
+
+
+@pytest.mark.parametrize("count", _COUNTS)
+def test_several_processes_train_like_one(
+  tmp_path, single_process, start, count
+):
+  first, *_ = wait_for_success(start(count, tmp_path))
+  assert f"{count} x cpu (cpu), {count} process(es)" in first
+  runs.assert_alike(tmp_path, single_process)
+  assert_same_accuracy(tmp_path, single_process)
+
+
+def assert_same_accuracy(folder, reference):
   results = [
-    json.loads((folder / "results.json").read_text())["metrics"]
-    for folder in (tmp_path, single_process)
+    json.loads((path / "results.json").read_text())["metrics"]
+    for path in (folder, reference)
   ]
   # Accuracies are counts out of 360 examples, so they must be equal.
   for name in ("eval/accuracy", "eval/top_5_accuracy"):
@@ -163,6 +187,42 @@ def test_a_run_of_one_process_can_be_resumed_by_two(
   runs.assert_alike(tmp_path, single_process)
 
 
+def test_the_number_of_processes_may_change_between_restarts(
+  tmp_path, single_process, start, program
+):
+  limit = {"max_seconds": 1e-6}  # Each start takes one step.
+  status, _, err = program(tmp_path, LEAVES | limit).end()
+  assert status == 75, err
+  assert [run.end()[0] for run in start(2, tmp_path, limit)] == [75, 75]
+  first, *_ = wait_for_success(start(4, tmp_path))
+  assert "resumed from step 2" in " ".join(first.split())
+  runs.assert_alike(tmp_path, single_process)
+
+
+def test_every_process_has_a_log_and_can_ask_for_a_profile(tmp_path, start_two):
+  leaves = {"num_steps": 100_000, "num_epochs": 0.0, "log.profile_steps": 2}
+  pair = start_two(tmp_path, leaves)
+  pair[0].wait_for(6)
+  pair[1].send(signal.SIGUSR1)
+  folder = tmp_path / "profile" / "plugins" / "profile"
+  profiles = lambda: sorted(p.name[0] for p in folder.glob("*/*.xplane.pb"))
+  pair[0].wait_until(lambda: profiles() == ["0", "1"])
+  pair[0].send(signal.SIGTERM)
+  first, _ = (run.end()[1] for run in pair)
+  assert len(list(folder.iterdir())) == 1
+  heartbeats = process_log.read_heartbeats(tmp_path)
+  assert [h["process"] for h in heartbeats] == [0, 1]
+  assert [h["doing"] for h in heartbeats] == ["ended", "ended"]
+  assert heartbeats[0]["step"] == heartbeats[1]["step"]
+  for process in (0, 1):
+    text = "\n".join(process_log.read_log(tmp_path, process))
+    for part in ("/100,000 ", "% for data, the median ", "preempted at"):
+      assert part in text
+  record = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+  assert record["speed/slowest_process"] in (0, 1)
+  assert f"slowest process {record['speed/slowest_process']:.0f} on " in first
+
+
 def test_both_processes_report_an_indivisible_batch_size(tmp_path, start_two):
   pair = start_two(tmp_path / "run", {"batch_size": 3})
   for status, _, err in (run.end() for run in pair):
@@ -179,14 +239,34 @@ def test_if_a_process_is_killed_the_other_ends_and_both_can_resume(
   folder = tmp_path / "run"
   pair = start_two(folder)
   pair[0].wait_for(4)
-  pair[victim].kill()
-  killed = time.monotonic()
-  status, _, err = pair[1 - victim].end()
-  assert time.monotonic() - killed < 30
-  assert status == 75, err
-  assert err.splitlines()[-1].startswith(f"error: process {victim} of 2 ")
+  assert_others_end(pair, victim, folder)
   wait_for_success(start_two(folder))
   runs.assert_alike(folder, single_process)
+
+
+@pytest.mark.parametrize("count", _COUNTS)
+def test_if_one_of_several_processes_is_killed_the_others_end(
+  tmp_path, start, count
+):
+  leaves = {"num_steps": 100_000, "num_epochs": 0.0}
+  processes = start(count, tmp_path, leaves)
+  processes[0].wait_for(4)
+  assert_others_end(processes, count // 2, tmp_path)
+
+
+def assert_others_end(processes, victim, folder):
+  """Kills one process, and asserts that all others name it."""
+  processes[victim].kill()
+  killed = time.monotonic()
+  others = {n: run for n, run in enumerate(processes) if n != victim}
+  ended = {n: run.end() for n, run in others.items()}
+  assert time.monotonic() - killed < 30
+  message = f"error: process {victim} of {len(processes)} "
+  for number, (status, _, err) in ended.items():
+    assert status == 75, err
+    assert err.splitlines()[-1].startswith(message)
+    if victim:  # JAX may end at once without the first process.
+      assert message in process_log.read_log(folder, number)[-1]
 
 
 def test_an_error_of_one_process_ends_the_other(tmp_path, start_two):

@@ -15,6 +15,7 @@ from perceiver_jax.tasks import registry as tasks
 from perceiver_jax.training import config_checks, interrupts, loop, metrics
 from perceiver_jax.training.checkpoints import manifest as manifest_lib
 from perceiver_jax.training.checkpoints.checkpointer import Checkpointer
+from perceiver_jax.training.logs import process_log
 
 pytestmark = pytest.mark.usefixtures("compile_once", "no_report")
 
@@ -469,6 +470,25 @@ def test_tasks_log_no_rates_by_default(finished):
   speeds = {name for line in lines for name in line if "speed/" in name}
   assert speeds == {
     "speed/examples_per_second",
+    "speed/step_seconds",
     "speed/data_wait_percent",
     "speed/gflops_per_second",
   }
+
+
+def test_every_process_has_a_heartbeat_and_a_log(finished):
+  (heartbeat,) = process_log.read_heartbeats(finished)
+  assert (heartbeat["step"], heartbeat["doing"]) == (4, "ended")
+  assert heartbeat["step_seconds"] > 0
+  lines = process_log.read_log(finished, 0)
+  assert any(" 50% [##########----------] step 2/4 " in line for line in lines)
+  trained = map(json.loads, (finished / "metrics.jsonl").open())
+  assert next(trained)["memory/host_gb"] > 0.05
+
+
+def test_steps_of_a_run_can_be_profiled(tmp_path, capsys):
+  config = runs.tiny_config(log__profile_from_step=3, log__profile_steps=2)
+  runs.train(tmp_path, config)
+  folder = tmp_path / "profile" / "plugins" / "profile" / "step_3"
+  assert f"wrote a profile from step 3 to {folder}" in capsys.readouterr().out
+  assert [path for path in folder.glob("0-*.xplane.pb") if path.stat().st_size]

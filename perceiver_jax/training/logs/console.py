@@ -1,9 +1,11 @@
-"""Prints the progress of a run: a bar on a terminal, lines elsewhere."""
+"""Prints and logs the progress of a run: a bar on a terminal, else lines."""
 
 import sys
 from collections.abc import Mapping
 
 from tqdm import tqdm
+
+from perceiver_jax.training.logs.process_log import RUN_LOGGER
 
 _BAR_WIDTH = 20
 _SHOWN = ("loss", "accuracy")
@@ -13,12 +15,13 @@ class Console:
   """Prints the progress of a run on stdout.
 
   On a terminal a bar moves with every step; in a log file there is one line
-  per interval, which shows the fraction done.
+  per interval, which shows the fraction done. The log of each process gets the
+  lines too; see `process_log`.
 
   Args:
     total: number of steps in the run.
     start: number of steps completed before this process started.
-    enabled: False (every process but the first) makes all calls do nothing.
+    enabled: False (every process but the first) prints nothing.
   """
 
   def __init__(self, total: int, start: int = 0, *, enabled: bool = True):
@@ -42,7 +45,8 @@ class Console:
       self._bar.update()
 
   def say(self, line: str) -> None:
-    """Prints a line, above the bar if there is one."""
+    """Logs and prints a line, above the bar if there is one."""
+    RUN_LOGGER.info("%s", line)
     if not self._enabled:
       return
     if self._bar is not None:
@@ -50,17 +54,21 @@ class Console:
     else:
       print(line, flush=True)
 
-  def interval(self, step: int, values: Mapping[str, float], eta: str) -> None:
-    """Shows the metrics of the last interval."""
-    if self._bar is not None:
-      shown = {k: v for k, v in values.items() if k in _SHOWN}
-      self._bar.set_postfix(shown, refresh=False)
-      return
+  def interval(
+    self, step: int, values: Mapping[str, float], eta: str, note: str = ""
+  ) -> None:
+    """Shows the metrics of the last interval, and a note on it."""
     numbers = "  ".join(f"{k} {_number(v)}" for k, v in values.items())
-    self.say(
+    line = (
       f"{_bar(step, self._total)} step {step:,}/{self._total:,}"
-      f"  {numbers}  eta {eta}"
+      f"  {numbers}  eta {eta}" + (f"  {note}" if note else "")
     )
+    if self._bar is None:
+      self.say(line)
+      return
+    RUN_LOGGER.info("%s", line)
+    shown = {k: v for k, v in values.items() if k in _SHOWN}
+    self._bar.set_postfix(shown, refresh=False)
 
   def close(self) -> None:
     """Closes the progress bar."""

@@ -110,6 +110,7 @@ class MetricsAccumulator:
     examples = steps * self._batch_size / seconds
     speed = {
       "examples_per_second": examples,
+      "step_seconds": seconds / max(steps, 1),
       "data_wait_percent": 100 * spent["data"] / seconds,
     }
     for name, rate in self._rates.items():

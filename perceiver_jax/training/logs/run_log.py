@@ -8,13 +8,14 @@ import ml_collections
 import numpy as np
 
 from perceiver_jax.training import workdir
+from perceiver_jax.training.logs import process_stats
 from perceiver_jax.training.logs.console import Console
 from perceiver_jax.training.logs.metric_writers import MetricWriters
 from perceiver_jax.training.logs.wall_time import WallTimer, format_seconds
 
 
 class RunLog:
-  """The log of a run; only the first process writes.
+  """The log of a run; only the first process prints and writes metrics.
 
   Args:
     folder: the run's workdir.
@@ -65,16 +66,34 @@ class RunLog:
     self._console.step()
 
   def training(
-    self, step: int, means: Mapping[str, float], speed: Mapping[str, float]
+    self,
+    step: int,
+    means: Mapping[str, float],
+    speed: Mapping[str, float],
+    processes: process_stats.Comparison,
   ) -> None:
-    """Logs the means and the speed of an interval that ends at `step`."""
-    self._write(
-      step,
-      {f"train/{name}": value for name, value in means.items()}
-      | {f"speed/{name}": value for name, value in speed.items()},
-    )
+    """Logs an interval that ends at `step`.
+
+    Args:
+      step: number of steps taken.
+      means: means of the metrics.
+      speed: speed of this process.
+      processes: comparison with the others.
+    """
+    parts = {
+      "train": means,
+      "speed": {**speed, **processes.speed},
+      "memory": processes.memory,
+    }
+    self._write(step, {
+      f"{part}/{name}": value
+      for part, values in parts.items()
+      for name, value in values.items()
+    })  # fmt: skip
     eta = self._timer.eta(step, self._num_steps, self._start)
-    self._console.interval(step, {**means, **speed}, format_seconds(eta))
+    self._console.interval(
+      step, {**means, **speed}, format_seconds(eta), processes.text
+    )
 
   def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
     """Logs the metrics of an evaluation, by 'data set/metric'."""

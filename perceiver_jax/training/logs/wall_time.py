@@ -44,6 +44,10 @@ class WallTimer:
     self._settle()
     return dict(self._totals)
 
+  def current(self) -> str:
+    """Returns the open section, or "". Other threads may call it."""
+    return (self._open[-1:] or [""])[0]
+
   def eta(self, step: int, total: int, start_step: int) -> float:
     """Returns the seconds until step `total`, at this process's pace so far.
 

@@ -151,6 +151,7 @@ def test_speed_counts_only_data_and_steps_of_the_interval(timer, clock):
   assert accumulator.take()[1] == pytest.approx(
     {
       "examples_per_second": 4.0,
+      "step_seconds": 2.0,
       "data_wait_percent": 25.0,
       "gflops_per_second": 1.5,
       "mfu_percent": 18.75,
@@ -175,6 +176,7 @@ def test_speed_leaves_out_unknown_quantities(timer, clock):
   take_steps(accumulator, timer, clock, 1, data=0.0, seconds=1.0)
   assert set(accumulator.take()[1]) == {
     "examples_per_second",
+    "step_seconds",
     "data_wait_percent",
   }
 
@@ -186,7 +188,11 @@ def test_resumed_run_does_not_count_earlier_processes(clock):
   )
   take_steps(accumulator, timer, clock, 2, data=1.0, seconds=1.0)
   assert accumulator.take()[1] == pytest.approx(
-    {"examples_per_second": 4.0, "data_wait_percent": 50.0}
+    {
+      "examples_per_second": 4.0,
+      "step_seconds": 2.0,
+      "data_wait_percent": 50.0,
+    }
   )
 
 
