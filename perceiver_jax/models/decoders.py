@@ -39,6 +39,7 @@ class QueryDecoder(hk.Module):
     zero_init: Whether the projection starts at zero (optical flow).
     gelu: "tanh" or "exact"; see `blocks.Mlp`.
     execution: How it is computed.
+    activation: "gelu" or "squared_relu"; see `blocks.Mlp`.
   """
 
   def __init__(
@@ -53,6 +54,7 @@ class QueryDecoder(hk.Module):
     zero_init: bool = False,
     gelu: str = "tanh",
     execution: Execution = AUTO,
+    activation: str = "gelu",
     name: str | None = None,
   ):
     super().__init__(name=name)
@@ -68,6 +70,7 @@ class QueryDecoder(hk.Module):
       "use_query_residual": use_query_residual,
       "gelu": gelu,
       "execution": execution,
+      "activation": activation,
     }
 
   def __call__(

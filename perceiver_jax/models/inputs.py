@@ -62,7 +62,12 @@ def as_input_array(inputs: Any) -> InputArray:
   return inputs if isinstance(inputs, InputArray) else InputArray(inputs)
 
 
-def of_adapter(adapter: Any, raw: Any, *, is_training: bool) -> InputArray:
-  """Returns an adapter's input array, in parts if the adapter supports it."""
+def of_adapter(adapter: Any, raw: Any, *, is_training: bool) -> Any:
+  """Returns an adapter's inputs, in parts if the adapter supports it.
+
+  They are an `InputArray`, or of a kind that only its encoder knows.
+  """
   make = getattr(adapter, "parts", adapter)
-  return as_input_array(make(raw, is_training=is_training))
+  inputs = make(raw, is_training=is_training)
+  is_array = isinstance(inputs, jax.Array | np.ndarray)
+  return InputArray(inputs) if is_array else inputs

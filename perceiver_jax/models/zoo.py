@@ -14,6 +14,7 @@ import jax
 
 from perceiver_jax.models import (
   decoders,
+  hierarchical_perceiver,
   perceiver,
   perceiver_ar,
   pointnet,
@@ -25,6 +26,7 @@ from perceiver_jax.models.modalities import (
   audio,
   entities,
   flow,
+  groups,
   image,
   multimodal,
   multitask_classification,
@@ -44,6 +46,7 @@ ADAPTERS: dict[str, Callable[..., Any]] = {
   "entities": entities.EntitiesAdapter,
   "entity_features": entities.EntityFeaturesAdapter,
   "arrays": arrays.ArraysAdapter,
+  "grouped": groups.GroupedAdapter,
   "label": multimodal.LabelAdapter,
   "multimodal": multimodal.MultimodalAdapter,
 }
@@ -52,6 +55,7 @@ ENCODERS: dict[str, Callable[..., Any]] = {
     encoder_lib.EncoderConfig(**sizes), execution, name=name
   ),
   "perceiver_ar": perceiver_ar.PerceiverAREncoder,
+  "hierarchical": hierarchical_perceiver.HierarchicalEncoder,
   "transformer": transformer.TransformerEncoder,
   "pointnet": pointnet.PointNetEncoder,
 }
@@ -62,6 +66,10 @@ DECODERS: dict[str, Callable[..., Any]] = {
   "masked_lm": text.MaskedLmDecoder,
   "token": text.TokenDecoder,
   "next_token": perceiver_ar.NextTokenDecoder,
+  "hierarchical": hierarchical_perceiver.HierarchicalDecoder,
+  "bottleneck_classification": (
+    hierarchical_perceiver.BottleneckClassificationDecoder
+  ),
   "multitask_classification": (
     multitask_classification.MultitaskClassificationDecoder
   ),
@@ -71,6 +79,14 @@ DECODERS: dict[str, Callable[..., Any]] = {
   "transformer_entities": entities.TransformerEntitiesDecoder,
   "arrays": arrays.ArraysDecoder,
 }
+
+# Kinds of decoders that need `num_classes`.
+CLASSIFIERS = (
+  "classification",
+  "bottleneck_classification",
+  "average_and_project",
+  "pointnet",
+)
 
 
 def get_spec(name: str, **overrides: Any) -> dict[str, Any]:
@@ -166,7 +182,7 @@ def _decoder(
 ) -> Any:
   leaves = dict(model["decoder"])
   kind = leaves.get("kind")
-  if kind in ("classification", "average_and_project", "pointnet"):
+  if kind in CLASSIFIERS:
     leaves["num_classes"] = model["num_classes"]
   if kind in ("masked_lm", "token"):
     leaves["adapter"] = adapter

@@ -20,7 +20,7 @@ from perceiver_jax.models.modalities import multimodal
 _SECTIONS = ("adapter", "encoder", "decoder")
 # Arguments that `zoo.build` adds, and those that are sections of the spec.
 _NOT_LEAVES = {"name", "execution", "adapter", "adapters", "num_classes"}
-_NOT_LEAVES |= {"decoder", "outputs", "args", "kwargs", "return"}
+_NOT_LEAVES |= {"decoder", "sizes", "outputs", "args", "kwargs", "return"}
 _ENCODERS = zoo.ENCODERS | {"perceiver": encoder.EncoderConfig}
 # Leaves for which building or tracing a model takes a step each.
 _DEPTHS = {
@@ -36,6 +36,7 @@ _DIVISORS = {
   "num_heads",
   "num_cross_attend_heads",
   "num_self_attend_heads",
+  "num_groups",
   "spatial_downsample",
   "temporal_downsample",
   "samples_per_patch",
@@ -43,6 +44,7 @@ _DIVISORS = {
   "num_blocks",
   "num_cross_attends",
 }
+_FACTOR = "self_attend_widening_factor"
 _MAX_SEED = 2**32 - 1
 _MAX_DIMENSIONS = 8  # Those of a grid; a video has three.
 
@@ -65,7 +67,7 @@ def check_spec(spec: Any, path: Any) -> None:
     _check_decoder(spec["decoder"])
     if "num_classes" in spec:
       _check_leaf("num_classes", spec["num_classes"], int)
-    elif spec["decoder"]["kind"] in ("classification", "average_and_project"):
+    elif spec["decoder"]["kind"] in zoo.CLASSIFIERS:
       raise ValueError("num_classes is missing")
   except ValueError as error:
     raise UserError(
@@ -119,7 +121,7 @@ def check_arrays(
       sizes.num_latents,
       sizes.num_latent_channels,
     )
-  if spec["decoder"]["kind"] in ("classification", "average_and_project"):
+  if spec["decoder"]["kind"] in zoo.CLASSIFIERS:
     expected["decoder/output", "b"] = (spec["num_classes"],)
   for (module, name), shape in expected.items():
     array = params.get(module, {}).get(name)
@@ -137,6 +139,8 @@ def min_parameters(spec: Mapping[str, Any]) -> int:
   of a Transformer are the channels of its inputs, which a spec does not tell.
   """
   sizes = _encoder(spec)
+  if spec["encoder"].get("kind") == "hierarchical":
+    return _group_blocks(sizes)
   if not isinstance(sizes, encoder.EncoderConfig):
     factor = sizes.get("widening_factor", 4)
     depth = sizes.get("num_layers", sizes.get("num_self_attends", 0))
@@ -151,6 +155,24 @@ def min_parameters(spec: Mapping[str, Any]) -> int:
   blocks = 1 if sizes.share_blocks else sizes.num_blocks
   layers = blocks * sizes.num_self_attends_per_block
   return sizes.num_latents * channels + layers * layer
+
+
+def _group_blocks(sizes: Mapping[str, Any]) -> int:
+  """Counts the latents and self-attends of a `HierarchicalEncoder`."""
+  defaults = inspect.signature(zoo.ENCODERS["hierarchical"]).parameters
+  size = lambda leaf: sizes.get(leaf, defaults[leaf].default)
+  groups = size("num_groups")
+  leaves = ("num_latents", "num_latent_channels", "num_self_attends")
+  values = [
+    [value] * len(groups) if isinstance(value, int) else value
+    for value in (*map(size, leaves), sizes.get(_FACTOR, 4))
+  ]
+  return sum(
+    groups * latents * channels + depth * _self_attend(channels, 0, 0, factor)
+    for groups, latents, channels, depth, factor in zip(
+      groups, *values, strict=False
+    )
+  )
 
 
 def _self_attend(channels: int, qk: int, v: int, widening_factor: int) -> int:
@@ -295,5 +317,10 @@ def _is_of(value: Any, annotation: Any) -> bool:
   return (
     isinstance(value, list | tuple)
     and len(value) <= _MAX_DIMENSIONS
-    and all(_is_of(item, int) for item in value)
+    and all(_is_of(item, _item_type(annotation)) for item in value)
   )
+
+
+def _item_type(annotation: Any) -> Any:
+  """Returns the type of the items of a sequence, a number unless it is text."""
+  return str if typing.get_args(annotation) == (str,) else int

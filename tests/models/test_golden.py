@@ -216,6 +216,90 @@ def test_the_latents_of_the_autoregressive_model_are_the_last_positions():
   )
 
 
+def _hierarchical_spec(config):
+  model = config["model"]
+  labels = model.get("label_modalities", ())
+  modalities = [name for name in config["modalities"] if name not in labels]
+  bottleneck = len(model["num_groups"]) // 2
+  leaves = {
+    "num_groups": "num_groups",
+    "num_latents": "z_index_dim",
+    "num_latent_channels": "num_z_channels",
+    "num_self_attends": "num_self_attends_per_block",
+    "num_self_attend_heads": "num_self_attend_heads",
+    "num_cross_attend_heads": "num_cross_attend_heads",
+    "cross_attend_widening_factor": "cross_attend_widening_factor",
+    "self_attend_widening_factor": "self_attend_widening_factor",
+  }
+  blocks = lambda part: {
+    "kind": "hierarchical",
+    "regrouping": model["regroup_type"],
+    **{leaf: tuple(model[name][part]) for leaf, name in leaves.items()},
+  }
+  channels = model["num_embedding_channels"]
+  positions = model["num_position_encoding_channels"] or channels
+  return {
+    "adapter": {
+      "kind": "grouped",
+      "num_channels": channels,
+      "modalities": tuple(modalities),
+      "label_modalities": tuple(labels),
+      "project_positions": positions != channels,
+    },
+    "encoder": blocks(slice(bottleneck + 1)),
+    "decoder": blocks(slice(bottleneck + 1, None)),
+  }
+
+
+@_with_every_execution("auto", "attention-chunked")
+def test_the_hierarchical_perceiver_equals_deepminds(execution_name):
+  flat = _load("hierarchical_perceiver")
+  config = json.loads(str(flat["config_json"]))
+  raw = {
+    name: jax.numpy.asarray(flat[f"inputs/{name}"])
+    for name in config["modalities"]
+  }
+  spec = _hierarchical_spec(config)
+  model = hk.without_apply_rng(
+    hk.transform(
+      lambda x: zoo.build(spec, _EXECUTIONS[execution_name])(
+        x, is_training=False
+      )
+    )
+  )
+  flatten = lambda prefix: np.concatenate(
+    [np.ravel(flat[f"{prefix}/{name}"]) for name in raw]
+  )
+  flat["outputs/out"] = flatten("outputs")
+  flat["cotangent/out"] = flatten("cotangent")
+  flat["encoder_out"] = flat["encoder_out"][:, 0]
+
+  def forward(params):
+    out = model.apply(params, raw)
+    logits = jax.numpy.concatenate([out.logits[x].ravel() for x in raw])
+    return out._replace(logits=logits, latents=out.latents.bottleneck)
+
+  _check_against(flat, forward, execution_name)
+
+
+def test_the_encoders_blocks_of_the_hierarchical_perceiver_equal_deepminds():
+  flat = _load("hierarchical_perceiver")
+  config = json.loads(str(flat["config_json"]))
+  raw = {
+    name: jax.numpy.asarray(flat[f"inputs/{name}"])
+    for name in config["modalities"]
+  }
+  spec = _hierarchical_spec(config)
+  out = _apply(
+    lambda x: zoo.build(spec)(x, is_training=False),
+    deepmind_names.convert(_tree(flat, "params")),
+    raw,
+  )
+  assert len(out.latents.skips) == 2
+  for i, latents in enumerate(out.latents.skips):
+    np.testing.assert_allclose(latents, flat[f"block_out/{i}"], atol=1e-5)
+
+
 def _language_spec(config):
   encoder, decoder = config["encoder"], config["decoder"]
   return {

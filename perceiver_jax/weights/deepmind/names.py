@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from perceiver_jax.weights.deepmind import hierarchical_names
+
 Tree = Mapping[str, Mapping[str, np.ndarray]]
 
 _ATTENTION = {
@@ -148,11 +150,11 @@ def convert(tree: Tree) -> dict[str, dict[str, np.ndarray]]:
   Raises:
     ValueError: A module is unknown, or layers of a block are missing.
   """
-  table = _name_table(tree)
+  new_names = _new_names(tree)
   out: dict[str, dict[str, np.ndarray]] = {}
   layers: dict[tuple[str, str], dict[int, np.ndarray]] = {}
   for module, leaves in tree.items():
-    index, name = _rename(module, table)
+    index, name = new_names[module]
     for leaf, value in leaves.items():
       leaf = "embeddings" if leaf == "pos_embs" else leaf
       if index is None:
@@ -165,6 +167,14 @@ def convert(tree: Tree) -> dict[str, dict[str, np.ndarray]]:
       raise ValueError(f"{name}/{leaf}: layers {indices} leave gaps")
     _put(out, name, leaf, np.stack([arrays[i] for i in indices]))
   return out
+
+
+def _new_names(tree: Tree) -> dict[str, tuple[int | None, str]]:
+  """Returns the index of a self-attention layer (or None) and the new name."""
+  if hierarchical_names.is_hierarchical(tree):
+    return hierarchical_names.names(tree)
+  table = _name_table(tree)
+  return {module: _rename(module, table) for module in tree}
 
 
 def _name_table(tree: Tree) -> _NameTable:
