@@ -155,9 +155,25 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     encoder.update(
       num_latents=8, num_latent_channels=16, num_self_attends=1, num_heads=2
     )
+  elif kind == "hierarchical":
+    for part in (encoder, config.model.decoder):
+      _shrink_blocks(part)
   else:
     encoder.num_latents = 8
     encoder.num_latent_channels = 16
     encoder.num_self_attends_per_block = 1
     encoder.num_self_attend_heads = 2
   return config
+
+
+def _shrink_blocks(part: ml_collections.ConfigDict) -> None:
+  """Makes the blocks of a Hierarchical Perceiver small, in the same groups."""
+  if part.kind != "hierarchical":
+    return
+  count = len(part.num_groups)
+  part.update(
+    num_latents=(4,) * count,
+    num_latent_channels=(16,) * count,
+    num_self_attends=(1,) * count,
+    num_self_attend_heads=(2,) * count,
+  )

@@ -33,12 +33,14 @@ class HierarchicalLatents(NamedTuple):
   Attributes:
     bottleneck: Latents of the last block [B, N, D].
     skips: Latents of the blocks before it [B, G, N, D], the first block first.
+    queries: Positions [M, E] of each modality, which query its reconstruction.
     label_queries: Positions [m, C] of each modality that only the bottleneck
       sees.
   """
 
   bottleneck: jax.Array
   skips: tuple[jax.Array, ...]
+  queries: Mapping[str, jax.Array]
   label_queries: Mapping[str, jax.Array]
 
 
@@ -126,7 +128,9 @@ class HierarchicalEncoder(GroupBlocks):
       )
       hidden.append(x)
       attention.append(weights)
-    latents = HierarchicalLatents(x[:, 0], tuple(hidden[:-1]), queries)
+    latents = HierarchicalLatents(
+      x[:, 0], tuple(hidden[:-1]), inputs.positions, queries
+    )
     if not return_attention:
       return latents, []
     weights = self._attention_to_inputs(attention, grouping)
@@ -210,7 +214,7 @@ class HierarchicalDecoder(GroupBlocks):
 
     Args:
       latents: Those of a `HierarchicalEncoder`.
-      inputs: The inputs, whose positions are the queries.
+      inputs: The inputs, whose numbers of channels are those of the outputs.
       input_mask: Not used.
       queries: Not used.
       return_attention: Not used.
@@ -229,8 +233,8 @@ class HierarchicalDecoder(GroupBlocks):
     for i, num_groups in enumerate(self._num_groups):
       x = groups_lib.regroup(x, num_groups, self._regrouping)
       x, _ = self.block(i)(x, latents.skips[-1 - i])
-    grouping = Grouping.of(inputs.positions, x.shape[1])
-    x = self._decode("reconstruction_head", grouping.group(inputs.positions), x)
+    grouping = Grouping.of(latents.queries, x.shape[1])
+    x = self._decode("reconstruction_head", grouping.group(latents.queries), x)
     out |= grouping.ungroup(x)
     return {
       name: hk.Linear(
@@ -269,7 +273,7 @@ class HierarchicalDecoder(GroupBlocks):
         f"the decoder has {len(self._num_groups)} blocks and the encoder"
         f" {len(latents.skips)} before its bottleneck: make them equal"
       )
-    if not isinstance(inputs, GroupedInputs):
+    if not latents.queries:
       raise ValueError(
         "the decoder 'hierarchical' queries the learned positions of the"
         " inputs: use the adapter kind 'grouped'"

@@ -54,9 +54,11 @@ class ImageTask(base.Task):
     self._preprocessing = preprocessing.Preprocessing(
       self._shape, config.data.to_dict()
     )
-    self._class_names = classification.class_names(
-      config, metadata, lambda: self.source("eval")
-    )
+    self._class_names: tuple[str, ...] = ()
+    if "num_classes" in config.model:
+      self._class_names = classification.class_names(
+        config, metadata, lambda: self.source("eval")
+      )
 
   @classmethod
   def complete_config(
@@ -220,7 +222,7 @@ class ImageTask(base.Task):
 
   @property
   def class_names(self) -> tuple[str, ...]:
-    """Returns the names of the classes, by label."""
+    """Returns the names of the classes, by label; none for an autoencoder."""
     return self._class_names
 
 

@@ -13,6 +13,7 @@ from perceiver_jax.tasks import (
   glue,
   image_classification,
   kinetics,
+  masked_autoencoding,
   masked_lm,
   multilabel_image_classification,
   optical_flow,
@@ -30,6 +31,7 @@ TASKS: dict[str, type[Task]] = {
   "autoregressive": autoregressive.Autoregressive,
   "glue": glue.Glue,
   "kinetics": kinetics.Kinetics,
+  "masked_autoencoding": masked_autoencoding.MaskedAutoencoding,
   "masked_lm": masked_lm.MaskedLanguageModel,
   "optical_flow": optical_flow.OpticalFlow,
   "point_cloud_classification": (

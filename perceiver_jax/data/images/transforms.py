@@ -133,6 +133,12 @@ def normalize(pixels: np.ndarray, normalization: str) -> np.ndarray:
   return x.reshape(pixels.shape)
 
 
+def pixel_scale(normalization: str) -> np.ndarray:
+  """Returns the share of white that a difference of 1 is, for each channel."""
+  white, _, deviation = _STATISTICS[normalization]
+  return np.float32(deviation) * white / 255
+
+
 def describe_normalization(normalization: str) -> str:
   """Returns the formula of `normalize` in words."""
   white, mean, deviation = _STATISTICS[normalization]

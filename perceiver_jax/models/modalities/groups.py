@@ -235,16 +235,17 @@ class GroupedAdapter(hk.Module):
     """Returns the embedded modalities.
 
     Args:
-      raw: Arrays [B, ..., C] by modality. Labels may be left out.
+      raw: Arrays [B, ..., C] by modality. Some may be left out, since one
+        model can serve several data sets.
       is_training: Not used.
 
     Raises:
-      ValueError: A modality is missing or unknown.
+      ValueError: There is no modality, or one that is unknown.
     """
     del is_training
     raw = self._flatten(raw)
     elements, positions = {}, {}
-    for i, name in enumerate(self._modalities):
+    for i, name in enumerate(n for n in self._modalities if n in raw):
       x = layers.Linear(self._num_channels, name=f"embed_{name}")(raw[name])
       table = position_table(*x.shape[1:], name=f"positions_{name}")
       if self._project_positions:
@@ -262,9 +263,8 @@ class GroupedAdapter(hk.Module):
     """Returns arrays [B, M, C] by modality."""
     if not isinstance(raw, Mapping):
       raw = {self._modalities[0]: raw}
-    missing = set(self._modalities) - set(raw)
-    unknown = set(raw) - set(self._modalities) - set(self._label_modalities)
-    if missing or unknown:
+    known = {*self._modalities, *self._label_modalities}
+    if not set(self._modalities) & set(raw) or not set(raw) <= known:
       raise ValueError(
         f"the modalities {', '.join(sorted(raw))} are given; the model has"
         f" {', '.join(self._modalities)} in adapter.modalities and"

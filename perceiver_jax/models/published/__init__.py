@@ -10,6 +10,7 @@ papers contradict themselves.
 from perceiver_jax.models.published import (
   audioset,
   flow,
+  hierarchical,
   imagenet,
   kinetics,
   language,
@@ -33,6 +34,7 @@ MODELS: dict[str, Entry] = {
     points,
     starcraft,
     perceiver_ar,
+    hierarchical,
   )
   for name, entry in part.MODELS.items()
 }
