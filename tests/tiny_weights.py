@@ -85,6 +85,24 @@ def perceiver_ar():
   return random(spec, {"tokens": array(1, LENGTH, dtype="int32")})
 
 
+def hierarchical_perceiver():
+  """Returns an autoencoder of 8 x 8 images and their labels."""
+  spec = zoo.get_spec("hip_mini", adapter={"num_channels": 4})
+  for part in ("encoder", "decoder"):
+    sizes = {
+      "num_latents": 3,
+      "num_latent_channels": 8,
+      "num_self_attends": 1,
+      "num_self_attend_heads": 2,
+    }
+    spec[part] |= sizes
+  raw = {
+    "image": array(1, IMAGE_SIZE, IMAGE_SIZE, 3),
+    "label": array(1, 1, CLASSES),
+  }
+  return random(spec, raw)
+
+
 def flow():
   """Returns a flow model of 24 x 32 frames, with flow of tens of pixels."""
   spec = _small_encoder("flow")

@@ -108,7 +108,11 @@ class MaskedAutoencoding(image_data.ImageTask):
     """Predicts all pixels; `logits` are those of "image" [b, H W, C]."""
     del return_attention  # The report shows what was predicted.
     seen = jnp.where(batch["masked"][..., None], 0, batch["image"])
-    return self.build_model()(seen, is_training=is_training)
+    return self.build_model()(
+      seen,
+      is_training=is_training,
+      dropout_keys=batch["rng"] if is_training else None,
+    )
 
   def loss(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
     """Returns the squared error of the masked pixels, and that of the others.

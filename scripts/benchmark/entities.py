@@ -11,9 +11,7 @@ so that other load on the machine hardly matters.
 """
 
 import json
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import haiku as hk
@@ -90,7 +88,11 @@ def _measure(name: str, size: int, platform: str) -> dict[str, float]:
     raw,
   )
   runs = jax.jit(forward), jax.jit(jax.grad(loss))
-  ms = [_milliseconds(lambda f=f: f(params, raw), platform) for f in runs]
+  ms = [
+    timing.milliseconds(lambda f=f: f(params, raw), _REPEATS.value, platform)
+    / _BATCH.value
+    for f in runs
+  ]
   return {
     "GFLOP": count / _BATCH.value / 1e9,
     "ms": ms[0],
@@ -104,18 +106,6 @@ def _model(name: str, execution: Execution) -> hk.TransformedWithState:
       x, is_training=True, input_mask=mask
     )
   )
-
-
-def _milliseconds(call: Callable[[], Any], platform: str) -> float:
-  """Returns the median time of a call per observation."""
-  clock = time.process_time if platform == "cpu" else time.perf_counter
-  jax.block_until_ready(call())  # Compiles.
-  times = []
-  for _ in range(_REPEATS.value):
-    start = clock()
-    jax.block_until_ready(call())
-    times.append(clock() - start)
-  return 1000 * statistics.median(times) / _BATCH.value
 
 
 if __name__ == "__main__":

@@ -22,6 +22,22 @@ def median(fn: Callable[[], Any], repeats: int) -> float:
   return statistics.median(times[1:])
 
 
+def milliseconds(call: Callable[[], Any], repeats: int, platform: str) -> float:
+  """Returns the median milliseconds of a call, after one that compiles it.
+
+  On CPUs they are processor time over all cores, which other load on the
+  machine hardly changes.
+  """
+  clock = time.process_time if platform == "cpu" else time.perf_counter
+  jax.block_until_ready(call())
+  times = []
+  for _ in range(repeats):
+    start = clock()
+    jax.block_until_ready(call())
+    times.append(clock() - start)
+  return 1000 * statistics.median(times)
+
+
 def compiled(fn: Any, *args: Any) -> tuple[Any, dict[str, float]]:
   """Compiles a jitted function for its arguments.
 

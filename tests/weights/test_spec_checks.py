@@ -26,6 +26,7 @@ def test_published_models_pass(name):
     tiny_weights.byte_bert,
     tiny_weights.pointnet,
     tiny_weights.perceiver_ar,
+    tiny_weights.hierarchical_perceiver,
     tiny_weights.flow,
     tiny_weights.autoencoder,
   ],

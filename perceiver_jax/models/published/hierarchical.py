@@ -46,6 +46,39 @@ def _entry(
   return Entry(spec, raw, num_parameters, _NOTE)
 
 
+def _flat(
+  num_latents: int, num_channels: int, depth: int, num_heads: int, count: int
+) -> Entry:
+  """Returns one of the flat Perceivers IO in the authors' code."""
+  same = {"num_latents": num_latents, "num_latent_channels": num_channels}
+  spec = {
+    "adapter": {
+      "kind": "grouped",
+      "num_channels": num_channels,
+      "modalities": ("image", "label"),
+    },
+    "encoder": {
+      "kind": "hierarchical",
+      "num_groups": (1,),
+      **same,
+      "num_self_attends": depth,
+      "num_self_attend_heads": num_heads,
+      "num_cross_attend_heads": num_heads,
+      "cross_attend_widening_factor": 4,
+    },
+    # Without blocks: the positions query the bottleneck.
+    "decoder": {
+      "kind": "hierarchical",
+      "num_groups": (),
+      **same,
+      "num_self_attends": 0,
+      "num_self_attend_heads": num_heads,
+    },
+  }
+  raw = {"image": array(224, 224, 3), "label": array(1, _CLASSES)}
+  return Entry(spec, raw, count)
+
+
 MODELS = {
   "hip_16": _entry(
     (16, 4, 1, 1, 1, 4, 16),
@@ -73,4 +106,6 @@ MODELS = {
     (16, 1, 16), (128, 64, 128), (128, 1024, 128), (2, 1, 1), (4, 32, 4), 32,
     22_927_947,
   ),
+  "hip_io_50m": _flat(1024, 512, 8, 8, 57_195_499),
+  "hip_io_150m": _flat(1024, 896, 12, 16, 177_896_427),
 }  # fmt: skip
