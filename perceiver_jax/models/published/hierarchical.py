@@ -6,7 +6,6 @@ as an input and an output of the bottleneck.
 
 from perceiver_jax.models.published.entry import Entry, array
 
-_NOTE = "counted by the authors without labels, for other data"
 _CLASSES = 1000
 
 
@@ -43,7 +42,7 @@ def _entry(
     "decoder": blocks(slice(middle + 1, None)),
   }
   raw = {"image": array(224, 224, 3), "label": array(1, _CLASSES)}
-  return Entry(spec, raw, num_parameters, _NOTE)
+  return Entry(spec, raw, num_parameters)
 
 
 def _flat(

@@ -70,6 +70,14 @@ def test_a_full_size_tree_is_converted_and_identified(name, monkeypatch):
   assert bool(state) == (name == "imagenet_conv")
 
 
+@pytest.mark.parametrize("name", ["hip_16", "hip_256"])
+def test_a_tree_of_the_authors_code_is_loaded_by_name(name, monkeypatch):
+  params = _tree(name, "params")
+  monkeypatch.setattr(deepmind_files, "read_variables", lambda _: (params, {}))
+  loaded = deepmind_files.load("file.pickle", name)
+  assert _sizes(loaded.params) == zoo.MODELS[name].num_parameters
+
+
 def test_each_released_tensor_is_used_once():
   tree = _tree("kinetics_784", "params")
   number = iter(range(1, 1000))
