@@ -161,10 +161,6 @@ class HierarchicalEncoder(GroupBlocks):
     for i in reversed(range(len(attention) - 1)):
       _, num_groups, size, _ = attention[i].shape
       weights = weights[:, :, : num_groups * size]  # Without labels.
-      if i + 1 < len(attention) - 1:
-        weights = weights.reshape(
-          weights.shape[0], self._num_groups[i + 1], -1, weights.shape[-1]
-        )
       weights = groups_lib.ungrouped(weights, num_groups, self._regrouping)
       weights = jnp.einsum("bgnm,bgnk->bgmk", attention[i], weights)
     by_modality = grouping.ungroup(weights)

@@ -81,8 +81,10 @@ def _measure(name: str, side: int, platform: str) -> dict[str, float]:
   model = hk.without_apply_rng(
     hk.transform(lambda x: zoo.build(spec)(x, is_training=False).logits)
   )
-  raw = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), raw)
-  params = jax.jit(model.init)(jax.random.key(0), raw)
+  # Any values will do, and drawing them would have to be compiled.
+  fill = lambda x: jnp.full(x.shape, 0.01, x.dtype)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), raw)
+  params, raw = jax.tree.map(fill, (shapes, raw))
   run = jax.jit(model.apply)
   ms = timing.milliseconds(lambda: run(params, raw), _REPEATS.value, platform)
   return {"GFLOP": count / 1e9, "ms": ms}

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import numpy as jnp
 
@@ -23,6 +23,7 @@ def test_the_largest_groups_are_split_first():
   assert grouping.group_size == 37
 
 
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=3), st.integers(3, 9))
 def test_ungrouping_inverts_grouping(sizes, num_groups):
   arrays = _arrays(sizes)
