@@ -33,6 +33,7 @@ _FREE = (
   "data_timeout_seconds",
   "data.num_workers",
   "data.benchmarks",
+  "data.eval_stride",
 )
 # Last parts of the names of leaves that say where data is, and of those that do
 # so in the arguments of files of text.
