@@ -37,13 +37,19 @@ def main(argv: Sequence[str]) -> int:
   """Prints all heartbeats and logs."""
   launch.no_arguments(argv)
   folder = launch.workdir()
-  heartbeats = process_log.read_heartbeats(folder)
+  heartbeats = _latest(process_log.read_heartbeats(folder))
   for heartbeat in heartbeats:
     print(_text(heartbeat))
     lines = process_log.read_log(folder, heartbeat["process"])
     for line in lines[max(len(lines) - _LINES.value, 0) :]:
       print(f"  {_printable(line)}")
   return _FAILED if any(map(_is_lost, heartbeats)) else 0
+
+
+def _latest(heartbeats: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+  """Leaves out those of an earlier start with more processes."""
+  count = min(heartbeats, key=lambda h: h["age"])["num_processes"]
+  return [h for h in heartbeats if h["process"] < count]
 
 
 def _text(heartbeat: Mapping[str, Any]) -> str:

@@ -147,7 +147,7 @@ class Trainer:
     self._process_log = ProcessLog(self._folder)
     self._profiler = Profiler(self._folder, self._config.log)
     try:
-      with stop.handled(), self._process_log, self._profiler.handled():
+      with stop.handled(), self._profiler.handled(), self._process_log:
         return self._run(stop)
     finally:
       self._data.close()

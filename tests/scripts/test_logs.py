@@ -55,6 +55,14 @@ def test_processes_that_are_lost_are_named(
   assert line.endswith(f"step 1,200, {text}")
 
 
+def test_processes_of_an_earlier_start_are_left_out(script, tmp_path):
+  write(tmp_path / "logs", 0, 300, num_processes=1)
+  write(tmp_path / "logs", 1, 400)
+  done = script("logs", f"--workdir={tmp_path}")
+  assert done.out.startswith("process 0 of 1, ")
+  assert len(done.out.splitlines()) == 1
+
+
 def test_mistakes_are_told_in_one_line(refused, tmp_path):
   refused("logs", parts=["--workdir is missing"])
   refused("logs", f"--workdir={tmp_path}", parts=["has no heartbeats"])

@@ -57,7 +57,7 @@ class Batches(grain.IterDataset):
     ds = self._batches[next_index:].to_iter_dataset(options)
     if self._num_workers:
       ds = ds.mp_prefetch(
-        grain.MultiprocessingOptions(self._num_workers), _ignore_interrupts
+        grain.MultiprocessingOptions(self._num_workers), _ignore_signals
       )
     return iter(ds)
 
@@ -151,10 +151,15 @@ class _BatchIterator(grain.DatasetIterator):
       self._iterator = None
 
 
-def _ignore_interrupts(worker_index: int, worker_count: int) -> None:
-  """Leaves Ctrl-C, which a terminal sends to all processes, to the first."""
+def _ignore_signals(worker_index: int, worker_count: int) -> None:
+  """Leaves signals that all processes get to the first.
+
+  A terminal sends Ctrl-C to all of them, and Slurm can send SIGUSR1, which asks
+  for a profile.
+  """
   del worker_index, worker_count
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  for number in (signal.SIGINT, signal.SIGUSR1):
+    signal.signal(number, signal.SIG_IGN)
 
 
 def _num_threads(in_memory: bool, num_workers: int) -> int:
