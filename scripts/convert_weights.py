@@ -7,11 +7,11 @@ checkpoint. TARGET is a .safetensors file of this project or, with
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
 from experiments import launch
+from perceiver_jax import files
 from perceiver_jax.errors import UserError
 
 _TO = flags.DEFINE_enum(
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     raise UserError(
       f"give SOURCE and TARGET after the flags; got {len(argv) - 1} paths"
     )
-  source, target = (Path(p).expanduser() for p in argv[1:])
+  source, target = (files.as_path(p).expanduser() for p in argv[1:])
   if target.exists() and not _OVERWRITE.value:
     raise UserError(f"{target} exists; give another TARGET, or --overwrite")
   if _NAME.value and _NAME.value not in zoo.MODELS:

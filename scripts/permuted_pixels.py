@@ -121,7 +121,7 @@ _MODELS = {
 def main(argv: Sequence[str]) -> None:
   """Trains the four models, and writes the table and the curves."""
   launch.no_arguments(argv)
-  out = Path(_OUT.value).expanduser()
+  out = files.as_path(_OUT.value).expanduser()
   out.mkdir(parents=True, exist_ok=True)
   curves = {}
   for name in _MODELS:

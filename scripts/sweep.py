@@ -40,6 +40,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import launch
+from perceiver_jax import files
 from perceiver_jax.errors import UserError
 from scripts.sweeps import (
   definitions,
@@ -69,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
   for name in ("config", "sweep", "out"):
     if not flags.FLAGS[name].value:
       raise UserError(f"--{name} is missing; --help lists the flags")
-  out = Path(_OUT.value).expanduser()
+  out = files.as_path(_OUT.value).expanduser()
   work = _search if _SEARCH.value else _sweep
   sweep, statuses, stopped = work(out, argv[1:])
   print(_write(out, sweep, statuses))
@@ -106,8 +107,14 @@ def _search(
   """Trains the runs that a search proposes, like `_sweep`.
 
   Raises:
-    UserError: Several sweeps are named, which only grids can be.
+    UserError: Several sweeps are named, which only grids can be, or --out is in
+      a bucket.
   """
+  if files.is_remote(out):
+    raise UserError(
+      f"--out={out} with --search: Optuna's journal needs a folder on a disk;"
+      " give a local --out"
+    )
   if len(_SWEEP.value) > 1:
     raise UserError(
       f"--sweep={','.join(_SWEEP.value)} with --search: name one search_NAME()"

@@ -1,7 +1,6 @@
 """Attention of single latents over the frames and the audio of clips."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +11,7 @@ from absl import flags
 from configs import kinetics as kinetics_config
 from experiments import launch
 from experiments.predictions import attention_values, models, outputs
+from perceiver_jax import files
 from perceiver_jax import weights as weights_lib
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.errors import UserError
@@ -41,7 +41,7 @@ def run(arguments: Sequence[str], loaded: weights_lib.Weights | None) -> None:
   Raises:
     UserError: The model does not take clips, or not those of --config.
   """
-  paths = [Path(p).expanduser() for p in arguments]
+  paths = [files.as_path(p).expanduser() for p in arguments]
   model = load(loaded)
   examples = [model.task.read(path, flags.FLAGS.start) for path in paths]
   folder = outputs.output_folder()

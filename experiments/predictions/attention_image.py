@@ -1,11 +1,11 @@
 """Attention of single latents over images."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from experiments.predictions import attention_values, image_model, outputs
+from perceiver_jax import files
 from perceiver_jax import weights as weights_lib
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.viz import attention_figures
@@ -18,7 +18,7 @@ def run(arguments: Sequence[str], loaded: weights_lib.Weights | None) -> None:
     arguments: Paths of image files.
     loaded: The weights of --weights; None for a run.
   """
-  paths = [Path(p).expanduser() for p in arguments]
+  paths = [files.as_path(p).expanduser() for p in arguments]
   model = image_model.load(loaded)
   inputs = [model.read(path) for path in paths]
   folder = outputs.output_folder()

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from experiments import launch
 from experiments.predictions import models, outputs
+from perceiver_jax import files
 from perceiver_jax import weights as weights_lib
 from perceiver_jax.data.clips import audio, video, video_writer
 from perceiver_jax.errors import UserError
@@ -60,7 +61,7 @@ def run(arguments: Sequence[str]) -> None:
   """
   if not arguments:
     raise UserError("no clip is given; name a video with an audio track")
-  paths = [Path(p).expanduser() for p in arguments]
+  paths = [files.as_path(p).expanduser() for p in arguments]
   model = load()
   clips = [model.read(path, flags.FLAGS.start) for path in paths]
   for path, clip in zip(paths, clips, strict=True):

@@ -5,12 +5,12 @@ With several labels per image, it prints all labels above a threshold.
 
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.predictions import image_model, outputs
+from perceiver_jax import files
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.errors import UserError
 from perceiver_jax.viz import attention_figures, image_layout
@@ -25,7 +25,7 @@ def run(arguments: Sequence[str]) -> None:
   Raises:
     UserError: No image or no model is given, or one can't be read.
   """
-  paths = [Path(p).expanduser() for p in arguments]
+  paths = [files.as_path(p).expanduser() for p in arguments]
   if not paths:
     raise UserError("no image is given; name image files after the flags")
   model = image_model.load()

@@ -2,13 +2,13 @@
 
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from absl import flags
 from scipy import special
 
 from experiments.predictions import attention_clip, outputs
+from perceiver_jax import files
 from perceiver_jax import weights as weights_lib
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.errors import UserError
@@ -24,7 +24,7 @@ def run(arguments: Sequence[str]) -> None:
   Raises:
     UserError: No clip or no model is given, or one can't be read.
   """
-  paths = [Path(p).expanduser() for p in arguments]
+  paths = [files.as_path(p).expanduser() for p in arguments]
   if not paths:
     raise UserError("no clip is given; name audio or video files")
   model = load()

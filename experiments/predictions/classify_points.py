@@ -1,7 +1,6 @@
 """predict classify-points FILE ...: the most likely classes of objects."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +9,7 @@ from absl import flags
 
 from configs import modelnet40
 from experiments.predictions import models, outputs
+from perceiver_jax import files as file_opening
 from perceiver_jax import weights as weights_lib
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.points import files
@@ -42,7 +42,7 @@ def run(arguments: Sequence[str]) -> None:
   Raises:
     UserError: No file or no model is given, or one can't be read.
   """
-  paths = [Path(p).expanduser() for p in arguments]
+  paths = [file_opening.as_path(p).expanduser() for p in arguments]
   if not paths:
     raise UserError(
       "no object is given; name files of meshes or points after the flags"

@@ -9,6 +9,7 @@ import numpy as np
 from absl import flags
 
 from experiments.predictions import models, outputs
+from perceiver_jax import files
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.starcraft import features
 from perceiver_jax.data.starcraft import observations as observations_lib
@@ -38,7 +39,7 @@ def run(arguments: Sequence[str]) -> None:
   Raises:
     UserError: No file or no run is given, or a file can't be read.
   """
-  paths = [Path(p).expanduser() for p in arguments]
+  paths = [files.as_path(p).expanduser() for p in arguments]
   if not paths:
     raise UserError(
       "no observation is given; name .npz files after the flags"

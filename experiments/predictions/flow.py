@@ -35,7 +35,7 @@ def run(arguments: Sequence[str]) -> None:
     raise UserError(
       f"flow takes two images or one video, and got {len(arguments)} files"
     )
-  paths = [Path(p).expanduser() for p in arguments]
+  paths = [files.as_path(p).expanduser() for p in arguments]
   # Images are read first, so that an unreadable one stops the command early.
   pair = read_pair(*paths) if len(paths) == 2 else None
   estimate = flow_model.estimator()

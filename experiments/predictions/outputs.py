@@ -26,7 +26,7 @@ def class_names(num_classes: int) -> Sequence[str]:
   if not path:
     return _default_class_names(num_classes)
   try:
-    lines = files.read_text(Path(path).expanduser()).splitlines()
+    lines = files.read_text(files.as_path(path).expanduser()).splitlines()
   except (OSError, UnicodeDecodeError) as error:
     raise UserError(f"--labels={path} can't be read: {error}") from error
   names = [line.strip() for line in lines if line.strip()]
@@ -75,7 +75,7 @@ def output_folder() -> Path:
   """
   values = flags.FLAGS
   default = launch.workdir() if values.workdir else Path()
-  folder = Path(values.output or default / "predictions").expanduser()
+  folder = files.as_path(values.output or default / "predictions").expanduser()
   with writing(folder):
     folder.mkdir(parents=True, exist_ok=True)
   return folder
@@ -112,10 +112,7 @@ def check_writable(path: Path, advice: str) -> None:
   """
   with writing(path, advice):
     path.parent.mkdir(parents=True, exist_ok=True)
-    existed = path.exists()
-    path.open("a").close()
-    if not existed:
-      path.unlink(missing_ok=True)
+    files.check_writable(path)
 
 
 def save_png(folder: Path, name: str, image: np.ndarray) -> Path:

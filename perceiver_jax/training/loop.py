@@ -123,8 +123,9 @@ class Trainer:
       DivergedError: the loss or the gradient is not finite.
     """
     with contextlib.ExitStack() as stack:
+      self._check_lock = lambda: None
       if jax.process_index() == 0:
-        stack.enter_context(workdir.locked(self._folder))
+        self._check_lock = stack.enter_context(workdir.locked(self._folder))
       if jax.process_count() > 1:
         # No other process writes before the first has the lock.
         multihost_utils.sync_global_devices("workdir locked")
@@ -243,6 +244,7 @@ class Trainer:
     due = intervals.due(self._config, step, self._num_steps, self._epoch)
     self._evaluation = {}
     if any(due):
+      self._check_lock()
       self._accumulator.check_finite(step)
     if due.log:
       means, speed = self._accumulator.take()
@@ -279,11 +281,13 @@ class Trainer:
         "interval": self._accumulator.stored(),
       }
       metrics = results.flat_scalars(self._evaluation)
+      self._log.sync()
       self._checkpoints.save(step, state, self._data, extras, metrics)
 
   def _stop(self, state: TrainState, reason: str) -> Outcome:
     """Saves a checkpoint and prints how to resume."""
     step = int(state.step)
+    self._check_lock()
     self._accumulator.check_finite(step)
     self._save(step, state)
     self._checkpoints.wait()

@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import ml_collections
 from absl import logging
 
 from perceiver_jax import files
+from perceiver_jax.buckets import lock as lock_lib
 from perceiver_jax.data.core.source import check_class_names
 from perceiver_jax.errors import UserError
 from perceiver_jax.training import versions as versions_lib
@@ -122,16 +123,28 @@ def write(
 
 
 @contextlib.contextmanager
-def locked(workdir: Path) -> Iterator[None]:
+def locked(workdir: Path) -> Iterator[Callable[[], None]]:
   """Creates the workdir if needed, and keeps other runs out of it.
 
-  The system releases the lock when the process ends in any way. Of several
-  processes of one run, only the first may call this. File systems without locks
-  (some mounts of buckets) only get a warning.
+  The system releases the lock when the process ends in any way; `buckets.lock`
+  does in a bucket. Of several processes of one run, only the first may call
+  this. File systems without locks (some mounts of buckets) only get a warning.
+
+  Yields:
+    A function that raises UserError if another run has taken the lock over,
+    which can only happen in a bucket.
 
   Raises:
     UserError: another run uses the workdir, or it can't be written to.
   """
+  if files.is_remote(workdir):
+    with writing(workdir):
+      lock = lock_lib.BucketLock(workdir / LOCK_FILE, f"--workdir={workdir}")
+    try:
+      yield lock.check
+    finally:
+      lock.release()
+    return
   with writing(workdir):
     workdir.mkdir(parents=True, exist_ok=True)
     file = open(workdir / LOCK_FILE, "a+", encoding="utf-8")  # noqa: SIM115
@@ -156,7 +169,7 @@ def locked(workdir: Path) -> Iterator[None]:
       file.truncate(0)
       file.write(f"process {os.getpid()} on {platform.node()}")
       file.flush()
-    yield
+    yield lambda: None
 
 
 @contextlib.contextmanager

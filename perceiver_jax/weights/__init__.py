@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from perceiver_jax import files
 from perceiver_jax.errors import UserError
 from perceiver_jax.weights import safetensors_file
 from perceiver_jax.weights.deepmind import files as deepmind_files
@@ -46,7 +47,7 @@ def load(
   Raises:
     UserError: The path is missing, damaged or not of a supported format.
   """
-  path = Path(path).expanduser()
+  path = files.as_path(path).expanduser()
   if not path.exists():
     raise UserError(f"no weights at {str(path)!r}")
   if path.is_dir():

@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ def save(path: str | os.PathLike, weights: model.Weights) -> None:
   Raises:
     UserError: The path has another suffix or can't be written.
   """
-  path = Path(path)
+  path = files.as_path(path)
   if path.suffix != ".safetensors":
     raise UserError(
       f"{path}: the name of a weights file must end in .safetensors"

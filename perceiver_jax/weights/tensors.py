@@ -29,8 +29,8 @@ def read(
       type than numbers of 8 to 64 bits.
   """
   try:
-    files.check_regular(path)
-    with safetensors.safe_open(os.fspath(path), framework="numpy") as file:
+    local = files.local_file(path)
+    with safetensors.safe_open(os.fspath(local), framework="numpy") as file:
       names = list(file.keys())
       _check(path, names, file)
       tensors = {name: file.get_tensor(name) for name in names}

@@ -98,7 +98,7 @@ def main(argv: Sequence[str]) -> None:
     _refuse(f"--models: {unknown[0]!r} is none of {choices}")
   implementations = {name: _execution(name) for name in _IMPLEMENTATIONS.value}
   if _JSON.value:
-    _check_writable(Path(_JSON.value))
+    _check_writable(files.as_path(_JSON.value))
   device, peak = jax.devices()[0], timing.matmul_peak(_REPEATS.value)
   print(
     f"jax {jax.__version__}, {device.device_kind}, batch {_BATCH.value},"
@@ -129,7 +129,7 @@ def _check_writable(path: Path) -> None:
   """Checks that a file can be written, and creates its folder."""
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.open("a", encoding="utf-8").close()
+    files.check_writable(path)
   except OSError as error:
     _refuse(f"--json={path} can't be written: {error}; give another --json")
 

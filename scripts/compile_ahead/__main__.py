@@ -11,7 +11,6 @@ collectives and little for waiting on memory.
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
@@ -53,7 +52,9 @@ def main(argv: Sequence[str]) -> int:
   config = launch.config()
   for flag in ("json", "hlo"):
     if path := values[flag].value:
-      outputs.check_writable(Path(path).expanduser(), f"another --{flag}")
+      outputs.check_writable(
+        files.as_path(path).expanduser(), f"another --{flag}"
+      )
   chips.prepare_environment()
   from scripts.compile_ahead import program, report
 
@@ -88,7 +89,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _write(path: str | None, text: str) -> None:
   if path:
-    files.write_text(Path(path).expanduser(), text)
+    files.write_text(files.as_path(path).expanduser(), text)
 
 
 if __name__ == "__main__":

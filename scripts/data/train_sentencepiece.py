@@ -17,7 +17,6 @@ space). The only white space in subwords is spaces, before a word or alone.
 import io
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from absl import flags
 
@@ -58,7 +57,9 @@ def main(argv: Sequence[str]) -> None:
     raise UserError("give either --input=FILES or --python_docs")
   if not _OUT.value:
     raise UserError("--out is missing; give the file to write")
-  path = Path(_OUT.value.removesuffix(".model") + ".model").expanduser()
+  path = files.as_path(
+    _OUT.value.removesuffix(".model") + ".model"
+  ).expanduser()
   documents = (
     corpora.make_documents("python_docs", split="train")
     if _PYTHON_DOCS.value

@@ -9,13 +9,13 @@ the same data sets.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from experiments import launch
 from experiments.predictions import outputs
+from perceiver_jax import files
 from perceiver_jax.errors import UserError
 from scripts.benchmark import timing
 
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
       "no data set is given; set leaves of config.data.benchmarks, which has"
       f" {names}"
     )
-  path = Path(_OUT.value).expanduser()
+  path = files.as_path(_OUT.value).expanduser()
   if _OUT.value:
     outputs.check_writable(path, "another --out")
   figures: dict[str, Any] = {}

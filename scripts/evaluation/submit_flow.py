@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from experiments import launch
 from experiments.predictions import flow_model, outputs
+from perceiver_jax import files
 from perceiver_jax.errors import UserError
 
 flow_model.define_flags()
@@ -44,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
       "give one data set: " + ", ".join(f"--{name}=DIR" for name in _FOLDERS)
     )
   ((name, directory),) = data_sets.items()
-  output = Path(argv[1]).expanduser()
+  output = files.as_path(argv[1]).expanduser()
   parts = _sintel(directory) if name == "sintel" else _kitti(name, directory)
   with outputs.writing(output, "another folder"):
     output.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import launch
-from perceiver_jax import files
+from perceiver_jax import files as files_lib
 from perceiver_jax.data.core.source import Source
 from perceiver_jax.data.text import glue_examples
 from perceiver_jax.errors import UserError
@@ -77,10 +77,10 @@ def main(argv: Sequence[str]) -> None:
   """Predicts and writes the zip."""
   if len(argv) < 2:
     raise UserError("no run is given; name folders of runs of configs/glue.py")
-  out = Path(_OUT.value).expanduser()
+  out = files_lib.as_path(_OUT.value).expanduser()
   if not out.parent.is_dir():
     raise UserError(f"{out} can't be written: there is no {out.parent}")
-  runs = [_open(Path(name).expanduser()) for name in argv[1:]]
+  runs = [_open(files_lib.as_path(name).expanduser()) for name in argv[1:]]
   owners = {name: run for run in runs for name in run.task.tasks}
   known = {name for name, _, _ in _FILES.values()} - {"ax"}
   missing = sorted(known - owners.keys())
@@ -181,7 +181,7 @@ def _write(path: Path, contents: Mapping[str, Sequence[str]]) -> None:
   """Writes the zip atomically."""
   try:
     with (
-      files.replacing(path) as partial,
+      files_lib.replacing(path) as partial,
       zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive,
     ):
       for name, lines in contents.items():

@@ -17,6 +17,7 @@ from absl import flags
 
 from experiments import launch
 from experiments.predictions import outputs
+from perceiver_jax import files as files_lib
 from perceiver_jax.errors import UserError
 
 # JAX is imported in functions, because --help need not wait for it.
@@ -51,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
   _check_platforms(_PLATFORM_NAMES.value)
   if importlib.util.find_spec("flatbuffers") is None:
     raise UserError("exporting needs flatbuffers: pip install -e '.[export]'")
-  files = _files(Path(_OUT.value).expanduser())
+  files = _files(files_lib.as_path(_OUT.value).expanduser())
   from scripts.export import artifact, subject
 
   chosen = subject.load(_WEIGHTS.value, _CHECKPOINT.value)
@@ -69,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
       print(f"{kind[:-1]} {name}: {array['dtype']} [{shape}]")
   for path in files:
     if path:
-      print(f"written: {path} ({path.stat().st_size:,} bytes)")
+      print(f"written: {path} ({files_lib.size(path):,} bytes)")
   return 0
 
 

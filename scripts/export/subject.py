@@ -1,13 +1,13 @@
 """The model to export: a run's or that of any weights, with its task."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import ml_collections
 from absl import flags
 
 from experiments import evaluate_weights, launch
+from perceiver_jax import files
 from perceiver_jax import weights as weights_lib
 from perceiver_jax.errors import UserError
 from perceiver_jax.models.ops.execution import Execution
@@ -49,7 +49,7 @@ def load(weights: str, checkpoint: str) -> Subject:
   class_names: Sequence[str] = ()
   if weights:
     config, task, restored = evaluate_weights.load_without_data(
-      Path(weights).expanduser(), launch.config()
+      files.as_path(weights).expanduser(), launch.config()
     )
   else:
     config, task, folder = launch.saved_run()

@@ -18,7 +18,6 @@ their own, with the leaves that differ.
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
@@ -36,7 +35,7 @@ _OUT = flags.DEFINE_string("out", "tables.html", "File to write: .html or .md.")
 def main(argv: Sequence[str]) -> None:
   """Writes the page."""
   launch.no_arguments(argv)
-  out = Path(_OUT.value).expanduser()
+  out = files.as_path(_OUT.value).expanduser()
   if out.suffix not in (".html", ".md"):
     raise UserError(f"--out={out} is no page; give a name in .html or .md")
   outputs.check_writable(out, "another --out")
@@ -46,7 +45,9 @@ def main(argv: Sequence[str]) -> None:
   jax.config.update("jax_platforms", "cpu")
   from scripts.paper_tables import costs, page, runs
 
-  results = runs.collect([Path(folder).expanduser() for folder in _RUNS.value])
+  results = runs.collect(
+    [files.as_path(folder).expanduser() for folder in _RUNS.value]
+  )
   progress = lambda items: tqdm.tqdm(
     items, "counting operations", disable=None, file=sys.stderr
   )

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
+from perceiver_jax import files as files_lib
 from perceiver_jax.data.text import glue_tasks
 from perceiver_jax.errors import UserError
 from perceiver_jax.files import read_json
@@ -77,7 +78,7 @@ def collect(paths: Sequence[Path]) -> list[Result]:
 
 
 def _read_all(path: Path) -> Iterator[Result]:
-  files = [path] if path.is_file() else sorted(path.rglob("*.json"))
+  files = [path] if path.is_file() else files_lib.below(path, ".json")
   sweeps = {file.parent for file in files if file.name == "sweep.json"}
   for file in files:
     if sweeps & {*file.parent.parents}:

@@ -28,6 +28,7 @@ from absl import flags
 
 from configs import glue as config_file
 from experiments import launch
+from perceiver_jax import files
 from perceiver_jax.data.text import glue_tasks
 from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import glue_metrics
@@ -51,7 +52,7 @@ _PARALLEL = sweep_flags.define_parallel()
 
 def main(argv: Sequence[str]) -> None:
   """Runs the grid and prints the table."""
-  out = Path(_OUT.value).expanduser()
+  out = files.as_path(_OUT.value).expanduser()
   # Report mistyped flags before any work.
   for name, kind in (("batch_sizes", int), ("learning_rates", float)):
     _check_numbers(name, flags.FLAGS[name].value, kind)

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from perceiver_jax import files
+from perceiver_jax.buckets import lock as lock_lib
 from perceiver_jax.errors import UserError
 from perceiver_jax.training.logs import metric_writers
 
@@ -45,7 +47,7 @@ def command(folder: Path, flags: Sequence[str]) -> list[str]:
 def start(
   folder: Path,
   flags: Sequence[str],
-  claim: "Claim",
+  claim: "AnyClaim",
   environment: Mapping[str, str],
   log: TextIO | None,
 ) -> subprocess.Popen:
@@ -64,7 +66,7 @@ def start(
   return subprocess.Popen(
     words,
     env=os.environ | environment,
-    pass_fds=(claim.fileno(),),
+    pass_fds=claim.descriptors(),
     stdout=log,
     stderr=log and subprocess.STDOUT,
   )
@@ -84,9 +86,9 @@ class Claim:
     self.status = int(text) if text.lstrip("-").isdecimal() else 0
     self._write("")
 
-  def fileno(self) -> int:
+  def descriptors(self) -> tuple[int, ...]:
     """Returns the descriptor that holds the lock."""
-    return self._file.fileno()
+    return (self._file.fileno(),)
 
   def release(self, status: int) -> None:
     """Gives the run free, and tells others how it ended."""
@@ -100,12 +102,45 @@ class Claim:
     self._file.flush()
 
 
-def claim(folder: Path) -> Claim | None:
+class BucketClaim:
+  """A claim on a run in a bucket; see `Claim`.
+
+  The process that trains the run does not keep it, but locks the workdir.
+  """
+
+  def __init__(self, path: Path):
+    self._lock = lock_lib.BucketLock(path, str(path), quiet=True)
+    self._status = path / "status"
+    text = "0"
+    if self._status.exists():
+      text = self._status.read_text().strip()
+      self._status.unlink(missing_ok=True)
+    self.status = int(text) if text.lstrip("-").isdecimal() else 0
+
+  def descriptors(self) -> tuple[int, ...]:
+    """Returns (), since no file of this machine is locked."""
+    return ()
+
+  def release(self, status: int) -> None:
+    """Gives the run free, and tells others how it ended."""
+    files.write_text(self._status, str(status))
+    self._lock.release()
+
+
+AnyClaim = Claim | BucketClaim
+
+
+def claim(folder: Path) -> AnyClaim | None:
   """Returns the claim on a run; None if another process has it.
 
   Its lock is on a file beside the folder, FOLDER.claim.
   """
   path = folder.with_name(f"{folder.name}.claim")
+  if files.is_remote(folder):
+    try:
+      return BucketClaim(path)
+    except UserError:
+      return None
   path.parent.mkdir(parents=True, exist_ok=True)
   file = path.open("a+", encoding="utf-8")
   try:

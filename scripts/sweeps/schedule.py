@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+from perceiver_jax import files
 from scripts.sweeps import devices, points, runs
 
 _POLL = 0.2  # Seconds between two looks at the runs.
@@ -21,7 +22,7 @@ class _Active(NamedTuple):
 
   run: points.Run
   process: subprocess.Popen
-  claim: runs.Claim
+  claim: runs.AnyClaim
   slot: int
   start: float
   log: TextIO | None
@@ -55,6 +56,7 @@ class Schedule:
   ):
     self._out, self._pending = out, list(pending)
     self._shares = devices.shares(parallel)
+    self._logs = files.GrowingFolder(out)
     self._total, self._more, self._ended = total, more, ended
     self._active: list[_Active] = []
     self._elsewhere: set[str] = set()
@@ -110,14 +112,14 @@ class Schedule:
       print(f"{title}{self._remaining()}", flush=True)
       self._launch(run, claim)
 
-  def _launch(self, run: points.Run, claim: runs.Claim) -> None:
+  def _launch(self, run: points.Run, claim: runs.AnyClaim) -> None:
     """Starts a run with the devices of a free slot."""
     used = {active.slot for active in self._active}
     slot = min(set(range(len(self._shares))) - used)
     share, log = self._shares[slot], None
     folder = self._out / run.name
     if len(self._shares) > 1:
-      log = folder.with_name(f"{folder.name}.log").open("a", encoding="utf-8")
+      log = self._logs.fetch(f"{run.name}.log").open("a", encoding="utf-8")
     with share.for_children():
       process = runs.start(folder, run.flags, claim, share.environment(), log)
     self._active.append(
@@ -133,16 +135,17 @@ class Schedule:
       self._active.remove(active)
       if active.log is not None:
         active.log.close()
+        self._logs.sync(now=True)
       self._seconds.append(time.monotonic() - active.start)
       if status and status not in runs.STOPPED:
         print(
           f"{self._title(active.run)}: failed with status {status}"
-          + (f", see {active.log.name}" if active.log is not None else ""),
+          + (f", see {self._out / active.run.name}.log" if active.log else ""),
           flush=True,
         )
       self._end(active.run, status, active.claim)
 
-  def _end(self, run: points.Run, status: int, claim: runs.Claim) -> None:
+  def _end(self, run: points.Run, status: int, claim: runs.AnyClaim) -> None:
     """Records the end of a run."""
     self.statuses[run.name] = status
     if status in runs.STOPPED:
@@ -169,6 +172,7 @@ class Schedule:
     if len(self._shares) == 1 or now - self._reported < _REPORT:
       return
     self._reported = now
+    self._logs.sync()
     failed = sum(bool(status) for status in self.statuses.values())
     steps = ", ".join(
       f"{a.run.name} at step {runs.last_step(self._out / a.run.name):,}"

@@ -124,8 +124,8 @@ def _read(
   if Path(path).suffix.lower() in (".wav", ".flac"):
     _check_riff(path)
     with contextlib.suppress(ImportError, OSError):
-      files.check_regular(path)  # `_read_av` reports other files.
-      part = _read_soundfile(path, start, stop, sample_rate)
+      local = files.local_file(path)  # `_read_av` reports other files.
+      part = _read_soundfile(local, start, stop, sample_rate)
       if part:
         return part
   return _read_av(path, start, stop, sample_rate)

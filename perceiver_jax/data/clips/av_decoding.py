@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from perceiver_jax import limits
+from perceiver_jax import files, limits
 from perceiver_jax.errors import UserError
 
 # Other formats of FFmpeg may open further files or URLs, or accept any text.
@@ -56,7 +56,7 @@ def opened(path: str | os.PathLike[str], kind: str) -> Iterator[Any]:
   """Opens a file; FFmpeg's errors inside the block become UserErrors.
 
   Args:
-    path: a local file; its format is detected from its content.
+    path: a file; its format is detected from its content.
     kind: 'video' or 'audio'. Cover images of audio files are not video.
 
   Yields:
@@ -67,6 +67,8 @@ def opened(path: str | os.PathLike[str], kind: str) -> Iterator[Any]:
       or has no such track.
   """
   av = import_av()
+  if files.is_remote(path):
+    path = files.local_folder(path)
   # Opening a pipe would block until another process writes to it.
   if not os.path.isfile(path):
     why = "is not a file" if os.path.exists(path) else "does not exist"

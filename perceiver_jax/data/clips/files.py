@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
+from perceiver_jax import files as file_opening
 from perceiver_jax.data.clips import (
   audio,
   av_decoding,
@@ -222,7 +223,7 @@ def _root(directory: str | os.PathLike[str]) -> Path:
       "no directory is set; set config.data.source_args.files.directory,"
       f" {_EXPECTED}"
     )
-  root = Path(directory).expanduser()
+  root = file_opening.local_folder(directory)
   if not root.is_dir():
     raise UserError(f"no directory {str(root)!r}; {_EXPECTED}")
   return root
@@ -287,7 +288,7 @@ def _classes(
 ) -> Mapping[str, str]:
   """Returns display names of the classes, by their names in lists."""
   if path:
-    return segment_lists.read_classes(Path(path).expanduser())
+    return segment_lists.read_classes(file_opening.as_path(path).expanduser())
   official = root / segment_lists.AUDIOSET_CLASSES
   if official.is_file():
     return segment_lists.read_classes(official)

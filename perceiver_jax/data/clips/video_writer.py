@@ -8,7 +8,6 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,7 +56,7 @@ def write_video(
       no frames, or the file cannot be written.
     ValueError: frames or audio have an invalid shape or type.
   """
-  path = Path(path)
+  path = files.as_path(path)
   if path.suffix.lower() != ".mp4":
     raise UserError(f"video is written to .mp4 files, not {path.name!r}")
   if not 0.01 <= fps <= 1000:

@@ -117,22 +117,22 @@ def open_split(
   Raises:
     UserError: the split is missing or incomplete.
   """
-  index = Path(directory).expanduser() / f"{split}.json"
+  index = files.local_folder(directory) / f"{split}.json"
   if not directory or not index.is_file():
     raise UserError(
       f"there is no {str(index)!r}; set {leaf} to the folder that {script} has"
       " written"
     )
   contents = read_json(index)
-  files = listed_files(contents, index)
+  listed = listed_files(contents, index)
   _check_labels(contents, index)
-  missing = [path for path in files if not os.path.isfile(path)]
+  missing = [path for path in listed if not os.path.isfile(path)]
   if missing:
     raise UserError(
-      f"{len(missing)} of {len(files)} files of {str(index)!r} are missing, the"
-      f" first of them {missing[0]!r}; copy them or prepare the split again"
+      f"{len(missing)} of {len(listed)} files of {str(index)!r} are missing,"
+      f" the first of them {missing[0]!r}; copy them or prepare the split again"
     )
-  opened, count = Records(files), len(contents["labels"])
+  opened, count = Records(listed), len(contents["labels"])
   if len(opened) != count:
     raise UserError(
       f"{str(index)!r} has {count:,} labels and files of {len(opened):,}"

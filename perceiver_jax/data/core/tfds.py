@@ -3,9 +3,11 @@
 Nothing is downloaded, and TensorFlow is not imported.
 """
 
+import re
 import resource
 from typing import Any
 
+from perceiver_jax import files
 from perceiver_jax.errors import UserError
 
 # Files that may be open besides those of a data set.
@@ -77,6 +79,9 @@ def open_prepared(
   import tensorflow_datasets.text  # Registers C4, Wikipedia, GLUE.
 
   where = data_dir or "the default TFDS directory"
+  if files.is_remote(data_dir):
+    folder = re.split("[/:]", name)[0]
+    data_dir = str(files.local_folder(f"{data_dir}/{folder}").parent)
   try:
     data_source = tensorflow_datasets.data_source(
       name,

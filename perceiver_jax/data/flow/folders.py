@@ -246,7 +246,7 @@ def _root(directory: str | os.PathLike[str], source: str) -> Path:
     raise UserError(
       f"{leaf} is not given; set config.data.source_args.{source}.directory"
     )
-  root = Path(directory).expanduser()
+  root = files.local_folder(directory)
   if not root.is_dir():
     raise UserError(f"{leaf} is {str(root)!r}, which is no folder; change it")
   return root

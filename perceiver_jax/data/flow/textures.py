@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from perceiver_jax import files
 from perceiver_jax.data.images import codec, image_folder, photos, resizing
 from perceiver_jax.errors import UserError
 
@@ -133,7 +134,7 @@ def _photos(split: str) -> Sequence[np.ndarray]:
 
 
 def _folder(directory: str | os.PathLike[str], split: str) -> Sequence[Path]:
-  root = Path(directory).expanduser()
+  root = files.local_folder(directory)
   if not root.is_dir():
     raise UserError(
       f"no directory {str(root)!r} of images for textures; change it or"

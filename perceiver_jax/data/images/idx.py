@@ -74,7 +74,7 @@ def idx(directory: str | os.PathLike[str], split: str) -> InMemoryArrays:
     image, label = image[rows], label[rows]
   return InMemoryArrays(
     {"image": image[..., None], "label": label.astype(np.int32)},
-    _class_names(Path(directory).expanduser() / _CLASSES, largest + 1),
+    _class_names(files.local_folder(directory) / _CLASSES, largest + 1),
   )
 
 
@@ -92,7 +92,7 @@ def _paths(directory: str | os.PathLike[str]) -> dict[str, dict[str, Path]]:
   # An unset config leaf; Path would make "" the current directory.
   if not directory:
     raise UserError(f"no directory is given; {_EXPECTED}")
-  root = Path(directory).expanduser()
+  root = files.local_folder(directory)
   if not root.is_dir():
     raise UserError(f"no directory {str(root)!r}; {_EXPECTED}")
   paths: dict[str, dict[str, Path]] = {}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from perceiver_jax import files
 from perceiver_jax.data.core import splits
 from perceiver_jax.data.core.skip_unreadable import SkipUnreadable
 from perceiver_jax.data.core.source import Example
@@ -119,7 +120,7 @@ def _split_folders(directory: str | os.PathLike[str]) -> dict[str, Path]:
       "no directory is given; set"
       f" config.data.source_args.image_folder.directory, {_EXPECTED}"
     )
-  root = Path(directory).expanduser()
+  root = files.local_folder(directory)
   if not root.is_dir():
     raise UserError(f"no directory {str(root)!r}; {_EXPECTED}")
   folders = {name: root / name for name in _subfolders(root)}

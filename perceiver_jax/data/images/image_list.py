@@ -86,7 +86,7 @@ def image_list(directory: str | os.PathLike[str], split: str) -> SkipUnreadable:
   rows = list(_rows(lists[split]))
   if not rows:
     raise UserError(f"empty dataset: {lists[split]} names no image")
-  class_names = _class_names(Path(directory).expanduser(), lists)
+  class_names = _class_names(files.local_folder(directory), lists)
   number = {name: i for i, name in enumerate(class_names)}
   paths, labels, ends = [], [], []
   for line, image, names in rows:
@@ -110,7 +110,7 @@ def _lists(directory: str | os.PathLike[str]) -> dict[str, Path]:
       "no directory is given; set"
       f" config.data.source_args.image_list.directory, {_EXPECTED}"
     )
-  root = Path(directory).expanduser()
+  root = files.local_folder(directory)
   if not root.is_dir():
     raise UserError(f"no directory {str(root)!r}; {_EXPECTED}")
   return {

@@ -111,8 +111,7 @@ def _load_file(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Reads points float32 [N, n, 3] and labels int32 [N] of a file."""
   try:
-    files.check_regular(path)
-    with _import_h5py().File(path, "r") as file:
+    with _import_h5py().File(files.local_file(path), "r") as file:
       data, label = _dataset(file, "data", "fiu"), _dataset(file, "label", "iu")
       _check_shapes(data.shape, label.shape, data.dtype.itemsize, max_bytes)
       for dataset in (data, label):

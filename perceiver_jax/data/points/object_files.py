@@ -188,7 +188,7 @@ def check_directory(directory: str, source: str, expected: str) -> Path:
       "no directory is given; set"
       f" config.data.source_args.{source}.directory, {expected}"
     )
-  root = Path(directory).expanduser()
+  root = file_opening.local_folder(directory)
   if not root.is_dir():
     raise UserError(f"no directory {str(root)!r}; {expected}")
   return root

@@ -317,7 +317,7 @@ def _open(
   directory: str | os.PathLike[str], source: str
 ) -> tuple[Path, Mapping[str, Any], Names]:
   """Returns a folder of observations, its manifest and the names in it."""
-  root = Path(directory).expanduser()
+  root = files.local_folder(directory)
   if not directory or not (root / MANIFEST).is_file():
     raise UserError(
       f"there is no {str(root / MANIFEST)!r}; set"

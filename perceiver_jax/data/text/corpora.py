@@ -18,7 +18,7 @@ from perceiver_jax.data.core import tfds as tfds_sources
 from perceiver_jax.data.core.source import make_named
 from perceiver_jax.data.text.python_docs import SPLITS, python_docs
 from perceiver_jax.errors import UserError
-from perceiver_jax.files import open_regular, replacing
+from perceiver_jax.files import as_path, is_remote, open_regular, replacing
 
 KINDS = ("line", "paragraph", "file")
 _SUFFIXES = (".txt", ".jsonl")
@@ -178,17 +178,38 @@ def make_documents(name: str, /, **kwargs: Any) -> Documents:
 
 def _matches(pattern: str, which: str) -> list[str]:
   """Returns the files of a folder or pattern, sorted; `which` is for errors."""
+  if is_remote(pattern):
+    return _of_bucket(pattern, which)
   where = os.path.expanduser(pattern)
   if os.path.isdir(where):
     where = os.path.join(glob.escape(where), "**")
   known = [p for p in glob.glob(where, recursive=True) if _is_known(p)]
   if not known:
-    raise UserError(
-      f"no text file {pattern!r}; give a folder or a pattern of .txt or .jsonl"
-      " files, also .gz or .zst, in"
-      f" config.data.corpora.NAME.arguments.files.{which}"
-    )
+    raise _no_files(pattern, which)
   return sorted(known)
+
+
+def _of_bucket(pattern: str, which: str) -> list[str]:
+  """Returns local copies of the files of a folder or pattern in a bucket."""
+  from perceiver_jax.buckets import cache
+
+  try:
+    as_path(pattern)  # Checks the bucket.
+    copies = sorted(map(str, cache.local_matches(pattern)))
+  except OSError as error:
+    raise _unreadable(pattern, error) from error
+  known = [path for path in copies if _is_known(path)]
+  if not known:
+    raise _no_files(pattern, which)
+  return known
+
+
+def _no_files(pattern: str, which: str) -> UserError:
+  return UserError(
+    f"no text file {pattern!r}; give a folder or a pattern of .txt or .jsonl"
+    " files, also .gz or .zst, in"
+    f" config.data.corpora.NAME.arguments.files.{which}"
+  )
 
 
 def _is_known(path: str) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
+from perceiver_jax import files as files_lib
 from perceiver_jax.checks import check_choice
 from perceiver_jax.data.core import splits
 from perceiver_jax.data.core import tfds as tfds_sources
@@ -115,7 +116,7 @@ def files(task: str, split: str, data_dir: str = "") -> InMemory:
     UserError: a folder, file or column is missing, or a label is unknown.
   """
   check_choice(task, (*TASKS, OWN), "task", "TSV files")
-  root = Path(data_dir).expanduser()
+  root = files_lib.local_folder(data_dir)
   if task == OWN:
     return _own(root, split)
   kind = TASKS[task]
@@ -149,7 +150,7 @@ def _own_file(root: Path, split: str) -> Path:
 
 def own_splits(data_dir: str) -> list[str]:
   """Returns the splits of the user's own files that a run uses."""
-  root = Path(data_dir).expanduser()
+  root = files_lib.local_folder(data_dir)
   has_dev = root.is_dir() and _own_file(root, "validation").is_file()
   return ["train", "validation"] if has_dev else ["train"]
 
@@ -168,7 +169,7 @@ def task_from_files(data_dir: str) -> Task:
       "no texts are given; set config.data.source_args.files.data_dir to a"
       " folder with train.tsv, or to a .tsv file"
     )
-  path = _own_file(Path(data_dir).expanduser(), "train")
+  path = _own_file(files_lib.local_folder(data_dir), "train")
   lines = _lines(path)
   header = next(lines, (1, []))[1]
   pair = "sentence1" in header

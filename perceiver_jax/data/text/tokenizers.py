@@ -133,7 +133,7 @@ class SentencePiece:
 
   def __init__(self, path: str):
     try:
-      self._proto = files.read_bytes(Path(path).expanduser())
+      self._proto = files.read_bytes(files.as_path(path).expanduser())
     except OSError as error:
       raise UserError(
         f"config.data.tokenizer={path} can't be read ({error.strerror}); give"

@@ -16,6 +16,7 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
+from perceiver_jax import files
 from perceiver_jax.errors import UserError
 from perceiver_jax.training.checkpoints import manifest as manifest_lib
 
@@ -35,7 +36,7 @@ class CheckpointFolder:
 
   def __init__(self, directory: epath.PathLike, *, read_only: bool = False):
     path = epath.Path(directory)
-    self.path = path if "://" in str(directory) else path.resolve()
+    self.path = path if files.is_remote(path) else path.resolve()
     self._read_only = read_only
     if read_only:
       return
@@ -153,7 +154,7 @@ def _move_to_quarantine(path: epath.Path) -> epath.Path:
     number += 1
   try:
     quarantine.mkdir(exist_ok=True)
-    path.rename(target)
+    files.move_folder(path, target)
   except OSError as error:
     raise UserError(
       f"can't move the unreadable checkpoint {path} to {target}: "

@@ -38,7 +38,7 @@ def write_json(path: str | os.PathLike, obj: Any) -> None:
     TypeError: if a value has no JSON form.
   """
   text = json.dumps(_plain(obj), indent=2, allow_nan=False)
-  _replace_text(Path(path), text + "\n")
+  _replace_text(files.as_path(path), text + "\n")
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
@@ -55,24 +55,36 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
   Raises:
     UserError: if a line other than the last is not a record.
   """
-  return [record for _, record in _records(Path(path))]
+  return [record for _, record in _records(files.as_path(path))]
 
 
 class MetricsFile:
   """Appends JSON objects to `metrics.jsonl`, one per line."""
 
   def __init__(self, path: str | os.PathLike):
-    self._path = Path(path)
+    self._path = files.as_path(path)
+    self._folder = None
     self._file = None
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
-    """Appends `{"step": step, **values}` and flushes it."""
+    """Appends `{"step": step, **values}` and flushes it.
+
+    In a bucket it appears later; see `sync`.
+    """
     if self._file is None:
       # Appending to an incomplete line would corrupt the new line as well.
       self.truncate_after(math.inf)
-      self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
+      self._folder = files.GrowingFolder(self._path.parent)
+      local = self._folder.fetch(self._path.name)
+      self._file = open(local, "a", encoding="utf-8")  # noqa: SIM115
     self._file.write(_line(step, values))
     self._file.flush()
+    self._folder.sync()
+
+  def sync(self) -> None:
+    """Uploads what was written, if the file is in a bucket."""
+    if self._folder is not None:
+      self._folder.sync(now=True)
 
   def truncate_after(self, step: float) -> None:
     """Removes incomplete lines and those after `step`, atomically."""
@@ -86,7 +98,8 @@ class MetricsFile:
     """Closes the file; a later `write` opens it again."""
     if self._file is not None:
       self._file.close()
-      self._file = None
+      self._folder.close()
+      self._file = self._folder = None
 
 
 class MetricWriters:
@@ -97,7 +110,7 @@ class MetricWriters:
   because a previous process may have stopped before its first checkpoint.
 
   Args:
-    workdir: a local folder; created if missing.
+    workdir: folder of the run; created if missing.
     resume_step: the restored step, or 0 for a new run.
     tensorboard: whether to write `tensorboard/` (with tensorboardX).
     wandb_project: Weights & Biases project; '' for none.
@@ -123,7 +136,7 @@ class MetricWriters:
     self._sinks = []
     if not enabled:
       return
-    workdir = Path(workdir)
+    workdir = files.as_path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     if wandb_project:
       # Check this first, before any files change.
@@ -143,6 +156,11 @@ class MetricWriters:
     """Writes a uint8 image, [h, w], [h, w, 1] or [h, w, 3] (RGB)."""
     for sink in self._sinks:
       sink.image(step, name, image)
+
+  def sync(self) -> None:
+    """Uploads metrics that a bucket lacks; call it before a checkpoint."""
+    for sink in self._sinks:
+      sink.sync()
 
   def close(self) -> None:
     """Flushes and closes all outputs."""
@@ -165,6 +183,9 @@ class _Files:
     file = self._images / f"{stem}-{step:08d}.png"
     files.write_bytes(file, png_bytes(image))
 
+  def sync(self) -> None:
+    self._metrics.sync()
+
   def close(self) -> None:
     self._metrics.close()
 
@@ -178,10 +199,10 @@ class _TensorBoard:
     from tensorboardX.proto import event_pb2
 
     self._summary, self._proto = summary, event_pb2
-    folder.mkdir(parents=True, exist_ok=True)
+    self._folder = files.GrowingFolder(folder)
     # Names are unique per second only; a quick restart must not reuse a file.
     self._file = event_file_writer.EventsWriter(
-      str(folder / "events"), f".{resume_step}"
+      str(self._folder.local / "events"), f".{resume_step}"
     )
     # TensorBoard hides earlier events at or after this step.
     purge_step = resume_step + 1 if resume_step > 0 else 0
@@ -201,8 +222,12 @@ class _TensorBoard:
       step, summary=self._summary.image(name, image, dataformats=layout)
     )
 
+  def sync(self) -> None:
+    """Does nothing: a resumed run writes later events again."""
+
   def close(self) -> None:
     self._file.close()
+    self._folder.close()
 
   def _add(self, step: int, **content: Any) -> None:
     event = self._proto.Event(step=step, wall_time=time.time(), **content)
@@ -210,6 +235,7 @@ class _TensorBoard:
 
   def _flush(self) -> None:
     self._file.flush()
+    self._folder.sync()
     self._flushed = time.monotonic()
 
 
@@ -233,7 +259,8 @@ class _Wandb:
       project=project,
       name=name or None,
       config=_plain(config or {}),
-      dir=str(workdir),
+      # wandb writes local files only; without a folder, to ./wandb.
+      dir=None if files.is_remote(workdir) else str(workdir),
       id=_wandb_id(workdir / "wandb_id.txt"),
       resume="allow",
     )
@@ -243,6 +270,9 @@ class _Wandb:
 
   def image(self, step: int, name: str, image: np.ndarray) -> None:
     self._run.log({name: self._wandb.Image(image)}, step=step)
+
+  def sync(self) -> None:
+    """Does nothing: wandb uploads by itself."""
 
   def close(self) -> None:
     self._run.finish()

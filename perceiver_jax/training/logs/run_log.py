@@ -106,6 +106,11 @@ class RunLog:
     with workdir.writing(self._folder):
       self._writers.image(step, name, image)
 
+  def sync(self) -> None:
+    """Uploads metrics that a bucket lacks; call it before a checkpoint."""
+    with workdir.writing(self._folder):
+      self._writers.sync()
+
   def close(self) -> None:
     """Ends the progress bar and closes all files."""
     self._console.close()

@@ -64,7 +64,7 @@ def load(
     UserError: A file is missing, damaged or of another kind of model, or the
       names or shapes of the tensors do not match the configuration.
   """
-  folder = pathlib.Path(folder)
+  folder = files.as_path(folder)
   architecture, config = config_json.read(folder / _CONFIG)
   tensors = _read_tensors(folder)
   spec = config_json.spec_from_config(architecture, config)
@@ -115,7 +115,7 @@ def save(
       state do not match the spec (then nothing is written), or the folder
       cannot be written.
   """
-  folder = pathlib.Path(folder)
+  folder = files.as_path(folder)
   residual_spec = _with_query_residual(spec)
   architecture, config = config_json.config_from_spec(
     residual_spec, _num_positions(params)

@@ -1,0 +1,1 @@
+"""Files in buckets of object stores, for `perceiver_jax.files`."""

@@ -1,0 +1,115 @@
+"""Copies files of buckets to a local cache, for code that reads local ones."""
+
+import datetime
+import errno
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+from etils import epath
+
+from perceiver_jax.buckets.store import explained, filesystem
+
+_LARGE = 2**30  # Bytes from which on copying is announced.
+_AT_ONCE = 64  # Files that are copied at the same time.
+
+
+def local_copy(path: epath.Path) -> Path:
+  """Returns a local copy of a file or folder, for code that reads local ones.
+
+  It is in the folder `perceiver_jax/buckets` of XDG_CACHE_HOME or ~/.cache,
+  which is never emptied. Only files that have changed are copied again.
+
+  Raises:
+    OSError: The file or folder can't be read, or the copy not be written.
+  """
+  url = os.fspath(path)
+  with explained(path):
+    found = filesystem(path).find(url, detail=True)
+  if not found:
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url)
+  _copy(path, found)
+  return _cached(url)
+
+
+def local_matches(pattern: str) -> list[Path]:
+  """Returns local copies of files that match a pattern or are in a folder.
+
+  Raises:
+    OSError: A file can't be read, or the copy not be written.
+  """
+  with explained(pattern):
+    store = filesystem(pattern)
+    found = store.find(pattern, detail=True) or {
+      name: info
+      for name, info in store.glob(pattern, detail=True).items()
+      if info["type"] == "file"
+    }
+  scheme = pattern.partition("://")[0]
+  _copy(pattern, found)
+  return [_cached(f"{scheme}://{name.lstrip('/')}") for name in found]
+
+
+def _cached(url: str) -> Path:
+  """Returns the place of a URL in the cache."""
+  home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+  scheme, _, name = url.partition("://")
+  return home / "perceiver_jax" / "buckets" / scheme / name
+
+
+def _copy(path: str | os.PathLike, found: Mapping[str, Any]) -> None:
+  """Copies files of a bucket to the cache if they have changed.
+
+  Args:
+    path: Any path in the bucket.
+    found: fsspec's facts of each file by its name.
+  """
+  scheme = os.fspath(path).partition("://")[0]
+  changed = []
+  for name, info in found.items():
+    target = _cached(f"{scheme}://{name.lstrip('/')}")
+    try:
+      status = target.stat()
+      if (status.st_size, status.st_mtime_ns) == (info["size"], _time(info)):
+        continue
+    except FileNotFoundError:
+      pass
+    changed.append((name, target, info))
+  size = sum(info["size"] for _, _, info in changed)
+  if size > _LARGE:
+    logging.info(
+      "copying %d files (%.1f GB) of %s to the cache", len(changed), size / 1e9,
+      path,
+    )  # fmt: skip
+  for start in range(0, len(changed), _AT_ONCE):
+    _copy_together(path, changed[start : start + _AT_ONCE])
+
+
+def _copy_together(
+  path: str | os.PathLike, part: Sequence[tuple[str, Path, Mapping[str, Any]]]
+) -> None:
+  cache = _cached(os.fspath(path).partition("://")[0] + "://")
+  cache.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(dir=cache, prefix=".") as temporary:
+    partial = [f"{temporary}/{number}" for number in range(len(part))]
+    with explained(path):
+      filesystem(path).get([name for name, _, _ in part], partial)
+    for file, (name, target, info) in zip(partial, part, strict=True):
+      if os.path.getsize(file) != info["size"]:
+        raise OSError(errno.EIO, "it changed while it was copied", name)
+      os.utime(file, ns=(_time(info), _time(info)))
+      target.parent.mkdir(parents=True, exist_ok=True)
+      os.replace(file, target)
+
+
+def _time(info: Mapping[str, Any]) -> int:
+  """Returns when a file was written, in nanoseconds."""
+  time = info.get("mtime") or info.get("LastModified") or info.get("created")
+  if isinstance(time, str):
+    time = datetime.datetime.fromisoformat(time)
+  if isinstance(time, datetime.datetime):
+    time = time.timestamp()
+  return int((time or 0) * 1e6) * 1000
