@@ -84,12 +84,17 @@ class Profiler:
     self.is_requested = True
 
   def _begin(self, step: int) -> None:
-    self._first = step
     # Not into the workdir, which may be a bucket. Processes on the same host
     # would also write the same file.
     local = self._stack.enter_context(tempfile.TemporaryDirectory())
+    try:
+      jax.profiler.start_trace(local)
+    except RuntimeError as error:  # The program may profile itself.
+      self.say(f"step {step:,} can't be profiled: {error}")
+      self._end()
+      return
+    self._first = step
     self._stack.callback(self._copy, Path(local))
-    jax.profiler.start_trace(local)
     self._stack.callback(jax.profiler.stop_trace)
 
   def _end(self) -> None:

@@ -69,3 +69,11 @@ def test_processes_start_together(profile, monkeypatch):
   send = lambda _: signal.raise_signal(signal.SIGUSR1)
   agree = lambda profiler: profiler.agree(profiler.is_requested)
   assert profile({"profile_steps": 1}, {2: send, 5: agree}) == {"step_6": [6]}
+
+
+def test_a_run_goes_on_if_something_else_profiles(profile, tmp_path):
+  jax.profiler.start_trace(str(tmp_path / "other"))
+  try:
+    assert profile({"profile_from_step": 2}) == {}
+  finally:
+    jax.profiler.stop_trace()
