@@ -16,7 +16,7 @@ from scipy import special
 
 from perceiver_jax.checks import check_leaf, check_not_negative
 from perceiver_jax.data.core.source import Example, Source
-from perceiver_jax.data.sequences import crops
+from perceiver_jax.data.sequences import crops, text
 from perceiver_jax.data.sequences import source as sequences
 from perceiver_jax.data.text import byte_tokenizer, tokenizers
 from perceiver_jax.models import perceiver
@@ -157,14 +157,19 @@ class Autoregressive(base.Task):
     self, example: Example, rng: np.random.Generator | None
   ) -> Example:
     """Crops a sequence at random, or to the window that is evaluated."""
+    num_inputs, num_targets = self._num_inputs, self._num_latents
+    shortest = self._config.data.min_crop or self._num_latents
     if rng is None:
       end, num_targets = example["end"], example["end"] - example["start"]
+    elif "text" in example:
+      example = text.random_part(
+        example["text"], self.tokenizer, num_inputs + 1, shortest, rng
+      )
+      end = len(example["tokens"])
     else:
-      shortest = self._config.data.min_crop or self._num_latents
       end = crops.random_end(len(example["tokens"]), shortest, rng)
-      num_targets = self._num_latents
     cropped = crops.crop(
-      example, end, num_targets, self._num_inputs, self._num_latents
+      example, end, num_targets, num_inputs, self._num_latents
     )
     counts = {
       name: np.float32(example[name])

@@ -41,6 +41,8 @@ def train_source(
 ) -> Source:
   """Returns whole sequences, those of several corpora mixed by weight.
 
+  Of texts they have the `text` in place of tokens.
+
   Args:
     data: section `data` of the config.
     tokenizer: tokenizer of texts.
@@ -49,7 +51,8 @@ def train_source(
     UserError: the data is missing or can't be read.
   """
   parts = _parts(data, "train", tokenizer)
-  whole = {name: source.Whole(part) for name, part in parts.items()}
+  make = text.Untokenized if data.source == TEXT else source.Whole
+  whole = {name: make(part) for name, part in parts.items()}
   if len(whole) == 1:
     return next(iter(whole.values()))
   return mixture.Mixture(whole, text_corpora.weights(data.corpora))

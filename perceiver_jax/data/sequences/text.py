@@ -15,6 +15,11 @@ from perceiver_jax.data.text.tokenizers import Tokenizer
 
 # What separates the documents of a sequence.
 _SEPARATOR = "\n\n"
+# Number of cached sequences.
+_CACHED = 16
+# Characters of a random part for each token that is needed; subwords have about
+# four.
+_CHARACTERS_PER_TOKEN = 8
 
 
 class Texts:
@@ -37,6 +42,8 @@ class Texts:
   def __len__(self) -> int:
     return -(-len(self._documents) // self._count)
 
+  # An evaluation asks for a sequence once for each of its windows.
+  @functools.lru_cache(_CACHED)  # noqa: B019 (lives as long as its program)
   def __getitem__(self, index: int) -> Example:
     text = self.text(index)
     tokens = self._tokens(text)
@@ -62,3 +69,59 @@ class Texts:
   def _tokens(self, text: str) -> np.ndarray:
     inner = self._tokenizer.encode(text)
     return np.concatenate([[BOS], inner, [EOS]]).astype(np.int32)
+
+
+class Untokenized:
+  """The text of each sequence, for training.
+
+  Args:
+    texts: The sequences.
+  """
+
+  class_names = ()
+  num_classes = 0
+
+  def __init__(self, texts: Texts):
+    self._texts = texts
+    self.in_memory = texts.in_memory
+
+  def __len__(self) -> int:
+    return len(self._texts)
+
+  def __getitem__(self, index: int) -> Example:
+    return {"text": self._texts.text(index)}
+
+
+def random_part(
+  text: str,
+  tokenizer: Tokenizer,
+  num_tokens: int,
+  shortest: int,
+  rng: np.random.Generator,
+) -> Example:
+  """Returns the tokens before a random place of a text.
+
+  All places are about equally likely. Only the characters that are needed are
+  tokenized, since a book takes a fifth of a second.
+
+  Args:
+    text: A whole sequence.
+    tokenizer: Tokenizer of the model.
+    num_tokens: Largest number of tokens.
+    shortest: Smallest number of characters before the place, if the text has
+      that many.
+    rng: Draws the place.
+
+  Returns:
+    `tokens` int32 [E] and `positions` int32 [E, 1]. BOS and EOS are among them
+    where the text begins and ends.
+  """
+  end = int(rng.integers(min(max(shortest, 2), len(text)), len(text) + 1))
+  start = max(0, end - _CHARACTERS_PER_TOKEN * num_tokens)
+  tokens = tokenizer.encode(text[start:end])
+  if end < len(text):
+    tokens = tokens[:-1]  # It may be a part of a subword.
+  first = [BOS] if start == 0 else []
+  last = [EOS] if end == len(text) else []
+  tokens = np.concatenate([first, tokens, last]).astype(np.int32)[-num_tokens:]
+  return {"tokens": tokens, "positions": counted(tokens)}

@@ -128,6 +128,25 @@ def test_texts_are_joined_between_special_tokens():
   assert texts.lengths().tolist() == [len(tokens), 5]
 
 
+def test_random_parts_of_a_text_end_anywhere_from_the_shortest_on():
+  words = "abcdefghij" * 3
+  rng = np.random.default_rng(0)
+  ends = set()
+  for _ in range(300):
+    example = text.random_part(words, tokenizers.Bytes(), 6, 4, rng)
+    tokens = example["tokens"]
+    assert 2 <= len(tokens) <= 6
+    inner = tokens[tokens > byte_tokenizer.EOS]
+    assert byte_tokenizer.decode(inner) in words
+    is_last = tokens[-1] == byte_tokenizer.EOS
+    assert (tokens[0] == byte_tokenizer.BOS) == (len(inner) < 6 - is_last)
+    ends.add(bytes(tokens))
+  assert len(ends) > 10
+  assert any(part[-4] == byte_tokenizer.EOS for part in ends)
+  empty = text.random_part("", tokenizers.Bytes(), 6, 4, rng)["tokens"]
+  assert empty.tolist() == [byte_tokenizer.BOS, byte_tokenizer.EOS]
+
+
 def test_images_are_values_in_raster_order():
   rng = np.random.default_rng(0)
   image = rng.integers(0, 256, (2, 3, 3), np.uint8)
