@@ -7,6 +7,8 @@
   classify-points FILE ... the most likely classes of meshes or point clouds
   classify-text TEXT ... predictions of a GLUE run for texts or pairs of texts
   fill-mask TEXT ...     predictions of a language model for [MASK], or --mask
+  generate --prompt=TEXT a text, or another sequence of tokens, continued by an
+                         autoregressive model
   flow FIRST SECOND      optical flow of two images; or of a VIDEO
   command FILE ...       the next command in StarCraft II, for observations
   autoencode CLIP ...    a video with audio, reconstructed
@@ -32,6 +34,7 @@ COMMANDS = {
   "classify-points": "classify_points",
   "classify-text": "classify_text",
   "fill-mask": "fill_mask",
+  "generate": "generate",
   "flow": "flow",
   "command": "command",
   "autoencode": "autoencode",
@@ -83,8 +86,10 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "tokenizer",
     "",
-    "fill-mask and attention, of --weights on subwords: its .model file.",
+    "fill-mask, generate and attention, of --weights on subwords: its .model"
+    " file.",
   )
+  _define_generate_flags()
   flow_model.define_tiling_flags()
   flags.DEFINE_list(
     "latents", [], "attention: indices of latents; default: 8, evenly spaced."
@@ -104,6 +109,42 @@ def define_flags() -> None:
   )
   flags.DEFINE_integer(
     "parts", 128, "autoencode: parts to decode in.", lower_bound=1
+  )
+
+
+def _define_generate_flags() -> None:
+  flags.DEFINE_string(
+    "prompt",
+    "",
+    "generate: the text to continue; of models of other tokens, a file of ids"
+    " (.npy, .npz, .json or .jsonl).",
+  )
+  flags.DEFINE_integer(
+    "num_tokens",
+    None,
+    "generate: number of tokens. Default: 256, or the rest of an image.",
+    lower_bound=1,
+  )
+  flags.DEFINE_integer(
+    "num_samples", 1, "generate: number of sequences.", lower_bound=1
+  )
+  flags.DEFINE_float(
+    "temperature",
+    1.0,
+    "generate: divides the logits; 0 takes the most likely tokens.",
+  )
+  flags.DEFINE_float(
+    "top_p",
+    1.0,
+    "generate: sample from the fewest most likely tokens that have this"
+    " probability together.",
+  )
+  flags.DEFINE_integer("seed", 0, "generate: seed of the samples.")
+  flags.DEFINE_bool(
+    "cache",
+    True,
+    "generate: keep keys and values; --nocache encodes the whole sequence for"
+    " each token, with the same result.",
   )
 
 

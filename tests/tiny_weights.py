@@ -68,10 +68,15 @@ def pointnet():
   return random(spec, array(1, 16, 3))
 
 
-def perceiver_ar():
-  """Returns an autoregressive model of bytes with 4 latents."""
+def perceiver_ar(vocab_size=259, position_sizes=(LENGTH + 1,)):
+  """Returns an autoregressive model of 32 tokens with 4 latents."""
   spec = {
-    "adapter": {"kind": "tokens", "vocab_size": 259, "num_channels": 8},
+    "adapter": {
+      "kind": "tokens",
+      "vocab_size": vocab_size,
+      "num_channels": 8,
+      "position_sizes": position_sizes,
+    },
     "encoder": {
       "kind": "perceiver_ar",
       "num_latents": 4,
@@ -80,7 +85,7 @@ def perceiver_ar():
       "num_heads": 2,
       "rotary_fraction": 0.5,
     },
-    "decoder": {"kind": "next_token", "vocab_size": 259},
+    "decoder": {"kind": "next_token", "vocab_size": vocab_size},
   }
   return random(spec, {"tokens": array(1, LENGTH, dtype="int32")})
 

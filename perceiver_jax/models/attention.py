@@ -4,7 +4,7 @@ Shapes as in `perceiver_jax.models`; F and V are the total widths of queries and
 keys, and of values. `blocks` adds norms, residuals and an MLP.
 """
 
-from typing import NamedTuple
+import dataclasses
 
 import haiku as hk
 import jax
@@ -21,18 +21,34 @@ from perceiver_jax.models.position_encoding import Rotary
 from perceiver_jax.models.typing import Array, Float, ReturnAttention
 
 
-class KeysValues(NamedTuple):
-  """Cached keys and values of an input array.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class KeysValues:
+  """Cached keys, not yet rotated, and values of an input array.
 
   Attributes:
-    keys: [B, M, H, F].
-    values: [B, M, H, V].
+    keys: [B, M, H, F / H].
+    values: [B, M, H, V / H].
     is_absorbed: Whether the projections of queries and outputs are absorbed.
   """
 
   keys: jax.Array
   values: jax.Array
-  is_absorbed: bool
+  is_absorbed: bool = dataclasses.field(
+    default=False, metadata={"static": True}
+  )
+
+  def write(self, new: "KeysValues", start: int | jax.Array) -> "KeysValues":
+    """Returns a copy that holds those of other inputs from `start` on."""
+    if self.is_absorbed or new.is_absorbed:
+      raise ValueError(
+        "keys with absorbed projections depend on the number of queries and"
+        " can't be added to: set execution.absorb_projections='never'"
+      )
+    put = lambda old, part: jax.lax.dynamic_update_slice_in_dim(
+      old, part.astype(old.dtype), start, axis=1
+    )
+    return KeysValues(put(self.keys, new.keys), put(self.values, new.values))
 
 
 class Attention(hk.Module):
@@ -158,15 +174,17 @@ class Attention(hk.Module):
 
   @hk.transparent
   def _attend(self, inputs_q, keys_values, mask):
-    project, (keys, values, is_absorbed) = self._projections(), keys_values
-    if is_absorbed:
+    project, keys = self._projections(), keys_values.keys
+    if keys_values.is_absorbed:
       q = absorbed_projections.append_one(inputs_q)[:, :, None]
     else:
       q = self._split_heads(project["query"](inputs_q))
     q = jnp.broadcast_to(q, (keys.shape[0], *q.shape[1:]))
     q, keys = self._rotate(q, keys, mask)
-    out = ops.dot_product_attention(q, keys, values, mask, self._execution)
-    if is_absorbed:
+    out = ops.dot_product_attention(
+      q, keys, keys_values.values, mask, self._execution
+    )
+    if keys_values.is_absorbed:
       return out + project["output"].parameters(self._v_channels)[1]
     return project["output"](out)
 

@@ -116,22 +116,51 @@ class SelfAttention(hk.Module):
       mask: True where one element may attend to another.
       dropout: Of the results of the attention and of the MLP.
     """
-    how, channels = self._execution, x.shape[-1]
-    qk_channels = self._qk_channels or channels
-    v_channels = self._v_channels or qk_channels
-    attention = Attention(
-      self._num_heads,
-      qk_channels,
-      v_channels,
-      channels,
-      how,
-      self._rotary,
-      name="attention",
-    )
+    how, attention = self._execution, self._attention(x.shape[-1])
     mlp = Mlp(**self._mlp, name="mlp")
     normed = layers.LayerNorm("attention_norm", how)(x)
     x = x + dropout(attention(normed, normed, mask), ATTENTION)
     return x + dropout(mlp(layers.LayerNorm("mlp_norm", how)(x)), MLP)
+
+  @hk.name_like("__call__")
+  def extend(
+    self,
+    x: Float[Array, "B n D"],
+    mask: Mask,
+    cache: KeysValues,
+    start: int | jax.Array,
+  ) -> tuple[Float[Array, "B n D"], KeysValues]:
+    """Applies the block to elements that also attend to those of a cache.
+
+    Args:
+      x: New elements.
+      mask: True where a new element may attend to one of the cache, which then
+        holds the new ones as well.
+      cache: Keys and values of the elements so far.
+      start: Where those of the new elements are written.
+
+    Returns:
+      The new elements, and the cache with their keys and values.
+    """
+    how, attention = self._execution, self._attention(x.shape[-1])
+    mlp = Mlp(**self._mlp, name="mlp")
+    normed = layers.LayerNorm("attention_norm", how)(x)
+    cache = cache.write(attention.keys_values(normed, normed.shape), start)
+    x = x + attention(normed, cache, mask)
+    return x + mlp(layers.LayerNorm("mlp_norm", how)(x)), cache
+
+  @hk.transparent
+  def _attention(self, channels: int) -> Attention:
+    qk_channels = self._qk_channels or channels
+    return Attention(
+      self._num_heads,
+      qk_channels,
+      self._v_channels or qk_channels,
+      channels,
+      self._execution,
+      self._rotary,
+      name="attention",
+    )
 
 
 class CrossAttention(hk.Module):
@@ -321,6 +350,31 @@ class LatentTransformer(hk.Module):
       execution=self._execution,
     )
     return x
+
+  @hk.name_like("__call__")
+  def extend(
+    self,
+    x: Float[Array, "B n D"],
+    mask: Mask,
+    caches: KeysValues,
+    start: int | jax.Array,
+  ) -> tuple[Float[Array, "B n D"], KeysValues]:
+    """Applies the L self-attends to elements that also attend to a cache's.
+
+    Args:
+      x: New elements.
+      mask: See `SelfAttention.extend`.
+      caches: Keys and values of each self-attend, stacked along axis 0.
+      start: Where those of the new elements are written.
+
+    Returns:
+      The new elements, and the caches with their keys and values.
+    """
+    return depth.apply_layers_with_caches(
+      lambda x, cache: self._make_layer().extend(x, mask, cache, start),
+      x,
+      caches,
+    )
 
 
 def cross_attention_mask(

@@ -52,9 +52,9 @@ class Perceiver(hk.Module):
     name: str | None = None,
   ):
     super().__init__(name=name)
-    self._adapter = adapter
-    self._encoder = encoder
-    self._decoder = decoder
+    self.adapter = adapter
+    self.encoder = encoder
+    self.decoder = decoder
 
   def __call__(
     self,
@@ -92,14 +92,14 @@ class Perceiver(hk.Module):
       raise ValueError(
         "latents are processed already and initial_latents are not: give one"
       )
-    inputs = inputs_lib.of_adapter(self._adapter, raw, is_training=is_training)
+    inputs = inputs_lib.of_adapter(self.adapter, raw, is_training=is_training)
     encoder_attention = []
     if latents is None:
       dropout = {} if dropout_keys is None else {"dropout_keys": dropout_keys}
-      latents, encoder_attention = self._encoder(
+      latents, encoder_attention = self.encoder(
         inputs, input_mask, return_attention, initial_latents, **dropout
       )
-    logits, decoder_attention = self._decoder(
+    logits, decoder_attention = self.decoder(
       latents,
       inputs,
       input_mask,

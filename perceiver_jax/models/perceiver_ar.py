@@ -9,12 +9,14 @@ channels, V vocabulary.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import haiku as hk
 import jax
 from jax import numpy as jnp
 
 from perceiver_jax.models import blocks, layers, position_encoding
+from perceiver_jax.models.attention import KeysValues
 from perceiver_jax.models.dropout import INPUTS, Dropout
 from perceiver_jax.models.inputs import InputArray, as_input_array
 from perceiver_jax.models.ops.execution import AUTO, Execution
@@ -93,6 +95,22 @@ class TokensAdapter(hk.Module):
         rows = table[where]
       x += rows.astype(x.dtype)
     return x
+
+
+class Cache(NamedTuple):
+  """Keys and values of the inputs and latents of a sequence so far.
+
+  Attributes:
+    inputs: Of the cross-attend [B, M, H, C / H]: element i is that of the input
+      at position i.
+    latents: Of the self-attends [L, B, N, H, D / H]: element i is that of the
+      latent at position `first_latent` + i.
+    first_latent: Position of the first latent.
+  """
+
+  inputs: KeysValues
+  latents: KeysValues
+  first_latent: Int[Array, ""]
 
 
 class PerceiverAREncoder(hk.Module):
@@ -214,6 +232,78 @@ class PerceiverAREncoder(hk.Module):
       dropout=dropout.next_layer(),
     )
     return x, [attention] if return_attention else []
+
+  def empty_cache(
+    self, batch_size: int, num_inputs: int, num_input_channels: int
+  ) -> Cache:
+    """Returns a cache without inputs, for up to N latents.
+
+    Args:
+      batch_size: B.
+      num_inputs: M, the most inputs that it can hold.
+      num_input_channels: C.
+    """
+    heads, channels = self._attend["num_heads"], self._num_latent_channels
+
+    def zeros(*sizes):
+      *rest, width = sizes
+      x = jnp.zeros((*rest, heads, width // heads))
+      return KeysValues(x, x)
+
+    latents = self._num_self_attends, batch_size, self._num_latents, channels
+    return Cache(
+      zeros(batch_size, num_inputs, num_input_channels),
+      zeros(*latents),
+      jnp.int32(0),
+    )
+
+  @hk.name_like("__call__")
+  def extend(
+    self,
+    inputs: Float[Array, "B m C"],
+    cache: Cache,
+    start: int | jax.Array,
+    first: int | jax.Array,
+    num_latents: int,
+  ) -> tuple[Float[Array, "B n D"], Cache]:
+    """Returns processed latents of new inputs, which attend to the cache too.
+
+    The result equals that of `__call__` with as many latents as the cache then
+    holds. Elements after the last real input may hold anything: no latent
+    before them attends to them, and later calls overwrite them.
+
+    Args:
+      inputs: New inputs; all examples have the same number.
+      cache: Holds the inputs before them.
+      start: Position of the first new input.
+      first: Position of the first new latent, at one of the new inputs.
+      num_latents: n, the number of new latents.
+
+    Returns:
+      The new latents, and the cache with the new inputs and latents.
+    """
+    execution = self._execution.replace(absorb_projections="never")
+    attend = self._attend | {"execution": execution}
+    positions = first + jnp.arange(num_latents, dtype=jnp.int32)[None]
+    x = jnp.take(inputs, positions[0] - start, axis=1, mode="clip")
+    x = layers.Linear(self._num_latent_channels, self._execution, "latents")(x)
+    cross_attend = blocks.CrossAttention(**attend, name="cross_attend_0")
+    own = cross_attend.keys_values(inputs, x.shape)
+    cached_inputs = cache.inputs.write(own, start)
+    index = jnp.arange(cached_inputs.keys.shape[1], dtype=jnp.int32)[None]
+    x, _ = cross_attend(
+      x, inputs, keys_values=cached_inputs, mask=CausalMask(positions, index)
+    )
+    make = lambda: blocks.SelfAttention(**attend, name="self_attend")
+    block = blocks.LatentTransformer(
+      self._num_self_attends, make, self._remat, execution, name="block_0"
+    )
+    index = jnp.arange(self._num_latents, dtype=jnp.int32)[None]
+    mask = CausalMask(positions, cache.first_latent + index)
+    x, cached_latents = block.extend(
+      x, mask, cache.latents, first - cache.first_latent
+    )
+    return x, cache._replace(inputs=cached_inputs, latents=cached_latents)
 
 
 class NextTokenDecoder(hk.Module):

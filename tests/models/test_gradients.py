@@ -67,7 +67,8 @@ def _structure(name):
 
 def test_every_structure_of_the_zoo_is_tested():
   tested = {_structure(name) for name in _COMMON + _REST}
-  assert tested == {_structure(name) for name in zoo.MODELS}
+  names = [n for n, entry in zoo.MODELS.items() if small.is_known(entry.spec)]
+  assert tested == {_structure(name) for name in names}
 
 
 def _raw(name):

@@ -10,10 +10,22 @@ from perceiver_jax.data.images import resizing
 from perceiver_jax.data.sequences.source import NUM_SPECIAL, SOS
 
 
+def positions(shape: tuple[int, int, int]) -> np.ndarray:
+  """Returns the column, row and channel of each token of an image, from 2.
+
+  Args:
+    shape: (H, W, C).
+
+  Returns:
+    int32 [1 + H * W * C, 3]; the first, of SOS, are 1.
+  """
+  rows, columns, channels = np.indices(shape)
+  grid = np.stack([columns, rows, channels], -1).reshape(-1, 3)
+  return np.concatenate([[[1, 1, 1]], grid + 2]).astype(np.int32)
+
+
 class Images:
   """The values of each pixel, after SOS; nothing marks the end.
-
-  Positions are those of column, row and channel, from 2; SOS has 1.
 
   Args:
     source: Images uint8.
@@ -27,9 +39,7 @@ class Images:
     self._source = source
     self._shape = tuple(shape)
     self.in_memory = source.in_memory
-    rows, columns, channels = np.indices(self._shape)
-    grid = np.stack([columns, rows, channels], -1).reshape(-1, 3)
-    self._positions = np.concatenate([[[1, 1, 1]], grid + 2]).astype(np.int32)
+    self._positions = positions(self._shape)
 
   def __len__(self) -> int:
     return len(self._source)

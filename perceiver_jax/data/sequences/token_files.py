@@ -76,7 +76,7 @@ def token_files(
   check_choice(split, SPLITS, "split", "token files")
   which = "eval" if split == "test" and eval else "train"
   paths = _matches(eval if which == "eval" else train, which)
-  sequences = [ids for path in paths for ids in _read(path, num_values)]
+  sequences = [ids for path in paths for ids in read(path, num_values)]
   if not eval:
     is_held_out = np.arange(1, len(sequences) + 1) % _STRIDE == 0
     is_held_out[-1:] |= not is_held_out.any()
@@ -103,9 +103,21 @@ def _matches(pattern: str, which: str) -> list[str]:
   return sorted(known)
 
 
-def _read(path: str, num_values: int) -> Iterator[np.ndarray]:
-  """Yields the sequences int32 of a file that are not empty."""
-  reader = _READERS[os.path.splitext(path)[1].lower()]
+def read(path: str, num_values: int) -> Iterator[np.ndarray]:
+  """Yields the sequences int32 of a file that are not empty.
+
+  Args:
+    path: The file; see the module's description.
+    num_values: Number of different ids, which are below it.
+
+  Raises:
+    UserError: The file can't be read.
+  """
+  reader = _READERS.get(os.path.splitext(path)[1].lower())
+  if reader is None:
+    raise UserError(
+      f"{path} is not a file of token ids: give one of {', '.join(_READERS)}"
+    )
   try:
     for ids in map(_ids, reader(path)):
       if len(ids) and not 0 <= ids.min() <= ids.max() < num_values:

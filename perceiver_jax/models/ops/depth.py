@@ -75,6 +75,30 @@ def apply_layers(
   return jax.lax.scan(lambda x, i: (apply(stacked, i, x), None), x, order)[0]
 
 
+def apply_layers_with_caches(
+  layer: Callable[[jax.Array, Any], tuple[jax.Array, Any]],
+  x: jax.Array,
+  caches: Any,
+) -> tuple[jax.Array, Any]:
+  """Applies layers in turn, each with a cache of its own.
+
+  Args:
+    layer: Makes a Haiku module and applies it to `x` and a layer's cache; its
+      parameters are those of `apply_layers`.
+    x: Input of the first layer.
+    caches: The caches of the layers, stacked along axis 0.
+
+  Returns:
+    The output of the last layer, and the caches that the layers returned.
+  """
+  pure = hk.without_apply_rng(hk.transform(layer))
+  first = jax.tree.map(lambda cache: cache[0], caches)
+  stacked = hk.lift(pure.init, name=_STACK)(None, x, first)
+  return jax.lax.scan(
+    lambda x, own: pure.apply(own[0], x, own[1]), x, (stacked, caches)
+  )
+
+
 def apply_repeatedly(
   block: Callable[..., jax.Array], x: jax.Array, repeats: int
 ) -> jax.Array:
