@@ -154,9 +154,14 @@ class HierarchicalEncoder(GroupBlocks):
     return x, positions
 
   def _attention_to_inputs(
-    self, attention: list[Float[Array, "B G N M"]], grouping: Grouping
+    self, attention: list[jax.Array], grouping: Grouping
   ) -> Float[Array, "B 1 N M"]:
-    """Multiplies the weights of all blocks, from the bottleneck down."""
+    """Multiplies the weights of all blocks, from the bottleneck down.
+
+    Args:
+      attention: Weights [B, G, n, m] of each block.
+      grouping: That of the inputs.
+    """
     weights = attention[-1][:, 0].swapaxes(1, 2)[:, None]  # [B, 1, M, N].
     for i in reversed(range(len(attention) - 1)):
       _, num_groups, size, _ = attention[i].shape
