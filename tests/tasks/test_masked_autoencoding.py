@@ -30,10 +30,10 @@ def _outputs(images):
 @pytest.mark.parametrize("size", [1, 4])
 def test_the_share_of_masked_squares_is_the_mask_rate(size):
   masked = _batch(_task(data__mask_size=size))["masked"]
-  squares = masked.reshape(3, 32 // size, size, 32 // size, size)
+  squares = masked.reshape(3, 16 // size, size, 16 // size, size)
   per_square = squares.mean((2, 4))
   assert set(np.unique(per_square)) == {0.0, 1.0}
-  np.testing.assert_allclose(per_square.mean((1, 2)), 0.75)
+  np.testing.assert_allclose(per_square.mean((1, 2)), 0.5)
   assert (masked[0] != masked[1]).any()
 
 
@@ -65,8 +65,8 @@ def test_only_masked_pixels_of_real_examples_count():
 def test_the_baselines_know_only_visible_pixels():
   task = _task()
   batch = _batch(task)
-  rows = np.linspace(-1, 1, 32, dtype=np.float32)
-  batch["image"] = np.broadcast_to(rows[:, None, None], (3, 32, 32, 3)).copy()
+  rows = np.linspace(-1, 1, 16, dtype=np.float32)
+  batch["image"] = np.broadcast_to(rows[:, None, None], (3, 16, 16, 3)).copy()
   hidden = np.where(batch["masked"][..., None], 9, batch["image"])
   for baseline, near in (
     (masked_autoencoding._visible_mean, False),
@@ -95,7 +95,7 @@ def test_the_model_does_not_see_masked_pixels():
 def test_the_report_shows_predictions_and_positions():
   task = _task()
   batch = _batch(task)
-  table = np.random.default_rng(0).normal(size=(1024, 8))
+  table = np.random.default_rng(0).normal(size=(256, 8))
   outputs = _outputs(batch["image"])
   latents = type("Latents", (), {"queries": {"image": table}})
   outputs = outputs._replace(latents=latents)
