@@ -22,14 +22,14 @@ class Outputs(NamedTuple):
 
   Attributes:
     logits: The decoded outputs: an array, or a mapping of arrays by modality.
-    latents: The processed latents [B, N, D].
+    latents: The processed latents [B, N, D], or `HierarchicalLatents`.
     encoder_attention: Weights or logits [B, H, N, M] of each cross-attend, if
       asked for.
     decoder_attention: Weights or logits [B, H, O, N], if asked for.
   """
 
   logits: Any
-  latents: jax.Array
+  latents: Any
   encoder_attention: tuple[jax.Array, ...]
   decoder_attention: jax.Array | None
 
@@ -39,7 +39,8 @@ class Perceiver(hk.Module):
 
   Args:
     adapter: Raw data to the input array: `adapter(raw, is_training=...)`
-      returns [B, M, C]; its method `parts`, if it has one, an `InputArray`.
+      returns [B, M, C], or inputs of a kind that its encoder knows; its method
+      `parts`, if it has one, an `InputArray`.
     encoder: The input array to latents and weights; see `PerceiverEncoder`.
     decoder: Latents to predictions; see `decoders`.
   """
@@ -62,7 +63,7 @@ class Perceiver(hk.Module):
     *,
     is_training: bool,
     input_mask: Bool[Array, "B M"] | None = None,
-    latents: Float[Array, "B N D"] | None = None,
+    latents: Any = None,
     queries: Any = None,
     return_attention: ReturnAttention = False,
     initial_latents: Float[Array, "B N D"] | Float[Array, "N D"] | None = None,

@@ -107,7 +107,8 @@ def _function(subject: Subject) -> Any:
     out, _ = model.apply(params, state, None, batch, False)
     by_name = isinstance(out.logits, Mapping)
     outputs = dict(out.logits) if by_name else {"logits": out.logits}
-    outputs["latents"] = out.latents
+    # Those of a Hierarchical Perceiver are several arrays.
+    outputs["latents"] = getattr(out.latents, "bottleneck", out.latents)
     return {name: x[0] for name, x in outputs.items()}
 
   # The models choose among implementations by comparing sizes, which needs a
