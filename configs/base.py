@@ -151,6 +151,16 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     encoder.update(num_layers=1, num_heads=2)
   elif kind == "pointnet":
     encoder.hidden_sizes = (8, 8, 16)
+  elif kind == "mean_pooling":
+    encoder.num_latent_channels = 16
+  elif kind == "resampler":
+    encoder.update(
+      num_latents=8,
+      num_latent_channels=16,
+      num_layers=1,
+      num_heads=2,
+      head_channels=8,
+    )
   elif kind == "perceiver_ar":
     encoder.update(
       num_latents=8, num_latent_channels=16, num_self_attends=1, num_heads=2

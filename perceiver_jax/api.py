@@ -21,7 +21,7 @@ transform = weights.transform
 
 
 def published_models() -> tuple[str, ...]:
-  """Returns the names of both papers' models; docs/models.md lists them."""
+  """Returns the names of the papers' models; docs/models.md lists them."""
   return tuple(zoo.MODELS)
 
 

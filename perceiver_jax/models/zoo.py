@@ -18,6 +18,7 @@ from perceiver_jax.models import (
   perceiver,
   perceiver_ar,
   pointnet,
+  resampler,
   transformer,
 )
 from perceiver_jax.models import encoder as encoder_lib
@@ -45,6 +46,7 @@ ADAPTERS: dict[str, Callable[..., Any]] = {
   "points": points.PointsAdapter,
   "entities": entities.EntitiesAdapter,
   "entity_features": entities.EntityFeaturesAdapter,
+  "features": resampler.FeaturesAdapter,
   "arrays": arrays.ArraysAdapter,
   "grouped": groups.GroupedAdapter,
   "label": multimodal.LabelAdapter,
@@ -58,6 +60,8 @@ ENCODERS: dict[str, Callable[..., Any]] = {
   "hierarchical": hierarchical_perceiver.HierarchicalEncoder,
   "transformer": transformer.TransformerEncoder,
   "pointnet": pointnet.PointNetEncoder,
+  "resampler": resampler.Resampler,
+  "mean_pooling": resampler.MeanPooling,
 }
 DECODERS: dict[str, Callable[..., Any]] = {
   "classification": decoders.ClassificationDecoder,
@@ -77,6 +81,7 @@ DECODERS: dict[str, Callable[..., Any]] = {
   "multimodal": multimodal.MultimodalDecoder,
   "entities": entities.EntitiesDecoder,
   "transformer_entities": entities.TransformerEntitiesDecoder,
+  "latents": resampler.LatentsDecoder,
   "arrays": arrays.ArraysDecoder,
 }
 

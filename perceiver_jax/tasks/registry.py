@@ -10,6 +10,7 @@ from perceiver_jax.errors import UserError
 from perceiver_jax.tasks import (
   audioset,
   autoregressive,
+  feature_classification,
   glue,
   image_classification,
   kinetics,
@@ -29,6 +30,7 @@ TASKS: dict[str, type[Task]] = {
   ),
   "audioset": audioset.AudioSet,
   "autoregressive": autoregressive.Autoregressive,
+  "feature_classification": feature_classification.FeatureClassification,
   "glue": glue.Glue,
   "kinetics": kinetics.Kinetics,
   "masked_autoencoding": masked_autoencoding.MaskedAutoencoding,

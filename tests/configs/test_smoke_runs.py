@@ -20,6 +20,7 @@ VARIANTS = {
     "video_512",
   ),
   "modelnet40": ("transformer", "pointnet"),
+  "resampler": ("mean_pooling",),
   "starcraft": (
     "perceiver_io", "transformer", "small_transformer", "small_pooling",
   ),

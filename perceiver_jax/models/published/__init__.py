@@ -16,6 +16,7 @@ from perceiver_jax.models.published import (
   language,
   perceiver_ar,
   points,
+  resampler,
   starcraft,
   tables,
 )
@@ -35,6 +36,7 @@ MODELS: dict[str, Entry] = {
     starcraft,
     perceiver_ar,
     hierarchical,
+    resampler,
   )
   for name, entry in part.MODELS.items()
 }
