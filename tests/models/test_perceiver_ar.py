@@ -174,9 +174,9 @@ def test_the_imagenet_model_has_the_authors_parameters():
 
 
 def test_sinusoidal_encodings_are_exact_at_far_positions():
-  positions = np.array([[0, 1, 255, 256], [4097, 65_536, 131_071, 131_072]])
+  positions = jnp.array([[0, 1, 255, 256], [4097, 65_536, 131_071, 131_072]])
   rows = position_encoding.sinusoidal_encodings(positions, 131_073, 16)
   frequencies = 10_000.0 ** -(np.arange(8) / 7)
-  angles = positions[..., None] * frequencies
+  angles = np.asarray(positions)[..., None] * frequencies
   expected = np.concatenate([np.sin(angles), np.cos(angles)], -1)
   np.testing.assert_allclose(rows, expected, atol=1e-6)
