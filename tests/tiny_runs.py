@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 from jax import numpy as jnp
 
 from configs import base
+from perceiver_jax import files
 from perceiver_jax.data.core import pipeline
 from perceiver_jax.data.core.in_memory import InMemoryArrays
 from perceiver_jax.tasks import registry as tasks
@@ -161,7 +162,8 @@ def train(folder, config=None, task=None, num_devices=1):
   """Starts or resumes a run; returns its outcome."""
   config = tiny_config() if config is None else config
   task = task or TinyTask(config.seed)
-  return loop.Trainer(config, task, Path(folder), num_devices).run()
+  folder = files.as_path(folder)
+  return loop.Trainer(config, task, folder, num_devices).run()
 
 
 def write_random(folder, config):
@@ -179,7 +181,8 @@ def write_random(folder, config):
 
 def records(folder):
   """Returns the records of metrics.jsonl without speed and memory."""
-  lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
+  path = files.as_path(folder) / "metrics.jsonl"
+  lines = path.read_text().splitlines()
   return [
     {k: v for k, v in json.loads(line).items() if not k.startswith(_MEASURED)}
     for line in lines
@@ -188,14 +191,16 @@ def records(folder):
 
 def checkpoint_steps(folder):
   """Returns the steps of all finished checkpoints."""
-  names = [p.name for p in (Path(folder) / "checkpoints").iterdir()]
+  checkpoints = files.as_path(folder) / "checkpoints"
+  names = [p.name for p in checkpoints.iterdir()]
   return sorted(int(name) for name in names if name.isdecimal())
 
 
 def arrays(folder, at=None):
   """Returns the arrays by name of the checkpoint of a step, or the latest."""
   at = checkpoint_steps(folder)[-1] if at is None else at
-  path = (Path(folder) / "checkpoints" / str(at) / "state").resolve()
+  path = files.as_path(folder) / "checkpoints" / str(at) / "state"
+  path = path if files.is_remote(path) else path.resolve()
   reader = ocp.StandardCheckpointer()
   # Restores to one device, whatever the devices it was saved on.
   here = jax.sharding.SingleDeviceSharding(jax.devices()[0])

@@ -304,6 +304,7 @@ class Trainer:
     self._checkpoints.wait()
     if jax.process_index() != 0:
       return Outcome("", self._num_steps, {})
+    self._log.sync()  # The report reads the metrics.
     written = results.write(
       self._folder,
       self._config,

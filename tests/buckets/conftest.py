@@ -1,6 +1,5 @@
 """Buckets for tests: one in memory, and a server of Cloud Storage."""
 
-import functools
 import importlib
 
 import bucket_server
@@ -43,15 +42,29 @@ def memory_bucket(monkeypatch, tmp_path):
   backend.fsspec_backend._get_filesystem.cache_clear()
 
 
-@functools.cache
-def _has_server():
-  return bucket_server.binary() is not None
-
-
 @pytest.fixture(scope="session")
-def cloud_storage():
-  """Returns a server of Cloud Storage on this machine, with a proxy."""
-  if not _has_server():
+def _server():
+  if bucket_server.binary() is None:
     pytest.skip("needs gcsfs and fake-gcs-server: make test-slow gets them")
   with bucket_server.running() as server:
     yield server
+
+
+@pytest.fixture
+def cloud_storage(_server, monkeypatch):
+  """Returns a server of Cloud Storage, which this process uses for gs://."""
+  for name, value in _server.environment.items():
+    monkeypatch.setenv(name, value)
+  backend.fsspec_backend._get_filesystem.cache_clear()
+  yield _server
+  _server.fault = lambda method, path: None
+
+
+@pytest.fixture
+def inject(cloud_storage):
+  """Returns a function that sets the proxy's fault; None ends it."""
+
+  def inject(fault):
+    cloud_storage.fault = fault or (lambda method, path: None)
+
+  return inject

@@ -12,35 +12,223 @@ import sys
 import time
 
 import bucket_server
+import entry_points
 import numpy as np
 import pytest
 import tiny_runs as runs
+from absl import logging
 from safetensors import numpy as safetensors
 
-URL = f"gs://{bucket_server.BUCKET}"
-CONFIG = f"--config={runs.ROOT / 'configs' / 'digits.py'}:smoke"
-# With checkpoints often enough to be killed between them.
-LEAVES = (
-  "--config.num_steps=24", "--config.num_epochs=0.0",
-  "--config.checkpoint.every_steps=4", "--config.log.every_steps=2",
-  "--config.eval_every_steps=8",
-)  # fmt: skip
+from perceiver_jax import files
+from perceiver_jax.buckets import lock as lock_lib
+from perceiver_jax.buckets import store
+from perceiver_jax.data.images import codec
+from perceiver_jax.errors import UserError
+from perceiver_jax.training import interrupts
+from perceiver_jax.training.logs import metric_writers
 
-pytestmark = pytest.mark.slow
+URL = f"gs://{bucket_server.BUCKET}"
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compile_once")]
 
 
 @pytest.fixture
-def start(cloud_storage, compile_cache, tmp_path):
-  """Returns a function that starts a program with the server as its cloud."""
+def warnings(monkeypatch):
+  lines = []
+  record = lambda text, *values: lines.append(text % values)
+  monkeypatch.setattr(logging, "warning", record)
+  return lines
 
-  def start(*words, **variables):
-    environment = {
-      **os.environ, **compile_cache, **cloud_storage.environment,
-      "XDG_CACHE_HOME": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu",
-    }  # fmt: skip
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+  """Returns the folder of a complete tiny run on a disk."""
+  folder = tmp_path_factory.mktemp("undisturbed")
+  assert not runs.train(folder).stopped
+  return folder
+
+
+def _read(server, name):
+  key = name.replace("/", "%2F")
+  path = f"/storage/v1/b/{bucket_server.BUCKET}/o/{key}?alt=media"
+  status, _, content = server.ask("GET", path)
+  return content if status == 200 else b""
+
+
+def _write(server, name, contents):
+  key = name.replace("/", "%2F")
+  bucket = f"/upload/storage/v1/b/{bucket_server.BUCKET}"
+  path = f"{bucket}/o?uploadType=media&name={key}"
+  assert server.ask("POST", path, contents)[0] == 200
+
+
+def _upload(server, folder, name):
+  """Copies a run without its checkpoints and logs to the bucket."""
+  for path in sorted(folder.iterdir()):
+    if path.is_file() and path.name != ".lock":
+      _write(server, f"{name}/{path.name}", path.read_bytes())
+
+
+def test_interruptions_do_not_change_a_run(
+  cloud_storage, undisturbed, monkeypatch
+):
+  folder = f"{URL}/interrupted"
+  reasons = [{5: runs.Crash()}, {8: interrupts.PREEMPTED}, {11: runs.Crash()}]
+  for each in [*reasons, {}]:
+    monkeypatch.setattr(interrupts, "Interrupts", runs.stop_at(each))
+    with contextlib.suppress(runs.Crash):
+      runs.train(folder)
+  runs.assert_same_end(folder, undisturbed)
+  model = "model.safetensors"
+  assert (
+    _read(cloud_storage, f"interrupted/{model}")
+    == (undisturbed / model).read_bytes()
+  )
+  own = {path.name for path in undisturbed.iterdir()} - {".lock"}
+  there = {name.split("/")[1] for name in cloud_storage.names("interrupted/")}
+  assert own <= there
+  # Each start has its own events, as on a disk.
+  assert len(cloud_storage.names("interrupted/tensorboard/")) == 4
+  assert not cloud_storage.names("interrupted/.lock")
+
+
+def test_failing_and_slow_answers_are_asked_for_again(
+  cloud_storage, undisturbed, inject
+):
+  rng = np.random.default_rng(0)
+
+  def fault(method, path):
+    draw = rng.random()
+    if draw < 0.1:
+      return int(rng.choice([429, 500, 503]))
+    return 1.0 if draw < 0.12 else None
+
+  inject(fault)
+  before = len(cloud_storage.requests)
+  runs.train(f"{URL}/faults")
+  assert len(cloud_storage.requests) > before + 100
+  inject(None)
+  runs.assert_same_end(f"{URL}/faults", undisturbed)
+
+
+def test_a_lost_permission_ends_a_run_that_can_be_resumed(
+  cloud_storage, undisturbed, inject
+):
+  folder = f"{URL}/lost"
+
+  def fault(method, path):
+    done = cloud_storage.names("lost/checkpoints/3/commit_success.txt")
+    return 403 if done and method in ("POST", "PUT", "PATCH") else None
+
+  inject(fault)
+  with pytest.raises(UserError, match=r"lost.*(denied|injected 403)") as error:
+    runs.train(folder)
+  assert "\n" not in str(error.value)
+  inject(None)
+  runs.train(folder)
+  runs.assert_same_end(folder, undisturbed)
+
+
+def test_a_damaged_checkpoint_is_quarantined(
+  cloud_storage, undisturbed, warnings
+):
+  folder = f"{URL}/damaged"
+  runs.train(folder)
+  last = runs.checkpoint_steps(folder)[-1]
+  _write(cloud_storage, f"damaged/checkpoints/{last}/extras/metadata", b"{")
+  runs.train(folder)
+  assert "can't be read: damaged record" in warnings[0]
+  moved = f"damaged/checkpoints_quarantine/{last}-1/extras/metadata"
+  assert cloud_storage.names(moved)
+  runs.assert_same_end(folder, undisturbed)
+
+
+def test_a_live_run_keeps_others_out(
+  cloud_storage, refuses, smoke_flag, warnings, monkeypatch
+):
+  monkeypatch.setattr(lock_lib, "_BEAT", 0.5)
+  held = store.as_path(f"{URL}/locked/.lock")
+  lock = lock_lib.BucketLock(held, "this test")
+  words = [smoke_flag, f"--workdir={URL}/locked"]
+  parts = [f"--workdir={URL}/locked is in use by another run (process "]
+  refuses("train", *words, parts=parts)
+  assert "waiting up to 60 seconds for a sign of life" in warnings[0]
+  lock.check()
+  lock.release()
+  assert not cloud_storage.names("locked/.lock")
+
+
+@pytest.mark.parametrize(
+  ("workdir", "fault", "parts"),
+  [
+    ("gs://no-such-bucket/a", None, ["there is no bucket 'no-such-bucket'"]),
+    (f"{URL}/x", 403, ["permission denied", "injected 403"]),
+    (f"{URL}/x", 401, ["no valid credentials", "gcloud auth"]),
+  ],
+)
+def test_a_bucket_that_can_t_be_used_is_named_at_once(
+  cloud_storage, refuses, smoke_flag, inject, monkeypatch, workdir, fault, parts
+):
+  monkeypatch.setattr(store, "_checked", set())
+  inject(lambda method, path: fault)
+  before = len(cloud_storage.requests)
+  words = [smoke_flag, f"--workdir={workdir}"]
+  refuses("train", *words, parts=[workdir, *parts])
+  assert len(cloud_storage.requests) - before <= 2
+
+
+def test_a_bucket_that_may_only_be_read_is_named_before_training(
+  cloud_storage, refuses, smoke_flag, inject
+):
+  inject(lambda method, path: 403 if method in ("POST", "PUT") else None)
+  parts = [f"--workdir={URL}/y can't be written to: permission denied"]
+  refuses("train", smoke_flag, f"--workdir={URL}/y", parts=parts)
+  out = f"--out={URL}/y.json"
+  words = [smoke_flag, f"--weights={URL}/none", out]
+  refuses("evaluate", *words, parts=[f"{URL}/y.json", "permission denied"])
+  inject(None)
+  assert not cloud_storage.names("y")
+
+
+def test_programs_read_a_run_and_data_from_a_bucket(
+  cloud_storage, call, trained, tmp_path, monkeypatch
+):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  _upload(cloud_storage, trained, "read")
+  # On a disk, a checkpoint has no commit_success.txt.
+  config = trained / "config.json"
+  assert json.loads(config.read_text()) == files.read_json(
+    store.as_path(f"{URL}/read/config.json")
+  )
+  image = codec.encode_png(np.zeros((8, 8, 3), np.uint8))
+  _write(cloud_storage, "digit.png", image)
+  model = f"{URL}/read/model.safetensors"
+  done = call(
+    "predict", "classify", f"--weights={model}",
+    entry_points.SMOKE, f"{URL}/digit.png",
+  )  # fmt: skip
+  assert done.status == 0, done
+  assert "digit.png" in done.out
+  done = call(
+    "evaluate", entry_points.SMOKE, f"--weights={model}",
+    f"--out={URL}/weights.json",
+  )  # fmt: skip
+  assert done.status == 0, done
+  written = json.loads(_read(cloud_storage, "weights.json"))
+  assert written["weights"] == model
+  results = json.loads((trained / "results.json").read_text())
+  assert written["metrics"]["eval/loss"] == results["metrics"]["eval/loss"]
+
+
+@pytest.fixture
+def start(cloud_storage, compile_cache):
+  """Returns a function that starts a program in a process of its own."""
+
+  def start(*words):
+    environment = {**os.environ, **compile_cache, "JAX_PLATFORMS": "cpu"}
     return subprocess.Popen(
       [sys.executable, "-m", *map(str, words)],
-      env=environment | variables,
+      env=environment,
       cwd=runs.ROOT,
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
@@ -50,164 +238,61 @@ def start(cloud_storage, compile_cache, tmp_path):
   return start
 
 
-@pytest.fixture
-def run(start):
-  """Returns a function that runs a program; it returns status and output."""
-
-  def run(*words, status=0, **variables):
-    process = start(*words, **variables)
-    with contextlib.closing(process.stdout), contextlib.closing(process.stderr):
-      out, err = process.communicate(timeout=500)
-    assert process.returncode == status, (out, err)
-    return out, err
-
-  return run
-
-
-@pytest.fixture
-def inject(cloud_storage):
-  """Returns a function that sets the proxy's fault until the test ends."""
-
-  def inject(fault):
-    cloud_storage.fault = fault
-
-  yield inject
-  cloud_storage.fault = lambda method, path: None
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, compile_cache):
-  """Returns the folder of a complete run on a disk."""
-  folder = tmp_path_factory.mktemp("disk") / "run"
-  subprocess.run(
-    [
-      sys.executable, "-m", "experiments.train", CONFIG, *LEAVES,
-      f"--workdir={folder}",
-    ],
-    env={**os.environ, **compile_cache, "JAX_PLATFORMS": "cpu"},
-    cwd=runs.ROOT,
-    check=True,
-  )  # fmt: skip
-  return folder
-
-
-def _read(server, name):
-  path = name.replace("/", "%2F")
-  status, _, content = server.ask(
-    "GET", f"/storage/v1/b/{bucket_server.BUCKET}/o/{path}?alt=media"
-  )
-  return content if status == 200 else b""
-
-
-def _assert_alike(server, name, folder):
-  """Asserts that a run in the bucket is that of a folder on a disk."""
-  there = safetensors.load(_read(server, f"{name}/model.safetensors"))
-  here = safetensors.load_file(folder / "model.safetensors")
-  assert there.keys() == here.keys()
-  for key, value in here.items():
-    np.testing.assert_array_equal(there[key], value, strict=True)
-  timed = lambda line: {
-    key: value
-    for key, value in json.loads(line).items()
-    if not key.startswith("speed/")
-  }
-  metrics = _read(server, f"{name}/metrics.jsonl").decode().splitlines()
-  lines = (folder / "metrics.jsonl").read_text().splitlines()
-  assert list(map(timed, metrics)) == list(map(timed, lines))
-  results = json.loads(_read(server, f"{name}/results.json"))
-  own = json.loads((folder / "results.json").read_text())
-  assert results["metrics"] == own["metrics"]
-  own_files = {path.name for path in folder.iterdir()} - {".lock"}
-  files = {key.split("/")[1] for key in server.names(f"{name}/")}
-  assert own_files - {"compilation_cache"} <= files
-  assert not server.names(f"{name}/.lock")
+def _finish(process):
+  out, err = process.communicate(timeout=500)
+  assert process.returncode == 0, (out, err)
+  return out
 
 
 def _wait_for_checkpoint(server, process, name, steps):
-  end = time.monotonic() + 400
-  done = f"{name}/checkpoints/"
+  end, folder = time.monotonic() + 400, f"{name}/checkpoints"
   while time.monotonic() < end and process.poll() is None:
-    names = server.names(done)
-    if any(f"{done}{s}/commit_success.txt" in names for s in steps):
+    names = server.names(f"{folder}/")
+    if any(f"{folder}/{step}/commit_success.txt" in names for step in steps):
       return
     time.sleep(0.05)
   raise AssertionError(process.communicate())
 
 
-def test_a_run_is_killed_and_resumed_in_a_bucket(
-  cloud_storage, start, run, undisturbed
+def test_digits_are_killed_resumed_and_used_in_a_bucket(
+  cloud_storage, start, tmp_path
 ):
-  command = ["experiments.train", CONFIG, *LEAVES, f"--workdir={URL}/a"]
+  leaves = [
+    "--config.num_steps=24", "--config.num_epochs=0.0",
+    "--config.checkpoint.every_steps=4", "--config.log.every_steps=2",
+    "--config.eval_every_steps=8",
+  ]  # fmt: skip
+  command = ["experiments.train", entry_points.SMOKE, *leaves]
+  _finish(start(*command, f"--workdir={tmp_path}/digits"))
+  command.append(f"--workdir={URL}/digits")
   process = start(*command)
-  _wait_for_checkpoint(cloud_storage, process, "a", (4, 8))
+  _wait_for_checkpoint(cloud_storage, process, "digits", (4, 8))
   process.kill()
   process.communicate()
   process = start(*command)
-  _wait_for_checkpoint(cloud_storage, process, "a", (12, 16))
+  _wait_for_checkpoint(cloud_storage, process, "digits", (12, 16))
   process.send_signal(signal.SIGTERM)
   out, err = process.communicate(timeout=300)
-  if process.returncode != 0:  # It may have finished first.
+  if process.returncode:
     assert process.returncode == 75, (out, err)
-    out, _ = run(*command)
+    out = _finish(start(*command))
     assert "resumed from step" in " ".join(out.split())
-  assert f"results: {URL}/a/results.json" in out
-  _assert_alike(cloud_storage, "a", undisturbed)
-
-
-def test_programs_read_a_run_from_a_bucket(
-  cloud_storage, run, undisturbed, tmp_path
-):
-  _upload(cloud_storage, undisturbed, "read")
-  workdir = f"--workdir={URL}/read"
-  run("experiments.evaluate", workdir, "--checkpoint=best")
-  names = cloud_storage.names("read/evaluation-")
-  (name,) = names
-  metrics = json.loads(_read(cloud_storage, name))["metrics"]
-  results = json.loads((undisturbed / "results.json").read_text())
-  assert metrics.keys() == results["metrics"].keys()
-  image = tmp_path / "digit.png"
-  from perceiver_jax.data.images import codec
-
-  image.write_bytes(codec.encode_png(np.zeros((8, 8, 3), np.uint8)))
-  cloud_storage.ask(
-    "POST",
-    f"/upload/storage/v1/b/{bucket_server.BUCKET}/o?uploadType=media"
-    "&name=digit.png",
-    image.read_bytes(),
-  )
-  out, _ = run("experiments.predict", "classify", workdir, f"{URL}/digit.png")
-  assert "digit.png" in out
-  run(
-    "experiments.evaluate", CONFIG, f"--weights={URL}/read/model.safetensors",
-    f"--out={URL}/weights.json",
-  )  # fmt: skip
-  (name,) = cloud_storage.names("weights.json")
-  own = json.loads(_read(cloud_storage, name))
-  assert own["weights"] == f"{URL}/read/model.safetensors"
-  run("scripts.export", workdir, f"--out={URL}/model.jax", "--platforms=cpu")
+  assert f"results: {URL}/digits/results.json" in out
+  runs.assert_same_end(f"{URL}/digits", tmp_path / "digits")
+  there = safetensors.load(_read(cloud_storage, "digits/model.safetensors"))
+  here = safetensors.load_file(tmp_path / "digits" / "model.safetensors")
+  for name, value in here.items():
+    np.testing.assert_array_equal(there[name], value, strict=True)
+  assert b"<svg" in _read(cloud_storage, "digits/report.html")
+  workdir = f"--workdir={URL}/digits"
+  _finish(start("experiments.evaluate", workdir, "--checkpoint=best"))
+  assert len(cloud_storage.names("digits/evaluation-")) == 1
+  out = f"--out={URL}/model.jax"
+  _finish(start("scripts.export", workdir, out, "--platforms=cpu"))
   assert cloud_storage.names("model.") == ["model.jax", "model.json"]
-  out, _ = run(
-    "experiments.train", CONFIG, "--config.num_steps=1",
-    "--config.num_epochs=0.0", f"--config.init_from={URL}/read",
-    f"--workdir={URL}/fine-tuned",
-  )  # fmt: skip
-  assert f"started from {URL}/read" in " ".join(out.split())
 
 
-def _upload(server, folder, name):
-  """Copies a folder to the bucket as gcloud would, and marks checkpoints."""
-  for path in sorted(folder.rglob("*")):
-    if path.is_file() and path.name != ".lock":
-      key = f"{name}/{path.relative_to(folder)}".replace("/", "%2F")
-      server.ask(
-        "POST",
-        f"/upload/storage/v1/b/{bucket_server.BUCKET}/o?uploadType=media"
-        f"&name={key}",
-        path.read_bytes(),
-      )
-
-
-def test_a_sweep_runs_in_a_bucket(cloud_storage, run, tmp_path):
+def test_a_sweep_runs_in_a_bucket(cloud_storage, start, tmp_path):
   config = tmp_path / "rates.py"
   config.write_text(
     "from configs import digits\n"
@@ -223,110 +308,15 @@ def test_a_sweep_runs_in_a_bucket(cloud_storage, run, tmp_path):
     "scripts.sweep", f"--config={config}", "--sweep=rates",
     f"--out={URL}/sweep",
   )  # fmt: skip
-  out, _ = run(*command, "--parallel=2")
+  out = _finish(start(*command, "--parallel=2"))
   assert out.count("| done |") == 2
   names = cloud_storage.names("sweep/")
   for name in ("sweep.csv", "sweep.html", "learning_rate=0.001.log"):
     assert f"sweep/{name}" in names
-  out, _ = run(*command)
-  assert out.count("finished before") == 2
   assert not [name for name in names if name.endswith("/000001")]
-
-
-def test_a_live_run_keeps_others_out(cloud_storage, start, run, tmp_path):
-  command = ("experiments.train", CONFIG, f"--workdir={URL}/locked")
-  process = start(*command, "--config.num_epochs=1000.0")
-  end = time.monotonic() + 300
-  while time.monotonic() < end and not cloud_storage.names("locked/.lock"):
-    time.sleep(0.1)
-  assert process.poll() is None
-  _, err = run(*command, "--config.num_epochs=1000.0", status=2)
-  assert f"--workdir={URL}/locked is in use by another run (process " in err
-  process.kill()
-  process.communicate()
-
-
-@pytest.mark.parametrize(
-  ("workdir", "fault", "parts"),
-  [
-    ("gs://no-such-bucket/a", None, ["there is no bucket 'no-such-bucket'"]),
-    (f"{URL}/x", 403, ["permission denied", "injected 403"]),
-    (f"{URL}/x", 401, ["no valid credentials", "gcloud auth"]),
-  ],
-)
-def test_a_bucket_that_can_t_be_used_is_named_at_once(
-  cloud_storage, run, inject, workdir, fault, parts
-):
-  inject(lambda method, path: fault)
-  before = len(cloud_storage.requests)
-  _, err = run("experiments.train", CONFIG, f"--workdir={workdir}", status=2)
-  (line,) = [x for x in err.splitlines() if x.startswith("error: ")]
-  assert "Traceback" not in err
-  for part in (workdir, *parts):
-    assert part in line
-  assert len(cloud_storage.requests) - before <= 2
-
-
-def test_a_bucket_that_may_only_be_read_is_named_before_training(
-  cloud_storage, run, inject
-):
-  inject(lambda method, path: 403 if method in ("POST", "PUT") else None)
-  _, err = run("experiments.train", CONFIG, f"--workdir={URL}/y", status=2)
-  assert f"--workdir={URL}/y can't be written to: permission denied" in err
-  assert not cloud_storage.names("y/")
-
-
-def test_failing_and_slow_answers_are_asked_for_again(
-  cloud_storage, run, inject, undisturbed
-):
-  rng = np.random.default_rng(0)
-
-  def fault(method, path):
-    draw = rng.random()
-    if draw < 0.1:
-      return int(rng.choice([500, 503, 429]))
-    return 1.5 if draw < 0.12 else None
-
-  inject(fault)
-  run("experiments.train", CONFIG, *LEAVES, f"--workdir={URL}/faults")
-  inject(lambda method, path: None)
-  _assert_alike(cloud_storage, "faults", undisturbed)
-
-
-def test_an_outage_ends_a_run_that_can_be_resumed(
-  cloud_storage, start, run, inject, undisturbed
-):
-  command = ("experiments.train", CONFIG, *LEAVES, f"--workdir={URL}/outage")
-  process = start(*command)
-  _wait_for_checkpoint(cloud_storage, process, "outage", (4, 8))
-  inject(lambda method, path: 403 if method in ("POST", "PUT") else None)
-  out, err = process.communicate(timeout=400)
-  assert process.returncode == 2, (out, err)
-  assert "error: " in err
-  assert "the last good one is step" in err or "can't be written to" in err
-  inject(lambda method, path: None)
-  run(*command)
-  _assert_alike(cloud_storage, "outage", undisturbed)
-
-
-def test_a_damaged_checkpoint_is_quarantined(
-  cloud_storage, run, undisturbed, tmp_path
-):
-  command = ("experiments.train", CONFIG, *LEAVES, f"--workdir={URL}/damaged")
-  run(*command, "--config.max_seconds=1e9")
-  steps = {
-    int(name.split("/")[2])
-    for name in cloud_storage.names("damaged/checkpoints/")
-  }
-  name = f"damaged/checkpoints/{max(steps)}/extras/metadata"
-  key = name.replace("/", "%2F")
-  cloud_storage.ask(
-    "POST",
-    f"/upload/storage/v1/b/{bucket_server.BUCKET}/o?uploadType=media"
-    f"&name={key}",
-    b"{",
+  out = _finish(start(*command))
+  assert out.count("finished before") == 2
+  records = metric_writers.read_metrics(
+    f"{URL}/sweep/learning_rate=0.001/metrics.jsonl"
   )
-  _, err = run(*command, "--config.max_seconds=1e9")
-  assert "can't be read: damaged record" in err
-  assert cloud_storage.names("damaged/checkpoints_quarantine/")
-  _assert_alike(cloud_storage, "damaged", undisturbed)
+  assert records[-1]["step"] == 2

@@ -232,7 +232,10 @@ class Checkpointer:
     try:
       self.wait()
     finally:
-      self._orbax.close()
+      try:
+        self._orbax.close()
+      except Exception as error:  # Of a save whose error is reported already.
+        logging.info("after a failed save: %s", manifest_lib.one_line(error))
 
   def _best_first(self) -> list[int]:
     return self._folder.best_first(self._best_metric, self._best_mode)
