@@ -1,6 +1,6 @@
 """Perceiver and Perceiver IO in JAX with dm-haiku.
 
-- `published_models()` names both papers' models, `get_spec(name)` describes
+- `published_models()` names the papers' models, `get_spec(name)` describes
   one, and `input_shapes(name)` is what it takes.
 - `transform(spec)` makes pure functions `init` and `apply` of a spec at any
   size; `build(spec)` makes the Haiku module, inside a Haiku transform.
