@@ -92,8 +92,7 @@ class _Watch(threading.Thread):
     self._lock = threading.Lock()
     # Runs before the one with which JAX waits for all processes.
     atexit.register(self._announce, _DONE)
-    if process:
-      self._handle_abort()
+    self._handle_abort()
 
   def run(self) -> None:
     """Counts until this process ends."""
@@ -157,7 +156,11 @@ class _Watch(threading.Thread):
     )
 
   def _handle_abort(self) -> None:
-    """Handles the abort with which JAX ends if the first process is lost."""
+    """Handles the aborts that the loss of another process causes.
+
+    JAX aborts if the first process is lost, and Gloo, which connects CPUs, may
+    do so after the loss of any.
+    """
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._on_abort)
     self._handler = handler  # The C library holds no reference.
     libc = ctypes.CDLL(None)
@@ -165,11 +168,15 @@ class _Watch(threading.Thread):
     libc.signal(ctypes.c_int(signal.SIGABRT), handler)
 
   def _on_abort(self, _: int) -> None:
-    host, _, port = self._address.rpartition(":")
-    try:
-      socket.create_connection((host.strip("[]"), int(port)), _BEAT).close()
-    except OSError:
-      exit_at_once(LOST, self._message(0, "can't be reached"))
+    if self._process:
+      host, _, port = self._address.rpartition(":")
+      try:
+        socket.create_connection((host.strip("[]"), int(port)), _BEAT).close()
+      except OSError:
+        exit_at_once(LOST, self._message(0, "can't be reached"))
+    # The thread of this watch ends the process if another one is lost. If this
+    # one ended before, the others would take it for the one that is lost.
+    time.sleep(_SILENCE + 2 * _BEAT)
     # Something else aborts: returning lets it.
 
 
@@ -180,10 +187,11 @@ def exit_at_once(status: int, message: str = "") -> NoReturn:
       stream.flush()
   if message:
     os.write(2, message.encode())
-    with contextlib.suppress(Exception):
-      _RUN_LOGGER.error("%s", message.strip())
-      for handler in _RUN_LOGGER.handlers:
-        handler.flush()
+    if _RUN_LOGGER.handlers:  # Else Python would print it.
+      with contextlib.suppress(Exception):
+        _RUN_LOGGER.error("%s", message.strip())
+        for handler in _RUN_LOGGER.handlers:
+          handler.flush()
   for worker in multiprocessing.active_children():
     worker.kill()
   os._exit(status)

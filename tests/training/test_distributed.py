@@ -108,7 +108,17 @@ def test_several_processes_train_like_one(
   first, *_ = wait_for_success(start(count, tmp_path))
   assert f"{count} x cpu (cpu), {count} process(es)" in first
   runs.assert_alike(tmp_path, single_process)
+  assert_same_losses(tmp_path, single_process)
   assert_same_accuracy(tmp_path, single_process)
+
+
+def assert_same_losses(folder, reference):
+  """Asserts that the losses of each step are the same but for rounding."""
+  for mine, theirs in zip(
+    runs.records(folder), runs.records(reference), strict=True
+  ):
+    for name in ("train/loss", "eval/loss"):
+      assert mine.get(name) == pytest.approx(theirs.get(name), rel=1e-6)
 
 
 def assert_same_accuracy(folder, reference):
@@ -197,6 +207,7 @@ def test_the_number_of_processes_may_change_between_restarts(
   first, *_ = wait_for_success(start(4, tmp_path))
   assert "resumed from step 2" in " ".join(first.split())
   runs.assert_alike(tmp_path, single_process)
+  assert_same_losses(tmp_path, single_process)
 
 
 def test_every_process_has_a_log_and_can_ask_for_a_profile(tmp_path, start_two):
