@@ -80,7 +80,7 @@ class GroupBlock(hk.Module):
   def __call__(
     self,
     x: Float[Array, "B G M C"],
-    skip: Float[Array, "B G N S"] | None = None,
+    skip: Float[Array, "B _ _ S"] | None = None,
     keys: jax.Array | None = None,
     return_attention: bool = False,
   ) -> tuple[Float[Array, "B G N D"], Float[Array, "B G N M"] | None]:
@@ -88,7 +88,8 @@ class GroupBlock(hk.Module):
 
     Args:
       x: Groups of inputs.
-      skip: Latents of the mirrored block, which are added to the queries.
+      skip: Latents of the mirrored block [B, G, N, S], which are added to the
+        queries.
       keys: A random key for each example [B, 2], in training with
         `num_training_latents`.
       return_attention: Whether to return the cross-attend's weights too.
