@@ -24,7 +24,7 @@ from perceiver_jax.models.inputs import InputArray
 from perceiver_jax.models.modalities import groups as groups_lib
 from perceiver_jax.models.modalities.groups import GroupedInputs, Grouping
 from perceiver_jax.models.ops.online_softmax import MASKED_LOGIT
-from perceiver_jax.models.typing import Array, Float, ReturnAttention
+from perceiver_jax.models.typing import Array, Bool, Float, ReturnAttention
 
 
 class HierarchicalLatents(NamedTuple):
@@ -86,9 +86,9 @@ class HierarchicalEncoder(GroupBlocks):
   def __call__(
     self,
     inputs: GroupedInputs | InputArray,
-    input_mask: None = None,
+    input_mask: Bool[Array, "B M"] | None = None,
     return_attention: ReturnAttention = False,
-    initial_latents: None = None,
+    initial_latents: jax.Array | None = None,
     dropout_keys: jax.Array | None = None,
   ) -> tuple[HierarchicalLatents, list[Float[Array, "B 1 N M"]]]:
     """Returns the latents of all blocks, and attention if asked for.
@@ -206,7 +206,7 @@ class HierarchicalDecoder(GroupBlocks):
   def __call__(
     self,
     latents: HierarchicalLatents,
-    inputs: GroupedInputs,
+    inputs: GroupedInputs | InputArray,
     input_mask: None = None,
     queries: None = None,
     return_attention: ReturnAttention = False,
@@ -225,7 +225,7 @@ class HierarchicalDecoder(GroupBlocks):
         or the inputs have no positions.
     """
     del input_mask, queries, return_attention
-    self._check(latents, inputs)
+    self._check(latents)
     x = latents.bottleneck[:, None]
     out = {
       name: self._decode("label_head", query[None], x)[:, 0]
@@ -268,7 +268,7 @@ class HierarchicalDecoder(GroupBlocks):
     )
     return out.reshape(batch, num_groups, *out.shape[1:])
 
-  def _check(self, latents: HierarchicalLatents, inputs: GroupedInputs) -> None:
+  def _check(self, latents: HierarchicalLatents) -> None:
     if len(latents.skips) != len(self._num_groups):
       raise ValueError(
         f"the decoder has {len(self._num_groups)} blocks and the encoder"
