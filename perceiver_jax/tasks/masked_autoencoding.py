@@ -47,7 +47,8 @@ class MaskedAutoencoding(image_data.ImageTask):
     UserError: A leaf is out of range, or images are to be mixed.
   """
 
-  primary_metric = "eval/psnr"
+  primary_metric = "eval/loss"
+  primary_mode = "min"
 
   def __init__(
     self,
@@ -130,24 +131,24 @@ class MaskedAutoencoding(image_data.ImageTask):
   def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
     """Returns losses and the PSNR of the masked pixels, in decibels.
 
-    Also returns the PSNR of two baselines: the mean of the visible pixels,
-    which knows no position, and a mean weighted by the distance to each visible
-    pixel, which knows all of them.
+    Also returns the loss and the PSNR of two baselines: the mean of the visible
+    pixels, which knows no position, and a mean weighted by the distance to each
+    visible pixel, which knows all of them.
     """
     image, masked = batch["image"], batch["masked"]
-    predictions = {
-      "psnr": self._images(outputs),
-      "psnr_of_visible_mean": _visible_mean(image, masked),
-      "psnr_of_interpolation": _interpolated(image, masked),
-    }
-    ratios = {
-      name: self._psnr(x, image, masked) for name, x in predictions.items()
-    }
+    metrics = {"psnr": self._psnr(self._images(outputs), image, masked)}
+    for name, baseline in (
+      ("visible_mean", _visible_mean(image, masked)),
+      ("interpolation", _interpolated(image, masked)),
+    ):
+      error = jnp.square(baseline - image).mean(-1)
+      metrics[f"loss_of_{name}"] = _mean(error, masked)
+      metrics[f"psnr_of_{name}"] = self._psnr(baseline, image, masked)
     return {
       **self.loss(outputs, batch),
       **{
         name: metrics_lib.weighted(x, batch["mask"])
-        for name, x in ratios.items()
+        for name, x in metrics.items()
       },
     }
 
