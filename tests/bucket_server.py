@@ -94,6 +94,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
   def log_message(self, *_):
     pass
 
+  def handle(self):
+    # Programs that are killed leave their connections.
+    with contextlib.suppress(ConnectionError):
+      super().handle()
+
   def _pass_on(self):
     body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
     self.server_.requests.append((self.command, self.path))

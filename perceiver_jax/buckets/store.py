@@ -75,6 +75,7 @@ def connect(scheme: str) -> None:
     # gcsfs would print the traceback of an error that we report in a line.
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     logging.getLogger("fsspec").setLevel(logging.WARNING)
+    logging.getLogger("google.auth").setLevel(logging.ERROR)
     cls = type(
       "CloudStorage", (cloud_storage.Explained, core.GCSFileSystem), {}
     )
