@@ -25,6 +25,8 @@ _BEAT = 2.0  # Seconds between two counts.
 # Seconds without a new count after which a process is lost. Counting takes
 # Python's lock, which other code may hold for seconds.
 _SILENCE = 20.0
+# Number of beats for which the first process goes on after the loss of another.
+_SERVICE_BEATS = 3
 # Seconds that a process with an error leaves the others to end by themselves,
 # since they may have the same error to report.
 _GRACE = 8.0
@@ -63,7 +65,7 @@ def wait_if_lost(error: BaseException) -> None:
   Returns if all processes are alive, or the error is of another kind.
   """
   if _watch is not None and _COMMUNICATION.search(str(error)):
-    time.sleep(_SILENCE + 2 * _BEAT)
+    _wait_for_loss()
 
 
 def watches() -> bool:
@@ -145,9 +147,16 @@ class _Watch(threading.Thread):
       if self._state or value == _DONE:
         continue
       if value == _ENDED and silent > _GRACE:
-        exit_at_once(LOST, self._message(other, "ended with an error"))
+        self._end(other, "ended with an error")
       if value != _ENDED and silent > _SILENCE:
-        exit_at_once(LOST, self._message(other, "no longer responds"))
+        self._end(other, "no longer responds")
+
+  def _end(self, other: int, what: str) -> NoReturn:
+    """Ends this process because another one is lost."""
+    if self._process == 0:
+      # Without its service the others would not learn which one is lost.
+      time.sleep(_SERVICE_BEATS * _BEAT)
+    exit_at_once(LOST, self._message(other, what))
 
   def _message(self, other: int, what: str) -> str:
     return (
@@ -176,8 +185,13 @@ class _Watch(threading.Thread):
         exit_at_once(LOST, self._message(0, "can't be reached"))
     # The thread of this watch ends the process if another one is lost. If this
     # one ended before, the others would take it for the one that is lost.
-    time.sleep(_SILENCE + 2 * _BEAT)
+    _wait_for_loss()
     # Something else aborts: returning lets it.
+
+
+def _wait_for_loss() -> None:
+  """Waits until the loss of another process would have ended this one."""
+  time.sleep(_SILENCE + (2 + _SERVICE_BEATS) * _BEAT)
 
 
 def exit_at_once(status: int, message: str = "") -> NoReturn:
