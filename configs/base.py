@@ -182,7 +182,7 @@ def _shrink_blocks(part: ml_collections.ConfigDict) -> None:
     return
   count = len(part.num_groups)
   part.update(
-    num_latents=(4,) * count,
+    num_latents=(16,) * count,
     num_latent_channels=(16,) * count,
     num_self_attends=(1,) * count,
     num_self_attend_heads=(2,) * count,

@@ -140,7 +140,7 @@ def _imagenet(config: ml_collections.ConfigDict) -> None:
   config.data.num_workers = 16
   config.optimizer.learning_rate = 6e-4
   config.optimizer.learning_rate_batch_size = 1024
-  config.optimizer.warmup_steps = 10_000
+  config.optimizer.warmup_steps = 500
   config.eval_every_steps = 2500
   config.checkpoint.every_steps = 2500
 

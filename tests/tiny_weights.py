@@ -93,9 +93,10 @@ def perceiver_ar(vocab_size=259, position_sizes=(LENGTH + 1,)):
 def hierarchical_perceiver():
   """Returns an autoencoder of 8 x 8 images and their labels."""
   spec = zoo.get_spec("hip_mini", adapter={"num_channels": 4})
-  for part in ("encoder", "decoder"):
+  for part, num_groups in (("encoder", (4, 1)), ("decoder", (4,))):
     sizes = {
-      "num_latents": 3,
+      "num_groups": num_groups,
+      "num_latents": 4,
       "num_latent_channels": 8,
       "num_self_attends": 1,
       "num_self_attend_heads": 2,

@@ -86,7 +86,8 @@ class ImageClassification(image_data.ImageTask):
   ) -> perceiver.Outputs:
     """Returns logits [b, P] and, if asked for, attention."""
     spec = self._config.model.to_dict()
-    if self._config.get("sync_batch_norm", True):
+    normalizes = spec["adapter"].get("kind", "image") == "image"
+    if normalizes and self._config.get("sync_batch_norm", True):
       spec["adapter"].setdefault("cross_replica_axis", step.AXIS)
     outputs = self.build_model(spec)(
       self.raw(batch),
