@@ -1,4 +1,4 @@
-r"""Masked language modelling (Perceiver IO v3, section 4.1, app. F).
+r"""Masked language modeling (Perceiver IO v3, section 4.1, app. F).
 
   python -m experiments.train --config=configs/masked_lm.py:bytes \
     --workdir=runs/mlm --config.data.corpora.c4.arguments.tfds.data_dir=DIR \
