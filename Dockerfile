@@ -18,7 +18,7 @@ RUN make setup
 ENTRYPOINT ["/perceiver_jax/.venv/bin/python", "-m"]
 
 FROM cpu AS cuda
-RUN .venv/bin/python -m pip install --no-cache-dir -e '.[cuda]'
+RUN .venv/bin/python -m pip install --no-cache-dir -e '.[cuda,gcs]'
 
 FROM cpu AS tpu
-RUN .venv/bin/python -m pip install --no-cache-dir -e '.[tpu]'
+RUN .venv/bin/python -m pip install --no-cache-dir -e '.[tpu,gcs]'

@@ -8,9 +8,8 @@ JobSet and so on) into --out, to be read first; --execute runs them. Arguments
 after `--` go to every run:
 
   python -m scripts.launch --where=gke --accelerator=v5e:4x4 --spot \
-    --image=IMAGE --mounts=/runs=gs://BUCKET \
-    --config=configs/imagenet.py:figure5 --sweep=figure5_latents \
-    --workdir=/runs/figure5 -- --config.seed=3
+    --image=IMAGE --config=configs/imagenet.py:figure5 \
+    --sweep=figure5_latents --workdir=gs://BUCKET/figure5 -- --config.seed=3
 
 With --sweep each point is a job of its own, in a folder of the workdir; on this
 machine `scripts.sweep` trains them, --parallel of them at a time. Runs that are

@@ -27,7 +27,9 @@ def plan(job: job_lib.Job, tpu: machines.Slice, template: str) -> job_lib.Plan:
       raise UserError(f"--{name} is missing; give that of Google Cloud")
   buckets = job_lib.buckets(job)
   files = {
-    "setup.sh": rendering.render("setup.sh", buckets=buckets, extra="tpu")
+    "setup.sh": rendering.render(
+      "setup.sh", buckets=buckets, extras=job_lib.extras(job, "tpu")
+    )
   }
   commands = []
   for name, run in zip(job.names(), job.runs, strict=True):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from perceiver_jax import files
 from perceiver_jax.errors import UserError
 from scripts.launch import machines
 
@@ -173,6 +174,17 @@ def check_name(name: str) -> None:
     )
 
 
+def extras(job: Job, accelerator: str) -> str:
+  """Returns the extras of setup.py that the machines need, as pip takes them.
+
+  Args:
+    job: The job.
+    accelerator: The extra of its accelerator; "" for CPUs.
+  """
+  in_bucket = any(files.is_remote(run.workdir) for run in job.runs)
+  return ",".join(filter(None, (accelerator, "gcs" * in_bucket)))
+
+
 def check_remote(job: Job) -> None:
   """Checks that the results of a job outlive its machines.
 
@@ -181,10 +193,13 @@ def check_remote(job: Job) -> None:
   """
   paths = [bucket.path for bucket in buckets(job)]
   for run in job.runs:
+    if files.is_remote(run.workdir):
+      continue
     if not any(run.workdir.startswith(f"{path}/") for path in paths):
       known = " or ".join(paths) or "/runs"
       raise UserError(
-        f"--workdir={run.workdir} would be lost with its machine: give a folder"
-        f" under {known} and mount a bucket there, with"
-        f" --mounts={paths[0] if paths else '/runs'}=gs://BUCKET"
+        f"--workdir={run.workdir} would be lost with its machine: give one in a"
+        f" bucket (gs://BUCKET/FOLDER), or a folder under {known} and mount a"
+        f" bucket there, with --mounts={paths[0] if paths else '/runs'}"
+        "=gs://BUCKET"
       )

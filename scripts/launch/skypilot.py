@@ -29,7 +29,7 @@ def plan(job: job_lib.Job) -> job_lib.Plan:
       command=run.command(job_lib.REMOTE_PYTHON),
       accelerator=accelerator,
       arguments=arguments,
-      extra=_extra(job),
+      extras=job_lib.extras(job, _extra(job)),
       buckets=job_lib.buckets(job),
       infra=_infra(job.zone) if job.zone else "",
     )

@@ -60,7 +60,6 @@ def _in_checkout(monkeypatch):
     (("--where=tpu-vm", *_CLOUD, "--zone="), ["--zone is missing"]),
     (("--where=tpu-vm", *_CLOUD, "--project="), ["--project is missing"]),
     (("--where=tpu-vm", *_CLOUD, "--workdir=a"), ["would be lost", "/runs"]),
-    (("--where=tpu-vm", *_CLOUD, "--workdir=gs://a/b"), ["would be lost"]),
     (("--where=tpu-vm", *_CLOUD, "--mounts=a"), ["PATH=gs://BUCKET"]),
     (
       ("--where=tpu-vm", *_CLOUD, "--accelerator=tpu7x:2x2x1"),

@@ -255,7 +255,7 @@ def test_gcloud_has_the_commands_and_flags(where, name):
 def test_the_environment_is_installed_with_the_commands_of_the_readme():
   readme = (tiny_runs.ROOT / "README.md").read_text()
   for extra in ("", ".[cuda]", ".[tpu]"):
-    text = rendering.render("install.sh", extra=extra.strip(".[]"))
+    text = rendering.render("install.sh", extras=extra.strip(".[]"))
     assert re.findall(r"^make (\w+)", text, re.M) == ["setup"]
     assert re.findall(r"-e '(.*)'", text) == [extra] * bool(extra)
     assert "make setup" in readme
@@ -264,14 +264,27 @@ def test_the_environment_is_installed_with_the_commands_of_the_readme():
   assert skypilot._extra(job("digits", "skypilot")) == "tpu"
 
 
+@pytest.mark.parametrize("where", ["tpu-vm", "compute-engine", "skypilot"])
+def test_a_workdir_in_a_bucket_needs_no_mount(where):
+  chosen = job("digits", where)
+  runs = [run._replace(workdir="gs://bucket/run") for run in chosen.runs]
+  fields = vars(chosen) | {"runs": (*runs,), "mounts": None}
+  if where == "compute-engine":
+    fields["accelerator"] = "tpu7x:2x2x1"
+  text = text_of(launchers.LAUNCHERS[where].plan(job_lib.Job(**fields)))
+  assert "--workdir=gs://bucket/run" in text
+  assert "-e '.[tpu,gcs]'" in text
+  assert "gcsfuse" not in text
+
+
 def test_images_are_built_with_the_commands_of_the_readme():
   text = (tiny_runs.ROOT / "Dockerfile").read_text().replace("\\\n", "")
   readme = (tiny_runs.ROOT / "README.md").read_text()
   commands = [shlex.split(c) for c in re.findall(r"^RUN (.*)", text, re.M)]
   assert commands[1:] == [
     ["make", "setup"],
-    [".venv/bin/python", *_PIP, "-e", ".[cuda]"],
-    [".venv/bin/python", *_PIP, "-e", ".[tpu]"],
+    [".venv/bin/python", *_PIP, "-e", ".[cuda,gcs]"],
+    [".venv/bin/python", *_PIP, "-e", ".[tpu,gcs]"],
   ]
   assert re.findall(r"^FROM .* AS (\w+)", text, re.M) == ["cpu", "cuda", "tpu"]
   for words in ("make setup", "pip install -e '.[cuda]'", "'.[tpu]'"):
