@@ -176,7 +176,7 @@ def test_an_unknown_variant_is_refused(refuses, tmp_path, smoke_flag):
   [
     ([], ["--workdir is missing"]),
     (["--workdir="], ["--workdir is missing"]),
-    (["--workdir=gs://bucket/x"], ["--workdir=gs://bucket/x", "mount"]),
+    (["--workdir=ftp://host/x"], ["ftp://host/x is neither", "gs://"]),
     (["--workdir=/dev/null/x"], ["/dev/null/x", "--workdir"]),
     (["--workdir=/proc/x"], ["--workdir=/proc/x can't be written to"]),
   ],

@@ -145,8 +145,7 @@ def _ids(values: Any) -> np.ndarray:
 
 
 def _arrays(path: str) -> Iterator[np.ndarray]:
-  files.check_regular(path)
-  loaded = np.load(path, allow_pickle=False)
+  loaded = np.load(files.local_file(path), allow_pickle=False)
   if isinstance(loaded, np.ndarray):
     yield from loaded if loaded.ndim == 2 else [loaded]
     return

@@ -161,6 +161,7 @@ def test_speed_counts_only_data_and_steps_of_the_interval(timer, clock):
   assert accumulator.take()[1] == pytest.approx(
     {
       "examples_per_second": 8.0,
+      "step_seconds": 1.0,
       "data_wait_percent": 0.0,
       "gflops_per_second": 3.0,
       "mfu_percent": 37.5,
