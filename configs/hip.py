@@ -2,9 +2,9 @@ r"""Hierarchical Perceiver: positions learned by masked autoencoding.
 
   python -m experiments.train --config=configs/hip.py --workdir=runs/hip
 
-Without positions being given, the model predicts masked pixels; the positions
-that it learns are its own (arXiv 2202.10890). A classifier then starts from it
-and reads the latents of its bottleneck:
+The model is given no positions, and learns them by predicting masked pixels
+(arXiv 2202.10890). A classifier then starts from it and reads the latents of
+its bottleneck:
 
   python -m experiments.train --config=configs/hip.py:small_classify \
     --workdir=runs/hip_classify --config.init_from=runs/hip
@@ -14,7 +14,7 @@ and scikit-learn (`configs/photos.py`), the others on ImageNet, prepared as for
 `configs/imagenet.py`; any source of images will do.
 
 Architecture: the sizes of the authors' code, which has no data, loss or
-optimizer. The recipe is chosen after masked autoencoders (arXiv 2111.06377):
+optimizer. The recipe is modeled on masked autoencoders (arXiv 2111.06377):
 AdamW, a cosine, and a mask rate of 75%, but of single pixels, since there are
 no patches.
 

@@ -31,8 +31,8 @@ _KINDS = {
   stat.S_IFSOCK: "a socket",
 }
 
-# Errors of a disk that takes no more. Libraries raise them in several types,
-# with the system's text in theirs.
+# Errors of a disk that can't be written to. Libraries raise them as several
+# types, whose messages contain the system's.
 _NO_SPACE = {
   number: os.strerror(number)
   for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -285,7 +285,7 @@ class GrowingFolder:
 
 
 def no_space(error: BaseException) -> str:
-  """Returns why a disk takes no more, if that caused an error, else ""."""
+  """Returns why a disk can't be written to, if that caused an error; or ""."""
   cause: BaseException | None = error
   while cause is not None:
     number = cause.errno if isinstance(cause, OSError) else None

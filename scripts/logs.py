@@ -2,8 +2,8 @@ r"""Prints the heartbeat and the last log lines of every process of a run.
 
   python -m scripts.logs --workdir=runs/imagenet --lines=5
 
-tells which process is at which step, what it does, and for how long it has been
-silent. A process writes its heartbeat every 10 seconds; one that is killed, or
+shows at which step each process is, what it does, and how long ago it last
+wrote. A process writes its heartbeat every 10 seconds; one that is killed, or
 whose host is lost, becomes silent. docs/reliability.md describes the files.
 
 Exit status: 0; 1 if a process has failed or become silent.

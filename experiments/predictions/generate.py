@@ -18,12 +18,12 @@ from perceiver_jax.evaluation import sampling
 from perceiver_jax.training import workdir
 from perceiver_jax.viz.text import printable
 
-# Of models whose weights do not say what they attend to.
+# Context of models whose weights do not determine it.
 _DEFAULT_CONTEXT = 2048
 
 
 class SequenceModel(NamedTuple):
-  """An autoregressive model, and what its tokens stand for.
+  """An autoregressive model, and how its tokens are converted.
 
   Attributes:
     sampler: Continues sequences.
@@ -146,7 +146,8 @@ def encode_prompt(prompt: str, model: SequenceModel) -> np.ndarray:
 def _tokenizer(vocab_size: int) -> tokenizers.Tokenizer | None:
   """Returns the tokenizer of --tokenizer or of the run.
 
-  Without either, a model with as many tokens as bytes have is one of bytes.
+  Without either, a model whose vocabulary has the size of that of bytes is
+  taken for a model of bytes.
   """
   name = flags.FLAGS.tokenizer
   if not name and models.uses_run():

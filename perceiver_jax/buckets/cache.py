@@ -24,7 +24,7 @@ def local_copy(path: epath.Path) -> Path:
   which is never emptied. Only files that have changed are copied again.
 
   Raises:
-    OSError: The file or folder can't be read, or the copy not be written.
+    OSError: The file or folder can't be read, or the copy can't be written.
   """
   url = os.fspath(path)
   with explained(path):
@@ -39,7 +39,7 @@ def local_matches(pattern: str) -> list[Path]:
   """Returns local copies of files that match a pattern or are in a folder.
 
   Raises:
-    OSError: A file can't be read, or the copy not be written.
+    OSError: A file can't be read, or the copy can't be written.
   """
   with explained(pattern):
     store = filesystem(pattern)
@@ -65,7 +65,7 @@ def _copy(path: str | os.PathLike, found: Mapping[str, Any]) -> None:
 
   Args:
     path: Any path in the bucket.
-    found: fsspec's facts of each file by its name.
+    found: fsspec's information on each file, by name.
   """
   scheme = os.fspath(path).partition("://")[0]
   changed = []

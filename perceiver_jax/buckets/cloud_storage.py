@@ -19,7 +19,7 @@ _CREDENTIALS = (
 
 
 class Explained:
-  """gcsfs's file system, with errors of one line and a limit on silence."""
+  """gcsfs's file system, with errors of one line and a limit on each wait."""
 
   def __init__(self, *args: Any, **options: Any):
     import aiohttp
@@ -61,7 +61,7 @@ class Explained:
 
 
 def os_error(error: Exception, where: str) -> OSError:
-  """Returns an `OSError` that tells the reason of a library's error."""
+  """Returns an `OSError` that gives the reason of a library's error."""
   text = " ".join(str(error).split())[:_MAX_REASON] or type(error).__name__
   code = str(getattr(error, "code", None) or "")
   library = type(error).__module__

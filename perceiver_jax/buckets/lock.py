@@ -28,12 +28,12 @@ _POLL = 2.0
 
 
 class BucketLock:
-  """Holds the lock until `release`.
+  """A lock that is held until `release`.
 
   Args:
     folder: folder of the lock's objects, in a bucket.
-    what: the locked thing, for messages, as in "--workdir=gs://runs/a".
-    quiet: whether to wait for a sign of life without saying so.
+    what: what is locked, for messages, as in "--workdir=gs://runs/a".
+    quiet: whether to wait for a sign of life without a warning.
 
   Raises:
     UserError: a live process holds the lock.
@@ -72,7 +72,7 @@ class BucketLock:
       )
 
   def release(self) -> None:
-    """Gives the lock free."""
+    """Releases the lock."""
     self._released.set()
     self._thread.join()
     if not self._taken:
@@ -95,7 +95,7 @@ class BucketLock:
       return path
 
   def _wait_for_end(self, path: Path) -> None:
-    """Returns when the holder is dead or has released the lock.
+    """Waits until the holder is dead or has released the lock.
 
     Raises:
       UserError: it is alive.
@@ -180,7 +180,7 @@ def _ended_here(holder: dict[str, Any]) -> bool:
 
 
 def _machine() -> str:
-  """Returns what identifies this host since its start, and its container."""
+  """Returns an identifier of this boot of the host, and of its container."""
   try:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
     return f"{boot} {os.readlink('/proc/self/ns/pid')}"

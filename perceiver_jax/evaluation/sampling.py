@@ -1,9 +1,9 @@
 """Sampling from Perceiver AR, one token after another.
 
 The keys and values of inputs and latents are cached, so that a token costs the
-attention of one latent. The cache holds N latents. When it is full, it is made
-again with half as many latents, which are the last positions of the sequence
-(the authors' code).
+attention of one latent. The cache holds N latents. When it is full, it is
+computed again with half as many latents, which are the last positions of the
+sequence (the authors' code).
 
 Shapes: B sequences, M the longest context, N latents, V vocabulary.
 """
@@ -91,7 +91,7 @@ class Sampler:
     execution: How the model is computed.
 
   Raises:
-    UserError: The model is no Perceiver AR, or a value has no meaning.
+    UserError: The model is not a Perceiver AR, or a value is out of range.
   """
 
   def __init__(

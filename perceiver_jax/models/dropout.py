@@ -12,7 +12,7 @@ from jax import numpy as jnp
 
 from perceiver_jax.models.typing import Array, Bool, Float
 
-# What the numbers stand for with which a layer's keys are combined.
+# Numbers that are folded into the keys of a layer, one for each use.
 ATTENTION, MLP, INPUTS, _NEXT_LAYER = range(4)
 
 

@@ -84,7 +84,7 @@ class GroupBlock(hk.Module):
     keys: jax.Array | None = None,
     return_attention: bool = False,
   ) -> tuple[Float[Array, "B G N D"], Float[Array, "B G N M"] | None]:
-    """Processes each group apart from the others.
+    """Processes each group on its own.
 
     Args:
       x: Groups of inputs.

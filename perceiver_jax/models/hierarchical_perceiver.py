@@ -28,7 +28,7 @@ from perceiver_jax.models.typing import Array, Bool, Float, ReturnAttention
 
 
 class HierarchicalLatents(NamedTuple):
-  """What the encoder hands to the decoder.
+  """The encoder's results, which the decoder reads.
 
   Attributes:
     bottleneck: Latents of the last block [B, N, D].

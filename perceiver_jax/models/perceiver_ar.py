@@ -114,7 +114,9 @@ class Cache(NamedTuple):
 
 
 class PerceiverAREncoder(hk.Module):
-  """Cross-attends once from the last positions to all, then among themselves.
+  """An encoder whose latents are the last positions of a sequence.
+
+  They cross-attend to all positions once, and then attend to each other.
 
   Args:
     num_latents: N.
@@ -190,8 +192,8 @@ class PerceiverAREncoder(hk.Module):
         dropout.
 
     Returns:
-      The latents, of which those without a position hold nothing of use, and
-      the weights or logits (an empty list unless asked for).
+      The latents, of which those without a position are undefined, and the
+      weights or logits (an empty list unless asked for).
 
     Raises:
       ValueError: `initial_latents` are given.

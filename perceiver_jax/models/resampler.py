@@ -76,13 +76,13 @@ class Resampler(hk.Module):
     norm: "layer" or "rms".
     activation: "squared_relu", or "swiglu" (arXiv 2002.05202) with one more
       linear layer.
-    projection: What brings features to D channels before the first layer:
-      "none", "linear" or "swiglu".
-    projection_channels: Hidden width of the latter.
+    projection: Kind of the layers that bring features to D channels before the
+      first layer: "none", "linear" or "swiglu".
+    projection_channels: Hidden width of a "swiglu" projection.
     execution: How it is computed.
 
   Raises:
-    ValueError: An argument has no meaning.
+    ValueError: An argument is invalid.
   """
 
   def __init__(
@@ -346,7 +346,7 @@ class MeanPooling(hk.Module):
 
 
 class LatentsDecoder(hk.Module):
-  """Returns the latents, for a model that reads them."""
+  """A decoder that returns the latents, for a model that reads them."""
 
   def __init__(self, execution: Execution = AUTO, name: str | None = None):
     del execution  # There is nothing to compute.

@@ -1,7 +1,8 @@
 """Masked autoencoding of images (Hierarchical Perceiver, arXiv 2202.10890).
 
-Most pixels of an image are set to zero, and the model predicts them. It is
-given no positions: those that it learns are what prediction needs.
+Some pixels of an image are set to zero, and the model predicts them. It is
+given no positions, and learns them because the prediction needs them.
+
 Shapes: b examples, H x W x C pixels.
 """
 
@@ -176,8 +177,8 @@ class MaskedAutoencoding(image_data.ImageTask):
       sections.Section(
         sections.SAMPLES,
         html.render("figure", image=sheet, alt="masked images, predictions"),
-        "What the model sees, with masked pixels in gray; what it predicts,"
-        " with the visible pixels kept; and the original.",
+        "The input, with masked pixels in gray; the prediction, with the"
+        " visible pixels kept; and the original.",
       ),
       learned_positions.section(table, self._shape[:2]),
     ]
@@ -196,7 +197,7 @@ class MaskedAutoencoding(image_data.ImageTask):
     return -10 * jnp.log10(jnp.maximum(_mean(error, masked), 1e-10))
 
   def _sheet(self, outputs: perceiver.Outputs, batch: Batch) -> np.ndarray:
-    """Draws three images of each example in a row, two examples beside."""
+    """Draws three images of each example, two examples to a row."""
     images = np.asarray(batch["image"])
     masked = np.asarray(batch["masked"])[..., None]
     predicted = np.where(masked, np.asarray(self._images(outputs)), images)

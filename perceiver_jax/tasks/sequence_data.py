@@ -21,7 +21,7 @@ _OTHERS: dict[str, Callable[..., source.Sequences]] = {
   "token_files": token_files,
 }
 SOURCES = (TEXT, IMAGES, *_OTHERS)
-# What the code length of each source is divided by.
+# Unit of the code length of each source.
 UNITS = {TEXT: "byte", IMAGES: "dim", "token_files": "token"}
 
 

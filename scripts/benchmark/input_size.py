@@ -5,9 +5,8 @@
 Prints a row for each side of a square image: operations per image in a forward
 pass, its milliseconds, and both relative to the flat Perceiver IO in the code
 of the Hierarchical Perceiver's authors, `hip_io_50m`. All models reconstruct
-every pixel. On CPUs the benchmark measures processor
-time over all cores, so that other load on the machine hardly matters. --norun
-only counts operations.
+every pixel. On CPUs the benchmark measures processor time over all cores, so
+that other load on the machine hardly matters. --norun only counts operations.
 """
 
 import json

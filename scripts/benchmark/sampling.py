@@ -3,9 +3,9 @@
   python -m scripts.benchmark.sampling
 
 Prints a row for each context, with the milliseconds per token of both and their
-ratio. The time with a cache includes filling it again whenever all latents are
-in use. On CPUs the benchmark measures processor time over all cores, so that
-other load on the machine hardly matters.
+ratio. The time with a cache includes computing it again whenever all latents
+are in use. On CPUs the benchmark measures processor time over all cores, so
+that other load on the machine hardly matters.
 """
 
 import json

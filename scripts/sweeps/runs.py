@@ -122,7 +122,7 @@ class BucketClaim:
     return ()
 
   def release(self, status: int) -> None:
-    """Gives the run free, and tells others how it ended."""
+    """Releases the run, and tells others how it ended."""
     files.write_text(self._status, str(status))
     self._lock.release()
 

@@ -58,6 +58,6 @@ def limits(max_seconds: float, max_memory_mb: float) -> Iterator[None]:
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, handler_before)
     resource.setrlimit(resource.RLIMIT_AS, memory_before)
-  # Here no alarm can come any more, also not while the error is made.
+  # No alarm can come any more, not even while the error is created.
   if problem:
     raise UserError(problem)

@@ -14,7 +14,7 @@ from perceiver_jax.data.sequences.source import PAD
 def random_end(length: int, shortest: int, rng: np.random.Generator) -> int:
   """Returns where a random crop of a sequence ends.
 
-  All ends are equally likely, so that the latents take all places (the
+  All ends are equally likely, so that tokens at all places are predicted (the
   authors' code).
 
   Args:

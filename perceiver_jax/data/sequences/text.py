@@ -13,7 +13,7 @@ from perceiver_jax.data.text.byte_tokenizer import BOS, EOS
 from perceiver_jax.data.text.corpora import Documents
 from perceiver_jax.data.text.tokenizers import Tokenizer
 
-# What separates the documents of a sequence.
+# Separator of the documents of a sequence.
 _SEPARATOR = "\n\n"
 # Number of cached sequences.
 _CACHED = 16

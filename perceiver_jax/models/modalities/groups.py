@@ -49,15 +49,16 @@ def as_grouped_inputs(inputs: GroupedInputs | InputArray) -> GroupedInputs:
 
 
 class Grouping(NamedTuple):
-  """A division of modalities into groups of one size, which share no group.
+  """A division of modalities into groups of equal size.
 
-  A single group holds all modalities, as in the authors' Perceiver IO.
+  No group holds elements of two modalities, except a single group, which holds
+  all of them, as in the authors' Perceiver IO.
 
   Attributes:
     sizes: Number of elements of each modality.
     num_groups: Number of groups of each modality.
-    group_size: m. Groups with fewer elements are filled up with zeros, which
-      are attended to like elements.
+    group_size: m. Groups with fewer elements are padded with zeros, which are
+      attended to like elements.
   """
 
   sizes: Mapping[str, int]
@@ -83,8 +84,8 @@ class Grouping(NamedTuple):
     if len(sizes) > num_groups:
       raise ValueError(
         f"{len(sizes)} modalities do not fit into {num_groups} groups, since"
-        " each has groups of its own: give encoder.num_groups at least"
-        f" {len(sizes)} groups first, or 1 for all"
+        " each has groups of its own: let encoder.num_groups begin with"
+        f" {len(sizes)} or more, or with 1 for a group of all"
       )
     counts = dict.fromkeys(sizes, 1)
     mean_size = lambda name: sizes[name] / counts[name]
@@ -95,7 +96,7 @@ class Grouping(NamedTuple):
   def group(
     self, arrays: Mapping[str, Float[Array, "*B _ E"]]
   ) -> Float[Array, "*B G m E"]:
-    """Divides arrays into groups, filled up with zeros."""
+    """Divides arrays into groups, padded with zeros."""
     if not self.num_groups:
       return jnp.concatenate(list(arrays.values()), -2)[..., None, :, :]
     return jnp.concatenate(
@@ -119,7 +120,7 @@ class Grouping(NamedTuple):
     return arrays
 
   def _own_size(self, name: str) -> int:
-    """Returns the elements of a modality's groups, before they are filled."""
+    """Returns the size of a modality's groups before they are padded."""
     return math.ceil(self.sizes[name] / self.num_groups[name])
 
   def _split(self, x: jax.Array, name: str) -> jax.Array:
@@ -198,7 +199,7 @@ class _Table(hk.Module):
 class GroupedAdapter(hk.Module):
   """Embeds modalities and adds learned positions.
 
-  No positions are given: masked autoencoding teaches them (Hierarchical
+  No positions are given: they are learned by masked autoencoding (Hierarchical
   Perceiver, section 3).
 
   Args:
@@ -207,8 +208,8 @@ class GroupedAdapter(hk.Module):
       one may be given as an array instead of a mapping.
     label_modalities: Names of modalities that only the bottleneck sees, such as
       class labels.
-    project_positions: Whether positions pass a linear layer without a bias, one
-      for each modality, as in the authors' code if its
+    project_positions: Whether positions pass through a linear layer without a
+      bias, one for each modality, as in the authors' code if its
       `num_position_encoding_channels` is not E.
   """
 

@@ -1,7 +1,7 @@
 """Writes the log and the heartbeat of each process of a run.
 
 Process p has two files in the workdir: `logs/process-p.log`, the end of its
-log, and `logs/process-p.json`, a heartbeat that tells that it is alive and what
+log, and `logs/process-p.json`, a heartbeat that shows that it is alive and what
 it does. A thread replaces them every few seconds, so that training does not
 wait for a slow disk or bucket, nor for one that hangs.
 """
@@ -44,7 +44,7 @@ _TYPES = {
   "process": int, "num_processes": int, "pid": int, "host": str, "time": str,
   "step": int, "doing": str,
 }  # fmt: skip
-# Errors whose message says it all.
+# Errors that are logged without a traceback.
 _EXPLAINED = (UserError, DivergedError, DataTimeoutError, KeyboardInterrupt)
 # Seconds that a process waits for its last lines to be written.
 _PATIENCE = 3.0
@@ -135,14 +135,14 @@ class ProcessLog(logging.Handler):
     self._added += 1
 
   def flush(self) -> None:
-    """Waits until the log is written, but not long."""
+    """Waits until the log is written, for 3 seconds at most."""
     added, end = self._added, time.monotonic() + _PATIENCE
     self._wake.set()
     while self._written < added and time.monotonic() < end:
       time.sleep(0.01)
 
   def _keep(self, text: str) -> None:
-    """Adds text to the end of the log, and forgets its beginning."""
+    """Adds text to the end of the log, and drops its beginning if too long."""
     lines = text.splitlines(keepends=True)
     self._lines.extend(lines)
     self._size += sum(map(len, lines))

@@ -29,7 +29,7 @@ def memory() -> dict[str, float]:
 
 
 class Comparison(NamedTuple):
-  """What the processes measured in an interval.
+  """A comparison of the processes of a run in an interval.
 
   Attributes:
     speed: the slowest process and its wait for data; {} if there is only one.

@@ -1,4 +1,4 @@
-"""Profiles steps of a run for xprof, at a given step or on a signal."""
+"""Profiles steps of a run for XProf, from a given step or on a signal."""
 
 import contextlib
 import signal
@@ -32,8 +32,8 @@ class Profiler:
     log: section `log` of the config.
 
   Attributes:
-    is_requested: whether this process has got the signal.
-    say: prints where a trace is.
+    is_requested: whether this process has received the signal.
+    say: prints a line, such as where a trace is.
   """
 
   def __init__(self, workdir: Path, log: ml_collections.ConfigDict):
