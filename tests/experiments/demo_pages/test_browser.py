@@ -34,6 +34,18 @@ pytestmark = [
   pytest.mark.skipif(bool(_MISSING), reason=f"missing: {', '.join(_MISSING)}"),
 ]
 
+# Models of `tiny_weights` and flags, and runs of configs, with a page each.
+_WEIGHTS = {
+  "classifier": [f"--image_size={tiny_weights.IMAGE_SIZE}"],
+  "autoencoder": ["--parts=2"],
+}
+_RUNS = {
+  "audioset.py": "small",
+}
+# Selectors of results: a drawing, and a frame with sections of a report.
+_DRAWN = ".image-frame img, .image-container img"
+_FRAME = "iframe.result"
+
 # Writes down every machine that Python resolves or connects to.
 _RECORDER = """
 import os, sys
@@ -129,6 +141,29 @@ def points(serve, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def serve_kind(serve, trained_once, tmp_path_factory, call, compiling_once):
+  """Returns a function that serves the page of a kind of model."""
+
+  def serve_kind(kind):
+    folder = tmp_path_factory.mktemp("kind")
+    if kind in _WEIGHTS:
+      file = folder / f"{kind}.safetensors"
+      weights.save(file, getattr(tiny_weights, kind)())
+      return serve(f"--weights={file}", *_WEIGHTS[kind])
+    config = tiny_runs.ROOT / "configs" / f"{kind}:{_RUNS[kind]},smoke"
+    with compiling_once():
+      done = call(
+        "train",
+        *(f"--workdir={folder}", f"--config={config}", "--num_devices=1"),
+        *("--config.num_steps=1", "--config.eval_every_steps=1"),
+      )
+    assert done.status == 0, done.err
+    return serve(f"--workdir={folder}")
+
+  return serve_kind
+
+
+@pytest.fixture(scope="module")
 def browser():
   """Returns Chromium."""
   from playwright.sync_api import sync_playwright
@@ -193,6 +228,29 @@ def test_an_example_is_classified_without_a_request_elsewhere(digits, visit):
     "() => [...document.images].filter((i) => i.naturalWidth > 100).length >= 2"
   )
   assert _targets(digits) == []
+
+
+@pytest.mark.parametrize(
+  ("kind", "results"),
+  [
+    ("classifier", ["[data-testid='label-output-value']", _DRAWN]),
+    ("autoencoder", [_FRAME, "[data-testid='label-output-value']"]),
+    ("audioset.py", ["[data-testid='label-output-value']", _DRAWN]),
+  ],
+)
+def test_a_page_shows_the_results_of_an_example(
+  serve_kind, visit, kind, results
+):
+  served = serve_kind(kind)
+  tab = visit(served)
+  tab.locator(".gallery-item").first.click()
+  for selector in results:
+    tab.wait_for_selector(selector)
+  if _FRAME in results:
+    body = tab.frame_locator(_FRAME).locator("main")
+    assert body.inner_text().strip() or body.locator("video").count()
+  assert tab.locator("#error [role=alert]").count() == 0
+  assert _targets(served) == []
 
 
 def test_an_uploaded_image_has_the_class_of_the_command(
