@@ -84,8 +84,8 @@ class BucketLock:
     while True:
       numbers = self._numbers()
       last = numbers[-1] if numbers else 0
-      if numbers:
-        self._wait_for_end(self._object(last))
+      if numbers and not self._is_dead(self._object(last)):
+        continue  # It was released, and another run may have been quicker.
       path = self._object(last + 1)
       if not store.create(path, self._contents()):
         continue
@@ -94,8 +94,11 @@ class BucketLock:
           self._object(number).unlink(missing_ok=True)
       return path
 
-  def _wait_for_end(self, path: Path) -> None:
-    """Waits until the holder is dead or has released the lock.
+  def _is_dead(self, path: Path) -> bool:
+    """Waits for a sign of life of the holder.
+
+    Returns:
+      True if it is dead, False if it has released the lock.
 
     Raises:
       UserError: it is alive.
@@ -117,11 +120,13 @@ class BucketLock:
             " end, or give another folder"
           )
         time.sleep(_POLL)
-    if _read(path):
-      logging.warning(
-        "%s was held by %s, which is dead; this run takes it over",
-        self._what, name,
-      )  # fmt: skip
+    if not _read(path):
+      return False
+    logging.warning(
+      "%s was held by %s, which is dead; this run takes it over",
+      self._what, name,
+    )  # fmt: skip
+    return True
 
   def _count(self) -> None:
     """Counts in the object until the lock is released or lost."""

@@ -331,8 +331,10 @@ class MeanPooling(hk.Module):
     if initial_latents is not None:
       raise ValueError("the mean has no initial_latents: leave them out")
     x, how = as_input_array(inputs).array(), self._execution
-    weights = None if input_mask is None else input_mask[..., None]
-    x = jnp.mean(x, 1, keepdims=True, where=weights)
+    # Zeros if all features are masked, where the mean would be NaN.
+    counted = 1.0 if input_mask is None else input_mask[..., None]
+    count = jnp.broadcast_to(counted, x.shape).sum(1, keepdims=True)
+    x = (x * counted).sum(1, keepdims=True) / jnp.maximum(count, 1)
     x = _linear(self._num_latent_channels, "projection")(x)
     for i in range(self._num_layers):
       mlp = Mlp(
