@@ -38,6 +38,8 @@ test-slow: setup  ## Run only the tests marked slow (gets libtpu on Linux).
 	$(BIN)/python -m pytest -m 'slow and not nightly' $(PARALLEL) $(ARGS)
 
 test-nightly: setup  ## Run only the tests marked nightly.
+	$(BIN)/python -m pip install --quiet --editable '.[test-buckets]' \
+	  || echo "without a server of Cloud Storage, its tests are skipped"
 	$(BIN)/python -m pytest -m nightly $(PARALLEL) $(ARGS)
 
 test-huggingface: setup  ## Compare with Hugging Face's models (gets torch).

@@ -92,6 +92,7 @@ def test_interruptions_do_not_change_a_run(
   assert not cloud_storage.names("interrupted/.lock")
 
 
+@pytest.mark.nightly
 def test_failing_and_slow_answers_are_asked_for_again(
   cloud_storage, undisturbed, inject
 ):
@@ -111,6 +112,7 @@ def test_failing_and_slow_answers_are_asked_for_again(
   runs.assert_same_end(f"{URL}/faults", undisturbed)
 
 
+@pytest.mark.nightly
 def test_a_lost_permission_ends_a_run_that_can_be_resumed(
   cloud_storage, undisturbed, inject
 ):
@@ -129,6 +131,7 @@ def test_a_lost_permission_ends_a_run_that_can_be_resumed(
   runs.assert_same_end(folder, undisturbed)
 
 
+@pytest.mark.nightly
 def test_a_damaged_checkpoint_is_quarantined(
   cloud_storage, undisturbed, warnings
 ):
@@ -190,6 +193,7 @@ def test_a_bucket_that_may_only_be_read_is_named_before_training(
   assert not cloud_storage.names("y")
 
 
+@pytest.mark.nightly
 def test_weights_are_evaluated_from_a_bucket(
   cloud_storage, call, trained, tmp_path, monkeypatch
 ):
@@ -246,6 +250,7 @@ def _wait_for_checkpoint(server, process, name, steps):
   raise AssertionError(process.communicate())
 
 
+@pytest.mark.nightly
 def test_digits_are_killed_resumed_and_used_in_a_bucket(
   cloud_storage, start, tmp_path
 ):
@@ -288,6 +293,7 @@ def test_digits_are_killed_resumed_and_used_in_a_bucket(
   assert cloud_storage.names("model.") == ["model.jax", "model.json"]
 
 
+@pytest.mark.nightly
 def test_a_sweep_runs_in_a_bucket(cloud_storage, start, tmp_path):
   config = tmp_path / "rates.py"
   config.write_text(

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 _VICTIMS = [0, pytest.param(1, marks=pytest.mark.nightly)]
 # Numbers of processes.
-_COUNTS = [4, pytest.param(8, marks=pytest.mark.nightly)]
+_COUNTS = [4, 8]
 
 # A run long enough for a signal to arrive in the middle of it.
 LEAVES = {
@@ -102,6 +102,7 @@ def test_two_processes_train_like_one(tmp_path, single_process, start_two):
   assert_same_accuracy(tmp_path, single_process)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("count", _COUNTS)
 def test_several_processes_train_like_one(
   tmp_path, single_process, start, count
@@ -198,6 +199,7 @@ def test_a_run_of_one_process_can_be_resumed_by_two(
   runs.assert_alike(tmp_path, single_process)
 
 
+@pytest.mark.nightly
 def test_the_number_of_processes_may_change_between_restarts(
   tmp_path, single_process, start, program
 ):
@@ -256,6 +258,7 @@ def test_if_a_process_is_killed_the_other_ends_and_both_can_resume(
   runs.assert_alike(folder, single_process)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("count", _COUNTS)
 def test_if_one_of_several_processes_is_killed_the_others_end(
   tmp_path, start, count
