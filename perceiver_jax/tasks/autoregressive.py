@@ -65,6 +65,15 @@ class Autoregressive(base.Task):
       f"at least the model's {self._num_latents} latents, which are its last"
       " positions",
     )
+    sizes = config.model.adapter.position_sizes
+    if len(sizes) == 1:
+      check_leaf(
+        "data.context_length",
+        self._num_inputs,
+        self._num_inputs < sizes[0],
+        f"less than model.adapter.position_sizes, {sizes[0]}: position 0 is"
+        " that of padding",
+      )
     for leaf, given in (
       ("data.min_crop", data.min_crop),
       ("data.eval_stride", data.eval_stride),

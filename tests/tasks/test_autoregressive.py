@@ -183,6 +183,10 @@ def test_losses_with_dropout_agree_on_any_number_of_devices(devices):
   ("leaves", "message"),
   [
     ({"data__context_length": 4}, "at least the model's 8 latents"),
+    (
+      {"data__context_length": 10_000},
+      "less than model.adapter.position_sizes",
+    ),
     ({"data__eval_stride": 9}, "at most the model's 8 latents"),
     ({"data__min_crop": -1}, "data.min_crop is -1"),
     ({"data__source": "music"}, "choose one of text, images, mirrored"),
