@@ -280,7 +280,7 @@ def test_digits_are_killed_resumed_and_used_in_a_bucket(
   here = safetensors.load_file(tmp_path / "digits" / "model.safetensors")
   for name, value in here.items():
     np.testing.assert_array_equal(there[name], value, strict=True)
-  assert b"<svg" in _read(cloud_storage, "digits/report.html")
+  assert b"</html>" in _read(cloud_storage, "digits/report.html")
   workdir = f"--workdir={URL}/digits"
   _finish(start("experiments.evaluate", workdir, "--checkpoint=best"))
   assert len(cloud_storage.names("digits/evaluation-")) == 1

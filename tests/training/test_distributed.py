@@ -119,8 +119,10 @@ def assert_same_losses(folder, reference):
   for mine, theirs in zip(
     runs.records(folder), runs.records(reference), strict=True
   ):
-    for name in ("train/loss", "eval/loss"):
-      assert mine.get(name) == pytest.approx(theirs.get(name), rel=1e-6)
+    losses = {"train/loss", "eval/loss"} & theirs.keys()
+    assert losses == {"train/loss", "eval/loss"} & mine.keys()
+    for name in losses:
+      assert mine[name] == pytest.approx(theirs[name], rel=1e-6)
 
 
 def assert_same_accuracy(folder, reference):
