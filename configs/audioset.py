@@ -257,7 +257,8 @@ def _own(
   """Sets a small model of clips whose number and length are not known yet."""
   _small(config, modalities)
   data = config.data
-  # The data decides what is "" or 0; see `perceiver_jax/tasks/clip_config.py`.
+  # The data decides what is "" or 0; see
+  # `perceiver_jax/tasks/own_data/clip_config.py`.
   data.source, data.train_split, data.eval_split = "files", "", ""
   config.model.num_classes = data.num_frames = data.num_samples = 0
   data.max_seconds = 2.0  # Of a window.

@@ -80,7 +80,8 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
     "image_folder": {"directory": ""},
     "tfds": {"name": "", "data_dir": "", "label_feature": "label"},
   }
-  # The data decides what is "" or 0; see `perceiver_jax/tasks/image_config.py`.
+  # The data decides what is "" or 0; see
+  # `perceiver_jax/tasks/own_data/image_config.py`.
   config.data.source = config.data.train_split = config.data.eval_split = ""
   config.data.image_shape = (0, 0, 0)
   config.data.max_image_side = size.max_image_side

@@ -82,7 +82,8 @@ def get_config(variant: str = "latents_784") -> ml_collections.ConfigDict:
   if name in ("small", "own"):
     _small(config)
   if name == "own":
-    # The data decides what is "" or 0: `perceiver_jax/tasks/clip_config.py`.
+    # The data decides what is "" or 0; see
+    # `perceiver_jax/tasks/own_data/clip_config.py`.
     config.data.update(source="files", train_split="", eval_split="")
     config.model.decoder.outputs.label.num_outputs = 0
   return _smoke(config) if smoke else config

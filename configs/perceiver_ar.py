@@ -122,7 +122,7 @@ def _published(config: ml_collections.ConfigDict, name: str) -> None:
 def _data() -> dict[str, Any]:
   """Returns the leaves of the data, which all variants have."""
   return {
-    "source": "text",  # See `perceiver_jax.tasks.sequence_data.SOURCES`.
+    "source": "text",  # See `perceiver_jax.tasks.shared.sequence_data.SOURCES`.
     "train_split": "train",
     "eval_split": "test",
     "context_length": 0,  # Number of inputs.

@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments.demo_pages import examples, page
-from experiments.predictions import (
+from experiments.predictions import classify, image_model
+from experiments.predictions.attention_maps import (
   attention_image,
   attention_values,
-  classify,
-  image_model,
 )
 from perceiver_jax import weights as weights_lib
 

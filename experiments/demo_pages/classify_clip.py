@@ -7,7 +7,10 @@ import numpy as np
 from scipy import special
 
 from experiments.demo_pages import examples, page
-from experiments.predictions import attention_clip, attention_values
+from experiments.predictions.attention_maps import (
+  attention_clip,
+  attention_values,
+)
 from perceiver_jax import weights as weights_lib
 
 

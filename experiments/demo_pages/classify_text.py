@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments.demo_pages import examples, page
-from experiments.predictions import (
+from experiments.predictions import classify_text
+from experiments.predictions.attention_maps import (
   attention_text,
   attention_values,
-  classify_text,
 )
 from perceiver_jax import weights as weights_lib
 from perceiver_jax.data.text import byte_tokenizer

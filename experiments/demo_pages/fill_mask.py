@@ -5,7 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.demo_pages import examples, page
-from experiments.predictions import attention_text, attention_values, fill_mask
+from experiments.predictions import fill_mask
+from experiments.predictions.attention_maps import (
+  attention_text,
+  attention_values,
+)
 from perceiver_jax import weights as weights_lib
 from perceiver_jax.tasks import masked_lm
 from perceiver_jax.viz import html, sections

@@ -13,9 +13,9 @@ from perceiver_jax.errors import UserError
 
 # Kind of a model's adapter to the module that draws its attention.
 _BY_ADAPTER = {
-  "image": "attention_image",
-  "multimodal": "attention_clip",
-  "text": "attention_text",
+  "image": "attention_maps.attention_image",
+  "multimodal": "attention_maps.attention_clip",
+  "text": "attention_maps.attention_text",
 }
 
 

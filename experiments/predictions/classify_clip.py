@@ -7,7 +7,8 @@ import numpy as np
 from absl import flags
 from scipy import special
 
-from experiments.predictions import attention_clip, outputs
+from experiments.predictions import outputs
+from experiments.predictions.attention_maps import attention_clip
 from perceiver_jax import files
 from perceiver_jax import weights as weights_lib
 from perceiver_jax.data.core.source import Example

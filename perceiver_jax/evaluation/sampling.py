@@ -18,7 +18,8 @@ from jax import lax
 from jax import numpy as jnp
 
 from perceiver_jax.errors import UserError
-from perceiver_jax.models import perceiver_ar, zoo
+from perceiver_jax.models import zoo
+from perceiver_jax.models.architectures import perceiver_ar
 from perceiver_jax.models.ops.execution import AUTO, Execution
 from perceiver_jax.models.typing import Array, Float, Int
 from perceiver_jax.weights.model import Weights

@@ -12,16 +12,15 @@ from typing import Any
 import haiku as hk
 import jax
 
-from perceiver_jax.models import (
-  decoders,
+from perceiver_jax.models import decoders, perceiver
+from perceiver_jax.models import encoder as encoder_lib
+from perceiver_jax.models.architectures import (
   hierarchical_perceiver,
-  perceiver,
   perceiver_ar,
   pointnet,
   resampler,
   transformer,
 )
-from perceiver_jax.models import encoder as encoder_lib
 from perceiver_jax.models.modalities import (
   arrays,
   audio,

@@ -20,8 +20,9 @@ from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import multilabel_metrics
 from perceiver_jax.models import perceiver
 from perceiver_jax.models.typing import ReturnAttention
-from perceiver_jax.tasks import base, classification, clip_data
+from perceiver_jax.tasks import base
 from perceiver_jax.tasks.base import Batch
+from perceiver_jax.tasks.shared import classification, clip_data
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
 from perceiver_jax.viz import (

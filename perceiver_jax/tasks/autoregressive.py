@@ -21,8 +21,9 @@ from perceiver_jax.data.sequences import source as sequences
 from perceiver_jax.data.text import byte_tokenizer, tokenizers
 from perceiver_jax.models import perceiver
 from perceiver_jax.models.typing import ReturnAttention
-from perceiver_jax.tasks import base, sequence_data, text_attention
+from perceiver_jax.tasks import base
 from perceiver_jax.tasks.base import Batch
+from perceiver_jax.tasks.shared import sequence_data, text_attention
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
 from perceiver_jax.viz import sections

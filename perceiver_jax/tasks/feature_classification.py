@@ -17,8 +17,9 @@ from perceiver_jax.data.core.source import Example, Source, make_named
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import perceiver
 from perceiver_jax.models.typing import ReturnAttention
-from perceiver_jax.tasks import base, classification
+from perceiver_jax.tasks import base
 from perceiver_jax.tasks.base import Batch
+from perceiver_jax.tasks.shared import classification
 from perceiver_jax.training.metrics import Metrics
 from perceiver_jax.viz import sections
 

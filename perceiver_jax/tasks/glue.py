@@ -28,8 +28,10 @@ from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import glue_metrics
 from perceiver_jax.models import perceiver
 from perceiver_jax.models.typing import ReturnAttention
-from perceiver_jax.tasks import base, glue_config, glue_texts
+from perceiver_jax.tasks import base
 from perceiver_jax.tasks.base import Batch
+from perceiver_jax.tasks.own_data import glue_config
+from perceiver_jax.tasks.shared import glue_texts
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
 from perceiver_jax.viz import sections

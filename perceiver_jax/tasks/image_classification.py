@@ -14,8 +14,9 @@ from jax import numpy as jnp
 from perceiver_jax.models import perceiver
 from perceiver_jax.models.modalities import image as image_adapter
 from perceiver_jax.models.typing import ReturnAttention
-from perceiver_jax.tasks import base, classification, image_data
+from perceiver_jax.tasks import base
 from perceiver_jax.tasks.base import Batch
+from perceiver_jax.tasks.shared import classification, image_data
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training import mixing, step
 from perceiver_jax.training.metrics import Metrics

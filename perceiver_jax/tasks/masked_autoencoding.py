@@ -21,8 +21,9 @@ from perceiver_jax.data.images import transforms
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import perceiver
 from perceiver_jax.models.typing import ReturnAttention
-from perceiver_jax.tasks import base, image_data
+from perceiver_jax.tasks import base
 from perceiver_jax.tasks.base import Batch
+from perceiver_jax.tasks.shared import image_data
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
 from perceiver_jax.viz import (

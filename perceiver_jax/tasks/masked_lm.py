@@ -20,8 +20,9 @@ from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.text import byte_tokenizer, masking, tokenizers
 from perceiver_jax.models import local_attention_init, perceiver
 from perceiver_jax.models.typing import ReturnAttention
-from perceiver_jax.tasks import base, text_attention, text_corpora
+from perceiver_jax.tasks import base
 from perceiver_jax.tasks.base import Batch
+from perceiver_jax.tasks.shared import text_attention, text_corpora
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training.metrics import Metrics
 from perceiver_jax.viz import sections

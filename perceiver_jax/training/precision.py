@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import jmp
 
 from perceiver_jax.errors import UserError
-from perceiver_jax.models import encoder, layers, transformer, zoo
+from perceiver_jax.models import encoder, layers, zoo
+from perceiver_jax.models.architectures import transformer
 from perceiver_jax.models.modalities import entities, points
 
 PRECISIONS = ("float32", "bfloat16")

@@ -11,15 +11,9 @@ import plain
 import pytest
 from computing import in_chunks
 
-from perceiver_jax.models import (
-  convolutions,
-  decoders,
-  patches,
-  perceiver_ar,
-  position_encoding,
-  zoo,
-)
-from perceiver_jax.models.modalities import image
+from perceiver_jax.models import decoders, position_encoding, zoo
+from perceiver_jax.models.architectures import perceiver_ar
+from perceiver_jax.models.modalities import convolutions, image, patches
 from perceiver_jax.models.ops import execution
 from perceiver_jax.models.ops.dot_product_attention import dot_product_attention
 from perceiver_jax.weights.deepmind import names as deepmind_names

@@ -11,7 +11,7 @@ from jax import numpy as jnp
 from perceiver_jax.data.core import pipeline
 from perceiver_jax.data.core.in_memory import InMemoryArrays
 from perceiver_jax.errors import UserError
-from perceiver_jax.tasks import classification
+from perceiver_jax.tasks.shared import classification
 from perceiver_jax.training import evaluation, metrics, step
 
 # A prime, so that no batch size divides it.

@@ -12,9 +12,9 @@ import haiku as hk
 import jax
 from jax import numpy as jnp
 
-from perceiver_jax.models import convolutions, decoders, patches
+from perceiver_jax.models import decoders
 from perceiver_jax.models.inputs import InputArray, as_input_array
-from perceiver_jax.models.modalities import image
+from perceiver_jax.models.modalities import convolutions, image, patches
 from perceiver_jax.models.typing import Array, Bool, Float, ReturnAttention
 
 # The decoder's output is divided by 100, so that training starts from small

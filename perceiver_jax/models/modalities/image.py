@@ -12,13 +12,9 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from perceiver_jax.models import (
-  convolutions,
-  layers,
-  patches,
-  position_encoding,
-)
+from perceiver_jax.models import layers, position_encoding
 from perceiver_jax.models.inputs import InputArray
+from perceiver_jax.models.modalities import convolutions, patches
 from perceiver_jax.models.typing import Array, Float
 
 PREP_TYPES = ("pixels", "conv1x1", "conv", "patches")

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import numpy as jnp
 
-from perceiver_jax.models import convolutions, flops, zoo
-from perceiver_jax.models.modalities import flow
+from perceiver_jax.models import flops, zoo
+from perceiver_jax.models.modalities import convolutions, flow
 
 _few = settings(max_examples=10, deadline=None)
 _SIZE = (4, 5)

@@ -17,7 +17,8 @@ from jax import numpy as jnp
 from safetensors.numpy import load_file, save_file
 
 from perceiver_jax.errors import UserError
-from perceiver_jax.models import convolutions, flops, zoo
+from perceiver_jax.models import flops, zoo
+from perceiver_jax.models.modalities import convolutions
 from perceiver_jax.weights.huggingface import checkpoint as huggingface
 from perceiver_jax.weights.huggingface import config as huggingface_config
 from perceiver_jax.weights.huggingface.architectures import ARCHITECTURES

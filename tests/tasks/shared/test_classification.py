@@ -4,7 +4,7 @@ import hypothesis
 import numpy as np
 from hypothesis import strategies as st
 
-from perceiver_jax.tasks import classification
+from perceiver_jax.tasks.shared import classification
 from perceiver_jax.viz import sections
 
 

@@ -10,12 +10,14 @@ from absl import flags
 
 from configs import kinetics as kinetics_config
 from experiments import launch
-from experiments.predictions import attention_values, models, outputs
+from experiments.predictions import models, outputs
+from experiments.predictions.attention_maps import attention_values
 from perceiver_jax import files
 from perceiver_jax import weights as weights_lib
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.errors import UserError
-from perceiver_jax.tasks import clip_data, registry
+from perceiver_jax.tasks import registry
+from perceiver_jax.tasks.shared import clip_data
 
 
 class ClipModel(NamedTuple):

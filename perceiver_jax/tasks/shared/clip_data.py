@@ -17,7 +17,8 @@ from perceiver_jax.data.core.source import Example, Source, check_class_names
 from perceiver_jax.data.images import transforms
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import zoo
-from perceiver_jax.tasks import base, clip_config
+from perceiver_jax.tasks import base
+from perceiver_jax.tasks.own_data import clip_config
 from perceiver_jax.viz import attention_figures
 
 

@@ -10,8 +10,8 @@ from absl import logging
 from configs import digits, images
 from perceiver_jax.data.images import image_folder
 from perceiver_jax.errors import UserError
-from perceiver_jax.tasks import image_config
 from perceiver_jax.tasks import registry as tasks
+from perceiver_jax.tasks.own_data import image_config
 from perceiver_jax.training import workdir
 
 

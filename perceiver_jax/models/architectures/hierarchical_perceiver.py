@@ -19,7 +19,7 @@ import jax
 from jax import numpy as jnp
 
 from perceiver_jax.models import decoders, layers
-from perceiver_jax.models.group_blocks import GroupBlocks, Sizes
+from perceiver_jax.models.architectures.group_blocks import GroupBlocks, Sizes
 from perceiver_jax.models.inputs import InputArray
 from perceiver_jax.models.modalities import groups as groups_lib
 from perceiver_jax.models.modalities.groups import GroupedInputs, Grouping

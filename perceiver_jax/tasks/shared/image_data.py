@@ -17,8 +17,10 @@ from jax import numpy as jnp
 from perceiver_jax.data.core.source import Example, Source
 from perceiver_jax.data.images import codec, preprocessing, sources, transforms
 from perceiver_jax.errors import UserError
-from perceiver_jax.tasks import base, classification, image_config
+from perceiver_jax.tasks import base
 from perceiver_jax.tasks.base import Batch
+from perceiver_jax.tasks.own_data import image_config
+from perceiver_jax.tasks.shared import classification
 from perceiver_jax.training import mixing
 
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.predictions import attention_values, image_model, outputs
+from experiments.predictions import image_model, outputs
+from experiments.predictions.attention_maps import attention_values
 from perceiver_jax import files
 from perceiver_jax import weights as weights_lib
 from perceiver_jax.data.core.source import Example

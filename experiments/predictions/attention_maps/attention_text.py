@@ -6,17 +6,13 @@ import jax
 import numpy as np
 
 from experiments import launch
-from experiments.predictions import (
-  attention_values,
-  classify_text,
-  fill_mask,
-  models,
-  outputs,
-)
+from experiments.predictions import classify_text, fill_mask, models, outputs
+from experiments.predictions.attention_maps import attention_values
 from perceiver_jax import files
 from perceiver_jax import weights as weights_lib
 from perceiver_jax.data.text import byte_tokenizer, tokenizers
-from perceiver_jax.tasks import glue, text_attention
+from perceiver_jax.tasks import glue
+from perceiver_jax.tasks.shared import text_attention
 from perceiver_jax.viz import attention_sections
 from perceiver_jax.viz.sections import Section
 

@@ -8,7 +8,7 @@ import haiku as hk
 import jax
 from jax import numpy as jnp
 
-from perceiver_jax.models import patches
+from perceiver_jax.models.modalities import patches
 from perceiver_jax.models.typing import Array, Float
 
 PADDINGS = ("same", "torch")

@@ -6,7 +6,7 @@ import tiny_clips
 
 from configs import audioset as config_file
 from perceiver_jax.errors import UserError
-from perceiver_jax.tasks import clip_data
+from perceiver_jax.tasks.shared import clip_data
 
 BOTH = ("audio", "image")
 

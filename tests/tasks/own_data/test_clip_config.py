@@ -5,8 +5,8 @@ import tiny_clips
 
 from configs import audioset, kinetics
 from perceiver_jax.errors import UserError
-from perceiver_jax.tasks import clip_config
 from perceiver_jax.tasks import registry as tasks
+from perceiver_jax.tasks.own_data import clip_config
 
 
 def write(folder, seconds):

@@ -12,7 +12,7 @@ from perceiver_jax.data.images import sources as image_sources
 from perceiver_jax.data.sequences import images, mirrored, source, text
 from perceiver_jax.data.sequences.token_files import token_files
 from perceiver_jax.data.text.tokenizers import Tokenizer
-from perceiver_jax.tasks import text_corpora
+from perceiver_jax.tasks.shared import text_corpora
 
 TEXT = "text"
 IMAGES = "images"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import numpy as jnp
 
-from perceiver_jax.models import convolutions
+from perceiver_jax.models.modalities import convolutions
 
 _RNG = np.random.default_rng(0)
 # Examples differ in mean and deviation, so that the statistics of a part of

@@ -1,0 +1,1 @@
+"""Maps of the attention of single latents, by kind of input."""

@@ -1,0 +1,1 @@
+"""Architectures other than those of the two papers, and the baselines."""

@@ -1,0 +1,1 @@
+"""Completes the configs of a user's own data from the data."""
