@@ -138,6 +138,19 @@ def image_classification() -> ml_collections.ConfigDict:
   return config
 
 
+def imagenet(config: ml_collections.ConfigDict) -> None:
+  """Sets the data of an image task to ImageNet, prepared by TFDS."""
+  config.data.source = "tfds"
+  config.data.source_args.tfds.name = "imagenet2012"
+  config.data.eval_split = "validation"
+  config.data.normalization = "imagenet"
+  config.data.resize = "cubic"
+  config.data.crop_fraction = 224 / 256
+  config.data.crop = "inception"
+  config.data.flip = True
+  config.data.num_workers = 16
+
+
 def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """Shortens a run to seconds, to test that all parts work together."""
   config.num_steps, config.num_epochs = 4, 0.0

@@ -129,15 +129,7 @@ def _imagenet(config: ml_collections.ConfigDict) -> None:
   """Sets the data and the recipe of the published sizes."""
   config.num_epochs = 300.0
   config.batch_size = 1024
-  config.data.source = "tfds"
-  config.data.source_args.tfds.name = "imagenet2012"
-  config.data.eval_split = "validation"
-  config.data.normalization = "imagenet"
-  config.data.resize = "cubic"
-  config.data.crop_fraction = 224 / 256
-  config.data.crop = "inception"
-  config.data.flip = True
-  config.data.num_workers = 16
+  base.imagenet(config)
   config.optimizer.learning_rate = 6e-4
   config.optimizer.learning_rate_batch_size = 1024
   config.optimizer.warmup_steps = 500
@@ -149,7 +141,7 @@ def _classify(config: ml_collections.ConfigDict) -> None:
   """Sets classification, which starts from a run of the other variant."""
   small = config.data.source == "photos"
   config.model.num_classes = photos.NUM_CLASSES if small else 1000
-  # The width of the authors' label queries: that of what the bottleneck reads.
+  # As wide as the latents that the bottleneck reads, as in the authors' code.
   width = config.model.encoder.num_latent_channels[-2]
   config.model.decoder = ml_collections.ConfigDict(
     {"kind": "bottleneck_classification", "num_query_channels": width}

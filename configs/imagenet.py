@@ -177,15 +177,7 @@ def get_config(variant: str = "fourier") -> ml_collections.ConfigDict:
   config.model.encoder.update(row.encoder)
   config.batch_size = 1024
   config.sync_batch_norm = False
-  config.data.source = "tfds"
-  config.data.source_args.tfds.name = "imagenet2012"
-  config.data.eval_split = "validation"
-  config.data.normalization = "imagenet"
-  config.data.resize = "cubic"
-  config.data.crop_fraction = 224 / 256
-  config.data.crop = "inception"
-  config.data.flip = True
-  config.data.num_workers = 16
+  base.imagenet(config)
   config.checkpoint.every_steps = 2500
   config.eval_every_steps = 2500
   config.log.every_steps = 100

@@ -21,8 +21,7 @@ Variants:
     tokenizer too.
   maestro: piano music in symbols, from files of token ids; 1.82 nats per token.
   copy: `copy_131072` with a context of 64 and a small model, for two CPU cores;
-    99.7% of the mirrored bytes are right after 500 steps, in a run with a
-    schedule of 3,000.
+    99.96% of the mirrored bytes are right in the end.
   bytes: a model of bytes for two CPU cores, on text that ships with Python.
 Your own text:
   own: .txt or .jsonl files, also .gz or .zst, in a folder or by a pattern,

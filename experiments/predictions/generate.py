@@ -101,9 +101,11 @@ def load() -> SequenceModel:
   tokenizer = _tokenizer(weights.spec["adapter"]["vocab_size"])
   sizes = tuple(weights.spec["adapter"].get("position_sizes", ()))
   positions, shape, context = None, (), _DEFAULT_CONTEXT
-  if len(sizes) == 1:
+  if models.uses_run():
+    context = launch.saved_run()[0].data.context_length
+  elif len(sizes) == 1:
     context = sizes[0] - 1
-  elif len(sizes) == 3:  # Of column, row and channel.
+  if len(sizes) == 3:  # Of column, row and channel.
     width, height, channels = (size - 2 for size in sizes)
     shape = (height, width, channels)
     positions = images.positions(shape)

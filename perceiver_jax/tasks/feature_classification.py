@@ -26,7 +26,7 @@ from perceiver_jax.viz import sections
 SOURCES = {"events": events.Events}
 
 
-class FeatureClassification(base.Task):
+class FeatureClassification(classification.ClassificationMetrics, base.Task):
   """Classification of clips with one label each.
 
   Clips with fewer than `config.data.num_frames` frames are padded, and the
@@ -135,16 +135,6 @@ class FeatureClassification(base.Task):
       outputs.logits, batch["label"]
     )
     return classification.mean_metrics(outputs.logits, batch, losses)
-
-  def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
-    """Returns cross-entropy, accuracies, confusion counts and calibration."""
-    return classification.evaluation_metrics(outputs.logits, batch)
-
-  def finalize_metrics(
-    self, metrics: Mapping[str, Mapping[str, np.ndarray]]
-  ) -> dict[str, dict[str, np.ndarray]]:
-    """Adds the expected calibration error."""
-    return classification.finalize_metrics(metrics)
 
   def report_sections(
     self,

@@ -42,7 +42,9 @@ class Prediction(NamedTuple):
   overlay: np.ndarray
 
 
-class ImageClassification(image_data.ImageTask):
+class ImageClassification(
+  classification.ClassificationMetrics, image_data.ImageTask
+):
   """Classification of images with one label each.
 
   The config also has `label_smoothing`; see `ImageTask` for its sections.
@@ -112,20 +114,6 @@ class ImageClassification(image_data.ImageTask):
       **classification.mean_metrics(outputs.logits, batch, losses),
       "unreadable": metrics_lib.weighted(self.unreadable(batch), ones),
     }
-
-  def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
-    """Returns cross-entropy, accuracies, confusion counts and calibration."""
-    return classification.evaluation_metrics(outputs.logits, batch)
-
-  def finalize_metrics(
-    self, metrics: Mapping[str, Mapping[str, np.ndarray]]
-  ) -> dict[str, dict[str, np.ndarray]]:
-    """Adds the expected calibration error."""
-    return classification.finalize_metrics(metrics)
-
-  def sample_indices(self, metrics: Mapping[str, np.ndarray]) -> list[int]:
-    """Returns examples of all classes, and the most confident mistakes."""
-    return classification.choose_samples(metrics).interleaved()
 
   def summary_images(
     self, outputs: perceiver.Outputs, batch: Batch

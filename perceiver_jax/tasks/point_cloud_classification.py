@@ -27,7 +27,7 @@ from perceiver_jax.viz import point_clouds, sections
 _SUMMARY_SAMPLES = 8
 
 
-class PointCloudClassification(base.Task):
+class PointCloudClassification(classification.ClassificationMetrics, base.Task):
   """Classification of point clouds and meshes with one label each.
 
   A cloud with fewer points than `config.data.num_points` is padded, and the
@@ -156,20 +156,6 @@ class PointCloudClassification(base.Task):
       **classification.mean_metrics(logits, batch, losses),
       "unreadable": metrics_lib.weighted(batch["unreadable"], ones),
     }
-
-  def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
-    """Returns cross-entropy, accuracies, confusion counts and calibration."""
-    return classification.evaluation_metrics(outputs.logits, batch)
-
-  def finalize_metrics(
-    self, metrics: Mapping[str, Mapping[str, np.ndarray]]
-  ) -> dict[str, dict[str, np.ndarray]]:
-    """Adds the expected calibration error."""
-    return classification.finalize_metrics(metrics)
-
-  def sample_indices(self, metrics: Mapping[str, np.ndarray]) -> list[int]:
-    """Returns examples of all classes, and the most confident mistakes."""
-    return classification.choose_samples(metrics).interleaved()
 
   def summary_images(
     self, outputs: perceiver.Outputs, batch: Batch

@@ -331,10 +331,12 @@ class MeanPooling(hk.Module):
     if initial_latents is not None:
       raise ValueError("the mean has no initial_latents: leave them out")
     x, how = as_input_array(inputs).array(), self._execution
-    # Zeros if all features are masked, where the mean would be NaN.
-    counted = 1.0 if input_mask is None else input_mask[..., None]
-    count = jnp.broadcast_to(counted, x.shape).sum(1, keepdims=True)
-    x = (x * counted).sum(1, keepdims=True) / jnp.maximum(count, 1)
+    if input_mask is None:
+      input_mask = jnp.ones(x.shape[:2], bool)
+    weights = input_mask[..., None].astype(x.dtype)
+    # At least 1, so that the mean of no features is 0.
+    count = jnp.maximum(weights.sum(1, keepdims=True), 1)
+    x = (x * weights).sum(1, keepdims=True) / count
     x = _linear(self._num_latent_channels, "projection")(x)
     for i in range(self._num_layers):
       mlp = Mlp(

@@ -14,6 +14,7 @@ import optax
 
 from perceiver_jax.data.core.source import Source
 from perceiver_jax.errors import UserError
+from perceiver_jax.models import perceiver
 from perceiver_jax.tasks import base
 from perceiver_jax.tasks.base import Batch
 from perceiver_jax.training import metrics as metrics_lib
@@ -60,6 +61,31 @@ def describe_model(
   """
   logits = f"logits of the classes; their {activation} is the probabilities"
   return base.ModelDescription(inputs, {"logits": logits})
+
+
+class ClassificationMetrics:
+  """Metrics of tasks whose outputs are the logits of classes.
+
+  To be inherited from before `tasks.base.Task`.
+  """
+
+  def metrics(self, outputs: perceiver.Outputs, batch: Batch) -> Metrics:
+    """Returns cross-entropy, accuracies, confusion counts and calibration."""
+    return evaluation_metrics(outputs.logits, batch)
+
+  def finalize_metrics(
+    self, metrics: Mapping[str, Mapping[str, np.ndarray]]
+  ) -> dict[str, dict[str, np.ndarray]]:
+    """Adds the expected calibration error of each evaluation set."""
+    error = metrics_lib.expected_calibration_error
+    return {
+      name: {**means, "calibration_error": error(means["calibration"])}
+      for name, means in metrics.items()
+    }
+
+  def sample_indices(self, metrics: Mapping[str, np.ndarray]) -> list[int]:
+    """Returns examples of all classes, and the most confident mistakes."""
+    return choose_samples(metrics).interleaved()
 
 
 def mean_metrics(logits: jax.Array, batch: Batch, losses: jax.Array) -> Metrics:
@@ -169,17 +195,6 @@ def choose_samples(metrics: Mapping[str, np.ndarray]) -> Samples:
   wrong = np.flatnonzero(prediction != label)
   wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:NUM_SAMPLES]
   return Samples(index[spread].tolist(), index[wrong].tolist())
-
-
-def finalize_metrics(
-  metrics: Mapping[str, Mapping[str, np.ndarray]],
-) -> dict[str, dict[str, np.ndarray]]:
-  """Adds the expected calibration error of each evaluation set."""
-  error = metrics_lib.expected_calibration_error
-  return {
-    name: {**means, "calibration_error": error(means["calibration"])}
-    for name, means in metrics.items()
-  }
 
 
 def sample_sections(

@@ -181,12 +181,9 @@ def write(
   Raises:
     UserError: the folder can't be written to.
   """
-  metrics, steps = flat_scalars(evaluation), int(state.step)
-  epochs = steps * config.batch_size / task.num_train_examples()
+  metrics = flat_scalars(evaluation)
   summary = {
-    "parameters": run_summary.num_parameters(state.params),
-    "steps": steps,
-    "epochs": round(epochs, 2),
+    **_sizes(config, task, state),
     "best_step": best_step,
     "train_seconds": round(sum(seconds.values()), 1),
   }
@@ -202,7 +199,7 @@ def write(
   held_out = next(iter(evaluation.values()))
   outputs, batch = sample_outputs(task, model, state, held_out)
   for name, image in task.summary_images(outputs, batch).items():
-    log.image(steps, name, image)
+    log.image(summary["steps"], name, image)
   primary = {task.primary_metric: metrics[task.primary_metric]}
   page = report.Report(
     title=folder.name,
@@ -219,6 +216,19 @@ def write(
     # Write results.json last, because it marks a run as complete.
     metric_writers.write_json(folder / "results.json", results)
   return results
+
+
+def _sizes(
+  config: ml_collections.ConfigDict, task: "Task", state: step_lib.TrainState
+) -> dict[str, float]:
+  """Returns the number of parameters, and the length of the run."""
+  steps = int(state.step)
+  epochs = steps * config.batch_size / task.num_train_examples()
+  return {
+    "parameters": run_summary.num_parameters(state.params),
+    "steps": steps,
+    "epochs": round(epochs, 2),
+  }
 
 
 def _export(

@@ -34,13 +34,10 @@ pytestmark = [
   pytest.mark.skipif(bool(_MISSING), reason=f"missing: {', '.join(_MISSING)}"),
 ]
 
-# Models of `tiny_weights` and flags, and runs of configs, with a page each.
+# Models of `tiny_weights`, and the flags of their pages.
 _WEIGHTS = {
   "classifier": [f"--image_size={tiny_weights.IMAGE_SIZE}"],
   "autoencoder": ["--parts=2"],
-}
-_RUNS = {
-  "audioset.py": "small",
 }
 # Selectors of results: a drawing, and a frame with sections of a report.
 _DRAWN = ".image-frame img, .image-container img"
@@ -141,7 +138,7 @@ def points(serve, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def serve_kind(serve, trained_once, tmp_path_factory, call, compiling_once):
+def serve_kind(serve, tmp_path_factory, call, compiling_once):
   """Returns a function that serves the page of a kind of model."""
 
   def serve_kind(kind):
@@ -150,13 +147,13 @@ def serve_kind(serve, trained_once, tmp_path_factory, call, compiling_once):
       file = folder / f"{kind}.safetensors"
       weights.save(file, getattr(tiny_weights, kind)())
       return serve(f"--weights={file}", *_WEIGHTS[kind])
-    config = tiny_runs.ROOT / "configs" / f"{kind}:{_RUNS[kind]},smoke"
+    config = tiny_runs.ROOT / "configs" / f"{kind}.py:small,smoke"
+    flags = ["--num_devices=1", "--config.num_steps=1"]
     with compiling_once():
       done = call(
-        "train",
-        *(f"--workdir={folder}", f"--config={config}", "--num_devices=1"),
-        *("--config.num_steps=1", "--config.eval_every_steps=1"),
-      )
+        "train", f"--workdir={folder}", f"--config={config}", *flags,
+        "--config.eval_every_steps=1",
+      )  # fmt: skip
     assert done.status == 0, done.err
     return serve(f"--workdir={folder}")
 
@@ -235,7 +232,7 @@ def test_an_example_is_classified_without_a_request_elsewhere(digits, visit):
   [
     ("classifier", ["[data-testid='label-output-value']", _DRAWN]),
     ("autoencoder", [_FRAME, "[data-testid='label-output-value']"]),
-    ("audioset.py", ["[data-testid='label-output-value']", _DRAWN]),
+    ("audioset", ["[data-testid='label-output-value']", _DRAWN]),
   ],
 )
 def test_a_page_shows_the_results_of_an_example(
