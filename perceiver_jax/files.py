@@ -8,6 +8,7 @@ reason, for the caller to add what the file is for.
 
 import contextlib
 import errno
+import glob
 import json
 import os
 import re
@@ -133,11 +134,32 @@ def local_folder(path: str | os.PathLike) -> Path:
     return Path(path).expanduser()
   from perceiver_jax.buckets import cache
 
-  try:
+  with _copying(path):
     return cache.local_copy(as_path(path))
-  except OSError as error:
-    reason = error.strerror or error
-    raise UserError(f"{path} can't be copied to the cache: {reason}") from error
+
+
+def local_matches(pattern: str) -> list[str]:
+  """Returns the sorted local paths of the files that match a pattern.
+
+  What is in a bucket is copied to the cache first; see `buckets.cache`.
+
+  Args:
+    pattern: A pattern such as 'a/*.txt', a file, or a folder, which is searched
+      recursively.
+
+  Raises:
+    UserError: The files of a bucket can't be copied.
+  """
+  if not is_remote(pattern):
+    where = os.path.expanduser(pattern)
+    if os.path.isdir(where):
+      where = os.path.join(glob.escape(where), "**")
+    return sorted(filter(os.path.isfile, glob.glob(where, recursive=True)))
+  from perceiver_jax.buckets import cache
+
+  as_path(pattern)  # Checks the bucket.
+  with _copying(pattern):
+    return sorted(map(str, cache.local_matches(pattern)))
 
 
 @contextlib.contextmanager
@@ -339,6 +361,16 @@ def _parts(value: Any) -> Iterable[Any]:
   if isinstance(value, dict):
     return value.values()
   return value if isinstance(value, list) else ()
+
+
+@contextlib.contextmanager
+def _copying(path: str | os.PathLike) -> Iterator[None]:
+  """Turns an `OSError` while copying from a bucket into a `UserError`."""
+  try:
+    yield
+  except OSError as error:
+    reason = error.strerror or error
+    raise UserError(f"{path} can't be copied to the cache: {reason}") from error
 
 
 def _opener(path: str, flags: int) -> int:

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import socket
 import subprocess
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -130,6 +131,42 @@ def program(compile_cache):
     return Program(folder, *args, environment=shared, **kwargs)
 
   return start
+
+
+@pytest.fixture
+def start_processes(program):
+  """Returns a function that starts the processes of a run.
+
+  Each has one device. Those that still run after the test are killed.
+  """
+  from tiny_runs import cpus
+
+  started = []
+
+  def start(count, folder, *args, **kwargs):
+    with socket.socket() as free:
+      free.bind(("localhost", 0))
+      port = free.getsockname()[1]
+    processes = [
+      program(
+        folder,
+        *args,
+        environment={
+          "XLA_FLAGS": cpus(1),
+          "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+          "JAX_NUM_PROCESSES": str(count),
+          "JAX_PROCESS_ID": str(number),
+        },
+        **kwargs,
+      )
+      for number in range(count)
+    ]
+    started.extend(processes)
+    return processes
+
+  yield start
+  for run in started:
+    run.kill()
 
 
 @pytest.fixture

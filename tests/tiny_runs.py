@@ -280,6 +280,8 @@ def stop_at(reasons):
 
 
 ROOT = Path(__file__).parents[1]
+# Seconds to wait for a program: a busy machine may take minutes to compile it.
+_PATIENCE = 400
 # Intervals that do not coincide.
 LEAVES = {
   "num_steps": 40,
@@ -287,6 +289,11 @@ LEAVES = {
   "log.every_steps": 5,
   "checkpoint.every_steps": 6,
 }
+
+
+def cpus(count):
+  """Returns the value of XLA_FLAGS that makes JAX see so many CPUs."""
+  return f"--xla_force_host_platform_device_count={count}"
 
 
 class Program:
@@ -311,7 +318,7 @@ class Program:
     folder_flag="workdir",
   ):
     leaves = LEAVES | (leaves or {})
-    self._metrics = Path(folder) / "metrics.jsonl"
+    self._metrics = files.as_path(folder) / "metrics.jsonl"
     self._process = subprocess.Popen(
       [
         *(sys.executable, "-m", f"experiments.{name}"),
@@ -336,7 +343,7 @@ class Program:
 
   def wait_until(self, condition):
     """Waits until `condition()` is true; fails if the process ends before."""
-    end = time.monotonic() + 150
+    end = time.monotonic() + _PATIENCE
     while time.monotonic() < end and self._process.poll() is None:
       if condition():
         return self
@@ -352,7 +359,7 @@ class Program:
     if signal_number is not None:
       self.send(signal_number)
     try:
-      out, err = self._process.communicate(timeout=200)
+      out, err = self._process.communicate(timeout=_PATIENCE)
     except subprocess.TimeoutExpired:
       self.kill()
       raise

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +10,7 @@ from tqdm import tqdm
 
 from experiments import launch
 from experiments.predictions import models, outputs
+from perceiver_jax import files
 from perceiver_jax.data.sequences import images, source, token_files
 from perceiver_jax.data.text import byte_tokenizer, tokenizers
 from perceiver_jax.errors import UserError
@@ -135,7 +135,7 @@ def encode_prompt(prompt: str, model: SequenceModel) -> np.ndarray:
   if model.tokenizer is not None:
     tokens = model.tokenizer.encode(prompt)
   elif prompt:
-    path = str(Path(prompt).expanduser())
+    path = str(files.as_path(prompt).expanduser())
     sequences = token_files.read(
       path, model.sampler.vocab_size - source.NUM_SPECIAL
     )

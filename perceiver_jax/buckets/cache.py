@@ -1,10 +1,11 @@
 """Copies files of buckets to a local cache, for code that reads local ones."""
 
+import contextlib
 import datetime
 import errno
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ def local_copy(path: epath.Path) -> Path:
   """Returns a local copy of a file or folder, for code that reads local ones.
 
   It is in the folder `perceiver_jax/buckets` of XDG_CACHE_HOME or ~/.cache,
-  which is never emptied. Only files that have changed are copied again.
+  which is never emptied. Only files that have changed are copied again, and
+  those that are no longer in the bucket are removed.
 
   Raises:
     OSError: The file or folder can't be read, or the copy can't be written.
@@ -31,6 +33,7 @@ def local_copy(path: epath.Path) -> Path:
     found = filesystem(path).find(url, detail=True)
   if not found:
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url)
+  _remove_others(url, found)
   _copy(path, found)
   return _cached(url)
 
@@ -54,10 +57,71 @@ def local_matches(pattern: str) -> list[Path]:
 
 
 def _cached(url: str) -> Path:
-  """Returns the place of a URL in the cache."""
-  home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+  """Returns the place of a URL in the cache.
+
+  Raises:
+    OSError: It would be outside the cache.
+  """
   scheme, _, name = url.partition("://")
-  return home / "perceiver_jax" / "buckets" / scheme / name
+  if ".." in name.split("/"):
+    raise OSError(errno.EINVAL, "the name of an object contains '..'", url)
+  return _root() / scheme / name
+
+
+def _root() -> Path:
+  """Returns the folder of the cache."""
+  home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+  return home / "perceiver_jax" / "buckets"
+
+
+def _remove_others(url: str, found: Mapping[str, Any]) -> None:
+  """Removes copies of files that are no longer below a URL.
+
+  Args:
+    url: A file or folder of a bucket.
+    found: fsspec's information on the files that are there, by name.
+
+  Raises:
+    OSError: The copies are outside the cache, through a link.
+  """
+  top = _cached(url)
+  if not top.resolve().is_relative_to(_root().resolve()):
+    raise OSError(
+      errno.EINVAL,
+      f"{top} is a link to another folder; set XDG_CACHE_HOME to keep the cache"
+      " elsewhere",
+      url,
+    )
+  scheme = url.partition("://")[0]
+  kept = {_cached(f"{scheme}://{name.lstrip('/')}") for name in found}
+  folders: set[Path] = set()
+  for path in kept:
+    for folder in path.parents:
+      if folder in folders:
+        break
+      folders.add(folder)
+  _remove(top, kept, folders)
+
+
+def _remove(path: Path, kept: Set[Path], folders: Set[Path]) -> None:
+  """Removes a file, or those below a folder, unless they are kept.
+
+  Another process may do the same. Links are removed and not followed.
+
+  Args:
+    path: The file or folder.
+    kept: Files to keep.
+    folders: All folders that contain them.
+  """
+  with contextlib.suppress(FileNotFoundError):
+    if path.is_symlink() or not path.is_dir():
+      if path not in kept:
+        path.unlink()
+      return
+    for inner in list(path.iterdir()):
+      _remove(inner, kept, folders)
+    if path not in folders:
+      path.rmdir()
 
 
 def _copy(path: str | os.PathLike, found: Mapping[str, Any]) -> None:

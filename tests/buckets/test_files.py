@@ -1,7 +1,6 @@
 """Tests of `perceiver_jax.files` on paths in a bucket, which is in memory."""
 
 import contextlib
-import json
 import pickle
 import types
 
@@ -12,8 +11,6 @@ import tiny_weights
 
 from perceiver_jax import files, weights
 from perceiver_jax.buckets import store, uploads
-from perceiver_jax.data.core import records
-from perceiver_jax.data.text import corpora
 from perceiver_jax.errors import UserError
 from perceiver_jax.training import workdir
 from perceiver_jax.training.logs import metric_writers
@@ -71,22 +68,6 @@ def test_a_folder_is_moved(memory_bucket):
   files.move_folder(memory_bucket / "old", memory_bucket / "new" / "x")
   assert (memory_bucket / "new" / "x" / "a" / "c" / "d").read_text() == "a/c/d"
   assert not (memory_bucket / "old" / "a" / "b").exists()
-
-
-def test_the_cache_follows_the_bucket(memory_bucket, monkeypatch):
-  for name in ("a.txt", "b/c.txt"):
-    files.write_text(memory_bucket / "data" / name, name)
-  local = files.local_folder(f"{memory_bucket}/data")
-  assert (local / "b" / "c.txt").read_text() == "b/c.txt"
-  assert files.local_file(memory_bucket / "data" / "a.txt") == local / "a.txt"
-  (local / "a.txt").chmod(0o444)
-  before = (local / "a.txt").stat().st_ino
-  files.write_text(memory_bucket / "data" / "b" / "c.txt", "changed")
-  assert files.local_folder(f"{memory_bucket}/data") == local
-  assert (local / "b" / "c.txt").read_text() == "changed"
-  assert (local / "a.txt").stat().st_ino == before
-  with pytest.raises(UserError, match=r"none can't be copied .*: No such file"):
-    files.local_folder(f"{memory_bucket}/none")
 
 
 def test_files_that_grow_are_uploaded_now_and_then(memory_bucket, monkeypatch):
@@ -182,29 +163,6 @@ def test_weights_are_saved_and_loaded(memory_bucket):
   loaded = weights.load(f"{memory_bucket}/model.safetensors")
   jax.tree.map(np.testing.assert_array_equal, loaded.params, saved.params)
   assert loaded.spec == saved.spec
-
-
-def test_records_and_texts_are_read_from_copies(memory_bucket):
-  arrays = {"x": np.arange(3)}
-  folder = memory_bucket / "prepared"
-  with files.replacing(folder / "train-0.array_record") as partial:
-    records.write_records(partial, [records.encode(arrays)] * 2)
-  contents = {
-    "files": {"train-0.array_record": 2},
-    "names": ["a", "b"],
-    "class_names": ["c"],
-    "labels": [0, 0],
-  }
-  files.write_text(folder / "train.json", json.dumps(contents))
-  _, stored = records.open_split(str(folder), "train", "leaf", "script")
-  np.testing.assert_array_equal(records.decode(stored[1])["x"], arrays["x"])
-  files.write_text(memory_bucket / "texts" / "a.txt", "one\ntwo\nthree\n")
-  texts = corpora.files(f"{memory_bucket}/texts/*.txt", "train")
-  assert [texts[i] for i in range(len(texts))] == ["one", "two"]
-  texts = corpora.files(f"{memory_bucket}/texts", "test")
-  assert [texts[i] for i in range(len(texts))] == ["three"]
-  with pytest.raises(UserError, match="no text file 'gs://bucket/none"):
-    corpora.files("gs://bucket/none/*.txt", "train")
 
 
 @pytest.mark.parametrize(

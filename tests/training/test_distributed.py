@@ -4,7 +4,6 @@ import functools
 import json
 import shutil
 import signal
-import socket
 import time
 
 import pytest
@@ -33,54 +32,26 @@ def single_process(tmp_path_factory, program):
   """Returns the folder of a run of one process with two devices."""
   folder = tmp_path_factory.mktemp("one")
   status, _, err = program(
-    folder, LEAVES, environment={"XLA_FLAGS": devices(2)}
+    folder, LEAVES, environment={"XLA_FLAGS": runs.cpus(2)}
   ).end()
   assert status == 0, err
   return folder
 
 
 @pytest.fixture
-def start(program):
-  """Returns a function that starts processes with one device each.
-
-  Processes still running after the test are killed.
-  """
-  started = []
+def start(start_processes):
+  """Returns a function that starts processes with one device each."""
 
   def start(count, folder, leaves=None, **kwargs):
-    with socket.socket() as free:
-      free.bind(("localhost", 0))
-      port = free.getsockname()[1]
-    processes = [
-      program(
-        folder,
-        LEAVES | (leaves or {}),
-        environment={
-          "XLA_FLAGS": devices(1),
-          "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
-          "JAX_NUM_PROCESSES": str(count),
-          "JAX_PROCESS_ID": str(number),
-        },
-        **kwargs,
-      )
-      for number in range(count)
-    ]
-    started.extend(processes)
-    return processes
+    return start_processes(count, folder, LEAVES | (leaves or {}), **kwargs)
 
-  yield start
-  for run in started:
-    run.kill()
+  return start
 
 
 @pytest.fixture
 def start_two(start):
   """Returns a function that starts two processes with one device each."""
   return functools.partial(start, 2)
-
-
-def devices(count):
-  return f"--xla_force_host_platform_device_count={count}"
 
 
 def wait_for_success(processes):

@@ -81,7 +81,8 @@ def open_prepared(
   where = data_dir or "the default TFDS directory"
   if files.is_remote(data_dir):
     folder = re.split("[/:]", name)[0]
-    data_dir = str(files.local_folder(f"{data_dir}/{folder}").parent)
+    copy = files.local_folder(f"{data_dir.rstrip('/')}/{folder}")
+    data_dir = str(copy.parent)
   try:
     data_source = tensorflow_datasets.data_source(
       name,

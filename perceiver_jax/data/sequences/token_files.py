@@ -6,7 +6,6 @@ lists, or an object whose "ids" is either, as MidiTok writes them; in `.jsonl`,
 any of these in each line. Shapes: E tokens of a sequence.
 """
 
-import glob
 import os
 import zipfile
 from collections.abc import Callable, Iterator
@@ -87,20 +86,17 @@ def token_files(
 
 def _matches(pattern: str, which: str) -> list[str]:
   """Returns the files of a folder or pattern, sorted."""
-  where = os.path.expanduser(pattern)
-  if os.path.isdir(where):
-    where = os.path.join(glob.escape(where), "**")
   known = [
     path
-    for path in glob.glob(where, recursive=True)
-    if os.path.splitext(path)[1].lower() in _READERS and os.path.isfile(path)
+    for path in files.local_matches(pattern)
+    if os.path.splitext(path)[1].lower() in _READERS
   ]
   if not known:
     raise UserError(
       f"no token file {pattern!r}; give a folder or a pattern of"
       f" {', '.join(_READERS)} files in {_LEAF}.{which}"
     )
-  return sorted(known)
+  return known
 
 
 def read(path: str, num_values: int) -> Iterator[np.ndarray]:

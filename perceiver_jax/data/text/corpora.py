@@ -1,6 +1,5 @@
 """Documents for language modeling: Python's own, text files, or from TFDS."""
 
-import glob
 import gzip
 import hashlib
 import itertools
@@ -18,7 +17,7 @@ from perceiver_jax.data.core import tfds as tfds_sources
 from perceiver_jax.data.core.source import make_named
 from perceiver_jax.data.text.python_docs import SPLITS, python_docs
 from perceiver_jax.errors import UserError
-from perceiver_jax.files import as_path, is_remote, open_regular, replacing
+from perceiver_jax.files import local_matches, open_regular, replacing
 
 KINDS = ("line", "paragraph", "file")
 _SUFFIXES = (".txt", ".jsonl")
@@ -178,27 +177,7 @@ def make_documents(name: str, /, **kwargs: Any) -> Documents:
 
 def _matches(pattern: str, which: str) -> list[str]:
   """Returns the files of a folder or pattern, sorted; `which` is for errors."""
-  if is_remote(pattern):
-    return _of_bucket(pattern, which)
-  where = os.path.expanduser(pattern)
-  if os.path.isdir(where):
-    where = os.path.join(glob.escape(where), "**")
-  known = [p for p in glob.glob(where, recursive=True) if _is_known(p)]
-  if not known:
-    raise _no_files(pattern, which)
-  return sorted(known)
-
-
-def _of_bucket(pattern: str, which: str) -> list[str]:
-  """Returns local copies of the files of a folder or pattern in a bucket."""
-  from perceiver_jax.buckets import cache
-
-  try:
-    as_path(pattern)  # Checks the bucket.
-    copies = sorted(map(str, cache.local_matches(pattern)))
-  except OSError as error:
-    raise _unreadable(pattern, error) from error
-  known = [path for path in copies if _is_known(path)]
+  known = [path for path in local_matches(pattern) if _is_known(path)]
   if not known:
     raise _no_files(pattern, which)
   return known
@@ -215,7 +194,7 @@ def _no_files(pattern: str, which: str) -> UserError:
 def _is_known(path: str) -> bool:
   stem, suffix = os.path.splitext(path.lower())
   inner = stem if suffix in _COMPRESSED else path.lower()
-  return inner.endswith(_SUFFIXES) and os.path.isfile(path)
+  return inner.endswith(_SUFFIXES)
 
 
 def _unreadable(path: str, error: OSError) -> UserError:

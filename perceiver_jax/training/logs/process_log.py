@@ -164,7 +164,7 @@ class ProcessLog(logging.Handler):
     self._log.parent.mkdir(parents=True, exist_ok=True)
     heartbeat = {
       **self._about,
-      "time": _now().isoformat(timespec="seconds"),
+      "time": datetime.datetime.now(datetime.UTC).isoformat(" ", "seconds"),
       "step": self.step,
       "doing": self.doing(),
       **self.measured,
@@ -180,7 +180,7 @@ class ProcessLog(logging.Handler):
 def read_heartbeats(workdir: Path) -> list[dict[str, Any]]:
   """Reads the heartbeats of all processes of a run, in their order.
 
-  Each has also "age", the seconds since it was written.
+  Their times are by the clocks of different hosts, so don't compare them.
 
   Raises:
     UserError: there is none, or one can't be read.
@@ -193,8 +193,6 @@ def read_heartbeats(workdir: Path) -> list[dict[str, Any]]:
         type(heartbeat[name]) is not kind for name, kind in _TYPES.items()
       ):
         raise TypeError("a value has another type")
-      written = datetime.datetime.fromisoformat(heartbeat["time"])
-      heartbeat["age"] = (_now() - written).total_seconds()
     except (OSError, ValueError, LookupError, TypeError) as error:
       raise UserError(
         f"{path} is not a heartbeat ({error}); delete it"
@@ -227,7 +225,3 @@ def describe(heartbeat: Mapping[str, Any]) -> str:
 
 def _stem(workdir: Path, process: int) -> Path:
   return workdir / _FOLDER / f"process-{process}"
-
-
-def _now() -> datetime.datetime:
-  return datetime.datetime.now(datetime.UTC)

@@ -41,7 +41,6 @@ def test_a_heartbeat_tells_what_the_process_does(tmp_path):
     assert written["step_seconds"] == 0.5
   (last,) = process_log.read_heartbeats(tmp_path)
   assert last["doing"] == "ended"
-  assert 0 <= last["age"] < 60
 
 
 def test_the_log_has_lines_of_the_run_and_warnings(tmp_path):
