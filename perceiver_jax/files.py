@@ -162,6 +162,20 @@ def local_matches(pattern: str) -> list[str]:
     return sorted(map(str, cache.local_matches(pattern)))
 
 
+def on_disk(path: str | os.PathLike, flag: str) -> Path:
+  """Returns the path of a flag that may not be in a bucket.
+
+  Raises:
+    UserError: It is in a bucket.
+  """
+  if is_remote(path):
+    raise UserError(
+      f"{flag}={path} must be on a disk; give a local path, and copy what is"
+      " written with gcloud storage cp"
+    )
+  return Path(path).expanduser()
+
+
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
   """Lets a block write a file, which appears only when it is complete.

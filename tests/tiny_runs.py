@@ -297,7 +297,7 @@ def cpus(count):
 
 
 class Program:
-  """An entry point that runs on the digits in its own process.
+  """An entry point that runs in its own process, by default on the digits.
 
   Args:
     folder: The folder of the run.
@@ -306,6 +306,7 @@ class Program:
     environment: Variables added to the environment of this process.
     name: Name of the entry point.
     folder_flag: Name of the flag for the folder.
+    config: Value of --config.
   """
 
   def __init__(
@@ -316,6 +317,7 @@ class Program:
     environment=None,
     name="train",
     folder_flag="workdir",
+    config="configs/digits.py:smoke",
   ):
     leaves = LEAVES | (leaves or {})
     self._metrics = files.as_path(folder) / "metrics.jsonl"
@@ -323,7 +325,7 @@ class Program:
       [
         *(sys.executable, "-m", f"experiments.{name}"),
         f"--{folder_flag}={folder}",
-        "--config=configs/digits.py:smoke",
+        f"--config={config}",
         *(f"--config.{leaf}={value}" for leaf, value in leaves.items()),
         *flags,
       ],

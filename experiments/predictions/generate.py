@@ -184,8 +184,13 @@ def _save(sequences: list[np.ndarray], image_shape: tuple[int, ...]) -> None:
   folder = outputs.output_folder()
   values = [np.maximum(s[1:] - source.NUM_SPECIAL, 0) for s in sequences]
   path = outputs.unused_path(folder, "generated.npz")
-  with outputs.writing(path):
-    np.savez(path, **{f"sequence_{i}": ids for i, ids in enumerate(values)})
+  arrays = {f"sequence_{i}": ids for i, ids in enumerate(values)}
+  with (
+    outputs.writing(path),
+    files.replacing(path) as partial,
+    partial.open("wb") as file,
+  ):
+    np.savez(file, **arrays)
   print(f"wrote {path}")
   for ids in values:
     if image_shape and len(ids) == np.prod(image_shape):

@@ -40,6 +40,18 @@ def as_path(url: str) -> epath.Path:
     UserError: The kind of URL is unknown, a package is missing, or the bucket
       is missing or can't be reached.
   """
+  scheme, bucket, key = split(url)
+  connect(scheme)
+  _check(scheme, bucket, key, url)
+  return epath.Path(url)
+
+
+def split(url: str) -> tuple[str, str, str]:
+  """Returns the kind, the bucket and the key of a URL.
+
+  Raises:
+    UserError: The kind of URL is unknown, or it names no bucket.
+  """
   scheme, _, rest = url.partition("://")
   if scheme not in _PACKAGES:
     known = ", ".join(f"{name}://" for name in _PACKAGES)
@@ -47,9 +59,7 @@ def as_path(url: str) -> epath.Path:
   bucket, _, key = rest.partition("/")
   if not bucket:
     raise UserError(f"{url} names no bucket; give {scheme}://BUCKET/FOLDER")
-  connect(scheme)
-  _check(scheme, bucket, key, url)
-  return epath.Path(url)
+  return scheme, bucket, key
 
 
 @functools.cache

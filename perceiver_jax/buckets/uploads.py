@@ -38,6 +38,7 @@ class Uploads:
 
   def fetch(self, name: str) -> None:
     """Copies a file of the bucket to the local folder if it exists."""
+    (self.local / name).parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError), explained(self._folder):
       contents = read_bytes(self._folder / name)
       (self.local / name).write_bytes(contents)
@@ -57,11 +58,12 @@ class Uploads:
     if start < self._next and not now:
       return
     try:
-      for file in sorted(self.local.iterdir()):
+      for file in sorted(filter(Path.is_file, self.local.rglob("*"))):
+        name = file.relative_to(self.local).as_posix()
         size = file.stat().st_size
-        if self._uploaded.get(file.name) != size:
-          upload(file, self._folder / file.name)
-          self._uploaded[file.name] = size
+        if self._uploaded.get(name) != size:
+          upload(file, self._folder / name)
+          self._uploaded[name] = size
     except OSError as error:
       if now:
         raise

@@ -37,9 +37,11 @@ _FREE = (
   "data.eval_stride",
 )
 # Last parts of the names of leaves that say where data is, and of those that do
-# so in the arguments of files of text.
+# so in the arguments of files of text or of token ids.
 _PLACES = ("directory", "data_dir", "classes", "textures")
-_PLACES_OF_TEXT = ("files.train", "files.eval")
+_PLACES_OF_FILES = (
+  "files.train", "files.eval", "token_files.train", "token_files.eval",
+)  # fmt: skip
 _MAX_DIFFERENCES = 3
 
 
@@ -312,7 +314,7 @@ def _moved(
   A folder instead of none selects other data, but for TFDS's default folder.
   """
   is_place = name.startswith("data.") and name.endswith(
-    tuple(f".{place}" for place in (*_PLACES, *_PLACES_OF_TEXT))
+    tuple(f".{place}" for place in (*_PLACES, *_PLACES_OF_FILES))
   )
   both = mine.get(name), theirs.get(name)
   return is_place and (all(both) or name.endswith(".tfds.data_dir"))

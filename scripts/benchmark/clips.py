@@ -33,7 +33,7 @@ from perceiver_jax.data.clips import (
 from perceiver_jax.data.clips import files as clip_files
 from perceiver_jax.data.clips import shards as clip_shards
 from perceiver_jax.errors import UserError
-from perceiver_jax.files import write_text
+from perceiver_jax.files import local_folder, write_text
 from scripts.benchmark import timing
 from scripts.data import prepare_clips
 
@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
     (_SIDE, _SIDE),
   )
   with tempfile.TemporaryDirectory() as folder:
-    own_clips = Path(_CLIPS.value).expanduser() if _CLIPS.value else None
+    own_clips = local_folder(_CLIPS.value) if _CLIPS.value else None
     source = clip_files.files(own_clips or _examples(Path(folder)), "train")
     index = Path(folder) / "prepared" / "train.json"
     settings = shard_writer.Settings(_FPS, _SAMPLE_RATE, 256, 90)

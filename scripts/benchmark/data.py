@@ -47,7 +47,7 @@ from perceiver_jax.data.images import (
   transforms,
 )
 from perceiver_jax.errors import UserError
-from perceiver_jax.files import write_text
+from perceiver_jax.files import local_folder, on_disk, write_text
 from scripts.benchmark import timing
 
 _DIRECTORY = flags.DEFINE_string("directory", "", "Folder of your own images.")
@@ -115,10 +115,14 @@ class _EncodedImages:
 def main(argv: Sequence[str]) -> None:
   """Prints the table."""
   launch.no_arguments(argv)
-  path = Path(_JSON.value)
+  path = on_disk(_JSON.value, "--json")
   if not path.parent.is_dir():
     raise UserError(f"--json={path}: there is no folder {path.parent}")
-  files = _files(Path(_DIRECTORY.value)) if _DIRECTORY.value else _photographs()
+  files = (
+    _files(local_folder(_DIRECTORY.value))
+    if _DIRECTORY.value
+    else _photographs()
+  )
   kilobytes = np.mean([len(data) for data in files.values()]) / 1000
   print(
     f"{len(files)} images of {kilobytes:.0f} kB, to {_SIZE.value} x"
@@ -279,7 +283,6 @@ def _crop(
 
 def _files(folder: Path) -> dict[str, bytes]:
   """Reads the first images of a folder; returns contents by path."""
-  folder = folder.expanduser()
   if not folder.is_dir():
     raise UserError(
       f"--directory={folder} is not a folder; give a folder of images"

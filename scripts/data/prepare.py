@@ -39,6 +39,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import launch
+from perceiver_jax import files
 from perceiver_jax.data.core import tfds as tfds_sources
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.images import image_folder, tfds
@@ -83,9 +84,14 @@ def main(argv: Sequence[str]) -> int:
     )
   if _DIRECTORY.value:
     return check_folder(_DIRECTORY.value)
-  data_dir = os.path.expanduser(_DATA_DIR.value)
-  if not _CHECK.value:
-    prepare(_DATASET.value, data_dir, os.path.expanduser(_MANUAL_DIR.value))
+  if _CHECK.value:
+    check_dataset(_DATASET.value, os.path.expanduser(_DATA_DIR.value))
+    return 0
+  data_dir, manual_dir = (
+    str(files.on_disk(flag.value, f"--{flag.name}")) if flag.value else ""
+    for flag in (_DATA_DIR, _MANUAL_DIR)
+  )
+  prepare(_DATASET.value, data_dir, manual_dir)
   check_dataset(_DATASET.value, data_dir)
   return 0
 

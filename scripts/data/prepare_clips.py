@@ -27,6 +27,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import launch
+from perceiver_jax import files
 from perceiver_jax.data.clips import files as clip_files
 from perceiver_jax.data.clips import shard_writer
 from perceiver_jax.data.clips import shards as clip_shards
@@ -69,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
   launch.no_arguments(argv)
   if not _OUTPUT.value:
     raise UserError("give --output=OUT, the folder to write to")
-  output = Path(_OUTPUT.value).expanduser()
+  output = files.on_disk(_OUTPUT.value, "--output")
   index = output / f"{_SPLIT.value}.json"
   bad: list[str] = []
   if not _CHECK.value:

@@ -28,6 +28,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import launch
+from perceiver_jax import files
 from perceiver_jax.data.core import record_writer, records, splits
 from perceiver_jax.data.points import shards as point_shards
 from perceiver_jax.data.points import sources
@@ -74,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
       f"--split={_SPLIT.value} is a slice; prepare the whole split, of which"
       " training reads any slice"
     )
-  output = Path(_OUTPUT.value).expanduser()
+  output = files.on_disk(_OUTPUT.value, "--output")
   bad: list[str] = []
   if not _CHECK.value:
     bad = prepare(output / f"{_SPLIT.value}.json")

@@ -23,7 +23,6 @@ the same game; the manifest lists both. Finally every observation is read again;
 be read, else 0. OUT/replays* is only needed to resume.
 """
 
-import glob
 import itertools
 import math
 import os
@@ -34,6 +33,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import launch
+from perceiver_jax import files
 from perceiver_jax.data.core import record_writer, records
 from perceiver_jax.data.starcraft import observations, replay_records
 from perceiver_jax.errors import UserError
@@ -83,7 +83,7 @@ def main(argv: Sequence[str]) -> int:
   launch.no_arguments(argv)
   if not _OUTPUT.value:
     raise UserError("give --output=OUT, the folder to write to")
-  output = Path(_OUTPUT.value).expanduser()
+  output = files.on_disk(_OUTPUT.value, "--output")
   bad: list[str] = []
   if not _CHECK.value:
     bad = prepare(find_replays(_REPLAYS.value), output)
@@ -99,13 +99,10 @@ def find_replays(pattern: str) -> list[replay_records.Replay]:
   """
   if not pattern:
     raise UserError("give --replays=DIR, the folder of the replays")
-  root = os.path.expanduser(pattern)
-  if os.path.isdir(root):
-    root = os.path.join(glob.escape(root), "**", "*")
   paths = [
     path
-    for path in sorted(glob.glob(root, recursive=True))
-    if path.lower().endswith(_SUFFIX) and os.path.isfile(path)
+    for path in files.local_matches(pattern)
+    if path.lower().endswith(_SUFFIX)
   ]
   if not paths:
     raise UserError(
@@ -139,7 +136,7 @@ def prepare(items: list[replay_records.Replay], output: Path) -> list[str]:
     _FILE_MB.value,
     _MEMORY_MB.value,
   )
-  given = observations.read_names(Path(_NAMES.value).expanduser()) \
+  given = observations.read_names(files.as_path(_NAMES.value).expanduser()) \
     if _NAMES.value else None  # fmt: skip
   written = record_writer.write_split(
     output / "replays.json",
@@ -152,13 +149,13 @@ def prepare(items: list[replay_records.Replay], output: Path) -> list[str]:
   )
   survey = replay_records.survey(source)
   names = given or survey.names
-  files = _write_observations(source, survey.kept, names, output)
+  written_files = _write_observations(source, survey.kept, names, output)
   records.write_json(
     output / observations.MANIFEST,
     {
       "unit_types": names.unit_types,
       "actions": names.actions,
-      "files": files,
+      "files": written_files,
       "replays": survey.replays,
       "bad": written.bad,
       "duplicates": survey.duplicates,

@@ -25,6 +25,7 @@ from absl import flags
 
 from experiments import launch
 from perceiver_jax.errors import UserError
+from perceiver_jax.files import on_disk
 
 _MINUTES = flags.DEFINE_float(
   "minutes", 5.0, "Minutes to run for.", lower_bound=0.0
@@ -88,6 +89,7 @@ class _Worker:
 def main(argv: Sequence[str]) -> int:
   """Damages and reads files until the time is over."""
   launch.no_arguments(argv)
+  on_disk(_KEEP.value, "--keep")
   from scripts.fuzz import corpus, mutations
 
   with tempfile.TemporaryDirectory() as name:

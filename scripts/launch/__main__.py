@@ -32,6 +32,7 @@ from absl import flags
 
 from experiments import launch
 from perceiver_jax import files
+from perceiver_jax.buckets import store
 from perceiver_jax.errors import UserError
 from scripts.launch import job as job_lib
 from scripts.launch.launchers import LAUNCHERS
@@ -119,10 +120,16 @@ def _check_flags_have_effect() -> None:
 
 
 def _job(others: Sequence[str]) -> job_lib.Job:
-  """Returns the job of the flags."""
+  """Returns the job of the flags.
+
+  Raises:
+    UserError: A flag is wrong.
+  """
   is_local = _WHERE.value in ("local", "slurm")
   config = _CONFIG.value if is_local else _in_checkout(_CONFIG.value)
   workdir = _WORKDIR.value
+  if files.is_remote(workdir):
+    store.split(workdir)  # This machine may have no access to the bucket.
   sweep_command: list[str] = []
   if _SWEEP.value:
     runs = tuple(
@@ -145,7 +152,7 @@ def _job(others: Sequence[str]) -> job_lib.Job:
     runs=runs,
     sweep_command=tuple(sweep_command),
     root=_ROOT,
-    out=Path(_OUT.value or f"launch/{name}").expanduser(),
+    out=files.on_disk(_OUT.value or f"launch/{name}", "--out"),
     python=sys.executable,
     accelerator=_ACCELERATOR.value,
     hosts=_HOSTS.value,

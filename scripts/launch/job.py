@@ -181,7 +181,8 @@ def extras(job: Job, accelerator: str) -> str:
     job: The job.
     accelerator: The extra of its accelerator; "" for CPUs.
   """
-  in_bucket = any(files.is_remote(run.workdir) for run in job.runs)
+  words = [word for run in job.runs for word in (run.workdir, *run.flags)]
+  in_bucket = any(files.is_remote(word.rpartition("=")[2]) for word in words)
   return ",".join(filter(None, (accelerator, "gcs" * in_bucket)))
 
 

@@ -5,7 +5,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib import parse
 
+from perceiver_jax import files
 from perceiver_jax.models.published import tables
 from scripts.paper_tables import costs, runs
 
@@ -16,6 +18,9 @@ _NEAR, _MIDDLING = 0.5, 2.0
 _TIMED = ("steps_per_second", "gpu_frames", "tpu_frames")
 _BENCHMARKED = (*_TIMED, "train_flops")
 
+# Where a browser opens objects that its user may read.
+_CLOUD_STORAGE = "https://storage.cloud.google.com/"
+
 
 class Entry(NamedTuple):
   """One of our values.
@@ -25,7 +30,7 @@ class Entry(NamedTuple):
     closeness: "near", "middling", "far", or "" if nothing is compared.
     value: The number to sort by; None if it is a text.
     title: Origin of the value.
-    link: Path of the run's report; "" for none.
+    link: Path or URL of the run's report; "" for none.
   """
 
   text: str
@@ -197,7 +202,17 @@ def _number(published: _Published, value: float) -> str:
 
 
 def link(result: runs.Result, folder: Path) -> str:
-  """Returns the path of a result's report from the page's folder."""
-  if not result.path.exists():
+  """Returns a link to a result's report from a page in a folder.
+
+  It is "" if there is no report, or if the page is in a bucket that does not
+  have it.
+  """
+  path = result.path
+  if not path.exists():
     return ""
-  return os.path.relpath(result.path.resolve(), folder.resolve())
+  if files.is_remote(path):
+    scheme, _, name = str(path).partition("://")
+    return _CLOUD_STORAGE + parse.quote(name) if scheme == "gs" else ""
+  if files.is_remote(folder):
+    return ""
+  return os.path.relpath(path.resolve(), folder.resolve())

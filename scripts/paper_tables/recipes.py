@@ -2,10 +2,11 @@
 
 import functools
 import json
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from perceiver_jax import files
 from perceiver_jax.data.text import glue_tasks
 from perceiver_jax.models.published import tables
 from scripts.paper_tables import costs
@@ -70,7 +71,7 @@ def pretraining_differences(init_from: str, variant: str) -> list[str]:
   if bool(init_from) != bool(after):
     required = f"a model of {after}" if after else "no weights"
     return [f"init_from {init_from or 'no weights'}, not {required}"]
-  config = config_of_run(Path(init_from)) if init_from else None
+  config = config_of_run(init_from) if init_from else None
   if config is None:
     return []
   _, different = nearest(config, [after])
@@ -103,13 +104,16 @@ def variants() -> tuple[str, ...]:
   return tuple(sorted(names - {""}))
 
 
-def config_of_run(path: Path) -> dict[str, Any] | None:
+def config_of_run(path: str | os.PathLike) -> dict[str, Any] | None:
   """Returns the config of the run that wrote some weights; None if unknown.
 
   Args:
     path: Folder of the run, or a file in it.
+
+  Raises:
+    UserError: Its bucket can't be read.
   """
-  folder = path.expanduser()
+  folder = files.as_path(path).expanduser()
   if not folder.is_dir():
     folder = folder.parent
   file = folder / "config.json"

@@ -208,7 +208,7 @@ def _differences_of_weights(
   """Returns how the training of evaluated weights differs from a variant's."""
   if Path(weights).name in _RELEASED:
     return []
-  config = recipes.config_of_run(Path(weights))
+  config = recipes.config_of_run(weights)
   if config is None:
     return [f"{weights} is neither a released file nor of a finished run"]
   _, differences = _trained(config, [variant], free)

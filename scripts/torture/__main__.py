@@ -15,12 +15,12 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 from tqdm import tqdm
 
 from experiments import launch
+from perceiver_jax import files
 from perceiver_jax.errors import UserError
 from scripts.torture import faults, runs
 
@@ -38,7 +38,7 @@ _STEPS = 25
 def main(argv: Sequence[str]) -> int:
   """Disturbs a run, compares it with another, and prints a table."""
   launch.no_arguments(argv)
-  out = Path(_OUT.value or tempfile.mkdtemp(prefix="torture")).expanduser()
+  out = files.on_disk(_OUT.value or tempfile.mkdtemp(prefix="torture"), "--out")
   if _OUT.value and out.exists():
     raise UserError(f"--out={out} exists; give a new folder")
   rng = random.Random(_SEED.value)

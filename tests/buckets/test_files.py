@@ -120,6 +120,17 @@ def test_uploads_take_a_small_share_of_the_time(memory_bucket, monkeypatch):
   assert sum(seconds[1:]) <= 0.022 * now[0]
 
 
+def test_files_that_grow_may_be_in_folders(memory_bucket):
+  files.write_text(memory_bucket / "cola" / "a.log", "old")
+  folder = files.GrowingFolder(memory_bucket)
+  for name in ("cola/a.log", "rte/a.log"):
+    with folder.fetch(name).open("a") as file:
+      file.write("new")
+  folder.close()
+  assert (memory_bucket / "cola" / "a.log").read_text() == "oldnew"
+  assert (memory_bucket / "rte" / "a.log").read_text() == "new"
+
+
 def test_a_failed_upload_is_tried_again(memory_bucket, monkeypatch):
   def fail(*_):
     raise OSError(5, "the server still answers 503")

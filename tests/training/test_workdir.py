@@ -153,6 +153,7 @@ PLACES = [
   ("data.source_args.tfds.data_dir", "", "/new"),
   ("data.source_args.files.classes", "a.txt", "b.txt"),
   ("data.corpora.wikipedia.arguments.files.train", "a.txt", "b.txt"),
+  ("data.source_args.token_files.eval", "a", "gs://b/a"),
 ]
 
 

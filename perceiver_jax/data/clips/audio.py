@@ -112,8 +112,10 @@ def write_wav(
       "writing audio needs soundfile: pip install 'perceiver_jax[media]'"
     ) from error
   try:
-    soundfile.write(path, np.clip(audio, -1, 1), sample_rate, "PCM_16")
-  except soundfile.SoundFileError as error:
+    with files.replacing(path) as partial:
+      samples = np.clip(audio, -1, 1)
+      soundfile.write(partial, samples, sample_rate, "PCM_16", format="WAV")
+  except (soundfile.SoundFileError, OSError) as error:
     raise UserError(f"cannot write the audio {str(path)!r}: {error}") from error
 
 
@@ -136,9 +138,10 @@ def _check_riff(path: str | os.PathLike[str]) -> None:
   try:
     with files.open_regular(path) as file:
       head = file.read(12)
-    missing = int.from_bytes(head[4:8], "little") + 8 - os.path.getsize(path)
+    size = files.size(files.as_path(path))
   except OSError:
     return  # The decoders report the error.
+  missing = int.from_bytes(head[4:8], "little") + 8 - size
   # Programs that stream audio write a size near 2^31 or 2^32.
   if head[:4] == b"RIFF" and _RIFF_SLACK < missing < 2**31 - 2**16:
     raise UserError(

@@ -61,6 +61,12 @@ def _in_checkout(monkeypatch):
     (("--where=tpu-vm", *_CLOUD, "--project="), ["--project is missing"]),
     (("--where=tpu-vm", *_CLOUD, "--workdir=a"), ["would be lost", "/runs"]),
     (("--where=tpu-vm", *_CLOUD, "--mounts=a"), ["PATH=gs://BUCKET"]),
+    (("--where=local", _CONFIG, "--workdir=gs://"), ["names no bucket"]),
+    (("--where=local", _CONFIG, "--workdir=ftp://a"), ["ftp://a is neither"]),
+    (
+      ("--where=local", _CONFIG, "--workdir=a", "--out=gs://b"),
+      ["--out=gs://b must be on a disk"],
+    ),
     (
       ("--where=tpu-vm", *_CLOUD, "--accelerator=tpu7x:2x2x1"),
       ["no TPU7x", "compute-engine"],
@@ -89,13 +95,7 @@ def _in_checkout(monkeypatch):
   ],
 )  # fmt: skip
 def test_mistakes_are_told_in_one_line(refused, tmp_path, flags, parts):
-  out = f"--out={tmp_path / 'out'}"
-  if "--" in flags:
-    before = flags[: flags.index("--")]
-    flags = (*before, out, *flags[len(before) :])
-  else:
-    flags = (*flags, out)
-  refused("launch", *flags, parts=parts)
+  refused("launch", f"--out={tmp_path / 'out'}", *flags, parts=parts)
   assert not (tmp_path / "out").exists()
 
 

@@ -264,6 +264,15 @@ def test_the_environment_is_installed_with_the_commands_of_the_readme():
   assert skypilot._extra(job("digits", "skypilot")) == "tpu"
 
 
+def test_data_in_a_bucket_needs_its_extra():
+  chosen = job("digits", "tpu-vm")
+  leaf = "--config.init_from=gs://bucket/model.safetensors"
+  runs = [run._replace(flags=(*run.flags, leaf)) for run in chosen.runs]
+  changed = job_lib.Job(**vars(chosen) | {"runs": (*runs,)})
+  assert job_lib.extras(chosen, "tpu") == "tpu"
+  assert job_lib.extras(changed, "tpu") == "tpu,gcs"
+
+
 @pytest.mark.parametrize("where", ["tpu-vm", "compute-engine", "skypilot"])
 def test_a_workdir_in_a_bucket_needs_no_mount(where):
   chosen = job("digits", where)
