@@ -11,7 +11,9 @@ collectives and little for waiting on memory.
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
+import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
@@ -38,6 +40,9 @@ def define_flags() -> None:
   flags.DEFINE_bool(
     "fit", False, "Try more microbatches until a train step fits."
   )
+  flags.DEFINE_string(
+    "reuse", None, "Folder of figures; a program that is there isn't compiled."
+  )
   flags.DEFINE_string("json", None, "File to write the figures to.")
   flags.DEFINE_string("hlo", None, "File to write the compiled module to.")
 
@@ -56,35 +61,51 @@ def main(argv: Sequence[str]) -> int:
         files.as_path(path).expanduser(), f"another --{flag}"
       )
   chips.prepare_environment()
-  from scripts.compile_ahead import program, report
+  result = _compile(config)
+  _write(values.json, json.dumps(result, indent=2) + "\n")
+  return 1 if result["exceeds_by"] else 0
 
+
+def _compile(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Compiles a config's program, prints its figures and returns them."""
+  from scripts.compile_ahead import program, report, table
+
+  values = flags.FLAGS
   devices = chips.devices(values.topology)
   chip = chips.chip(devices[0].device_kind)
+  fingerprint = ""
   while True:
     print(
       f"compiling {values.program} of {config.task} for {len(devices)} x"
       f" {devices[0].device_kind}, {config.num_microbatches} microbatch(es)",
       flush=True,
     )
-    compiled = program.compile_program(config, values.program, devices)
-    figures = report.figures(compiled, chip, len(devices))
+    lowered = program.lower(config, values.program, devices)
+    if not fingerprint:
+      fingerprint = f"{values.topology} {lowered.fingerprint}"
+      if same := table.with_fingerprint(values.reuse, fingerprint):
+        print(f"the same program as that of {same['config']}")
+        return same
+    compiled = program.compile_program(lowered)
+    figures = report.figures(lowered, compiled, chip, len(devices))
     print(report.text(figures))
-    parts = 2 * config.num_microbatches
     if not compiled.exceeds_by or not values.fit:
       break
+    parts = program.parts_that_may_fit(config.num_microbatches, compiled, chip)
     if config.batch_size % (len(devices) * parts):
       print("no number of microbatches fits: take more chips")
       break
     config.num_microbatches = parts
-  facts = {
+  _write(values.hlo, compiled.text)
+  return {
     "topology": values.topology,
+    "num_devices": len(devices),
     "program": values.program,
+    "precision": config.precision,
     "batch_size": config.batch_size,
     "num_microbatches": config.num_microbatches,
-  }
-  _write(values.json, json.dumps(facts | figures, indent=2) + "\n")
-  _write(values.hlo, compiled.text)
-  return 1 if compiled.exceeds_by else 0
+    "fingerprint": fingerprint,
+  } | figures
 
 
 def _write(path: str | None, text: str) -> None:

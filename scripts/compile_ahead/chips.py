@@ -5,7 +5,9 @@ chip of the other generations.
 """
 
 import importlib.util
+import math
 import os
+import re
 from typing import Any, NamedTuple
 
 from perceiver_jax.errors import UserError
@@ -99,6 +101,32 @@ def devices(topology: str) -> list[Any]:
       f" {', '.join(TOPOLOGIES)}"
     ) from error
   return list(description.devices)
+
+
+def dividing(topology: str, batch_size: int) -> str:
+  """Returns the largest slice, up to a topology, that divides a batch.
+
+  Args:
+    topology: Such as "v5e:8x8".
+    batch_size: Number of examples.
+
+  Returns:
+    A topology of the same generation; the given one if none divides the batch.
+  """
+  generation, _, _ = topology.partition(":")
+  slices = [
+    each
+    for each in (topology, *TOPOLOGIES)
+    if each.startswith(f"{generation}:")
+    and _num_chips(each) <= _num_chips(topology)
+    and batch_size % _num_chips(each) == 0
+  ]
+  return max(slices, key=_num_chips, default=topology)
+
+
+def _num_chips(topology: str) -> int:
+  sizes = re.findall(r"\d+", topology.partition(":")[2])
+  return math.prod(map(int, sizes))
 
 
 def chip(device_kind: str) -> Chip:

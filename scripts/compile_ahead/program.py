@@ -1,5 +1,7 @@
 """Compiles the programs of a run for given devices, and describes them."""
 
+import hashlib
+import math
 import re
 import time
 from typing import Any, NamedTuple
@@ -14,6 +16,31 @@ from perceiver_jax.tasks import registry as tasks
 from perceiver_jax.training import evaluation, optimizers
 from perceiver_jax.training import step as step_lib
 from perceiver_jax.training.logs import run_summary
+from scripts.compile_ahead import variants
+from scripts.compile_ahead.chips import Chip
+
+
+class Lowered(NamedTuple):
+  """A program before its compilation.
+
+  Attributes:
+    program: The result of `jax.jit(...).lower`.
+    num_donated: Number of arrays of the state, which a train step donates.
+    num_parameters: Number of the model's parameters.
+    train_flops: Counted operations of a train step on all devices.
+    attention: How attention is computed, such as "xla 512 x 512".
+  """
+
+  program: Any
+  num_donated: int
+  num_parameters: int
+  train_flops: float
+  attention: list[str]
+
+  @property
+  def fingerprint(self) -> str:
+    """Returns a checksum, which is that of no other program."""
+    return hashlib.sha256(self.program.as_text().encode()).hexdigest()
 
 
 class Compiled(NamedTuple):
@@ -26,32 +53,29 @@ class Compiled(NamedTuple):
       arguments.
     exceeds_by: Bytes by which the program exceeds a device's memory; 0 if it
       fits.
-    train_flops: Counted operations of a train step on all devices.
-    attention: How attention is computed, such as "xla 512 x 512".
   """
 
   seconds: float
   text: str
   memory: dict[str, int]
   exceeds_by: int
-  train_flops: float
-  attention: list[str]
 
 
-def compile_program(
+def lower(
   config: ml_collections.ConfigDict, name: str, devices: list[Any]
-) -> Compiled:
-  """Compiles a program just as `experiments.train` would run it.
+) -> Lowered:
+  """Lowers a program just as `experiments.train` would run it.
 
   Args:
-    config: Config of the run; its data is not read.
+    config: Config of the run; its data is not read, and `variants.complete`
+      sets what the data would set.
     name: "train", "evaluate" or "init".
     devices: Devices from `chips.devices`.
 
   Raises:
     UserError: The config does not fit the devices.
   """
-  config = config.copy_and_resolve_references()
+  config = variants.complete(config)
   config.execution.platform = "tpu"
   mesh = Mesh(np.array(devices), (step_lib.AXIS,))
   step_lib.check_batch_size(
@@ -67,21 +91,17 @@ def compile_program(
     model, optimizer, config.seed, use_ema=bool(config.ema_decay)
   )
   state = step_lib.abstract_state(init, example, mesh)
+  num_donated = 0
   if name == "init":
     fn = jax.jit(init, out_shardings=step_lib.replicated(mesh))
     args = (_abstract(example, step_lib.replicated(mesh)),)
   elif name == "evaluate":
     fn = evaluation.make_eval_step(model, task, mesh)
+    batch = _with_leading(example, (config.batch_size,))
     args = (
       state.eval_params,
       state.net_state,
-      _abstract(
-        {
-          name: np.broadcast_to(value, (config.batch_size, *value.shape[1:]))
-          for name, value in example.items()
-        },
-        step_lib.batch_sharding(mesh),
-      ),
+      _abstract(batch, step_lib.batch_sharding(mesh)),
     )
   else:
     fn = step_lib.make_train_step(
@@ -92,29 +112,30 @@ def compile_program(
       num_microbatches=config.num_microbatches,
       ema_decay=config.ema_decay,
     )
-    share = config.batch_size // mesh.size
-    split = {
-      name: np.broadcast_to(value, (mesh.size, share, *value.shape[1:]))
-      for name, value in example.items()
-      if name != "mask"  # Only evaluation batches have padding.
-    }
-    args = (state, _abstract(split, step_lib.batch_sharding(mesh)))
+    batch = _with_leading(example, (mesh.size, config.batch_size // mesh.size))
+    batch.pop("mask", None)  # Only evaluation batches have padding.
+    args = (state, _abstract(batch, step_lib.batch_sharding(mesh)))
+    num_donated = len(jax.tree.leaves(state))
   flops, attention = run_summary.trace_step(config, task, model, state, mesh)
-  return _compile(fn.lower(*args), flops, attention)
+  return Lowered(
+    fn.lower(*args),
+    num_donated,
+    run_summary.num_parameters(state.params),
+    flops,
+    attention,
+  )
 
 
-def _compile(
-  lowered: Any, train_flops: float, attention: list[str]
-) -> Compiled:
+def compile_program(lowered: Lowered) -> Compiled:
+  """Compiles a program, or finds out by how much it does not fit."""
   start = time.perf_counter()
   try:
-    compiled = lowered.compile()
+    compiled = lowered.program.compile()
   except jax.errors.JaxRuntimeError as error:
     excess = excess_bytes(str(error))
     if not excess:
       raise
-    seconds = time.perf_counter() - start
-    return Compiled(seconds, "", {}, excess, train_flops, attention)
+    return Compiled(time.perf_counter() - start, "", {}, excess)
   seconds = time.perf_counter() - start
   stats = compiled.memory_analysis()
   memory = {
@@ -123,9 +144,31 @@ def _compile(
     "code": stats.generated_code_size_in_bytes,
     "outputs": stats.output_size_in_bytes - stats.alias_size_in_bytes,
   }
-  return Compiled(
-    seconds, compiled.as_text(), memory, 0, train_flops, attention
-  )
+  return Compiled(seconds, compiled.as_text(), memory, 0)
+
+
+def parts_that_may_fit(parts: int, compiled: Compiled, chip: Chip) -> int:
+  """Returns the next number of microbatches to try.
+
+  Temporaries shrink in proportion to a microbatch at best.
+
+  Args:
+    parts: Number of microbatches of a program that did not fit.
+    compiled: That program.
+    chip: The device.
+  """
+  factor = (chip.hbm_bytes + compiled.exceeds_by) / chip.hbm_bytes
+  return parts * 2 ** math.ceil(math.log2(factor))
+
+
+def _with_leading(
+  example: Any, leading: tuple[int, ...]
+) -> dict[str, np.ndarray]:
+  """Repeats an example along new leading axes, without memory."""
+  return {
+    name: np.broadcast_to(value, (*leading, *value.shape[1:]))
+    for name, value in example.items()
+  }
 
 
 def _abstract(batch: Any, sharding: Any) -> dict[str, jax.ShapeDtypeStruct]:

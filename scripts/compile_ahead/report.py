@@ -5,21 +5,24 @@ import re
 from typing import Any
 
 from perceiver_jax.training.logs.run_summary import human
-from scripts.compile_ahead import hlo
+from scripts.compile_ahead import checks, hlo
 from scripts.compile_ahead.chips import Chip
-from scripts.compile_ahead.program import Compiled
+from scripts.compile_ahead.program import Compiled, Lowered
 
 _NUM_COSTLIEST = 10
 
 
-def figures(compiled: Compiled, chip: Chip, num_devices: int) -> dict[str, Any]:
+def figures(
+  lowered: Lowered, compiled: Compiled, chip: Chip, num_devices: int
+) -> dict[str, Any]:
   """Returns the figures of a program, JSON-able.
 
   Times are those of one device, in seconds.
   """
   result: dict[str, Any] = {
     "compile_seconds": round(compiled.seconds, 1),
-    "attention": compiled.attention,
+    "num_parameters": lowered.num_parameters,
+    "attention": lowered.attention,
     "hbm_bytes": int(chip.hbm_bytes),
     "exceeds_by": compiled.exceeds_by,
     "memory": compiled.memory,
@@ -28,7 +31,7 @@ def figures(compiled: Compiled, chip: Chip, num_devices: int) -> dict[str, Any]:
     return result
   program = hlo.operations(compiled.text)
   seconds = sum(x.cycles * x.count for x in program) / chip.clock
-  ideal = compiled.train_flops / num_devices / chip.flops
+  ideal = lowered.train_flops / num_devices / chip.flops
   opcodes = collections.Counter()
   for each in program:
     opcodes[each.opcode] += 1
@@ -36,6 +39,11 @@ def figures(compiled: Compiled, chip: Chip, num_devices: int) -> dict[str, Any]:
   return result | {
     "estimated_seconds": seconds,
     "estimated_mfu": ideal / seconds if seconds else 0.0,
+    "checks": {
+      "counts": checks.count(compiled.text),
+      "donated": checks.num_donated(compiled.text),
+      "expected": lowered.num_donated,
+    },
     "has_open_loops": hlo.has_open_loops(compiled.text),
     "operations": dict(opcodes.most_common()),
     "collective_bytes": hlo.collective_bytes(program, compiled.text),
@@ -69,6 +77,11 @@ def text(result: dict[str, Any]) -> str:
   inner = ", ".join(f"{human(n, 'B')} {name}" for name, n in memory.items())
   total = human(sum(memory.values()), "B")
   lines.append(f"  memory        {total} of {hbm} a device ({inner})")
+  checked = result["checks"]
+  lines.append(
+    "  checks        "
+    + checks.line(checked["counts"], checked["donated"], checked["expected"])
+  )
   bytes_moved = result["collective_bytes"].items()
   collectives = ", ".join(f"{name} {human(n, 'B')}" for name, n in bytes_moved)
   lines.append(f"  collectives   {collectives or 'none'}")

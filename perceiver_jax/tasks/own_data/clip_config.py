@@ -51,7 +51,7 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   if not _num_classes(config):
     _set_num_classes(config, len(clips.class_names))
   if not (data.num_frames and data.num_samples):
-    _set_window(config, modalities, _shortest(clips, modalities))
+    set_window(config, _shortest(clips, modalities))
   labels = [label for each in clips.labels for label in each]
   warn_of_rare_classes(labels, clips.class_names, "clips")
   return config
@@ -116,15 +116,17 @@ def _shortest(clips: clip_files.ClipFiles, modalities: set[str]) -> float:
   return shortest
 
 
-def _set_window(
-  config: ml_collections.ConfigDict, modalities: set[str], shortest: float
-) -> None:
+def set_window(config: ml_collections.ConfigDict, shortest: float) -> None:
   """Sets the numbers of frames and samples of a window.
+
+  Args:
+    config: Config of a task on clips, which is changed.
+    shortest: Seconds of the shortest clip.
 
   Raises:
     UserError: the clips are shorter than the smallest window.
   """
-  data = config.data
+  data, modalities = config.data, _modalities(config)
   seconds = min(shortest, data.max_seconds)
   frames, samples = _units(config)
   given = data.num_frames, data.num_samples

@@ -1,0 +1,64 @@
+"""Checks of a compiled step: what would make it slow or large on a pod."""
+
+import collections
+import re
+from collections.abc import Mapping
+
+from scripts.compile_ahead import hlo
+
+_TRANSFERS = ("infeed", "outfeed", "send", "recv")
+# Custom calls that move data to the host or call it.
+_HOST_CALL = re.compile(
+  r'custom_call_target="([^"]*(?:[Hh]ost|callback)[^"]*)"'
+)
+_HOST_MEMORY = re.compile(r"\{[^{}]*S\(5\)[^{}]*\}")
+_DYNAMIC = re.compile(r"\[(?:\d+,)*<=\d|dynamic-reshape\(|PadToStatic")
+
+
+def count(text: str) -> dict[str, int]:
+  """Counts what a step of replicated parameters should not have.
+
+  Args:
+    text: The compiled module.
+
+  Returns:
+    Numbers of transfers to or from the host, of values in float64, of
+    collectives other than all-reduces, and of dynamic shapes.
+  """
+  opcodes = collections.Counter(
+    each.opcode.removesuffix("-start") for each in hlo.operations(text)
+  )
+  transfers = sum(opcodes[name] for name in _TRANSFERS)
+  others = [name for name in hlo.COLLECTIVES if name != "all-reduce"]
+  return {
+    "host transfer": transfers
+    + len(_HOST_CALL.findall(text))
+    + len(_HOST_MEMORY.findall(text)),
+    "float64": len(re.findall(r"\b(?:f64|c128)\[", text)),
+    "all-gather": sum(opcodes[name] for name in others),
+    "dynamic shape": len(_DYNAMIC.findall(text)),
+  }
+
+
+def num_donated(text: str) -> int:
+  """Returns the number of arguments whose memory the results reuse."""
+  header = text.partition("\n")[0]
+  return len(re.findall(r"(?:may|must)-alias\)", header))
+
+
+def line(result: Mapping[str, int], donated: int, expected: int) -> str:
+  """Formats the checks for a terminal.
+
+  Args:
+    result: Result of `count`.
+    donated: Result of `num_donated`.
+    expected: Number of arguments that should be donated; 0 for a program that
+      keeps its arguments.
+  """
+  wrong = [f"{number} x {name}" for name, number in result.items() if number]
+  if donated < expected:
+    wrong.append(f"{expected - donated} of {expected} state arrays not donated")
+  if wrong:
+    return f"WRONG: {', '.join(wrong)}"
+  state = f"{donated} state arrays donated, " if expected else ""
+  return f"{state}no {', no '.join(result)}"

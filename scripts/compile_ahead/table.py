@@ -1,0 +1,174 @@
+"""Compiles every variant of every config for TPUs, and tabulates the figures.
+
+  python -m scripts.compile_ahead.table --topologies=v5e:8x8 --out=DIR \
+    --page=docs/tpu_table.md
+
+compiles each train step as `scripts.compile_ahead` does, one after another, and
+keeps the figures of each in a file of DIR. What is there is not compiled again,
+so the command can be stopped and started again at any time; delete a file to
+compile its row once more. Rows that differ in their data alone share a program,
+which is compiled once. With --nocompile, only the page is written.
+
+A batch that a topology's chips do not divide, as those of the small variants,
+is compiled for the largest slice of the same generation that does.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from experiments import launch
+from perceiver_jax import files
+from perceiver_jax.errors import UserError
+from scripts.compile_ahead import chips, table_page, variants
+from scripts.paper_tables import costs
+
+_SECONDS = 3600  # Longest compilation.
+
+
+class Row(NamedTuple):
+  """A config for a topology, and the file of its figures.
+
+  Attributes:
+    config: Such as "configs/imagenet.py:fourier".
+    topology: As asked for, such as "v5e:8x8".
+    file: File of its figures.
+  """
+
+  config: str
+  topology: str
+  file: Path
+
+
+def define_flags() -> None:
+  """Defines the flags of this program."""
+  flags.DEFINE_list("topologies", ["v5e:8x8"], "TPUs, as GENERATION:CHIPS.")
+  flags.DEFINE_list(
+    "configs", [], "Configs to compile, as configs/FILE.py:VARIANT or a file"
+    " for all of its variants; default: all."
+  )  # fmt: skip
+  flags.DEFINE_enum(
+    "precision", "bfloat16", ["bfloat16", "float32"], "Precision of the steps."
+  )
+  flags.DEFINE_bool("compile", True, "Compile what has no figures yet.")
+  flags.DEFINE_string("out", None, "Folder of the figures.")
+  flags.DEFINE_string("page", None, "Markdown file to write.")
+
+
+def main(argv: Sequence[str]) -> None:
+  """Compiles the rows, and writes their table."""
+  launch.no_arguments(argv)
+  values = flags.FLAGS
+  if not values.out:
+    raise UserError("--out is missing; give the folder of the figures")
+  folder = Path(values.out).expanduser()
+  folder.mkdir(parents=True, exist_ok=True)
+  every = rows(folder, _configs([]), values.topologies)
+  chosen = rows(folder, _configs(values.configs), values.topologies)
+  todo = [row for row in chosen if not row.file.exists()]
+  for number, row in enumerate(todo if values.compile else (), 1):
+    print(f"{number}/{len(todo)} {row.config} {row.topology}", flush=True)
+    result = compile_row(row, values.precision)
+    print(f"  {table_page.summary(result)}", flush=True)
+  results = [(row.config, row.topology, read(row.file)) for row in every]
+  text = table_page.page(results)
+  if values.page:
+    files.write_text(files.as_path(values.page).expanduser(), text)
+  else:
+    print(text, end="")
+
+
+def rows(
+  folder: Path, configs: Sequence[str], topologies: Sequence[str]
+) -> list[Row]:
+  """Returns the rows of a table, by topology."""
+  return [
+    Row(config, topology, folder / f"{_name(config)}-{_name(topology)}.json")
+    for topology in topologies
+    for config in configs
+  ]
+
+
+def read(path: Path) -> dict[str, Any]:
+  """Returns a row's figures; none if it was not compiled."""
+  return json.loads(path.read_text()) if path.exists() else {}
+
+
+def with_fingerprint(folder: str | None, fingerprint: str) -> dict[str, Any]:
+  """Returns the figures of a program among those in a folder, or none."""
+  for path in sorted(Path(folder).glob("*.json")) if folder else ():
+    figures = read(path)
+    if figures.get("fingerprint") == fingerprint:
+      return figures
+  return {}
+
+
+def compile_row(row: Row, precision: str) -> dict[str, Any]:
+  """Compiles a row in a process of its own, and keeps its figures.
+
+  Args:
+    row: The row.
+    precision: Its `config.precision`.
+
+  Returns:
+    The figures, or only "error", the reason why there are none.
+  """
+  config = costs.load_config(row.config)
+  topology = chips.dividing(row.topology, config.batch_size)
+  new = row.file.with_suffix(".new")
+  command = [
+    *(sys.executable, "-m", "scripts.compile_ahead", "--fit"),
+    *(f"--config={row.config}", f"--config.precision={precision}"),
+    *(f"--topology={topology}", f"--reuse={row.file.parent}"),
+    f"--json={new}",
+  ]
+  try:
+    done = subprocess.run(
+      command, capture_output=True, text=True, timeout=_SECONDS, check=False
+    )
+    error = (done.stderr.strip() or f"status {done.returncode}").splitlines()
+  except subprocess.TimeoutExpired:
+    error = [f"not compiled within {_SECONDS} s"]
+  figures = read(new) or {"error": error[-1]}
+  new.unlink(missing_ok=True)
+  figures |= {"config": row.config, "num_steps": variants.num_steps(config)}
+  files.write_text(row.file, json.dumps(figures, indent=2) + "\n")
+  return figures
+
+
+def _configs(chosen: Sequence[str]) -> list[str]:
+  """Returns configs by name; all of them if none is chosen.
+
+  Raises:
+    UserError: There is no such config.
+  """
+  every = {
+    file: [f"{file}:{name}" for name in variants.names(file) if name != "smoke"]
+    for file in variants.config_files()
+  }
+  known = [config for configs in every.values() for config in configs]
+  result = []
+  for name in chosen or every:
+    if name not in every and name not in known:
+      raise UserError(
+        f"--configs={name} is no config; give configs/FILE.py:VARIANT, or one"
+        f" of {', '.join(every)}"
+      )
+    result += every.get(name, [name])
+  return result
+
+
+def _name(text: str) -> str:
+  """Returns a part of a file's name."""
+  return re.sub(r"\W+", "_", text.removeprefix("configs/")).strip("_")
+
+
+if __name__ == "__main__":
+  define_flags()
+  launch.run(main)
