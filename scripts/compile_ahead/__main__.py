@@ -84,8 +84,8 @@ def _compile(config: ml_collections.ConfigDict) -> dict[str, Any]:
     if not fingerprint:
       fingerprint = f"{values.topology} {lowered.fingerprint}"
       if same := table.with_fingerprint(values.reuse, fingerprint):
-        print(f"the same program as that of {same['config']}")
-        return same
+        print(f"the same program as in {same}")
+        return table.read(same)
     compiled = program.compile_program(lowered)
     figures = report.figures(lowered, compiled, chip, len(devices))
     print(report.text(figures))

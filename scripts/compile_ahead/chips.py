@@ -1,6 +1,6 @@
 """TPU chips: what a program compiled for one of them has to fit.
 
-A device of JAX is a chip of v5e, v5p and v6e, and one of the two cores of a
+A device of JAX is a chip of v4, v5e, v5p and v6e, and one of the two cores of a
 chip of the other generations.
 """
 
@@ -51,7 +51,7 @@ _GIB = 2**30
 _CHIPS = {
   "TPU v2": Chip(22.5e12, 8 * _GIB, 350e9, 0.7e9),
   "TPU v3": Chip(61.5e12, 16 * _GIB, 450e9, 0.94e9),
-  "TPU v4": Chip(137.5e12, 16 * _GIB, 614e9, 1.05e9),
+  "TPU v4": Chip(275e12, 32 * _GIB, 1228e9, 1.05e9),
   "TPU v5 lite": Chip(197e12, 16 * _GIB, 819e9, 1.5e9),
   "TPU v5": Chip(459e12, 95 * _GIB, 2765e9, 1.75e9),
   "TPU v6 lite": Chip(918e12, 32 * _GIB, 1640e9, 1.75e9),
@@ -85,9 +85,13 @@ def devices(topology: str) -> list[Any]:
   """
   from jax.experimental import topologies
 
+  # JAX uses both cores of a v4 as one device, which libtpu has to be told.
+  options = (
+    {"chip_config_name": "megacore"} if topology.startswith("v4:") else {}
+  )
   try:
     description = topologies.get_topology_desc(
-      topology_name=topology, platform="tpu"
+      topology_name=topology, platform="tpu", **options
     )
   except Exception as error:
     reason = str(error).splitlines()[0]

@@ -20,6 +20,9 @@ from scripts.compile_ahead import variants
 from scripts.compile_ahead.chips import Chip
 
 
+_NUM_STEPS = 1_000_000
+
+
 class Lowered(NamedTuple):
   """A program before its compilation.
 
@@ -83,8 +86,10 @@ def lower(
   )
   spec = config.model.to_dict()
   task = tasks.make_task(config, evaluate_weights.unnamed_classes(spec))
-  # Schedules only differ in their constants.
-  optimizer, _ = optimizers.from_config(config.optimizer, 1000, 1)
+  # Schedules only differ in their constants, so any long run will do.
+  optimizer, _ = optimizers.from_config(
+    config.optimizer, _NUM_STEPS, config.batch_size
+  )
   model = step_lib.model_of(task, config.precision)
   example = task.dummy_batch()
   init = step_lib.make_init(

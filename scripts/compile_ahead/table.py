@@ -69,8 +69,8 @@ def main(argv: Sequence[str]) -> None:
     raise UserError("--out is missing; give the folder of the figures")
   folder = Path(values.out).expanduser()
   folder.mkdir(parents=True, exist_ok=True)
-  every = rows(folder, _configs([]), values.topologies)
-  chosen = rows(folder, _configs(values.configs), values.topologies)
+  every = rows(folder, configs_named([]), values.topologies)
+  chosen = rows(folder, configs_named(values.configs), values.topologies)
   todo = [row for row in chosen if not row.file.exists()]
   for number, row in enumerate(todo if values.compile else (), 1):
     print(f"{number}/{len(todo)} {row.config} {row.topology}", flush=True)
@@ -100,13 +100,12 @@ def read(path: Path) -> dict[str, Any]:
   return json.loads(path.read_text()) if path.exists() else {}
 
 
-def with_fingerprint(folder: str | None, fingerprint: str) -> dict[str, Any]:
-  """Returns the figures of a program among those in a folder, or none."""
+def with_fingerprint(folder: str | None, fingerprint: str) -> Path | None:
+  """Returns the file of a program's figures in a folder, if there is one."""
   for path in sorted(Path(folder).glob("*.json")) if folder else ():
-    figures = read(path)
-    if figures.get("fingerprint") == fingerprint:
-      return figures
-  return {}
+    if read(path).get("fingerprint") == fingerprint:
+      return path
+  return None
 
 
 def compile_row(row: Row, precision: str) -> dict[str, Any]:
@@ -142,7 +141,7 @@ def compile_row(row: Row, precision: str) -> dict[str, Any]:
   return figures
 
 
-def _configs(chosen: Sequence[str]) -> list[str]:
+def configs_named(chosen: Sequence[str]) -> list[str]:
   """Returns configs by name; all of them if none is chosen.
 
   Raises:

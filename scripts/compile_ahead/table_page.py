@@ -47,9 +47,9 @@ def page(results: Sequence[tuple[str, str, Mapping[str, Any]]]) -> str:
     lines += [f"## {topology}", ""]
     if compiled:
       lines += [_COLUMNS, *(_line(name, r) for name, _, r in compiled), ""]
-    missing = [_short(name) for name, _, result in rows if not result]
+    missing = [name for name, _, result in rows if not result]
     if missing:
-      lines += [f"Not compiled yet: {', '.join(missing)}.", ""]
+      lines += ["Not compiled yet:", "", *_by_file(missing), ""]
   return "\n".join(lines)
 
 
@@ -85,6 +85,15 @@ def _line(config: str, result: Mapping[str, Any]) -> str:
     f" {1e3 * seconds:,.1f} ms | {result['estimated_mfu']:.0%} |"
     f" {run if hours else '– | –'} | {result['compile_seconds']:.0f} s |"
   )
+
+
+def _by_file(names: Sequence[str]) -> list[str]:
+  """Lists configs, with the variants of a file in one line."""
+  variants_of: dict[str, list[str]] = {}
+  for name in names:
+    file, _, variant = name.removeprefix("configs/").partition(":")
+    variants_of.setdefault(file, []).append(variant or "(none)")
+  return [f"- `{file}`: {', '.join(v)}" for file, v in variants_of.items()]
 
 
 def _checks(result: Mapping[str, Any]) -> str:

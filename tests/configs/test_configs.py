@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 import sys
+from pathlib import Path
 
 import jax
 import ml_collections
@@ -17,12 +18,9 @@ from experiments import evaluate_weights
 from perceiver_jax.errors import UserError
 from perceiver_jax.tasks import registry as tasks
 from perceiver_jax.training import config_checks, optimizers, restore, step
+from scripts.compile_ahead import variants as config_variants
 
-FILES = sorted(
-  path.stem
-  for path in (runs.ROOT / "configs").glob("*.py")
-  if "def get_config" in path.read_text()
-)
+FILES = [Path(file).stem for file in config_variants.config_files()]
 
 
 def module(name):
@@ -31,9 +29,7 @@ def module(name):
 
 def variants(name):
   """Returns the variants in a config's docstring, and each as a smoke run."""
-  listed = module(name).__doc__.split("Variants:")[1]
-  names = re.findall(r'^  ("?[\w-]*"?)(?: \(none\))?: ', listed, re.MULTILINE)
-  names = [name.strip('"') for name in names]
+  names = config_variants.names(f"configs/{name}.py")
   return [*names, *(f"{v},smoke" for v in names if v != "smoke")]
 
 
@@ -47,22 +43,6 @@ def leaves(config, path=""):
       yield from leaves(value, f"{path}{name}.")
     else:
       yield path + name, value
-
-
-def close(config):
-  """Sets the leaves that are left open for the data."""
-  model, data = config.model, config.data
-  outputs = model.decoder.get("outputs", {})
-  if not model.get("num_classes", 1):
-    model.num_classes = 3
-  if "own" in outputs:
-    outputs.own = 3
-  if "label" in outputs:
-    outputs.label.num_outputs = outputs.label.num_outputs or 3
-  if not all(data.get("image_shape", ())):
-    data.image_shape = (28, 28, 1)
-  if not data.get("num_frames", 1):
-    data.num_frames, data.num_samples = 16, 32_768
 
 
 def test_configs_and_variants_are_listed():
@@ -106,7 +86,7 @@ def test_the_model_and_the_optimizer_can_be_built(name, variant):
   optimizers.from_config(
     config.optimizer, config_checks.num_steps(config, 10_000), config.batch_size
   )
-  close(config)
+  config = config_variants.complete(config)
   metadata = evaluate_weights.unnamed_classes(config.model.to_dict())
   task = tasks.make_task(config, metadata)
   values = config.to_dict()

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import os
-import re
 import subprocess
 import sys
 
@@ -87,8 +86,17 @@ def test_a_train_step_compiles_for_tpus(tmp_path):
   assert list(result["collective_bytes"]) == ["all-reduce"]
   text = module.read_text()
   assert text.startswith("HloModule")
-  assert "f64[" not in text  # No float64 in the step.
-  assert not re.search(r"\[[\d,]*<=\d", text)  # No dynamic shapes.
-  transfers = {"infeed", "outfeed", "send", "recv"}
-  assert not transfers & {*result["operations"]}
-  assert "input_output_alias" in text  # The state is donated.
+  checked = result["checks"]
+  assert not any(checked["counts"].values())
+  assert checked["donated"] == checked["expected"] > 100
+  assert "state arrays donated, no host transfer" in done.stdout
+  # The figures of a program that is known are not made again.
+  again = _run(
+    "--config=configs/digits.py:smoke",
+    "--config.precision=bfloat16",
+    "--config.seed=1",
+    "--topology=v5e:2x2",
+    f"--reuse={tmp_path}",
+  )
+  assert again.returncode == 0, again.stderr
+  assert f"the same program as in {figures}" in again.stdout

@@ -1,0 +1,63 @@
+"""What the compiled step of a pod should not have."""
+
+import pytest
+
+from scripts.compile_ahead import checks
+
+_CLEAN = """\
+HloModule jit_step, input_output_alias={ {0}: (0, {}, may-alias), \
+{1}: (1, {}, must-alias) }, entry_computation_layout={...}
+
+ENTRY %main (a: f32[8,16]) -> f32[8,16] {
+  %a = f32[8,16]{1,0:T(8,128)S(1)} parameter(0)
+  ROOT %sum = f32[8,16]{1,0} all-reduce(%a), replica_groups={{0,1}}
+}
+"""
+
+
+def _with(line):
+  return _CLEAN.replace("  ROOT", f"  {line}\n  ROOT")
+
+
+def test_a_clean_step_passes():
+  counts = checks.count(_CLEAN)
+  assert not any(counts.values())
+  assert checks.num_donated(_CLEAN) == 2
+  assert checks.line(counts, 2, 2) == (
+    "2 state arrays donated, no host transfer, no float64, no all-gather, no"
+    " dynamic shape"
+  )
+  assert checks.line(counts, 0, 0).startswith("no host transfer")
+
+
+@pytest.mark.parametrize(
+  ("line", "problem"),
+  [
+    ("%o = token[] outfeed(%a, %t)", "host transfer"),
+    ("%s = (f32[8]{0}, u32[], token[]) send(%a, %t)", "host transfer"),
+    (
+      '%c = f32[8]{0} custom-call(%a), custom_call_target="MoveToHost"',
+      "host transfer",
+    ),
+    ("%h = f32[8,16]{1,0:T(8,128)S(5)} copy(%a)", "host transfer"),
+    ("%d = f64[8,16]{1,0} convert(%a)", "float64"),
+    ("%g = f32[16,16]{1,0} all-gather(%a), dimensions={0}", "all-gather"),
+    (
+      "%g = (f32[8]{0}, f32[16]{0}) all-gather-start(%a), dimensions={0}",
+      "all-gather",
+    ),
+    ("%n = f32[<=8,16]{1,0} copy(%a)", "dynamic shape"),
+  ],
+)
+def test_what_should_not_be_there_counts(line, problem):
+  counts = checks.count(_with(line))
+  assert {name: n for name, n in counts.items() if n} == {problem: 1}
+  assert checks.line(counts, 2, 2) == f"WRONG: 1 x {problem}"
+
+
+def test_state_that_is_kept_twice_is_reported():
+  text = _CLEAN.replace(", {1}: (1, {}, must-alias)", "")
+  donated = checks.num_donated(text)
+  assert checks.line(checks.count(text), donated, 2) == (
+    "WRONG: 1 of 2 state arrays not donated"
+  )

@@ -1,0 +1,170 @@
+"""The table of the train steps of every variant, compiled for TPUs."""
+
+import json
+import re
+import subprocess
+
+import pytest
+import tiny_runs as runs
+
+from configs import audioset, images
+from perceiver_jax.errors import UserError
+from scripts.compile_ahead import chips, table, table_page, variants
+
+_PAGE = runs.ROOT / "docs/tpu_table.md"
+_FIGURES = {
+  "topology": "v5e:2x2",
+  "num_devices": 4,
+  "num_parameters": 1_234_000,
+  "num_microbatches": 2,
+  "exceeds_by": 0,
+  "memory": {"arguments": 2 * 10**9, "temporaries": 10**9},
+  "compile_seconds": 61.3,
+  "estimated_seconds": 0.36,
+  "estimated_mfu": 0.251,
+  "num_steps": 100_000,
+  "checks": {
+    "counts": {"host transfer": 0, "all-gather": 0},
+    "donated": 7,
+    "expected": 7,
+  },
+}
+
+
+def _configs_of(section):
+  """Returns the configs that a section of the page has, in any order."""
+  rows = re.findall(r"^\| `(\S+?)` \|", section, re.MULTILINE)
+  for file, names in re.findall(r"^- `(\S+)`: (.*)$", section, re.MULTILINE):
+    rows += [
+      file if name == "(none)" else f"{file}:{name}"
+      for name in names.split(", ")
+    ]
+  return sorted(rows)
+
+
+def test_the_page_has_every_variant():
+  expected = sorted(
+    name.removeprefix("configs/").rstrip(":")
+    for name in table.configs_named([])
+  )
+  _, *sections = _PAGE.read_text().split("\n## ")
+  assert sections
+  for section in sections:
+    assert _configs_of(section) == expected, (
+      "run python -m scripts.compile_ahead.table --nocompile --out=DIR"
+      " --page=docs/tpu_table.md, with the topologies of the page"
+    )
+
+
+def test_a_row_has_the_hours_of_the_whole_run():
+  page = table_page.page([("configs/x.py:", "v5e:8x8", _FIGURES)])
+  assert (
+    "| `x.py` | v5e:2x2 | 1.234 M | 2 | 3 GB | 360.0 ms | 25% | 10 | 40 | 61 s"
+    " |" in page
+  )
+  assert "Not compiled yet" not in page
+
+
+def test_rows_without_memory_or_with_an_error_say_so():
+  large = _FIGURES | {"exceeds_by": 3 * 10**9}
+  page = table_page.page([
+    ("configs/x.py:a", "v5e:8x8", large),
+    ("configs/x.py:b", "v5e:8x8", {"error": "no such file"}),
+    ("configs/x.py:c", "v5e:8x8", {}),
+    ("configs/y.py:", "v5e:8x8", {}),
+  ])  # fmt: skip
+  lines = page.splitlines()
+  rows = [line for line in lines if line.startswith("| ")]
+  assert len({line.count("|") for line in rows}) == 1
+  assert "3 GB too large" in rows[-2]
+  assert "failed: no such file" in rows[-1]
+  assert lines[-3:] == ["- `x.py`: c", "- `y.py`: (none)", ""]
+
+
+def test_only_rows_without_figures_are_compiled(monkeypatch, tmp_path):
+  folder = tmp_path
+  configs = ["configs/digits.py:", "configs/digits.py:pairs"]
+  first, second = table.rows(folder, configs, ["v5e:8x8"])
+  commands = []
+
+  def run(command, **_):
+    commands.append(command)
+    flags = dict(flag.partition("=")[::2] for flag in command)
+    assert flags["--config"] == first.config
+    with open(flags["--json"], "w", encoding="utf-8") as file:
+      json.dump(_FIGURES | {"fingerprint": "v5e:8x8 abc"}, file)
+    return subprocess.CompletedProcess(command, 0, "", "")
+
+  monkeypatch.setattr(subprocess, "run", run)
+  result = table.compile_row(first, "bfloat16")
+  assert result["config"] == first.config
+  assert table.read(first.file) == result
+  assert table.read(second.file) == {}
+  assert [path.suffix for path in folder.iterdir()] == [".json"]
+  # The other variant finds the program by its fingerprint.
+  assert table.with_fingerprint(folder, "v5e:8x8 abc") == first.file
+  assert table.with_fingerprint(folder, "v5e:8x8 abd") is None
+  assert table.with_fingerprint(None, "v5e:8x8 abc") is None
+
+
+def test_a_failure_is_kept_with_its_reason(monkeypatch, tmp_path):
+  (row,) = table.rows(tmp_path, ["configs/digits.py:"], ["v5e:8x8"])
+  failed = subprocess.CompletedProcess([], 1, "", "warning\nerror: no memory\n")
+  monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+  result = table.compile_row(row, "bfloat16")
+  assert result["error"] == table.read(row.file)["error"] == "error: no memory"
+  assert table_page.summary(result) == "failed: error: no memory"
+
+
+def test_configs_are_chosen_by_file_or_variant():
+  assert table.configs_named(["configs/digits.py"]) == [
+    "configs/digits.py:",
+    "configs/digits.py:pairs",
+  ]
+  assert table.configs_named(["configs/imagenet.py:icml"]) == [
+    "configs/imagenet.py:icml"
+  ]
+  with pytest.raises(UserError, match=r"none\.py is no config"):
+    table.configs_named(["configs/none.py"])
+
+
+@pytest.mark.parametrize(
+  ("topology", "batch_size", "expected"),
+  [
+    ("v5e:8x8", 1024, "v5e:8x8"),
+    ("v5e:8x8", 32, "v5e:4x4"),
+    ("v5p:4x4x4", 32, "v5p:2x2x1"),
+    ("v4:4x4x4", 64, "v4:4x4x4"),
+    ("v5e:2x2", 1024, "v5e:2x2"),
+    ("v5e:2x2", 3, "v5e:2x2"),  # None divides it: the error says so.
+  ],
+)
+def test_small_batches_get_smaller_slices(topology, batch_size, expected):
+  assert chips.dividing(topology, batch_size) == expected
+
+
+def test_leaves_that_the_data_decides_get_values():
+  config = variants.complete(images.get_config("small"))
+  assert config.model.num_classes == variants.NUM_CLASSES
+  assert config.data.image_shape == (64, 64, 3)
+  own = audioset.get_config("own")
+  config = variants.complete(own)
+  assert (config.data.num_frames, config.data.num_samples) == (16, 31_744)
+  assert own.data.num_frames == 0  # The given config stays as it was.
+
+
+@pytest.mark.parametrize(
+  ("config", "steps"),
+  [
+    ("configs/imagenet.py:fourier", 137_626),
+    ("configs/masked_lm.py:bytes", 500_000),
+    ("configs/glue.py:cola", 2673),
+    ("configs/imagenet.py:jft_pretrain_conv", 512_696),
+    ("configs/audioset.py:raw", 166_016),
+    ("configs/digits.py:", 0),  # Not known without its data.
+  ],
+)
+def test_the_length_of_a_run_is_known_without_its_data(config, steps):
+  file, _, variant = config.partition(":")
+  assert variant in variants.names(file)
+  assert variants.num_steps(table.costs.load_config(config)) == steps
