@@ -19,7 +19,6 @@ from perceiver_jax.training.logs import run_summary
 from scripts.compile_ahead import variants
 from scripts.compile_ahead.chips import Chip
 
-
 _NUM_STEPS = 1_000_000
 
 
