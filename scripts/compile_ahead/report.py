@@ -21,6 +21,7 @@ def figures(
   """
   result: dict[str, Any] = {
     "compile_seconds": round(compiled.seconds, 1),
+    "compile_cpu_seconds": round(compiled.cpu_seconds, 1),
     "num_parameters": lowered.num_parameters,
     "attention": lowered.attention,
     "hbm_bytes": int(chip.hbm_bytes),
@@ -62,7 +63,10 @@ def figures(
 
 def text(result: dict[str, Any]) -> str:
   """Formats the figures for a terminal."""
-  lines = [f"  compiled in   {result['compile_seconds']:.1f} s"]
+  lines = [
+    f"  compiled in   {result['compile_seconds']:.1f} s"
+    f" ({result['compile_cpu_seconds']:.1f} s of processor time)"
+  ]
   lines += [f"  attention     {', '.join(result['attention'])}"]
   hbm = human(result["hbm_bytes"], "B")
   if result["exceeds_by"]:

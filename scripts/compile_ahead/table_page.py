@@ -16,7 +16,7 @@ compiles the train step of every variant of every config, at its batch size and
 in bfloat16, and writes this page. Memory is exact. The time of a step, and what
 follows from it (MFU; hours and chip-hours of the whole run, without evaluations
 and without waiting for data), is an estimate of the compiler and not a
-measurement; [TPUs](tpu.md) says more.
+measurement; [TPUs](tpu.md) says more. "Compiled in" is processor time.
 
 A batch that does not fit is split into microbatches, and one that the chips do
 not divide is compiled for a smaller slice. Variants that differ in their data
@@ -83,7 +83,7 @@ def _line(config: str, result: Mapping[str, Any]) -> str:
   return (
     f"{head} {human(sum(result['memory'].values()), 'B')} |"
     f" {1e3 * seconds:,.1f} ms | {result['estimated_mfu']:.0%} |"
-    f" {run if hours else '– | –'} | {result['compile_seconds']:.0f} s |"
+    f" {run if hours else '– | –'} | {result['compile_cpu_seconds']:.0f} s |"
   )
 
 
