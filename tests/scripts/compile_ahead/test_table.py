@@ -78,7 +78,7 @@ def test_rows_without_memory_or_with_an_error_say_so():
   assert len({line.count("|") for line in rows}) == 1
   assert "3 GB too large" in rows[-2]
   assert "failed: no such file" in rows[-1]
-  assert lines[-3:] == ["- `x.py`: c", "- `y.py`: (none)", ""]
+  assert lines[-2:] == ["- `x.py`: c", "- `y.py`: (none)"]
 
 
 def test_only_rows_without_figures_are_compiled(monkeypatch, tmp_path):
