@@ -60,6 +60,8 @@ def main(argv: Sequence[str]) -> int:
       outputs.check_writable(
         files.as_path(path).expanduser(), f"another --{flag}"
       )
+  if values.reuse:
+    values.reuse = str(files.on_disk(values.reuse, "--reuse"))
   chips.prepare_environment()
   result = _compile(config)
   _write(values.json, json.dumps(result, indent=2) + "\n")

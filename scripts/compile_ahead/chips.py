@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from perceiver_jax.errors import UserError
 
+IN_USE = "another process uses libtpu"
 TOPOLOGIES = (
   "v2:2x2",
   "v3:2x2",
@@ -97,14 +98,29 @@ def devices(topology: str) -> list[Any]:
     reason = str(error).splitlines()[0]
     if "lockfile" in reason:
       raise UserError(
-        "another process uses libtpu, and only one can at a time: wait for it,"
-        " or remove /tmp/libtpu_lockfile"
+        f"{IN_USE}, and only one can at a time: wait for it, or remove"
+        " /tmp/libtpu_lockfile"
       ) from error
     raise UserError(
       f"--topology={topology} is not a TPU topology ({reason}); give one like"
       f" {', '.join(TOPOLOGIES)}"
     ) from error
   return list(description.devices)
+
+
+def check_topology(topology: str) -> None:
+  """Checks the form of a topology's name, without libtpu.
+
+  Raises:
+    UserError: It is not GENERATION:CHIPS.
+  """
+  generations = {each.partition(":")[0] for each in TOPOLOGIES}
+  generation, _, size = topology.partition(":")
+  if generation not in generations or not re.fullmatch(r"\d+(x\d+)+", size):
+    raise UserError(
+      f"{topology!r} is not a TPU topology; give one like"
+      f" {', '.join(TOPOLOGIES)}"
+    )
 
 
 def dividing(topology: str, batch_size: int) -> str:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from experiments import launch
+from experiments.predictions import outputs
 from perceiver_jax import files
 from perceiver_jax.errors import UserError
 from scripts.compile_ahead import chips, table_page, variants
@@ -67,7 +68,14 @@ def main(argv: Sequence[str]) -> None:
   values = flags.FLAGS
   if not values.out:
     raise UserError("--out is missing; give the folder of the figures")
-  folder = Path(values.out).expanduser()
+  folder = files.on_disk(values.out, "--out")
+  page = files.as_path(values.page or "").expanduser()
+  if values.page:
+    outputs.check_writable(page, "another --page")
+  for topology in values.topologies:
+    chips.check_topology(topology)
+  if values.compile:
+    chips.prepare_environment()
   folder.mkdir(parents=True, exist_ok=True)
   every = rows(folder, configs_named([]), values.topologies)
   chosen = rows(folder, configs_named(values.configs), values.topologies)
@@ -79,7 +87,7 @@ def main(argv: Sequence[str]) -> None:
   results = [(row.config, row.topology, read(row.file)) for row in every]
   text = table_page.page(results)
   if values.page:
-    files.write_text(files.as_path(values.page).expanduser(), text)
+    files.write_text(page, text)
   else:
     print(text, end="")
 
@@ -96,8 +104,15 @@ def rows(
 
 
 def read(path: Path) -> dict[str, Any]:
-  """Returns a row's figures; none if it was not compiled."""
-  return json.loads(path.read_text()) if path.exists() else {}
+  """Returns a row's figures; none if it was not compiled.
+
+  Raises:
+    UserError: The file is damaged.
+  """
+  try:
+    return files.read_json(path) if path.exists() else {}
+  except ValueError as error:
+    raise UserError(f"{path} is damaged ({error}); delete it") from error
 
 
 def with_fingerprint(folder: str | None, fingerprint: str) -> Path | None:
@@ -117,6 +132,9 @@ def compile_row(row: Row, precision: str) -> dict[str, Any]:
 
   Returns:
     The figures, or only "error", the reason why there are none.
+
+  Raises:
+    UserError: Another process uses libtpu.
   """
   config = costs.load_config(row.config)
   topology = chips.dividing(row.topology, config.batch_size)
@@ -134,6 +152,8 @@ def compile_row(row: Row, precision: str) -> dict[str, Any]:
     error = (done.stderr.strip() or f"status {done.returncode}").splitlines()
   except subprocess.TimeoutExpired:
     error = [f"not compiled within {_SECONDS} s"]
+  if chips.IN_USE in error[-1]:  # No row can be compiled now.
+    raise UserError(error[-1].removeprefix("error: "))
   figures = read(new) or {"error": error[-1]}
   new.unlink(missing_ok=True)
   figures |= {"config": row.config, "num_steps": variants.num_steps(config)}

@@ -116,6 +116,31 @@ def test_a_failure_is_kept_with_its_reason(monkeypatch, tmp_path):
   assert table_page.summary(result) == "failed: error: no memory"
 
 
+def test_a_busy_libtpu_stops_the_table(monkeypatch, tmp_path):
+  (row,) = table.rows(tmp_path, ["configs/digits.py:"], ["v5e:8x8"])
+  message = f"error: {chips.IN_USE}, and only one can at a time"
+  busy = subprocess.CompletedProcess([], 2, "", message)
+  monkeypatch.setattr(subprocess, "run", lambda *_, **__: busy)
+  with pytest.raises(UserError, match=f"^{chips.IN_USE}"):
+    table.compile_row(row, "bfloat16")
+  assert not row.file.exists()
+
+
+def test_damaged_figures_are_reported(tmp_path):
+  file = tmp_path / "x.json"
+  file.write_text("{")
+  with pytest.raises(UserError, match=r"x\.json is damaged .* delete it"):
+    table.read(file)
+
+
+@pytest.mark.parametrize("name", ["v9:2x2", "v5e", "v5e:eight", "v5e:8"])
+def test_names_of_topologies_are_checked(name):
+  with pytest.raises(UserError, match="is not a TPU topology; give one like"):
+    chips.check_topology(name)
+  for topology in chips.TOPOLOGIES:
+    chips.check_topology(topology)
+
+
 def test_configs_are_chosen_by_file_or_variant():
   assert table.configs_named(["configs/digits.py"]) == [
     "configs/digits.py:",
