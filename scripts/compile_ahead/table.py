@@ -69,8 +69,8 @@ def main(argv: Sequence[str]) -> None:
   if not values.out:
     raise UserError("--out is missing; give the folder of the figures")
   folder = files.on_disk(values.out, "--out")
-  page = files.as_path(values.page or "").expanduser()
-  if values.page:
+  page = values.page and files.as_path(values.page).expanduser()
+  if page:
     outputs.check_writable(page, "another --page")
   for topology in values.topologies:
     chips.check_topology(topology)
@@ -86,7 +86,7 @@ def main(argv: Sequence[str]) -> None:
     print(f"  {table_page.summary(result)}", flush=True)
   results = [(row.config, row.topology, read(row.file)) for row in every]
   text = table_page.page(results)
-  if values.page:
+  if page:
     files.write_text(page, text)
   else:
     print(text, end="")
