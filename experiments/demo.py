@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import launch, predict
+from experiments import launch, predict, processes
 
 
 def define_flags() -> None:
@@ -30,7 +30,7 @@ def define_flags() -> None:
   )
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> None:
   """Makes the page of the model, and serves it until Ctrl-C."""
   launch.no_arguments(argv)
   # Imported here because they import JAX, which is slow.
@@ -43,7 +43,8 @@ def main(argv: Sequence[str]) -> int:
     uploads.mkdir()
     made = page.make(examples)
     server.serve(made, flags.FLAGS.host, flags.FLAGS.port, uploads)
-  return 0
+  # A prediction may still run in a thread, which Python's own end would abort.
+  processes.exit_at_once(0)
 
 
 if __name__ == "__main__":

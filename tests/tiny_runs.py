@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from jax import numpy as jnp
 
 from configs import base
-from perceiver_jax import files
+from perceiver_jax import files, weights
 from perceiver_jax.data.core import pipeline
 from perceiver_jax.data.core.in_memory import InMemoryArrays
 from perceiver_jax.tasks import registry as tasks
@@ -167,16 +167,21 @@ def train(folder, config=None, task=None, num_devices=1):
 
 
 def write_random(folder, config):
-  """Writes a run with a checkpoint of random arrays, without training it."""
+  """Writes a finished run with random arrays, without training it."""
   folder, task = Path(folder), tasks.make_task(config)
   abstract = restore.abstract_state(config, task, step.make_mesh(1))
   rng = np.random.default_rng(0)
   draw = lambda x: np.asarray(rng.normal(size=x.shape) / 10).astype(x.dtype)
   state = jax.tree.map(lambda x: jax.device_put(draw(x), x.sharding), abstract)
+  # Variances are positive.
+  state = state._replace(net_state=jax.tree.map(jnp.abs, state.net_state))
   workdir.write(folder, config, task.metadata())
   checkpointer = Checkpointer(folder / workdir.CHECKPOINTS)
   checkpointer.save(1, state, None, {}, {task.primary_metric: 0.5})
   checkpointer.close()
+  variables = restore.local_params(state)
+  exported = weights.Weights(config.model.to_dict(), *variables)
+  weights.save(folder / weights.EXPORT, exported)
 
 
 def records(folder):

@@ -50,7 +50,7 @@ def make(
       )
     return shown
 
-  attention = [page.Output("sections", "Attention of single latents")]
+  attention = [page.Output("sections", "Attention")]
   return page.Page(
     "Text classification",
     "The class or the score of a text, or of a pair of texts.",

@@ -212,3 +212,10 @@ def test_the_home_directory_is_expanded(monkeypatch, tmp_path):
   monkeypatch.setenv("HOME", str(tmp_path))
   monkeypatch.setattr(flags, "FLAGS", type("F", (), {"workdir": "~/run"}))
   assert launch.workdir() == tmp_path / "run"
+
+
+def test_a_workdir_that_is_not_utf8_is_refused(monkeypatch, tmp_path):
+  folder = f"{tmp_path}/\udce9"
+  monkeypatch.setattr(flags, "FLAGS", type("F", (), {"workdir": folder}))
+  with pytest.raises(UserError, match="is not UTF-8, which checkpoints"):
+    launch.workdir()
