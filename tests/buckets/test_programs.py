@@ -16,7 +16,6 @@ import tiny_weights
 from configs import imagenet
 from perceiver_jax import files, weights
 from perceiver_jax.data.clips import audio
-from perceiver_jax.data.images import codec
 from perceiver_jax.errors import UserError
 from scripts.paper_tables import costs
 
@@ -45,19 +44,6 @@ def test_a_run_in_a_bucket_is_evaluated(call, memory_bucket, uploaded):
   assert written["weights"] == str(there)
   loss = results["metrics"]["eval/loss"]
   assert written["metrics"]["eval/loss"] == pytest.approx(loss, rel=1e-5)
-
-
-def test_images_are_classified_in_a_bucket(call, memory_bucket, uploaded):
-  there, here = uploaded
-  image = codec.encode_png(np.zeros((8, 8, 3), np.uint8))
-  files.write_bytes(memory_bucket / "digit.png", image)
-  words = ["classify", f"{memory_bucket}/digit.png"]
-  remote, local = (
-    call("predict", *words, f"--workdir={folder}") for folder in (there, here)
-  )
-  assert remote.status == 0, remote
-  assert "digit.png" in remote.out
-  assert remote.out == local.out
 
 
 def test_sequences_are_continued_in_a_bucket(call, memory_bucket):
