@@ -5,7 +5,6 @@ The bucket is in memory; checkpoints need a server, see `test_runs`.
 
 import json
 
-import entry_points
 import jax
 import made_runs
 import numpy as np
@@ -20,30 +19,6 @@ from perceiver_jax.errors import UserError
 from scripts.paper_tables import costs
 
 pytestmark = pytest.mark.usefixtures("compile_once", "no_report")
-
-
-@pytest.fixture
-def uploaded(memory_bucket, trained):
-  """Returns a finished run of the digits, in the bucket and on the disk."""
-  folder = memory_bucket / "digits"
-  for path in trained.rglob("*"):
-    if path.is_file() and path.name != ".lock":
-      name = path.relative_to(trained).as_posix()
-      files.write_bytes(folder / name, path.read_bytes())
-  return folder, trained
-
-
-def test_a_run_in_a_bucket_is_evaluated(call, memory_bucket, uploaded):
-  there, here = uploaded
-  out = memory_bucket / "evaluation.json"
-  words = [entry_points.SMOKE, f"--weights={there}", f"--out={out}"]
-  done = call("evaluate", *words)
-  assert done.status == 0, done
-  written = files.read_json(out)
-  results = json.loads((here / "results.json").read_text())
-  assert written["weights"] == str(there)
-  loss = results["metrics"]["eval/loss"]
-  assert written["metrics"]["eval/loss"] == pytest.approx(loss, rel=1e-5)
 
 
 def test_sequences_are_continued_in_a_bucket(call, memory_bucket):
