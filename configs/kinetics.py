@@ -155,24 +155,33 @@ def _generated(config: ml_collections.ConfigDict) -> None:
 
 def _small(config: ml_collections.ConfigDict) -> None:
   _generated(config)
+  modalities = config.model.adapter.modalities
+  outputs = config.model.decoder.outputs
+  # About as many elements of video (18) as of audio (40), and as wide.
+  modalities.image.update(
+    temporal_downsample=4, spatial_downsample=8, num_channels=128
+  )
+  audio = {"num_bands": 20, "max_resolution": (40,)}
+  modalities.audio.update(samples_per_patch=128, **audio)
+  outputs.audio.update(shape=(40,), num_outputs=128, **audio)
   config.model.encoder.update(
-    num_latents=32,
+    num_latents=96,
     num_latent_channels=96,
     num_self_attends_per_block=2,
     num_self_attend_heads=4,
+    latent_init_scale=1.0,
   )
   config.model.decoder.num_decoded_channels = 96
   config.num_queries = {"image": 128, "audio": 32}
-  # With the published weights, the label takes very long to learn.
-  config.loss_weights = {"image": 1.0, "audio": 0.03, "label": 0.03}
-  config.num_epochs, config.num_steps = 0.0, 3000
-  config.batch_size = 32
-  config.optimizer.learning_rate = 3e-3
-  config.optimizer.warmup_steps = 100
-  config.optimizer.weight_decay = 0.01
-  config.checkpoint.every_steps = 500
+  config.loss_weights = {"image": 1.0, "audio": 1.0, "label": 0.003}
+  config.num_epochs, config.num_steps = 0.0, 10_000
+  config.batch_size = 16
+  config.optimizer.update(
+    name="adamw", learning_rate=4e-3, warmup_steps=50, weight_decay=0.01
+  )
+  config.checkpoint.every_steps = 1000
   config.eval_every_epochs = 0.0
-  config.eval_every_steps = 500
+  config.eval_every_steps = 1000
 
 
 def _smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

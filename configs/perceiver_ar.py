@@ -277,13 +277,13 @@ def _copy(config: ml_collections.ConfigDict) -> None:
 
 def _bytes(config: ml_collections.ConfigDict) -> None:
   vocab_size = 262
-  _shrink(config, num_latents=128, depth=3)
+  _shrink(config, num_latents=256, depth=3)
   config.model.adapter.vocab_size = vocab_size
   config.model.decoder.vocab_size = vocab_size
   config.data.context_length = 512
   config.model.adapter.position_sizes = (513,)
   config.model.encoder.update(rotary_fraction=0.5, max_wavelength=512.0)
-  config.num_steps = 6000
+  config.num_steps = 4000
   config.batch_size = 16
   config.optimizer.learning_rate = 3e-3
   config.optimizer.b2 = 0.98
