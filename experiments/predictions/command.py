@@ -47,7 +47,10 @@ def run(arguments: Sequence[str]) -> None:
     )
   model = load()
   observations = [read(path, model.task) for path in paths]
-  batches = [batch_of(each, model.task) for each in observations]
+  batches = [
+    _batch(path, each, model.task)
+    for path, each in zip(paths, observations, strict=True)
+  ]
   for path, observation, batch in zip(
     paths, observations, batches, strict=True
   ):
@@ -114,6 +117,20 @@ def read(path: Path, task: StarCraft) -> Example:
   if not features.num_entities(observation):
     raise UserError(f"{str(path)!r} has no entity; nothing can be commanded")
   return observation
+
+
+def _batch(
+  path: Path, observation: Example, task: StarCraft
+) -> dict[str, np.ndarray]:
+  """Returns a batch of the observation of a file.
+
+  Raises:
+    UserError: It has too many entities.
+  """
+  try:
+    return batch_of(observation, task)
+  except UserError as error:
+    raise UserError(f"{str(path)!r}: {error}") from error
 
 
 def _entity_names(task: StarCraft, observation: Example) -> list[str]:

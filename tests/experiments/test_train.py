@@ -295,3 +295,15 @@ def test_a_run_resumes_with_data_that_was_moved(call, folder_config, tmp_path):
   refused = call("train", *flags)
   assert refused.status == 2
   assert "has 19 training examples" in refused.err
+
+
+@pytest.mark.slow
+@pytest.mark.nightly
+def test_a_run_needs_neither_ascii_nor_a_home(program, tmp_path):
+  folder = tmp_path / "Läufe und mehr" / "数字 1"
+  environment = {"LC_ALL": "C", "HOME": "/dev/null/home", "XDG_CACHE_HOME": ""}
+  run = program(folder, {"num_steps": 2}, environment=environment)
+  status, _, err = run.end()
+  assert status == 0, err
+  assert runs.checkpoint_steps(folder)[-1] == 2
+  assert (folder / "report.html").exists()

@@ -78,6 +78,11 @@ def test_each_part_has_names_and_probabilities(run, call, tmp_path):
       | {n: np.zeros(0) for n in features.REQUIRED},
       ["bad.npz", "no entity"],
     ),
+    (
+      dict.fromkeys(battles.battles("test")[0], None)
+      | {n: np.zeros(1000) for n in features.REQUIRED},
+      ["bad.npz", "1000 entities", "config.data.num_entities"],
+    ),
   ],
 )
 def test_bad_observations_are_refused(run, refuses, tmp_path, changes, parts):
