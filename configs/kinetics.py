@@ -157,7 +157,7 @@ def _small(config: ml_collections.ConfigDict) -> None:
   _generated(config)
   modalities = config.model.adapter.modalities
   outputs = config.model.decoder.outputs
-  # About as many elements of video (18) as of audio (40), and as wide.
+  # Large patches: 18 elements of video and 40 of audio.
   modalities.image.update(
     temporal_downsample=4, spatial_downsample=8, num_channels=128
   )

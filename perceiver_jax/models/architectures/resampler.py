@@ -330,13 +330,13 @@ class MeanPooling(hk.Module):
     del return_attention
     if initial_latents is not None:
       raise ValueError("the mean has no initial_latents: leave them out")
-    x, how = as_input_array(inputs).array(), self._execution
+    how = self._execution
+    x = as_input_array(inputs).zero_padding(input_mask).array()
     if input_mask is None:
       input_mask = jnp.ones(x.shape[:2], bool)
-    weights = input_mask[..., None].astype(x.dtype)
     # At least 1, so that the mean of no features is 0.
-    count = jnp.maximum(weights.sum(1, keepdims=True), 1)
-    x = (x * weights).sum(1, keepdims=True) / count
+    count = jnp.maximum(input_mask.sum(1), 1).astype(x.dtype)
+    x = x.sum(1, keepdims=True) / count[:, None, None]
     x = _linear(self._num_latent_channels, "projection")(x)
     for i in range(self._num_layers):
       mlp = Mlp(

@@ -1,4 +1,4 @@
-"""What the compiled step of a pod should not have."""
+"""Tests of the checks of compiled steps."""
 
 import pytest
 
