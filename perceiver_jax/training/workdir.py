@@ -167,11 +167,22 @@ def locked(workdir: Path) -> Iterator[Callable[[], None]]:
         workdir,
         error.strerror,
       )
+    file.seek(0)
+    if holder := file.read(200):  # It was killed, or its host failed.
+      logging.warning(
+        "--workdir=%s: took over the lock of %s, which ended without"
+        " releasing it",
+        workdir,
+        holder,
+      )
     with writing(workdir):
       file.truncate(0)
       file.write(f"process {os.getpid()} on {platform.node()}")
       file.flush()
-    yield lambda: None
+    try:
+      yield lambda: None
+    finally:
+      file.truncate(0)
 
 
 @contextlib.contextmanager

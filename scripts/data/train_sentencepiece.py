@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from absl import flags
 
 from experiments import launch
+from experiments.predictions import outputs
 from perceiver_jax import files
 from perceiver_jax.data.text import byte_tokenizer, corpora
 from perceiver_jax.errors import UserError
@@ -60,6 +61,7 @@ def main(argv: Sequence[str]) -> None:
   path = files.as_path(
     _OUT.value.removesuffix(".model") + ".model"
   ).expanduser()
+  outputs.check_writable(path, "another --out")
   documents = (
     corpora.make_documents("python_docs", split="train")
     if _PYTHON_DOCS.value
@@ -68,13 +70,8 @@ def main(argv: Sequence[str]) -> None:
     )
   )
   model = train(lines(documents), _VOCAB_SIZE.value)
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
+  with outputs.writing(path, "another --out"):
     files.write_bytes(path, model)
-  except OSError as error:
-    raise UserError(
-      f"{path} cannot be written ({error.strerror}); change --out"
-    ) from error
   print(f"{_VOCAB_SIZE.value:,} tokens written to {path}")
 
 

@@ -155,7 +155,7 @@ def test_the_report_of_a_run_has_clips(tmp_path):
   assert "average precision" in page
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_model_of_both_modalities_is_better_than_one_of_either(
   tmp_path, no_report
 ):

@@ -218,7 +218,7 @@ def test_a_stopped_run_with_mixed_images_ends_like_an_uninterrupted_one(
   runs.assert_same_end(tmp_path / "stopped", tmp_path / "whole")
 
 
-@pytest.mark.slow  # It trains for a minute or two.
+@pytest.mark.nightly  # It trains for a minute or two.
 def test_the_recipe_learns_to_classify_photos(tmp_path):
   # XLA optimizes in this process, other than in that of the tests.
   subprocess.run(
@@ -237,7 +237,7 @@ def test_the_recipe_learns_to_classify_photos(tmp_path):
   assert results["metrics"]["eval/accuracy"] > 0.4
 
 
-@pytest.mark.slow  # It trains four models.
+@pytest.mark.nightly  # It trains four models.
 def test_the_comparison_on_permuted_pixels_writes_a_table_and_a_plot(tmp_path):
   subprocess.run(
     [

@@ -226,7 +226,7 @@ def test_a_resumed_run_has_the_same_final_state(tmp_path, monkeypatch):
   runs.assert_same_end(tmp_path / "stopped", tmp_path / "whole")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_small_model_is_soon_better_than_a_5_gram_model(tmp_path):
   config = config_file.get_config("small")
   # A sixth of the run, in which the learning rate falls to 0.

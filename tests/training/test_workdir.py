@@ -276,7 +276,7 @@ def test_class_names_that_are_no_names_are_refused(tmp_path, names):
     workdir.read_metadata(tmp_path)
 
 
-def test_a_workdir_is_locked_until_its_process_ends(tmp_path):
+def test_a_workdir_is_locked_until_its_process_ends(tmp_path, caplog):
   folder = tmp_path / "run"
   code = (
     "import pathlib, sys, time; from perceiver_jax.training import workdir\n"
@@ -296,10 +296,13 @@ def test_a_workdir_is_locked_until_its_process_ends(tmp_path):
   finally:
     other.kill()
     other.wait()
-  with workdir.locked(folder):
+  with caplog.at_level("WARNING", "absl"), workdir.locked(folder):
     pass
-  with workdir.locked(folder):
+  assert f"took over the lock of process {other.pid} on" in caplog.text
+  caplog.clear()
+  with caplog.at_level("WARNING", "absl"), workdir.locked(folder):
     pass
+  assert not caplog.text
 
 
 @pytest.mark.parametrize(

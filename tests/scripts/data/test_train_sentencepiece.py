@@ -91,10 +91,8 @@ def test_long_lines_are_split_and_blank_ones_left_out():
       ["--python_docs", "--out=OUT", "--vocab_size=32000"],
       ["--vocab_size=32000: the text gives", "at most"],
     ),
-    (
-      ["--python_docs", "--out=FILE/x", "--vocab_size=400"],
-      ["cannot be written"],
-    ),
+    # Before any text is read.
+    (["--input=OUT/none", "--out=FILE/x"], ["can't be written", "--out"]),
   ],
 )
 def test_invalid_flags_are_refused(refused, tmp_path, arguments, parts):
