@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 from typing import Any
 
 import grain
@@ -57,7 +58,7 @@ class Batches(grain.IterDataset):
     ds = self._batches[next_index:].to_iter_dataset(options)
     if self._num_workers:
       ds = ds.mp_prefetch(
-        grain.MultiprocessingOptions(self._num_workers), _ignore_signals
+        grain.MultiprocessingOptions(self._num_workers), _start_worker
       )
     return iter(ds)
 
@@ -151,15 +152,22 @@ class _BatchIterator(grain.DatasetIterator):
       self._iterator = None
 
 
-def _ignore_signals(worker_index: int, worker_count: int) -> None:
-  """Leaves signals that all processes get to the first.
+def _start_worker(worker_index: int, worker_count: int) -> None:
+  """Prepares a worker process for signals and for the end of the run.
 
-  A terminal sends Ctrl-C to all of them, and Slurm can send SIGUSR1, which asks
-  for a profile.
+  Signals that all processes get are left to the first: a terminal sends Ctrl-C
+  to all of them, and Slurm can send SIGUSR1, which asks for a profile. If the
+  first process is killed, its workers would wait forever for room in a queue.
   """
   del worker_index, worker_count
   for number in (signal.SIGINT, signal.SIGUSR1):
     signal.signal(number, signal.SIG_IGN)
+  threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+  multiprocessing.parent_process().join()
+  os._exit(1)
 
 
 def _num_threads(in_memory: bool, num_workers: int) -> int:

@@ -1,6 +1,8 @@
 import itertools
 import multiprocessing
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -227,6 +229,32 @@ def test_a_killed_worker_process_is_started_again(caplog):
   with pytest.raises(UserError, match=r"lower config\.data\.num_workers"):
     _take_without_workers(iterator, 100)
   iterator.close()
+
+
+@pytest.mark.slow
+def test_a_worker_process_ends_when_the_run_is_killed():
+  code = """
+import time
+import numpy as np
+from absl import flags
+from perceiver_jax.data.core import in_memory, pipeline
+flags.FLAGS(["run"])  # Grain reads some.
+images = np.zeros((10, 2, 2, 1), np.float32)
+labels = np.zeros(10, np.int32)
+source = in_memory.InMemoryArrays({"image": images, "label": labels}, ["a"])
+dataset = pipeline.train_dataset(source, global_batch=4, seed=0, num_workers=1)
+iterator = iter(dataset)
+next(iterator)
+print("started", flush=True)
+time.sleep(600)
+"""
+  run = subprocess.Popen(
+    [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+  )
+  assert run.stdout.readline() == "started\n"
+  run.kill()
+  # The worker has the same standard output, which ends when both have ended.
+  assert run.communicate(timeout=60) == ("", None)
 
 
 def _take_without_workers(iterator, count):
