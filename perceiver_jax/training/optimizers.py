@@ -14,10 +14,12 @@ from perceiver_jax import checks
 from perceiver_jax.errors import UserError
 from perceiver_jax.models.ops import depth
 
-OPTIMIZERS = ("lamb", "adamw")
+OPTIMIZERS = ("lamb", "adamw", "muon")
 SCHEDULES = ("constant", "constant_cosine", "cosine", "step")
 
 _NOT_DECAYED = ("b", "bias", "scale", "offset")
+# About the root mean square of Adam's updates (arXiv 2502.16982, section 2.2).
+_ADAM_RMS = 0.2
 
 
 def make_schedule(
@@ -93,15 +95,20 @@ def make_optimizer(
   weight_decay: float = 0.0,
   clip_norm: float = 0.0,
 ) -> optax.GradientTransformation:
-  """Returns LAMB or AdamW without weight decay of biases and norms.
+  """Returns LAMB, AdamW or Muon without weight decay of biases and norms.
 
   Args:
-    name: "lamb" or "adamw".
+    name: "lamb"; "adamw"; or "muon", which updates the weights of linear layers
+      and convolutions with orthogonalized momentum (Jordan et al., 2024), and
+      all other parameters with Adam with Nesterov's momentum. Neither paper
+      uses it. Its updates have the RMS of Adam's, so that it takes similar
+      learning rates (Liu et al., arXiv 2502.16982).
     schedule: learning rate schedule.
-    b1: decay rate of the first moment.
-    b2: decay rate of the second moment.
+    b1: decay rate of the first moment (of "muon", in Adam).
+    b2: decay rate of the second moment (of "muon", in Adam).
     eps: added to the square root of the second moment.
-    weight_decay: decoupled weight decay.
+    weight_decay: decoupled weight decay; of "muon", only of the weights that
+      Adam does not update.
     clip_norm: maximal global norm of the gradient; 0 for no clipping.
 
   Raises:
@@ -109,6 +116,17 @@ def make_optimizer(
   """
   checks.check_leaf_choice("optimizer.name", name, OPTIMIZERS)
   parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+  if name == "muon":
+    muon = optax.contrib.muon(
+      schedule,
+      eps=eps,
+      weight_decay=weight_decay,
+      adam_b1=b1,
+      adam_b2=b2,
+      muon_weight_dimension_numbers=_matrices,
+      consistent_rms=_ADAM_RMS,
+    )
+    return optax.chain(*parts, muon)
   parts += [
     optax.scale_by_adam(b1, b2, eps),
     optax.add_decayed_weights(weight_decay, decay_mask),
@@ -149,6 +167,22 @@ def from_config(
 def decay_mask(params: Any) -> Any:
   """Returns whether each parameter decays; biases and norms do not."""
   return _map_named(lambda _, name, __: name not in _NOT_DECAYED, params)
+
+
+def _matrices(params: Any) -> Any:
+  """Returns the axes by which Muon takes each weight as a matrix.
+
+  Those of other parameters are None. Each layer of a scanned stack has a matrix
+  of its own.
+  """
+
+  def axes(module, name, param):
+    if name != "w":
+      return None
+    inputs = range(depth.is_stacked(module), param.ndim - 1)
+    return optax.contrib.MuonDimensionNumbers(tuple(inputs), param.ndim - 1)
+
+  return _map_named(axes, params)
 
 
 def _trust_ratio_by_layer() -> optax.GradientTransformation:

@@ -23,6 +23,7 @@ VARIANTS = {
     "num_microbatches": 2,
     "checkpoint__every_steps": 4,
     "log__every_steps": 100,
+    "optimizer__name": "muon",
   },
 }
 
