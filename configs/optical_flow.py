@@ -23,7 +23,7 @@ Variants:
   conv: convolutions, frames concatenated; 1.84, 2.52, 4.83.
   conv_separate: convolutions, frames separate; 1.90, 2.53, 6.66.
   conv_light: `conv` with 16 layers and 1,024 latents; 2.06, 2.67, 6.12.
-  small: `conv` for two CPU cores on rendered pairs of 32 x 48 pixels; see
+  small: `conv` for a CPU on rendered pairs of 32 x 48 pixels; see
     docs/optical_flow.md for its errors.
   own: `small` on pairs of your own, NAME_img1.png, NAME_img2.png and
     NAME_flow.flo in --config.data.source_args.pairs.directory=DIR.
@@ -46,7 +46,7 @@ lengths of the opening (5% of the run) and of the rise of the severity after it
 batch that does not fit, and --config.precision=bfloat16 is meant for
 accelerators. BatchNorm's statistics are those of each device, as in the
 authors' ImageNet code. The sizes, scenes and optimizer of `small` are ours
-(AdamW; LAMB learned nothing in a few hundred steps), and so are its heads, the
+(Muon; LAMB learned nothing in a few hundred steps), and so are its heads, the
 width of its decoder's MLP, the sum of each query with what it attended to, and
 that it trains without augmentation.
 """
@@ -162,7 +162,7 @@ def _small(config: ml_collections.ConfigDict) -> None:
   """Sets the `conv` model at 32 x 48 pixels, with simpler scenes."""
   _rendered(config, (32, 48))
   config.data.source_args.rendered.update(
-    num_train=100_000, texture_scale=(0.7, 2.0), texture_detail=6.0
+    texture_scale=(0.7, 2.0), texture_detail=6.0
   )
   config.data.source_args.rendered.scene.update(
     objects=(0, 2),
@@ -183,17 +183,17 @@ def _small(config: ml_collections.ConfigDict) -> None:
     light_share=0.0,
     noise_share=0.0,
   )
-  config.num_steps = 8_000
+  config.num_steps = 11_000
   config.batch_size = 16
   config.ema_decay = 0.998
   config.model.adapter.update(
-    num_channels=128, num_bands=4, max_resolution=(8, 12)
+    num_channels=160, num_bands=4, max_resolution=(8, 12)
   )
   attention = {"qk_channels": 128, "v_channels": 128}
   config.model.encoder.update(
     num_latents=32,
     num_latent_channels=128,
-    num_self_attends_per_block=2,
+    num_self_attends_per_block=4,
     num_self_attend_heads=4,
     num_cross_attend_heads=4,
     **attention,
@@ -209,8 +209,8 @@ def _small(config: ml_collections.ConfigDict) -> None:
   )
   # Without augmentation, which does not help so small a model.
   config.data.curriculum.opening_share = 1.0
-  config.optimizer.name = "adamw"
-  config.optimizer.learning_rate = 1.5e-3
+  config.optimizer.name = "muon"
+  config.optimizer.learning_rate = 4e-3
   config.optimizer.warmup_steps = 100
   config.checkpoint.every_steps = 500
   config.eval_every_steps = 500
