@@ -213,6 +213,7 @@ class Attention(hk.Module):
       key,
       value,
       mask,
+      self._execution.target,
     )
     return project["output"](out)
 

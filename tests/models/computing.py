@@ -9,7 +9,7 @@ import pytest
 from jax import numpy as jnp
 
 from perceiver_jax.models import decoders
-from perceiver_jax.models.ops import online_softmax
+from perceiver_jax.models.ops import dot_product_attention, online_softmax
 
 
 @contextlib.contextmanager
@@ -17,6 +17,9 @@ def in_chunks(logits, queries=2**13):
   """Limits the logits of a chunk of attention and the queries of a decoder."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(online_softmax, "CHUNK_LOGITS", logits)
+    patch.setattr(dot_product_attention, "_TPU_GROUP_LOGITS", logits)
+    patch.setattr(online_softmax, "TPU_FORWARD_LOGITS", logits)
+    patch.setattr(online_softmax, "TPU_WHOLE_LOGITS", logits)
     patch.setattr(decoders, "_MAX_QUERIES", queries)
     yield
 

@@ -60,6 +60,7 @@ def attend_unprojected(
   key: Parameters,
   value: Parameters,
   mask: Mask | None,
+  target: str = "cpu",
 ) -> jax.Array:
   """Attends with one head to inputs whose keys and values are never computed.
 
@@ -76,6 +77,7 @@ def attend_unprojected(
     value: Weights [C, V] and bias of the value projection.
     mask: An array [#B, #N, #M], True where a query may attend to an input, or a
       `CausalMask`.
+    target: Platform that is compiled for; see `Execution.target`.
 
   Returns:
     [B, N, V]; zeros for a query that may attend to no input.
@@ -88,7 +90,7 @@ def attend_unprojected(
   if positions is not None:
     positions = positions.astype(q.dtype)
   with named_scope("unprojected", q.shape[1], data.shape[1]):
-    x = attend_to_normalized(q, data, positions, mask)
+    x = attend_to_normalized(q, data, positions, mask, target)
   out = (x.astype(q.dtype) * scale + offset) @ w_v + b_v
   if mask is None:
     return out
@@ -136,6 +138,7 @@ def attend_to_normalized(
   data: jax.Array,
   positions: jax.Array | None,
   mask: Mask | None,
+  target: str = "cpu",
 ) -> jax.Array:
   """Returns, for each query, the attention-weighted mean of normalized inputs.
 
@@ -150,6 +153,7 @@ def attend_to_normalized(
     positions: [M, P], or None where the data have all channels.
     mask: An array [#B, #N, #M], True where a query may attend to an input, or a
       `CausalMask`.
+    target: Platform that is compiled for; see `Execution.target`.
 
   Returns:
     float32 [B, N, C]; zeros for a query that may attend to no input.
@@ -157,7 +161,7 @@ def attend_to_normalized(
   if positions is None:
     positions = jnp.zeros((data.shape[1], 0), data.dtype)
   out = online_softmax.chunked_attention(
-    _score, queries, (data, positions[None]), mask
+    _score, queries, (data, positions[None]), mask, target=target
   )
   return out[:, 0]
 

@@ -17,8 +17,8 @@ from perceiver_jax.models.typing import Array, Float
 
 # "auto" never holds more logits than this at once.
 _MAX_LOGITS = 2**24
-# 256 MiB in float32: on TPUs, few large chunks are faster than many small ones.
-_TPU_CHUNK_LOGITS = 2**26
+# 64 MiB in float32, which fit into the vector memory of a TPU's core.
+_TPU_GROUP_LOGITS = 2**24
 _SCOPE = "dot_product_attention_"
 
 
@@ -100,11 +100,10 @@ def dot_product_attention(
   implementation = execution.attention
   if implementation == "auto":
     implementation = _choose(q, k, v, mask, execution.target)
-  chunk_logits = _TPU_CHUNK_LOGITS if execution.target == "tpu" else None
   attend = {
     "plain": plain_attention,
     "xla": _xla_attention,
-    "chunked": functools.partial(_chunked_attention, chunk_logits=chunk_logits),
+    "chunked": functools.partial(_chunked_attention, target=execution.target),
     "cudnn": cudnn.cudnn_attention,
   }[implementation]
   with named_scope(implementation, q.shape[1], k.shape[1]):
@@ -162,17 +161,40 @@ def _xla_attention(q, k, v, mask):
   return _unsplit(online_softmax.finalize(state)[0], v.dtype)
 
 
-def _chunked_attention(q, k, v, mask, chunk_logits=None):
+def _chunked_attention(q, k, v, mask, target="cpu"):
   """Attends with an online softmax; the full matrix of logits never exists."""
-  out = online_softmax.chunked_attention(
-    _score,
-    q * q.shape[-1] ** -0.5,
-    (k, v),
-    mask,
-    dtype=v.dtype,
-    chunk_logits=chunk_logits,
+  q = q * q.shape[-1] ** -0.5
+  attend = functools.partial(
+    online_softmax.chunked_attention, _score, dtype=v.dtype, target=target
   )
-  return _unsplit(out, v.dtype)
+  group = _group_size(q, k) if target == "tpu" and mask is None else 0
+  if not group:
+    return _unsplit(attend(q, (k, v), mask), v.dtype)
+  batch, _, heads, _ = q.shape
+
+  def split(x):
+    """Reshapes [B, L, H, C] to [groups, 1, L, heads of a group, C]."""
+    x = x.swapaxes(1, 2)
+    return x.reshape(-1, 1, group, *x.shape[2:]).swapaxes(2, 3)
+
+  q, k, v = map(split, (q, k, v))
+  out = jax.lax.map(lambda qkv: attend(qkv[0], qkv[1:], None), (q, k, v))
+  return _unsplit(out.reshape(batch, heads, *out.shape[3:]), v.dtype)
+
+
+def _group_size(q, k):
+  """Returns how many heads, of all examples, a TPU attends with at a time.
+
+  All logits of one head, but not those of all heads, fit into its vector
+  memory. 0: all heads at a time.
+  """
+  all_heads = q.shape[0] * q.shape[2]
+  per_head = q.shape[1] * k.shape[1]
+  if all_heads * per_head <= online_softmax.TPU_WHOLE_LOGITS:
+    return 0
+  limit = min(_TPU_GROUP_LOGITS // per_head, all_heads)
+  sizes = range(limit, 0, -1)
+  return next((size for size in sizes if all_heads % size == 0), 0)
 
 
 def _score(

@@ -32,6 +32,10 @@ MASKED_LOGIT = -1e30
 # Logits held at once, over batch and heads: 16 MiB in float32, which stay in
 # the cache of a CPU and keep an accelerator busy.
 CHUNK_LOGITS = 2**22
+# On TPUs, up to this many logits are faster whole, and the forward pass over
+# more of them in larger chunks (docs/tpu.md).
+TPU_WHOLE_LOGITS = 2**26
+TPU_FORWARD_LOGITS = 2**24
 _CHUNK_MULTIPLE = 128
 # Checkpoint policies know the result and its log-sum-exp by these names; where
 # both are saved, a backward pass does not attend again.
@@ -61,6 +65,7 @@ def update(
   logits: jax.Array,
   values: jax.Array,
   mask: jax.Array | None = None,
+  sum_by_product: bool = False,
 ) -> Softmax:
   """Adds a chunk of keys to an online softmax.
 
@@ -69,6 +74,8 @@ def update(
     logits: Scaled logits [B, H, N, M].
     values: [B, H, M, V].
     mask: Broadcastable to the logits, True where a query may attend to a key.
+    sum_by_product: Whether `l` is one more channel of the product with the
+      values, which on TPUs is faster than a sum over the last axis.
   """
   if mask is not None:
     logits = jnp.where(mask, logits, MASKED_LOGIT)
@@ -80,8 +87,13 @@ def update(
   p = jnp.exp(logits - m[..., None])
   if mask is not None:
     p = jnp.where(mask, p, 0.0)
-  l = p.sum(-1)
+  channels = values.shape[-1]
+  if sum_by_product:
+    ones = jnp.ones((*values.shape[:-1], 1), values.dtype)
+    values = jnp.concatenate([values, ones], -1)
   acc = _einsum("bhnm,bhmv->bhnv", p.astype(values.dtype), values)
+  l = acc[..., channels] if sum_by_product else p.sum(-1)
+  acc = acc[..., :channels]
   if state is not None:
     alpha = jnp.exp(state.m - m)
     l += alpha * state.l
@@ -105,7 +117,7 @@ def chunked_attention(
   mask: Mask | None,
   *,
   dtype: Any = jnp.float32,
-  chunk_logits: int | None = None,
+  target: str = "cpu",
 ) -> jax.Array:
   """Returns the softmax-weighted mean of values for each query.
 
@@ -119,31 +131,39 @@ def chunked_attention(
     mask: An array [#B, #N, #M], True where a query may attend to a key, or a
       `CausalMask`.
     dtype: Type of the result, which the backward pass keeps.
-    chunk_logits: Logits held at once; `CHUNK_LOGITS` by default.
+    target: Platform that is compiled for, which decides how to cut and to sum;
+      see `Execution.target`.
 
   Returns:
     [B, H, N, V].
   """
-  options = _Options(dtype, chunk_logits or CHUNK_LOGITS)
-  return _attend(score, options, queries, keys, mask)
+  return _attend(score, _Options(dtype, target), queries, keys, mask)
 
 
 class _Options(NamedTuple):
-  """The type of the result, and the number of logits held at once."""
+  """The type of the result, and the platform that is compiled for."""
 
   dtype: Any
-  chunk_logits: int
+  target: str
 
 
-def chunk_size(length: int, logits_per_element: int, chunk_logits: int) -> int:
-  """Returns the size of a chunk that has about `chunk_logits` logits.
+def chunk_size(
+  length: int, logits_per_element: int, target: str, *, backward: bool = False
+) -> int:
+  """Returns the size of a chunk.
 
   Args:
     length: Length of the axis that is cut into chunks.
     logits_per_element: Batch x heads x length of the other axis.
-    chunk_logits: Logits of a chunk.
+    target: Platform that is compiled for.
+    backward: Whether the chunks are those of the backward pass.
   """
-  size = max(1, chunk_logits // max(logits_per_element, 1))
+  limit = CHUNK_LOGITS
+  if target == "tpu":
+    if length * logits_per_element <= TPU_WHOLE_LOGITS:
+      return length
+    limit = CHUNK_LOGITS if backward else TPU_FORWARD_LOGITS
+  size = max(1, limit // max(logits_per_element, 1))
   if size > _CHUNK_MULTIPLE:
     size -= size % _CHUNK_MULTIPLE
   return min(length, size)
@@ -186,12 +206,13 @@ def _forward(score, options, queries, keys, mask):
   logits, values = jax.eval_shape(score, queries, keys)
   *shape, num_keys = logits.shape
   batch, heads, num_queries = shape
+  add = functools.partial(update, sum_by_product=options.target == "tpu")
   if num_queries > num_keys:
 
     def over_queries(carry, start, size):
       out, lse = carry
       chunk_logits, chunk_values = score(_slice(queries, start, size), keys)
-      state = update(
+      state = add(
         None, chunk_logits, chunk_values, masks.chunk(mask, start, size, 1)
       )
       chunk_out, chunk_lse = finalize(state)
@@ -201,22 +222,20 @@ def _forward(score, options, queries, keys, mask):
       jnp.zeros((*shape, values.shape[-1]), jnp.float32),
       jnp.zeros(shape, jnp.float32),
     )
-    size = chunk_size(
-      num_queries, batch * heads * num_keys, options.chunk_logits
-    )
+    size = chunk_size(num_queries, batch * heads * num_keys, options.target)
     return _loop(num_queries, size, over_queries, start)
 
   def over_keys(state, start, size):
     chunk_logits, chunk_values = score(queries, _slice(keys, start, size))
     chunk_mask = masks.chunk(mask, start, size, 2)
-    return update(state, chunk_logits, chunk_values, chunk_mask)
+    return add(state, chunk_logits, chunk_values, chunk_mask)
 
   start = Softmax(
     m=jnp.full(shape, -jnp.inf, jnp.float32),
     l=jnp.zeros(shape, jnp.float32),
     acc=jnp.zeros((*shape, values.shape[-1]), jnp.float32),
   )
-  size = chunk_size(num_keys, batch * heads * num_queries, options.chunk_logits)
+  size = chunk_size(num_keys, batch * heads * num_queries, options.target)
   return finalize(_loop(num_keys, size, over_keys, start))
 
 
@@ -293,13 +312,13 @@ def _attend_backward(score, options, saved, grad):
   dkeys = [keys] if needed.keys else []
   if num_queries > num_keys:
     size = chunk_size(
-      num_queries, batch * heads * num_keys, options.chunk_logits
+      num_queries, batch * heads * num_keys, options.target, backward=True
     )
     start = zeros(queries), sums(dkeys)
     dqueries, dkeys = _loop(num_queries, size, over_queries, start)
   else:
     size = chunk_size(
-      num_keys, batch * heads * num_queries, options.chunk_logits
+      num_keys, batch * heads * num_queries, options.target, backward=True
     )
     start = sums(queries), zeros(dkeys)
     dqueries, dkeys = _loop(num_keys, size, over_keys, start)

@@ -34,7 +34,10 @@ def _qkv(b, n, m, h, f, v, seed=0):
 
 @st.composite
 def _cases(draw):
-  """Draws sizes with more queries or more keys, a mask, logits of a chunk."""
+  """Draws sizes, a mask, the logits of a chunk, and a platform.
+
+  There are more queries, more keys, or as many.
+  """
   b, h = draw(st.integers(1, 3)), draw(st.integers(1, 3))
   n, m = draw(st.sampled_from([(3, 11), (1, 9), (13, 4), (8, 1), (6, 6)]))
   f, v = draw(st.sampled_from([(5, 7), (1, 2), (4, 3)]))
@@ -45,7 +48,8 @@ def _cases(draw):
     seed = draw(st.integers(0, 99))
     mask = jnp.asarray(np.random.default_rng(seed).random(size) < 0.5)
   chunk = draw(st.integers(1, max(n, m)))
-  return (b, n, m, h, f, v), mask, chunk * b * h * min(n, m)
+  target = draw(st.sampled_from(["cpu", "tpu"]))
+  return (b, n, m, h, f, v), mask, chunk * b * h * min(n, m), target
 
 
 @settings(max_examples=4, deadline=None)
@@ -61,10 +65,10 @@ def test_many_values_and_gradients_agree_with_full_attention(case, seed):
   _check(*case, seed)
 
 
-def _check(sizes, mask, logits, seed):
+def _check(sizes, mask, logits, target, seed):
   qkv = _qkv(*sizes, seed=seed)
   with in_chunks(logits):
-    out = run(functools.partial(_chunked, mask=mask), *qkv)
+    out = run(functools.partial(_chunked, mask=mask, target=target), *qkv)
   assert_close(out, run(functools.partial(_full, mask=mask), *qkv))
 
 
@@ -88,8 +92,25 @@ def test_odd_channels_and_a_smaller_last_chunk(widths):
   ],
 )
 def test_chunk_size_is_limited_and_a_multiple_of_128(length, per_element, size):
-  limit = online_softmax.CHUNK_LOGITS
-  assert online_softmax.chunk_size(length, per_element, limit) == size
+  assert online_softmax.chunk_size(length, per_element, "cpu") == size
+
+
+def test_tpus_hold_all_logits_of_imagenet_and_those_of_heads_of_flow():
+  heads_at_once = []
+  for batch, heads, length in ((16, 8, 512), (8, 16, 2048), (16, 8, 784)):
+    x = jax.ShapeDtypeStruct((batch, length, heads, 32), jnp.bfloat16)
+    heads_at_once.append(dot_product_attention._group_size(x, x))
+  assert heads_at_once == [0, 4, 16]
+  assert online_softmax.chunk_size(512, 16 * 8 * 512, "tpu") == 512
+
+
+def test_groups_of_heads_agree_with_full_attention():
+  qkv = _qkv(2, 5, 6, 3, 4, 7)
+  attend = functools.partial(_chunked, mask=None, target="tpu")
+  with in_chunks(2 * 5 * 6):
+    assert dot_product_attention._group_size(*qkv[:2]) == 2
+    out = run(attend, *qkv)
+  assert_close(out, run(functools.partial(_full, mask=None), *qkv))
 
 
 @pytest.mark.parametrize("length", [1, 4, 5, 8, 11])
@@ -118,16 +139,17 @@ def test_masked_keys_have_no_effect_on_values_and_gradients(n, m, garbage):
     assert np.all(np.any(grad[:, :3], -1))
 
 
+@pytest.mark.parametrize("target", ["cpu", "tpu"])
 @pytest.mark.parametrize(("n", "m"), [(3, 8), (8, 5)])
-def test_fully_masked_rows_are_zero_and_have_no_gradient(n, m):
+def test_fully_masked_rows_are_zero_and_have_no_gradient(n, m, target):
   qkv = _qkv(2, n, m, 2, 4, 6)
   mask = np.ones((2, n, m), bool)
   mask[1, 2] = False
   mask[0, 0, :4] = False  # All keys of a first chunk.
-  attend = functools.partial(_chunked, mask=jnp.asarray(mask))
+  attend = functools.partial(_chunked, target=target)
   with in_chunks(2 * 2 * min(n, m) * 2):
-    out, grads = run(attend, *qkv)
-    masked = functools.partial(_chunked, mask=jnp.zeros((1, 1, m), bool))
+    out, grads = run(functools.partial(attend, mask=jnp.asarray(mask)), *qkv)
+    masked = functools.partial(attend, mask=jnp.zeros((1, 1, m), bool))
     masked_out, masked_grads = run(masked, *qkv)
   expected = run(functools.partial(_full, mask=jnp.asarray(mask)), *qkv)
   assert_close((out, grads), expected)
@@ -149,10 +171,11 @@ def test_large_logits_select_the_largest(n, m, size):
   assert all(np.isfinite(g).all() for g in grads)
 
 
+@pytest.mark.parametrize("target", ["cpu", "tpu"])
 @pytest.mark.parametrize(("n", "m"), [(6, 70), (70, 6)])
-def test_bfloat16_is_close_to_float32(n, m):
+def test_bfloat16_is_close_to_float32(n, m, target):
   half = [x.astype(jnp.bfloat16) for x in _qkv(2, n, m, 2, 16, 8)]
-  attend = functools.partial(_chunked, mask=None)
+  attend = functools.partial(_chunked, mask=None, target=target)
   with in_chunks(2 * 2 * 6 * 16):
     out, grads = run(attend, *half)
   assert {x.dtype for x in (out, *grads)} == {jnp.dtype("bfloat16")}
