@@ -276,7 +276,7 @@ def test_a_run_of_another_task_does_not_predict_flow(refuses, tmp_path):
 @pytest.mark.slow
 def test_the_small_model_is_soon_better_than_zero_flow(tmp_path):
   config = config_file.get_config("small")
-  config.update(num_steps=500, ema_decay=0.0)
+  config.update(num_steps=300, ema_decay=0.0)
   config.data.source_args.rendered.num_test = 128
   outcome = loop.Trainer(config, tasks.make_task(config), tmp_path, 1).run()
   metrics = outcome.results["metrics"]

@@ -75,10 +75,12 @@ class Served(NamedTuple):
   Attributes:
     url: Its address, without a slash at the end.
     connections: File with a line for each connection of the server.
+    process: The server.
   """
 
   url: str
   connections: object
+  process: subprocess.Popen
 
   def request(self, method, path, body=None, headers=None):
     """Returns status and body of the response to a request."""
@@ -120,7 +122,8 @@ def serve(tmp_path_factory, compile_cache):
     processes.append(process)
     line = process.stdout.readline()
     assert f"http://127.0.0.1:{port}/" in line
-    return Served(f"http://127.0.0.1:{port}", folder / "connections")
+    url = f"http://127.0.0.1:{port}"
+    return Served(url, folder / "connections", process)
 
   yield start
   for process in processes:
@@ -230,6 +233,20 @@ def test_an_example_is_classified_without_a_request_elsewhere(digits, visit):
     "() => [...document.images].filter((i) => i.naturalWidth > 100).length >= 2"
   )
   assert _targets(digits) == []
+
+
+@pytest.mark.parametrize("seconds", [0.2, 1.0])
+def test_a_signal_during_a_prediction_ends_the_server(
+  serve, visit, trained_once, seconds
+):
+  served = serve(f"--workdir={trained_once[0]}")
+  tab = visit(served)
+  # The first prediction compiles, which takes longer than this test waits.
+  tab.locator(_EXAMPLE).first.click()
+  time.sleep(seconds)
+  assert tab.locator(_CLASSES).count() == 0
+  served.process.send_signal(signal.SIGINT)
+  assert served.process.wait(30) == 0
 
 
 @pytest.mark.parametrize(
