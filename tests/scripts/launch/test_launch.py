@@ -85,6 +85,10 @@ def _in_checkout(monkeypatch):
       ["v4 and later"],
     ),
     (
+      ("--where=gke", *_CLOUD[:2], *_CLOUD[4:], "--image=a", "--queue=My_Q"),
+      ["--queue=My_Q", "LocalQueue"],
+    ),
+    (
       ("--where=skypilot", *_CLOUD[:3], *_CLOUD[4:], "--hosts=2"),
       ["leave out --hosts"],
     ),
