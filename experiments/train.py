@@ -21,7 +21,8 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> int:
   """Trains a model and prints the location of the results."""
   launch.no_arguments(argv)
-  config, folder = launch.config(), launch.workdir()
+  config = launch.config()
+  folder = launch.workdir(takes_checkpoints=True)
   # Import JAX late to keep --help and flag errors fast.
   from perceiver_jax.tasks import registry as tasks
   from perceiver_jax.training import interrupts, loop

@@ -44,7 +44,7 @@ last_opened: dict[int, str] = {}
 
 
 def as_path(path: str | os.PathLike) -> Path:
-  """Returns a path that a user gives, local or in a bucket (gs://).
+  """Returns a path that a user gives, local or in a bucket (gs://, s3://).
 
   Of a bucket it is an `etils.epath.Path`, which has the same methods.
 
@@ -174,6 +174,19 @@ def on_disk(path: str | os.PathLike, flag: str) -> Path:
       " written with gcloud storage cp"
     )
   return Path(path).expanduser()
+
+
+def check_takes_checkpoints(path: str | os.PathLike, flag: str) -> None:
+  """Checks that Orbax can write checkpoints to a folder.
+
+  Raises:
+    UserError: It is in a bucket of another kind than gs://.
+  """
+  if is_remote(path) and not os.fspath(path).startswith("gs://"):
+    raise UserError(
+      f"{flag}={path} can't hold checkpoints, which Orbax reads and writes only"
+      f" on disks and in gs:// buckets; give another {flag}"
+    )
 
 
 @contextlib.contextmanager

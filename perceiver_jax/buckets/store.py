@@ -17,7 +17,7 @@ from typing import IO, Any
 import fsspec
 from etils import epath
 
-from perceiver_jax.buckets import cloud_storage
+from perceiver_jax.buckets import cloud_storage, reasons, s3
 from perceiver_jax.errors import UserError
 
 # The package that reads each kind of URL that epath knows.
@@ -71,26 +71,36 @@ def connect(scheme: str) -> None:
   """
   package = _PACKAGES[scheme]
   if importlib.util.find_spec(package) is None:
-    extra = "-e '.[gcs]'" if scheme == "gs" else package
+    extra = {"gs": "-e '.[gcs]'", "s3": "-e '.[s3]'"}.get(scheme, package)
     raise UserError(
       f"{scheme}:// paths need the package {package}: pip install {extra}"
     )
   # TensorStore and other processes change folders that were listed before.
   fsspec.config.conf.setdefault(scheme, {})["use_listings_cache"] = False
   if scheme == "gs":
-    # The other class of gcsfs asks a second service for the kind of bucket.
-    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-    from gcsfs import core
+    _register_gcsfs()
+  if scheme == "s3":
+    import s3fs
 
-    # gcsfs would print the traceback of an error that we report in a line.
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
-    logging.getLogger("fsspec").setLevel(logging.WARNING)
-    logging.getLogger("google.auth").setLevel(logging.ERROR)
-    cls = type(
-      "CloudStorage", (cloud_storage.Explained, core.GCSFileSystem), {}
-    )
-    for protocol in ("gs", "gcs"):
-      fsspec.register_implementation(protocol, cls, clobber=True)
+    # They would log where they have found credentials and the endpoint.
+    logging.getLogger("aiobotocore").setLevel(logging.WARNING)
+    logging.getLogger("botocore").setLevel(logging.WARNING)
+    cls = type("S3", (s3.Explained, s3fs.S3FileSystem), {})
+    fsspec.register_implementation("s3", cls, clobber=True)
+
+
+def _register_gcsfs() -> None:
+  # The other class of gcsfs asks a second service for the kind of bucket.
+  os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+  from gcsfs import core
+
+  # gcsfs would print the traceback of an error that we report in a line.
+  logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+  logging.getLogger("fsspec").setLevel(logging.WARNING)
+  logging.getLogger("google.auth").setLevel(logging.ERROR)
+  cls = type("CloudStorage", (cloud_storage.Explained, core.GCSFileSystem), {})
+  for protocol in ("gs", "gcs"):
+    fsspec.register_implementation(protocol, cls, clobber=True)
 
 
 def filesystem(path: str | os.PathLike) -> fsspec.AbstractFileSystem:
@@ -108,10 +118,10 @@ def explained(path: str | os.PathLike) -> Iterator[None]:
   except UserError:
     raise
   except Exception as error:
-    # gcsfs raises some errors of files without a reason.
+    # Libraries raise some errors of files without a reason.
     if isinstance(error, OSError) and error.strerror:
       raise
-    raise cloud_storage.os_error(error, os.fspath(path)) from error
+    raise reasons.os_error(error, os.fspath(path)) from error
 
 
 def open_file(

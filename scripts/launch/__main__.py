@@ -128,6 +128,7 @@ def _job(others: Sequence[str]) -> job_lib.Job:
   is_local = _WHERE.value in ("local", "slurm")
   config = _CONFIG.value if is_local else _in_checkout(_CONFIG.value)
   workdir = _WORKDIR.value
+  files.check_takes_checkpoints(workdir, "--workdir")
   if files.is_remote(workdir):
     store.split(workdir)  # This machine may have no access to the bucket.
   sweep_command: list[str] = []

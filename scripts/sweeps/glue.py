@@ -52,6 +52,7 @@ _PARALLEL = sweep_flags.define_parallel()
 
 def main(argv: Sequence[str]) -> None:
   """Runs the grid and prints the table."""
+  files.check_takes_checkpoints(_OUT.value, "--out")
   out = files.as_path(_OUT.value).expanduser()
   # Report mistyped flags before any work.
   for name, kind in (("batch_sizes", int), ("learning_rates", float)):

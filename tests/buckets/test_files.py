@@ -193,8 +193,8 @@ def test_a_missing_package_is_named(monkeypatch):
   monkeypatch.setattr(store.importlib.util, "find_spec", lambda name: None)
   with pytest.raises(UserError, match=r"package gcsfs: pip install -e '.\[gcs"):
     files.as_path("gs://bucket/a")
-  with pytest.raises(UserError, match="package s3fs: pip install s3fs"):
-    files.as_path("s3://bucket/a")
+  with pytest.raises(UserError, match="package adlfs: pip install adlfs"):
+    files.as_path("az://bucket/a")
 
 
 def test_local_paths_stay_local(tmp_path, monkeypatch):

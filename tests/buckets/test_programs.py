@@ -16,6 +16,7 @@ from configs import imagenet
 from perceiver_jax import files, weights
 from perceiver_jax.data.clips import audio
 from perceiver_jax.errors import UserError
+from perceiver_jax.training.checkpoints.checkpointer import Checkpointer
 from scripts.paper_tables import costs
 
 pytestmark = pytest.mark.usefixtures("compile_once", "no_report")
@@ -155,3 +156,19 @@ def test_scripts_that_need_a_disk_say_so(
   monkeypatch.chdir(tmp_path)
   refused(name, *flags, parts=[flags[-1], "must be on a disk"])
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["s3", "az", "hf"])
+def test_a_run_in_a_bucket_that_orbax_cannot_use_is_refused(
+  refuses, refused, kind
+):
+  run = f"{kind}://b/x"
+  config = "--config=configs/digits.py:smoke"
+  parts = ["can't hold checkpoints", "only on disks and in gs:// buckets"]
+  workdir, out = f"--workdir={run}", f"--out={run}"
+  refuses("train", config, workdir, parts=[workdir, *parts])
+  refused("sweep", config, "--sweep=seed", out, parts=[out, *parts])
+  refused("sweeps.glue", out, parts=[out, *parts])
+  refused("launch", "--where=local", config, workdir, parts=[workdir, *parts])
+  with pytest.raises(UserError, match="can't hold checkpoints"):
+    Checkpointer(f"{run}/checkpoints", read_only=True)

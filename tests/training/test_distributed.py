@@ -248,7 +248,7 @@ def assert_others_end(processes, victim, folder):
   killed = time.monotonic()
   others = {n: run for n, run in enumerate(processes) if n != victim}
   ended = {n: run.end() for n, run in others.items()}
-  assert time.monotonic() - killed < 60  # 21 s of two, and 28 s of four.
+  assert time.monotonic() - killed < 60  # 21 to 28 s of two, four and eight.
   message = f"error: process {victim} of {len(processes)} "
   for number, (status, _, err) in ended.items():
     assert status == 75, err

@@ -31,10 +31,12 @@ class CheckpointFolder:
     read_only: never write, move or delete anything.
 
   Raises:
-    UserError: if the directory can't be made.
+    UserError: if the directory can't be made, or is in a bucket that Orbax
+      can't use.
   """
 
   def __init__(self, directory: epath.PathLike, *, read_only: bool = False):
+    files.check_takes_checkpoints(directory, "--workdir")
     path = epath.Path(directory)
     self.path = path if files.is_remote(path) else path.resolve()
     self._read_only = read_only

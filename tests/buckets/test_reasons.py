@@ -1,10 +1,10 @@
-"""Tests of the reasons that errors of Cloud Storage are given."""
+"""Tests of the reasons that errors of object stores are given."""
 
 import errno
 
 import pytest
 
-from perceiver_jax.buckets import cloud_storage
+from perceiver_jax.buckets import reasons
 
 
 class HttpError(Exception):
@@ -19,6 +19,12 @@ class Timeout(Exception):
   """An error like those of aiohttp."""
 
   __module__ = "aiohttp.client_exceptions"
+
+
+class NoCredentialsError(Exception):
+  """An error like that of botocore."""
+
+  __module__ = "botocore.exceptions"
 
 
 class Refresh(Exception):
@@ -43,6 +49,16 @@ class Refresh(Exception):
       errno.EACCES,
       ["permission denied", "storage.objects.create"],
     ),
+    (
+      NoCredentialsError("Unable to locate credentials"),
+      errno.EACCES,
+      ["no valid credentials", "Unable", "aws configure"],
+    ),
+    (
+      PermissionError("Access Denied"),
+      errno.EACCES,
+      ["permission denied", "Access Denied"],
+    ),
     (HttpError(503, "busy, 503"), errno.EIO, ["still answers 503", "busy"]),
     (HttpError(429, "slow down"), errno.EIO, ["still answers 429"]),
     (Timeout(), errno.EIO, ["no answer", "Timeout"]),
@@ -50,7 +66,7 @@ class Refresh(Exception):
   ],
 )
 def test_an_error_has_a_reason_in_one_line(error, number, parts):
-  explained = cloud_storage.os_error(error, "bucket/x")
+  explained = reasons.os_error(error, "bucket/x")
   assert explained.errno == number
   assert explained.filename == "bucket/x"
   for part in parts:
