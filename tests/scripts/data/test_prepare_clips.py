@@ -213,7 +213,7 @@ def test_preparation_resumes_after_a_worker_is_killed(
 
 
 def _kill_a_child():
-  """Kills the first process that this one starts."""
-  while not (children := multiprocessing.active_children()):
+  """Kills the first of two processes that this one starts."""
+  while len(children := multiprocessing.active_children()) < 2:
     time.sleep(0.01)
   children[0].kill()
