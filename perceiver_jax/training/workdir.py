@@ -167,14 +167,15 @@ def locked(workdir: Path) -> Iterator[Callable[[], None]]:
         workdir,
         error.strerror,
       )
-    file.seek(0)
-    if holder := file.read(200):  # It was killed, or its host failed.
-      logging.warning(
-        "--workdir=%s: took over the lock of %s, which ended without"
-        " releasing it",
-        workdir,
-        holder,
-      )
+    else:
+      file.seek(0)
+      if holder := file.read(200):  # It was killed, or its host failed.
+        logging.warning(
+          "--workdir=%s: took over the lock of %s, which ended without"
+          " releasing it",
+          workdir,
+          holder,
+        )
     with writing(workdir):
       file.truncate(0)
       file.write(f"process {os.getpid()} on {platform.node()}")

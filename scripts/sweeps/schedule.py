@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from perceiver_jax import files
+from perceiver_jax import growing_folder
 from scripts.sweeps import devices, points, runs
 
 _POLL = 0.2  # Seconds between two looks at the runs.
@@ -56,7 +56,7 @@ class Schedule:
   ):
     self._out, self._pending = out, list(pending)
     self._shares = devices.shares(parallel)
-    self._logs = files.GrowingFolder(out)
+    self._logs = growing_folder.GrowingFolder(out)
     self._total, self._more, self._ended = total, more, ended
     self._active: list[_Active] = []
     self._elsewhere: set[str] = set()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny_weights
 
-from perceiver_jax import files, weights
+from perceiver_jax import files, growing_folder, weights
 from perceiver_jax.buckets import store, uploads
 from perceiver_jax.errors import UserError
 from perceiver_jax.training import workdir
@@ -122,7 +122,7 @@ def test_uploads_take_a_small_share_of_the_time(memory_bucket, monkeypatch):
 
 def test_files_that_grow_may_be_in_folders(memory_bucket):
   files.write_text(memory_bucket / "cola" / "a.log", "old")
-  folder = files.GrowingFolder(memory_bucket)
+  folder = growing_folder.GrowingFolder(memory_bucket)
   for name in ("cola/a.log", "rte/a.log"):
     with folder.fetch(name).open("a") as file:
       file.write("new")

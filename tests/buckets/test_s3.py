@@ -10,7 +10,7 @@ import pytest
 import tiny_weights
 from etils.epath import backend
 
-from perceiver_jax import files, weights
+from perceiver_jax import files, growing_folder, weights
 from perceiver_jax.buckets import store
 from perceiver_jax.data.images import codec, image_folder
 from perceiver_jax.errors import UserError
@@ -84,7 +84,7 @@ def test_one_process_creates_a_file(folder):
 
 def test_files_that_grow_are_uploaded(folder):
   files.write_text(folder / "a.log", "old")
-  growing = files.GrowingFolder(folder)
+  growing = growing_folder.GrowingFolder(folder)
   with growing.fetch("a.log").open("a") as file:
     file.write("new")
   growing.close()

@@ -94,8 +94,8 @@ def test_muon_updates_only_weights_with_orthogonal_matrices(params_and_grads):
   change = jax.tree.map(lambda new, old: (old - new) / 0.1, updated, params)
   for module in ("conv", "net/linear"):
     matrix = change[module]["w"].reshape(-1, change[module]["w"].shape[-1])
-    # Adam's root mean square, times the share of singular values. Newton and
-    # Schulz's iteration makes these equal to one up to 30%.
+    # The singular values of an orthogonal matrix with the root mean square of
+    # Adam's updates. Newton-Schulz iteration reaches them up to about 30%.
     values = np.linalg.svd(matrix)[1] / (0.2 * max(matrix.shape) ** 0.5)
     np.testing.assert_allclose(values, 1, atol=0.35)
   adam = optax.adam(0.1, eps=1e-6, nesterov=True)

@@ -330,9 +330,12 @@ def test_a_file_system_without_locks_gets_a_warning(
     raise OSError(errno.ENOSYS, "Function not implemented")
 
   monkeypatch.setattr("fcntl.flock", flock)
+  # It may still be running.
+  (tmp_path / ".lock").write_text("process 1 on another host")
   with caplog.at_level("WARNING", "absl"), workdir.locked(tmp_path):
     pass
   assert "can't be locked" in caplog.text
+  assert "took over" not in caplog.text
 
 
 def test_file_in_place_of_the_folder_is_a_user_error(tmp_path):

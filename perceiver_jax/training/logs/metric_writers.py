@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from perceiver_jax import files
+from perceiver_jax import files, growing_folder
 from perceiver_jax.errors import UserError
 from perceiver_jax.viz.image_layout import png_bytes
 
@@ -74,7 +74,7 @@ class MetricsFile:
     if self._file is None:
       # Appending to an incomplete line would corrupt the new line as well.
       self.truncate_after(math.inf)
-      self._folder = files.GrowingFolder(self._path.parent)
+      self._folder = growing_folder.GrowingFolder(self._path.parent)
       local = self._folder.fetch(self._path.name)
       self._file = open(local, "a", encoding="utf-8")  # noqa: SIM115
     self._file.write(_line(step, values))
@@ -199,7 +199,7 @@ class _TensorBoard:
     from tensorboardX.proto import event_pb2
 
     self._summary, self._proto = summary, event_pb2
-    self._folder = files.GrowingFolder(folder)
+    self._folder = growing_folder.GrowingFolder(folder)
     # Names are unique per second only; a quick restart must not reuse a file.
     self._file = event_file_writer.EventsWriter(
       str(self._folder.local / "events"), f".{resume_step}"
