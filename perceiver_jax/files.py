@@ -180,9 +180,14 @@ def check_takes_checkpoints(path: str | os.PathLike, flag: str) -> None:
   """Checks that Orbax can write checkpoints to a folder.
 
   Raises:
-    UserError: It is in a bucket of another kind than gs://.
+    UserError: The kind of URL is unknown, it names no bucket, or the bucket is
+      of another kind than gs://.
   """
-  if is_remote(path) and not os.fspath(path).startswith("gs://"):
+  if not is_remote(path):
+    return
+  from perceiver_jax.buckets import store
+
+  if store.split(os.fspath(path))[0] != "gs":
     raise UserError(
       f"{flag}={path} can't hold checkpoints, which Orbax reads and writes only"
       f" on disks and in gs:// buckets; give another {flag}"

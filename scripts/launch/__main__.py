@@ -32,7 +32,6 @@ from absl import flags
 
 from experiments import launch
 from perceiver_jax import files
-from perceiver_jax.buckets import store
 from perceiver_jax.errors import UserError
 from scripts.launch import job as job_lib
 from scripts.launch.launchers import LAUNCHERS
@@ -128,9 +127,8 @@ def _job(others: Sequence[str]) -> job_lib.Job:
   is_local = _WHERE.value in ("local", "slurm")
   config = _CONFIG.value if is_local else _in_checkout(_CONFIG.value)
   workdir = _WORKDIR.value
+  # Only the name is checked: this machine may have no access to the bucket.
   files.check_takes_checkpoints(workdir, "--workdir")
-  if files.is_remote(workdir):
-    store.split(workdir)  # This machine may have no access to the bucket.
   sweep_command: list[str] = []
   if _SWEEP.value:
     runs = tuple(
