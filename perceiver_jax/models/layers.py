@@ -64,13 +64,16 @@ class LayerNorm(hk.Module):
 
   def __init__(self, name: str | None = None, execution: Execution = AUTO):
     super().__init__(name=name)
-    self._custom_gradients = execution.uses_custom_gradients
+    self._custom_gradients = execution.uses_custom_norm_gradients
+    self._sum_by_product = execution.target != "tpu"
 
   def __call__(self, x: Float[Array, "*B C"]) -> Float[Array, "*B C"]:
     """Normalizes each element."""
     # Not by the method below, whose results precision policies would round.
     scale, offset = _norm_parameters(x.shape[-1])
-    return gradients.layer_norm(x, scale, offset, self._custom_gradients)
+    return gradients.layer_norm(
+      x, scale, offset, self._custom_gradients, self._sum_by_product
+    )
 
   def parameters(
     self, channels: int

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from perceiver_jax.errors import UserError
 
-IN_USE = "another process uses libtpu"
 TOPOLOGIES = (
   "v2:2x2",
   "v3:2x2",
@@ -71,6 +70,8 @@ def prepare_environment() -> None:
       "compiling for TPUs needs libtpu: pip install -e '.[compile-ahead]'"
     )
   os.environ["JAX_PLATFORMS"] = "cpu"
+  # Another program may have it loaded; none of them uses a TPU.
+  os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
   os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # Do not ask the cloud for a TPU.
   os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
   # Any type will do, since a topology is given; without one libtpu warns.
@@ -96,11 +97,6 @@ def devices(topology: str) -> list[Any]:
     )
   except Exception as error:
     reason = str(error).splitlines()[0]
-    if "lockfile" in reason:
-      raise UserError(
-        f"{IN_USE}, and only one can at a time: wait for it, or remove"
-        " /tmp/libtpu_lockfile"
-      ) from error
     raise UserError(
       f"--topology={topology} is not a TPU topology ({reason}); give one like"
       f" {', '.join(TOPOLOGIES)}"

@@ -3,11 +3,12 @@
   python -m scripts.compile_ahead.table --topologies=v5e:8x8 --out=DIR \
     --page=docs/tpu_table.md
 
-compiles each train step as `scripts.compile_ahead` does, one after another, and
-keeps the figures of each in a file of DIR. What is there is not compiled again,
-so the command can be stopped and started again at any time; delete a file to
-compile its row once more. Rows that differ in their data alone share a program,
-which is compiled once. With --nocompile, only the page is written.
+compiles each train step as `scripts.compile_ahead` does, --parallel of them at
+a time, and keeps the figures of each in a file of DIR. What is there is not
+compiled again, so the command can be stopped and started again at any time;
+delete a file to compile its row once more. Rows that differ in their data alone
+share a program, which is compiled once. With --nocompile, only the page is
+written. Rows that have no figures in DIR stay as they are on the page.
 
 A batch that a topology's chips do not divide, as those of the small variants,
 is compiled for the largest slice of the same generation that does.
@@ -18,6 +19,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent import futures
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,6 +60,10 @@ def define_flags() -> None:
     "precision", "bfloat16", ["bfloat16", "float32"], "Precision of the steps."
   )
   flags.DEFINE_bool("compile", True, "Compile what has no figures yet.")
+  flags.DEFINE_integer(
+    "parallel", 1, "Rows compiled at the same time; each takes up to 6 GB.",
+    lower_bound=1,
+  )  # fmt: skip
   flags.DEFINE_string("out", None, "Folder of the figures.")
   flags.DEFINE_string("page", None, "Markdown file to write.")
 
@@ -80,12 +86,11 @@ def main(argv: Sequence[str]) -> None:
   every = rows(folder, configs_named([]), values.topologies)
   chosen = rows(folder, configs_named(values.configs), values.topologies)
   todo = [row for row in chosen if not row.file.exists()]
-  for number, row in enumerate(todo if values.compile else (), 1):
-    print(f"{number}/{len(todo)} {row.config} {row.topology}", flush=True)
-    result = compile_row(row, values.precision)
-    print(f"  {table_page.summary(result)}", flush=True)
+  if values.compile:
+    compile_rows(todo, values.precision, values.parallel)
   results = [(row.config, row.topology, read(row.file)) for row in every]
-  text = table_page.page(results)
+  old = page.read_text(encoding="utf-8") if page and page.exists() else ""
+  text = table_page.page(results, old)
   if page:
     files.write_text(page, text)
   else:
@@ -123,6 +128,23 @@ def with_fingerprint(folder: str | None, fingerprint: str) -> Path | None:
   return None
 
 
+def compile_rows(todo: Sequence[Row], precision: str, parallel: int) -> None:
+  """Compiles rows, and prints a line of each that is done."""
+  with futures.ThreadPoolExecutor(parallel) as pool:
+    running = {pool.submit(compile_row, row, precision): row for row in todo}
+    try:
+      for number, done in enumerate(futures.as_completed(running), 1):
+        row, result = running[done], done.result()
+        print(
+          f"{number}/{len(todo)} {row.config} {row.topology}:"
+          f" {table_page.summary(result)}",
+          flush=True,
+        )
+    except BaseException:  # A Ctrl-C too: the other rows do not start.
+      pool.shutdown(wait=False, cancel_futures=True)
+      raise
+
+
 def compile_row(row: Row, precision: str) -> dict[str, Any]:
   """Compiles a row in a process of its own, and keeps its figures.
 
@@ -132,9 +154,6 @@ def compile_row(row: Row, precision: str) -> dict[str, Any]:
 
   Returns:
     The figures, or only "error", the reason why there are none.
-
-  Raises:
-    UserError: Another process uses libtpu.
   """
   config = costs.load_config(row.config)
   topology = chips.dividing(row.topology, config.batch_size)
@@ -152,8 +171,6 @@ def compile_row(row: Row, precision: str) -> dict[str, Any]:
     error = (done.stderr.strip() or f"status {done.returncode}").splitlines()
   except subprocess.TimeoutExpired:
     error = [f"not compiled within {_SECONDS} s"]
-  if chips.IN_USE in error[-1]:  # No row can be compiled now.
-    raise UserError(error[-1].removeprefix("error: "))
   figures = read(new) or {"error": error[-1]}
   new.unlink(missing_ok=True)
   figures |= {"config": row.config, "num_steps": variants.num_steps(config)}

@@ -1,5 +1,6 @@
 """The page of the table of compiled train steps, in Markdown."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,24 +31,31 @@ _COLUMNS = (
 )
 
 
-def page(results: Sequence[tuple[str, str, Mapping[str, Any]]]) -> str:
+def page(
+  results: Sequence[tuple[str, str, Mapping[str, Any]]], old: str = ""
+) -> str:
   """Returns the page.
 
   Args:
-    results: Config, topology and figures of each row; those without figures
-      were not compiled.
+    results: Config, topology and figures of each row.
+    old: A page whose rows stay where there are no figures; without any, a row
+      was not compiled.
   """
+  old_rows = _rows_of(old)
   topologies = list(dict.fromkeys(topology for _, topology, _ in results))
   lines = [
     _HEAD.format(topologies=",".join(topologies), classes=variants.NUM_CLASSES)
   ]
   for topology in topologies:
-    rows = [row for row in results if row[1] == topology]
-    compiled = [row for row in rows if row[2]]
+    rows = {
+      name: _line(name, result) if result else old_rows.get((topology, name))
+      for name, of, result in results
+      if of == topology
+    }
     lines += [f"## {topology}", ""]
-    if compiled:
-      lines += [_COLUMNS, *(_line(name, r) for name, _, r in compiled), ""]
-    missing = [name for name, _, result in rows if not result]
+    if any(rows.values()):
+      lines += [_COLUMNS, *filter(None, rows.values()), ""]
+    missing = [name for name, line in rows.items() if not line]
     if missing:
       lines += ["Not compiled yet:", "", *_by_file(missing), ""]
   return "\n".join(lines)
@@ -65,6 +73,17 @@ def summary(result: Mapping[str, Any]) -> str:
     f" MFU {result['estimated_mfu']:.0%}, {result['num_microbatches']}"
     f" microbatch(es), {_checks(result)}"
   )
+
+
+def _rows_of(page: str) -> dict[tuple[str, str], str]:
+  """Returns the rows of a page, by topology and config."""
+  rows, topology = {}, ""
+  for line in page.splitlines():
+    if line.startswith("## "):
+      topology = line.removeprefix("## ")
+    elif match := re.match(r"\| `(\S+?\.py):?(\S*?)` \|", line):
+      rows[topology, f"configs/{match[1]}:{match[2]}"] = line
+  return rows
 
 
 def _line(config: str, result: Mapping[str, Any]) -> str:

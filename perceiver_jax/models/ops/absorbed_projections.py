@@ -215,8 +215,10 @@ def _statistics(data: jax.Array, positions: jax.Array) -> _Inputs:
 def _normalize(inputs: _Inputs) -> jax.Array:
   """Returns the normalized inputs [B, M, C], in the dtype of the data."""
   data, positions = inputs.data, inputs.positions
-  table = jnp.broadcast_to(positions, (*data.shape[:2], positions.shape[-1]))
-  x = jnp.concatenate([data, table], -1).astype(jnp.float32)
+  # Faster than to broadcast the positions and to concatenate.
+  pad = lambda x, *width: jnp.pad(x, ((0, 0), (0, 0), width))
+  x = pad(data, 0, positions.shape[-1]) + pad(positions, data.shape[-1], 0)
+  x = x.astype(jnp.float32)
   x = (x - inputs.mean[..., None]) * inputs.inverse[..., None]
   return x.astype(data.dtype)
 

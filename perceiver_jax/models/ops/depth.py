@@ -15,6 +15,7 @@ from jax import numpy as jnp
 
 from perceiver_jax.models.ops import online_softmax
 from perceiver_jax.models.ops.execution import Execution
+from perceiver_jax.models.ops.gradients import STATISTICS
 
 # Checkpoint policies know the results of an attention's projections by these
 # names. The second layer of an MLP is an "output" too, but the backward pass
@@ -148,13 +149,12 @@ def _recompute(layer: Callable, remat: bool, execution: Execution) -> Callable:
     choice = "attention" if execution.target == "tpu" else "projections"
   if choice == "none" and not execution.scan_layers:
     return layer
+  save = jax.checkpoint_policies.save_only_these_names
   policies = {
     "none": _save_all_but_weights,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "projections": jax.checkpoint_policies.save_only_these_names(*PROJECTIONS),
-    "attention": jax.checkpoint_policies.save_only_these_names(
-      *PROJECTIONS[:3], *online_softmax.RESULTS
-    ),
+    "projections": save(*PROJECTIONS, *STATISTICS),
+    "attention": save(*PROJECTIONS[:3], *online_softmax.RESULTS, *STATISTICS),
     "full": None,
   }
   return jax.checkpoint(layer, policy=policies[choice])

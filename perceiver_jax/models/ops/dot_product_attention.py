@@ -163,9 +163,13 @@ def _xla_attention(q, k, v, mask):
 
 def _chunked_attention(q, k, v, mask, target="cpu"):
   """Attends with an online softmax; the full matrix of logits never exists."""
-  q = q * q.shape[-1] ** -0.5
+  score = _score
+  if target == "tpu":
+    score = _scaled_score
+  else:
+    q = q * q.shape[-1] ** -0.5
   attend = functools.partial(
-    online_softmax.chunked_attention, _score, dtype=v.dtype, target=target
+    online_softmax.chunked_attention, score, dtype=v.dtype, target=target
   )
   group = _group_size(q, k) if target == "tpu" and mask is None else 0
   if not group:
@@ -203,6 +207,14 @@ def _score(
   k, v = keys_values
   logits = online_softmax.product("bnhf,bmhf->bhnm", q, k)
   return logits, v.swapaxes(1, 2)
+
+
+def _scaled_score(
+  q: jax.Array, keys_values: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+  """Scales the logits, which on TPUs costs nothing after their product."""
+  logits, values = _score(q, keys_values)
+  return logits * q.shape[-1] ** -0.5, values
 
 
 def _unsplit(out: jax.Array, dtype: Any) -> jax.Array:

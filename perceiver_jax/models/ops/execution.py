@@ -43,13 +43,15 @@ class Execution:
       product. "auto" does so on GPUs only; it is slower on CPUs, and on TPUs by
       the compiler's estimate.
     custom_gradients: Whether linear layers and LayerNorm use our own backward
-      passes. They are faster on CPUs, where "auto" uses them, but do not
-      support forward-mode differentiation (`jax.jvp`).
+      passes. "auto" uses them where they are faster: both on CPUs, and that of
+      LayerNorm on TPUs by the compiler's estimate. They do not support
+      forward-mode differentiation (`jax.jvp`).
     scan_layers: Whether the layers of a block are a `jax.lax.scan` or unrolled.
     remat: What the backward pass of a self-attend recomputes: "none", nothing;
       "dots", all but the products with weights; "projections", all but the
       products with the attention's weights; "attention", all but queries, keys,
       values and, of "chunked" attention, the result; "full", the whole layer.
+      "projections" and "attention" also save the means and deviations of norms.
       "auto" is "full" where `EncoderConfig.remat` is set, else "attention" on
       TPUs and "projections" elsewhere.
 
@@ -93,9 +95,16 @@ class Execution:
 
   @property
   def uses_custom_gradients(self) -> bool:
-    """Returns whether gradients of linear layers and norms are our own."""
+    """Returns whether gradients of linear layers are our own."""
     if self.custom_gradients == "auto":  # XLA's own are slow on CPUs only.
       return self.target == "cpu"
+    return self.custom_gradients == "always"
+
+  @property
+  def uses_custom_norm_gradients(self) -> bool:
+    """Returns whether gradients of LayerNorm are our own."""
+    if self.custom_gradients == "auto":
+      return self.target in ("cpu", "tpu")
     return self.custom_gradients == "always"
 
   @property

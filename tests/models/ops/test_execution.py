@@ -50,16 +50,24 @@ def test_scan_layers_is_true_or_false(value):
 
 
 @pytest.mark.parametrize(
-  ("platform", "custom_gradients", "fuses_qkv"),
-  [("cpu", True, False), ("gpu", False, True), ("tpu", False, False)],
+  ("platform", "linear", "norm", "fuses_qkv"),
+  [
+    ("cpu", True, True, False),
+    ("gpu", False, False, True),
+    ("tpu", False, True, False),
+  ],
 )
 def test_auto_follows_the_platform_compiled_for(
-  platform, custom_gradients, fuses_qkv
+  platform, linear, norm, fuses_qkv
 ):
   target = Execution(platform=platform)
-  assert target.uses_custom_gradients == custom_gradients
+  assert target.uses_custom_gradients == linear
+  assert target.uses_custom_norm_gradients == norm
   assert target.fuses_qkv == fuses_qkv
-  assert target.replace(custom_gradients="always").uses_custom_gradients
+  for choice in ("always", "never"):
+    chosen = target.replace(custom_gradients=choice)
+    assert chosen.uses_custom_gradients == (choice == "always")
+    assert chosen.uses_custom_norm_gradients == (choice == "always")
   assert not target.replace(fuse_qkv="never").fuses_qkv
 
 

@@ -1,22 +1,29 @@
 """Tests of custom gradients of linear layers and norms."""
 
+import functools
+
 import haiku as hk
 import jax
 import numpy as np
 import plain
 import pytest
-from computing import assert_close, run
+from computing import assert_close, run, with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import numpy as jnp
 
 from perceiver_jax.models import layers
-from perceiver_jax.models.ops import gradients
+from perceiver_jax.models.ops import depth, gradients
+from perceiver_jax.models.ops.execution import Execution
 
 _FUNCTIONS = {
   "linear": (gradients.linear, lambda c: (plain.normal(c, 5), plain.normal(5))),
   "layer_norm": (
     gradients.layer_norm,
+    lambda c: (plain.normal(c), plain.normal(c)),
+  ),
+  "layer_norm_with_sums": (
+    functools.partial(gradients.layer_norm, sum_by_product=False),
     lambda c: (plain.normal(c), plain.normal(c)),
   ),
 }
@@ -124,3 +131,27 @@ def test_outputs_of_linear_layers_have_names_for_checkpoint_policies():
     plain.normal(2, 4),
   )
   assert "name=query" in str(jax.make_jaxpr(model.apply)(*args))
+
+
+@pytest.mark.parametrize("remat", ["projections", "attention"])
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_statistics_of_norms_are_not_recomputed(platform, remat):
+  def num_roots(remat):
+    model = _norms(Execution(platform=platform, remat=remat))
+    x = plain.normal(2, 3, 4)
+    params = plain.random_params(model, x)
+    trace = jax.make_jaxpr(with_gradients(model.apply))(params, x)
+    return str(trace).count("= rsqrt")
+
+  assert num_roots(remat) == num_roots("none")
+  assert num_roots("full") == 2 * num_roots("none")
+
+
+def _norms(execution):
+  """Returns a stack of layers of a norm each."""
+  layer = lambda x: x + layers.LayerNorm("norm", execution)(x)
+  return plain.transform(
+    lambda x: depth.apply_layers(
+      layer, x, num_layers=2, repeats=1, remat=False, execution=execution
+    )
+  )

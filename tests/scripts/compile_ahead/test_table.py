@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import threading
 
 import pytest
 import tiny_runs as runs
@@ -116,14 +117,35 @@ def test_a_failure_is_kept_with_its_reason(monkeypatch, tmp_path):
   assert table_page.summary(result) == "failed: error: no memory"
 
 
-def test_a_busy_libtpu_stops_the_table(monkeypatch, tmp_path):
-  (row,) = table.rows(tmp_path, ["configs/digits.py:"], ["v5e:8x8"])
-  message = f"error: {chips.IN_USE}, and only one can at a time"
-  busy = subprocess.CompletedProcess([], 2, "", message)
-  monkeypatch.setattr(subprocess, "run", lambda *_, **__: busy)
-  with pytest.raises(UserError, match=f"^{chips.IN_USE}"):
-    table.compile_row(row, "bfloat16")
-  assert not row.file.exists()
+def test_rows_without_figures_stay_as_they_are_on_the_page():
+  configs = ["configs/x.py:", "configs/x.py:a", "configs/x.py:b"]
+  topologies = ["v5e:8x8", "v4:4x4x4"]
+  rows = lambda figures: [
+    (config, topology, figures.get((config, topology), {}))
+    for topology in topologies
+    for config in configs
+  ]
+  figures = {(config, "v5e:8x8"): _FIGURES for config in configs[:2]}
+  old = table_page.page(rows(figures))
+  assert table_page.page(rows({}), old) == old
+  new = _FIGURES | {"estimated_seconds": 0.5}
+  changed = table_page.page(rows({(configs[1], "v5e:8x8"): new}), old)
+  old_lines, lines = old.splitlines(), changed.splitlines()
+  (index,) = [i for i, x in enumerate(old_lines) if x != lines[i]]
+  assert "`x.py:a`" in lines[index]
+  assert "500.0 ms" in lines[index]
+
+
+def test_rows_are_compiled_in_parallel(monkeypatch, tmp_path, capsys):
+  both = threading.Barrier(2, timeout=60)
+  monkeypatch.setattr(
+    table, "compile_row", lambda *_: both.wait() >= 0 and _FIGURES
+  )
+  rows = table.rows(
+    tmp_path, ["configs/digits.py:", "configs/digits.py:pairs"], ["v5e:8x8"]
+  )
+  table.compile_rows(rows, "bfloat16", 2)
+  assert "2/2 configs/digits.py" in capsys.readouterr().out
 
 
 def test_damaged_figures_are_reported(tmp_path):
