@@ -1,4 +1,4 @@
-"""Compiles a run for TPUs on a machine without one.
+"""Compiles a run for TPUs, or GPUs, on a machine without one.
 
   python -m scripts.compile_ahead --config=configs/imagenet.py:fourier \
     --topology=v5e:8x8
@@ -6,7 +6,8 @@
 libtpu compiles for any TPU on any machine. The printed memory is exact, and a
 program that does not compile here does not compile there. Times are estimates
 of the compiler, not measurements: the sum over all fusions, with nothing for
-collectives and little for waiting on memory.
+collectives and little for waiting on memory. JAX's CUDA plugin compiles for
+GPUs (--topology=h100:8), but estimates no times.
 """
 
 import json
@@ -30,7 +31,7 @@ def define_flags() -> None:
   config_flags.DEFINE_config_file(
     "config", None, "Experiment, as in experiments.train."
   )
-  flags.DEFINE_string("topology", "v5e:8x8", "TPUs, as GENERATION:CHIPS.")
+  flags.DEFINE_string("topology", "v5e:8x8", "Devices, as GENERATION:CHIPS.")
   flags.DEFINE_bool(
     "list_topologies", False, "Print topologies to choose from."
   )
@@ -54,6 +55,7 @@ def main(argv: Sequence[str]) -> int:
   if values.list_topologies:
     print("\n".join(chips.TOPOLOGIES))
     return 0
+  chips.check_topology(values.topology)
   config = launch.config()
   for flag in ("json", "hlo"):
     if path := values[flag].value:
@@ -62,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
       )
   if values.reuse:
     values.reuse = str(files.on_disk(values.reuse, "--reuse"))
-  chips.prepare_environment()
+  chips.prepare_environment(values.topology)
   result = _compile(config)
   _write(values.json, json.dumps(result, indent=2) + "\n")
   return 1 if result["exceeds_by"] else 0
@@ -88,7 +90,7 @@ def _compile(config: ml_collections.ConfigDict) -> dict[str, Any]:
       if same := table.with_fingerprint(values.reuse, fingerprint):
         print(f"the same program as in {same}")
         return table.read(same)
-    compiled = program.compile_program(lowered)
+    compiled = program.compile_program(lowered, chip)
     figures = report.figures(lowered, compiled, chip, len(devices))
     print(report.text(figures))
     if not compiled.exceeds_by or not values.fit:

@@ -80,7 +80,7 @@ def lower(
     UserError: The config does not fit the devices.
   """
   config = variants.complete(config)
-  config.execution.platform = "tpu"
+  config.execution.platform = "tpu" if devices[0].platform == "tpu" else "gpu"
   mesh = Mesh(np.array(devices), (step_lib.AXIS,))
   step_lib.check_batch_size(
     config.batch_size, mesh.size, config.num_microbatches
@@ -132,8 +132,8 @@ def lower(
   )
 
 
-def compile_program(lowered: Lowered) -> Compiled:
-  """Compiles a program, or finds out by how much it does not fit."""
+def compile_program(lowered: Lowered, chip: Chip) -> Compiled:
+  """Compiles a program, or finds out by how much it does not fit a chip."""
   start, cpu_start = time.perf_counter(), time.process_time()
   elapsed = lambda: (
     time.perf_counter() - start,
@@ -154,7 +154,9 @@ def compile_program(lowered: Lowered) -> Compiled:
     "code": stats.generated_code_size_in_bytes,
     "outputs": stats.output_size_in_bytes - stats.alias_size_in_bytes,
   }
-  return Compiled(*seconds, compiled.as_text(), memory, 0)
+  # The compiler of TPUs refuses what does not fit; that of GPUs does not.
+  exceeds_by = max(0, sum(memory.values()) - int(chip.hbm_bytes))
+  return Compiled(*seconds, compiled.as_text(), memory, exceeds_by)
 
 
 def parts_that_may_fit(parts: int, compiled: Compiled, chip: Chip) -> int:

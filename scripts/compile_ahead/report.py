@@ -17,7 +17,7 @@ def figures(
 ) -> dict[str, Any]:
   """Returns the figures of a program, JSON-able.
 
-  Times are those of one device, in seconds.
+  Times are those of one device, in seconds. There are none for GPUs.
   """
   result: dict[str, Any] = {
     "compile_seconds": round(compiled.seconds, 1),
@@ -37,17 +37,21 @@ def figures(
   for each in program:
     opcodes[each.opcode] += 1
   costliest = sorted(program, key=lambda x: -x.cycles * x.count)
-  return result | {
-    "estimated_seconds": seconds,
-    "estimated_mfu": ideal / seconds if seconds else 0.0,
+  result |= {
     "checks": {
       "counts": checks.count(compiled.text),
       "donated": checks.num_donated(compiled.text),
       "expected": lowered.num_donated,
     },
-    "has_open_loops": hlo.has_open_loops(compiled.text),
     "operations": dict(opcodes.most_common()),
     "collective_bytes": hlo.collective_bytes(program, compiled.text),
+  }
+  if not seconds:
+    return result
+  return result | {
+    "estimated_seconds": seconds,
+    "estimated_mfu": ideal / seconds,
+    "has_open_loops": hlo.has_open_loops(compiled.text),
     "parts": parts(program, chip),
     "costliest": [
       {
@@ -89,6 +93,12 @@ def text(result: dict[str, Any]) -> str:
   bytes_moved = result["collective_bytes"].items()
   collectives = ", ".join(f"{name} {human(n, 'B')}" for name, n in bytes_moved)
   lines.append(f"  collectives   {collectives or 'none'}")
+  counts = ", ".join(
+    f"{n} {name}" for name, n in list(result["operations"].items())[:8]
+  )
+  operations = f"  operations    {counts}"
+  if "estimated_seconds" not in result:
+    return "\n".join([*lines, "  estimated     no times", operations])
   lines.append(
     f"  estimated     {1e3 * result['estimated_seconds']:.1f} ms, MFU"
     f" {result['estimated_mfu']:.1%} (a model of the compiler, not a"
@@ -110,10 +120,7 @@ def text(result: dict[str, Any]) -> str:
     f"  {_short(x['scope'])}"
     for x in result["costliest"]
   ]
-  counts = ", ".join(
-    f"{n} {name}" for name, n in list(result["operations"].items())[:8]
-  )
-  return "\n".join([*lines, "", f"  operations    {counts}"])
+  return "\n".join([*lines, "", operations])
 
 
 def parts(program: list[hlo.Operation], chip: Chip) -> dict[str, Any]:

@@ -80,8 +80,13 @@ def main(argv: Sequence[str]) -> None:
     outputs.check_writable(page, "another --page")
   for topology in values.topologies:
     chips.check_topology(topology)
+    if chips.is_gpu(topology):
+      raise UserError(
+        f"--topologies={topology}: the table is one of estimated times, and"
+        " there are none for GPUs; use scripts.compile_ahead"
+      )
   if values.compile:
-    chips.prepare_environment()
+    chips.prepare_environment(values.topologies[0])
   folder.mkdir(parents=True, exist_ok=True)
   every = rows(folder, configs_named([]), values.topologies)
   chosen = rows(folder, configs_named(values.configs), values.topologies)

@@ -54,6 +54,7 @@ def _cases(draw):
     "use_query_residual": draw(st.booleans()),
   }
   execution = Execution(
+    platform=draw(st.sampled_from(["cpu", "tpu"])),
     absorb_projections=draw(st.sampled_from(["auto", "never"])),
     attention=draw(st.sampled_from(["auto", "xla", "chunked"])),
   )

@@ -1,4 +1,4 @@
-"""Compiling a run for TPUs on a machine without any."""
+"""Compiling a run for TPUs and GPUs on a machine without any."""
 
 import importlib.util
 import json
@@ -6,11 +6,14 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
+from jax import numpy as jnp
 
 from perceiver_jax.errors import UserError
 from scripts.compile_ahead import chips, program
 
+_HAS_CUDA = any(map(importlib.util.find_spec, chips._CUDA_PLUGINS))
 _COMMAND = [sys.executable, "-m", "scripts.compile_ahead"]
 
 
@@ -62,6 +65,60 @@ def test_without_libtpu_the_error_says_what_to_install():
   assert done.returncode == 2
   assert "pip install -e '.[compile-ahead]'" in done.stderr
   assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(_HAS_CUDA, reason="the CUDA plugin is installed")
+def test_without_the_cuda_plugin_the_error_says_what_to_install():
+  done = _run("--config=configs/digits.py:smoke", "--topology=h100:8")
+  assert done.returncode == 2
+  assert "pip install -e '.[cuda]'" in done.stderr
+  assert len(done.stderr.splitlines()) == 1
+
+
+def test_gpus_are_described_with_their_memory():
+  for name in chips._GPUS:
+    chip = chips.chip(name.upper())
+    description = chips._target_config(name)
+    assert f"device_memory_size: {chip.hbm_bytes}" in description
+    assert f'device_description_str: "{name.upper()}"' in description
+    assert description.count("{") == description.count("}")
+
+
+def test_a_program_larger_than_a_device_does_not_fit():
+  def compiled(hbm_bytes):
+    x = jax.ShapeDtypeStruct((1000,), "float32")
+    lowered = program.Lowered(jax.jit(jnp.cumsum).lower(x), 0, 0, 0.0, [])
+    chip = chips.chip("H100")._replace(hbm_bytes=hbm_bytes)
+    return program.compile_program(lowered, chip)
+
+  needed = sum(compiled(2**30).memory.values())
+  assert needed >= 8000  # Bytes of argument and result.
+  assert compiled(needed).exceeds_by == 0
+  assert compiled(needed - 1).exceeds_by == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not _HAS_CUDA, reason="the CUDA plugin is not installed")
+def test_a_train_step_compiles_for_gpus(tmp_path):
+  figures = tmp_path / "figures.json"
+  done = _run(
+    "--config=configs/digits.py:smoke",
+    "--config.precision=bfloat16",
+    "--topology=h100:8",
+    f"--json={figures}",
+    timeout=900,
+  )
+  assert done.returncode == 0, done.stderr
+  result = json.loads(figures.read_text())
+  assert result["num_devices"] == 8
+  assert 0 < sum(result["memory"].values()) < result["hbm_bytes"]
+  assert "estimated_seconds" not in result
+  assert list(result["collective_bytes"]) == ["all-reduce"]
+  checked = result["checks"]
+  assert not any(checked["counts"].values())
+  assert checked["donated"] == checked["expected"] > 100
+  assert any(each.startswith("cudnn") for each in result["attention"])
+  assert "no times" in done.stdout
 
 
 @pytest.mark.slow

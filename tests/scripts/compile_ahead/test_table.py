@@ -155,9 +155,12 @@ def test_damaged_figures_are_reported(tmp_path):
     table.read(file)
 
 
-@pytest.mark.parametrize("name", ["v9:2x2", "v5e", "v5e:eight", "v5e:8"])
+@pytest.mark.parametrize(
+  "name",
+  ["v9:2x2", "v5e", "v5e:eight", "v5e:8", "h100", "h100:0", "h100:1x2x3"],
+)
 def test_names_of_topologies_are_checked(name):
-  with pytest.raises(UserError, match="is not a TPU topology; give one like"):
+  with pytest.raises(UserError, match="is not a topology; give one like"):
     chips.check_topology(name)
   for topology in chips.TOPOLOGIES:
     chips.check_topology(topology)
