@@ -37,7 +37,7 @@ class Linear(hk.Module):
   ):
     super().__init__(name=name)
     self._size = size
-    self._custom_gradients = execution.uses_custom_gradients
+    self._custom_gradients = execution.uses_custom_linear_gradients
 
   def __call__(self, x: Float[Array, "*B C"]) -> Float[Array, "*B D"]:
     """Applies the layer; checkpoint policies know the result by its name."""
@@ -115,7 +115,7 @@ def apply_to_same(
   parameters = [layer.parameters(x.shape[-1]) for layer in layers]
   ends = np.cumsum([b.shape[0] for _, b in parameters])
   w, b = (jnp.concatenate(x, -1) for x in zip(*parameters, strict=True))
-  out = gradients.linear(x, w, b, execution.uses_custom_gradients)
+  out = gradients.linear(x, w, b, execution.uses_custom_linear_gradients)
   return [
     ad_checkpoint.checkpoint_name(part, layer.name)
     for part, layer in zip(jnp.split(out, ends[:-1], -1), layers, strict=True)

@@ -7,7 +7,8 @@ libtpu compiles for any TPU on any machine. The printed memory is exact, and a
 program that does not compile here does not compile there. Times are estimates
 of the compiler, not measurements: the sum over all fusions, with nothing for
 collectives and little for waiting on memory. JAX's CUDA plugin compiles for
-GPUs (--topology=h100:8), but estimates no times.
+GPUs (--topology=h100:8, or h100:2x8 for two hosts). It estimates no times, and
+its choice of kernels and their memory can differ on the card.
 """
 
 import json
@@ -31,7 +32,9 @@ def define_flags() -> None:
   config_flags.DEFINE_config_file(
     "config", None, "Experiment, as in experiments.train."
   )
-  flags.DEFINE_string("topology", "v5e:8x8", "Devices, as GENERATION:CHIPS.")
+  flags.DEFINE_string(
+    "topology", "v5e:8x8", "Devices, as TPU:CHIPS or GPU:HOSTSxGPUS."
+  )
   flags.DEFINE_bool(
     "list_topologies", False, "Print topologies to choose from."
   )

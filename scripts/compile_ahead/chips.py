@@ -28,6 +28,7 @@ TOPOLOGIES = (
   "tpu7x:2x2x1",
   "tpu7x:4x4x4",
   "a100:8",
+  "a100:8x8",
   "h100:8",
   "h100:8x8",
 )
@@ -40,8 +41,8 @@ class Chip(NamedTuple):
     flops: Peak bfloat16 operations a second.
     hbm_bytes: Main memory.
     bandwidth: Bytes a second of main memory.
-    clock: Cycles a second: of a TPU, the peak over the operations of all matrix
-      units in a cycle; of a GPU, that of its boost.
+    clock: Cycles a second: for TPUs, the peak over the operations of all matrix
+      units in a cycle; for GPUs, the boost clock.
   """
 
   flops: float
@@ -50,7 +51,6 @@ class Chip(NamedTuple):
   clock: float
 
 
-_CUDA_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 _GIB = 2**30
 _CHIPS = {
   "TPU v2": Chip(22.5e12, 8 * _GIB, 350e9, 0.7e9),
@@ -101,6 +101,12 @@ def is_gpu(topology: str) -> bool:
   return topology.partition(":")[0] in _GPUS
 
 
+def has_cuda_plugin() -> bool:
+  """Returns whether JAX's plugin for NVIDIA GPUs is installed."""
+  plugins = ("jax_cuda12_plugin", "jax_cuda13_plugin")
+  return any(map(importlib.util.find_spec, plugins))
+
+
 def prepare_environment(topology: str) -> None:
   """Sets what a compiler needs where its device is missing.
 
@@ -111,7 +117,7 @@ def prepare_environment(topology: str) -> None:
   """
   os.environ["JAX_PLATFORMS"] = "cpu"
   if is_gpu(topology):
-    if not any(map(importlib.util.find_spec, _CUDA_PLUGINS)):
+    if not has_cuda_plugin():
       raise UserError(
         "compiling for GPUs needs JAX's CUDA plugin: pip install -e '.[cuda]'"
       )
@@ -120,7 +126,7 @@ def prepare_environment(topology: str) -> None:
     raise UserError(
       "compiling for TPUs needs libtpu: pip install -e '.[compile-ahead]'"
     )
-  # Another program may have it loaded; none of them uses a TPU.
+  # Compiling uses no TPU, so other programs may have libtpu loaded.
   os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
   os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # Do not ask the cloud for a TPU.
   os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
@@ -132,8 +138,8 @@ def prepare_environment(topology: str) -> None:
 def devices(topology: str) -> list[Any]:
   """Returns the devices of a topology, such as "v5e:8x8".
 
-  That of GPUs is their number a host, after the number of hosts if there are
-  several: "h100:8" or "h100:8x8".
+  For GPUs, the size is the number of GPUs per host, optionally preceded by the
+  number of hosts: "h100:8" or "h100:8x8".
 
   Raises:
     UserError: there is no such topology.
@@ -146,12 +152,18 @@ def devices(topology: str) -> list[Any]:
     jax.config.update("jax_platforms", "cpu")
     name, _, size = topology.partition(":")
     hosts = "" if "x" in size else "1x"
-    description = topologies.get_topology_desc(
-      topology_name="",
-      platform="cuda",
-      target_config=_target_config(name),
-      topology=f"1x{hosts}{size}",
-    )
+    try:
+      description = topologies.get_topology_desc(
+        topology_name="",
+        platform="cuda",
+        target_config=_target_config(name),
+        topology=f"1x{hosts}{size}",
+      )
+    except Exception as error:
+      raise UserError(
+        f"--topology={topology} does not work with JAX's CUDA plugin ({error});"
+        " pip install -e '.[cuda]' installs one that fits"
+      ) from error
     return list(description.devices)
   # JAX uses both cores of a v4 as one device, which libtpu has to be told.
   options = (

@@ -154,7 +154,7 @@ def compile_program(lowered: Lowered, chip: Chip) -> Compiled:
     "code": stats.generated_code_size_in_bytes,
     "outputs": stats.output_size_in_bytes - stats.alias_size_in_bytes,
   }
-  # The compiler of TPUs refuses what does not fit; that of GPUs does not.
+  # The compiler for GPUs does not refuse a program that does not fit.
   exceeds_by = max(0, sum(memory.values()) - int(chip.hbm_bytes))
   return Compiled(*seconds, compiled.as_text(), memory, exceeds_by)
 

@@ -77,7 +77,7 @@ def text(result: dict[str, Any]) -> str:
     missing = human(result["exceeds_by"], "B")
     return "\n".join([
       *lines,
-      f"  memory        does not fit: {missing} more than the {hbm} of a chip;"
+      f"  memory        does not fit: {missing} more than the {hbm} of a device;"
       " set config.num_microbatches (or --fit), config.model.encoder.remat or a"
       " smaller config.batch_size",
     ])  # fmt: skip
@@ -98,7 +98,13 @@ def text(result: dict[str, Any]) -> str:
   )
   operations = f"  operations    {counts}"
   if "estimated_seconds" not in result:
-    return "\n".join([*lines, "  estimated     no times", operations])
+    return "\n".join(
+      [
+        *lines,
+        "  estimated     no time: XLA has no estimates for it",
+        operations,
+      ]
+    )
   lines.append(
     f"  estimated     {1e3 * result['estimated_seconds']:.1f} ms, MFU"
     f" {result['estimated_mfu']:.1%} (a model of the compiler, not a"

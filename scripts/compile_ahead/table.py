@@ -7,8 +7,9 @@ compiles each train step as `scripts.compile_ahead` does, --parallel of them at
 a time, and keeps the figures of each in a file of DIR. What is there is not
 compiled again, so the command can be stopped and started again at any time;
 delete a file to compile its row once more. Rows that differ in their data alone
-share a program, which is compiled once. With --nocompile, only the page is
-written. Rows that have no figures in DIR stay as they are on the page.
+share a program, which is compiled once unless both start at the same time. With
+--nocompile, only the page is written. Rows that have no figures in DIR stay as
+they are on the page.
 
 A batch that a topology's chips do not divide, as those of the small variants,
 is compiled for the largest slice of the same generation that does.
@@ -16,10 +17,11 @@ is compiled for the largest slice of the same generation that does.
 
 import json
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
-from concurrent import futures
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +35,8 @@ from scripts.compile_ahead import chips, table_page, variants
 from scripts.paper_tables import costs
 
 _SECONDS = 3600  # Longest compilation.
+_POLL_SECONDS = 0.5
+_INTERRUPTED = (-signal.SIGINT, 128 + signal.SIGINT)
 
 
 class Row(NamedTuple):
@@ -134,53 +138,93 @@ def with_fingerprint(folder: str | None, fingerprint: str) -> Path | None:
 
 
 def compile_rows(todo: Sequence[Row], precision: str, parallel: int) -> None:
-  """Compiles rows, and prints a line of each that is done."""
-  with futures.ThreadPoolExecutor(parallel) as pool:
-    running = {pool.submit(compile_row, row, precision): row for row in todo}
-    try:
-      for number, done in enumerate(futures.as_completed(running), 1):
-        row, result = running[done], done.result()
+  """Compiles rows, and prints a line for each as it finishes.
+
+  Args:
+    todo: The rows.
+    precision: Their `config.precision`.
+    parallel: Number of rows compiled at the same time.
+  """
+  waiting, running, number = list(todo), [], 0
+  try:
+    while waiting or running:
+      while waiting and len(running) < parallel:
+        running.append(_Compilation(waiting.pop(0), precision))
+      time.sleep(_POLL_SECONDS)
+      for each in [each for each in running if each.has_ended()]:
+        result, number = each.keep_figures(), number + 1
+        running.remove(each)
         print(
-          f"{number}/{len(todo)} {row.config} {row.topology}:"
+          f"{number}/{len(todo)} {each.row.config} {each.row.topology}:"
           f" {table_page.summary(result)}",
           flush=True,
         )
-    except BaseException:  # A Ctrl-C too: the other rows do not start.
-      pool.shutdown(wait=False, cancel_futures=True)
-      raise
+  finally:
+    for each in running:  # After a Ctrl-C.
+      each.kill()
 
 
-def compile_row(row: Row, precision: str) -> dict[str, Any]:
-  """Compiles a row in a process of its own, and keeps its figures.
+class _Compilation:
+  """A process that compiles a row.
 
   Args:
     row: The row.
     precision: Its `config.precision`.
-
-  Returns:
-    The figures, or only "error", the reason why there are none.
   """
-  config = costs.load_config(row.config)
-  topology = chips.dividing(row.topology, config.batch_size)
-  new = row.file.with_suffix(".new")
-  command = [
-    *(sys.executable, "-m", "scripts.compile_ahead", "--fit"),
-    *(f"--config={row.config}", f"--config.precision={precision}"),
-    *(f"--topology={topology}", f"--reuse={row.file.parent}"),
-    f"--json={new}",
-  ]
-  try:
-    done = subprocess.run(
-      command, capture_output=True, text=True, timeout=_SECONDS, check=False
-    )
-    error = (done.stderr.strip() or f"status {done.returncode}").splitlines()
-  except subprocess.TimeoutExpired:
-    error = [f"not compiled within {_SECONDS} s"]
-  figures = read(new) or {"error": error[-1]}
-  new.unlink(missing_ok=True)
-  figures |= {"config": row.config, "num_steps": variants.num_steps(config)}
-  files.write_text(row.file, json.dumps(figures, indent=2) + "\n")
-  return figures
+
+  def __init__(self, row: Row, precision: str):
+    self.row = row
+    self._config = costs.load_config(row.config)
+    self._new = row.file.with_suffix(".new")
+    topology = chips.dividing(row.topology, self._config.batch_size)
+    command = [
+      *(sys.executable, "-m", "scripts.compile_ahead", "--fit"),
+      *(f"--config={row.config}", f"--config.precision={precision}"),
+      *(f"--topology={topology}", f"--reuse={row.file.parent}"),
+      f"--json={self._new}",
+    ]
+    self._log = row.file.with_suffix(".log")
+    with self._log.open("w", encoding="utf-8") as log:
+      self._process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=log
+      )
+    self._end = time.monotonic() + _SECONDS
+
+  def has_ended(self) -> bool:
+    """Returns whether the process has ended, or took too long."""
+    return self._process.poll() is not None or time.monotonic() > self._end
+
+  def kill(self) -> None:
+    """Ends the process; its figures are lost."""
+    self._process.kill()
+    self._process.wait()
+    self._log.unlink()
+    self._new.unlink(missing_ok=True)
+
+  def keep_figures(self) -> dict[str, Any]:
+    """Writes the figures to the row's file and returns them.
+
+    Returns:
+      The figures, or only "error", the reason why there are none.
+
+    Raises:
+      KeyboardInterrupt: The process was interrupted.
+    """
+    status = self._process.returncode
+    if status in _INTERRUPTED:
+      raise KeyboardInterrupt
+    lines = self._log.read_text(encoding="utf-8").strip().splitlines()
+    error = lines[-1] if lines else f"status {status}"
+    if status is None:
+      error = f"not compiled within {_SECONDS} s"
+    figures = read(self._new) or {"error": error}
+    self.kill()
+    figures |= {
+      "config": self.row.config,
+      "num_steps": variants.num_steps(self._config),
+    }
+    files.write_text(self.row.file, json.dumps(figures, indent=2) + "\n")
+    return figures
 
 
 def configs_named(chosen: Sequence[str]) -> list[str]:

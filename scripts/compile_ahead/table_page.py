@@ -38,20 +38,21 @@ def page(
 
   Args:
     results: Config, topology and figures of each row.
-    old: A page whose rows stay where there are no figures; without any, a row
-      was not compiled.
+    old: A page whose rows stay where there are no figures.
   """
   old_rows = _rows_of(old)
-  topologies = list(dict.fromkeys(topology for _, topology, _ in results))
+  figures = {(topology, name): figures for name, topology, figures in results}
+  names = dict.fromkeys(name for name, _, _ in results)
+  topologies = list(dict.fromkeys(key[0] for key in [*old_rows, *figures]))
   lines = [
     _HEAD.format(topologies=",".join(topologies), classes=variants.NUM_CLASSES)
   ]
   for topology in topologies:
-    rows = {
-      name: _line(name, result) if result else old_rows.get((topology, name))
-      for name, of, result in results
-      if of == topology
-    }
+    rows = {}
+    for name in names:
+      key = (topology, name)
+      new = figures.get(key)
+      rows[name] = _line(name, new) if new else old_rows.get(key)
     lines += [f"## {topology}", ""]
     if any(rows.values()):
       lines += [_COLUMNS, *filter(None, rows.values()), ""]

@@ -215,7 +215,7 @@ def _statistics(data: jax.Array, positions: jax.Array) -> _Inputs:
 def _normalize(inputs: _Inputs) -> jax.Array:
   """Returns the normalized inputs [B, M, C], in the dtype of the data."""
   data, positions = inputs.data, inputs.positions
-  # Faster than to broadcast the positions and to concatenate.
+  # Faster than broadcasting the positions and concatenating, on CPUs too.
   pad = lambda x, *width: jnp.pad(x, ((0, 0), (0, 0), width))
   x = pad(data, 0, positions.shape[-1]) + pad(positions, data.shape[-1], 0)
   x = x.astype(jnp.float32)

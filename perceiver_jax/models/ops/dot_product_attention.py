@@ -212,7 +212,10 @@ def _score(
 def _scaled_score(
   q: jax.Array, keys_values: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-  """Scales the logits, which on TPUs costs nothing after their product."""
+  """Scores a chunk and scales the logits.
+
+  On TPUs, scaling after the product is free by the compiler's estimate.
+  """
   logits, values = _score(q, keys_values)
   return logits * q.shape[-1] ** -0.5, values
 

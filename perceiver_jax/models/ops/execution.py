@@ -51,7 +51,8 @@ class Execution:
       "dots", all but the products with weights; "projections", all but the
       products with the attention's weights; "attention", all but queries, keys,
       values and, of "chunked" attention, the result; "full", the whole layer.
-      "projections" and "attention" also save the means and deviations of norms.
+      "projections" and "attention" also save the mean and reciprocal standard
+      deviation of each LayerNorm with our own backward pass.
       "auto" is "full" where `EncoderConfig.remat` is set, else "attention" on
       TPUs and "projections" elsewhere.
 
@@ -94,7 +95,7 @@ class Execution:
     return jax.default_backend() if self.platform == "auto" else self.platform
 
   @property
-  def uses_custom_gradients(self) -> bool:
+  def uses_custom_linear_gradients(self) -> bool:
     """Returns whether gradients of linear layers are our own."""
     if self.custom_gradients == "auto":  # XLA's own are slow on CPUs only.
       return self.target == "cpu"

@@ -4,8 +4,8 @@ The gradients that autodiff derives are slow on a CPU: each layer's gradient is
 copied to its transpose for the product with the inputs; rows and columns are
 summed with loops, where products with ones are several times as fast; and the
 gradient of a norm takes four means over the channels, where two are enough. On
-TPUs, sums are cheap where XLA fuses them with a product, but the two means that
-are not needed are not.
+TPUs, sums are cheap where XLA fuses them with a product, but the two extra
+means still cost time.
 
 Shapes: C input channels, D output channels.
 """

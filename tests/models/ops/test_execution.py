@@ -61,12 +61,12 @@ def test_auto_follows_the_platform_compiled_for(
   platform, linear, norm, fuses_qkv
 ):
   target = Execution(platform=platform)
-  assert target.uses_custom_gradients == linear
+  assert target.uses_custom_linear_gradients == linear
   assert target.uses_custom_norm_gradients == norm
   assert target.fuses_qkv == fuses_qkv
   for choice in ("always", "never"):
     chosen = target.replace(custom_gradients=choice)
-    assert chosen.uses_custom_gradients == (choice == "always")
+    assert chosen.uses_custom_linear_gradients == (choice == "always")
     assert chosen.uses_custom_norm_gradients == (choice == "always")
   assert not target.replace(fuse_qkv="never").fuses_qkv
 

@@ -13,7 +13,7 @@ from jax import numpy as jnp
 from perceiver_jax.errors import UserError
 from scripts.compile_ahead import chips, program
 
-_HAS_CUDA = any(map(importlib.util.find_spec, chips._CUDA_PLUGINS))
+_HAS_CUDA = chips.has_cuda_plugin()
 _COMMAND = [sys.executable, "-m", "scripts.compile_ahead"]
 
 
@@ -75,15 +75,6 @@ def test_without_the_cuda_plugin_the_error_says_what_to_install():
   assert len(done.stderr.splitlines()) == 1
 
 
-def test_gpus_are_described_with_their_memory():
-  for name in chips._GPUS:
-    chip = chips.chip(name.upper())
-    description = chips._target_config(name)
-    assert f"device_memory_size: {chip.hbm_bytes}" in description
-    assert f'device_description_str: "{name.upper()}"' in description
-    assert description.count("{") == description.count("}")
-
-
 def test_a_program_larger_than_a_device_does_not_fit():
   def compiled(hbm_bytes):
     x = jax.ShapeDtypeStruct((1000,), "float32")
@@ -118,7 +109,7 @@ def test_a_train_step_compiles_for_gpus(tmp_path):
   assert not any(checked["counts"].values())
   assert checked["donated"] == checked["expected"] > 100
   assert any(each.startswith("cudnn") for each in result["attention"])
-  assert "no times" in done.stdout
+  assert "no time: XLA has no estimates" in done.stdout
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 import json
 import re
 import subprocess
-import threading
+import sys
 
 import pytest
 import tiny_runs as runs
@@ -82,39 +82,93 @@ def test_rows_without_memory_or_with_an_error_say_so():
   assert lines[-2:] == ["- `x.py`: c", "- `y.py`: (none)"]
 
 
-def test_only_rows_without_figures_are_compiled(monkeypatch, tmp_path):
-  folder = tmp_path
-  configs = ["configs/digits.py:", "configs/digits.py:pairs"]
-  first, second = table.rows(folder, configs, ["v5e:8x8"])
-  commands = []
+def _instead_of_compiling(monkeypatch, code):
+  """Runs Python code instead of compilations; PATH there is that of figures.
 
-  def run(command, **_):
+  Returns:
+    The commands that would have run.
+  """
+  commands, popen = [], subprocess.Popen
+
+  def start(command, **kwargs):
     commands.append(command)
     flags = dict(flag.partition("=")[::2] for flag in command)
-    assert flags["--config"] == first.config
-    with open(flags["--json"], "w", encoding="utf-8") as file:
-      json.dump(_FIGURES | {"fingerprint": "v5e:8x8 abc"}, file)
-    return subprocess.CompletedProcess(command, 0, "", "")
+    own = code.replace("PATH", repr(flags["--json"]))
+    return popen([sys.executable, "-S", "-c", own], **kwargs)
 
-  monkeypatch.setattr(subprocess, "run", run)
-  result = table.compile_row(first, "bfloat16")
-  assert result["config"] == first.config
-  assert table.read(first.file) == result
+  monkeypatch.setattr(subprocess, "Popen", start)
+  return commands
+
+
+def _write_figures(figures):
+  return f"open(PATH, 'w').write({json.dumps(figures)!r})"
+
+
+def test_the_figures_of_a_row_are_kept(monkeypatch, tmp_path, capsys):
+  configs = ["configs/digits.py:", "configs/digits.py:pairs"]
+  first, second = table.rows(tmp_path, configs, ["v5e:8x8"])
+  figures = _FIGURES | {"fingerprint": "v5e:8x8 abc"}
+  commands = _instead_of_compiling(monkeypatch, _write_figures(figures))
+  table.compile_rows([first], "bfloat16", 1)
+  assert f"--config={first.config}" in commands[0]
+  result = table.read(first.file)
+  assert result == figures | {"config": first.config, "num_steps": 0}
   assert table.read(second.file) == {}
-  assert [path.suffix for path in folder.iterdir()] == [".json"]
+  assert [path.suffix for path in tmp_path.iterdir()] == [".json"]
+  assert "1/1 configs/digits.py: v5e:8x8: 3 GB" in capsys.readouterr().out
   # The other variant finds the program by its fingerprint.
-  assert table.with_fingerprint(folder, "v5e:8x8 abc") == first.file
-  assert table.with_fingerprint(folder, "v5e:8x8 abd") is None
+  assert table.with_fingerprint(tmp_path, "v5e:8x8 abc") == first.file
+  assert table.with_fingerprint(tmp_path, "v5e:8x8 abd") is None
   assert table.with_fingerprint(None, "v5e:8x8 abc") is None
 
 
-def test_a_failure_is_kept_with_its_reason(monkeypatch, tmp_path):
+def test_a_failure_is_kept_with_its_reason(monkeypatch, tmp_path, capsys):
   (row,) = table.rows(tmp_path, ["configs/digits.py:"], ["v5e:8x8"])
-  failed = subprocess.CompletedProcess([], 1, "", "warning\nerror: no memory\n")
-  monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
-  result = table.compile_row(row, "bfloat16")
-  assert result["error"] == table.read(row.file)["error"] == "error: no memory"
-  assert table_page.summary(result) == "failed: error: no memory"
+  code = "import sys; print('warning', file=sys.stderr); sys.exit('no memory')"
+  _instead_of_compiling(monkeypatch, code)
+  table.compile_rows([row], "bfloat16", 1)
+  assert table.read(row.file)["error"] == "no memory"
+  assert "failed: no memory" in capsys.readouterr().out
+
+
+def test_a_row_that_takes_too_long_is_given_up(monkeypatch, tmp_path):
+  (row,) = table.rows(tmp_path, ["configs/digits.py:"], ["v5e:8x8"])
+  _instead_of_compiling(monkeypatch, "import time; time.sleep(600)")
+  monkeypatch.setattr(table, "_SECONDS", 1)
+  table.compile_rows([row], "bfloat16", 1)
+  assert table.read(row.file)["error"] == "not compiled within 1 s"
+
+
+def test_an_interrupted_row_is_not_kept(monkeypatch, tmp_path):
+  rows = table.rows(
+    tmp_path, ["configs/digits.py:", "configs/digits.py:pairs"], ["v5e:8x8"]
+  )
+  code = "import sys; sys.exit(130)"
+  commands = _instead_of_compiling(monkeypatch, code)
+  with pytest.raises(KeyboardInterrupt):
+    table.compile_rows(rows, "bfloat16", 1)
+  assert len(commands) == 1
+  assert not list(tmp_path.iterdir())
+
+
+def test_rows_are_compiled_in_parallel(monkeypatch, tmp_path, capsys):
+  rows = table.rows(
+    tmp_path, ["configs/digits.py:", "configs/digits.py:pairs"], ["v5e:8x8"]
+  )
+  # Each waits for the other to start.
+  code = f"""
+import pathlib, time
+folder = pathlib.Path({str(tmp_path)!r})
+(folder / (pathlib.Path(PATH).name + ".started")).touch()
+while len(list(folder.glob("*.started"))) < 2:
+  time.sleep(0.01)
+{_write_figures(_FIGURES)}
+"""
+  _instead_of_compiling(monkeypatch, code)
+  monkeypatch.setattr(table, "_SECONDS", 60)
+  table.compile_rows(rows, "bfloat16", 2)
+  assert "2/2 configs/digits.py" in capsys.readouterr().out
+  assert not any("error" in table.read(row.file) for row in rows)
 
 
 def test_rows_without_figures_stay_as_they_are_on_the_page():
@@ -128,24 +182,15 @@ def test_rows_without_figures_stay_as_they_are_on_the_page():
   figures = {(config, "v5e:8x8"): _FIGURES for config in configs[:2]}
   old = table_page.page(rows(figures))
   assert table_page.page(rows({}), old) == old
+  # A page of one topology keeps the rows of the others.
+  one = [row for row in rows({}) if row[1] == "v4:4x4x4"]
+  assert table_page.page(one, old) == old
   new = _FIGURES | {"estimated_seconds": 0.5}
   changed = table_page.page(rows({(configs[1], "v5e:8x8"): new}), old)
   old_lines, lines = old.splitlines(), changed.splitlines()
   (index,) = [i for i, x in enumerate(old_lines) if x != lines[i]]
   assert "`x.py:a`" in lines[index]
   assert "500.0 ms" in lines[index]
-
-
-def test_rows_are_compiled_in_parallel(monkeypatch, tmp_path, capsys):
-  both = threading.Barrier(2, timeout=60)
-  monkeypatch.setattr(
-    table, "compile_row", lambda *_: both.wait() >= 0 and _FIGURES
-  )
-  rows = table.rows(
-    tmp_path, ["configs/digits.py:", "configs/digits.py:pairs"], ["v5e:8x8"]
-  )
-  table.compile_rows(rows, "bfloat16", 2)
-  assert "2/2 configs/digits.py" in capsys.readouterr().out
 
 
 def test_damaged_figures_are_reported(tmp_path):
