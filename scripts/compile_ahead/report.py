@@ -77,7 +77,7 @@ def text(result: dict[str, Any]) -> str:
     missing = human(result["exceeds_by"], "B")
     return "\n".join([
       *lines,
-      f"  memory        does not fit: {missing} more than the {hbm} of a device;"
+      f"  memory        does not fit: {missing} more than the {hbm} there is;"
       " set config.num_microbatches (or --fit), config.model.encoder.remat or a"
       " smaller config.batch_size",
     ])  # fmt: skip
