@@ -98,13 +98,8 @@ def text(result: dict[str, Any]) -> str:
   )
   operations = f"  operations    {counts}"
   if "estimated_seconds" not in result:
-    return "\n".join(
-      [
-        *lines,
-        "  estimated     no time: XLA has no estimates for it",
-        operations,
-      ]
-    )
+    lines.append("  estimated     no time: XLA has no estimates for GPUs")
+    return "\n".join([*lines, operations])
   lines.append(
     f"  estimated     {1e3 * result['estimated_seconds']:.1f} ms, MFU"
     f" {result['estimated_mfu']:.1%} (a model of the compiler, not a"
