@@ -109,9 +109,10 @@ def _layer_norm_custom(sum_by_product, x, scale, offset):
 def _layer_norm_forward(sum_by_product, x, scale, offset):
   del sum_by_product  # These sums are equally fast.
   mean = checkpoint_name(x.mean(-1, keepdims=True), STATISTICS[0])
-  variance = ((x - mean) ** 2).mean(-1, keepdims=True)
+  centered = x - mean
+  variance = (centered**2).mean(-1, keepdims=True)
   rstd = checkpoint_name(jax.lax.rsqrt(variance + EPS), STATISTICS[1])
-  return (x - mean) * rstd * scale + offset, (x, mean, rstd, scale)
+  return centered * rstd * scale + offset, (x, mean, rstd, scale)
 
 
 def _layer_norm_backward(sum_by_product, saved, grad):
