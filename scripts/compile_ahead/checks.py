@@ -46,6 +46,22 @@ def num_donated(text: str) -> int:
   return len(re.findall(r"(?:may|must)-alias\)", header))
 
 
+def num_to_donate(text: str, num_state: int, num_batch: int) -> int:
+  """Returns how many arguments have to be donated at least.
+
+  JAX drops arguments that a program does not read: a state's averages of batch
+  norms, which the step computes anew from its sums, or indices of examples.
+
+  Args:
+    text: The compiled module.
+    num_state: Number of arrays of the state.
+    num_batch: Number of arrays of the batch.
+  """
+  entry = text.partition("\nENTRY ")[2].partition("\n}")[0]
+  num_arguments = len(re.findall(r" parameter\(\d+\)", entry))
+  return min(num_state, num_arguments - num_batch)
+
+
 def line(result: Mapping[str, int], donated: int, expected: int) -> str:
   """Formats the checks for a terminal.
 

@@ -28,6 +28,7 @@ class Lowered(NamedTuple):
   Attributes:
     program: The result of `jax.jit(...).lower`.
     num_donated: Number of arrays of the state, which a train step donates.
+    num_batch: Number of arrays of its batch.
     num_parameters: Number of the model's parameters.
     train_flops: Counted operations of a train step on all devices.
     attention: How attention is computed, such as "xla 512 x 512".
@@ -35,6 +36,7 @@ class Lowered(NamedTuple):
 
   program: Any
   num_donated: int
+  num_batch: int
   num_parameters: int
   train_flops: float
   attention: list[str]
@@ -97,7 +99,7 @@ def lower(
     model, optimizer, config.seed, use_ema=bool(config.ema_decay)
   )
   state = step_lib.abstract_state(init, example, mesh)
-  num_donated = 0
+  num_donated = num_batch = 0
   if name == "init":
     fn = jax.jit(init, out_shardings=step_lib.replicated(mesh))
     args = (_abstract(example, step_lib.replicated(mesh)),)
@@ -121,11 +123,12 @@ def lower(
     batch = _with_leading(example, (mesh.size, config.batch_size // mesh.size))
     batch.pop("mask", None)  # Only evaluation batches have padding.
     args = (state, _abstract(batch, step_lib.batch_sharding(mesh)))
-    num_donated = len(jax.tree.leaves(state))
+    num_donated, num_batch = len(jax.tree.leaves(state)), len(batch)
   flops, attention = run_summary.trace_step(config, task, model, state, mesh)
   return Lowered(
     fn.lower(*args),
     num_donated,
+    num_batch,
     run_summary.num_parameters(state.params),
     flops,
     attention,

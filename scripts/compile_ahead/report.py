@@ -41,7 +41,9 @@ def figures(
     "checks": {
       "counts": checks.count(compiled.text),
       "donated": checks.num_donated(compiled.text),
-      "expected": lowered.num_donated,
+      "expected": checks.num_to_donate(
+        compiled.text, lowered.num_donated, lowered.num_batch
+      ),
     },
     "operations": dict(opcodes.most_common()),
     "collective_bytes": hlo.collective_bytes(program, compiled.text),

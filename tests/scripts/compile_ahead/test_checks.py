@@ -55,6 +55,14 @@ def test_what_should_not_be_there_counts(line, problem):
   assert checks.line(counts, 2, 2) == f"WRONG: 1 x {problem}"
 
 
+def test_arguments_that_jax_drops_need_not_be_donated():
+  text = _with("%b = f32[8,16]{1,0} parameter(1)")
+  assert checks.num_to_donate(text, num_state=1, num_batch=1) == 1
+  assert checks.num_to_donate(text, num_state=2, num_batch=1) == 1
+  assert checks.num_to_donate(text, num_state=2, num_batch=0) == 2
+  assert checks.num_to_donate(text, num_state=0, num_batch=0) == 0
+
+
 def test_state_that_is_kept_twice_is_reported():
   text = _CLEAN.replace(", {1}: (1, {}, must-alias)", "")
   donated = checks.num_donated(text)
