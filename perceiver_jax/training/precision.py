@@ -13,7 +13,12 @@ import jmp
 
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import encoder, layers, zoo
-from perceiver_jax.models.architectures import transformer
+from perceiver_jax.models.architectures import (
+  hierarchical_perceiver,
+  perceiver_ar,
+  resampler,
+  transformer,
+)
 from perceiver_jax.models.modalities import entities, points
 
 PRECISIONS = ("float32", "bfloat16")
@@ -23,7 +28,14 @@ _NORMS = (layers.LayerNorm, hk.BatchNorm)
 # cheap, and the encoder casts its output to bfloat16.
 _FLOAT32_ADAPTERS = {points.PointsAdapter, entities.EntityFeaturesAdapter}
 # PointNet's encoder reads coordinates as they are, so it stays in float32.
-_ENCODERS = {encoder.PerceiverEncoder, transformer.TransformerEncoder}
+_ENCODERS = {
+  encoder.PerceiverEncoder,
+  hierarchical_perceiver.HierarchicalEncoder,
+  perceiver_ar.PerceiverAREncoder,
+  transformer.TransformerEncoder,
+  resampler.Resampler,
+  resampler.MeanPooling,
+}
 
 
 @contextlib.contextmanager

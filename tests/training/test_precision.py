@@ -7,7 +7,7 @@ import optax
 import pytest
 from jax import numpy as jnp
 
-from configs import masked_lm
+from configs import hip, masked_lm, perceiver_ar, resampler
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import layers, perceiver
 from perceiver_jax.models.ops.execution import Execution
@@ -115,9 +115,26 @@ def test_bfloat16_multiplies_in_bfloat16_in_the_backward_pass(traced_bfloat16):
   assert pairs == {("bfloat16", "bfloat16"), ("float32", "bfloat16")}
 
 
-def test_bfloat16_multiplies_in_bfloat16_in_a_transformer():
-  traced = Traced(masked_lm.get_config("byte_bert,smoke"), "bfloat16")
-  assert inputs_of(traced.forward, *CONTRACTIONS) == {"bfloat16"}
+@pytest.mark.parametrize(
+  ("file", "variant"),
+  [
+    (masked_lm, "byte_bert,smoke"),
+    (hip, "smoke"),
+    (perceiver_ar, "smoke"),
+    (resampler, "smoke"),
+    (resampler, "mean_pooling,smoke"),
+  ],
+)
+def test_bfloat16_multiplies_in_bfloat16_in_other_architectures(file, variant):
+  task = tasks.make_task(file.get_config(variant))
+  model = step.model_of(task, "bfloat16")
+  batch = jax.device_put(task.dummy_batch())
+  init = step.make_init(model, optax.adam(0.1), 0, use_ema=False)
+  state = step.abstract_state(init, batch, step.make_mesh(1))
+  forward = lambda *state: model.apply(*state, None, batch, is_training=False)
+  traced = jax.make_jaxpr(forward)(state.params, state.net_state).jaxpr
+  assert float_types(state) == {"float32"}
+  assert inputs_of(traced, *CONTRACTIONS) == {"bfloat16"}
 
 
 def test_float32_uses_no_other_float_type(tiny_conv_config):
