@@ -9,7 +9,7 @@ latents are the last of these. docs/perceiver_ar.md has the data.
 
 Variants:
   imagenet64: 64 x 64 images as 12,288 values, 60 self-attends, 770M parameters;
-    3.40 bits per value.
+    3.40 bits per value. Its train step does not fit the 16 GB of a v5e chip.
   copy_131072: 65,535 random bytes and their mirror image, 6 self-attends; the
     authors released this model.
   copy_32: the same task with 15 bytes, 1 self-attend.
