@@ -110,7 +110,7 @@ def has_cuda_plugin() -> bool:
 def prepare_environment(topology: str) -> None:
   """Sets what a compiler needs where its device is missing.
 
-  Call before importing JAX.
+  Call before JAX loads the compiler.
 
   Raises:
     UserError: The compiler is missing.

@@ -53,7 +53,7 @@ class Compiled(NamedTuple):
   Attributes:
     seconds: Time to compile.
     cpu_seconds: The same in processor time, which other programs do not change.
-    text: The compiled module; "" if it does not fit.
+    text: The compiled module; "" if the compiler refused it as too large.
     memory: Bytes a device: arguments, temporaries, code and outputs that are no
       arguments.
     exceeds_by: Bytes by which the program exceeds a device's memory; 0 if it

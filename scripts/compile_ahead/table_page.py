@@ -41,7 +41,7 @@ def page(
     old: A page whose rows stay where there are no figures.
   """
   old_rows = _rows_of(old)
-  figures = {(topology, name): figures for name, topology, figures in results}
+  figures = {(topology, name): row for name, topology, row in results}
   names = dict.fromkeys(name for name, _, _ in results)
   topologies = list(dict.fromkeys(key[0] for key in [*old_rows, *figures]))
   lines = [

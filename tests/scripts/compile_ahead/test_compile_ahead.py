@@ -11,7 +11,7 @@ import pytest
 from jax import numpy as jnp
 
 from perceiver_jax.errors import UserError
-from scripts.compile_ahead import chips, program
+from scripts.compile_ahead import chips, program, report
 
 _HAS_CUDA = chips.has_cuda_plugin()
 _COMMAND = [sys.executable, "-m", "scripts.compile_ahead"]
@@ -75,12 +75,27 @@ def test_without_the_cuda_plugin_the_error_says_what_to_install():
   assert len(done.stderr.splitlines()) == 1
 
 
+def _lowered():
+  """Returns a program for CPUs, of which there are no estimates either."""
+  x = jax.ShapeDtypeStruct((1000,), "float32")
+  return program.Lowered(jax.jit(jnp.cumsum).lower(x), 0, 0, 0, 0.0, [])
+
+
+def test_a_report_without_estimates_has_no_times():
+  lowered, chip = _lowered(), chips.chip("H100")
+  compiled = program.compile_program(lowered, chip)
+  figures = report.figures(lowered, compiled, chip, num_devices=1)
+  assert "estimated_seconds" not in figures
+  lines = report.text(figures).splitlines()
+  assert "  estimated     no time: XLA has no estimates for GPUs" in lines
+  assert any(line.startswith("  memory ") for line in lines)
+  assert lines[-1].startswith("  operations ")
+
+
 def test_a_program_larger_than_a_device_does_not_fit():
   def compiled(hbm_bytes):
-    x = jax.ShapeDtypeStruct((1000,), "float32")
-    lowered = program.Lowered(jax.jit(jnp.cumsum).lower(x), 0, 0, 0, 0.0, [])
     chip = chips.chip("H100")._replace(hbm_bytes=hbm_bytes)
-    return program.compile_program(lowered, chip)
+    return program.compile_program(_lowered(), chip)
 
   needed = sum(compiled(2**30).memory.values())
   assert needed >= 8000  # Bytes of argument and result.
