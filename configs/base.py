@@ -56,6 +56,8 @@ def run() -> ml_collections.ConfigDict:
   config.seed = 0
   config.batch_size = 64
   config.num_microbatches = 1  # Parts of a batch, processed one by one.
+  # ZeRO-1: each device keeps and updates a part of the optimizer's state.
+  config.shard_optimizer_state = False
   config.num_steps = 0  # Set this or num_epochs.
   config.num_epochs = 0.0
   config.max_seconds = 0.0  # Save and stop after this time; 0: no limit.

@@ -18,6 +18,7 @@ from perceiver_jax.training import (
   initialize_from,
   interrupts,
   intervals,
+  optimizer_sharding,
   optimizers,
   workdir,
 )
@@ -87,15 +88,22 @@ class Trainer:
     self._num_steps = config_checks.num_steps(config, examples)
     self._epoch = examples / config.batch_size  # In steps.
     optimizer, self._schedule = optimizers.from_config(
-      config.optimizer, self._num_steps, config.batch_size
+      config.optimizer,
+      self._num_steps,
+      config.batch_size,
+      self._mesh if config.shard_optimizer_state else None,
     )
     self._model = step_lib.model_of(task, config.precision)
     self._init = step_lib.make_init(
       self._model, optimizer, config.seed, use_ema=bool(config.ema_decay)
     )
     self._abstract = step_lib.abstract_state(
-      self._init, task.dummy_batch(), self._mesh
+      self._init,
+      task.dummy_batch(),
+      self._mesh,
+      shard_optimizer_state=config.shard_optimizer_state,
     )
+    self._layout = optimizer_sharding.pmap_layout(self._abstract)
     self._train_step = step_lib.make_train_step(
       self._model,
       task,
@@ -103,6 +111,7 @@ class Trainer:
       self._mesh,
       num_microbatches=config.num_microbatches,
       ema_decay=config.ema_decay,
+      state_axes=optimizer_sharding.pmap_axes(self._abstract),
     )
     self._eval_step = evaluation.make_eval_step(self._model, task, self._mesh)
     self._weights = initialize_from.load(config, folder)
@@ -167,6 +176,7 @@ class Trainer:
     self._process_log.step = start
     self._profiler.say = self._log.say
     try:
+      state = optimizer_sharding.to_layout(state, self._layout)
       compiled = self._compile(state) if start < self._num_steps else None
       summary = run_summary.summarize(
         self._config, self._task, self._model, self._abstract, self._mesh
@@ -195,8 +205,10 @@ class Trainer:
     restored = self._checkpoints.restore_latest(self._abstract, self._data)
     if restored is not None:
       return restored.state, restored.extras, ""
-    init = jax.jit(self._init, out_shardings=step_lib.replicated(self._mesh))
-    state = init(self._task.dummy_batch())
+    shardings = jax.tree.map(lambda x: x.sharding, self._abstract)
+    state = jax.jit(self._init, out_shardings=shardings)(
+      self._task.dummy_batch()
+    )
     if self._weights is None:
       return state, {}, ""
     state, report = initialize_from.initialize_state(
@@ -282,6 +294,7 @@ class Trainer:
       }
       metrics = results.flat_scalars(self._evaluation)
       self._log.sync()
+      state = optimizer_sharding.to_layout(state, self._abstract)
       self._checkpoints.save(step, state, self._data, extras, metrics)
 
   def _stop(self, state: TrainState, reason: str) -> Outcome:

@@ -25,7 +25,7 @@ class Restored(NamedTuple):
 
   Attributes:
     model: see `step.model_of`.
-    state: training state, replicated on `mesh`.
+    state: training state on `mesh`, in which the parameters are replicated.
     step: step of the checkpoint.
     mesh: mesh of all devices.
   """
@@ -48,7 +48,13 @@ def abstract_state(
   init = step_lib.make_init(
     model, optimizer, config.seed, use_ema=bool(config.ema_decay)
   )
-  return step_lib.abstract_state(init, task.dummy_batch(), mesh)
+  return step_lib.abstract_state(
+    init,
+    task.dummy_batch(),
+    mesh,
+    # Runs of older versions don't have this leaf.
+    shard_optimizer_state=config.get("shard_optimizer_state", False),
+  )
 
 
 def restore(

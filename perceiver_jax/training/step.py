@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from perceiver_jax.data.core.source import Batch
 from perceiver_jax.errors import UserError
+from perceiver_jax.training import optimizer_sharding
 from perceiver_jax.training.metrics import Metrics
 from perceiver_jax.training.precision import precision as use_precision
 
@@ -35,7 +36,7 @@ class TrainState(NamedTuple):
     step: number of steps taken, an int32 scalar.
     params: float32 parameters.
     net_state: Haiku state, such as running batch statistics.
-    opt_state: optimizer state.
+    opt_state: optimizer state; see `optimizer_sharding` for its layouts.
     ema_params: exponential moving average of `params`, or () if disabled.
     rng: PRNG key data [2], constant throughout a run.
   """
@@ -123,14 +124,24 @@ def dummy_train_batch(
 
 
 def abstract_state(
-  init: Callable[[Batch], TrainState], example: Batch, mesh: Mesh
+  init: Callable[[Batch], TrainState],
+  example: Batch,
+  mesh: Mesh,
+  *,
+  shard_optimizer_state: bool = False,
 ) -> TrainState:
   """Returns the shapes and shardings of the state without allocating it.
+
+  Args:
+    init: see `make_init`.
+    example: a batch of 1; see `Task.dummy_batch`.
+    mesh: see `make_mesh`.
+    shard_optimizer_state: whether the optimizer's state is sharded over the
+      devices, instead of replicated.
 
   Raises:
     UserError: the model can't be built from its config.
   """
-  sharding = replicated(mesh)
   try:
     shapes = jax.eval_shape(init, example)
   except UserError:
@@ -139,8 +150,19 @@ def abstract_state(
     raise UserError(
       f"config.model does not make a model: {error}; change its leaves"
     ) from error
+  shardings = jax.tree.map(lambda _: replicated(mesh), shapes)
+  if shard_optimizer_state:
+    shardings = shardings._replace(
+      opt_state=jax.tree.map(
+        lambda x: optimizer_sharding.sharding(x.shape, mesh), shapes.opt_state
+      )
+    )
   return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes
+    lambda x, sharding: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=sharding
+    ),
+    shapes,
+    shardings,
   )
 
 
@@ -201,6 +223,7 @@ def make_train_step(
   *,
   num_microbatches: int = 1,
   ema_decay: float = 0.0,
+  state_axes: Any = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   """Returns the train step, `(state, batch) -> (state, metrics)`.
 
@@ -208,12 +231,14 @@ def make_train_step(
     model: see `model_of`.
     task: the task that prepares the batch and computes the loss.
     optimizer: the optimizer; see `training.optimizers`.
-    mesh: see `make_mesh`; the state must be replicated on it.
+    mesh: see `make_mesh`.
     num_microbatches: number of equal parts into which each device's share of
       the batch is split. They are processed sequentially and their gradients
       are summed. Batch statistics are computed over one part.
     ema_decay: decay rate of the moving average of the parameters; 0 disables
       it.
+    state_axes: axes over which the state's arrays are sharded; see
+      `optimizer_sharding.pmap_axes`. None if all are replicated.
 
   Returns:
     A pmapped function that donates its state. It takes a batch from
@@ -247,8 +272,8 @@ def make_train_step(
   return jax.pmap(
     step,
     axis_name=AXIS,
-    in_axes=(None, 0),
-    out_axes=(None, None),
+    in_axes=(state_axes, 0),
+    out_axes=(state_axes, None),
     devices=list(mesh.devices.flat),
     donate_argnums=0,
   )

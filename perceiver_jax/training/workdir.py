@@ -32,6 +32,7 @@ _FREE = (
   "checkpoint",
   "max_seconds",
   "data_timeout_seconds",
+  "shard_optimizer_state",
   "data.num_workers",
   "data.benchmarks",
   "data.eval_stride",

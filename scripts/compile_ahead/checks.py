@@ -2,7 +2,7 @@
 
 import collections
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from scripts.compile_ahead import hlo
 
@@ -15,27 +15,28 @@ _HOST_MEMORY = re.compile(r"\{[^{}]*S\(5\)[^{}]*\}")
 _DYNAMIC = re.compile(r"\[(?:\d+,)*<=\d|dynamic-reshape\(|PadToStatic")
 
 
-def count(text: str) -> dict[str, int]:
-  """Counts what a step of replicated parameters should not have.
+def count(text: str, collectives: Collection[str]) -> dict[str, int]:
+  """Counts what a step should not have.
 
   Args:
     text: The compiled module.
+    collectives: Those that the step needs, such as "all-reduce".
 
   Returns:
-    Numbers of transfers to or from the host, of values in float64, of
-    collectives other than all-reduces, and of dynamic shapes.
+    Numbers of transfers to or from the host, of values in float64, of other
+    collectives, and of dynamic shapes.
   """
   opcodes = collections.Counter(
     each.opcode.removesuffix("-start") for each in hlo.operations(text)
   )
   transfers = sum(opcodes[name] for name in _TRANSFERS)
-  others = [name for name in hlo.COLLECTIVES if name != "all-reduce"]
+  others = [name for name in hlo.COLLECTIVES if name not in collectives]
   return {
     "host transfer": transfers
     + len(_HOST_CALL.findall(text))
     + len(_HOST_MEMORY.findall(text)),
     "float64": len(re.findall(r"\b(?:f64|c128)\[", text)),
-    "all-gather": sum(opcodes[name] for name in others),
+    "unexpected collective": sum(opcodes[name] for name in others),
     "dynamic shape": len(_DYNAMIC.findall(text)),
   }
 

@@ -13,13 +13,16 @@ from jax.sharding import Mesh
 
 from experiments import evaluate_weights
 from perceiver_jax.tasks import registry as tasks
-from perceiver_jax.training import evaluation, optimizers
+from perceiver_jax.training import evaluation, optimizer_sharding, optimizers
 from perceiver_jax.training import step as step_lib
 from perceiver_jax.training.logs import run_summary
 from scripts.compile_ahead import variants
 from scripts.compile_ahead.chips import Chip
 
 _NUM_STEPS = 1_000_000
+# Sums over the batch, and the updates of a sharded optimizer.
+_COLLECTIVES = ("all-reduce",)
+_SHARDED_COLLECTIVES = (*_COLLECTIVES, "reduce-scatter", "all-gather")
 
 
 class Lowered(NamedTuple):
@@ -32,6 +35,7 @@ class Lowered(NamedTuple):
     num_parameters: Number of the model's parameters.
     train_flops: Counted operations of a train step on all devices.
     attention: How attention is computed, such as "xla 512 x 512".
+    collectives: Those that the program needs.
   """
 
   program: Any
@@ -40,6 +44,7 @@ class Lowered(NamedTuple):
   num_parameters: int
   train_flops: float
   attention: list[str]
+  collectives: tuple[str, ...]
 
   @property
   def fingerprint(self) -> str:
@@ -91,17 +96,23 @@ def lower(
   task = tasks.make_task(config, evaluate_weights.unnamed_classes(spec))
   # Schedules only differ in their constants, so any long run will do.
   optimizer, _ = optimizers.from_config(
-    config.optimizer, _NUM_STEPS, config.batch_size
+    config.optimizer,
+    _NUM_STEPS,
+    config.batch_size,
+    mesh if config.shard_optimizer_state else None,
   )
   model = step_lib.model_of(task, config.precision)
   example = task.dummy_batch()
   init = step_lib.make_init(
     model, optimizer, config.seed, use_ema=bool(config.ema_decay)
   )
-  state = step_lib.abstract_state(init, example, mesh)
+  state = step_lib.abstract_state(
+    init, example, mesh, shard_optimizer_state=config.shard_optimizer_state
+  )
   num_donated = num_batch = 0
   if name == "init":
-    fn = jax.jit(init, out_shardings=step_lib.replicated(mesh))
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    fn = jax.jit(init, out_shardings=shardings)
     args = (_abstract(example, step_lib.replicated(mesh)),)
   elif name == "evaluate":
     fn = evaluation.make_eval_step(model, task, mesh)
@@ -119,10 +130,12 @@ def lower(
       mesh,
       num_microbatches=config.num_microbatches,
       ema_decay=config.ema_decay,
+      state_axes=optimizer_sharding.pmap_axes(state),
     )
     batch = _with_leading(example, (mesh.size, config.batch_size // mesh.size))
     batch.pop("mask", None)  # Only evaluation batches have padding.
-    args = (state, _abstract(batch, step_lib.batch_sharding(mesh)))
+    layout = optimizer_sharding.pmap_layout(state)
+    args = (layout, _abstract(batch, step_lib.batch_sharding(mesh)))
     num_donated, num_batch = len(jax.tree.leaves(state)), len(batch)
   flops, attention = run_summary.trace_step(config, task, model, state, mesh)
   return Lowered(
@@ -132,6 +145,7 @@ def lower(
     run_summary.num_parameters(state.params),
     flops,
     attention,
+    _SHARDED_COLLECTIVES if config.shard_optimizer_state else _COLLECTIVES,
   )
 
 

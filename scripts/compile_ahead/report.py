@@ -39,7 +39,7 @@ def figures(
   costliest = sorted(program, key=lambda x: -x.cycles * x.count)
   result |= {
     "checks": {
-      "counts": checks.count(compiled.text),
+      "counts": checks.count(compiled.text, lowered.collectives),
       "donated": checks.num_donated(compiled.text),
       "expected": checks.num_to_donate(
         compiled.text, lowered.num_donated, lowered.num_batch

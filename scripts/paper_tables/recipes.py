@@ -15,7 +15,7 @@ from scripts.paper_tables import costs
 FREE_LEAVES = (
   "checkpoint", "data_timeout_seconds", "eval_every_epochs", "eval_every_steps",
   "execution", "log", "max_seconds", "num_parts", "precision", "published",
-  "seed",
+  "seed", "shard_optimizer_state",
   "data.benchmarks", "data.num_workers", "data.tokenizer",
 )  # fmt: skip
 GLUE_SWEEP = "scripts.sweeps.glue --model="

@@ -162,6 +162,18 @@ def test_a_run_of_two_processes_can_be_resumed_by_two(
   runs.assert_alike(tmp_path, single_process)
 
 
+def test_two_processes_with_a_sharded_optimizer_train_like_one(
+  tmp_path, single_process, start_two
+):
+  sharded = {"shard_optimizer_state": True}
+  pair = start_two(tmp_path, sharded | {"max_seconds": 1e-6})
+  assert [run.end()[0] for run in pair] == [75, 75]
+  first, _ = wait_for_success(start_two(tmp_path, sharded))
+  assert "resumed from step 1" in " ".join(first.split())
+  runs.assert_alike(tmp_path, single_process)
+  assert_same_accuracy(tmp_path, single_process)
+
+
 @pytest.mark.nightly
 def test_a_run_of_one_process_can_be_resumed_by_two(
   tmp_path, single_process, start_two, program

@@ -117,6 +117,7 @@ def test_three_of_many_differences_are_shown(folder):
   [
     "max_seconds",
     "data_timeout_seconds",
+    "shard_optimizer_state",
     "log.every_steps",
     "log.wandb_project",
     "checkpoint.keep_latest",

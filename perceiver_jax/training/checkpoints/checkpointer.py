@@ -10,8 +10,8 @@ a newer one is complete. With several processes, all of them must make the same
 calls in the same order.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -21,6 +21,8 @@ from etils import epath
 from perceiver_jax.errors import UserError
 from perceiver_jax.training.checkpoints import folder as folder_lib
 from perceiver_jax.training.checkpoints import manifest as manifest_lib
+
+_T = TypeVar("_T")
 
 
 class Restored(NamedTuple):
@@ -107,7 +109,7 @@ class Checkpointer:
 
     Args:
       step: number of finished training steps.
-      state: tree of arrays, replicated over all devices.
+      state: tree of arrays, replicated or sharded over all devices.
       data_iterator: iterator whose `get_state()` is JSON-able and the same in
         all processes (see `data.pipeline`), or None.
       extras: JSON-able data, the same in all processes.
@@ -248,31 +250,23 @@ class Checkpointer:
     self, step: int, abstract_state: Any, data_iterator: Any
   ) -> Restored:
     """Restores one step; raises `UnreadableError` in all processes or none."""
-    error = None
-    try:
-      state, manifest = self._read(step, abstract_state)
-    except manifest_lib.UnreadableError as unreadable:
-      error = unreadable
-    if not folder_lib.in_all_processes(error is None):
-      raise error or manifest_lib.UnreadableError(
-        "unreadable in another process"
-      )
+    path, abstract = self._folder / step, manifest_lib.flatten(abstract_state)
+    manifest, leaves = _in_all_processes(lambda: self._read(path, abstract))
+    # The processes exchange the parts of sharded arrays for their checksums.
+    _in_all_processes(lambda: manifest_lib.check_values(manifest, leaves))
+    state = jax.tree.unflatten(
+      jax.tree.structure(abstract_state), [leaves[name] for name in abstract]
+    )
     if data_iterator is not None:
       _set_position(data_iterator, manifest.data, str(self._folder / step))
     return Restored(step, state, manifest.extras)
 
   def _read(
-    self, step: int, abstract_state: Any
-  ) -> tuple[Any, manifest_lib.Manifest]:
-    path = self._folder / step
+    self, path: epath.Path, abstract: dict[str, Any]
+  ) -> tuple[manifest_lib.Manifest, dict[str, Any]]:
     manifest = manifest_lib.read_manifest(path)
-    abstract = manifest_lib.flatten(abstract_state)
     manifest_lib.check_fits(manifest, abstract, f"the checkpoint {path}")
-    leaves = self._read_leaves(path, abstract)
-    manifest_lib.check_values(manifest, leaves)
-    structure = jax.tree.structure(abstract_state)
-    state = jax.tree.unflatten(structure, [leaves[name] for name in abstract])
-    return state, manifest
+    return manifest, self._read_leaves(path, abstract)
 
   def _read_leaves(
     self, path: epath.Path, abstract: dict[str, Any]
@@ -298,6 +292,18 @@ class Checkpointer:
     )
 
 
+def _in_all_processes(read: Callable[[], _T]) -> _T:
+  """Calls a function, and raises `UnreadableError` in all processes or none."""
+  error = None
+  try:
+    result = read()
+  except manifest_lib.UnreadableError as unreadable:
+    error = unreadable
+  if not folder_lib.in_all_processes(error is None):
+    raise error or manifest_lib.UnreadableError("unreadable in another process")
+  return result
+
+
 def _make_items(
   state: Any,
   data_iterator: Any,
@@ -306,12 +312,8 @@ def _make_items(
 ) -> dict[str, Any]:
   leaves = manifest_lib.flatten(state)
   data = None if data_iterator is None else data_iterator.get_state()
-  # Only the first process writes the manifest, so only it needs the checksums.
-  manifest = (
-    manifest_lib.make_manifest(leaves, extras, metrics, data)
-    if jax.process_index() == 0
-    else {}
-  )
+  # Every process takes part in gathering what is sharded for its checksum.
+  manifest = manifest_lib.make_manifest(leaves, extras, metrics, data)
   return {
     "state": ocp.args.StandardSave(leaves),
     manifest_lib.MANIFEST_ITEM: ocp.args.JsonSave(manifest),

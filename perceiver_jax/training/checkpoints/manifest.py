@@ -22,6 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
+from jax.experimental import multihost_utils
 
 from perceiver_jax.errors import UserError
 
@@ -86,7 +87,7 @@ def make_manifest(
   """Returns the manifest of a state as JSON-able data.
 
   Args:
-    leaves: state arrays by name, each held whole by this process.
+    leaves: state arrays by name.
     extras: JSON-able data of the caller.
     metrics: metric name to value.
     data: JSON-able state of the data iterator, or None.
@@ -222,11 +223,25 @@ def _json_checksum(data: Any) -> int:
 def _checksums(leaves: Mapping[str, Any]) -> dict[str, int]:
   # zlib releases the interpreter lock, so threads run in parallel.
   with concurrent.futures.ThreadPoolExecutor() as pool:
-    return dict(zip(leaves, pool.map(_checksum, leaves.values()), strict=True))
+    whole = map(_whole, leaves.values())  # In the same order in all processes.
+    futures = [pool.submit(_checksum, leaf) for leaf in whole]
+    return {
+      name: future.result()
+      for name, future in zip(leaves, futures, strict=True)
+    }
+
+
+def _whole(leaf: Any) -> Any:
+  """Returns an array that this process holds whole."""
+  if not isinstance(leaf, jax.Array):
+    return leaf
+  if leaf.is_fully_replicated:
+    return leaf.addressable_data(0)
+  if leaf.is_fully_addressable:
+    return leaf
+  return multihost_utils.process_allgather(leaf, tiled=True)
 
 
 def _checksum(leaf: Any) -> int:
-  if isinstance(leaf, jax.Array) and leaf.is_fully_replicated:
-    leaf = leaf.addressable_data(0)
   host = np.ascontiguousarray(np.asarray(leaf))
   return zlib.crc32(host.reshape(-1).view(np.uint8))

@@ -14,18 +14,24 @@ ENTRY %main (a: f32[8,16]) -> f32[8,16] {
 }
 """
 
+_COLLECTIVE = "unexpected collective"
+
 
 def _with(line):
   return _CLEAN.replace("  ROOT", f"  {line}\n  ROOT")
 
 
+def _count(text):
+  return checks.count(text, ["all-reduce"])
+
+
 def test_a_clean_step_passes():
-  counts = checks.count(_CLEAN)
+  counts = _count(_CLEAN)
   assert not any(counts.values())
   assert checks.num_donated(_CLEAN) == 2
   assert checks.line(counts, 2, 2) == (
-    "2 state arrays donated, no host transfer, no float64, no all-gather, no"
-    " dynamic shape"
+    "2 state arrays donated, no host transfer, no float64, no unexpected"
+    " collective, no dynamic shape"
   )
   assert checks.line(counts, 0, 0).startswith("no host transfer")
 
@@ -41,18 +47,23 @@ def test_a_clean_step_passes():
     ),
     ("%h = f32[8,16]{1,0:T(8,128)S(5)} copy(%a)", "host transfer"),
     ("%d = f64[8,16]{1,0} convert(%a)", "float64"),
-    ("%g = f32[16,16]{1,0} all-gather(%a), dimensions={0}", "all-gather"),
+    ("%g = f32[16,16]{1,0} all-gather(%a), dimensions={0}", _COLLECTIVE),
     (
       "%g = (f32[8]{0}, f32[16]{0}) all-gather-start(%a), dimensions={0}",
-      "all-gather",
+      _COLLECTIVE,
     ),
     ("%n = f32[<=8,16]{1,0} copy(%a)", "dynamic shape"),
   ],
 )
 def test_what_should_not_be_there_counts(line, problem):
-  counts = checks.count(_with(line))
+  counts = _count(_with(line))
   assert {name: n for name, n in counts.items() if n} == {problem: 1}
   assert checks.line(counts, 2, 2) == f"WRONG: 1 x {problem}"
+
+
+def test_collectives_that_the_step_needs_do_not_count():
+  text = _with("%g = f32[16,16]{1,0} all-gather(%a), dimensions={0}")
+  assert not any(checks.count(text, ["all-reduce", "all-gather"]).values())
 
 
 def test_arguments_that_jax_drops_need_not_be_donated():
@@ -66,6 +77,6 @@ def test_arguments_that_jax_drops_need_not_be_donated():
 def test_state_that_is_kept_twice_is_reported():
   text = _CLEAN.replace(", {1}: (1, {}, must-alias)", "")
   donated = checks.num_donated(text)
-  assert checks.line(checks.count(text), donated, 2) == (
+  assert checks.line(_count(text), donated, 2) == (
     "WRONG: 1 of 2 state arrays not donated"
   )

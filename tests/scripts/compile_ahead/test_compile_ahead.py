@@ -78,7 +78,7 @@ def test_without_the_cuda_plugin_the_error_says_what_to_install():
 def _lowered():
   """Returns a program for CPUs, of which there are no estimates either."""
   x = jax.ShapeDtypeStruct((1000,), "float32")
-  return program.Lowered(jax.jit(jnp.cumsum).lower(x), 0, 0, 0, 0.0, [])
+  return program.Lowered(jax.jit(jnp.cumsum).lower(x), 0, 0, 0, 0.0, [], ())
 
 
 def test_a_report_without_estimates_has_no_times():
@@ -153,6 +153,21 @@ def test_a_train_step_compiles_for_tpus(tmp_path):
   assert not any(checked["counts"].values())
   assert checked["donated"] >= checked["expected"] > 100
   assert "state arrays donated, no host transfer" in done.stdout
+  # A sharded optimizer's state takes less memory, and gathers its updates.
+  sharded = tmp_path / "sharded.json"
+  done = _run(
+    "--config=configs/digits.py:smoke",
+    "--config.precision=bfloat16",
+    "--config.shard_optimizer_state=True",
+    "--topology=v5e:2x2",
+    f"--json={sharded}",
+    timeout=900,
+  )
+  assert done.returncode == 0, done.stderr
+  other = json.loads(sharded.read_text())
+  assert set(other["collective_bytes"]) == {"all-reduce", "all-gather"}
+  assert not any(other["checks"]["counts"].values())
+  assert other["memory"]["arguments"] < result["memory"]["arguments"]
   # The figures of a program that is known are not made again.
   again = _run(
     "--config=configs/digits.py:smoke",

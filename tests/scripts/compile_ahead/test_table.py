@@ -25,7 +25,7 @@ _FIGURES = {
   "estimated_mfu": 0.251,
   "num_steps": 100_000,
   "checks": {
-    "counts": {"host transfer": 0, "all-gather": 0},
+    "counts": {"host transfer": 0, "float64": 0},
     "donated": 7,
     "expected": 7,
   },
