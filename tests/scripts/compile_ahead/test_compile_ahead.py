@@ -75,10 +75,21 @@ def test_without_the_cuda_plugin_the_error_says_what_to_install():
   assert len(done.stderr.splitlines()) == 1
 
 
-def _lowered():
+def _lowered(lowered=None):
   """Returns a program for CPUs, of which there are no estimates either."""
   x = jax.ShapeDtypeStruct((1000,), "float32")
-  return program.Lowered(jax.jit(jnp.cumsum).lower(x), 0, 0, 0, 0.0, [], ())
+  lowered = lowered or jax.jit(jnp.cumsum).lower(x)
+  return program.Lowered(lowered, 0, 0, 0, 0.0, [], ())
+
+
+def test_programs_that_differ_in_names_alone_have_the_same_fingerprint():
+  def fingerprint(fn):
+    x = jax.ShapeDtypeStruct((1000,), "float32")
+    return _lowered(jax.jit(fn).lower(x)).fingerprint
+
+  one = fingerprint(lambda x: {"cola": jnp.cumsum(x)})
+  assert fingerprint(lambda x: {"sst2": jnp.cumsum(x)}) == one
+  assert fingerprint(lambda x: {"cola": jnp.cumprod(x)}) != one
 
 
 def test_a_report_without_estimates_has_no_times():
