@@ -9,8 +9,8 @@ latents are the last of these. docs/perceiver_ar.md has the data.
 
 Variants:
   imagenet64: 64 x 64 images as 12,288 values, 60 self-attends, 770M parameters;
-    3.40 bits per value. 64 TPUs of 16 GB fit a batch in 16 microbatches if each
-    keeps a part of the optimizer's state, as is set here.
+    3.40 bits per value. The optimizer's state is sharded over devices; 64 TPUs
+    of 16 GB (v5e) also need --config.num_microbatches=16.
   copy_131072: 65,535 random bytes and their mirror image, 6 self-attends; the
     authors released this model.
   copy_32: the same task with 15 bytes, 1 self-attend.

@@ -37,12 +37,12 @@ def initialize_state(
   """Returns an initial state with parameters from `weights`.
 
   Args:
-    state: randomly initialized state, replicated.
+    state: randomly initialized state, whose parameters are replicated.
     weights: weights to initialize from.
     spec: `config.model`.
 
   Returns:
-    The state with the same sharding, and a report on each array.
+    The state with the same shardings, and a report on each array.
   """
   sharding = jax.tree.leaves(state.params)[0].sharding
   params, report = initialize.initialize_from(

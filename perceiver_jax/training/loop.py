@@ -103,7 +103,10 @@ class Trainer:
       self._mesh,
       shard_optimizer_state=config.shard_optimizer_state,
     )
-    self._layout = optimizer_sharding.pmap_layout(self._abstract)
+    self._to_step_shapes = optimizer_sharding.reshape_to(
+      optimizer_sharding.pmap_shapes(self._abstract)
+    )
+    self._to_checkpoint_shapes = optimizer_sharding.reshape_to(self._abstract)
     self._train_step = step_lib.make_train_step(
       self._model,
       task,
@@ -176,7 +179,7 @@ class Trainer:
     self._process_log.step = start
     self._profiler.say = self._log.say
     try:
-      state = optimizer_sharding.to_layout(state, self._layout)
+      state = self._to_step_shapes(state)
       compiled = self._compile(state) if start < self._num_steps else None
       summary = run_summary.summarize(
         self._config, self._task, self._model, self._abstract, self._mesh
@@ -294,8 +297,9 @@ class Trainer:
       }
       metrics = results.flat_scalars(self._evaluation)
       self._log.sync()
-      state = optimizer_sharding.to_layout(state, self._abstract)
-      self._checkpoints.save(step, state, self._data, extras, metrics)
+      self._checkpoints.save(
+        step, self._to_checkpoint_shapes(state), self._data, extras, metrics
+      )
 
   def _stop(self, state: TrainState, reason: str) -> Outcome:
     """Saves a checkpoint and prints how to resume."""

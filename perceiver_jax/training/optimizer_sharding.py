@@ -1,17 +1,17 @@
-"""Shards the optimizer's state over the devices (ZeRO stage 1).
+"""Shards the optimizer's state over the devices (ZeRO-1).
 
 Data-parallel training keeps a copy of the parameters and of Adam's two moments
 on every device. With `config.shard_optimizer_state`, each of N devices keeps
-and updates 1/N of each moment, and the devices then gather the updates. This
-saves memory, and the result only changes by rounding (Rajbhandari et al.,
-arXiv 1910.02054, section 5.1).
+and updates 1/N of every moment of which N divides an axis, and the devices then
+gather the updates. This saves memory, and the result only changes by rounding
+(Rajbhandari et al., arXiv 1910.02054, section 5.1).
 
-A state has two layouts. In that of a checkpoint every array has the shape that
-it has without sharding, so a run can be resumed on any number of devices. The
-pmapped step needs an axis of N in a sharded array: [.., N * n, ..] becomes
-[.., N, n, ..].
+In a checkpoint, every array has the shape that it has without sharding, so a
+run can be resumed on any number of devices. In the pmapped step, a sharded
+array has an axis of size N: [.., N * n, ..] becomes [.., N, n, ..].
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -30,7 +30,7 @@ def shard_update(
     mesh: one-dimensional mesh of the devices of the step.
 
   Returns:
-    An optimizer. Its `init` returns a whole state; its `update` is called by
+    An optimizer. Its `init` returns the whole state; its `update` is called by
     each device with whole gradients and with that device's part of the state.
   """
   (axis_name,) = mesh.axis_names
@@ -74,7 +74,7 @@ def sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
 
 
 def pmap_axes(abstract: Any) -> Any:
-  """Returns the axes over which pmap maps each array of a state.
+  """Returns the axes over which pmap maps the arrays of a state.
 
   Args:
     abstract: `jax.ShapeDtypeStruct`s with shardings, as in a checkpoint.
@@ -85,7 +85,7 @@ def pmap_axes(abstract: Any) -> Any:
   return jax.tree.map(_mapped_axis, abstract)
 
 
-def pmap_layout(abstract: Any) -> Any:
+def pmap_shapes(abstract: Any) -> Any:
   """Returns the shapes and shardings of a state in the pmapped step.
 
   Args:
@@ -104,27 +104,45 @@ def pmap_layout(abstract: Any) -> Any:
   return jax.tree.map(split, abstract)
 
 
-def to_layout(state: Any, layout: Any) -> Any:
-  """Returns a state with its arrays in the shapes of another layout.
+def reshape_to(shapes: Any) -> Callable[[Any], Any]:
+  """Returns a compiled function that reshapes the sharded arrays of a state.
 
-  No array moves between devices.
+  Each device copies its part; nothing moves between devices.
 
   Args:
-    state: arrays.
-    layout: `jax.ShapeDtypeStruct`s with shardings, of equally many elements.
+    shapes: `jax.ShapeDtypeStruct`s with shardings, as in a checkpoint or from
+      `pmap_shapes`.
   """
+  wanted = jax.tree.leaves(shapes)
+  sharded = [i for i, x in enumerate(wanted) if _mapped_axis(x) is not None]
 
-  def reshape(x, like):
-    if x.shape == like.shape:
-      return x
-    fn = jax.jit(lambda x: x.reshape(like.shape), out_shardings=like.sharding)
-    return fn(x)
+  def reshape(arrays):
+    return [
+      x.reshape(wanted[i].shape) for i, x in zip(sharded, arrays, strict=True)
+    ]
 
-  return jax.tree.map(reshape, state, layout)
+  compiled = jax.jit(
+    reshape, out_shardings=[wanted[i].sharding for i in sharded]
+  )
+
+  def reshape_state(state):
+    if not sharded:
+      return state
+    leaves, structure = jax.tree.flatten(state)
+    reshaped = compiled([leaves[i] for i in sharded])
+    for i, x in zip(sharded, reshaped, strict=True):
+      leaves[i] = x
+    return jax.tree.unflatten(structure, leaves)
+
+  return reshape_state
 
 
 def _sharded_axis(shape: tuple[int, ...], num_devices: int) -> int | None:
-  """Returns the first axis that `num_devices` > 1 divide, or None."""
+  """Returns the first axis whose size is a multiple of `num_devices`.
+
+  Returns:
+    The axis; None if there is none, or only one device.
+  """
   if num_devices == 1:
     return None
   sizes = enumerate(shape)

@@ -96,7 +96,7 @@ def make_optimizer(
   eps: float = 1e-6,
   weight_decay: float = 0.0,
   clip_norm: float = 0.0,
-  mesh: Mesh | None = None,
+  shard_over: Mesh | None = None,
 ) -> optax.GradientTransformation:
   """Returns LAMB, AdamW or Muon without weight decay of biases and norms.
 
@@ -113,16 +113,16 @@ def make_optimizer(
     weight_decay: decoupled weight decay; of "muon", only of the weights that
       Adam does not update.
     clip_norm: maximal global norm of the gradient; 0 for no clipping.
-    mesh: devices over which the state is sharded; None for no sharding. See
-      `training.optimizer_sharding`.
+    shard_over: devices over which the state is sharded; None for no sharding.
+      See `training.optimizer_sharding`.
 
   Raises:
-    UserError: the name is unknown, or its state can't be sharded.
+    UserError: the name is unknown, or the optimizer's state can't be sharded.
   """
   checks.check_leaf_choice("optimizer.name", name, OPTIMIZERS)
   parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
   if name == "muon":
-    if mesh:
+    if shard_over is not None:
       raise UserError(
         "config.shard_optimizer_state needs config.optimizer.name=lamb or"
         " adamw: Muon orthogonalizes whole matrices"
@@ -138,10 +138,9 @@ def make_optimizer(
     )
     return optax.chain(*parts, muon)
   adam = optax.scale_by_adam(b1, b2, eps)
-  parts += [
-    optimizer_sharding.shard_update(adam, mesh) if mesh else adam,
-    optax.add_decayed_weights(weight_decay, decay_mask),
-  ]
+  if shard_over is not None:
+    adam = optimizer_sharding.shard_update(adam, shard_over)
+  parts += [adam, optax.add_decayed_weights(weight_decay, decay_mask)]
   parts += [_trust_ratio_by_layer()] if name == "lamb" else []
   return optax.chain(*parts, optax.scale_by_learning_rate(schedule))
 
@@ -150,7 +149,7 @@ def from_config(
   config: Mapping[str, Any],
   num_steps: int,
   batch_size: int,
-  mesh: Mesh | None = None,
+  shard_over: Mesh | None = None,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """Builds the optimizer and schedule of a config's `optimizer` section.
 
@@ -160,7 +159,7 @@ def from_config(
       size over this number; 0 for no scaling.
     num_steps: length of the run.
     batch_size: global batch size of the run.
-    mesh: see `make_optimizer`.
+    shard_over: see `make_optimizer`.
   """
   config = dict(config)
   name = config.pop("name")
@@ -176,7 +175,8 @@ def from_config(
   )
   shape = {k: config.pop(k) for k in schedule_keys if k in config}
   schedule = make_schedule(config.pop("schedule"), rate, num_steps, **shape)
-  return make_optimizer(name, schedule, mesh=mesh, **config), schedule
+  optimizer = make_optimizer(name, schedule, shard_over=shard_over, **config)
+  return optimizer, schedule
 
 
 def decay_mask(params: Any) -> Any:

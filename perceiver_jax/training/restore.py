@@ -25,7 +25,7 @@ class Restored(NamedTuple):
 
   Attributes:
     model: see `step.model_of`.
-    state: training state on `mesh`, in which the parameters are replicated.
+    state: training state on `mesh`; its parameters are replicated.
     step: step of the checkpoint.
     mesh: mesh of all devices.
   """

@@ -36,7 +36,7 @@ class TrainState(NamedTuple):
     step: number of steps taken, an int32 scalar.
     params: float32 parameters.
     net_state: Haiku state, such as running batch statistics.
-    opt_state: optimizer state; see `optimizer_sharding` for its layouts.
+    opt_state: optimizer state; see `optimizer_sharding` for its shapes.
     ema_params: exponential moving average of `params`, or () if disabled.
     rng: PRNG key data [2], constant throughout a run.
   """
@@ -152,6 +152,7 @@ def abstract_state(
     ) from error
   shardings = jax.tree.map(lambda _: replicated(mesh), shapes)
   if shard_optimizer_state:
+    # All arrays of its state but Adam's moments are scalars.
     shardings = shardings._replace(
       opt_state=jax.tree.map(
         lambda x: optimizer_sharding.sharding(x.shape, mesh), shapes.opt_state
@@ -237,11 +238,12 @@ def make_train_step(
       are summed. Batch statistics are computed over one part.
     ema_decay: decay rate of the moving average of the parameters; 0 disables
       it.
-    state_axes: axes over which the state's arrays are sharded; see
+    state_axes: axes over which pmap maps the state's arrays; see
       `optimizer_sharding.pmap_axes`. None if all are replicated.
 
   Returns:
-    A pmapped function that donates its state. It takes a batch from
+    A pmapped function that donates its state, which is replicated on the mesh
+    or has the shapes of `optimizer_sharding.pmap_shapes`. It takes a batch from
     `place_train_batch` and sums the metrics over it. It adds 'grad_norm', the
     norm of the gradients, and 'param_norm', the norm of the new parameters.
   """

@@ -26,7 +26,7 @@ LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
 NUM_EXAMPLES = "num_train_examples"
 
-# Leaves that affect only logging, storage and later evaluation.
+# Leaves that affect only logging, storage, later evaluation and rounding.
 _FREE = (
   "log",
   "checkpoint",

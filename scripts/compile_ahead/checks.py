@@ -20,7 +20,7 @@ def count(text: str, collectives: Collection[str]) -> dict[str, int]:
 
   Args:
     text: The compiled module.
-    collectives: Those that the step needs, such as "all-reduce".
+    collectives: Kinds of collectives that are expected, such as "all-reduce".
 
   Returns:
     Numbers of transfers to or from the host, of values in float64, of other

@@ -21,9 +21,6 @@ from scripts.compile_ahead.chips import Chip
 
 _NUM_STEPS = 1_000_000
 _RESULT_NAME = re.compile(r'jax\.result_info = "[^"]*"')
-# Sums over the batch, and the updates of a sharded optimizer.
-_COLLECTIVES = ("all-reduce",)
-_SHARDED_COLLECTIVES = (*_COLLECTIVES, "reduce-scatter", "all-gather")
 
 
 class Lowered(NamedTuple):
@@ -36,7 +33,7 @@ class Lowered(NamedTuple):
     num_parameters: Number of the model's parameters.
     train_flops: Counted operations of a train step on all devices.
     attention: How attention is computed, such as "xla 512 x 512".
-    collectives: Those that the program needs.
+    collectives: Kinds of collectives that the program may contain.
   """
 
   program: Any
@@ -49,7 +46,7 @@ class Lowered(NamedTuple):
 
   @property
   def fingerprint(self) -> str:
-    """Returns a checksum, the same for programs that differ in names alone."""
+    """Returns a checksum of the program without the names of its results."""
     text = _RESULT_NAME.sub("", self.program.as_text())
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -112,6 +109,7 @@ def lower(
     init, example, mesh, shard_optimizer_state=config.shard_optimizer_state
   )
   num_donated = num_batch = 0
+  collectives = ("all-reduce",)
   if name == "init":
     shardings = jax.tree.map(lambda x: x.sharding, state)
     fn = jax.jit(init, out_shardings=shardings)
@@ -136,8 +134,12 @@ def lower(
     )
     batch = _with_leading(example, (mesh.size, config.batch_size // mesh.size))
     batch.pop("mask", None)  # Only evaluation batches have padding.
-    layout = optimizer_sharding.pmap_layout(state)
-    args = (layout, _abstract(batch, step_lib.batch_sharding(mesh)))
+    args = (
+      optimizer_sharding.pmap_shapes(state),
+      _abstract(batch, step_lib.batch_sharding(mesh)),
+    )
+    if config.shard_optimizer_state:
+      collectives += ("all-gather",)
     num_donated, num_batch = len(jax.tree.leaves(state)), len(batch)
   flops, attention = run_summary.trace_step(config, task, model, state, mesh)
   return Lowered(
@@ -147,7 +149,7 @@ def lower(
     run_summary.num_parameters(state.params),
     flops,
     attention,
-    _SHARDED_COLLECTIVES if config.shard_optimizer_state else _COLLECTIVES,
+    collectives,
   )
 
 

@@ -172,6 +172,10 @@ def test_two_processes_with_a_sharded_optimizer_train_like_one(
   assert "resumed from step 1" in " ".join(first.split())
   runs.assert_alike(tmp_path, single_process)
   assert_same_accuracy(tmp_path, single_process)
+  wait_for_success(start_two(tmp_path, name="evaluate"))
+  evaluated = json.loads((tmp_path / "evaluation-12.json").read_text())
+  results = json.loads((tmp_path / "results.json").read_text())
+  assert evaluated["metrics"] == pytest.approx(results["metrics"], rel=1e-6)
 
 
 @pytest.mark.nightly

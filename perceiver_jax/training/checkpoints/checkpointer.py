@@ -251,9 +251,11 @@ class Checkpointer:
   ) -> Restored:
     """Restores one step; raises `UnreadableError` in all processes or none."""
     path, abstract = self._folder / step, manifest_lib.flatten(abstract_state)
-    manifest, leaves = _in_all_processes(lambda: self._read(path, abstract))
+    manifest, leaves = _read_in_all_processes(
+      lambda: self._read(path, abstract)
+    )
     # The processes exchange the parts of sharded arrays for their checksums.
-    _in_all_processes(lambda: manifest_lib.check_values(manifest, leaves))
+    _read_in_all_processes(lambda: manifest_lib.check_values(manifest, leaves))
     state = jax.tree.unflatten(
       jax.tree.structure(abstract_state), [leaves[name] for name in abstract]
     )
@@ -292,7 +294,7 @@ class Checkpointer:
     )
 
 
-def _in_all_processes(read: Callable[[], _T]) -> _T:
+def _read_in_all_processes(read: Callable[[], _T]) -> _T:
   """Calls a function, and raises `UnreadableError` in all processes or none."""
   error = None
   try:

@@ -86,6 +86,8 @@ def make_manifest(
 ) -> dict[str, Any]:
   """Returns the manifest of a state as JSON-able data.
 
+  All processes have to call this function.
+
   Args:
     leaves: state arrays by name.
     extras: JSON-able data of the caller.
@@ -150,6 +152,8 @@ def check_fits(
 
 def check_values(manifest: Manifest, leaves: Mapping[str, Any]) -> None:
   """Compares restored arrays with the checksums taken when they were saved.
+
+  All processes have to call this function.
 
   Raises:
     UnreadableError: naming the first leaf that differs.
@@ -221,27 +225,29 @@ def _json_checksum(data: Any) -> int:
 
 
 def _checksums(leaves: Mapping[str, Any]) -> dict[str, int]:
+  spread = {name: leaf for name, leaf in leaves.items() if _is_spread(leaf)}
+  here = {name: leaf for name, leaf in leaves.items() if name not in spread}
   # zlib releases the interpreter lock, so threads run in parallel.
   with concurrent.futures.ThreadPoolExecutor() as pool:
-    whole = map(_whole, leaves.values())  # In the same order in all processes.
-    futures = [pool.submit(_checksum, leaf) for leaf in whole]
-    return {
-      name: future.result()
-      for name, future in zip(leaves, futures, strict=True)
-    }
+    result = dict(zip(here, pool.map(_checksum, here.values()), strict=True))
+  # All processes gather the same array at the same time, and one at a time to
+  # save memory.
+  for name, leaf in spread.items():
+    result[name] = _checksum(
+      multihost_utils.process_allgather(leaf, tiled=True)
+    )
+  return result
 
 
-def _whole(leaf: Any) -> Any:
-  """Returns an array that this process holds whole."""
-  if not isinstance(leaf, jax.Array):
-    return leaf
-  if leaf.is_fully_replicated:
-    return leaf.addressable_data(0)
-  if leaf.is_fully_addressable:
-    return leaf
-  return multihost_utils.process_allgather(leaf, tiled=True)
+def _is_spread(leaf: Any) -> bool:
+  """Returns whether an array is sharded over several processes."""
+  return isinstance(leaf, jax.Array) and not (
+    leaf.is_fully_replicated or leaf.is_fully_addressable
+  )
 
 
 def _checksum(leaf: Any) -> int:
+  if isinstance(leaf, jax.Array) and leaf.is_fully_replicated:
+    leaf = leaf.addressable_data(0)
   host = np.ascontiguousarray(np.asarray(leaf))
   return zlib.crc32(host.reshape(-1).view(np.uint8))
