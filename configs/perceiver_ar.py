@@ -113,11 +113,12 @@ def _published(config: ml_collections.ConfigDict, name: str) -> None:
     clip_norm=1.0 / tokens,
     eps=1e-8 / tokens,
   )
+  # Models of more than 700 million parameters.
+  config.shard_optimizer_state = name in ("imagenet64", "pg19")
   if name == "imagenet64":
     config.optimizer.update(
       schedule="constant_cosine", warmup_steps=10_000, constant_fraction=0.95
     )
-    config.shard_optimizer_state = True
 
 
 def _data() -> dict[str, Any]:

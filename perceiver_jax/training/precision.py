@@ -24,6 +24,8 @@ from perceiver_jax.models.modalities import entities, points
 PRECISIONS = ("float32", "bfloat16")
 
 _NORMS = (layers.LayerNorm, hk.BatchNorm)
+# Convolutions don't cast float32 inputs, such as those of `ConvexUpsample`.
+_CONVOLUTIONS = (hk.Conv2D, hk.Conv2DTranspose, hk.Conv3DTranspose)
 # Coordinates in bfloat16 would lose the high Fourier bands. The adapter is
 # cheap, and the encoder casts its output to bfloat16.
 _FLOAT32_ADAPTERS = {points.PointsAdapter, entities.EntityFeaturesAdapter}
@@ -53,6 +55,7 @@ def precision(name: str) -> Iterator[None]:
     if name == "bfloat16":
       half, full = jnp.bfloat16, jnp.float32
       inner = _ENCODERS | {*zoo.ADAPTERS.values()} - _FLOAT32_ADAPTERS
+      inner |= {*_CONVOLUTIONS}
       policies = dict.fromkeys(inner, jmp.Policy(full, half, half))
       outer = dict.fromkeys(zoo.DECODERS.values(), jmp.Policy(full, half, full))
       norms = dict.fromkeys(_NORMS, jmp.Policy(full, full, half))

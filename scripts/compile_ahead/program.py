@@ -11,7 +11,6 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments import evaluate_weights
 from perceiver_jax.tasks import registry as tasks
 from perceiver_jax.training import evaluation, optimizer_sharding, optimizers
 from perceiver_jax.training import step as step_lib
@@ -91,8 +90,7 @@ def lower(
   step_lib.check_batch_size(
     config.batch_size, mesh.size, config.num_microbatches
   )
-  spec = config.model.to_dict()
-  task = tasks.make_task(config, evaluate_weights.unnamed_classes(spec))
+  task = tasks.make_task(config, variants.metadata(config))
   # Schedules only differ in their constants, so any long run will do.
   optimizer, _ = optimizers.from_config(
     config.optimizer,

@@ -16,6 +16,7 @@ is compiled for the largest slice of the same generation that does.
 """
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -186,7 +187,11 @@ class _Compilation:
     self._log = row.file.with_suffix(".log")
     with self._log.open("w", encoding="utf-8") as log:
       self._process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=log
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=log,
+        # Otherwise the last line of the log is not the error.
+        env=os.environ | {"JAX_TRACEBACK_FILTERING": "off"},
       )
     self._end = time.monotonic() + _SECONDS
 

@@ -8,6 +8,8 @@ from typing import Any
 import ml_collections
 
 import configs
+from experiments import evaluate_weights
+from perceiver_jax.data.text import glue_tasks
 from perceiver_jax.tasks.own_data import clip_config
 from perceiver_jax.training import config_checks
 
@@ -71,6 +73,21 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   if not data.get("num_frames", 1):
     clip_config.set_window(config, data.max_seconds)
   return config
+
+
+def metadata(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Returns the metadata of a run's task without its data.
+
+  Args:
+    config: Config from `complete`.
+  """
+  metadata = evaluate_weights.unnamed_classes(config.model.to_dict())
+  if "own" in config.model.decoder.get("outputs", {}):
+    classes = tuple(map(str, range(NUM_CLASSES)))
+    columns = ("sentence", "label")
+    own = glue_tasks.Task("", columns[:1], columns, classes)
+    metadata["own"] = own._asdict()
+  return metadata
 
 
 def num_steps(config: ml_collections.ConfigDict) -> int:

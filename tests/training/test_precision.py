@@ -7,7 +7,7 @@ import optax
 import pytest
 from jax import numpy as jnp
 
-from configs import hip, masked_lm, perceiver_ar, resampler
+from configs import hip, masked_lm, optical_flow, perceiver_ar, resampler
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import layers, perceiver
 from perceiver_jax.models.ops.execution import Execution
@@ -135,6 +135,23 @@ def test_bfloat16_multiplies_in_bfloat16_in_other_architectures(file, variant):
   traced = jax.make_jaxpr(forward)(state.params, state.net_state).jaxpr
   assert float_types(state) == {"float32"}
   assert inputs_of(traced, *CONTRACTIONS) == {"bfloat16"}
+
+
+@pytest.mark.parametrize("variant", ["conv", "conv_light"])
+def test_bfloat16_upsamples_flow_with_bfloat16_convolutions(variant):
+  config = optical_flow.get_config(f"{variant},smoke")
+  traced = Traced(config, "bfloat16")
+  convolutions = [
+    [x.aval.dtype.name for x in eqn.invars]
+    for eqn in equations(traced.forward)
+    if eqn.primitive.name == "conv_general_dilated"
+  ]
+  assert convolutions.count(["bfloat16", "bfloat16"]) >= 2
+  # Neighbors of the flow are taken in float32.
+  assert convolutions.count(["float32", "float32"]) == 1
+  assert inputs_of(traced.forward, "exp") == {"float32"}
+  assert traced.outputs.logits.dtype == jnp.float32
+  assert float_types(traced.grads) == {"float32"}
 
 
 def test_float32_uses_no_other_float_type(tiny_conv_config):

@@ -8,8 +8,9 @@ import sys
 import pytest
 import tiny_runs as runs
 
-from configs import audioset, images
+from configs import audioset, glue, images
 from perceiver_jax.errors import UserError
+from perceiver_jax.tasks import registry
 from scripts.compile_ahead import chips, table, table_page, variants
 
 _PAGE = runs.ROOT / "docs/tpu_table.md"
@@ -246,6 +247,12 @@ def test_leaves_that_the_data_decides_get_values():
   config = variants.complete(own)
   assert (config.data.num_frames, config.data.num_samples) == (16, 31_744)
   assert own.data.num_frames == 0  # The given config stays as it was.
+
+
+def test_classes_of_ones_own_texts_need_no_data():
+  config = variants.complete(glue.get_config("own"))
+  task = registry.make_task(config, variants.metadata(config))
+  assert task.tasks["own"].num_outputs == variants.NUM_CLASSES
 
 
 @pytest.mark.parametrize(
