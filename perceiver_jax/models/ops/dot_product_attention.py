@@ -171,7 +171,7 @@ def _chunked_attention(q, k, v, mask, target="cpu"):
   attend = functools.partial(
     online_softmax.chunked_attention, score, dtype=v.dtype, target=target
   )
-  group = _group_size(q, k) if target == "tpu" and mask is None else 0
+  group = _group_size(q, k, mask) if target == "tpu" else 0
   if not group:
     return _unsplit(attend(q, (k, v), mask), v.dtype)
   batch, _, heads, _ = q.shape
@@ -181,24 +181,31 @@ def _chunked_attention(q, k, v, mask, target="cpu"):
     x = x.swapaxes(1, 2)
     return x.reshape(-1, 1, group, *x.shape[2:]).swapaxes(2, 3)
 
-  q, k, v = map(split, (q, k, v))
-  out = jax.lax.map(lambda qkv: attend(qkv[0], qkv[1:], None), (q, k, v))
+  def attend_group(group):
+    number, q, k, v = group
+    example = number * batch // num_groups
+    return attend(q, (k, v), masks.of_example(mask, example))
+
+  num_groups = batch * heads // group
+  groups = jnp.arange(num_groups), *map(split, (q, k, v))
+  out = jax.lax.map(attend_group, groups)
   return _unsplit(out.reshape(batch, heads, *out.shape[3:]), v.dtype)
 
 
-def _group_size(q, k):
-  """Returns how many heads, of all examples, a TPU attends with at a time.
+def _group_size(q, k, mask):
+  """Returns how many heads a TPU attends with at a time.
 
   All logits of one head, but not those of all heads, fit into its vector
-  memory. 0: all heads at a time.
+  memory. The heads are those of one example if there is a mask, else of any.
+  0: all heads at a time.
   """
   all_heads = q.shape[0] * q.shape[2]
   per_head = q.shape[1] * k.shape[1]
   if all_heads * per_head <= online_softmax.TPU_WHOLE_LOGITS:
     return 0
-  limit = min(_TPU_GROUP_LOGITS // per_head, all_heads)
-  sizes = range(limit, 0, -1)
-  return next((size for size in sizes if all_heads % size == 0), 0)
+  divided = all_heads if mask is None else q.shape[2]
+  sizes = range(min(_TPU_GROUP_LOGITS // per_head, divided), 0, -1)
+  return next((size for size in sizes if divided % size == 0), 0)
 
 
 def _score(

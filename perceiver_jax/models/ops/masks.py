@@ -57,6 +57,20 @@ def as_array(mask: Mask | None) -> Bool[Array, "#B #N #M"] | None:
   return mask.array() if isinstance(mask, CausalMask) else mask
 
 
+def of_example(mask: Mask | None, index: int | jax.Array) -> Mask | None:
+  """Returns the mask of one example, whose batch axis has size 1."""
+
+  def take(x):
+    return x if len(x) == 1 else lax.dynamic_slice_in_dim(x, index, 1, 0)
+
+  if isinstance(mask, CausalMask):
+    return mask._replace(
+      query_positions=take(mask.query_positions),
+      key_positions=take(mask.key_positions),
+    )
+  return None if mask is None else take(mask)
+
+
 def chunk(
   mask: Mask | None, start: int | jax.Array, size: int, axis: int
 ) -> Bool[Array, "#B 1 #n #m"] | None:

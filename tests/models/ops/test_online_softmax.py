@@ -18,7 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import numpy as jnp
 
-from perceiver_jax.models.ops import dot_product_attention, online_softmax
+from perceiver_jax.models.ops import (
+  dot_product_attention,
+  masks,
+  online_softmax,
+)
 
 _HUGE = 3e38  # Close to the largest float32.
 
@@ -99,18 +103,38 @@ def test_tpus_hold_all_logits_of_imagenet_and_those_of_heads_of_flow():
   heads_at_once = []
   for batch, heads, length in ((16, 8, 512), (8, 16, 2048), (16, 8, 784)):
     x = jax.ShapeDtypeStruct((batch, length, heads, 32), jnp.bfloat16)
-    heads_at_once.append(dot_product_attention._group_size(x, x))
+    heads_at_once.append(dot_product_attention._group_size(x, x, None))
   assert heads_at_once == [0, 4, 16]
   assert online_softmax.chunk_size(512, 16 * 8 * 512, "tpu") == 512
 
 
-def test_groups_of_heads_agree_with_full_attention():
-  qkv = _qkv(2, 5, 6, 3, 4, 7)
-  attend = functools.partial(_chunked, mask=None, target="tpu")
-  with in_chunks(2 * 5 * 6):
-    assert dot_product_attention._group_size(*qkv[:2]) == 2
+def _masks():
+  """Returns masks of 2 examples of 5 queries and 6 keys, by name."""
+  rng = np.random.default_rng(0)
+  sizes = {"keys": (2, 1, 6), "shared": (1, 5, 6), "each": (2, 5, 6)}
+  arrays = {k: jnp.asarray(rng.random(s) < 0.6) for k, s in sizes.items()}
+  positions = jnp.array([[3, 4, 5, 6, 7], [0, 1, 2, 3, 4]])
+  keys = jnp.arange(6)[None]
+  return {
+    "none": None,
+    **arrays,
+    "causal": masks.CausalMask(positions, keys),
+    "window": masks.CausalMask(positions, jnp.tile(keys, (2, 1)), 2),
+  }
+
+
+@pytest.mark.parametrize(
+  "name", ["none", "keys", "shared", "each", "causal", "window"]
+)
+def test_groups_of_heads_agree_with_full_attention(name):
+  qkv, mask = _qkv(2, 5, 6, 6, 4, 7), _masks()[name]
+  attend = functools.partial(_chunked, mask=mask, target="tpu")
+  with in_chunks(4 * 5 * 6):
+    # Only without a mask, groups may have heads of several examples.
+    expected = 4 if mask is None else 3
+    assert dot_product_attention._group_size(*qkv[:2], mask) == expected
     out = run(attend, *qkv)
-  assert_close(out, run(functools.partial(_full, mask=None), *qkv))
+  assert_close(out, run(functools.partial(_full, mask=mask), *qkv))
 
 
 @pytest.mark.parametrize("length", [1, 4, 5, 8, 11])
