@@ -195,13 +195,14 @@ def _chunked_attention(q, k, v, mask, target="cpu"):
 def _group_size(q, k, mask):
   """Returns how many heads a TPU attends with at a time.
 
-  All logits of one head, but not those of all heads, fit into its vector
-  memory. The heads are those of one example if there is a mask, else of any.
-  0: all heads at a time.
+  The logits of a group fit into its vector memory. Without a mask, it is faster
+  to hold some more (docs/tpu.md), and a group may have heads of several
+  examples. 0: all heads at a time.
   """
   all_heads = q.shape[0] * q.shape[2]
   per_head = q.shape[1] * k.shape[1]
-  if all_heads * per_head <= online_softmax.TPU_WHOLE_LOGITS:
+  whole = online_softmax.TPU_WHOLE_LOGITS if mask is None else _TPU_GROUP_LOGITS
+  if all_heads * per_head <= whole:
     return 0
   divided = all_heads if mask is None else q.shape[2]
   sizes = range(min(_TPU_GROUP_LOGITS // per_head, divided), 0, -1)
