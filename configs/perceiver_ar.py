@@ -9,8 +9,7 @@ latents are the last of these. docs/perceiver_ar.md has the data.
 
 Variants:
   imagenet64: 64 x 64 images as 12,288 values, 60 self-attends, 770M parameters;
-    3.40 bits per value. The optimizer's state is sharded over devices; 64 TPUs
-    of 16 GB (v5e) also need --config.num_microbatches=16.
+    3.40 bits per value.
   copy_131072: 65,535 random bytes and their mirror image, 6 self-attends; the
     authors released this model.
   copy_32: the same task with 15 bytes, 1 self-attend.
@@ -38,6 +37,10 @@ gradients are means, so that clipping and Adam's epsilon are divided by the
 number of tokens of a batch, which is the same; change both with the batch size.
 The sizes and recipes of the others are chosen, where the three recipes differ;
 `copy` and `bytes` are this project's.
+
+The optimizer's state of `imagenet64` and `pg19` is sharded over devices. 64 TPUs
+of 16 GB (v5e) also need --config.num_microbatches: 16 for `imagenet64` and
+`copy_131072`, 4 for `pg19`.
 """
 
 from collections.abc import Iterator
