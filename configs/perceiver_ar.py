@@ -38,9 +38,9 @@ number of tokens of a batch, which is the same; change both with the batch size.
 The sizes and recipes of the others are chosen, where the three recipes differ;
 `copy` and `bytes` are this project's.
 
-The optimizer's state of `imagenet64` and `pg19` is sharded over devices. 64 TPUs
-of 16 GB (v5e) also need --config.num_microbatches: 16 for `imagenet64` and
-`copy_131072`, 4 for `pg19`.
+The optimizer's state of `imagenet64` and `pg19` is sharded over devices. On 64
+TPUs of 16 GB (v5e), set --config.num_microbatches, too: 16 for
+`imagenet64` and `copy_131072`, 4 for `pg19`.
 """
 
 from collections.abc import Iterator
