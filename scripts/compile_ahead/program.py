@@ -121,24 +121,10 @@ def lower(
       _abstract(batch, step_lib.batch_sharding(mesh)),
     )
   else:
-    fn = step_lib.make_train_step(
-      model,
-      task,
-      optimizer,
-      mesh,
-      num_microbatches=config.num_microbatches,
-      ema_decay=config.ema_decay,
-      state_axes=optimizer_sharding.pmap_axes(state),
-    )
-    batch = _with_leading(example, (mesh.size, config.batch_size // mesh.size))
-    batch.pop("mask", None)  # Only evaluation batches have padding.
-    args = (
-      optimizer_sharding.pmap_shapes(state),
-      _abstract(batch, step_lib.batch_sharding(mesh)),
-    )
+    fn, args = _train_step(config, task, model, optimizer, state, mesh)
+    num_donated, num_batch = map(len, map(jax.tree.leaves, args))
     if config.shard_optimizer_state:
       collectives += ("all-gather",)
-    num_donated, num_batch = len(jax.tree.leaves(state)), len(batch)
   flops, attention = run_summary.trace_step(config, task, model, state, mesh)
   return Lowered(
     fn.lower(*args),
@@ -149,6 +135,25 @@ def lower(
     attention,
     collectives,
   )
+
+
+def _train_step(config, task, model, optimizer, state, mesh):
+  """Returns the train step and its abstract arguments."""
+  fn = step_lib.make_train_step(
+    model,
+    task,
+    optimizer,
+    mesh,
+    num_microbatches=config.num_microbatches,
+    ema_decay=config.ema_decay,
+    state_axes=optimizer_sharding.pmap_axes(state),
+  )
+  batch = _with_leading(
+    task.dummy_batch(), (mesh.size, config.batch_size // mesh.size)
+  )
+  batch.pop("mask", None)  # Only evaluation batches have padding.
+  batch = _abstract(batch, step_lib.batch_sharding(mesh))
+  return fn, (optimizer_sharding.pmap_shapes(state), batch)
 
 
 def compile_program(lowered: Lowered, chip: Chip) -> Compiled:

@@ -27,6 +27,20 @@ def _run(*flags, timeout=300):
   )
 
 
+def _compile_smoke(path, topology, *flags):
+  """Compiles a step; returns its figures and what was printed."""
+  done = _run(
+    "--config=configs/digits.py:smoke",
+    "--config.precision=bfloat16",
+    f"--topology={topology}",
+    f"--json={path}",
+    *flags,
+    timeout=900,
+  )
+  assert done.returncode == 0, done.stderr
+  return json.loads(path.read_text()), done.stdout
+
+
 def test_the_most_specific_name_of_a_chip_counts():
   assert chips.chip("TPU v5 lite").hbm_bytes == 16 * 2**30
   assert chips.chip("TPU v5").hbm_bytes == 95 * 2**30
@@ -117,16 +131,7 @@ def test_a_program_larger_than_a_device_does_not_fit():
 @pytest.mark.slow
 @pytest.mark.skipif(not _HAS_CUDA, reason="the CUDA plugin is not installed")
 def test_a_train_step_compiles_for_gpus(tmp_path):
-  figures = tmp_path / "figures.json"
-  done = _run(
-    "--config=configs/digits.py:smoke",
-    "--config.precision=bfloat16",
-    "--topology=h100:8",
-    f"--json={figures}",
-    timeout=900,
-  )
-  assert done.returncode == 0, done.stderr
-  result = json.loads(figures.read_text())
+  result, printed = _compile_smoke(tmp_path / "figures.json", "h100:8")
   assert result["num_devices"] == 8
   assert 0 < sum(result["memory"].values()) < result["hbm_bytes"]
   assert "estimated_seconds" not in result
@@ -135,7 +140,7 @@ def test_a_train_step_compiles_for_gpus(tmp_path):
   assert not any(checked["counts"].values())
   assert checked["donated"] >= checked["expected"] > 100
   assert any(each.startswith("cudnn") for each in result["attention"])
-  assert "no time: XLA has no estimates" in done.stdout
+  assert "no time: XLA has no estimates" in printed
 
 
 @pytest.mark.slow
@@ -144,16 +149,7 @@ def test_a_train_step_compiles_for_gpus(tmp_path):
 )
 def test_a_train_step_compiles_for_tpus(tmp_path):
   figures, module = tmp_path / "figures.json", tmp_path / "module.txt"
-  done = _run(
-    "--config=configs/digits.py:smoke",
-    "--config.precision=bfloat16",
-    "--topology=v5e:2x2",
-    f"--json={figures}",
-    f"--hlo={module}",
-    timeout=900,
-  )
-  assert done.returncode == 0, done.stderr
-  result = json.loads(figures.read_text())
+  result, printed = _compile_smoke(figures, "v5e:2x2", f"--hlo={module}")
   assert result["exceeds_by"] == 0
   assert 0 < sum(result["memory"].values()) < result["hbm_bytes"]
   assert result["estimated_seconds"] > 0
@@ -163,23 +159,18 @@ def test_a_train_step_compiles_for_tpus(tmp_path):
   checked = result["checks"]
   assert not any(checked["counts"].values())
   assert checked["donated"] >= checked["expected"] > 100
-  assert "state arrays donated, no host transfer" in done.stdout
+  assert "state arrays donated, no host transfer" in printed
   # A sharded optimizer's state takes less memory, and gathers its updates.
-  sharded = tmp_path / "sharded.json"
-  done = _run(
-    "--config=configs/digits.py:smoke",
-    "--config.precision=bfloat16",
+  sharded, _ = _compile_smoke(
+    tmp_path / "sharded.json",
+    "v5e:2x2",
     "--config.shard_optimizer_state=True",
-    "--topology=v5e:2x2",
-    f"--json={sharded}",
-    timeout=900,
   )
-  assert done.returncode == 0, done.stderr
-  other = json.loads(sharded.read_text())
-  assert set(other["collective_bytes"]) == {"all-reduce", "all-gather"}
-  assert not any(other["checks"]["counts"].values())
-  assert other["checks"]["donated"] >= other["checks"]["expected"] > 100
-  assert other["memory"]["arguments"] < result["memory"]["arguments"]
+  assert set(sharded["collective_bytes"]) == {"all-reduce", "all-gather"}
+  checked = sharded["checks"]
+  assert not any(checked["counts"].values())
+  assert checked["donated"] >= checked["expected"] > 100
+  assert sharded["memory"]["arguments"] < result["memory"]["arguments"]
   # The figures of a program that is known are not made again.
   again = _run(
     "--config=configs/digits.py:smoke",
