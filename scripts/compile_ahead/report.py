@@ -17,7 +17,8 @@ def figures(
 ) -> dict[str, Any]:
   """Returns the figures of a program, JSON-able.
 
-  Times are those of one device, in seconds. There are none for GPUs.
+  Times are those of one device, in seconds. There are none where the compiler
+  estimates no cycles, as XLA does for GPUs.
   """
   result: dict[str, Any] = {
     "compile_seconds": round(compiled.seconds, 1),
@@ -100,7 +101,9 @@ def text(result: dict[str, Any]) -> str:
   )
   operations = f"  operations    {counts}"
   if "estimated_seconds" not in result:
-    lines.append("  estimated     no time: XLA has no estimates for GPUs")
+    lines.append(
+      "  estimated     no time: the compiler estimates none for this device"
+    )
     return "\n".join([*lines, operations])
   lines.append(
     f"  estimated     {1e3 * result['estimated_seconds']:.1f} ms, MFU"
