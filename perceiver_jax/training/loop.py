@@ -19,7 +19,7 @@ from perceiver_jax.training import (
   interrupts,
   intervals,
   optimizer_sharding,
-  optimizers,
+  train_program,
   workdir,
 )
 from perceiver_jax.training import step as step_lib
@@ -87,36 +87,18 @@ class Trainer:
     self._metadata = {**task.metadata(), workdir.NUM_EXAMPLES: examples}
     self._num_steps = config_checks.num_steps(config, examples)
     self._epoch = examples / config.batch_size  # In steps.
-    optimizer, self._schedule = optimizers.from_config(
-      config.optimizer,
-      self._num_steps,
-      config.batch_size,
-      self._mesh if config.shard_optimizer_state else None,
-    )
-    self._model = step_lib.model_of(task, config.precision)
-    self._init = step_lib.make_init(
-      self._model, optimizer, config.seed, use_ema=bool(config.ema_decay)
-    )
-    self._abstract = step_lib.abstract_state(
-      self._init,
-      task.dummy_batch(),
-      self._mesh,
-      shard_optimizer_state=config.shard_optimizer_state,
+    self._program = train_program.from_config(
+      config, task, self._mesh, self._num_steps
     )
     self._to_step_shapes = optimizer_sharding.reshape_to(
-      optimizer_sharding.pmap_shapes(self._abstract)
+      optimizer_sharding.pmap_shapes(self._program.state)
     )
-    self._to_checkpoint_shapes = optimizer_sharding.reshape_to(self._abstract)
-    self._train_step = step_lib.make_train_step(
-      self._model,
-      task,
-      optimizer,
-      self._mesh,
-      num_microbatches=config.num_microbatches,
-      ema_decay=config.ema_decay,
-      state_axes=optimizer_sharding.pmap_axes(self._abstract),
+    self._to_checkpoint_shapes = optimizer_sharding.reshape_to(
+      self._program.state
     )
-    self._eval_step = evaluation.make_eval_step(self._model, task, self._mesh)
+    self._eval_step = evaluation.make_eval_step(
+      self._program.model, task, self._mesh
+    )
     self._weights = initialize_from.load(config, folder)
     share = {
       "global_batch": config.batch_size,
@@ -182,7 +164,11 @@ class Trainer:
       state = self._to_step_shapes(state)
       compiled = self._compile(state) if start < self._num_steps else None
       summary = run_summary.summarize(
-        self._config, self._task, self._model, self._abstract, self._mesh
+        self._config,
+        self._task,
+        self._program.model,
+        self._program.state,
+        self._mesh,
       )
       seconds = self._timer.totals().get("compile", 0.0)
       self._log.say(
@@ -205,11 +191,11 @@ class Trainer:
 
   def _restore_or_initialize(self) -> tuple[TrainState, dict[str, Any], str]:
     """Returns a state, the extras saved with it, and a note on its weights."""
-    restored = self._checkpoints.restore_latest(self._abstract, self._data)
+    restored = self._checkpoints.restore_latest(self._program.state, self._data)
     if restored is not None:
       return restored.state, restored.extras, ""
-    shardings = jax.tree.map(lambda x: x.sharding, self._abstract)
-    state = jax.jit(self._init, out_shardings=shardings)(
+    shardings = jax.tree.map(lambda x: x.sharding, self._program.state)
+    state = jax.jit(self._program.init, out_shardings=shardings)(
       self._task.dummy_batch()
     )
     if self._weights is None:
@@ -227,7 +213,7 @@ class Trainer:
       batch = step_lib.dummy_train_batch(
         self._task.dummy_batch(), self._config.batch_size, self._mesh
       )
-      return self._train_step.lower(state, batch).compile()
+      return self._program.step.lower(state, batch).compile()
 
   def _train(
     self,
@@ -263,7 +249,7 @@ class Trainer:
       self._accumulator.check_finite(step)
     if due.log:
       means, speed = self._accumulator.take()
-      means["learning_rate"] = float(self._schedule(step - 1))
+      means["learning_rate"] = float(self._program.schedule(step - 1))
       self._log.training(step, means, speed, self._compare(speed))
     if due.evaluate:
       self._evaluation = self._evaluate(state)
@@ -326,7 +312,7 @@ class Trainer:
       self._folder,
       self._config,
       self._task,
-      self._model,
+      self._program.model,
       state,
       final,
       self._log,

@@ -12,8 +12,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from perceiver_jax.errors import UserError
-from perceiver_jax.training import optimizers, workdir
 from perceiver_jax.training import step as step_lib
+from perceiver_jax.training import train_program, workdir
 from perceiver_jax.training.checkpoints.checkpointer import Checkpointer
 
 if TYPE_CHECKING:
@@ -41,20 +41,8 @@ def abstract_state(
 ) -> step_lib.TrainState:
   """Returns the shapes and shardings of the training state of a config."""
   # The state's structure does not depend on the length of the schedule.
-  optimizer, _ = optimizers.from_config(
-    config.optimizer, max(config.optimizer.get("warmup_steps", 0) + 1, 2), 1
-  )
-  model = step_lib.model_of(task, config.precision)
-  init = step_lib.make_init(
-    model, optimizer, config.seed, use_ema=bool(config.ema_decay)
-  )
-  return step_lib.abstract_state(
-    init,
-    task.dummy_batch(),
-    mesh,
-    # Runs of older versions don't have this leaf.
-    shard_optimizer_state=config.get("shard_optimizer_state", False),
-  )
+  num_steps = max(config.optimizer.get("warmup_steps", 0) + 1, 2)
+  return train_program.from_config(config, task, mesh, num_steps).state
 
 
 def restore(

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from perceiver_jax.tasks import registry as tasks
-from perceiver_jax.training import evaluation, optimizer_sharding, optimizers
+from perceiver_jax.training import evaluation, optimizer_sharding, train_program
 from perceiver_jax.training import step as step_lib
 from perceiver_jax.training.logs import run_summary
 from scripts.compile_ahead import variants
@@ -92,20 +92,10 @@ def lower(
   )
   task = tasks.make_task(config, variants.metadata(config))
   # Schedules only differ in their constants, so any long run will do.
-  optimizer, _ = optimizers.from_config(
-    config.optimizer,
-    _NUM_STEPS,
-    config.batch_size,
-    mesh if config.shard_optimizer_state else None,
+  model, _, init, state, step = train_program.from_config(
+    config, task, mesh, _NUM_STEPS
   )
-  model = step_lib.model_of(task, config.precision)
   example = task.dummy_batch()
-  init = step_lib.make_init(
-    model, optimizer, config.seed, use_ema=bool(config.ema_decay)
-  )
-  state = step_lib.abstract_state(
-    init, example, mesh, shard_optimizer_state=config.shard_optimizer_state
-  )
   num_donated = num_batch = 0
   collectives = ("all-reduce",)
   if name == "init":
@@ -121,7 +111,8 @@ def lower(
       _abstract(batch, step_lib.batch_sharding(mesh)),
     )
   else:
-    fn, args = _train_step(config, task, model, optimizer, state, mesh)
+    batch = _train_batch(example, config.batch_size, mesh)
+    fn, args = step, (optimizer_sharding.pmap_shapes(state), batch)
     num_donated, num_batch = map(len, map(jax.tree.leaves, args))
     if config.shard_optimizer_state:
       collectives += ("all-gather",)
@@ -137,23 +128,11 @@ def lower(
   )
 
 
-def _train_step(config, task, model, optimizer, state, mesh):
-  """Returns the train step and its abstract arguments."""
-  fn = step_lib.make_train_step(
-    model,
-    task,
-    optimizer,
-    mesh,
-    num_microbatches=config.num_microbatches,
-    ema_decay=config.ema_decay,
-    state_axes=optimizer_sharding.pmap_axes(state),
-  )
-  batch = _with_leading(
-    task.dummy_batch(), (mesh.size, config.batch_size // mesh.size)
-  )
+def _train_batch(example, batch_size, mesh):
+  """Returns the shapes and shardings of a batch for the train step."""
+  batch = _with_leading(example, (mesh.size, batch_size // mesh.size))
   batch.pop("mask", None)  # Only evaluation batches have padding.
-  batch = _abstract(batch, step_lib.batch_sharding(mesh))
-  return fn, (optimizer_sharding.pmap_shapes(state), batch)
+  return _abstract(batch, step_lib.batch_sharding(mesh))
 
 
 def compile_program(lowered: Lowered, chip: Chip) -> Compiled:
