@@ -195,8 +195,9 @@ def _chunked_attention(q, k, v, mask, target="cpu"):
 def _group_size(q, k, mask):
   """Returns how many heads a TPU attends with at a time.
 
-  The logits of a group fit into its vector memory. Without a mask, it is faster
-  to hold some more (docs/tpu.md), and a group may have heads of several
+  The logits of a group fit into its vector memory, or the group is one head, of
+  which keys or queries are then taken in chunks. Without a mask, it is faster
+  to hold some more logits (docs/tpu.md), and a group may have heads of several
   examples. 0: all heads at a time.
   """
   all_heads = q.shape[0] * q.shape[2]
@@ -205,8 +206,8 @@ def _group_size(q, k, mask):
   if all_heads * per_head <= whole:
     return 0
   divided = all_heads if mask is None else q.shape[2]
-  sizes = range(min(_TPU_GROUP_LOGITS // per_head, divided), 0, -1)
-  return next((size for size in sizes if divided % size == 0), 0)
+  most = max(1, min(_TPU_GROUP_LOGITS // per_head, divided))
+  return next(size for size in range(most, 0, -1) if divided % size == 0)
 
 
 def _score(

@@ -126,12 +126,22 @@ def _masks():
 @pytest.mark.parametrize(
   "name", ["none", "keys", "shared", "each", "causal", "window"]
 )
-def test_groups_of_heads_agree_with_full_attention(name):
+@pytest.mark.parametrize(
+  ("logits", "size", "masked_size"),
+  [
+    # Only without a mask, groups may have heads of several examples.
+    (4 * 5 * 6, 4, 3),
+    # One head after the other, three keys at a time.
+    (5 * 3, 1, 1),
+  ],
+)
+def test_groups_of_heads_agree_with_full_attention(
+  name, logits, size, masked_size
+):
   qkv, mask = _qkv(2, 5, 6, 6, 4, 7), _masks()[name]
   attend = functools.partial(_chunked, mask=mask, target="tpu")
-  with in_chunks(4 * 5 * 6):
-    # Only without a mask, groups may have heads of several examples.
-    expected = 4 if mask is None else 3
+  with in_chunks(logits):
+    expected = size if mask is None else masked_size
     assert dot_product_attention._group_size(*qkv[:2], mask) == expected
     out = run(attend, *qkv)
   assert_close(out, run(functools.partial(_full, mask=mask), *qkv))
