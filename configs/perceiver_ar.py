@@ -38,9 +38,10 @@ number of tokens of a batch, which is the same; change both with the batch size.
 The sizes and recipes of the others are chosen, where the three recipes differ;
 `copy` and `bytes` are this project's.
 
-The optimizer's state of `imagenet64` and `pg19` is sharded over devices. On 64
-TPUs of 16 GB (v5e), set --config.num_microbatches, too: 16 for
-`imagenet64` and `copy_131072`, 4 for `pg19`.
+The optimizer's state of `imagenet64` and `pg19` is sharded over devices. Set
+--config.num_microbatches, too: on 64 TPUs of 16 GB (v5e), 16 for `imagenet64`,
+8 for `copy_131072` and 4 for `pg19`; on 64 of 32 GB (v4), 2 for `imagenet64`
+and 4 for `copy_131072`.
 """
 
 from collections.abc import Iterator
