@@ -22,6 +22,9 @@ from perceiver_jax.models.typing import Array, Bool, Float, ReturnAttention
 # Queries decoded at once, over the batch. With 2,048 latents their logits are
 # 64 MiB in float32.
 _MAX_QUERIES = 2**13
+# Chunks are recomputed, which takes a TPU longer than holding this many
+# queries (docs/tpu.md).
+_TPU_WHOLE_QUERIES = 2**16
 
 
 class QueryDecoder(hk.Module):
@@ -101,7 +104,9 @@ class QueryDecoder(hk.Module):
       project = hk.Linear(self._num_outputs, w_init=init, name="output")
     batch, (_, num_queries, channels) = latents.shape[0], queries.shape
     plain = return_attention or self._execution.attention == "plain"
-    if plain or batch * num_queries <= _MAX_QUERIES:
+    is_tpu = self._execution.target == "tpu"
+    whole = _TPU_WHOLE_QUERIES if is_tpu else _MAX_QUERIES
+    if plain or batch * num_queries <= whole:
       out, weights = cross_attend(
         queries.array(),
         latents,

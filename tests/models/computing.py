@@ -21,6 +21,7 @@ def in_chunks(logits, queries=2**13):
     patch.setattr(online_softmax, "TPU_FORWARD_LOGITS", logits)
     patch.setattr(online_softmax, "TPU_WHOLE_LOGITS", logits)
     patch.setattr(decoders, "_MAX_QUERIES", queries)
+    patch.setattr(decoders, "_TPU_WHOLE_QUERIES", queries)
     yield
 
 

@@ -111,6 +111,21 @@ def test_the_limit_of_queries_counts_those_of_all_examples(shared):
   assert (4, 1, 40, 4) in whole
 
 
+@pytest.mark.parametrize(
+  ("platform", "limit", "is_whole"),
+  [("tpu", 4 * 40, True), ("tpu", 4 * 40 - 1, False), ("cpu", 4 * 40, False)],
+)
+def test_tpus_decode_more_queries_at_once(platform, limit, is_whole):
+  arrays = _arrays(4, 40)
+  params = plain.random_params(_decoder(), *arrays)
+  model = _decoder(execution=Execution(platform=platform))
+  with in_chunks(_LOGITS, 4 * 8), pytest.MonkeyPatch.context() as patch:
+    patch.setattr(decoders, "_TPU_WHOLE_QUERIES", limit)
+    held = shapes(with_gradients(model.apply), params, *arrays)
+  assert ((4, 1, 40, 4) in held) == is_whole
+  assert ((4, 1, 8, 4) in held) != is_whole
+
+
 def test_parameters_do_not_depend_on_chunks():
   arrays, model = _arrays(2, 7), _decoder()
   # A new function, since jit caches by function.
