@@ -9,7 +9,12 @@ import numpy as np
 
 from perceiver_jax.weights import model
 
-_IMAGE_POSITIONS = "adapter/positions/embeddings"
+# Learned tables of a grid of image elements, by the kind of adapter. Tables of
+# the same name in other kinds, such as "text", are of positions in a sequence.
+_IMAGE_POSITIONS = {
+  "image": "adapter/positions/embeddings",
+  "grouped": "adapter/positions_image/embeddings",
+}
 _MAX_NAMES = 6
 
 
@@ -50,9 +55,9 @@ def initialize_from(
 ) -> tuple[dict[str, dict[str, np.ndarray]], Report]:
   """Replaces parameters by the weights of the same name and shape.
 
-  A learned table of image positions is resized to the model's grid (bicubic).
-  Other parameters of another shape, such as a head for other classes, keep
-  their initial values.
+  A learned table of image positions is resized to the model's grid (bicubic) if
+  both grids are square, since a spec doesn't tell their sides. Other parameters
+  of another shape, such as a head for other classes, keep their initial values.
 
   Args:
     weights: Weights to initialize from.
@@ -63,6 +68,9 @@ def initialize_from(
     The parameters, and a report on each leaf.
   """
   initial, saved = model.flatten(params), model.flatten(weights.params)
+  positions = _image_positions(spec)
+  if positions != _image_positions(weights.spec):
+    positions = None
   merged, loaded, interpolated = {}, [], []
   for name, leaf in initial.items():
     source = saved.get(name)
@@ -71,7 +79,7 @@ def initialize_from(
     if source.shape == leaf.shape:
       merged[name] = source.astype(leaf.dtype)
       loaded.append(name)
-    elif name == _IMAGE_POSITIONS and _are_grids(source, leaf):
+    elif name == positions and _are_grids(source, leaf):
       merged[name] = _resize_grid(source, leaf.shape[0]).astype(leaf.dtype)
       interpolated.append(name)
   report = Report(
@@ -84,8 +92,15 @@ def initialize_from(
   return model.unflatten(initial | merged), report
 
 
+def _image_positions(spec: Mapping[str, Any]) -> str | None:
+  """Returns the name of the table of image positions, if there may be one."""
+  return _IMAGE_POSITIONS.get(spec["adapter"].get("kind", "image"))
+
+
 def _are_grids(source: Any, target: Any) -> bool:
   """Returns whether both tables are square grids with the same channels."""
+  if source.ndim != 2:
+    return False
   sides = [math.isqrt(len(table)) for table in (source, target)]
   square = sides[0] ** 2 == len(source) and sides[1] ** 2 == len(target)
   return square and source.shape[1] == target.shape[1]

@@ -1,6 +1,7 @@
 """Tests of initializing parameters from other weights."""
 
 import numpy as np
+import pytest
 
 from perceiver_jax.models import zoo
 from perceiver_jax.weights import initialize, model
@@ -9,14 +10,14 @@ from perceiver_jax.weights import initialize, model
 def _tree(**shapes):
   rng = np.random.default_rng(1)
   leaves = {
-    name.replace("__", "/"): rng.normal(size=shape).astype(np.float32)
+    name.replace("__", "/"): np.float32(rng.normal(size=shape))
     for name, shape in shapes.items()
   }
   return model.unflatten(leaves)
 
 
-def _weights(**shapes):
-  return model.Weights(zoo.get_spec("imagenet_learned"), _tree(**shapes), {})
+def _weights(name="imagenet_learned", **shapes):
+  return model.Weights(zoo.get_spec(name), _tree(**shapes), {})
 
 
 def test_matching_leaves_are_loaded_and_the_rest_is_reported():
@@ -35,15 +36,22 @@ def test_matching_leaves_are_loaded_and_the_rest_is_reported():
   assert "2 initialized: head/w, new/b" in report.text()
 
 
-def test_image_positions_are_interpolated_to_another_grid():
-  fresh = _tree(adapter__positions__embeddings=(64, 3))
-  given = _weights(adapter__positions__embeddings=(16, 3))
+@pytest.mark.parametrize(
+  ("name", "module"),
+  [
+    ("imagenet_learned", "adapter/positions"),
+    ("hip_16", "adapter/positions_image"),
+  ],
+)
+def test_image_positions_are_interpolated_to_another_grid(name, module):
+  fresh = _tree(**{f"{module}__embeddings": (64, 3)})
+  given = _weights(name, **{f"{module}__embeddings": (16, 3)})
   rows, columns = np.mgrid[0:4, 0:4]
-  table = given.params["adapter/positions"]["embeddings"]
+  table = given.params[module]["embeddings"]
   table[:, 0], table[:, 1], table[:, 2] = rows.ravel(), columns.ravel(), 5
   merged, report = initialize.initialize_from(given, fresh, given.spec)
-  grid = merged["adapter/positions"]["embeddings"].reshape(8, 8, 3)
-  assert report.interpolated == ["adapter/positions/embeddings"]
+  grid = merged[module]["embeddings"].reshape(8, 8, 3)
+  assert report.interpolated == [f"{module}/embeddings"]
   # Pixel centers: fine position i lies at coarse (i + 0.5) / 2 - 0.5.
   inner = (np.arange(2, 6) + 0.5) / 2 - 0.5
   np.testing.assert_allclose(grid[2:6, 3, 0], inner, atol=0.05)
@@ -65,6 +73,29 @@ def test_other_tables_and_nonsquare_grids_keep_their_initial_values():
     np.testing.assert_array_equal(
       merged[module]["embeddings"], leaves["embeddings"]
     )
+
+
+@pytest.mark.parametrize(
+  ("name", "other", "shape"),
+  [
+    # Positions of text are no grid, even if both numbers are squares.
+    ("language_bytes", "language_bytes", (16, 3)),
+    ("language_bytes", "imagenet_learned", (16, 3)),
+    ("imagenet_learned", "imagenet_learned", (16, 4)),
+    ("imagenet_learned", "imagenet_learned", (16,)),
+    ("imagenet_learned", "imagenet_learned", ()),
+  ],
+)
+def test_other_positions_are_not_interpolated(name, other, shape):
+  fresh = _tree(adapter__positions__embeddings=(64, 3))
+  given = _weights(name, adapter__positions__embeddings=shape)
+  spec = zoo.get_spec(other)
+  merged, report = initialize.initialize_from(given, fresh, spec)
+  assert report.initialized == ["adapter/positions/embeddings"]
+  np.testing.assert_array_equal(
+    merged["adapter/positions"]["embeddings"],
+    fresh["adapter/positions"]["embeddings"],
+  )
 
 
 def test_settings_without_parameters_are_compared():
