@@ -13,18 +13,22 @@ from perceiver_jax.viz.sections import Section
 
 _COUNT = 4  # Positions along each side whose similarities are drawn.
 _SIZE = 96  # Pixels of a tile.
+# Positions compared with all others at a time: those of all 224 x 224 pixels
+# would take 9.4 GiB.
+_CHUNK = 1024
 
 
-def similarities(table: np.ndarray) -> np.ndarray:
-  """Returns the cosine similarity [M, M] of every two of M positions.
+def similarities(table: np.ndarray, rows: np.ndarray) -> np.ndarray:
+  """Returns the cosine similarity [m, M] of some of M positions to all.
 
   Args:
     table: [M, E]. Its mean, which all positions share, is subtracted.
+    rows: Indices [m] of the positions to compare.
   """
   centered = table - table.mean(0)
   norms = np.linalg.norm(centered, axis=-1, keepdims=True)
   unit = centered / np.maximum(norms, 1e-9)
-  return unit @ unit.T
+  return unit[rows] @ unit.T
 
 
 def neighbor_distance(table: np.ndarray, grid: Sequence[int]) -> float:
@@ -38,10 +42,14 @@ def neighbor_distance(table: np.ndarray, grid: Sequence[int]) -> float:
     table: [H W, E].
     grid: H and W.
   """
-  similar = similarities(table)
-  np.fill_diagonal(similar, -np.inf)
-  rows, columns = np.divmod(np.arange(len(table)), grid[1])
-  nearest = similar.argmax(-1)
+  indices = np.arange(len(table))
+  nearest = np.empty_like(indices)
+  for start in range(0, len(table), _CHUNK):
+    chunk = indices[start : start + _CHUNK]
+    similar = similarities(table, chunk)
+    similar[np.arange(len(chunk)), chunk] = -np.inf
+    nearest[chunk] = similar.argmax(-1)
+  rows, columns = np.divmod(indices, grid[1])
   distances = np.hypot(rows - rows[nearest], columns - columns[nearest])
   return float(distances.mean())
 
@@ -76,14 +84,17 @@ def figure(table: np.ndarray, grid: Sequence[int]) -> np.ndarray:
     in the square, beside the principal components.
   """
   height, width = grid
-  similar = similarities(table).reshape(height, width, height, width)
-  maps = []
-  for i in range(_COUNT):
-    row = (2 * i + 1) * height // (2 * _COUNT)
-    columns = [(2 * j + 1) * width // (2 * _COUNT) for j in range(_COUNT)]
-    tiles = [_tile(similar[row, column]) for column in columns]
-    maps.append(np.concatenate(tiles, 1))
-  square = np.concatenate(maps, 0)
+  rows, columns = (
+    (2 * np.arange(_COUNT) + 1) * side // (2 * _COUNT) for side in grid
+  )
+  drawn = (rows[:, None] * width + columns).ravel()
+  tiles = [_tile(x.reshape(height, width)) for x in similarities(table, drawn)]
+  square = np.concatenate(
+    [
+      np.concatenate(tiles[i : i + _COUNT], 1)
+      for i in range(0, len(tiles), _COUNT)
+    ]
+  )
   colors = _enlarge(principal_colors(table, grid), square.shape[:2])
   return image_layout.side_by_side(
     {"similarity of 16 positions to all": square, "main components": colors}

@@ -1,6 +1,7 @@
 """Tests of the figures of learned positions."""
 
 import numpy as np
+import pytest
 
 from perceiver_jax.viz import learned_positions
 
@@ -21,12 +22,22 @@ def test_neighbors_of_positions_that_know_the_grid_are_near():
   assert 4 < unknown < 7
 
 
+def test_the_neighbor_distance_is_the_same_in_parts(monkeypatch):
+  table = _positions(1.0)
+  whole = learned_positions.neighbor_distance(table, _GRID)
+  monkeypatch.setattr(learned_positions, "_CHUNK", 7)
+  parts = learned_positions.neighbor_distance(table, _GRID)
+  assert parts == pytest.approx(whole)
+
+
 def test_a_shift_of_all_positions_changes_no_similarity():
   table = _positions()
-  similar = learned_positions.similarities(table)
-  np.testing.assert_allclose(np.diag(similar), 1, atol=1e-6)
+  rows = np.array([3, 50])
+  similar = learned_positions.similarities(table, rows)
+  assert similar.shape == (2, len(table))
+  np.testing.assert_allclose(similar[[0, 1], rows], 1, atol=1e-6)
   np.testing.assert_allclose(
-    learned_positions.similarities(table + 5), similar, atol=1e-6
+    learned_positions.similarities(table + 5, rows), similar, atol=1e-6
   )
 
 
