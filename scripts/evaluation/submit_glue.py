@@ -23,6 +23,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import launch
+from experiments.predictions import outputs as outputs_lib
 from perceiver_jax import files as files_lib
 from perceiver_jax.data.core.source import Source
 from perceiver_jax.data.text import glue_examples
@@ -41,6 +42,7 @@ _PARTIAL = flags.DEFINE_bool(
 _BATCH = flags.DEFINE_integer(
   "batch_size", 32, "Texts at a time.", lower_bound=1
 )
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the zip of --out.")
 
 # Task, split and number of examples of each file in a submission.
 _FILES = {
@@ -80,6 +82,9 @@ def main(argv: Sequence[str]) -> None:
   out = files_lib.as_path(_OUT.value).expanduser()
   if not out.parent.is_dir():
     raise UserError(f"{out} can't be written: there is no {out.parent}")
+  if out.exists() and not _OVERWRITE.value:
+    raise UserError(f"{out} exists; give another --out, or --overwrite")
+  outputs_lib.check_writable(out, "another --out")
   runs = [_open(files_lib.as_path(name).expanduser()) for name in argv[1:]]
   owners = {name: run for run in runs for name in run.task.tasks}
   known = {name for name, _, _ in _FILES.values()} - {"ax"}
@@ -89,16 +94,22 @@ def main(argv: Sequence[str]) -> None:
       f"no run has the task {', '.join(missing)}; name a run of each, or"
       " give --partial"
     )
-  # All sources are opened first, since the predictions may take hours.
+  # All sources and checkpoints are read first, since the predictions may take
+  # hours.
   sources = {
     file: _examples(owners[_model_task(name)], name, split)
     for file, (name, split, _) in _FILES.items()
     if _model_task(name) in owners
   }
-  contents = {"WNLI.tsv": _WNLI}
+  jobs = []
   for run in runs:
     files = [f for f in sources if owners[_model_task(_FILES[f][0])] is run]
-    contents |= _predictions(run, {file: sources[file] for file in files})
+    if files:
+      _restore(run)
+      jobs.append((run, {file: sources[file] for file in files}))
+  contents = {"WNLI.tsv": _WNLI}
+  for run, its_sources in jobs:
+    contents |= _predictions(run, its_sources)
   _write(out, contents)
   print(f"{len(sources)} files of predictions: {out}")
 
@@ -124,15 +135,15 @@ def _examples(run: _Run, name: str, split: str) -> Source:
   )
 
 
+def _restore(run: _Run) -> restore.Restored:
+  return restore.restore(run.config, run.task, run.folder, _CHECKPOINT.value)
+
+
 def _predictions(
   run: _Run, sources: Mapping[str, Source]
 ) -> dict[str, list[str]]:
   """Predicts the files of a run; its parameters are freed afterwards."""
-  if not sources:
-    return {}
-  restored = restore.restore(
-    run.config, run.task, run.folder, _CHECKPOINT.value
-  )
+  restored = _restore(run)
   predict = restore.predictor(restored)
   del restored
   return {
@@ -179,15 +190,13 @@ def _lines(
 
 def _write(path: Path, contents: Mapping[str, Sequence[str]]) -> None:
   """Writes the zip atomically."""
-  try:
-    with (
-      files_lib.replacing(path) as partial,
-      zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive,
-    ):
-      for name, lines in contents.items():
-        archive.writestr(name, "\n".join(lines) + "\n")
-  except OSError as error:
-    raise UserError(f"{path} can't be written ({error.strerror})") from error
+  with (
+    outputs_lib.writing(path, "another --out"),
+    files_lib.replacing(path) as partial,
+    zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive,
+  ):
+    for name, lines in contents.items():
+      archive.writestr(name, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pytest
 
 from configs import glue as config_file
 from perceiver_jax.data.text import glue_tasks
+from perceiver_jax.errors import UserError
 from perceiver_jax.models.perceiver import Outputs
 from perceiver_jax.tasks import registry as tasks
 from perceiver_jax.training import loop, restore, workdir
@@ -141,7 +142,8 @@ def test_incomplete_and_inconsistent_test_sets_are_reported(
   path = benchmark / "RTE" / "test.tsv"
   path.write_text(path.read_text().replace("\n1\t", "\n0\t"))
   refused(
-    "evaluation.submit_glue", "--partial", f"--out={out}", folder,
+    "evaluation.submit_glue", "--partial", "--overwrite", f"--out={out}",
+    folder,
     parts=["RTE.tsv: 2 examples have 1 different numbers"],
   )  # fmt: skip
 
@@ -156,6 +158,38 @@ def test_a_missing_test_set_is_refused_before_predicting(
     "evaluation.submit_glue", "--partial", f"--out={tmp_path}/out.zip", folder,
     parts=["diagnostic.tsv can't be read"],
   )  # fmt: skip
+
+
+def test_a_missing_checkpoint_is_refused_before_predicting(
+  run, refused, tmp_path, monkeypatch
+):
+  def fake(config, task, folder, which):
+    if folder.name == "cola":
+      raise UserError("no checkpoint")
+
+  monkeypatch.setattr(restore, "restore", fake)
+  monkeypatch.setattr(restore, "predictor", lambda _: pytest.fail("predicted"))
+  refused(
+    "evaluation.submit_glue", "--partial", f"--out={tmp_path}/out.zip",
+    run("rte"), run("cola"),
+    parts=["no checkpoint"],
+  )  # fmt: skip
+
+
+def test_an_existing_zip_is_replaced_only_with_overwrite(
+  script, run, refused, tmp_path
+):
+  out, folder = tmp_path / "out.zip", run("rte")
+  out.write_text("of another day")
+  flags = "--partial", f"--out={out}"
+  refused(
+    "evaluation.submit_glue", *flags, folder,
+    parts=["out.zip exists", "--overwrite"],
+  )  # fmt: skip
+  assert out.read_text() == "of another day"
+  done = script("evaluation.submit_glue", *flags, "--overwrite", folder)
+  assert done.status == 0, done.err
+  assert "RTE.tsv" in _contents(out)
 
 
 def test_runs_of_other_tasks_than_glues_are_refused(run, refused, tmp_path):
