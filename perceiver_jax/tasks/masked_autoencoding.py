@@ -6,6 +6,7 @@ given no positions, and learns them because the prediction needs them.
 Shapes: b examples, H x W x C pixels.
 """
 
+import math
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -63,6 +64,15 @@ class MaskedAutoencoding(image_data.ImageTask):
     sides = self._shape[:2]
     divides = size >= 1 and not any(side % size for side in sides)
     check_leaf("data.mask_size", size, divides, f"a divisor of {sides}")
+    self._squares = [side // size for side in sides]
+    count = math.prod(self._squares)
+    self._num_masked = round(rate * count)
+    if not 0 < self._num_masked < count:
+      raise UserError(
+        f"config.data.mask_rate={rate} masks {self._num_masked} of {count}"
+        f" squares of {size} x {size} pixels; lower config.data.mask_size, or"
+        " change the rate, so that some are masked and some are not"
+      )
     kind = config.model.decoder.kind
     is_known = kind == "hierarchical"
     check_leaf("model.decoder.kind", kind, is_known, "hierarchical")
@@ -95,10 +105,8 @@ class MaskedAutoencoding(image_data.ImageTask):
     if rng is None:
       rng = np.random.default_rng(zlib.crc32(example["image"].tobytes()))
     size = self._config.data.mask_size
-    squares = [side // size for side in self._shape[:2]]
-    count = round(self._config.data.mask_rate * squares[0] * squares[1])
-    masked = rng.permutation(squares[0] * squares[1]) < count
-    masked = masked.reshape(squares).repeat(size, 0).repeat(size, 1)
+    masked = rng.permutation(math.prod(self._squares)) < self._num_masked
+    masked = masked.reshape(self._squares).repeat(size, 0).repeat(size, 1)
     return {**example, "masked": masked}
 
   def forward(

@@ -110,6 +110,9 @@ def test_the_report_shows_predictions_and_positions():
   [
     ("data__mask_rate", 1.0, "mask_rate is 1.0"),
     ("data__mask_size", 5, "mask_size is 5"),
+    ("data__mask_size", 16, "masks 0 of 1 squares .* lower .*mask_size"),
+    ("data__mask_rate", 0.001, "masks 0 of 256 squares"),
+    ("data__mask_rate", 0.999, "masks 256 of 256 squares"),
     ("mixing__mixup_alpha", 0.2, "leaves of config.mixing"),
   ],
 )
