@@ -67,8 +67,13 @@ def load(
       the parameters fit it is not checked.
 
   Raises:
-    UserError: The file can't be read, or is not of one of these models.
+    UserError: The file can't be read, or is not of one of these models, or the
+      name is unknown.
   """
+  if name and name not in zoo.MODELS:
+    raise UserError(
+      f"model {name!r} is unknown: name one of {', '.join(zoo.MODELS)}"
+    )
   params, state = read_variables(path)
   try:
     params = deepmind_names.convert(params)
@@ -79,13 +84,16 @@ def load(
     ) from error
   name = name or _identify(params)
   if not name and spec is not None:
-    return model.Weights(dict(spec), params, state)
+    return model.Weights(
+      dict(spec), _without_fixed_positions(params, spec), state
+    )
   if not name:
     names = ", ".join(r.name for r in RELEASES)
     raise UserError(
       f"{path} has the parameters of none of the released models ({names})"
     )
   entry = zoo.MODELS[name]
+  params = _without_fixed_positions(params, entry.spec)
   shapes = model.abstract_variables(entry.spec, entry.example())
   model.check_same_shapes(params, shapes[0], str(path))
   model.check_same_shapes(state, shapes[1], str(path))
@@ -110,7 +118,7 @@ def read_variables(path: str | os.PathLike) -> tuple[Variables, Variables]:
   params, state = tree, {}
   if "params" in tree:
     params, state = tree["params"], tree.get("state", {})
-  if not params or not (_is_variables(params) and _is_variables(state)):
+  if not (_is_variables(params) and params and _is_variables(state)):
     raise UserError(
       f"{path} holds {printable(', '.join(tree)) or 'nothing'}; it must map "
       "modules to names to arrays, or hold two such mappings, params and "
@@ -140,6 +148,19 @@ def _identify(params: model.Tree) -> str:
     if model.shapes(expected) == shapes:
       return release.name
   return ""
+
+
+def _without_fixed_positions(
+  params: Variables, spec: Mapping[str, Any]
+) -> Variables:
+  """Leaves out fixed positions, which Perceiver AR's code has as parameters."""
+  if spec["adapter"].get("positions") != "sinusoidal":
+    return params
+  return {
+    module: leaves
+    for module, leaves in params.items()
+    if not module.startswith("adapter/positions_")
+  }
 
 
 def _is_variables(tree: Any) -> bool:

@@ -148,11 +148,12 @@ def convert(tree: Tree) -> dict[str, dict[str, np.ndarray]]:
     The same arrays, each used exactly once, under this project's names.
 
   Raises:
-    ValueError: A module is unknown, or layers of a block are missing.
+    ValueError: A module is unknown, two have one name, or layers of a block are
+      missing.
   """
   new_names = _new_names(tree)
   out: dict[str, dict[str, np.ndarray]] = {}
-  layers: dict[tuple[str, str], dict[int, np.ndarray]] = {}
+  layers: dict[str, dict[int, np.ndarray]] = {}
   for module, leaves in tree.items():
     index, name = new_names[module]
     for leaf, value in leaves.items():
@@ -160,11 +161,12 @@ def convert(tree: Tree) -> dict[str, dict[str, np.ndarray]]:
       if index is None:
         _put(out, name, leaf, np.asarray(value))
       else:
-        layers.setdefault((name, leaf), {})[index] = np.asarray(value)
-  for (name, leaf), arrays in layers.items():
+        _put(layers, f"{name}/{leaf}", index, np.asarray(value))
+  for key, arrays in layers.items():
     indices = sorted(arrays)
     if indices != list(range(len(arrays))):
-      raise ValueError(f"{name}/{leaf}: layers {indices} leave gaps")
+      raise ValueError(f"{key}: layers {indices} leave gaps")
+    name, _, leaf = key.rpartition("/")
     _put(out, name, leaf, np.stack([arrays[i] for i in indices]))
   return out
 
@@ -184,7 +186,7 @@ def _name_table(tree: Tree) -> _NameTable:
   return _NAME_TABLES[-1]  # Only the convolutional classifier has state.
 
 
-def _put(out: dict, name: str, leaf: str, value: np.ndarray) -> None:
+def _put(out: dict, name: str, leaf: str | int, value: np.ndarray) -> None:
   leaves = out.setdefault(name, {})
   if leaf in leaves:
     raise ValueError(f"two tensors are called {name}/{leaf}")

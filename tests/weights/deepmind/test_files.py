@@ -78,6 +78,63 @@ def test_a_tree_of_the_authors_code_is_loaded_by_name(name, monkeypatch):
   assert _sizes(loaded.params) == zoo.MODELS[name].num_parameters
 
 
+def _perceiver_ar_tree(spec, example):
+  """Returns a tree of the authors' names, of a model with one self-attend."""
+  params, _ = model.abstract_variables(spec, example)
+  renamed = {
+    "adapter": "~/embed",
+    "encoder/latents": "~/linear",
+    "decoder/norm": "layer_norm",
+    "decoder/logits": "~/logits",
+  }
+  for ours, theirs, names in (
+    ("encoder/cross_attend_0", "~/cross_attention", deepmind_names._CROSS),
+    (
+      "encoder/block_0/layers/self_attend",
+      "~/self_attention",
+      deepmind_names._SELF,
+    ),
+  ):
+    renamed |= {f"{ours}/{x}": f"{theirs}/{y}" for y, x in names.items()}
+  zero = np.zeros((), np.int8)
+  return {
+    f"perceiver_ar/{renamed[module]}": {
+      leaf: np.broadcast_to(zero, x.shape["block_0" in module :])
+      for leaf, x in leaves.items()
+    }
+    for module, leaves in params.items()
+  }
+
+
+@pytest.mark.parametrize("by", ["name", "spec"])
+def test_fixed_positions_of_perceiver_ar_are_left_out(by, monkeypatch):
+  name = "perceiver_ar_copy_32"
+  entry = zoo.MODELS[name]
+  params = _perceiver_ar_tree(entry.spec, entry.example())
+  table = np.broadcast_to(np.int8(0), (33, 1024))
+  params["perceiver_ar/~/embed_1"] = {"embeddings": table}
+  monkeypatch.setattr(deepmind_files, "read_variables", lambda _: (params, {}))
+  given = {"name": name} if by == "name" else {"spec": entry.spec}
+  loaded = deepmind_files.load("file.pickle", **given)
+  assert _sizes(loaded.params) == entry.num_parameters
+  learned = {**entry.spec["adapter"], "positions": "learned"}
+  given = {"spec": {**entry.spec, "adapter": learned}}
+  loaded = deepmind_files.load("file.pickle", **given)
+  assert "adapter/positions_0" in loaded.params
+
+
+def test_two_layers_of_one_number_are_refused():
+  params = _tree("flow", "params")
+  prefix = "perceiver_encoder/~/self_attention/"
+  layer = {k: v for k, v in params.items() if k.startswith(prefix)}
+  assert layer
+  params |= {
+    k.replace("self_attention", "self_attention_0"): v for k, v in layer.items()
+  }
+  with pytest.raises(ValueError, match=r"two tensors are called encoder/.*/0"):
+    deepmind_names.convert(params)
+
+
 def test_each_released_tensor_is_used_once():
   tree = _tree("kinetics_784", "params")
   number = iter(range(1, 1000))
@@ -100,6 +157,8 @@ def test_other_shapes_are_not_identified(monkeypatch):
   message = "decoder/output/b is \\(3,\\) in the file and \\(2,\\) in the model"
   with pytest.raises(UserError, match=message):
     deepmind_files.load("file.pystate", "flow")
+  with pytest.raises(UserError, match=r"'nosuch' is unknown.* flow"):
+    deepmind_files.load("file.pystate", "nosuch")
 
 
 def test_unknown_names_are_refused(monkeypatch):

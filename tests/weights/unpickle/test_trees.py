@@ -174,6 +174,7 @@ def test_shared_mappings_and_arrays_stay_shared(tmp_path, protocol):
   [
     ({}, "nothing"),
     ({"params": {}}, "params"),
+    ({"params": np.ones(2)}, "params"),
     ({"w": np.ones(2)}, "w"),
     ({"params": {"lin": {"w": np.ones(2)}}, "state": np.ones(2)}, "state"),
     ({"params": {"lin": np.ones(2)}, "state": {}}, "params, state"),
