@@ -59,7 +59,9 @@ def load(path: str | os.PathLike) -> model.Weights:
 
   Raises:
     UserError: The file is missing, damaged or not of this project, or its spec
-      is not that of its arrays.
+      tells other sizes than those of its arrays (see `check_arrays`). An array
+      that is missing is only noticed when the model is applied, since a spec
+      doesn't tell the inputs that the model takes.
   """
   header, arrays = tensors.read(path)
   if header.get("format") != _FORMAT or "spec" not in header:

@@ -57,8 +57,10 @@ def check_spec(spec: Any, path: Any) -> None:
     path: Path of the file, for the error.
 
   Raises:
-    UserError: `zoo.build` would refuse it or take too long; the message names
-      the leaf.
+    UserError: A leaf is missing or unknown, or its value is of another type, or
+      out of range or so large that `zoo.build` would take too long; the message
+      names the leaf. Names of choices, such as `encoder.gelu`, and values that
+      have to fit each other, such as heads and channels, are not checked.
   """
   try:
     _check_section(spec, "the model", _SECTIONS, ("num_classes",))
