@@ -45,17 +45,23 @@ def load(
       ones. Whether the parameters fit it is not checked.
 
   Raises:
-    UserError: The path is missing, damaged or not of a supported format.
+    UserError: The path is missing, damaged or not of a supported format, or a
+      name is given for another than a DeepMind file.
   """
   path = files.as_path(path).expanduser()
   if not path.exists():
     raise UserError(f"no weights at {str(path)!r}")
+  if path.suffix in _PICKLES and not path.is_dir():
+    return deepmind_files.load(path, name, spec)
+  if name:
+    raise UserError(
+      f"the name {name!r} is given for {path}, and only files released by"
+      f" DeepMind ({', '.join(_PICKLES)}) take one; leave it out"
+    )
   if path.is_dir():
     if (path / "checkpoints").is_dir():
       return _load_run(path)
     return Weights(*huggingface.load(path))
-  if path.suffix in _PICKLES:
-    return deepmind_files.load(path, name, spec)
   if path.suffix == ".safetensors":
     return safetensors_file.load(path)
   raise UserError(

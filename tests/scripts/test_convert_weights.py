@@ -159,6 +159,8 @@ def test_an_existing_target_is_replaced_only_with_overwrite(
     (["{ours}", "{ours}/x.safetensors"], ["can't be created", "TARGET"]),
     (["{folder}/none.pickle", "x.safetensors"], ["no weights at"]),
     (["{folder}", "{folder}/x.safetensors"], ["config.json"]),
+    (["--name=flow", "{ours}", "x.safetensors"], ["'flow'", "leave it out"]),
+    (["--name=flow", "{folder}", "x.safetensors"], ["'flow'", "DeepMind"]),
     (["--to=onnx", "{ours}", "x"], ["--to=onnx", "safetensors|huggingface"]),
     (["--form=x", "{ours}", "x"], ["'form'", "--help"]),
   ],

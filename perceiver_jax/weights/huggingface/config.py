@@ -39,6 +39,10 @@ _WITHOUT_EFFECT = {
   # Permuting inputs together with their positions changes nothing.
   "permutation_seed",
 }
+# A run's config.json has no architectures either.
+_RUN_ADVICE = (
+  "; for a run of this project, give its model.safetensors, not the folder"
+)
 
 
 def read(path: pathlib.Path) -> tuple[str, dict[str, Any]]:
@@ -75,7 +79,7 @@ def _architecture(path: pathlib.Path, raw: Mapping[str, Any]) -> str:
       return name
   raise UserError(
     f"{path} is of {', '.join(map(repr, named)) or 'no named class'}; supported"
-    f" are {', '.join(ARCHITECTURES)}"
+    f" are {', '.join(ARCHITECTURES)}{'' if named else _RUN_ADVICE}"
   )
 
 

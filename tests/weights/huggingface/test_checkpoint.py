@@ -340,6 +340,7 @@ def test_other_classes_are_refused(unpack, given, match):
   _change_config(folder, architectures=given)
   message = _assert_refused(match, huggingface.load, folder)
   assert all(name in message for name in ARCHITECTURES)
+  assert ("give its model.safetensors" in message) == (given is None)
 
 
 @pytest.mark.parametrize(
