@@ -29,6 +29,8 @@ _DECODERS = {
 _WITHOUT_EFFECT = {
   "latent_init_scale",
   "position_init_scale",
+  "embedding_init_scale",
+  "query_init_scale",
   "zero_init",
   "remat",
   "cross_replica_axis",

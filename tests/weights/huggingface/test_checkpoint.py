@@ -510,16 +510,20 @@ def test_unsupported_specs_are_refused(
 
 
 @pytest.mark.parametrize(
-  ("section", "leaf", "value"),
+  ("architecture", "section", "leaf", "value"),
   [
-    ("encoder", "remat", True),
-    ("encoder", "latent_init_scale", 1.0),
-    ("encoder", "cross_attend_placement", "start"),
-    ("adapter", "cross_replica_axis", "data"),
+    (_CONV, "encoder", "remat", True),
+    (_CONV, "encoder", "latent_init_scale", 1.0),
+    (_CONV, "encoder", "cross_attend_placement", "start"),
+    (_CONV, "adapter", "cross_replica_axis", "data"),
+    (_TEXT, "adapter", "embedding_init_scale", 0.02),
+    (_TEXT, "decoder", "query_init_scale", 1.0),
   ],
 )
-def test_training_options_are_ignored(unpack, tmp_path, section, leaf, value):
-  spec, params, state = huggingface.load(unpack(_CONV))
+def test_training_options_are_ignored(
+  unpack, tmp_path, architecture, section, leaf, value
+):
+  spec, params, state = huggingface.load(unpack(architecture))
   changed = copy.deepcopy(spec)
   changed[section][leaf] = value
   huggingface.save(tmp_path / "saved", changed, params, state)
