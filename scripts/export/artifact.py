@@ -20,7 +20,7 @@ from scripts.export.subject import Subject
 # JAX stores a program in a FlatBuffer, which has less than 2 GiB.
 _MAX_BYTES = 2**31 - 2**24
 _LATENTS = (
-  "the processed latents; their mean over the first axis is a feature vector"
+  "the processed latents; their mean over the second axis is a feature vector"
 )
 
 
@@ -125,10 +125,12 @@ def describe(
   arguments, _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
   results = jax.tree.unflatten(exported.out_tree, exported.out_avals)
   call = "(weights, inputs)" if files.weights else "(inputs)"
+  batch_size = next(iter(arguments[-1].values())).shape[0]
+  any_size = "" if isinstance(batch_size, int) else "; b is any size"
   description = {
     "program": files.program.name,
     "format": f"jax.export; exported.call{call} takes and returns dicts of"
-    " arrays by name, whose first axis is the batch; b is any size",
+    f" arrays by name, whose first axis is the batch{any_size}",
     "jax_version": jax.__version__,
     "calling_convention_version": exported.calling_convention_version,
     "platforms": list(exported.platforms),

@@ -129,6 +129,10 @@ def test_the_description_says_how_to_prepare_and_read_arrays(digits):
   logits = description["outputs"]["logits"]
   assert logits["shape"] == ["b", 10]
   assert "softmax" in logits["meaning"]
+  latents = description["outputs"]["latents"]
+  assert (latents["shape"][0], len(latents["shape"])) == ("b", 3)
+  assert "mean over the second axis" in latents["meaning"]
+  assert "b is any size" in description["format"]
   assert description["class_names"] == [str(i) for i in range(10)]
   assert description["platforms"] == ["cpu", "cuda", "tpu"]
   assert "weights" not in description
@@ -150,6 +154,9 @@ def test_the_program_runs_on_the_platforms_and_batches_that_were_chosen(
   assert done.status == 0, done.err
   program = exported_program(out)
   assert program.platforms == ("cpu",)
+  description = json.loads((tmp_path / "two.json").read_text())
+  assert description["inputs"]["image"]["shape"] == [2, 8, 8, 1]
+  assert "any size" not in description["format"]
   images = np.zeros((3, 8, 8, 1), np.float32)
   assert program.call({"image": images[:2]})["logits"].shape == (2, 10)
   with pytest.raises(ValueError, match="image"):
