@@ -141,7 +141,7 @@ def text_samples(samples: Sequence[TextSample]) -> Section:
   """Lists texts with their predictions.
 
   Mistakes come first, the most confident leading; for scores, the largest
-  errors.
+  errors. Scores among classes come last, in the given order.
   """
   scored = all(sample.probability is None for sample in samples)
   if scored:
@@ -150,18 +150,17 @@ def text_samples(samples: Sequence[TextSample]) -> Section:
     head = ("text", "label", "prediction")
     order = "The largest errors come first."
   else:
-    ordered = sorted(
-      samples, key=lambda s: (s.label == s.prediction, -(s.probability or 0))
-    )
+    classified = [s for s in samples if s.probability is not None]
+    classified.sort(key=lambda s: (s.label == s.prediction, -s.probability))
     rows = [
       (
         s.text,
         s.label,
         s.prediction if s.prediction == s.label else f"✗ {s.prediction}",
-        "–" if s.probability is None else f"{s.probability:.0%}",
+        f"{s.probability:.0%}",
       )
-      for s in ordered
-    ]
+      for s in classified
+    ] + [(*s[:3], "–") for s in samples if s.probability is None]
     head = ("text", "label", "prediction", "probability")
     order = "Mistakes come first, the most confident leading."
   table = html.Table(head, rows, numbers=range(3, len(head)))

@@ -140,16 +140,18 @@ def test_scores_have_no_mark_and_start_with_the_largest_error():
   ]
 
 
-def test_texts_may_have_classes_and_scores():
+def test_scores_follow_classes_and_are_no_mistakes():
   section = sections.text_samples(
     [
       TextSample("score", "2.500", "2.400", None),
       TextSample("class", "good", "good", 0.9),
+      TextSample("mistake", "good", "bad", 0.6),
     ]
   )
   assert rows(section) == [
-    ["score", "2.500", "✗ 2.400", "–"],
+    ["mistake", "good", "✗ bad", "60%"],
     ["class", "good", "good", "90%"],
+    ["score", "2.500", "2.400", "–"],
   ]
 
 
