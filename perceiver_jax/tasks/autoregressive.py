@@ -18,7 +18,7 @@ from perceiver_jax.checks import check_leaf, check_not_negative
 from perceiver_jax.data.core.source import Example, Source
 from perceiver_jax.data.sequences import crops, text
 from perceiver_jax.data.sequences import source as sequences
-from perceiver_jax.data.text import byte_tokenizer, tokenizers
+from perceiver_jax.data.text import tokenizers
 from perceiver_jax.models import perceiver
 from perceiver_jax.models.typing import ReturnAttention
 from perceiver_jax.tasks import base
@@ -90,13 +90,6 @@ class Autoregressive(base.Task):
       f"at most the model's {self._num_latents} latents, or 0 for all of them",
     )
     check_not_negative("z_loss", config.z_loss)
-
-  @property
-  def special_tokens(self) -> tuple[int, int]:
-    """Returns the tokens that begin and end a sequence."""
-    if self._is_text:
-      return byte_tokenizer.BOS, byte_tokenizer.EOS
-    return sequences.SOS, sequences.EOS
 
   @functools.cached_property
   def tokenizer(self) -> tokenizers.Tokenizer | None:

@@ -10,7 +10,6 @@ import task_helpers
 
 from configs import perceiver_ar as config_file
 from perceiver_jax.data.sequences.source import PAD
-from perceiver_jax.data.text import byte_tokenizer
 from perceiver_jax.errors import UserError
 from perceiver_jax.training import evaluation, restore, step
 
@@ -206,9 +205,3 @@ def test_a_missing_folder_of_tokens_is_named(tmp_path):
   )
   with pytest.raises(UserError, match="no token file"):
     task.source("train")
-
-
-def test_special_tokens_are_those_of_the_data():
-  assert _task().special_tokens == (2, 1)
-  special = byte_tokenizer.BOS, byte_tokenizer.EOS
-  assert _task("bytes,smoke").special_tokens == special
