@@ -111,6 +111,7 @@ class Sampler:
     self._context = context
     if positions is None:
       positions = np.arange(1, context + 1)[:, None]
+    _check_positions(weights.spec["adapter"], np.asarray(positions))
     self._positions = jnp.asarray(positions, jnp.int32)
     self._temperature = temperature
     self._top_p = top_p
@@ -291,13 +292,31 @@ def _check(
     )
   if context < 1:
     raise UserError(f"the context is {context} tokens: give at least 1")
-  if temperature < 0:
+  if not 0 <= temperature < np.inf:
     raise UserError(
       f"the temperature is {temperature}: give 0 for the most likely tokens, or"
       " a number above it"
     )
   if not 0 < top_p <= 1:
     raise UserError(f"top_p is {top_p}: give a number above 0, up to 1")
+
+
+def _check_positions(adapter: dict[str, Any], positions: np.ndarray) -> None:
+  """Checks that a model with absolute positions has those of the context."""
+  sizes = list(adapter.get("position_sizes", ()))
+  if adapter.get("positions", "none") == "none" or not sizes:
+    return
+  if positions.shape[1] != len(sizes):
+    raise UserError(
+      f"the context has positions of {positions.shape[1]} dimensions and the"
+      f" model's have {len(sizes)}: give positions [context, {len(sizes)}]"
+    )
+  largest = positions.max(0)
+  if (largest >= sizes).any():
+    raise UserError(
+      f"the context has positions up to {largest.tolist()}, and the model's"
+      f" tables hold {sizes}, from 0 on: give a shorter context"
+    )
 
 
 def _check_prompt(tokens: np.ndarray, vocab_size: int) -> None:

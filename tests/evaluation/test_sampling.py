@@ -199,6 +199,7 @@ def test_tokens_are_drawn_in_proportion(options, want):
   ("options", "message"),
   [
     ({"temperature": -1.0}, "temperature is -1"),
+    ({"temperature": float("nan")}, "temperature is nan"),
     ({"top_p": 0.0}, "top_p is 0"),
     ({"top_p": 1.5}, "top_p is 1.5"),
     ({"context": 0}, "context is 0"),
@@ -207,6 +208,17 @@ def test_tokens_are_drawn_in_proportion(options, want):
 def test_values_without_meaning_are_refused(options, message):
   with pytest.raises(UserError, match=message):
     sampling.Sampler(_weights(), **{"context": _CONTEXT, **options})
+
+
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned"])
+def test_positions_that_the_model_lacks_are_refused(positions):
+  weights = _weights(positions, 0.0)
+  with pytest.raises(UserError, match=r"up to \[21\].* hold \[21\]"):
+    sampling.Sampler(weights, _CONTEXT + 1)
+  with pytest.raises(UserError, match=r"of 3 dimensions .* 1:"):
+    sampling.Sampler(weights, _CONTEXT, np.ones((_CONTEXT, 3)))
+  # Rotary positions have no end.
+  sampling.Sampler(_weights(), _CONTEXT + 1)
 
 
 def test_bad_prompts_are_refused(samplers):
