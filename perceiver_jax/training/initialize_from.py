@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import ml_collections
 import orbax.checkpoint as ocp
+from absl import logging
 
 from perceiver_jax import weights as weights_lib
 from perceiver_jax.training import workdir
 from perceiver_jax.training.step import TrainState
-from perceiver_jax.weights import initialize
+from perceiver_jax.weights import initialize, model
 
 
 def load(
@@ -22,13 +23,15 @@ def load(
     The weights; None if the leaf is empty or the run resumes a checkpoint.
 
   Raises:
-    UserError: the weights can't be read.
+    UserError: the weights can't be read, or are not finite.
   """
   # A run that was killed early may leave a folder without checkpoints.
   resumes = ocp.utils.checkpoint_steps(folder / workdir.CHECKPOINTS)
   if not config.get("init_from", "") or resumes:
     return None
-  return weights_lib.load(config.init_from)
+  weights = weights_lib.load(config.init_from)
+  model.check_finite(weights, config.init_from)
+  return weights
 
 
 def initialize_state(
@@ -48,6 +51,13 @@ def initialize_state(
   params, report = initialize.initialize_from(
     weights, _host(state.params), spec
   )
+  if _has_self_attends(report.initialized) and not _has_self_attends(
+    report.loaded
+  ):
+    logging.warning(
+      "no self-attend of init_from has the shapes of the model's, so training"
+      " starts nearly from scratch; give weights of a model of the same sizes"
+    )
   net_state = _host(state.net_state)
   same = jax.tree.map(lambda x: x.shape, net_state) == jax.tree.map(
     lambda x: x.shape, weights.state
@@ -59,6 +69,10 @@ def initialize_state(
     # Copy the parameters, because the step donates both trees.
     ema_params=place(params) if state.ema_params else (),
   ), report
+
+
+def _has_self_attends(names: list[str]) -> bool:
+  return any("/self_attend/" in name for name in names)
 
 
 def _host(tree: Any) -> Any:

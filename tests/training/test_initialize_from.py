@@ -4,11 +4,12 @@ import jax
 import numpy as np
 import pytest
 import tiny_runs as runs
+from jax import numpy as jnp
 
 from perceiver_jax import weights
 from perceiver_jax.errors import UserError
 from perceiver_jax.tasks import registry as tasks
-from perceiver_jax.training import loop, restore
+from perceiver_jax.training import initialize_from, loop, restore, step
 
 pytestmark = pytest.mark.usefixtures("compile_once", "no_report")
 
@@ -92,6 +93,34 @@ def test_head_of_another_size_is_initialized_and_named(
   out = capsys.readouterr().out
   assert "2 initialized: decoder/output/b, decoder/output/w" in out
   assert "2 skipped: decoder/output/b, decoder/output/w" in out
+
+
+@pytest.mark.parametrize(("width", "warned"), [(2, False), (3, True)])
+def test_weights_without_a_self_attend_that_fits_are_a_warning(
+  caplog, width, warned
+):
+  name = "encoder/block_0/layers/self_attend/mlp/hidden"
+  params = {name: {"w": jnp.ones((1, 2, 2))}, "a": {"b": jnp.ones(2)}}
+  state = step.TrainState(0, params, {}, (), (), rng=None)
+  spec = {"adapter": {}}
+  given = {name: {"w": np.ones((1, 2, width))}, "a": {"b": np.zeros(2)}}
+  with caplog.at_level("WARNING", "absl"):
+    initialize_from.initialize_state(
+      state, weights.Weights(spec, given, {}), spec
+    )
+  assert ("no self-attend" in caplog.text) == warned
+
+
+def test_weights_that_are_not_finite_are_refused(tiny, tmp_path):
+  given = weights.load(tiny)
+  given.params["linear"]["b"] = np.full_like(
+    given.params["linear"]["b"], np.nan
+  )
+  path = tmp_path / "diverged.safetensors"
+  weights.save(path, given)
+  config = runs.tiny_config(init_from=str(path))
+  with pytest.raises(UserError, match="linear/b that are NaN"):
+    runs.train(tmp_path / "second", config)
 
 
 def test_resumed_run_does_not_need_the_weights(tiny, tmp_path):
