@@ -9,10 +9,12 @@ it predicts each held-out byte from those before it, and prints the bits per
 byte of both.
 """
 
+import functools
 import json
 from collections.abc import Sequence
 
 from absl import flags
+from tqdm import tqdm
 
 from experiments import launch
 from perceiver_jax.errors import UserError
@@ -27,6 +29,7 @@ _ORDER = flags.DEFINE_integer(
   lower_bound=1,
 )
 _BATCH = 64
+_progress = functools.partial(tqdm, leave=False, disable=None)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -66,10 +69,12 @@ def main(argv: Sequence[str]) -> None:
 
 def _accuracy(task: masked_lm.MaskedLanguageModel) -> float:
   """Returns the n-gram model's accuracy of the task's masked bytes."""
-  model = ngram.NGram(map(_encode, task.train_texts()), _ORDER.value)
+  texts = _progress(task.train_texts(), "count")
+  model = ngram.NGram(map(_encode, texts), _ORDER.value)
+  batches = task.eval_datasets(global_batch=_BATCH)["eval"]
   pairs = (
     pair
-    for batch in task.eval_datasets(global_batch=_BATCH)["eval"]
+    for batch in _progress(batches, "predict", batches.num_batches())
     for pair in masked_lm.masked_bytes(batch)
   )
   return ngram.accuracy(model, pairs)
@@ -77,8 +82,10 @@ def _accuracy(task: masked_lm.MaskedLanguageModel) -> float:
 
 def _bits_per_byte(task: autoregressive.Autoregressive) -> float:
   """Returns the n-gram model's code length of the task's held-out texts."""
-  model = ngram.NGram(map(_encode, task.texts("train")), _ORDER.value)
-  return ngram.bits_per_byte(model, map(_encode, task.texts("eval")))
+  texts = _progress(task.texts("train"), "count")
+  model = ngram.NGram(map(_encode, texts), _ORDER.value)
+  texts = _progress(task.texts("eval"), "predict")
+  return ngram.bits_per_byte(model, map(_encode, texts))
 
 
 def _encode(text: str) -> bytes:
