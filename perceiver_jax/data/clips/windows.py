@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from perceiver_jax.checks import check_leaf
+from perceiver_jax.data.core import timeouts
 from perceiver_jax.data.core.skip_unreadable import SkipUnreadable
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.errors import UserError
@@ -115,7 +116,7 @@ class EvenWindows:
 
 
 class RandomWindows:
-  """A source of indices of clips or classes, and a transform to windows.
+  """A source of indices of clips, and a transform to windows.
 
   A window depends on the random generator of an example, which a pipeline
   passes to its transform but not to its source; so `read` is the transform.
@@ -123,8 +124,8 @@ class RandomWindows:
   Args:
     clips: the clips.
     window: size of the windows.
-    balanced: whether to sample all classes equally often. Examples are then
-      indices of classes, and `read` draws a clip of the class.
+    balanced: whether to sample all classes equally often. `read` then draws a
+      class and a clip of it, whatever the index.
     max_unreadable: see `SkipUnreadable`.
 
   Raises:
@@ -149,8 +150,6 @@ class RandomWindows:
     return len(self._readable)
 
   def __getitem__(self, index: int) -> Example:
-    if self._members:
-      return {"class": np.int64(index % len(self._members))}
     return {"clip": np.int64(index)}
 
   def read(self, example: Example, rng: np.random.Generator) -> Example:
@@ -164,14 +163,16 @@ class RandomWindows:
       UserError: too many clips cannot be read.
     """
     position = float(rng.random())
-    if "class" in example:
-      clip = rng.choice(self._members[example["class"]])
-    else:
-      clip = example["clip"]
+    clip = example["clip"]
+    if self._members:
+      clip = rng.choice(self._members[rng.integers(len(self._members))])
     clips = self._readable.source.clips
-    return self._readable.first_readable(
-      int(clip), lambda i: _read(clips, i, self._window, position)
-    )
+
+    def read_clip(index: int) -> Example:
+      with timeouts.watched(index):
+        return _read(clips, index, self._window, position)
+
+    return self._readable.first_readable(int(clip), read_clip)
 
 
 def even_windows(

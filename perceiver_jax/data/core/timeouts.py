@@ -49,13 +49,24 @@ class TimedSource:
 
   def __getitem__(self, index: int) -> Example:
     _start_watch(self._warning_seconds)
-    thread = threading.get_ident()
-    files.last_opened.pop(thread, None)
-    _reads[thread] = time.monotonic(), index
-    try:
+    with watched(index):
       return self._source[index]
-    finally:
-      del _reads[thread]
+
+
+@contextlib.contextmanager
+def watched(index: int) -> Iterator[None]:
+  """Lets warnings name an example that takes long to read in this block.
+
+  A `TimedSource` reads each example in one; a transform that reads files needs
+  its own. Blocks of a thread do not nest.
+  """
+  thread = threading.get_ident()
+  files.last_opened.pop(thread, None)
+  _reads[thread] = time.monotonic(), index
+  try:
+    yield
+  finally:
+    del _reads[thread]
 
 
 @contextlib.contextmanager
@@ -89,12 +100,11 @@ def limited_wait(max_seconds: float) -> Iterator[None]:
 
 def _message(max_seconds: float) -> str:
   reads = "; ".join(text for _, _, text in _slow_reads(max_seconds / 2))
+  # Worker processes log their own warnings.
+  reads = f": {reads}" if reads else "; see the warnings above, if any"
   return (
-    f"no batch of data for {max_seconds:g} s"
-    + (
-      f": {reads}" if reads else "; the warnings above name what is being read"
-    )
-    + ". Start it again to resume, or set config.data_timeout_seconds to more"
+    f"no batch of data for {max_seconds:g} s{reads}. Start it again to"
+    " resume, or set config.data_timeout_seconds to more"
   )
 
 

@@ -153,14 +153,28 @@ def _epochs(count, seed=0):
 
 def test_balanced_classes_occur_equally_often_and_all_clips_occur():
   numbers, labels = _epochs(15)
-  # Classes take turns; a clip of two classes counts for both.
-  assert labels.sum(0)[2] == 15 * 33
-  assert min(labels.sum(0)[:2]) >= 15 * 33
+  # A clip of two classes, of 90 and of 9 clips, counts for both.
+  expected = 500 * np.array([1 + 1 / 9, 1 + 1 / 90, 1])
+  np.testing.assert_allclose(labels.sum(0)[:3], expected, atol=75)
   assert set(numbers) == set(range(99))
   # Epochs differ, and a run is reproducible.
   assert np.any(np.sort(numbers[:100]) != np.sort(numbers[100:200]))
   np.testing.assert_array_equal(_epochs(2)[0], numbers[:200])
   assert np.any(_epochs(2, seed=1)[0] != numbers[:200])
+
+
+def test_balancing_draws_every_class_where_there_are_fewer_clips():
+  class TwoClips(UnbalancedClips):
+    labels = ((0, 1), (2,))
+
+    def __len__(self):
+      return 2
+
+  source = windows.RandomWindows(TwoClips(), WINDOW, balanced=True)
+  rng = np.random.default_rng(0)
+  examples = [source.read(source[i % 2], rng) for i in range(300)]
+  counts = sum(example["label"] for example in examples)
+  np.testing.assert_allclose(counts, [200, 200, 100, 0], atol=40)
 
 
 def test_balancing_without_any_labels_is_refused():

@@ -10,6 +10,7 @@ import pytest
 import tiny_runs as runs
 
 from perceiver_jax import files
+from perceiver_jax.data.clips import windows
 from perceiver_jax.data.core import pipeline, timeouts
 from perceiver_jax.errors import DataTimeoutError
 
@@ -47,8 +48,10 @@ class HangingDigits(ImageClassification):
 
 
 class _Hanging:
-  """Examples read from a file, of which one hangs until `answer` is set."""
+  """Examples or clips from a file; one hangs until `answer` is set."""
 
+  class_names = ("a",)
+  labels = ((0,),) * 8
   in_memory = False
 
   def __init__(self, path):
@@ -63,6 +66,9 @@ class _Hanging:
     if index == _HANGING:
       self.answer.wait()
     return {"x": np.float32(index)}
+
+  def read(self, index, window, position):
+    return self[index]
 
 
 @pytest.fixture
@@ -80,10 +86,15 @@ def own_watch(monkeypatch):
   monkeypatch.setattr(timeouts, "_watch", None)
 
 
-@pytest.mark.parametrize("kind", ["train", "eval"])
+@pytest.mark.parametrize("kind", ["train", "eval", "clips"])
 def test_a_file_that_does_not_answer_is_named(hanging, caplog, kind):
   shared = {"global_batch": 2, "max_seconds": 0.6}
-  if kind == "train":
+  if kind == "clips":
+    source = windows.RandomWindows(hanging, windows.Window(1, 25.0, 0, 1))
+    dataset = pipeline.train_dataset(
+      source, seed=0, shuffle=False, transform=source.read, **shared
+    )
+  elif kind == "train":
     dataset = pipeline.train_dataset(hanging, seed=0, shuffle=False, **shared)
   else:
     dataset = pipeline.eval_dataset(hanging, **shared)
