@@ -55,7 +55,7 @@ def read_class_names(path: Path) -> list[str]:
     UserError: the file can't be read, or has a name twice.
   """
   try:
-    lines = files.read_text(path).splitlines()
+    lines = files.read_text(path, "utf-8-sig").splitlines()
   except (OSError, ValueError) as error:
     raise UserError(f"{path} can't be read: {error}") from error
   names = [line.strip() for line in lines if line.strip()]

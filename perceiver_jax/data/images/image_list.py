@@ -1,13 +1,14 @@
 """Images with any number of labels, from a list DIRECTORY/SPLIT.csv."""
 
-import csv
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from perceiver_jax import files
+from perceiver_jax.data.core import csv_rows
 from perceiver_jax.data.core.skip_unreadable import SkipUnreadable
 from perceiver_jax.data.core.source import Example, multi_hot, read_class_names
 from perceiver_jax.data.images import codec
@@ -16,8 +17,9 @@ from perceiver_jax.errors import UserError
 _SUFFIXES = (".csv", ".jsonl")
 _CLASSES = "classes.txt"
 _EXPECTED = (
-  "expected DIRECTORY/SPLIT.csv with the columns image and labels (separated by"
-  ' semicolons), or DIRECTORY/SPLIT.jsonl of {"image": ..., "labels": [...]}'
+  "expected DIRECTORY/SPLIT.csv with the columns image,labels, where semicolons"
+  " join several labels of an image, or DIRECTORY/SPLIT.jsonl of"
+  ' {"image": ..., "labels": [...]}'
 )
 
 
@@ -136,22 +138,29 @@ def _rows(path: Path) -> Iterator[tuple[int, str, list[str]]]:
   """Yields line number, image and labels of the rows of a list."""
   read = _csv_rows if path.suffix == ".csv" else _jsonl_rows
   try:
-    with files.open_regular(path, "r", newline="", encoding="utf-8") as file:
+    with files.open_regular(
+      path, "r", newline="", encoding="utf-8-sig"
+    ) as file:
       yield from read(file)
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise UserError(f"{path} can't be read: {error}; {_EXPECTED}") from error
 
 
 def _csv_rows(file: Iterator[str]) -> Iterator[tuple[int, str, list[str]]]:
-  reader = csv.DictReader(file)
-  missing = {"image", "labels"} - set(reader.fieldnames or ())
+  rows = csv_rows.read(file)
+  _, columns = next(rows, (1, []))
+  missing = {"image", "labels"} - set(columns)
   if missing:
     raise ValueError(f"it has no column {' and no column '.join(missing)}")
-  for row in reader:
+  for line, fields in rows:
+    try:
+      row = csv_rows.by_column(columns, fields)
+    except ValueError as error:
+      raise ValueError(f"line {line}: {error}") from error
     if not row["image"]:
-      raise ValueError(f"line {reader.line_num} names no image")
-    labels = [name.strip() for name in (row["labels"] or "").split(";")]
-    yield reader.line_num, row["image"], [name for name in labels if name]
+      raise ValueError(f"line {line} names no image")
+    labels = [name.strip() for name in row.get("labels", "").split(";")]
+    yield line, row["image"], [name for name in labels if name]
 
 
 def _jsonl_rows(file: Iterator[str]) -> Iterator[tuple[int, str, list[str]]]:
@@ -161,8 +170,15 @@ def _jsonl_rows(file: Iterator[str]) -> Iterator[tuple[int, str, list[str]]]:
     try:
       row = files.parse_json(line)
       labels = row["labels"]
-      if isinstance(labels, str) or not isinstance(row["image"], str):
+      if not isinstance(labels, list) or not isinstance(row["image"], str):
         raise TypeError("image must be a string and labels a list")
-      yield number, row["image"], list(dict.fromkeys(map(str, labels)))
+      yield number, row["image"], list(dict.fromkeys(map(_label, labels)))
     except (ValueError, KeyError, TypeError) as error:
       raise ValueError(f"line {number}: {error!r}") from error
+
+
+def _label(value: Any) -> str:
+  """Returns a label of JSON, which is a name or a number of a class."""
+  if type(value) not in (str, int) or not str(value).strip():
+    raise TypeError(f"the label {value!r} is not a name")
+  return str(value).strip()

@@ -46,6 +46,14 @@ def test_a_csv_list(folder):
   assert source[0]["unreadable"] == 0
 
 
+def test_a_list_of_a_spreadsheet(folder):
+  (folder / "train.csv").write_text(
+    '\ufeffimage, labels,\r\nimages/a.png, "dog; red",\r\n'
+  )
+  source = image_list.image_list(folder, "train")
+  assert labels(source) == [["dog", "red"]]
+
+
 def test_a_jsonl_list(folder):
   source = image_list.image_list(str(folder), "test")
   assert labels(source) == [["7", "dog"], []]
@@ -53,7 +61,9 @@ def test_a_jsonl_list(folder):
 
 
 def test_classes_may_be_listed_in_an_order(folder):
-  (folder / "classes.txt").write_text("red\ndog\n\ncat, Siamese\n7\nemu\n")
+  (folder / "classes.txt").write_text(
+    "\ufeffred\ndog\n\ncat, Siamese\n7\nemu\n"
+  )
   source = image_list.image_list(folder, "train")
   assert source.class_names == ("red", "dog", "cat, Siamese", "7", "emu")
   assert labels(source) == [["red", "dog"], ["cat, Siamese"], []]
@@ -78,6 +88,11 @@ def test_workers_get_the_list(folder):
     ("train.csv", "image,labels\n", "names no image"),
     ("train.csv", "image,labels\n,dog\n", "line 2 names no image"),
     ("train.csv", "", "no column image"),
+    ("train.csv", "image,labels\na,x,y\n", "line 2: 3 fields for 2 columns"),
+    ("train.csv", 'image,labels\na,x\nb,"x\n', "line 3 is not CSV"),
+    ("test.jsonl", '{"image": "a", "labels": [["x"]]}', r"label \['x'\] is"),
+    ("test.jsonl", '{"image": "a", "labels": [null]}', "label None is not"),
+    ("test.jsonl", '{"image": "a", "labels": [" "]}', "label ' ' is not"),
     ("test.jsonl", "{}\n", "line 1.*labels"),
     ("test.jsonl", '{"image": "a"}\n{"image": 1, "labels": "x"}', "line 1"),
     ("test.jsonl", '\n{"image": "a", "labels": "dog"}\n', "line 2.*a list"),
