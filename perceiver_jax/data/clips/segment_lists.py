@@ -3,17 +3,19 @@
 The header identifies the format:
 
 AudioSet: `# YTID, start_seconds, end_seconds, positive_labels`, where labels
-are joined by commas in quotes.
+are joined by commas in quotes, and other lines that start with # are comments.
 Kinetics: `label,youtube_id,time_start,time_end,split`.
 Custom: `file,label`, where several labels are joined by semicolons.
+A clip may have no label. Lines before the header may be comments.
 """
 
-import csv
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from perceiver_jax import files
+from perceiver_jax.data.core import csv_rows
 from perceiver_jax.errors import UserError
 
 # Columns of AudioSet's list of classes: index,mid,display_name.
@@ -23,6 +25,8 @@ _EXPECTED = (
   " positive_labels), of Kinetics (label,youtube_id,time_start,time_end) or"
   " your own (file,label)"
 )
+# Columns that identify a header.
+_KEYS = {"YTID", "youtube_id", "file"}
 
 
 class NoColumnError(UserError):
@@ -64,7 +68,9 @@ def read_rows(path: str | os.PathLike[str]) -> list[Row]:
     raise UserError(
       f"{str(path)!r} can't be read ({error.strerror}); {_EXPECTED}"
     ) from error
-  except (UnicodeDecodeError, csv.Error) as error:
+  except UserError:
+    raise
+  except ValueError as error:
     raise UserError(
       f"{str(path)!r} is not a CSV file ({error}); {_EXPECTED}"
     ) from error
@@ -88,7 +94,12 @@ def read_classes(path: str | os.PathLike[str]) -> dict[str, str]:
     ) from error
   lines = [line for line in lines if line.strip()]
   if lines and lines[0].replace(" ", "") == "index,mid,display_name":
-    rows = list(csv.reader(lines[1:], skipinitialspace=True))
+    try:
+      rows = [row for _, row in csv_rows.read(lines[1:])]
+    except ValueError as error:
+      raise UserError(
+        f"{str(path)!r}, after its first line: {error}; get the file again"
+      ) from error
     pairs = [(row[1], row[2]) for row in rows if len(row) == 3]
   else:
     rows = lines
@@ -104,16 +115,18 @@ def read_classes(path: str | os.PathLike[str]) -> dict[str, str]:
 
 def _rows(lines: Iterator[str], path: str | os.PathLike[str]) -> Iterator[Row]:
   header: list[str] = []
-  for number, cells in enumerate(csv.reader(lines, skipinitialspace=True), 1):
-    cells = [cell.strip() for cell in cells]
-    if not any(cells):
+  for number, cells in csv_rows.read(lines):
+    # AudioSet's header is a comment, and others precede it. In other lists, a
+    # row may start with #, which file names may have.
+    if cells[0].startswith("#") and (not header or "YTID" in header):
+      names = [cell.lstrip("# ") for cell in cells]
+      header = names if _KEYS & set(names) else header
       continue
-    if cells[0].startswith("#") or not header:
-      # AudioSet's list begins with two other comment lines.
-      header = [cell.lstrip("# ") for cell in cells]
+    if not header:
+      header = cells
       continue
     try:
-      yield _row(dict(zip(header, cells, strict=False)))
+      yield _row(csv_rows.by_column(header, cells))
     except (KeyError, ValueError) as error:
       if isinstance(error, KeyError) and error.args[0] not in header:
         raise NoColumnError(
@@ -129,12 +142,21 @@ def _row(cells: dict[str, str]) -> Row:
     return Row(
       "",
       cells["YTID"],
-      float(cells["start_seconds"]),
-      float(cells["end_seconds"]),
-      tuple(cells["positive_labels"].split(",")),
+      *_times(cells["start_seconds"], cells["end_seconds"]),
+      _labels(cells["positive_labels"].split(",")),
     )
   if "youtube_id" in cells:
-    start, stop = float(cells["time_start"]), float(cells["time_end"])
-    return Row("", cells["youtube_id"], start, stop, (cells["label"],))
-  labels = tuple(label.strip() for label in cells["label"].split(";"))
-  return Row(cells["file"], "", 0.0, 0.0, labels)
+    times = _times(cells["time_start"], cells["time_end"])
+    return Row("", cells["youtube_id"], *times, _labels([cells["label"]]))
+  return Row(cells["file"], "", 0.0, 0.0, _labels(cells["label"].split(";")))
+
+
+def _times(start: str, stop: str) -> tuple[float, float]:
+  times = float(start), float(stop)
+  if not 0 <= times[0] < times[1] < math.inf:
+    raise ValueError(f"it is from second {start} to {stop}")
+  return times
+
+
+def _labels(names: Iterable[str]) -> tuple[str, ...]:
+  return tuple(name.strip() for name in names if name.strip())

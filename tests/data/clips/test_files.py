@@ -144,7 +144,8 @@ def test_a_folder_with_damaged_clips_can_be_trained_on(folder):
 AUDIOSET = """# Segments csv created Sun Mar  5 10:54:31 2017
 # num_ytids=4, num_segs=4
 # YTID, start_seconds, end_seconds, positive_labels
--one, 30.000, 40.000, "/m/x,/m/y"
+-one, 30.000, 40.000, "/m/x, /m/y"
+# A comment.
 _two, 0.000, 10.000, "/m/y"
 gone, 5.000, 15.000, "/m/x"
 """
@@ -331,7 +332,7 @@ def test_folders_without_clips_are_not_classes(tmp_path):
 
 def test_a_list_of_files_and_labels_is_read(tmp_path):
   (tmp_path / "mine.csv").write_text(
-    "file,label\na/x.mp4,bird;wind\nb.mp4,wind"
+    "# Mine.\nfile,label\na/x.mp4,bird;wind\nb.mp4,wind"
   )
   (tmp_path / "a").mkdir()
   (tmp_path / "a" / "x.mp4").touch()
@@ -343,6 +344,15 @@ def test_a_list_of_files_and_labels_is_read(tmp_path):
     clip_files.files(tmp_path, "mine", str(tmp_path / "classes.txt"))
 
 
+def test_names_may_start_like_comments_and_clips_may_have_no_label(tmp_path):
+  (tmp_path / "mine.csv").write_text("file,label\n#1.mp4,dog;\nb.mp4,\n")
+  for name in ("#1.mp4", "b.mp4"):
+    (tmp_path / name).touch()
+  source = clip_files.files(tmp_path, "mine")
+  assert source.class_names == ("dog",)
+  assert source.labels == ((0,), ())
+
+
 @pytest.mark.parametrize(
   ("content", "message"),
   [
@@ -350,6 +360,12 @@ def test_a_list_of_files_and_labels_is_read(tmp_path):
     ("file,label\na.mp4", "line 2 of .*KeyError"),
     ("# YTID, start_seconds, end_seconds, positive_labels\na, b, c, d",
      "line 2 of .*could not convert"),
+    ("label,youtube_id,time_start,time_end\nx,v,nan,2",
+     "line 2 of .*from second nan to 2"),
+    ("label,youtube_id,time_start,time_end\nx,v,2,2",
+     "line 2 of .*from second 2 to 2"),
+    ("file,label\na.mp4,dog,cat", "line 2 of .*3 fields for 2 columns"),
+    ('file,label\na.mp4,"dog', "is not a CSV"),
     ("file,label\nnone.mp4,x", "none of the 1 clips"),
     ("", "none of the 0 clips"),
     (b"\xff\xfe\x00", "is not a CSV"),
