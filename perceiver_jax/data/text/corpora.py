@@ -15,6 +15,7 @@ import numpy as np
 from perceiver_jax.checks import check_choice
 from perceiver_jax.data.core import tfds as tfds_sources
 from perceiver_jax.data.core.source import make_named
+from perceiver_jax.data.text import utf8
 from perceiver_jax.data.text.python_docs import SPLITS, python_docs
 from perceiver_jax.errors import UserError
 from perceiver_jax.files import local_matches, open_regular, replacing
@@ -56,7 +57,7 @@ class Files:
     field: field of each JSON object that has the text.
 
   Raises:
-    UserError: a file is damaged or cannot be read.
+    UserError: a file is damaged, not in UTF-8, or cannot be read.
   """
 
   in_memory = False
@@ -78,7 +79,8 @@ class Files:
     try:
       with open_regular(self._paths[number]) as file:
         file.seek(start)
-        text = file.read(stop - start).decode("utf-8", errors="replace")
+        data = file.read(stop - start)
+        text = utf8.decode(data, self._names[number], start)
         text = text.removeprefix(_BYTE_ORDER_MARK) if start == 0 else text
     except OSError as error:
       raise _unreadable(self._paths[number], error) from error
@@ -96,7 +98,7 @@ class Files:
     for number, path in enumerate(self._paths):
       kind = "line" if path.lower().endswith(".jsonl") else self._kind
       try:
-        for start, stop in _spans(path, kind):
+        for start, stop in _spans(path, self._names[number], kind):
           yield number, start, stop
       except OSError as error:
         raise _unreadable(path, error) from error
@@ -136,8 +138,9 @@ def files(
     eval: the same for the held-out files; if empty, every hundredth document
       of `train` is held out, or the last one if there are fewer.
     documents: unit of a .txt file that is a document: "line", "paragraph"
-      (separated by empty lines) or "file". Empty documents are skipped.
-    field: field that has the text, in the objects of a .jsonl file.
+      (separated by empty lines) or "file". Empty ones are skipped.
+    field: field that has the text, in the objects of a .jsonl file. Empty lines
+      are skipped, but not empty texts.
 
   Raises:
     UserError: there is no file, one is damaged, or an argument is unknown.
@@ -210,11 +213,13 @@ def _line_number(path: str, start: int) -> int:
     return 1 + sum(block.count(b"\n") for block in blocks)
 
 
-def _runs(path: str, joined: bool) -> Iterator[tuple[int, int]]:
+def _runs(path: str, name: str, joined: bool) -> Iterator[tuple[int, int]]:
   """Yields byte ranges of nonblank lines; adjacent ones as one if `joined`."""
   position = start = 0
   with open_regular(path) as file:
     for line in file:
+      # Not only when the document is read, perhaps after hours of training.
+      utf8.decode(line, name, position)
       blank = not line.strip()
       if start < position and (blank or not joined):
         yield start, position
@@ -226,12 +231,13 @@ def _runs(path: str, joined: bool) -> Iterator[tuple[int, int]]:
     yield start, position
 
 
-def _spans(path: str, kind: str) -> Iterator[tuple[int, int]]:
+def _spans(path: str, name: str, kind: str) -> Iterator[tuple[int, int]]:
   """Returns the byte range of every document that is not blank."""
-  runs = _runs(path, joined=kind == "paragraph")
+  runs = _runs(path, name, joined=kind != "line")
   if kind != "file":
     return runs
-  return iter([(0, os.path.getsize(path))] if any(runs) else [])
+  # The list reads, and so checks, the whole file.
+  return iter([(0, os.path.getsize(path))] if list(runs) else [])
 
 
 def _plain(path: str) -> str:

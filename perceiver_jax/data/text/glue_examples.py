@@ -19,7 +19,7 @@ from perceiver_jax.data.core import splits
 from perceiver_jax.data.core import tfds as tfds_sources
 from perceiver_jax.data.core.in_memory import InMemory
 from perceiver_jax.data.core.source import Example, Source, make_named
-from perceiver_jax.data.text import tiny_glue
+from perceiver_jax.data.text import tiny_glue, utf8
 from perceiver_jax.data.text.glue_tasks import TASKS, TINY, Task
 from perceiver_jax.errors import UserError
 from perceiver_jax.files import open_regular
@@ -162,7 +162,8 @@ def task_from_files(data_dir: str) -> Task:
     data_dir: see `files`.
 
   Raises:
-    UserError: the file is missing or has other columns, or none is given.
+    UserError: the file is missing or has other columns, a label is empty, or
+      no file is given.
   """
   if not data_dir:
     raise UserError(
@@ -170,14 +171,17 @@ def task_from_files(data_dir: str) -> Task:
       " folder with train.tsv, or to a .tsv file"
     )
   path = _own_file(files_lib.local_folder(data_dir), "train")
-  lines = _lines(path)
-  header = next(lines, (1, []))[1]
+  lines = _lines(path, is_own=True)
+  header = _header(lines)
   pair = "sentence1" in header
   texts = ("sentence1", "sentence2") if pair else ("sentence",)
   columns = _column_indices(path, header, (*texts, "label"))
-  labels = {
-    fields[columns[-1]] for _, fields in lines if len(fields) > max(columns)
-  }
+  labels = set()
+  for line, fields in lines:
+    if len(fields) > max(columns):
+      labels.add(fields[columns[-1]].strip())
+      if "" in labels:
+        raise UserError(f"{path} line {line} has no label; give one")
   return Task("", texts, (*texts, "label"), tuple(sorted(labels)))
 
 
@@ -222,15 +226,23 @@ def _decoded(text: Any) -> str:
   return text.decode("utf-8", "replace") if isinstance(text, bytes) else text
 
 
-def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _lines(path: Path, is_own: bool) -> Iterator[tuple[int, list[str]]]:
   """Yields the line number and fields of each line that is not empty."""
+  position = 0
   try:
     # The csv module would interpret quotes, and rejects NULs and very long
     # fields, which these files contain.
-    with open_regular(
-      path, "r", encoding="utf-8-sig", errors="replace", newline="\n"
-    ) as file:
-      for number, line in enumerate(file, 1):
+    with open_regular(path) as file:
+      for number, data in enumerate(file, 1):
+        # A published file is read as it is, since the leaderboard takes an
+        # answer to each of its examples.
+        line = (
+          utf8.decode(data, str(path), position)
+          if is_own
+          else data.decode("utf-8", "replace")
+        )
+        position += len(data)
+        line = line.removeprefix("\ufeff") if number == 1 else line
         if line.strip("\r\n"):
           yield number, line.rstrip("\r\n").split("\t")
   except OSError as error:
@@ -241,6 +253,11 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
       f" {', '.join(there) or 'nothing'}. Give the folder of GLUE's files in"
       " config.data.source_args.files.data_dir"
     ) from error
+
+
+def _header(lines: Iterator[tuple[int, list[str]]]) -> list[str]:
+  """Returns the names of the columns, which are the fields of the next line."""
+  return [name.strip() for name in next(lines, (1, []))[1]]
 
 
 def _column_indices(
@@ -257,11 +274,12 @@ def _column_indices(
 
 
 def _rows(path: Path, task: Task, is_test: bool) -> Iterator[Row]:
-  lines = _lines(path)
+  is_own = not task.folder
+  lines = _lines(path, is_own)
   if task.folder == "CoLA" and not is_test:
     header: Sequence[str] = _COLA_COLUMNS
   else:
-    header = next(lines, (1, []))[1]
+    header = _header(lines)
   *texts, label_column = task.columns
   has_labels = not is_test or label_column in header
   columns = _column_indices(path, header, task.columns if has_labels else texts)
@@ -271,6 +289,11 @@ def _rows(path: Path, task: Task, is_test: bool) -> Iterator[Row]:
     if len(fields) <= max(columns):
       damaged.append(line)
       continue
+    if is_own and any(fields[len(header) :]):
+      raise UserError(
+        f"{path} line {line} has {len(fields)} fields and its first line"
+        f" {len(header)}; replace tabs within texts by spaces"
+      )
     values = [fields[column] for column in columns]
     label = _label(values.pop(), task, path, line) if has_labels else UNKNOWN
     number = count
@@ -284,6 +307,7 @@ def _rows(path: Path, task: Task, is_test: bool) -> Iterator[Row]:
 
 def _label(text: str, task: Task, path: Path, line: int) -> float:
   if task.classes:
+    text = text.strip()
     if text in task.labels:
       return float(task.labels.index(text))
     known = ", ".join(task.labels)

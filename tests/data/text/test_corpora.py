@@ -179,15 +179,30 @@ def test_held_out_files_can_be_given(folder):
   assert list(corpora.files(train, "test", eval=test)) == ["held out"]
 
 
-def test_files_keep_nul_bytes_and_long_lines_and_replace_invalid_bytes(folder):
+def test_files_keep_nul_bytes_and_long_lines(folder):
   long = b"x" * 10_000_000
-  lines = [b"\n", b"nul \x00\x00", b"   ", long, b"", b"caf\xe9\xff", b"dos\r"]
+  lines = [b"\n", b"nul \x00\x00", b"   ", long, b"", b"dos\r"]
   (folder / "a.txt").write_bytes(b"\n".join(lines))
-  nul, long_line, invalid, dos = _all(folder)
+  nul, long_line, dos = _all(folder)
   assert nul == "nul \x00\x00"
   assert long_line == long.decode()
-  assert invalid == "caf\ufffd\ufffd"
   assert dos == "dos"
+
+
+@pytest.mark.parametrize("documents", corpora.KINDS)
+def test_a_file_in_another_encoding_is_named(folder, documents):
+  data = "één\n\n".encode() + b"caf\xe9\n"
+  (folder / "a.txt.gz").write_bytes(gzip.compress(data))
+  with pytest.raises(UserError, match=r"a\.txt\.gz is not .*byte 10 is 0xe9"):
+    corpora.files(str(folder), "train", documents=documents)
+
+
+def test_a_file_that_is_changed_to_another_encoding_is_named(folder):
+  path = folder / "a.txt"
+  source = corpora.files(_write(path, ["one", "two"]), "train")
+  path.write_bytes(b"on\xe9\ntwo\n")
+  with pytest.raises(UserError, match=r"a\.txt is not .*byte 2 is 0xe9"):
+    source[0]
 
 
 def test_files_replace_a_lone_surrogate(folder):

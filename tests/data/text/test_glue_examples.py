@@ -206,6 +206,28 @@ def test_a_users_own_task_is_defined_by_its_files(folder, header, texts):
   assert glue_tasks.task_from_dict(task._asdict()) == task
 
 
+def test_spaces_around_a_users_labels_are_left_out(folder):
+  text = "sentence\tlabel \na \tx\nb\tx \n"
+  data_dir = folder("train.tsv", text)
+  assert glue_examples.task_from_files(data_dir).classes == ("x",)
+  assert _all(_read(data_dir, "own"))[1]["label"] == 0.0
+  assert _read(data_dir, "own")[0]["texts"] == ("a ",)
+
+
+@pytest.mark.parametrize(
+  ("line", "message"),
+  [
+    (b"b\t ", r"train\.tsv line 3 has no label"),
+    (b"b\ty\tc", r"train\.tsv line 3 has 3 fields and its first line 2"),
+    (b"caf\xe9\ty", r"train\.tsv is not .*byte 22 is 0xe9"),
+  ],
+)
+def test_a_damaged_line_of_a_users_own_file_is_named(folder, line, message):
+  data_dir = folder("train.tsv", b"sentence\tlabel\na\tx\n" + line)
+  with pytest.raises(UserError, match=message):
+    _read(data_dir, "own")
+
+
 def test_a_users_own_task_without_files_explains_the_leaf(tmp_path):
   with pytest.raises(
     UserError,
