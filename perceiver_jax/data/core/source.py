@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 
 from perceiver_jax import files
-from perceiver_jax.checks import check_choice
+from perceiver_jax.checks import check_choice, check_leaf
 from perceiver_jax.errors import UserError
 
 Example = dict[str, np.ndarray]
@@ -131,6 +131,10 @@ def make_named(
     UserError: the name or an argument is unknown, or there is no example.
   """
   check_choice(name, tuple(makers), "source", owner)
+  # Where examples are generated.
+  leaf = f"num_{arguments.get('split')}"
+  count = arguments.get(leaf, 0)
+  check_leaf(f"data.source_args.{name}.{leaf}", count, count >= 0, "1 or more")
   signature = inspect.signature(makers[name])
   try:
     signature.bind(**arguments)

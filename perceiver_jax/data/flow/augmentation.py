@@ -16,6 +16,7 @@ import numpy as np
 
 from perceiver_jax.checks import check_leaf
 from perceiver_jax.data.core.source import Example
+from perceiver_jax.data.flow import settings as flow_settings
 from perceiver_jax.errors import UserError
 
 
@@ -63,15 +64,10 @@ def make_augmentation(settings: Mapping[str, Any]) -> Augmentation:
   """Makes an `Augmentation` from the leaves of a config.
 
   Raises:
-    UserError: a leaf is unknown, or a minimum exceeds its maximum.
+    UserError: a leaf is unknown or out of range, or a minimum exceeds its
+      maximum.
   """
-  unknown = sorted(set(settings) - set(Augmentation._fields))
-  if unknown:
-    raise UserError(
-      f"config.data.augmentation has no {', '.join(unknown)}; choose from"
-      f" {', '.join(Augmentation._fields)}"
-    )
-  augmentation = Augmentation(**settings)
+  augmentation = flow_settings.make(Augmentation, "data.augmentation", settings)
   margin = augmentation.crop_margin
   leaf = "data.augmentation.crop_margin"
   check_leaf(leaf, margin, margin >= 0, "0 or more pixels")

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from perceiver_jax.checks import check_leaf
+from perceiver_jax.data.flow import settings as flow_settings
 from perceiver_jax.data.flow.motion import (
   Box,
   Motion,
@@ -127,21 +129,12 @@ def make_scene(settings: Mapping[str, Any]) -> Scene:
   Raises:
     UserError: a leaf is unknown, or a number is out of range.
   """
-  unknown = sorted(set(settings) - set(Scene._fields))
-  if unknown:
-    raise UserError(
-      f"config.data.source_args.rendered.scene has no {', '.join(unknown)};"
-      " choose from"
-      f" {', '.join(Scene._fields)}"
-    )
-  scene = Scene(**settings)
+  section = "data.source_args.rendered.scene"
+  scene = flow_settings.make(Scene, section, settings)
   for name in ("objects", "diameter", "vertices"):
     value = getattr(scene, name)
-    if len(value) != 2 or not 0 <= value[0] <= value[1]:
-      raise UserError(
-        f"config.data.source_args.rendered.scene.{name} is {value}; give the"
-        " minimum and the maximum"
-      )
+    is_valid = 0 <= value[0] <= value[1]
+    check_leaf(f"{section}.{name}", value, is_valid, "minimum and maximum")
   minimum = {"diameter": 1e-3, "vertices": 3}
   for name, value in minimum.items():
     if getattr(scene, name)[0] < value:

@@ -11,12 +11,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from perceiver_jax.checks import check_choice
+from perceiver_jax.checks import check_choice, check_leaf
 from perceiver_jax.data.core.source import Example, make_named
 from perceiver_jax.data.flow import effects, folders, middlebury, render
 from perceiver_jax.data.flow.scene import Scene, draw_layers, make_scene
 from perceiver_jax.data.flow.textures import Textures
-from perceiver_jax.errors import UserError
 
 _SPLITS = ("train", "test")
 
@@ -111,17 +110,18 @@ def rendered(
       has too few images.
   """
   check_choice(split, _SPLITS, "split", "rendered")
-  if len(size) != 2 or min(size) < 16:
-    raise UserError(
-      f"rendered pairs have size {tuple(size)}; give height and width of 16"
-      " or more"
-    )
-  low, high = texture_scale
-  if not 0 < low <= high:
-    raise UserError(
-      f"rendered pairs have texture_scale {texture_scale}; give the minimum"
-      " and the maximum, above 0"
-    )
+  check_leaf(
+    "data.source_args.rendered.size",
+    size,
+    len(size) == 2 and all(isinstance(n, int) and n >= 16 for n in size),
+    "height and width in pixels, 16 or more",
+  )
+  check_leaf(
+    "data.source_args.rendered.texture_scale",
+    texture_scale,
+    len(texture_scale) == 2 and 0 < texture_scale[0] <= texture_scale[1],
+    "the minimum and the maximum, above 0",
+  )
   return Rendered(
     make_scene(scene or {}),
     Textures(split, textures, noise_share, texture_scale, texture_detail),

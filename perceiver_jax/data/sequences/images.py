@@ -8,6 +8,7 @@ import numpy as np
 from perceiver_jax.data.core.source import Example, Source
 from perceiver_jax.data.images import resizing
 from perceiver_jax.data.sequences.source import NUM_SPECIAL, SOS
+from perceiver_jax.errors import UserError
 
 
 def positions(shape: tuple[int, int, int]) -> np.ndarray:
@@ -45,7 +46,14 @@ class Images:
     return len(self._source)
 
   def __getitem__(self, index: int) -> Example:
-    image = _fitted(self._source[index]["image"], self._shape)
+    image = self._source[index]["image"]
+    if image.dtype != np.uint8:
+      raise UserError(
+        f"this source has images of {image.dtype}, whose values are no tokens;"
+        " set config.data.source_args.images.source to one of uint8, such as"
+        " image_folder, tfds or digit_pairs"
+      )
+    image = _fitted(image, self._shape)
     values = image.reshape(-1).astype(np.int32) + NUM_SPECIAL
     return {
       "tokens": np.append(np.int32(SOS), values),

@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from perceiver_jax.checks import check_choice
+from perceiver_jax.checks import check_choice, check_leaf
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.sequences.source import EOS, NUM_SPECIAL, SOS, counted
-from perceiver_jax.errors import UserError
 
 SPLITS = ("train", "test")
 
@@ -38,11 +37,14 @@ class Mirrored:
     num_values: int = 256,
   ):
     check_choice(split, SPLITS, "split", "mirrored sequences")
-    if length < 4 or length % 2:
-      raise UserError(
-        f"config.data.source_args.mirrored.length is {length}; give an even"
-        " number of tokens, 4 or more"
-      )
+    leaf = "data.source_args.mirrored"
+    check_leaf(
+      f"{leaf}.length",
+      length,
+      length >= 4 and length % 2 == 0,
+      "an even number of tokens, 4 or more",
+    )
+    check_leaf(f"{leaf}.num_values", num_values, num_values >= 1, "1 or more")
     self._seed = SPLITS.index(split)
     self._size = num_train if split == "train" else num_test
     self._length = length

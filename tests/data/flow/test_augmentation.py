@@ -250,6 +250,8 @@ def test_resized_occlusion_stays_aligned_with_the_frames(scale):
     ({"hues": 1.0}, "no hues"),
     ({"min_scale": 0.6}, "min_scale to max_scale"),
     ({"erase_size": (9, 3)}, "erase_size"),
+    ({"erase_size": (10,)}, r"erase_size is \(10,\)"),
+    ({"erase_share": 7}, r"augmentation\.erase_share is 7; give a share"),
     ({"crop_margin": -1}, r"augmentation\.crop_margin is -1; give 0 or more"),
   ],
 )

@@ -292,6 +292,10 @@ def test_a_folder_with_too_few_images_is_refused(tmp_path, count):
   [
     ({"object": (1, 2)}, "has no object"),
     ({"objects": (3, 2)}, "objects"),
+    ({"objects": (3,)}, r"objects is \(3,\); give finite numbers as in"),
+    ({"objects": (1.5, 2)}, "objects"),
+    ({"fog_share": "x"}, r"scene\.fog_share is x; give a share from 0 to 1"),
+    ({"rotation": float("nan")}, "rotation is nan"),
     ({"objects": (1, 400)}, "at most 200"),
     ({"vertices": (2, 5)}, "vertices of 3"),
     ({"diameter": (0.0, 0.5)}, "diameter"),

@@ -57,6 +57,9 @@ def test_the_scene_can_be_set():
     ({"scene": {"speed": 3}}, "has no speed"),
     ({"pairs": 3}, "wrong arguments.*num_train"),
     ({"num_train": 0}, "empty dataset"),
+    ({"num_train": -1}, r"rendered\.num_train is -1; give 1 or more"),
+    ({"size": (32.5, 32)}, r"size is \(32\.5, 32\)"),
+    ({"texture_scale": (1.0,)}, "texture_scale"),
   ],
 )
 def test_arguments_out_of_range_are_refused(arguments, message):

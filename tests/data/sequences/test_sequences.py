@@ -115,6 +115,8 @@ def test_the_second_half_mirrors_the_first():
   assert data.first_target == 6
   with pytest.raises(UserError, match="an even number"):
     mirrored.Mirrored("test", 9)
+  with pytest.raises(UserError, match="num_values is 0; give 1 or more"):
+    mirrored.Mirrored("test", 12, num_values=0)
 
 
 def test_texts_are_joined_between_special_tokens():
@@ -159,6 +161,12 @@ def test_images_are_values_in_raster_order():
   at = 1 + (1 * 3 + 2) * 3 + 1  # Row 1, column 2, green.
   assert (columns[at], rows[at], channels[at]) == (4, 3, 3)
   assert example["num_units"] == image.size
+
+
+def test_images_whose_values_are_not_bytes_are_refused():
+  source = InMemory([{"image": np.zeros((8, 8, 1), np.float32)}])
+  with pytest.raises(UserError, match="images of float32"):
+    images.Images(source, (8, 8, 1))[0]
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 3), (4, 4, 1)])
