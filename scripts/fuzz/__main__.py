@@ -1,11 +1,11 @@
 """Reads damaged files: python -m scripts.fuzz --minutes=5.
 
 Files of every kind that is read (weights, pickles, configurations, images,
-flow, audio, video, folders of runs, lists, meshes, point clouds, observations)
-are damaged at random and read in another process. Each must be read, or be
-refused by an error of one line, within 10 seconds of processor time and 2 GB.
-The files that are not are kept in --keep, and the exit status is 1. Meshes and
-HDF5 files need pip install 'perceiver_jax[points]'.
+flow, audio, video, folders of runs, lists, token ids, meshes, point clouds,
+observations) are damaged at random and read in another process. Each must be
+read, or be refused by an error of one line, within 10 seconds of processor time
+and 2 GB. The files that are not are kept in --keep, and the exit status is 1.
+Meshes and HDF5 files need pip install 'perceiver_jax[points]'.
 """
 
 import collections

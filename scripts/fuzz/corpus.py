@@ -49,6 +49,7 @@ def make(folder: Path) -> dict[str, list[Path]]:
     "hdf5": [_hdf5(folder)],
     "points": [_prepared_points(folder)],
     "observation": [_observations(folder)],
+    "tokens": _tokens(folder),
   }
 
 
@@ -222,6 +223,17 @@ def _prepared_points(folder: Path) -> Path:
   }
   records.write_json(root / "train.json", contents)
   return root
+
+
+def _tokens(folder: Path) -> list[Path]:
+  ids = np.arange(40)
+  root = folder / "tokens"
+  root.mkdir()
+  np.save(root / "a.npy", ids)
+  np.savez_compressed(root / "b.npz", x=ids, y=ids)
+  (root / "c.json").write_text(json.dumps({"ids": [ids.tolist()] * 2}))
+  (root / "d.jsonl").write_text(f"{ids.tolist()}\n" * 2)
+  return sorted(root.iterdir())
 
 
 def _observations(folder: Path) -> Path:

@@ -15,6 +15,7 @@ from perceiver_jax.data.flow import files as flow_files
 from perceiver_jax.data.images import codec, image_list
 from perceiver_jax.data.points import files as object_files
 from perceiver_jax.data.points import hdf5, sampling, shards
+from perceiver_jax.data.sequences import token_files
 from perceiver_jax.data.starcraft import features, observations
 from perceiver_jax.training.logs import metric_writers
 from perceiver_jax.weights import model
@@ -129,6 +130,12 @@ def _observation(path: Path) -> None:
         assert np.isfinite(array).all()
 
 
+def _tokens(path: Path) -> None:
+  for ids in token_files.read(str(path), num_values=40):
+    assert ids.dtype == np.int32
+    assert 0 <= ids.min() <= ids.max() < 40
+
+
 READERS: dict[str, Callable[[Path], None]] = {
   "weights": _weights,
   "huggingface": _huggingface,
@@ -143,4 +150,5 @@ READERS: dict[str, Callable[[Path], None]] = {
   "hdf5": _hdf5,
   "points": _points,
   "observation": _observation,
+  "tokens": _tokens,
 }

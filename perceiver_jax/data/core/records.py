@@ -7,6 +7,7 @@ only when complete.
 import hashlib
 import io
 import json
+import math
 import os
 import threading
 import zipfile
@@ -226,6 +227,35 @@ def decode(record: bytes, max_bytes: int = 2**31) -> dict[str, np.ndarray]:
   # SyntaxError, NotImplementedError and zlib.error among them.
   except Exception as error:
     raise UserError(f"damaged ({error}); prepare it again") from error
+
+
+def decode_array(data: bytes) -> np.ndarray:
+  """Decodes the array of numbers of an `.npy` file.
+
+  Raises:
+    ValueError: it is damaged, or has other values than integers and floats.
+  """
+  stream = io.BytesIO(data)
+  try:
+    version = np.lib.format.read_magic(stream)
+    read_header = {
+      (1, 0): np.lib.format.read_array_header_1_0,
+      (2, 0): np.lib.format.read_array_header_2_0,
+    }[version]
+    shape, _, dtype = read_header(stream)
+  # NumPy parses a header as Python, which raises many kinds of errors.
+  except Exception as error:
+    raise ValueError(f"it is not an array of NumPy ({error})") from error
+  if dtype.kind not in "fiu":
+    raise ValueError(f"it is an array of {dtype}; give integers or floats")
+  # Checked before NumPy allocates what the header asks for.
+  if len(data) - stream.tell() < math.prod(shape) * dtype.itemsize:
+    raise ValueError("it is incomplete")
+  stream.seek(0)
+  try:
+    return np.load(stream, allow_pickle=False)
+  except (OverflowError, MemoryError) as error:  # With a side of 0 or below.
+    raise ValueError(f"it has the shape {shape}") from error
 
 
 def write_records(path: Path, records: Iterable[bytes]) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 
 from perceiver_jax import files as file_opening
 from perceiver_jax import limits
+from perceiver_jax.data.core import records
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.points import off, sampling
 from perceiver_jax.errors import UserError
@@ -198,26 +199,13 @@ def _read_text(data: bytes, suffix: str) -> Example:
 
 def _read_npy(data: bytes, suffix: str) -> Example:
   del suffix
-  stream = io.BytesIO(data)
-  try:
-    version = np.lib.format.read_magic(stream)
-    read_header = {
-      (1, 0): np.lib.format.read_array_header_1_0,
-      (2, 0): np.lib.format.read_array_header_2_0,
-    }[version]
-    shape, _, dtype = read_header(stream)
-  # NumPy parses a header as Python, which raises many kinds of errors.
-  except Exception as error:
-    raise ValueError(f"it is not an array of NumPy ({error})") from error
-  if len(shape) != 2 or shape[1] < 3 or dtype.kind not in "fiu":
+  points = records.decode_array(data)
+  if points.ndim != 2 or points.shape[1] < 3:
     raise ValueError(
-      f"it is an array {list(shape)} of {dtype}; give numbers [n, 3]"
+      f"it is an array {list(points.shape)} of {points.dtype}; give numbers"
+      " [n, 3]"
     )
-  # Checked before NumPy allocates what the header asks for.
-  if len(data) - stream.tell() < shape[0] * shape[1] * dtype.itemsize:
-    raise ValueError("it is incomplete")
-  stream.seek(0)
-  return {"points": np.load(stream, allow_pickle=False)[:, :3]}
+  return {"points": points[:, :3]}
 
 
 _READERS: dict[str, Callable[[bytes, str], Example]] = {

@@ -7,7 +7,6 @@ any of these in each line. Shapes: E tokens of a sequence.
 """
 
 import os
-import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from perceiver_jax import files
 from perceiver_jax.checks import check_choice
+from perceiver_jax.data.core import records
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.sequences.source import EOS, NUM_SPECIAL, SOS, counted
 from perceiver_jax.errors import UserError
@@ -123,7 +123,7 @@ def read(path: str, num_values: int) -> Iterator[np.ndarray]:
         )
       if len(ids):
         yield ids.astype(np.int32)
-  except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+  except (OSError, ValueError) as error:
     raise UserError(
       f"{path} can't be read as a file of token ids: {error}; fix the file, or"
       " leave it out"
@@ -140,13 +140,14 @@ def _ids(values: Any) -> np.ndarray:
   return ids
 
 
+def _array(path: str) -> Iterator[np.ndarray]:
+  array = records.decode_array(files.read_bytes(path))
+  return iter(array if array.ndim == 2 else [array])
+
+
 def _arrays(path: str) -> Iterator[np.ndarray]:
-  loaded = np.load(files.local_file(path), allow_pickle=False)
-  if isinstance(loaded, np.ndarray):
-    yield from loaded if loaded.ndim == 2 else [loaded]
-    return
-  with loaded:
-    yield from (loaded[name] for name in sorted(loaded))
+  arrays = records.decode(files.read_bytes(path))
+  return (arrays[name] for name in sorted(arrays))
 
 
 def _json(path: str) -> Iterator[Any]:
@@ -171,7 +172,7 @@ def _lists(value: Any) -> Iterator[Any]:
 
 
 _READERS: dict[str, Callable[[str], Iterator[Any]]] = {
-  ".npy": _arrays,
+  ".npy": _array,
   ".npz": _arrays,
   ".json": _json,
   ".jsonl": _json_lines,

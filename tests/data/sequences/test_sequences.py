@@ -1,5 +1,6 @@
 """Tests of sequences of tokens, their crops and windows."""
 
+import io
 import json
 
 import numpy as np
@@ -190,6 +191,18 @@ def _write(folder):
   (folder / "notes.txt").write_text("not read")
 
 
+def _npy():
+  file = io.BytesIO()
+  np.save(file, np.arange(9) % 4)
+  return file.getvalue()
+
+
+def _npz():
+  file = io.BytesIO()
+  np.savez_compressed(file, x=np.arange(9) % 4)
+  return file.getvalue()
+
+
 def test_token_files_of_all_kinds_are_read(tmp_path):
   _write(tmp_path)
   train, test = (
@@ -219,7 +232,11 @@ def test_token_files_of_all_kinds_are_read(tmp_path):
     ("a.json", b"[1, ", "can't be read as a file of token ids"),
     ("a.jsonl", b"7", "not a list of ids"),
     ("a.npy", b"\x93NUMPY", "can't be read as a file of token ids"),
+    ("a.npy", _npy().replace(b"(9,)", b"(9,("), "not an array of NumPy"),
+    ("a.npy", _npy().replace(b"(9,), ", b"(9**9)"), "not an array of NumPy"),
+    ("a.npy", _npy().replace(b"(9,), }    ", b"(99999,), }"), "incomplete"),
     ("a.npz", b"PK\x03\x04", "can't be read as a file of token ids"),
+    ("a.npz", _npz()[:60] + b"\xff" * 9 + _npz()[69:], "damaged"),
   ],
 )
 def test_damaged_token_files_are_named(tmp_path, name, contents, message):
