@@ -8,6 +8,8 @@ from tensorflow_datasets import features as tfds_features
 from tensorflow_datasets.proto import tf_example_pb2
 
 IMAGENET_VERSION = "5.1.0"
+# Several labels of an image.
+LABELS = tfds_features.Sequence(tfds_features.ClassLabel(names=["cat", "dog"]))
 
 
 def classification(*, with_names=False, classes=("cat", "dog")):

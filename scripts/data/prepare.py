@@ -271,18 +271,28 @@ def _num_records(path: Path) -> int:
 
 def _example_problems(name: str, split: str, data_dir: str) -> list[str]:
   """Prints the first, middle and last example; returns their problems."""
+  from tensorflow_datasets import features as kinds
+
   info = tfds_sources.open_prepared(name, split, data_dir).dataset_info
+  features = dict(info.features.items())
+  # Training reads others too, if a leaf of the config names them.
+  texts = [x for x in features if isinstance(features[x], kinds.Text)]
+  labels = [
+    x for x in ("label", *features) if tfds.class_names(features.get(x))
+  ]
   benchmark, _, task = name.partition("/")
   if benchmark == "glue":
     source = glue_examples.tfds(task, split, data_dir)
     describe = functools.partial(_texts, source.class_names)
-  elif "text" in dict(info.features.items()):
-    source = tfds_sources.texts(name, split, data_dir)
+  elif "text" in texts or (texts and "image" not in features):
+    feature = "text" if "text" in texts else texts[0]
+    source = tfds_sources.texts(name, split, data_dir, feature)
     describe = lambda text: (
       f"{len(text):,} characters, {shorten(text, _TEXT_LENGTH)}"
     )
   else:
-    source = tfds.tfds_images(name, split, data_dir).source
+    label = labels[0] if labels else ""
+    source = tfds.tfds_images(name, split, data_dir, label).source
     describe = functools.partial(_image, source.class_names)
   for index in sorted({0, len(source) // 2, len(source) - 1}):
     try:
@@ -294,7 +304,11 @@ def _example_problems(name: str, split: str, data_dir: str) -> list[str]:
 
 def _image(class_names: Sequence[str], example: Example) -> str:
   height, width = example["image"].shape[:2]
-  return f"{width} x {height} pixels, {class_names[example['label']]}"
+  label = example["label"]
+  # Test splits have the label -1.
+  labels = np.flatnonzero(label) if label.ndim else [label]
+  names = [class_names[i] for i in labels if 0 <= i < len(class_names)]
+  return f"{width} x {height} pixels, {', '.join(names) or 'no label'}"
 
 
 def _texts(class_names: Sequence[str], example: Example) -> str:

@@ -97,16 +97,18 @@ def tfds_splits(
   return list(data_source.dataset_info.splits)
 
 
+def class_names(feature: Any) -> Sequence[str] | None:
+  """Returns the names of a feature of class labels; None if it is another."""
+  return getattr(getattr(feature, "feature", feature), "names", None)
+
+
 def _checked(
   data_source: Any, name: str, split: str, label_feature: str
 ) -> TfdsImages:
   """Checks that a TFDS source has images and class labels."""
   # A FeaturesDict is not a Mapping: it has `items` but no `get`.
   features = dict(data_source.dataset_info.features.items())
-  label = features.get(label_feature)
-  names = getattr(getattr(label, "feature", label), "names", None)
-  if not label_feature:
-    names = ()
+  names = class_names(features.get(label_feature)) if label_feature else ()
   if "image" not in features or names is None:
     raise UserError(
       f"{name!r} has features {', '.join(sorted(features))}; image and"

@@ -116,6 +116,48 @@ def test_check_reads_texts(script, tmp_path):
   assert "complete" in done.out
 
 
+def test_check_reads_texts_of_any_feature(script, tmp_path):
+  spec = {
+    "book_id": tiny_tfds.tfds_features.Scalar(np.int32),
+    "book_text": tiny_tfds.tfds_features.Text(),
+  }
+  record = tiny_tfds.values(book_id=3, book_text="Once.")
+  tiny_tfds.prepare(tmp_path, "books", spec, {"train": [record]})
+  done = script(
+    "data.prepare", "--dataset=books", f"--data_dir={tmp_path}", "--check"
+  )
+  assert (done.status, done.err) == (0, "")
+  assert "example 0: 5 characters, Once." in done.out
+
+
+@pytest.mark.parametrize(
+  ("labels", "values", "shown"),
+  [
+    ({}, (), "no label"),
+    ({"labels": tiny_tfds.LABELS}, (1, 0), "cat, dog"),
+    ({"labels": tiny_tfds.LABELS}, (), "no label"),
+    ({"label": tiny_tfds.LABELS.feature}, (-1,), "no label"),
+    ({"coarse": tiny_tfds.LABELS.feature}, (1,), "dog"),
+  ],
+)
+def test_check_reads_images_with_any_labels(
+  script, tmp_path, labels, values, shown
+):
+  image = tiny_tfds.tfds_features.Image(shape=(None, None, 3))
+  example = tiny_tfds.tf_example_pb2.Example()
+  feature = example.features.feature
+  feature["image"].bytes_list.value.append(_jpeg())
+  for name in labels:
+    feature[name].int64_list.value.extend(values)
+  splits = {"train": [example.SerializeToString()]}
+  tiny_tfds.prepare(tmp_path, "some", {"image": image, **labels}, splits)
+  done = script(
+    "data.prepare", "--dataset=some", f"--data_dir={tmp_path}", "--check"
+  )
+  assert (done.status, done.err) == (0, "")
+  assert f"example 0: 30 x 20 pixels, {shown}" in done.out
+
+
 def test_check_reads_glue(script, tmp_path):
   tiny_tfds.glue_mnli(tmp_path)
   done = script(
