@@ -61,8 +61,8 @@ def read_audio(
     float32 [S, channels], with all channels of the file.
 
   Raises:
-    UserError: the file is missing, damaged or too short, has no audio, or an
-      argument is out of range.
+    UserError: the file is missing, damaged or too short, has no audio or values
+      that are not finite, or an argument is out of range.
   """
   if sample_rate < 1 or (num_samples is not None and num_samples < 1):
     raise UserError(
@@ -73,6 +73,10 @@ def read_audio(
     raise UserError(f"start must be 0 or more seconds, got {start}")
   length = math.inf if num_samples is None else num_samples / sample_rate
   part = _read(path, start, start + length, sample_rate)
+  if not np.isfinite(part.samples).all():
+    raise UserError(
+      f"{str(path)!r} has samples that are not finite numbers; replace the file"
+    )
   audio = _resample(part, sample_rate)
   skipped = round(start * sample_rate) - part.first * sample_rate // part.rate
   clip = audio[skipped:][:num_samples]

@@ -16,8 +16,9 @@ from perceiver_jax.data.core.skip_unreadable import SkipUnreadable
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.errors import UserError
 
-# Video or audio may end this much before the clip does. The last frame is
-# repeated, and audio is padded with silence.
+# Video, and the audio of prepared clips, may end this much before the clip
+# does. The last frame is repeated, and audio is padded with silence. Audio that
+# is not prepared may end half as much before (`audio`).
 MISSING = 0.2  # seconds
 _MAX_UNREADABLE = 0.01  # As a share of the clips.
 

@@ -208,7 +208,7 @@ def _check_same(index: Path, examples: Examples) -> None:
   }
   if not path.is_file():
     records.write_json(path, expected)
-  elif json.loads(path.read_text(encoding="utf-8")) != expected:
+  elif records.read_json(path) != expected:
     raise UserError(
       f"{str(index.parent)!r} has files made with other settings, or from other"
       f" {examples.kind} or in another order (see {path.name}); give another"

@@ -300,7 +300,7 @@ def read_json(path: Path) -> Any:
     return files.read_json(path, limits.MAX_INDEX_BYTES)
   except (OSError, ValueError) as error:
     raise UserError(
-      f"{str(path)!r} can't be read ({error}); prepare the data again"
+      f"{str(path)!r} can't be read ({error}); {_AGAIN}"
     ) from error
 
 

@@ -249,6 +249,16 @@ def test_a_wav_file_whose_header_has_no_length_is_read(tmp_path):
   assert read_audio(path, 8000).shape == (8000, 1)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_audio_that_is_not_finite_is_refused(tmp_path, value):
+  samples = _tone(8000)
+  samples[4000] = value
+  soundfile.write(tmp_path / "x.wav", samples, 8000, "FLOAT")
+  assert len(read_audio(tmp_path / "x.wav", 8000, 0.0, 3000)) == 3000
+  with pytest.raises(UserError, match=r"x\.wav' has samples .* not finite"):
+    read_audio(tmp_path / "x.wav", 16000)
+
+
 def test_audio_without_samples_is_refused(tmp_path):
   soundfile.write(tmp_path / "x.wav", np.zeros((0, 1)), 8000)
   with pytest.raises(UserError, match=r"has 0\.00 seconds of audio"):

@@ -168,6 +168,9 @@ def test_damaged_files_are_detected_and_prepared_again(
   for change in ("--num_points=51", "--source=mesh_folder --split=test"):
     (out / "test.settings.json").write_text("{}")
     refused(*_flags(folder, out, *change.split()), parts=["other settings"])
+  (out / "test.settings.json").write_text("{")
+  parts = ["test.settings.json' can't be read", "remove it"]
+  refused(*_flags(folder, out, "--split=test"), parts=parts)
 
 
 @pytest.mark.usefixtures("in_process")
