@@ -10,6 +10,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from perceiver_jax.errors import UserError
 
 # Held-out splits, the preferred first: a test split is better kept for the end.
@@ -103,6 +105,29 @@ def choose(names: Sequence[str]) -> tuple[str, str]:
     if name in names:
       return "train", name
   return "train" + _TRAIN_SLICE, "train" + _EVAL_SLICE
+
+
+def part(
+  held_out: np.ndarray, split: str, kind: str, remedy: str
+) -> np.ndarray:
+  """Returns which examples "train" or "test" has, as a mask.
+
+  Args:
+    held_out: mask bool [n] of the examples of "test".
+    split: "train" or "test".
+    kind: the kind of example, for the error.
+    remedy: what to do if there are too few examples, for the error.
+
+  Raises:
+    UserError: the only example is held out, and the split is "train".
+  """
+  if split == "test":
+    return held_out
+  if len(held_out) == 1 and held_out.all():
+    raise UserError(
+      f"there is 1 {kind}, and it is held out for evaluation; {remedy}"
+    )
+  return ~held_out
 
 
 def _bound(bound: str, length: int) -> int | None:

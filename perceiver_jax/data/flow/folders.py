@@ -15,6 +15,7 @@ import numpy as np
 
 from perceiver_jax import files
 from perceiver_jax.checks import check_choice
+from perceiver_jax.data.core import splits
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.flow import files as flow_files
 from perceiver_jax.data.images import codec
@@ -213,17 +214,23 @@ def pairs(directory: str | os.PathLike[str], split: str) -> FlowFolder:
     split: "train" or "test"; "test" is every tenth pair.
 
   Raises:
-    UserError: the split is unknown, there are no pairs, or one lacks an image.
+    UserError: the split is unknown, there are no pairs, or one lacks an image
+      or has two files of flow.
   """
   check_choice(split, ("train", "test"), "split", "pairs")
   root = _root(directory, "pairs")
   flows = sorted(p for s in _FLOW_SUFFIXES for p in root.rglob(f"*_flow{s}"))
-  held_out = set(flows[::_PAIRS_STRIDE])
-  chosen = [p for p in flows if (p in held_out) == (split == "test")]
+  by_name: dict[Path, Path] = {}
+  for flow in flows:
+    other = by_name.setdefault(flow.with_suffix(""), flow)
+    if other != flow:
+      raise UserError(f"{other} and {flow} belong to one pair; remove one")
+  held_out = np.arange(len(flows)) % _PAIRS_STRIDE == 0
+  chosen = splits.part(held_out, split, "pair", "give more")
   return _folder(
     root,
     f"NAME_img1.*, NAME_img2.*, NAME_flow{{{','.join(_FLOW_SUFFIXES)}}}",
-    [_own_pair(path) for path in chosen],
+    [_own_pair(flows[i]) for i in np.flatnonzero(chosen)],
   )
 
 
@@ -233,7 +240,11 @@ def _own_pair(flow: Path) -> Files:
   frames = []
   for i in (1, 2):
     name = f"{stem}_img{i}"
-    images = sorted(flow.parent.glob(f"{glob.escape(name)}.*"))
+    images = sorted(
+      path
+      for path in flow.parent.glob(f"{glob.escape(name)}.*")
+      if path.suffix.lower() in codec.SUFFIXES
+    )
     if not images:
       raise UserError(f"{flow} has no {name}.png, or other image, beside it")
     frames.append(images[0])

@@ -18,6 +18,12 @@ cv2.setNumThreads(0)
 # Files that cannot be decoded are reported by the UserError below.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
+# Names of the files that are taken for images in folders; the type of an image
+# follows from its bytes.
+SUFFIXES = (
+  ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm",
+  ".pgm",
+)  # fmt: skip
 _ORIENTED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
 _JPEG_MAGIC = b"\xff\xd8"
 

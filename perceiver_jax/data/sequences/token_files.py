@@ -14,7 +14,7 @@ import numpy as np
 
 from perceiver_jax import files
 from perceiver_jax.checks import check_choice
-from perceiver_jax.data.core import records
+from perceiver_jax.data.core import records, splits
 from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.sequences.source import EOS, NUM_SPECIAL, SOS, counted
 from perceiver_jax.errors import UserError
@@ -79,7 +79,8 @@ def token_files(
   if not eval:
     is_held_out = np.arange(1, len(sequences) + 1) % _STRIDE == 0
     is_held_out[-1:] |= not is_held_out.any()
-    chosen = is_held_out if split == "test" else ~is_held_out
+    remedy = f"give more, or files for evaluation in {_LEAF}.eval"
+    chosen = splits.part(is_held_out, split, "sequence", remedy)
     sequences = [sequences[i] for i in np.flatnonzero(chosen)]
   return TokenSequences(sequences)
 

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 
 from perceiver_jax.checks import check_choice
+from perceiver_jax.data.core import splits
 from perceiver_jax.data.core import tfds as tfds_sources
 from perceiver_jax.data.core.source import make_named
 from perceiver_jax.data.text import utf8
@@ -155,7 +156,15 @@ def files(
   held_out = np.zeros(len(training), bool)
   held_out[_STRIDE - 1 :: _STRIDE] = True
   held_out[-1:] |= not held_out.any()
-  return training.only(held_out if split == "test" else ~held_out)
+  return training.only(
+    splits.part(
+      held_out,
+      split,
+      "document",
+      "give more, or files for evaluation in"
+      " config.data.corpora.NAME.arguments.files.eval",
+    )
+  )
 
 
 SOURCES: dict[str, Callable[..., Documents]] = {

@@ -272,5 +272,14 @@ def test_pairs_of_ones_own_that_are_incomplete(tmp_path):
     open_pairs()
   write(tmp_path / "a_flow.flo", flow_of())
   write(tmp_path / "a_img1.png", image())
+  (tmp_path / "a_img1.json").touch()
+  (tmp_path / "a_img2.json").touch()
   with pytest.raises(UserError, match=r"a_flow.flo has no a_img2.png"):
+    open_pairs()
+  write(tmp_path / "a_img2.png", image())
+  assert open_pairs().files[0].first.name == "a_img1.png"
+  with pytest.raises(UserError, match=r"is 1 pair, and it is held out"):
+    make("pairs", tmp_path, split="train")
+  write(tmp_path / "a_flow.pfm", flow_of())
+  with pytest.raises(UserError, match=r"a_flow\.flo and .*a_flow\.pfm belong"):
     open_pairs()

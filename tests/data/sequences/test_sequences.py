@@ -246,6 +246,13 @@ def test_damaged_token_files_are_named(tmp_path, name, contents, message):
   assert name in str(error.value)
 
 
+def test_a_single_sequence_is_only_held_out(tmp_path):
+  (tmp_path / "a.json").write_text("[1, 2]")
+  assert len(token_files(str(tmp_path), "test")) == 1
+  with pytest.raises(UserError, match=r"is 1 sequence, and it .*files\.eval"):
+    token_files(str(tmp_path), "train")
+
+
 def test_a_folder_without_token_files_is_refused(tmp_path):
   with pytest.raises(UserError, match=r"no token file .*token_files.train"):
     token_files(str(tmp_path), "train")

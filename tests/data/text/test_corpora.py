@@ -161,7 +161,7 @@ def test_files_expand_the_home_directory(folder, monkeypatch):
 
 @pytest.mark.parametrize(
   ("count", "held_out"),
-  [(1, [0]), (2, [1]), (99, [98]), (100, [99]), (250, [99, 199])],
+  [(2, [1]), (99, [98]), (100, [99]), (250, [99, 199])],
 )
 def test_files_hold_out_every_hundredth_document(folder, count, held_out):
   path = _write(folder / "a.txt", map(str, range(count)))
@@ -169,6 +169,13 @@ def test_files_hold_out_every_hundredth_document(folder, count, held_out):
   test = list(map(int, corpora.files(path, "test")))
   assert test == held_out
   assert train == [i for i in range(count) if i not in held_out]
+
+
+def test_a_single_document_is_only_held_out(folder):
+  path = _write(folder / "a.txt", ["one"])
+  assert list(corpora.files(path, "test")) == ["one"]
+  with pytest.raises(UserError, match=r"is 1 document, and it .*files\.eval"):
+    corpora.files(path, "train")
 
 
 def test_held_out_files_can_be_given(folder):
