@@ -40,7 +40,6 @@ from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.flow import sources as flow_sources
 from perceiver_jax.data.images import (
   codec,
-  image_folder,
   preprocessing,
   rand_augment,
   resizing,
@@ -288,14 +287,12 @@ def _files(folder: Path) -> dict[str, bytes]:
       f"--directory={folder} is not a folder; give a folder of images"
     )
   paths = sorted(
-    path
-    for path in folder.rglob("*")
-    if path.suffix.lower() in image_folder.IMAGE_SUFFIXES
+    path for path in folder.rglob("*") if path.suffix.lower() in codec.SUFFIXES
   )
   if not paths:
     raise UserError(
       f"--directory={folder} has no images; supported are"
-      f" {', '.join(image_folder.IMAGE_SUFFIXES)}"
+      f" {', '.join(codec.SUFFIXES)}"
     )
   return {str(path): path.read_bytes() for path in paths[: _NUM_IMAGES.value]}
 

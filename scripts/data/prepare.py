@@ -42,7 +42,7 @@ from experiments import launch
 from perceiver_jax import files
 from perceiver_jax.data.core import tfds as tfds_sources
 from perceiver_jax.data.core.source import Example
-from perceiver_jax.data.images import image_folder, tfds
+from perceiver_jax.data.images import codec, image_folder, tfds
 from perceiver_jax.data.text import glue_examples
 from perceiver_jax.errors import UserError
 from perceiver_jax.viz.text import shorten
@@ -194,7 +194,7 @@ def check_folder(directory: str) -> int:
   if not total:
     raise UserError(
       f"no image in {directory}; expected FOLDER/SPLIT/CLASS/*.JPEG, or files"
-      f" that end in {', '.join(image_folder.IMAGE_SUFFIXES)}"
+      f" that end in {', '.join(codec.SUFFIXES)}"
     )
   for reason in reasons:
     print(reason)

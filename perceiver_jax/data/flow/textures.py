@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from perceiver_jax import files
-from perceiver_jax.data.images import codec, image_folder, photos, resizing
+from perceiver_jax.data.images import codec, photos, resizing
 from perceiver_jax.errors import UserError
 
 # Every tenth image of a folder is reserved for held-out pairs.
@@ -141,9 +141,7 @@ def _folder(directory: str | os.PathLike[str], split: str) -> Sequence[Path]:
       " leave it empty to use photos that are installed"
     )
   paths = sorted(
-    path
-    for path in root.rglob("*")
-    if path.suffix.lower() in image_folder.IMAGE_SUFFIXES
+    path for path in root.rglob("*") if path.suffix.lower() in codec.SUFFIXES
   )
   if len(paths) < 2:
     raise UserError(

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from absl import logging
 
 from perceiver_jax import files
 from perceiver_jax.data.core import splits
@@ -13,11 +14,10 @@ from perceiver_jax.data.core.source import Example
 from perceiver_jax.data.images import codec
 from perceiver_jax.errors import UserError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 # The split of a directory that holds the folders of the classes themselves.
 ALL = "all"
 _EXPECTED = (
-  f"expected DIRECTORY/SPLIT/CLASS/*{{{','.join(IMAGE_SUFFIXES)}}}; change the"
+  f"expected DIRECTORY/SPLIT/CLASS/*{{{','.join(codec.SUFFIXES)}}}; change the"
   " directory or the split"
 )
 
@@ -59,7 +59,7 @@ def image_folder(
   The images of `directory/CLASS/*.jpg` are the split "all". A class is any
   folder that holds an image in any split, so that labels are the same in all
   splits even if one of them lacks a class. Names that start with a dot are
-  ignored.
+  ignored, and a warning tells of folders whose files have other suffixes only.
 
   Args:
     directory: contains one folder per split, or one per class.
@@ -84,6 +84,7 @@ def image_folder(
     )
   class_names = _class_names(folders)
   folder = folders[selected.name]
+  _warn_of_other_files(folder)
   paths, labels = [], []
   for label, name in enumerate(class_names):
     files = sorted(_image_files(folder / name))
@@ -150,12 +151,30 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
   """Returns whether an entry is a visible file with an image's suffix."""
   suffix = os.path.splitext(entry.name)[1].lower()
   visible = not entry.name.startswith(".")
-  return visible and suffix in IMAGE_SUFFIXES and entry.is_file()
+  return visible and suffix in codec.SUFFIXES and entry.is_file()
 
 
 def _has_image(directory: Path) -> bool:
   with os.scandir(directory) as entries:
     return any(_is_image(entry) for entry in entries)
+
+
+def _warn_of_other_files(folder: Path) -> None:
+  """Warns of folders in a split that have files, but no image."""
+  others: dict[str, int] = {}
+  for name in _subfolders(folder):
+    if not _has_image(folder / name):
+      with os.scandir(folder / name) as entries:
+        count = sum(e.is_file() and e.name[0] != "." for e in entries)
+      if count:
+        others[name] = count
+  if others:
+    logging.warning(
+      "%s: %d files in folders without an image are left out, the first of"
+      " them in %r; images end in %s",
+      folder, sum(others.values()), next(iter(others)),
+      ", ".join(codec.SUFFIXES),
+    )  # fmt: skip
 
 
 def _class_names(folders: Mapping[str, Path]) -> list[str]:

@@ -85,6 +85,28 @@ def test_image_folder_ignores_dot_names_and_other_files(folder):
   assert after.class_names == before.class_names
 
 
+@pytest.mark.parametrize("suffix", codec.SUFFIXES)
+def test_image_folder_reads_all_suffixes(tmp_path, suffix):
+  shape = (4, 6, 1) if suffix == ".pgm" else (4, 6, 3)
+  _write_image(tmp_path / f"train/cat/a{suffix}", 40, shape)
+  ((level, _),) = _levels(image_folder.image_folder(tmp_path, "train"))
+  assert abs(level - 40) < 3  # GIF has a palette.
+
+
+def test_image_folder_warns_of_folders_of_other_files(folder, warnings):
+  (folder / "train/fish").mkdir()
+  for name in ("a.heic", "b.heic", ".c"):
+    (folder / "train/fish" / name).touch()
+  (folder / "train/cat/notes.txt").touch()
+  (folder / "train/none").mkdir()
+  image_folder.image_folder(folder, "test")
+  assert not warnings
+  image_folder.image_folder(folder, "train")
+  (warning,) = warnings
+  assert "2 files in folders without an image are left out" in warning
+  assert "'fish'" in warning
+
+
 def test_image_folder_expands_the_home_directory(folder, monkeypatch):
   monkeypatch.setenv("HOME", str(folder.parent))
   assert len(image_folder.image_folder(f"~/{folder.name}", "train")) == 3
