@@ -11,7 +11,7 @@ A clip may have no label. Lines before the header may be comments.
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from perceiver_jax import files
@@ -25,8 +25,12 @@ _EXPECTED = (
   " positive_labels), of Kinetics (label,youtube_id,time_start,time_end) or"
   " your own (file,label)"
 )
-# Columns that identify a header.
-_KEYS = {"YTID", "youtube_id", "file"}
+# The other columns of each format, by the column that identifies it.
+_COLUMNS = {
+  "YTID": ("start_seconds", "end_seconds", "positive_labels"),
+  "youtube_id": ("time_start", "time_end", "label"),
+  "file": ("label",),
+}
 
 
 class NoColumnError(UserError):
@@ -120,21 +124,29 @@ def _rows(lines: Iterator[str], path: str | os.PathLike[str]) -> Iterator[Row]:
     # row may start with #, which file names may have.
     if cells[0].startswith("#") and (not header or "YTID" in header):
       names = [cell.lstrip("# ") for cell in cells]
-      header = names if _KEYS & set(names) else header
+      if _COLUMNS.keys() & set(names):
+        header = names
+        _check_columns(header, path)
       continue
     if not header:
       header = cells
+      _check_columns(header, path)
       continue
     try:
       yield _row(csv_rows.by_column(header, cells))
     except (KeyError, ValueError) as error:
-      if isinstance(error, KeyError) and error.args[0] not in header:
-        raise NoColumnError(
-          f"{str(path)!r} has no column {error}; {_EXPECTED}"
-        ) from error
       raise UserError(
         f"line {number} of {str(path)!r} is invalid ({error!r}); {_EXPECTED}"
       ) from error
+
+
+def _check_columns(header: Sequence[str], path: str | os.PathLike[str]) -> None:
+  key = next((key for key in _COLUMNS if key in header), "file")
+  for column in (key, *_COLUMNS[key]):
+    if column not in header:
+      raise NoColumnError(
+        f"{str(path)!r} has no column {column!r}; {_EXPECTED}"
+      )
 
 
 def _row(cells: dict[str, str]) -> Row:

@@ -157,7 +157,7 @@ def _csv_rows(file: Iterator[str]) -> Iterator[tuple[int, str, list[str]]]:
       row = csv_rows.by_column(columns, fields)
     except ValueError as error:
       raise ValueError(f"line {line}: {error}") from error
-    if not row["image"]:
+    if not row.get("image"):
       raise ValueError(f"line {line} names no image")
     labels = [name.strip() for name in row.get("labels", "").split(";")]
     yield line, row["image"], [name for name in labels if name]

@@ -275,12 +275,14 @@ def test_lists_without_labels_do_not_define_classes(tmp_path, caplog):
   (tmp_path / "test.csv").write_text(
     "youtube_id,time_start,time_end,split\nw,0,10,test\n"
   )
+  (tmp_path / "notes.csv").write_text("id,note\n1,a,b\n")
   (tmp_path / "v.mp4").touch()
   (tmp_path / "w.mp4").touch()
   with caplog.at_level(logging.WARNING):
     source = clip_files.files(tmp_path, "train")
   assert source.class_names == ("zumba",)
   assert "test.csv' has no column 'label'" in caplog.text
+  assert "notes.csv' has no column 'file'" in caplog.text
   with pytest.raises(UserError, match=r"test.csv' has no column 'label'"):
     clip_files.files(tmp_path, "test")
 

@@ -87,6 +87,7 @@ def test_workers_get_the_list(folder):
     ("train.csv", "image,label\na,b\n", r"no column labels.*semicolons"),
     ("train.csv", "image,labels\n", "names no image"),
     ("train.csv", "image,labels\n,dog\n", "line 2 names no image"),
+    ("train.csv", "labels,image\ndog\n", "line 2 names no image"),
     ("train.csv", "", "no column image"),
     ("train.csv", "image,labels\na,x,y\n", "line 2: 3 fields for 2 columns"),
     ("train.csv", 'image,labels\na,x\nb,"x\n', "line 3 is not CSV"),

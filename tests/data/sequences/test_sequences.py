@@ -235,6 +235,7 @@ def test_token_files_of_all_kinds_are_read(tmp_path):
     ("a.npy", _npy().replace(b"(9,)", b"(9,("), "not an array of NumPy"),
     ("a.npy", _npy().replace(b"(9,), ", b"(9**9)"), "not an array of NumPy"),
     ("a.npy", _npy().replace(b"(9,), }    ", b"(99999,), }"), "incomplete"),
+    ("a.npy", _npy().replace(b"(9,), }  ", b"(True,), }"), "damaged"),
     ("a.npz", b"PK\x03\x04", "can't be read as a file of token ids"),
     ("a.npz", _npz()[:60] + b"\xff" * 9 + _npz()[69:], "damaged"),
   ],
