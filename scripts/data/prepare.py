@@ -276,7 +276,9 @@ def _example_problems(name: str, split: str, data_dir: str) -> list[str]:
   info = tfds_sources.open_prepared(name, split, data_dir).dataset_info
   features = dict(info.features.items())
   # Training reads others too, if a leaf of the config names them.
-  texts = [x for x in features if isinstance(features[x], kinds.Text)]
+  texts = [
+    x for x in features if x == "text" or isinstance(features[x], kinds.Text)
+  ]
   labels = [
     x for x in ("label", *features) if tfds.class_names(features.get(x))
   ]
