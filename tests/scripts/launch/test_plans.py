@@ -143,6 +143,11 @@ def test_shell_scripts_pass_shellcheck(where, name, tmp_path):
   subprocess.run(command, check=True)
 
 
+# Keeps the pods of a job in one node pool, and other jobs out of it.
+_ONE_SLICE = "alpha.jobset.sigs.k8s.io/exclusive-topology"
+_POOL = "cloud.google.com/gke-nodepool"
+
+
 @pytest.mark.parametrize("name", _TPUS)
 def test_jobsets_have_the_documented_fields(name):
   tpu = machines.parse(_TPUS[name])
@@ -150,6 +155,8 @@ def test_jobsets_have_the_documented_fields(name):
     jobset = yaml.safe_load(text)
     assert jobset["apiVersion"] == "jobset.x-k8s.io/v1alpha2"
     assert jobset["kind"] == "JobSet"
+    annotations = jobset["metadata"].get("annotations", {})
+    assert annotations == ({_ONE_SLICE: _POOL} if tpu.hosts > 1 else {})
     queue = jobset["metadata"].get("labels", {})
     assert queue.get("kueue.x-k8s.io/queue-name", "") == job(name, "gke").queue
     (workers,) = jobset["spec"]["replicatedJobs"]
