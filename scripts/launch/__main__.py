@@ -25,12 +25,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from absl import flags
 
 from experiments import launch
+from experiments.predictions import outputs
 from perceiver_jax import files
 from perceiver_jax.errors import UserError
 from scripts.launch import job as job_lib
@@ -85,10 +86,7 @@ def main(argv: Sequence[str]) -> int:
   _check_flags_have_effect()
   job = _job(argv[1:])
   plan = LAUNCHERS[_WHERE.value].plan(job)
-  job.out.mkdir(parents=True, exist_ok=True)
-  for name, text in plan.files.items():
-    files.write_text(job.out / name, text)
-    print(f"# written: {job.out / name}")
+  _write(job.out, plan.files)
   for command in plan.commands:
     print(shlex.join(command), flush=True)
   if not _EXECUTE.value:
@@ -186,6 +184,27 @@ def _default_name() -> str:
   file, _, variant = _CONFIG.value.partition(":")
   words = "-".join([Path(file).stem, variant, *_SWEEP.value]).lower()
   return re.sub(r"[^a-z0-9]+", "-", words)[:30].strip("-")
+
+
+def _write(out: Path, texts: Mapping[str, str]) -> None:
+  """Writes the files of a plan.
+
+  Raises:
+    UserError: The folder has other files of these names, or can't be written.
+  """
+  with outputs.writing(out, "another --out"):
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+      path = out / name
+      # The machines of another job of this name would be taken for its own.
+      if path.exists() and path.read_bytes() != text.encode():
+        raise UserError(
+          f"{path} has another job, or was changed; give another --name or"
+          " --out, or delete it if that job has ended"
+        )
+    for name, text in texts.items():
+      files.write_text(out / name, text)
+      print(f"# written: {out / name}")
 
 
 def _execute(job: job_lib.Job, plan: job_lib.Plan) -> int:

@@ -1,5 +1,6 @@
 """A job to launch: one run, or the runs of a sweep, and where they run."""
 
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ RESUME = 75
 # How often a run is started again, so that a fault that always comes back
 # does not cost forever.
 MAX_RESTARTS = 100
+# No GPUs, a number of them, or their kind with or without a number.
+_GPUS = re.compile(r"|[1-9]\d*|[A-Za-z][\w.-]*(:[1-9]\d*)?", re.ASCII)
 # A machine in the cloud has the checkout and its environment here.
 REMOTE_PYTHON = ".venv/bin/python"
 
@@ -147,18 +150,38 @@ def parse_mounts(values: Sequence[str]) -> dict[str, str]:
   """Returns the buckets of --mounts=PATH=gs://BUCKET by path.
 
   Raises:
-    UserError: A value has another form.
+    UserError: A value has another form, or two have the same path.
   """
-  mounts = {}
+  mounts: dict[str, str] = {}
   for value in values:
-    path, _, url = value.partition("=")
-    if not path.startswith("/") or not re.fullmatch(r"gs://[^/]+(/.*)?", url):
+    given, _, url = value.partition("=")
+    path = posixpath.normpath(given)
+    is_below_root = path.startswith("/") and path.strip("/")
+    if not is_below_root or not re.fullmatch(r"gs://[^/]+(/.*)?", url):
       raise UserError(
         f"--mounts={value} is not PATH=gs://BUCKET; give an absolute path and"
         " a bucket of Cloud Storage, as in /runs=gs://my-bucket/runs"
       )
-    mounts[path.rstrip("/")] = url
+    if path in mounts:
+      raise UserError(
+        f"--mounts has {path} twice, with {mounts[path]} and {url}; give each"
+        " bucket a path of its own"
+      )
+    mounts[path] = url
   return mounts
+
+
+def check_gpus(accelerator: str) -> None:
+  """Checks that --accelerator has GPUs, or is empty.
+
+  Raises:
+    UserError: It has another form.
+  """
+  if not _GPUS.fullmatch(accelerator):
+    raise UserError(
+      f"--accelerator={accelerator} is neither GPUs nor TPUs; give GPU:NUMBER,"
+      " such as A100:8, or GENERATION:TOPOLOGY, such as v5e:4x4"
+    )
 
 
 def check_name(name: str) -> None:
@@ -196,7 +219,8 @@ def check_remote(job: Job) -> None:
   for run in job.runs:
     if files.is_remote(run.workdir):
       continue
-    if not any(run.workdir.startswith(f"{path}/") for path in paths):
+    workdir = posixpath.normpath(run.workdir)
+    if not any(workdir.startswith(f"{path}/") for path in paths):
       known = " or ".join(paths) or "/runs"
       raise UserError(
         f"--workdir={run.workdir} would be lost with its machine: give one in a"

@@ -43,6 +43,7 @@ def plan(job: job_lib.Job) -> job_lib.Plan:
 def _accelerator(job: job_lib.Job) -> tuple[str, dict[str, Any]]:
   """Returns SkyPilot's name of the accelerator, and its arguments."""
   if not machines.is_tpu(job.accelerator):
+    job_lib.check_gpus(job.accelerator)
     return job.accelerator, {}
   tpu = job.slice()
   if not tpu.generation.tpu_api:

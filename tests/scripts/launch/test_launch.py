@@ -47,6 +47,18 @@ def _in_checkout(monkeypatch):
       ["v5e:4x4", "GPUs on Slurm"],
     ),
     (("--where=slurm", _CONFIG, "--workdir=a", "--hours=0.1"), ["too short"]),
+    *(
+      (("--where=slurm", _CONFIG, "--workdir=a", flag), [flag, part])
+      for flag, part in (
+        ("--hours=nan", "no time limit"),
+        ("--hours=inf", "no time limit"),
+        ("--queue=a b", "partition"),
+        ("--accelerator=A100:eight", "GPU:NUMBER"),
+        ("--accelerator=A100:0", "GPU:NUMBER"),
+        ("--accelerator=A100:8 ", "GPU:NUMBER"),
+        ("--accelerator=A100:", "GPU:NUMBER"),
+      )
+    ),
     (
       ("--where=slurm", _CONFIG, "--workdir=a", "--", "--config.sed=1"),
       ["did you mean 'seed'?"],
@@ -61,6 +73,19 @@ def _in_checkout(monkeypatch):
     (("--where=tpu-vm", *_CLOUD, "--project="), ["--project is missing"]),
     (("--where=tpu-vm", *_CLOUD, "--workdir=a"), ["would be lost", "/runs"]),
     (("--where=tpu-vm", *_CLOUD, "--mounts=a"), ["PATH=gs://BUCKET"]),
+    (
+      ("--where=tpu-vm", *_CLOUD, "--workdir=/runs/../tmp/a"),
+      ["/runs/../tmp/a would be lost"],
+    ),
+    (("--where=tpu-vm", *_CLOUD, "--mounts=/=gs://b"), ["PATH=gs://BUCKET"]),
+    (
+      ("--where=tpu-vm", *_CLOUD, "--mounts=/runs=gs://a,/runs/=gs://b"),
+      ["/runs twice, with gs://a and gs://b"],
+    ),
+    (
+      ("--where=skypilot", *_CLOUD[:3], _CONFIG, "--accelerator=v7e:4x4"),
+      ["--accelerator=v7e:4x4", "GENERATION:TOPOLOGY"],
+    ),
     (("--where=local", _CONFIG, "--workdir=gs://"), ["names no bucket"]),
     (("--where=local", _CONFIG, "--workdir=ftp://a"), ["ftp://a is neither"]),
     (
@@ -101,6 +126,46 @@ def _in_checkout(monkeypatch):
 def test_mistakes_are_told_in_one_line(refused, tmp_path, flags, parts):
   refused("launch", f"--out={tmp_path / 'out'}", *flags, parts=parts)
   assert not (tmp_path / "out").exists()
+
+
+def test_an_out_that_is_no_folder_is_refused(refused, tmp_path):
+  (tmp_path / "out").write_text("mine")
+  refused(
+    "launch", "--where=local", _CONFIG, "--workdir=a",
+    f"--out={tmp_path / 'out'}", parts=["can't be written", "another --out"],
+  )  # fmt: skip
+  assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_the_files_of_another_job_are_not_replaced(script, refused, tmp_path):
+  flags = ("--where=local", _CONFIG, f"--out={tmp_path}")
+  for _ in range(2):  # The same job may be written again.
+    assert script("launch", *flags, "--workdir=a").status == 0
+  refused(
+    "launch", *flags, "--workdir=b",
+    parts=["run.sh has another job", "--name"],
+  )  # fmt: skip
+  assert "--workdir=a " in (tmp_path / "run.sh").read_text()
+
+
+@pytest.mark.parametrize(
+  ("accelerator", "gpus"),
+  [
+    ("", ""),
+    ("8", "8"),
+    ("A100", "a100:1"),
+    ("A100-80GB:12", "a100-80gb:12"),
+  ],
+)
+def test_gpus_have_a_kind_and_a_number(script, tmp_path, accelerator, gpus):
+  done = script(
+    "launch", "--where=slurm", _CONFIG, "--workdir=a", f"--out={tmp_path}",
+    f"--accelerator={accelerator}",
+  )  # fmt: skip
+  assert done.status == 0, done.err
+  text = (tmp_path / "job.sh").read_text()
+  found = [x for x in text.splitlines() if x.startswith("#SBATCH --gpus")]
+  assert found == [f"#SBATCH --gpus-per-node={gpus}"] * bool(gpus)
 
 
 def test_configs_outside_the_checkout_stay_here(refused, script, tmp_path):
