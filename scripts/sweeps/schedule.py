@@ -69,15 +69,27 @@ class Schedule:
   def run(self) -> None:
     """Trains until all runs have ended, here or in another process."""
     with self._handling_signals():
-      while True:
-        self._collect()
-        if not self.stopped:
-          self._start()
-        waiting = self._pending and not self.stopped
-        if not self._active and not waiting:
-          return
-        self._report()
-        time.sleep(_POLL)
+      try:
+        while True:
+          self._collect()
+          if not self.stopped:
+            self._start()
+          waiting = self._pending and not self.stopped
+          if not self._active and not waiting:
+            return
+          self._report()
+          time.sleep(_POLL)
+      except BaseException:
+        self._abandon()
+        raise
+
+  def _abandon(self) -> None:
+    """Lets the runs that still train save and stop, and releases them."""
+    for active in self._active:
+      active.process.send_signal(signal.SIGTERM)
+    for active in self._active:
+      active.process.wait()
+      active.claim.release(0)  # Others may go on with it.
 
   def _start(self) -> None:
     """Starts pending runs in the free slots."""
@@ -137,6 +149,9 @@ class Schedule:
         active.log.close()
         self._logs.sync(now=True)
       self._seconds.append(time.monotonic() - active.start)
+      if status and self.stopped:
+        # The signal kills a run that does not handle it yet.
+        status = self.stopped
       if status and status not in runs.STOPPED:
         print(
           f"{self._title(active.run)}: failed with status {status}"
@@ -150,8 +165,10 @@ class Schedule:
     self.statuses[run.name] = status
     if status in runs.STOPPED:
       self.stopped = status
-    self._ended(run, status)
-    claim.release(status)
+    try:
+      self._ended(run, status)
+    finally:
+      claim.release(status)
 
   def _title(self, run: points.Run) -> str:
     number = self._numbers.setdefault(run.name, len(self._numbers) + 1)

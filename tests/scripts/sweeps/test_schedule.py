@@ -18,7 +18,8 @@ from scripts.sweeps import devices, points, runs, schedule
 _RUN = """
 import json, os, pathlib, signal, sys, time
 folder = pathlib.Path(sys.argv[1])
-signal.signal(signal.SIGTERM, lambda *_: os._exit(75))
+if "importing" not in sys.argv:
+  signal.signal(signal.SIGTERM, lambda *_: os._exit(75))
 with open(folder.parent / "started", "a") as file:
   file.write(f"{folder.name} {len(os.sched_getaffinity(0))}\\n")
 while not (folder.parent / "go").exists():
@@ -35,15 +36,17 @@ sys.exit(status)
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
   (tmp_path / "statuses").write_text("{}")
-  words = lambda folder, flags: [sys.executable, "-c", _RUN, str(folder)]
+  words = lambda folder, flags: [
+    sys.executable, "-c", _RUN, str(folder), *flags,
+  ]  # fmt: skip
   monkeypatch.setattr(runs, "command", words)
   monkeypatch.setattr(schedule, "_POLL", 0.02)
   return tmp_path
 
 
-def make(folder, count=4, parallel=2):
-  pending = [points.Run(f"r{n}", {}, ()) for n in range(count)]
-  return schedule.Schedule(folder, pending, parallel, count)
+def make(folder, count=4, parallel=2, flags=(), **functions):
+  pending = [points.Run(f"r{n}", {}, flags) for n in range(count)]
+  return schedule.Schedule(folder, pending, parallel, count, **functions)
 
 
 def started(folder):
@@ -122,8 +125,10 @@ def test_a_run_of_a_killed_process_is_taken_over_when_it_has_ended(folder):
   assert plan.statuses == {"r0": 0}
 
 
-def test_a_signal_stops_all_runs_after_saving(folder):
-  plan = make(folder)
+# A run that still imports is killed by the signal.
+@pytest.mark.parametrize("flags", [(), ("importing",)])
+def test_a_signal_stops_all_runs_after_saving(folder, flags):
+  plan = make(folder, flags=flags)
 
   def stop():
     wait_for(lambda: len(started(folder)) == 2)
@@ -140,6 +145,24 @@ def test_a_signal_stops_all_runs_after_saving(folder):
   plan.run()
   assert not plan.stopped
   assert plan.statuses == {f"r{n}": 0 for n in range(4)}
+
+
+@pytest.mark.parametrize("name", ["more", "ended"])
+def test_an_error_stops_the_runs_that_train(folder, name):
+  (folder / "r1").mkdir()
+  (folder / "r1" / "results.json").write_text('{"metrics": {}}')
+
+  def fail(*_):
+    wait_for(lambda: started(folder))
+    raise OSError("the disk is full")
+
+  plan = make(folder, count=2, **{name: fail})
+  with pytest.raises(OSError, match="the disk is full"):
+    plan.run()
+  (active,) = plan._active
+  assert active.process.returncode == 75
+  for run in ("r0", "r1"):
+    assert runs.claim(folder / run).status == 0
 
 
 def test_gpus_are_shared_out(monkeypatch):
