@@ -41,11 +41,16 @@ def load(config: str, names: Sequence[str]) -> list[dict[str, Any]]:
         f"--sweep={','.join(names)}: {_closest(name, known)}"
         f"{module.__file__} has {', '.join(sorted(known))}"
       )
-    points = [dict(point) for point in known[name]()]
+    points = [read_point(point) for point in known[name]()]
     if not points:
       raise UserError(f"sweep_{name}() of {module.__file__} yields no point")
     sweeps.append(points)
   return hyper.product(sweeps)
+
+
+def read_point(leaves: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a point whose lists are tuples, as they are in configs."""
+  return {leaf: _with_tuples(value) for leaf, value in leaves.items()}
 
 
 def load_search(config: str, name: str) -> Callable[[Any], Mapping[str, Any]]:
@@ -67,6 +72,10 @@ def load_search(config: str, name: str) -> Callable[[Any], Mapping[str, Any]]:
       f" search_{name or 'NAME'}(trial) that returns a point"
     )
   return known[name]
+
+
+def _with_tuples(value: Any) -> Any:
+  return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def _sweeps(module: ModuleType) -> dict[str, Callable[[], Iterable[Any]]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from perceiver_jax.errors import UserError
-from scripts.sweeps import points, runs
+from scripts.sweeps import definitions, points, runs
 
 SAMPLERS = ("tpe", "random")
 _POINT = "point"
@@ -69,7 +69,7 @@ class Search:
   def pending(self) -> list[points.Run]:
     """Returns the runs that were started and have not ended."""
     return [
-      self._run(trial.number, json.loads(trial.user_attrs[_POINT]))
+      self._run(trial.number, _read(trial.user_attrs[_POINT]))
       for trial in self._study.get_trials(deepcopy=False)
       if not trial.state.is_finished() and _POINT in trial.user_attrs
     ]
@@ -111,7 +111,7 @@ class Search:
     complete = self._optuna.trial.TrialState.COMPLETE
     for trial in self._study.get_trials(deepcopy=False):
       if _POINT in trial.user_attrs:
-        point = json.loads(trial.user_attrs[_POINT])
+        point = _read(trial.user_attrs[_POINT])
         status = None
         if trial.state.is_finished():
           status = 0 if trial.state == complete else 1
@@ -132,9 +132,14 @@ class Search:
     """
     try:
       # As it will be read back when the search is resumed.
-      return json.loads(json.dumps(dict(self._propose(trial))))
+      return _read(json.dumps(dict(self._propose(trial))))
     except Exception as error:
       raise UserError(
         f"{self._propose.__name__}() of {self._config.split(':')[0]} fails:"
         f" {type(error).__name__}: {error}"
       ) from error
+
+
+def _read(text: str) -> dict[str, Any]:
+  """Returns a point that is stored as JSON, which has no tuples."""
+  return definitions.read_point(json.loads(text))

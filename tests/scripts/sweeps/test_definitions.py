@@ -38,6 +38,15 @@ def sweep():
     load(text, "hyperr")
 
 
+def test_lists_become_tuples(load):
+  text = """
+def sweep():
+  yield {"shape": [8, [8, 1]], "name": "a", "pair": (1, 2)}
+"""
+  (point,) = load(text, "sweep")
+  assert point == {"shape": (8, (8, 1)), "name": "a", "pair": (1, 2)}
+
+
 @pytest.mark.parametrize(
   ("make", "message"),
   [

@@ -186,6 +186,9 @@ def search_rates(trial):
   rate = trial.suggest_float("rate", 1e-4, 1e-2, log=True)
   return {"optimizer.learning_rate": rate}
 
+def search_shapes(trial):
+  return search_rates(trial) | {"data.image_shape": [8, 8, trial.number]}
+
 def search_broken(trial):
   return {"optimizer.learning_rate": trial.suggest_float("rate")}
 """
@@ -246,6 +249,14 @@ def test_optuna_proposes_points_and_goes_on_where_it_stopped(search):
   assert "data:image/svg+xml" in (out / "sweep.html").read_text()
   search("--trials=8")
   assert len(commands) == 9
+
+
+def test_a_search_may_propose_lists(search):
+  search, commands, _, out = search
+  assert search("--sweep=shapes", "--trials=2").status == 0
+  assert len(commands) == 2
+  assert ",8x8x1,done," in (out / "sweep.csv").read_text()
+  assert (out / "sweep.html").is_file()
 
 
 def test_a_search_improves_on_its_first_points(search):
