@@ -19,6 +19,7 @@ collects the finished runs into the table.
 """
 
 import itertools
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -52,6 +53,9 @@ _PARALLEL = sweep_flags.define_parallel()
 
 def main(argv: Sequence[str]) -> None:
   """Runs the grid and prints the table."""
+  for name in ("tasks", "init_from", "out", "batch_sizes", "learning_rates"):
+    if not flags.FLAGS[name].value:
+      raise UserError(f"--{name} is missing; --help lists the flags")
   files.check_takes_checkpoints(_OUT.value, "--out")
   out = files.as_path(_OUT.value).expanduser()
   # Report mistyped flags before any work.
@@ -59,6 +63,8 @@ def main(argv: Sequence[str]) -> None:
     _check_numbers(name, flags.FLAGS[name].value, kind)
   sweep = {task: _runs(task, argv[1:]) for task in _TASKS.value}
   every = list(itertools.chain.from_iterable(sweep.values()))
+  for run in every:
+    points.check_flags(run.flags)
   for run in every:
     runs.check_same(out / run.name, run.flags)
   plan = schedule.Schedule(out, every, _PARALLEL.value, len(every))
@@ -72,8 +78,8 @@ def main(argv: Sequence[str]) -> None:
   ]
   if failed:
     raise UserError(
-      f"these runs failed: {', '.join(failed)}; fix their errors and start the"
-      " same sweep again"
+      f"these runs failed: {', '.join(failed)}; fix what their errors say, and"
+      " give the same command again, or other flags with another --out"
     )
   best = {}
   for task, tried in sweep.items():
@@ -87,12 +93,13 @@ def main(argv: Sequence[str]) -> None:
 def _check_numbers(
   name: str, values: Sequence[str], kind: Callable[[str], Any]
 ) -> None:
+  advice = "give numbers above 0, separated by commas"
   try:
-    list(map(kind, values))
+    numbers = list(map(kind, values))
   except ValueError as error:
-    raise UserError(
-      f"--{name}: {error}; give numbers separated by commas"
-    ) from error
+    raise UserError(f"--{name}: {error}; {advice}") from error
+  if not all(0 < number < math.inf for number in numbers):
+    raise UserError(f"--{name}={','.join(values)}: {advice}")
 
 
 def _variant(task: str) -> str:

@@ -7,7 +7,7 @@ import ml_collections
 from absl import flags as absl_flags
 from ml_collections import config_flags
 
-from experiments import flag_errors
+from experiments import flag_errors, launch
 from perceiver_jax.errors import UserError
 from scripts.sweeps import definitions
 
@@ -56,13 +56,14 @@ def check_flags(flags_of_run: Sequence[str]) -> ml_collections.ConfigDict:
     The config.
 
   Raises:
-    UserError: An unknown variant or leaf, or a value of another type.
+    UserError: An unknown variant or leaf, a value of another type, or a word
+      that is no flag.
   """
   argv, values = ["train", *flags_of_run], absl_flags.FlagValues()
   config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
   absl_flags.DEFINE_integer("num_devices", 0, "", 0, flag_values=values)
   try:
-    values(argv)
+    launch.no_arguments(values(argv))
     # The file is loaded on the first access to a leaf.
     getattr(values.config, "task", "")
     return values.config

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from experiments.predictions import outputs
 from perceiver_jax import files
 from perceiver_jax.buckets import lock as lock_lib
 from perceiver_jax.errors import UserError
@@ -163,13 +164,9 @@ def check_sweep(out: Path, sweep: Mapping[str, Any]) -> None:
     sweep: Names of its runs, under "runs", and what else makes it up.
 
   Raises:
-    UserError: The folder has another sweep.
+    UserError: The folder has another sweep, or can't be written.
   """
-  path = out / "runs.json"
-  if not path.exists():
-    out.mkdir(parents=True, exist_ok=True)
-    metric_writers.write_json(path, sweep)
-  saved = json.loads(path.read_text(encoding="utf-8"))
+  saved = _saved(out / "runs.json", sweep)
   if saved == json.loads(json.dumps(sweep)):
     return
   before, now = set(saved.get("runs", ())), set(sweep["runs"])
@@ -193,17 +190,34 @@ def check_same(folder: Path, flags: Sequence[str]) -> None:
     flags: Flags of `experiments.train`; the first is --config=FILE:VARIANT.
 
   Raises:
-    UserError: The run was made with other flags.
+    UserError: The run was made with other flags, or the folder can't be
+      written.
   """
   # The config's own path may have moved.
   wanted = [flags[0].rpartition(":")[2], *flags[1:]]
   path = folder.with_name(f"{folder.name}.json")
-  if not path.exists():
-    path.parent.mkdir(parents=True, exist_ok=True)
-    metric_writers.write_json(path, {"flags": wanted})
-  saved = json.loads(path.read_text(encoding="utf-8"))["flags"]
+  saved = _saved(path, {"flags": wanted}).get("flags")
   if saved != wanted:
     raise UserError(
-      f"{folder} belongs to another sweep, with {' '.join(saved)}; give"
+      f"{folder} belongs to another sweep, with {' '.join(saved or [])}; give"
       " another --out"
     )
+
+
+def _saved(path: Path, new: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the contents of a file of a sweep, written first if it is missing.
+
+  Raises:
+    UserError: The file is damaged, or can't be written.
+  """
+  if not path.exists():
+    with outputs.writing(path, "another --out"):
+      path.parent.mkdir(parents=True, exist_ok=True)
+      metric_writers.write_json(path, new)
+  try:
+    return dict(files.read_json(path))
+  except (OSError, TypeError, ValueError) as error:
+    raise UserError(
+      f"{path} is damaged ({error}); delete it to take what is there for this"
+      " sweep, or give another --out"
+    ) from error

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.predictions import outputs
 from perceiver_jax.errors import UserError
 from scripts.sweeps import definitions, points, runs
 
@@ -25,7 +26,8 @@ class Search:
     others: Further flags of all runs.
 
   Raises:
-    UserError: Optuna is not installed, or can't propose a first point.
+    UserError: Optuna is not installed, can't propose a first point, or `out`
+      can't be written.
   """
 
   def __init__(
@@ -52,7 +54,8 @@ class Search:
     study = optuna.create_study()
     first = points.check_flags(self._flags(self._point(study.ask())))
     self.metric, self._mode = points.primary_metric(first)
-    out.mkdir(parents=True, exist_ok=True)
+    with outputs.writing(out, "another --out"):
+      out.mkdir(parents=True, exist_ok=True)
     backend = journal.JournalFileBackend(str(out / "search.log"))
     self._study = optuna.create_study(
       storage=optuna.storages.JournalStorage(backend),

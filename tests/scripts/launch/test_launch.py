@@ -64,6 +64,10 @@ def _in_checkout(monkeypatch):
       ["did you mean 'seed'?"],
     ),
     (
+      ("--where=slurm", _CONFIG, "--workdir=a", "--", "config.seed=1"),
+      ["unexpected argument 'config.seed=1'"],
+    ),
+    (
       ("--where=slurm", "--config=configs/starcraft.py:small", "--workdir=a",
        "--sweep=baseline"),
       ["did you mean 'baselines'?"],

@@ -10,6 +10,9 @@ import pytest
 
 from scripts.sweeps import schedule
 
+_PRETRAINED = "--init_from=runs/mlm"
+_COLA = ("--tasks=cola", _PRETRAINED)
+
 
 @pytest.fixture
 def trains(monkeypatch):
@@ -73,7 +76,7 @@ def test_the_sweep_does_no_run_twice_and_names_those_that_fail(
   script, trains, refused, tmp_path
 ):
   process, commands = trains
-  arguments = ("--tasks=cola", f"--out={tmp_path}", "--batch_sizes=16")
+  arguments = (*_COLA, f"--out={tmp_path}", "--batch_sizes=16")
   process.status = 2
   script("sweeps.glue", *arguments)
   for results in tmp_path.glob("cola/*/results.json"):
@@ -97,7 +100,7 @@ def test_the_runs_of_another_sweep_are_not_taken(
   script, trains, refused, tmp_path, change
 ):
   _, commands = trains
-  arguments = ("--tasks=cola", f"--out={tmp_path}", "--batch_sizes=16")
+  arguments = (*_COLA, f"--out={tmp_path}", "--batch_sizes=16")
   assert script("sweeps.glue", *arguments).status == 0
   refused(
     "sweeps.glue", *arguments, *change, parts=["to another sweep", "--out"]
@@ -110,19 +113,37 @@ def test_rates_that_differ_little_are_runs_of_their_own(
 ):
   _, commands = trains
   rates = "--learning_rates=1.5e-5,2e-5"
-  arguments = ("--tasks=cola", f"--out={tmp_path}", "--batch_sizes=16", rates)
+  arguments = (*_COLA, f"--out={tmp_path}", "--batch_sizes=16", rates)
   assert script("sweeps.glue", *arguments).status == 0
   assert len(commands) == 2
 
 
-@pytest.mark.parametrize("flag", ["--batch_sizes=a", "--learning_rates=1e-4,x"])
-def test_a_grid_of_no_numbers_is_refused(trains, refused, tmp_path, flag):
-  refused("sweeps.glue", flag, f"--out={tmp_path}", parts=[flag.split("=")[0]])
+@pytest.mark.parametrize(
+  ("flags", "part"),
+  [
+    (("--batch_sizes=a",), "--batch_sizes"),
+    (("--batch_sizes=16,0",), "--batch_sizes=16,0"),
+    (("--batch_sizes=",), "--batch_sizes is missing"),
+    (("--learning_rates=1e-4,x",), "--learning_rates"),
+    (("--learning_rates=nan",), "--learning_rates=nan"),
+    (("--learning_rates=inf",), "--learning_rates=inf"),
+    (("--tasks=",), "--tasks is missing"),
+    (("--init_from=",), "--init_from is missing"),
+    (("--", "--config.sed=3"), "did you mean 'seed'?"),
+    (("--", "config.seed=3"), "unexpected argument"),
+  ],
+)
+def test_mistakes_are_told_before_all_work(
+  trains, refused, tmp_path, flags, part
+):
+  out = tmp_path / "out"
+  refused("sweeps.glue", *_COLA, f"--out={out}", *flags, parts=[part])
   assert not trains[1]
+  assert not out.exists()
 
 
 def test_published_averages_are_the_papers(script, trains, tmp_path):
-  grid = ("--batch_sizes=16", "--learning_rates=1e-4")
+  grid = (_PRETRAINED, "--batch_sizes=16", "--learning_rates=1e-4")
   done = script("sweeps.glue", f"--out={tmp_path / 'a'}", *grid)
   assert done.status == 0, done.err
   # Perceiver IO v3, Table 14.
@@ -140,7 +161,8 @@ def test_published_averages_are_the_papers(script, trains, tmp_path):
 def test_models_of_table_15_have_a_published_average_alone(
   script, trains, tmp_path, model, average
 ):
-  grid = ("--batch_sizes=16", "--learning_rates=1e-4", f"--model={model}")
+  grid = (_PRETRAINED, "--batch_sizes=16", "--learning_rates=1e-4")
+  grid += (f"--model={model}",)
   done = script("sweeps.glue", f"--out={tmp_path}", *grid)
   assert done.status == 0, done.err
   assert re.search(r"^cola .* –  ", done.out, re.MULTILINE)
@@ -149,5 +171,6 @@ def test_models_of_table_15_have_a_published_average_alone(
 
 def test_a_mistyped_task_is_told_before_all_work(trains, refused, tmp_path):
   _, commands = trains
-  refused("sweeps.glue", "--tasks=cola,rt", f"--out={tmp_path}", parts=["'rt'"])
+  flags = (*_COLA, "--tasks=cola,rt", f"--out={tmp_path}")
+  refused("sweeps.glue", *flags, parts=["'rt'"])
   assert not commands

@@ -178,6 +178,7 @@ def test_mistakes_are_told_before_all_work(
     ("--config.sed=3", "did you mean 'seed'?"),
     ("--config.seed=x", "seed"),
     ("--num_device=1", "num_device"),
+    ("config.seed=3", "unexpected argument 'config.seed=3'; flags start"),
   ],
 )
 def test_mistakes_in_the_flags_of_the_runs_too(
@@ -199,6 +200,27 @@ def test_the_runs_of_other_flags_are_not_taken(
   assert script("sweep", *arguments).status == 0
   refused("sweep", *arguments, "--", "--config.seed=3", parts=["another sweep"])
   assert len(trains[0]) == 3
+
+
+def test_a_damaged_file_of_a_sweep_is_named(
+  script, refused, trains, arguments, tmp_path
+):
+  out = tmp_path / "out"
+  assert script("sweep", *arguments).status == 0
+  for name in ("num_latents=4.json", "runs.json"):
+    (out / name).write_text('{"ru')
+    refused("sweep", *arguments, parts=[name, "is damaged", "delete it"])
+
+
+@pytest.mark.parametrize("search", [(), ("--search=random",)])
+def test_an_out_that_is_no_folder_is_refused(
+  refused, trains, arguments, config, tmp_path, search
+):
+  config.write_text(CONFIG + "\ndef search_latents(trial):\n  return {}\n")
+  (tmp_path / "out").write_text("mine")
+  parts = ["can't be written", "another --out"]
+  refused("sweep", *arguments, *search, parts=parts)
+  assert (tmp_path / "out").read_text() == "mine"
 
 
 def test_sweeps_are_multiplied(script, trains, arguments, tmp_path):
