@@ -19,6 +19,8 @@ GLUE_SWEEP = recipes.GLUE_SWEEP
 # Leaves that scripts.sweeps.glue chooses.
 _GRID = ("batch_size", "optimizer.learning_rate")
 BENCHMARK = "scripts.benchmark --published --models="
+# Errors of a file whose contents are not what they should be.
+_DAMAGED = (AttributeError, LookupError, OSError, TypeError, ValueError)
 _RELEASED = {release.file for release in deepmind_files.RELEASES}
 
 
@@ -89,14 +91,35 @@ def _read_all(path: Path) -> Iterator[Result]:
       continue
     if not isinstance(content, dict):
       continue
-    if file.name == "results.json":
-      yield from _run(file.parent, content)
-    elif file.name == "sweep.json" and "best" in content:
-      yield _glue_sweep(file, content)
-    elif {"weights", "metrics", "config"} <= content.keys():
-      yield _evaluation(file, content)
-    elif "device" in content and "rows" in content:
-      yield from _benchmarks(file, content)
+    try:
+      found = list(_results(file, content))
+    except UserError:  # A bucket can't be read.
+      raise
+    except _DAMAGED as error:
+      _warn_of_damage(file, error)
+      continue
+    yield from found
+
+
+def _results(file: Path, content: Mapping[str, Any]) -> Iterator[Result]:
+  """Yields the results of a file of JSON; none if it is of another kind."""
+  if file.name == "results.json":
+    yield from _run(file.parent, content)
+  elif file.name == "sweep.json" and "best" in content:
+    yield _glue_sweep(file, content)
+  elif {"weights", "metrics", "config"} <= content.keys():
+    yield _evaluation(file, content)
+  elif "device" in content and "rows" in content:
+    yield from _benchmarks(file, content)
+
+
+def _warn_of_damage(file: Path, error: Exception) -> None:
+  logging.warning(
+    "%s is damaged or incomplete (%s: %s); skipped",
+    file,
+    type(error).__name__,
+    error,
+  )
 
 
 def _run(folder: Path, results: Mapping[str, Any]) -> Iterator[Result]:
@@ -138,8 +161,12 @@ def _evaluations(folder: Path) -> dict[str, float]:
   }
   if not files:
     return {}
-  content = read_json(files[max(files)])
-  return content["metrics"]
+  latest = files[max(files)]
+  try:
+    return dict(read_json(latest)["metrics"])
+  except _DAMAGED as error:
+    _warn_of_damage(latest, error)
+    return {}
 
 
 def _evaluation(file: Path, content: Mapping[str, Any]) -> Result:

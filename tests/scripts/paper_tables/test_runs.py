@@ -176,6 +176,36 @@ def test_broken_files_are_skipped(tmp_path):
     runs.collect([tmp_path])
 
 
+@pytest.mark.parametrize(
+  ("name", "text"),
+  [
+    ("c/sweep.json", '{"best": {"cola": {"folder": "no"}}, "average": 0.8}'),
+    ("c/benchmark.json", '{"device": "cpu", "rows": ["a", "b"]}'),
+    ("c/weights.json", '{"weights": "a", "metrics": [], "config": 1}'),
+    ("b/results.json", '{"metrics": 0.5}'),
+  ],
+)
+def test_a_damaged_file_does_not_hide_the_others(tmp_path, caplog, name, text):
+  made_runs.imagenet_run(tmp_path / "a")
+  made_runs.imagenet_run(tmp_path / "b")
+  (tmp_path / "c").mkdir()
+  (tmp_path / name).write_text(text)
+  with caplog.at_level("WARNING"):
+    results = runs.collect([tmp_path])
+  names = [result.name for result in results]
+  assert names == (["a"] if name.startswith("b") else ["a", "b"])
+  assert f"{tmp_path / name} is damaged" in caplog.text
+
+
+def test_a_damaged_evaluation_of_a_run_is_skipped(tmp_path, caplog):
+  folder = made_runs.imagenet_run(tmp_path / "a")
+  (folder / "evaluation-10.json").write_text('{"metrics": {"sint')
+  with caplog.at_level("WARNING"):
+    (result,) = runs.collect([tmp_path])
+  assert result.metric("accuracy") == made_runs.ACCURACY
+  assert "evaluation-10.json is damaged" in caplog.text
+
+
 def test_the_latest_evaluation_of_a_run_adds_metrics(tmp_path):
   folder = made_runs.imagenet_run(tmp_path / "a")
   for step, error in ((9, 3.0), (10, 2.0)):
