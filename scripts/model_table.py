@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-from absl import app
 
+from experiments import launch
 from perceiver_jax.models import flops, zoo
 from perceiver_jax.models.ops.execution import PLAIN
 from perceiver_jax.weights import model as weights_model
@@ -36,7 +36,7 @@ _WIDTH = 80
 
 def main(argv: Sequence[str]) -> None:
   """Prints the page."""
-  del argv
+  launch.no_arguments(argv)
   print(_HEAD)
   print("| model | parameters | published | operations | published | source |")
   print("| --- | ---: | ---: | ---: | ---: | --- |")
@@ -79,4 +79,4 @@ def _or_dash(figure: str, unit: str) -> str:
 
 if __name__ == "__main__":
   jax.config.update("jax_platforms", "cpu")
-  app.run(main)
+  launch.run(main)

@@ -92,6 +92,9 @@ def main(argv: Sequence[str]) -> None:
   """Prints the table."""
   if len(argv) > 1:
     _refuse(f"unexpected argument {argv[1]!r}; flags start with --")
+  for name in ("models", "implementations"):
+    if not flags.FLAGS[name].value:
+      _refuse(f"--{name} is empty; --help lists the flags")
   unknown = [name for name in _MODELS.value if name not in zoo.MODELS]
   if unknown:
     choices = ", ".join(zoo.MODELS)
@@ -109,7 +112,7 @@ def main(argv: Sequence[str]) -> None:
   if _SCALING.value:
     for implementation, choices in implementations.items():
       rows += scaling.rows(
-        implementation, choices, _BATCH.value, _REPEATS.value
+        implementation, choices, _BATCH.value, _REPEATS.value, _RUN.value
       )
   elif _PUBLISHED.value:
     rows, ratios = _published_rows(implementations)
@@ -123,6 +126,14 @@ def main(argv: Sequence[str]) -> None:
     versions = {"jax": jax.__version__, "device": device.device_kind}
     text = json.dumps({**versions, "peak": peak, "rows": rows}, indent=2)
     files.write_text(_JSON.value, text)
+
+
+def _parse(argv: Sequence[str]) -> Sequence[str]:
+  """Parses flags; `experiments.launch` does too, but needs more packages."""
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    _refuse(f"{error}; --help lists the flags")
 
 
 def _check_writable(path: Path) -> None:
@@ -335,4 +346,4 @@ def _perceiver_pytorch(name: str, shape: Sequence[int]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  app.run(main, flags_parser=_parse)

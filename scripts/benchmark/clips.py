@@ -23,6 +23,7 @@ import numpy as np
 from absl import flags
 
 from experiments import launch
+from experiments.predictions import outputs
 from perceiver_jax.data.clips import (
   audio,
   shard_writer,
@@ -33,7 +34,7 @@ from perceiver_jax.data.clips import (
 from perceiver_jax.data.clips import files as clip_files
 from perceiver_jax.data.clips import shards as clip_shards
 from perceiver_jax.errors import UserError
-from perceiver_jax.files import local_folder, write_text
+from perceiver_jax.files import as_path, local_folder, write_text
 from scripts.benchmark import timing
 from scripts.data import prepare_clips
 
@@ -57,6 +58,8 @@ _VIDEO = "datasets/data/bigbuckbunny.mp4"
 def main(argv: Sequence[str]) -> None:
   """Prints the table."""
   launch.no_arguments(argv)
+  if _JSON.value:
+    outputs.check_writable(as_path(_JSON.value), "another --json")
   seconds = _NUM_FRAMES.value / _FPS
   window = windows.Window(
     _NUM_FRAMES.value,

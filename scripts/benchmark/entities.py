@@ -20,6 +20,7 @@ from absl import flags
 from jax import numpy as jnp
 
 from experiments import launch
+from experiments.predictions import outputs
 from perceiver_jax import files
 from perceiver_jax.models import flops, zoo
 from perceiver_jax.models.ops.execution import AUTO, PLAIN, Execution
@@ -45,6 +46,8 @@ _MODELS = {"io": "starcraft", "transformer": "starcraft_transformer"}
 def main(argv: Sequence[str]) -> None:
   """Prints the table."""
   launch.no_arguments(argv)
+  if _JSON.value:
+    outputs.check_writable(files.as_path(_JSON.value), "another --json")
   device = jax.devices()[0]
   print(
     f"jax {jax.__version__}, {device.device_kind}, batch {_BATCH.value},"

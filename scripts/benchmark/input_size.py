@@ -19,7 +19,9 @@ from absl import flags
 from jax import numpy as jnp
 
 from experiments import launch
+from experiments.predictions import outputs
 from perceiver_jax import files
+from perceiver_jax.errors import UserError
 from perceiver_jax.models import zoo
 from scripts import model_table
 from scripts.benchmark import timing
@@ -44,6 +46,12 @@ _JSON = flags.DEFINE_string("json", "", "File to write the figures to.")
 def main(argv: Sequence[str]) -> None:
   """Prints the table."""
   launch.no_arguments(argv)
+  choices = [name for name in zoo.MODELS if name.startswith("hip_")]
+  for name in _MODELS.value or [""]:
+    if name not in choices:
+      raise UserError(f"--models: {name!r} is none of {', '.join(choices)}")
+  if _JSON.value:
+    outputs.check_writable(files.as_path(_JSON.value), "another --json")
   device = jax.devices()[0]
   print(
     f"jax {jax.__version__}, {device.device_kind}, batch 1, float32, median of"

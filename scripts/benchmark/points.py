@@ -19,6 +19,7 @@ import numpy as np
 from absl import flags
 
 from experiments import launch
+from experiments.predictions import outputs
 from perceiver_jax import files
 from perceiver_jax.data.core import record_writer, records
 from perceiver_jax.data.points import sampling, sources
@@ -39,6 +40,8 @@ _NUM_STORED, _NUM_POINTS = 10_000, 2048
 def main(argv: Sequence[str]) -> None:
   """Prints the table."""
   launch.no_arguments(argv)
+  if _JSON.value:
+    outputs.check_writable(files.as_path(_JSON.value), "another --json")
   rows = []
   with tempfile.TemporaryDirectory() as name:
     root = Path(name)

@@ -18,11 +18,13 @@ import numpy as np
 from absl import flags
 
 from experiments import launch
+from experiments.predictions import outputs
 from perceiver_jax import files, weights
+from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import sampling
 from scripts.benchmark import timing
 
-_VOCABULARY = 262
+_VOCABULARY, _HEADS = 262, 4
 
 _CONTEXTS = flags.DEFINE_multi_integer(
   "context",
@@ -34,7 +36,9 @@ _LATENTS = flags.DEFINE_integer(
   "num_latents", 256, "Number of latents.", lower_bound=2
 )
 _CHANNELS = flags.DEFINE_integer(
-  "num_channels", 128, "Number of channels of inputs and latents, in 4 heads."
+  "num_channels",
+  128,
+  f"Number of channels of inputs and latents, in {_HEADS} heads.",
 )
 _DEPTH = flags.DEFINE_integer(
   "num_self_attends", 4, "Number of self-attends.", lower_bound=1
@@ -48,6 +52,13 @@ _JSON = flags.DEFINE_string("json", "", "File to write the figures to.")
 def main(argv: Sequence[str]) -> None:
   """Prints the table."""
   launch.no_arguments(argv)
+  if _CHANNELS.value < 1 or _CHANNELS.value % _HEADS:
+    raise UserError(
+      f"--num_channels={_CHANNELS.value} can't be divided among {_HEADS} heads;"
+      f" give a multiple of {_HEADS}"
+    )
+  if _JSON.value:
+    outputs.check_writable(files.as_path(_JSON.value), "another --json")
   device = jax.devices()[0]
   print(
     f"jax {jax.__version__}, {device.device_kind}, float32,"
@@ -99,7 +110,7 @@ def _model(context: int) -> weights.Weights:
       "num_latents": _LATENTS.value,
       "num_latent_channels": _CHANNELS.value,
       "num_self_attends": _DEPTH.value,
-      "num_heads": 4,
+      "num_heads": _HEADS,
       "rotary_fraction": 0.5,
       "max_wavelength": float(context),
     },

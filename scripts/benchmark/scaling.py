@@ -25,15 +25,24 @@ def rows(
   choices: Execution,
   batch_size: int,
   repeats: int,
+  run: bool,
 ) -> list[dict[str, Any]]:
-  """Measures seconds and temporary memory for each number of inputs."""
+  """Measures temporary memory, and seconds, for each number of inputs.
+
+  Args:
+    implementation: Name of the choices.
+    choices: How the cross-attend is computed.
+    batch_size: Number of examples.
+    repeats: Number of timed calls.
+    run: Whether to time it, or only to compile it.
+  """
   figures = []
   for size in SIZES:
     print(
       f"{size:,} inputs, {implementation}: compiling and running ...",
       flush=True,
     )
-    row = _measure(choices, batch_size, size, repeats)
+    row = _measure(choices, batch_size, size, repeats, run)
     figures.append(
       {"inputs": f"{size:,}", "implementation": implementation, **row}
     )
@@ -41,7 +50,7 @@ def rows(
 
 
 def _measure(
-  choices: Execution, batch_size: int, size: int, repeats: int
+  choices: Execution, batch_size: int, size: int, repeats: int, run: bool
 ) -> dict[str, float]:
   def cross_attend(latents, inputs):
     return blocks.CrossAttention(execution=choices)(latents, inputs)[0]
@@ -59,13 +68,17 @@ def _measure(
   forward, cost = timing.compiled(jax.jit(module.apply), *args)
   # Includes gradients of the inputs, which learned positions need.
   both, cost_both = timing.compiled(jax.jit(jax.grad(loss, (0, 1, 2))), *args)
-  seconds = timing.median(lambda: forward(*args), repeats)
-  seconds_both = timing.median(lambda: both(*args), repeats)
-  return {
-    "forward": seconds,
-    "and backward": seconds_both,
-    "us per input": seconds / size / batch_size * 1e6,
-    "and backward, us": seconds_both / size / batch_size * 1e6,
+  row = {}
+  if run:
+    seconds = timing.median(lambda: forward(*args), repeats)
+    seconds_both = timing.median(lambda: both(*args), repeats)
+    row = {
+      "forward": seconds,
+      "and backward": seconds_both,
+      "us per input": seconds / size / batch_size * 1e6,
+      "and backward, us": seconds_both / size / batch_size * 1e6,
+    }
+  return row | {
     "forward MiB": cost["temporary"] / timing.MIB,
     "and backward MiB": cost_both["temporary"] / timing.MIB,
   }

@@ -176,6 +176,19 @@ def test_a_failing_baseline_is_refused(refused, monkeypatch, with_baseline):
   refused("benchmark", *flags, parts=["--baseline=transformers", "failed"])
 
 
+def test_scaling_can_be_compiled_without_running(script, tmp_path, monkeypatch):
+  monkeypatch.setattr(scaling, "SIZES", (64,))
+  path = tmp_path / "figures.json"
+  done = script(
+    "benchmark", "--scaling", "--norun", "--repeats=1", f"--json={path}"
+  )
+  assert (done.status, done.err) == (0, "")
+  (row,) = json.loads(path.read_text())["rows"]
+  assert list(row) == [
+    "inputs", "implementation", "forward MiB", "and backward MiB",
+  ]  # fmt: skip
+
+
 @pytest.mark.slow  # It compiles four cross-attends.
 def test_scaling_has_a_row_per_size(script, tmp_path, monkeypatch):
   monkeypatch.setattr(scaling, "SIZES", (64, 256))
@@ -220,6 +233,8 @@ def test_only_the_forward_pass_of_a_batch_can_be_timed(script, tmp_path):
   ("arguments", "parts"),
   [
     (["--models=vit"], ["--models", "'vit'", "imagenet_fourier"]),
+    (["--models="], ["--models is empty"]),
+    (["--implementations="], ["--implementations is empty"]),
     (
       ["--implementations=fast"],
       ["--implementations=fast", "fast", "attention", "remat"],
@@ -243,6 +258,43 @@ def test_only_the_forward_pass_of_a_batch_can_be_timed(script, tmp_path):
 )
 def test_invalid_flags_are_refused(refused, arguments, parts):
   done = refused("benchmark", *arguments, parts=parts)
+  assert done.out == ""
+
+
+def test_a_mistyped_flag_is_told_in_one_line():
+  done = subprocess.run(
+    [sys.executable, "-m", "scripts.benchmark", "--model=flow"],
+    cwd=runs.ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 2
+  (line,) = done.stderr.splitlines()
+  assert line.startswith("error: Unknown command line flag 'model'")
+
+
+@pytest.mark.parametrize(
+  ("name", "arguments", "parts"),
+  [
+    *(
+      (
+        name,
+        ["--json=/dev/null/a.json"],
+        ["/dev/null/a.json", "another"],
+      )
+      for name in ("clips", "entities", "input_size", "points", "sampling")
+    ),
+    ("input_size", ["--models=flow"], ["'flow'", "hip_256"]),
+    ("input_size", ["--models="], ["''", "hip_256"]),
+    ("sampling", ["--num_channels=30"], ["multiple of 4"]),
+    ("sampling", ["--num_channels=0"], ["multiple of 4"]),
+  ],
+)
+def test_other_benchmarks_refuse_before_measuring(
+  refused, name, arguments, parts
+):
+  done = refused(f"benchmark.{name}", *arguments, parts=parts)
   assert done.out == ""
 
 
