@@ -22,6 +22,7 @@ from ml_collections import config_flags
 from experiments import launch
 from experiments.predictions import outputs
 from perceiver_jax import files
+from perceiver_jax.errors import UserError
 from scripts.compile_ahead import chips
 
 # JAX is imported in functions: its environment has to be set first.
@@ -59,6 +60,11 @@ def main(argv: Sequence[str]) -> int:
     print("\n".join(chips.TOPOLOGIES))
     return 0
   chips.check_topology(values.topology)
+  if values.fit and values.program != "train":
+    raise UserError(
+      f"--fit has no effect with --program={values.program}, which has no"
+      " microbatches; leave it out"
+    )
   config = launch.config()
   for flag in ("json", "hlo"):
     if path := values[flag].value:
@@ -98,12 +104,18 @@ def _compile(config: ml_collections.ConfigDict) -> dict[str, Any]:
     print(report.text(figures))
     if not compiled.exceeds_by or not values.fit:
       break
-    parts = program.parts_that_may_fit(config.num_microbatches, compiled, chip)
-    if config.batch_size % (len(devices) * parts):
+    parts = program.parts_that_may_fit(
+      config.num_microbatches,
+      config.batch_size // len(devices),
+      compiled,
+      chip,
+    )
+    if not parts:
       print("no number of microbatches fits: take more chips")
       break
     config.num_microbatches = parts
-  _write(values.hlo, compiled.text)
+  if compiled.text:
+    _write(values.hlo, compiled.text)
   return {
     "topology": values.topology,
     "num_devices": len(devices),

@@ -30,7 +30,8 @@ class Lowered(NamedTuple):
     num_donated: Number of arrays of the state, which a train step donates.
     num_batch: Number of arrays of its batch.
     num_parameters: Number of the model's parameters.
-    train_flops: Counted operations of a train step on all devices.
+    train_flops: Counted operations of a train step on all devices; 0 for
+      another program.
     attention: How attention is computed, such as "xla 512 x 512".
     collectives: Kinds of collectives that the program may contain.
   """
@@ -122,7 +123,7 @@ def lower(
     num_donated,
     num_batch,
     run_summary.num_parameters(state.params),
-    flops,
+    flops if name == "train" else 0.0,
     attention,
     collectives,
   )
@@ -162,18 +163,22 @@ def compile_program(lowered: Lowered, chip: Chip) -> Compiled:
   return Compiled(*seconds, compiled.as_text(), memory, exceeds_by)
 
 
-def parts_that_may_fit(parts: int, compiled: Compiled, chip: Chip) -> int:
-  """Returns the next number of microbatches to try.
+def parts_that_may_fit(
+  parts: int, examples: int, compiled: Compiled, chip: Chip
+) -> int:
+  """Returns the next number of microbatches to try; 0 if there is none.
 
   Temporaries shrink in proportion to a microbatch at best.
 
   Args:
     parts: Number of microbatches of a program that did not fit.
+    examples: Examples of a device, which the number divides.
     compiled: That program.
     chip: The device.
   """
   factor = (chip.hbm_bytes + compiled.exceeds_by) / chip.hbm_bytes
-  return parts * 2 ** math.ceil(math.log2(factor))
+  larger = range(math.ceil(parts * factor), examples + 1)
+  return next((n for n in larger if examples % n == 0), 0)
 
 
 def _with_leading(

@@ -33,7 +33,6 @@ def figures(
     return result
   program = hlo.operations(compiled.text)
   seconds = sum(x.cycles * x.count for x in program) / chip.clock
-  ideal = lowered.train_flops / num_devices / chip.flops
   opcodes = collections.Counter()
   for each in program:
     opcodes[each.opcode] += 1
@@ -51,9 +50,11 @@ def figures(
   }
   if not seconds:
     return result
+  if lowered.train_flops:
+    ideal = lowered.train_flops / num_devices / chip.flops
+    result["estimated_mfu"] = ideal / seconds
   return result | {
     "estimated_seconds": seconds,
-    "estimated_mfu": ideal / seconds,
     "has_open_loops": hlo.has_open_loops(compiled.text),
     "parts": parts(program, chip),
     "costliest": [
@@ -105,10 +106,12 @@ def text(result: dict[str, Any]) -> str:
       "  estimated     no time: the compiler estimates none for this device"
     )
     return "\n".join([*lines, operations])
+  mfu = ""
+  if "estimated_mfu" in result:
+    mfu = f", MFU {result['estimated_mfu']:.1%}"
   lines.append(
-    f"  estimated     {1e3 * result['estimated_seconds']:.1f} ms, MFU"
-    f" {result['estimated_mfu']:.1%} (a model of the compiler, not a"
-    " measurement)"
+    f"  estimated     {1e3 * result['estimated_seconds']:.1f} ms{mfu} (a model"
+    " of the compiler, not a measurement)"
   )
   if result["has_open_loops"]:
     lines.append("                loops that depend on data count once")

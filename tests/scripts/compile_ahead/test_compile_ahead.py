@@ -131,6 +131,27 @@ def test_a_program_larger_than_a_device_does_not_fit():
   assert compiled(needed - 1).exceeds_by == 1
 
 
+@pytest.mark.parametrize(
+  ("parts", "examples", "excess", "expected"),
+  [(1, 16, 1, 2), (1, 16, 250, 4), (1, 12, 150, 3), (3, 9, 1, 9), (4, 7, 1, 7),
+   (1, 2, 150, 0), (8, 8, 1, 0)],
+)  # fmt: skip
+def test_the_next_number_of_microbatches_divides_the_examples(
+  parts, examples, excess, expected
+):
+  chip = chips.chip("H100")._replace(hbm_bytes=100)
+  compiled = program.Compiled(1.0, 1.0, "", {}, excess)
+  found = program.parts_that_may_fit(parts, examples, compiled, chip)
+  assert found == expected
+
+
+def test_only_a_train_step_can_be_fitted():
+  done = _run("--config=configs/digits.py:smoke", "--program=evaluate", "--fit")
+  assert done.returncode == 2
+  assert "--fit has no effect with --program=evaluate" in done.stderr
+  assert len(done.stderr.splitlines()) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not _HAS_CUDA, reason="the CUDA plugin is not installed")
 def test_a_train_step_compiles_for_gpus(tmp_path):

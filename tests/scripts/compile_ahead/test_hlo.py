@@ -2,7 +2,7 @@
 
 import pytest
 
-from scripts.compile_ahead import hlo, report
+from scripts.compile_ahead import chips, hlo, program, report
 from scripts.compile_ahead.chips import Chip
 
 _MODULE = """\
@@ -44,6 +44,19 @@ def test_operations_of_a_loop_count_once_an_iteration():
   assert (product.name, product.cycles, product.count) == ("product", 100, 6)
   assert product.flops == 2 * 8 * 4 * 16
   assert (total.opcode, total.count) == ("all-reduce", 1)
+
+
+@pytest.mark.parametrize("flops", [0.0, 1e9])
+def test_only_a_train_step_has_an_mfu(flops):
+  chip = chips.chip("TPU v5 lite")
+  lowered = program.Lowered(None, 0, 0, 0, flops, [], ("all-reduce",))
+  compiled = program.Compiled(1.0, 1.0, _MODULE, {"code": 1}, 0)
+  figures = report.figures(lowered, compiled, chip, num_devices=2)
+  ideal = flops / 2 / chip.flops
+  if flops:
+    assert figures["estimated_mfu"] == ideal / figures["estimated_seconds"]
+  assert ("estimated_mfu" in figures) == ("MFU" in report.text(figures))
+  assert ("estimated_mfu" in figures) == bool(flops)
 
 
 def _convolution(window, labels, lhs, kernel, out):
