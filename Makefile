@@ -17,8 +17,8 @@ STAMP := $(VENV)/.installed
 
 help:  ## List these targets.
 	@echo "usage: make TARGET [ARGS=\"...\"]"
-	@sed -n 's/^\([a-z-]*\):.*## /  \1:/p' Makefile \
-	  | awk -F: '{ printf "%-20s%s\n", $$1, $$2 }'
+	@awk -F ':.*## ' '/^[a-z-]*:.*## / { printf "  %-18s%s\n", $$1, $$2 }' \
+	  Makefile
 
 setup: $(STAMP)  ## Install everything into .venv (PYTHON=python3.12 picks one).
 
