@@ -3,13 +3,13 @@
   python -m scripts.compile_ahead.table --topologies=v5e:8x8 --out=DIR \
     --page=docs/tpu_table.md
 
-compiles each train step as `scripts.compile_ahead` does, --parallel of them at
-a time, and keeps the figures of each in a file of DIR. What is there is not
-compiled again, so the command can be stopped and started again at any time;
-delete a file to compile its row once more. Rows that differ in their data alone
-share a program, which is compiled once unless both start at the same time. With
---nocompile, only the page is written. Rows that have no figures in DIR stay as
-they are on the page.
+compiles each train step, in bfloat16, as `scripts.compile_ahead` does,
+--parallel of them at a time, and keeps the figures of each in a file of DIR.
+What is there is not compiled again, so the command can be stopped and started
+again at any time; delete a file to compile its row once more. Rows that differ
+in their data alone share a program, which is compiled once unless both start at
+the same time. With --nocompile, only the page is written. Rows that have no
+figures in DIR stay as they are on the page.
 
 A batch that a topology's chips do not divide, as those of the small variants,
 is compiled for the largest slice of the same generation that does.
@@ -61,9 +61,6 @@ def define_flags() -> None:
     "configs", [], "Configs to compile, as configs/FILE.py:VARIANT or a file"
     " for all of its variants; default: all."
   )  # fmt: skip
-  flags.DEFINE_enum(
-    "precision", "bfloat16", ["bfloat16", "float32"], "Precision of the steps."
-  )
   flags.DEFINE_bool("compile", True, "Compile what has no figures yet.")
   flags.DEFINE_integer(
     "parallel", 1, "Rows compiled at the same time; each takes up to 6 GB.",
@@ -97,7 +94,7 @@ def main(argv: Sequence[str]) -> None:
   chosen = rows(folder, configs_named(values.configs), values.topologies)
   todo = [row for row in chosen if not row.file.exists()]
   if values.compile:
-    compile_rows(todo, values.precision, values.parallel)
+    compile_rows(todo, values.parallel)
   results = [(row.config, row.topology, read(row.file)) for row in every]
   old = page.read_text(encoding="utf-8") if page and page.exists() else ""
   text = table_page.page(results, old)
@@ -138,19 +135,18 @@ def with_fingerprint(folder: str | None, fingerprint: str) -> Path | None:
   return None
 
 
-def compile_rows(todo: Sequence[Row], precision: str, parallel: int) -> None:
+def compile_rows(todo: Sequence[Row], parallel: int) -> None:
   """Compiles rows, and prints a line for each as it finishes.
 
   Args:
     todo: The rows.
-    precision: Their `config.precision`.
     parallel: Number of rows compiled at the same time.
   """
   waiting, running, number = list(todo), [], 0
   try:
     while waiting or running:
       while waiting and len(running) < parallel:
-        running.append(_Compilation(waiting.pop(0), precision))
+        running.append(_Compilation(waiting.pop(0)))
       time.sleep(_POLL_SECONDS)
       for each in [each for each in running if each.has_ended()]:
         result, number = each.keep_figures(), number + 1
@@ -170,17 +166,16 @@ class _Compilation:
 
   Args:
     row: The row.
-    precision: Its `config.precision`.
   """
 
-  def __init__(self, row: Row, precision: str):
+  def __init__(self, row: Row):
     self.row = row
     self._config = costs.load_config(row.config)
     self._new = row.file.with_suffix(".new")
     topology = chips.dividing(row.topology, self._config.batch_size)
     command = [
       *(sys.executable, "-m", "scripts.compile_ahead", "--fit"),
-      *(f"--config={row.config}", f"--config.precision={precision}"),
+      *(f"--config={row.config}", "--config.precision=bfloat16"),
       *(f"--topology={topology}", f"--reuse={row.file.parent}"),
       f"--json={self._new}",
     ]

@@ -110,8 +110,9 @@ def test_the_figures_of_a_row_are_kept(monkeypatch, tmp_path, capsys):
   first, second = table.rows(tmp_path, configs, ["v5e:8x8"])
   figures = _FIGURES | {"fingerprint": "v5e:8x8 abc"}
   commands = _instead_of_compiling(monkeypatch, _write_figures(figures))
-  table.compile_rows([first], "bfloat16", 1)
-  assert f"--config={first.config}" in commands[0]
+  table.compile_rows([first], 1)
+  expected = {f"--config={first.config}", "--config.precision=bfloat16"}
+  assert expected <= {*commands[0]}
   result = table.read(first.file)
   assert result == figures | {"config": first.config, "num_steps": 0}
   assert table.read(second.file) == {}
@@ -127,7 +128,7 @@ def test_a_failure_is_kept_with_its_reason(monkeypatch, tmp_path, capsys):
   (row,) = table.rows(tmp_path, ["configs/digits.py:"], ["v5e:8x8"])
   code = "import sys; print('warning', file=sys.stderr); sys.exit('no memory')"
   _instead_of_compiling(monkeypatch, code)
-  table.compile_rows([row], "bfloat16", 1)
+  table.compile_rows([row], 1)
   assert table.read(row.file)["error"] == "no memory"
   assert "failed: no memory" in capsys.readouterr().out
 
@@ -136,7 +137,7 @@ def test_a_row_that_takes_too_long_is_given_up(monkeypatch, tmp_path):
   (row,) = table.rows(tmp_path, ["configs/digits.py:"], ["v5e:8x8"])
   _instead_of_compiling(monkeypatch, "import time; time.sleep(600)")
   monkeypatch.setattr(table, "_SECONDS", 1)
-  table.compile_rows([row], "bfloat16", 1)
+  table.compile_rows([row], 1)
   assert table.read(row.file)["error"] == "not compiled within 1 s"
 
 
@@ -147,7 +148,7 @@ def test_an_interrupted_row_is_not_kept(monkeypatch, tmp_path):
   code = "import sys; sys.exit(130)"
   commands = _instead_of_compiling(monkeypatch, code)
   with pytest.raises(KeyboardInterrupt):
-    table.compile_rows(rows, "bfloat16", 1)
+    table.compile_rows(rows, 1)
   assert len(commands) == 1
   assert not list(tmp_path.iterdir())
 
@@ -167,7 +168,7 @@ while len(list(folder.glob("*.started"))) < 2:
 """
   _instead_of_compiling(monkeypatch, code)
   monkeypatch.setattr(table, "_SECONDS", 60)
-  table.compile_rows(rows, "bfloat16", 2)
+  table.compile_rows(rows, 2)
   assert "2/2 configs/digits.py" in capsys.readouterr().out
   assert not any("error" in table.read(row.file) for row in rows)
 
