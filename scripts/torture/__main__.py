@@ -1,4 +1,4 @@
-"""Disturbs a run again and again: python -m scripts.torture --kills=50.
+"""Disturbs a run again and again: python -m scripts.torture --disturbances=50.
 
 A small run on images of digits is killed (half of the time while it saves),
 terminated, deprived of its disk, data workers, images and checkpoint files, and
@@ -24,8 +24,8 @@ from perceiver_jax import files
 from perceiver_jax.errors import UserError
 from scripts.torture import faults, runs
 
-_KILLS = flags.DEFINE_integer(
-  "kills", 50, "Number of disturbances; every other one is a kill -9.",
+_DISTURBANCES = flags.DEFINE_integer(
+  "disturbances", 50, "Their number; every other one is a kill -9.",
   lower_bound=1,
 )  # fmt: skip
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of their order and times.")
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
   if _OUT.value and out.exists():
     raise UserError(f"--out={out} exists; give a new folder")
   rng = random.Random(_SEED.value)
-  chosen = list(itertools.islice(faults.schedule(rng), _KILLS.value))
+  chosen = list(itertools.islice(faults.schedule(rng), _DISTURBANCES.value))
   lab = runs.Lab(out, _STEPS * (1 + len(chosen)))
   start = time.monotonic()
   counts: collections.Counter = collections.Counter()

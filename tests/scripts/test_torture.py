@@ -59,7 +59,7 @@ def test_the_state_of_a_run_is_read_from_its_folder(tmp_path):
 def test_a_disturbed_run_ends_like_another(tmp_path):
   done = subprocess.run(
     [
-      *(sys.executable, "-m", "scripts.torture", "--kills=2"),
+      *(sys.executable, "-m", "scripts.torture", "--disturbances=2"),
       f"--out={tmp_path / 'out'}",
     ],
     cwd=tiny_runs.ROOT,
