@@ -14,6 +14,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import launch, predict, processes
+from experiments.predictions import models
 
 
 def define_flags() -> None:
@@ -33,6 +34,7 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
   """Makes the page of the model, and serves it until Ctrl-C."""
   launch.no_arguments(argv)
+  models.check_flags()
   # Imported here because they import JAX, which is slow.
   from experiments.demo_pages import page, server
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from experiments import flag_errors, launch
-from experiments.predictions import outputs
+from experiments.predictions import models, outputs
 from perceiver_jax import files
 from perceiver_jax.errors import UserError
 
@@ -97,12 +97,7 @@ def _check_flags() -> None:
   values = flags.FLAGS
   if values.weights:
     launch.config()
-    for name in ("workdir", "checkpoint"):
-      if values[name].present:
-        raise UserError(
-          f"--{name} and --weights are given; give --workdir and --checkpoint,"
-          " or --weights and --config"
-        )
+    models.check_flags()
   elif not values.workdir:
     raise UserError(
       "no model is given; give --workdir, the folder of a run, or --weights, a"

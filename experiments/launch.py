@@ -129,16 +129,19 @@ def enable_compilation_cache(folder: Path) -> None:
     jax.config.update("jax_compilation_cache_dir", cache)
 
 
-def saved_run() -> tuple[Any, Any, Path]:
+def saved_run(folder: Path | None = None) -> tuple[Any, Any, Path]:
   """Returns the config, task and folder of a run that was trained before.
 
+  Args:
+    folder: the folder of the run; by default --workdir.
+
   Raises:
-    UserError: the workdir holds no run, or --config differs from its config.
+    UserError: the folder holds no run, or --config differs from its config.
   """
   from perceiver_jax.tasks import registry as tasks
   from perceiver_jax.training import workdir as workdir_lib
 
-  folder = workdir()
+  folder = folder or workdir()
   saved = workdir_lib.read_config(folder, "data", "model")
   if flags.FLAGS.config is not None:
     saved = tasks.complete_config(config())

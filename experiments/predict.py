@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from experiments import launch
-from experiments.predictions import flow_model
+from experiments.predictions import flow_model, models
 
 # Command to module of `experiments.predictions`.
 COMMANDS = {
@@ -46,10 +46,7 @@ def define_flags() -> None:
   launch.define_flags(config_required=False)
   flags.DEFINE_string("weights", "", "File or folder of weights.")
   flags.DEFINE_string(
-    "checkpoint",
-    "latest",
-    "classify, classify-points, classify-text, command, flow, and attention to"
-    " images, of --workdir: latest, best, or a step.",
+    "checkpoint", "latest", "Checkpoint of --workdir: latest, best, or a step."
   )
   flags.DEFINE_integer(
     "top", 5, "Number of predictions to show.", lower_bound=1
@@ -150,6 +147,7 @@ def _define_generate_flags() -> None:
 
 def main(argv: Sequence[str]) -> int:
   """Runs the command named by the first argument."""
+  models.check_flags()
   arguments = list(argv[1:])
   command = "classify"
   if arguments and arguments[0] in COMMANDS:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from absl import flags
 
+from experiments import evaluate_weights
 from experiments.predictions import models, outputs
 from perceiver_jax import weights as weights_lib
 from perceiver_jax.data.core.source import Example
@@ -59,17 +60,26 @@ def load(loaded: weights_lib.Weights | None = None) -> ImageModel:
   Raises:
     UserError: No model is given, or it does not classify images.
   """
-  if models.uses_run():
-    return _load_run(flags.FLAGS.checkpoint)
+  exported = models.run_of_weights()
+  if models.uses_run() or exported:
+    return _load_run(flags.FLAGS.checkpoint, exported)
   return _load_weights(flags.FLAGS.image_size, loaded)
 
 
-def _load_run(checkpoint: str) -> ImageModel:
-  """Restores a checkpoint of the run in --workdir."""
+def _load_run(checkpoint: str, exported: Path | None) -> ImageModel:
+  """Loads the model of a run, to be used with the run's preprocessing.
+
+  Args:
+    checkpoint: Checkpoint of the run in --workdir.
+    exported: Folder of a run whose exported weights are loaded instead.
+  """
   config, task, folder = models.saved_run(
-    image_classification.ImageClassification, "classify images"
+    image_classification.ImageClassification, "classify images", exported
   )
-  restored = restore.restore(config, task, folder, checkpoint)
+  if exported:
+    _, _, restored = evaluate_weights.load_without_data(folder, config)
+  else:
+    restored = restore.restore(config, task, folder, checkpoint)
   apply = restore.predictor(restored, return_attention="logits")
   threshold = flags.FLAGS.threshold
   if isinstance(task, MultilabelImageClassification):
@@ -77,7 +87,7 @@ def _load_run(checkpoint: str) -> ImageModel:
   elif threshold is not None:
     raise UserError(
       f"--threshold={threshold} is for models of several labels per image; the"
-      " run in --workdir has one label per image, so leave it out"
+      " run has one label per image, so leave it out"
     )
   return ImageModel(
     task.read,
@@ -131,7 +141,8 @@ def _load_weights(
       raise UserError(
         "the model of these weights does not take color images of"
         f" {image_size} x {image_size} pixels; give the size it was trained at"
-        f" with --image_size ({error})"
+        " with --image_size, or the folder of its run with --workdir"
+        f" ({error})"
       ) from error
     attention = [
       image_adapter.unpermute(each, seed)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from experiments import launch
+from perceiver_jax import files
 from perceiver_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,9 +16,33 @@ if TYPE_CHECKING:
 # JAX is imported in functions, because scripts import this module for --help.
 
 
+def check_flags() -> None:
+  """Checks that the flags name one model.
+
+  Raises:
+    UserError: A run or its checkpoint is given in addition to --weights.
+  """
+  values = flags.FLAGS
+  for name in ("workdir", "checkpoint"):
+    if values.weights and values[name].present:
+      raise UserError(
+        f"--{name} and --weights are given; give --workdir and --checkpoint,"
+        " or --weights alone"
+      )
+
+
 def uses_run() -> bool:
   """Tells whether the model is that of --workdir and not of --weights."""
   return bool(flags.FLAGS.workdir and not flags.FLAGS.weights)
+
+
+def run_of_weights() -> Path | None:
+  """Returns the folder in --weights if it is that of a run."""
+  from perceiver_jax.training import workdir
+
+  path = files.as_path(flags.FLAGS.weights).expanduser()
+  is_run = flags.FLAGS.weights and (path / workdir.CHECKPOINTS).is_dir()
+  return path if is_run else None
 
 
 def read_spec() -> tuple[dict[str, Any], "weights_lib.Weights | None"]:
@@ -42,7 +67,9 @@ def read_spec() -> tuple[dict[str, Any], "weights_lib.Weights | None"]:
 def load_weights(
   decoder_kinds: Sequence[str], *releases: str, loaded: Any = None
 ) -> Any:
-  """Loads --weights, or the exported weights of the run in --workdir.
+  """Loads --weights, or the weights of the run in --workdir.
+
+  Those of a run are the exported ones, or with --checkpoint a checkpoint's.
 
   Args:
     decoder_kinds: Kinds of decoder that the command supports.
@@ -65,7 +92,10 @@ def load_weights(
       "no weights are given: --weights takes a file or folder, --workdir a"
       f" finished run; {deepmind_files.download_hint(*releases)}"
     )
-  weights = loaded or weights_lib.load(path)
+  if uses_run() and flags.FLAGS["checkpoint"].present:
+    weights = _restore()
+  else:
+    weights = loaded or weights_lib.load(path)
   kind = weights.spec["decoder"]["kind"]
   if kind not in decoder_kinds:
     raise UserError(
@@ -74,6 +104,17 @@ def load_weights(
     )
   model.check_finite(weights, path)
   return weights
+
+
+def _restore() -> "weights_lib.Weights":
+  """Restores --checkpoint of the run in --workdir."""
+  from perceiver_jax import weights as weights_lib
+  from perceiver_jax.training import restore
+
+  config, task, folder = launch.saved_run()
+  restored = restore.restore(config, task, folder, flags.FLAGS.checkpoint)
+  params, state = restore.local_params(restored.state)
+  return weights_lib.Weights(config.model.to_dict(), params, state)
 
 
 def jit_apply(weights: Any, **options: Any) -> Callable[..., Any]:
@@ -107,21 +148,23 @@ def jit_apply(weights: Any, **options: Any) -> Callable[..., Any]:
   return apply_or_explain
 
 
-def saved_run(task_class: type, ability: str) -> tuple[Any, Any, Path]:
-  """Returns config, task and folder of the run in --workdir.
+def saved_run(
+  task_class: type, ability: str, folder: Path | None = None
+) -> tuple[Any, Any, Path]:
+  """Returns config, task and folder of a run.
 
   Args:
     task_class: Class of the tasks that the command supports.
     ability: Description of such tasks for the error, such as "classify
       images".
+    folder: Folder of the run; by default --workdir.
 
   Raises:
     UserError: There is no such run, or it is of another task.
   """
-  config, task, folder = launch.saved_run()
+  config, task, folder = launch.saved_run(folder)
   if not isinstance(task, task_class):
     raise UserError(
-      f"--workdir={folder} holds a run of {config.task!r}, which does not"
-      f" {ability}"
+      f"{folder} holds a run of {config.task!r}, which does not {ability}"
     )
   return config, task, folder

@@ -92,6 +92,27 @@ def test_flags_choose_checkpoint_classes_and_folder(
   assert not (trained / "predictions").exists()
 
 
+def test_weights_of_a_run_keep_its_preprocessing(
+  call, trained, images_of_digits
+):
+  of_run = call("predict", f"--workdir={trained}", *images_of_digits)
+  done = call(
+    "predict", f"--weights={trained}", f"--output={trained}", *images_of_digits
+  )
+  assert (done.status, done.err) == (0, "")
+  for file in images_of_digits:
+    expected = printed_classes(of_run.out, file)
+    assert printed_classes(done.out, file) == expected
+
+
+def test_weights_without_their_run_name_the_run(
+  refuses, trained, images_of_digits
+):
+  weights = trained / "model.safetensors"
+  parts = ["224 x 224", "--image_size", "--workdir"]
+  refuses("predict", f"--weights={weights}", images_of_digits[0], parts=parts)
+
+
 def test_an_earlier_output_is_kept_and_no_data_opened(
   call, trained, images_of_digits, monkeypatch
 ):
@@ -144,6 +165,8 @@ def test_a_folder_is_not_an_image(refuses, trained, tmp_path):
     (["--checkpoint=7", "{file}"], ["no checkpoint of step 7", "2, 4"]),
     (["--output=/dev/null/x", "{file}"], ["/dev/null/x", "--output"]),
     (["--batch=7", "{file}"], ["'batch'"]),
+    (["--weights=x", "{file}"], ["--workdir and --weights"]),
+    (["--weights=x", "--checkpoint=2", "{file}"], ["and --weights"]),
   ],
 )
 def test_invalid_flags_are_refused(

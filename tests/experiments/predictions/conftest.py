@@ -34,8 +34,9 @@ def empty_folder(tmp_path, monkeypatch):
 def flag():
   """Returns a function that sets flags: flag(labels="x")."""
   with flagsaver.flagsaver():
-    for name in ("weights", "workdir", "labels", "output"):
+    for name in ("weights", "workdir", "checkpoint", "labels", "output"):
       flags.DEFINE_string(name, "", "")
+    flags.DEFINE_string("config", None, "")
     yield lambda **values: [
       setattr(flags.FLAGS, name, str(value)) for name, value in values.items()
     ]

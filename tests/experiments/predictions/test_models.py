@@ -1,10 +1,14 @@
+import jax
 import numpy as np
 import pytest
 import tiny_weights
+from absl import flags
 
 from experiments.predictions import models
 from perceiver_jax import weights
 from perceiver_jax.errors import UserError
+from perceiver_jax.tasks import registry
+from perceiver_jax.training import restore, workdir
 
 
 @pytest.mark.parametrize(
@@ -40,3 +44,19 @@ def test_weights_that_are_not_finite_are_refused(flag, tmp_path):
   flag(weights=path)
   with pytest.raises(UserError, match="latents/embeddings that are NaN"):
     models.load_weights(["flow"], "flow")
+
+
+@pytest.mark.usefixtures("flag")
+def test_weights_of_a_run_are_those_of_the_checkpoint(trained):
+  flags.FLAGS(["predict", f"--workdir={trained}"])
+  exported = models.load_weights(["classification"])
+  flags.FLAGS(["predict", "--checkpoint=2"])
+  loaded = models.load_weights(["classification"])
+  config = workdir.read_config(trained)
+  task = registry.make_task(config)
+  restored = restore.restore(config, task, trained, "2")
+  expected, _ = restore.local_params(restored.state)
+  jax.tree.map(np.testing.assert_array_equal, loaded.params, expected)
+  assert loaded.spec == exported.spec
+  latents = lambda given: given.params["encoder/latents"]["embeddings"]
+  assert not np.array_equal(latents(loaded), latents(exported))
