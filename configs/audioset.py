@@ -50,7 +50,7 @@ durations set the rest of the config:
   own: spectrogram and video.
   own_audio: the spectrogram alone, of audio or video files.
   own_video: video alone.
-Runs in seconds, on generated clips:
+Runs in seconds, on generated clips, or for `own,smoke` and the like on yours:
   smoke: alone, or with any variant, as in `:raw,smoke`.
 
 Stated: 100 epochs; the windows; 2 x 8 self-attends and two cross-attends
@@ -139,7 +139,9 @@ def get_config(variant: str = "mel_video") -> ml_collections.ConfigDict:
     _small(config, _SMALL[name])
   if name in _OWN:
     _own(config, _OWN[name])
-  return _smoke(config) if smoke else config
+  if smoke:
+    _smoke(config, uses_own=name in _OWN)
+  return config
 
 
 def _in_table_3() -> list[str]:
@@ -275,10 +277,11 @@ def _own(
   config.num_steps = 2000
 
 
-def _smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+def _smoke(config: ml_collections.ConfigDict, *, uses_own: bool) -> None:
   """Shortens the run to a few steps of a tiny model."""
-  _generated(config)
-  config.data.source_args.generated.update(num_train=32, num_test=16)
+  if not uses_own:
+    _generated(config)
+    config.data.source_args.generated.update(num_train=32, num_test=16)
   config.data.num_windows = 2
   config.eval_every_epochs = 0.0
-  return base.smoke(config)
+  base.smoke(config)

@@ -27,8 +27,8 @@ Variants:
   tiny: images of at most 32 x 32 pixels.
   small: the default, at most 64 x 64 pixels.
   base: at most 224 x 224 pixels, with RandAugment, MixUp and CutMix.
-  smoke: a few steps on scikit-learn's digits, in seconds; alone or with any
-    variant, as in `:base,smoke`.
+  smoke: a few steps of a tiny model, in seconds, on your images or else on
+    scikit-learn's digits; alone or with any variant, as in `:base,smoke`.
 """
 
 from typing import NamedTuple
@@ -124,7 +124,8 @@ def get_config(variant: str = "small") -> ml_collections.ConfigDict:
   if name == "base":
     _augment(config)
   if smoke:
-    config.data.source = "digits"
+    # Of a source without leaves; taken if the leaf of no other is given.
+    config.data.source_args.digits = {}
     return base.smoke(config)
   return config
 

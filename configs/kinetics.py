@@ -27,7 +27,7 @@ On generated clips of moving shapes and tones, for two CPU cores:
 Clips of your own (--config.data.source_args.files.directory=DIR, with
 DIR/CLASS/*.mp4, DIR/SPLIT/CLASS/*.mp4, or lists):
   own: the model of `small`, with the splits and classes of the data.
-Runs in seconds, on generated clips:
+Runs in seconds, on generated clips, or for `own,smoke` on yours:
   smoke: alone, or with any variant, as in `:latents_196,smoke`.
 
 Stated: the windows; the label masked in half of the training examples and
@@ -86,7 +86,9 @@ def get_config(variant: str = "latents_784") -> ml_collections.ConfigDict:
     # `perceiver_jax/tasks/own_data/clip_config.py`.
     config.data.update(source="files", train_split="", eval_split="")
     config.model.decoder.outputs.label.num_outputs = 0
-  return _smoke(config) if smoke else config
+  if smoke:
+    _smoke(config, uses_own=name == "own")
+  return config
 
 
 def _data() -> dict[str, Any]:
@@ -184,9 +186,10 @@ def _small(config: ml_collections.ConfigDict) -> None:
   config.eval_every_steps = 1000
 
 
-def _smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+def _smoke(config: ml_collections.ConfigDict, *, uses_own: bool) -> None:
   """Shortens the run to a few steps of a tiny model."""
-  _generated(config)
-  config.data.source_args.generated.update(num_train=32, num_test=16)
+  if not uses_own:
+    _generated(config)
+    config.data.source_args.generated.update(num_train=32, num_test=16)
   config.eval_every_epochs = 0.0
-  return base.smoke(config)
+  base.smoke(config)

@@ -27,7 +27,8 @@ Variants:
     docs/optical_flow.md for its errors.
   own: `small` on pairs of your own, NAME_img1.png, NAME_img2.png and
     NAME_flow.flo in --config.data.source_args.pairs.directory=DIR.
-  smoke: a few steps of a tiny model, in seconds; alone, or with any variant.
+  smoke: a few steps of a tiny model, in seconds, on rendered pairs
+    (`own,smoke`: on yours); alone, or with any variant.
 
 The recipe is app. H's: 480 epochs of 400,000 pairs in batches of 512, LAMB, a
 cosine from 4e-4, and the augmentation that AutoFlow's authors released for
@@ -106,9 +107,11 @@ def get_config(variant: str = "main") -> ml_collections.ConfigDict:
   )
   if is_small:
     _small(config)
+  if smoke:
+    config = _smoke(config)
   if name == _OWN:
     config.data.train_source = config.data.eval_source = "pairs"
-  return _smoke(config) if smoke else config
+  return config
 
 
 def _source_args() -> dict[str, object]:

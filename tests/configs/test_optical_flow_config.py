@@ -41,3 +41,9 @@ def test_data_steps_and_schedule_are_those_of_the_paper():
   _, schedule = optimizers.from_config(config.optimizer, steps, 512)
   rates = [float(schedule(share * steps)) for share in (0, 0.5, 1)]
   np.testing.assert_allclose(rates, [4e-4, 2e-4, 0], atol=1e-9)
+
+
+def test_a_smoke_run_of_own_pairs_reads_them():
+  for variant, source in (("own,smoke", "pairs"), ("small,smoke", "rendered")):
+    data = optical_flow.get_config(variant).data
+    assert (data.train_source, data.eval_source) == (source, source)

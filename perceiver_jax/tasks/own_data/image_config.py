@@ -72,9 +72,15 @@ def _is_complete(config: ml_collections.ConfigDict) -> bool:
 
 
 def _given_source(source_args: dict[str, dict[str, Any]]) -> str:
-  """Returns the source whose first argument, its folder or name, is given."""
-  first = {name: next(iter(leaves)) for name, leaves in source_args.items()}
+  """Returns the source whose first argument, its folder or name, is given.
+
+  If none is, a source that has no arguments is taken.
+  """
+  first = {
+    name: next(iter(leaves)) for name, leaves in source_args.items() if leaves
+  }
   given = [name for name, leaf in first.items() if source_args[name][leaf]]
+  given = given or [name for name in source_args if name not in first]
   if len(given) != 1:
     leaves = ", ".join(
       f"--config.data.source_args.{name}.{leaf}" for name, leaf in first.items()

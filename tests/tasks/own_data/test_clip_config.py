@@ -98,7 +98,7 @@ def test_rare_classes_and_short_clips_are_named(tmp_path, caplog):
   assert "shortest of 16 clips has 0.50 seconds" in caplog.text
 
 
-@pytest.mark.parametrize("variant", ["own", "own_video"])
+@pytest.mark.parametrize("variant", ["own", "own_video", "own,smoke"])
 def test_windows_of_video(tmp_path, variant):
   for name in ("a/x", "a/y", "b/x", "b/y"):
     path = tmp_path / "train" / f"{name}.mp4"
@@ -109,13 +109,14 @@ def test_windows_of_video(tmp_path, variant):
   task = tasks.make_task(complete)
   window = task.preprocess(task.source("eval")[0], None)
   assert window["image"].shape == (8, 64, 64, 3)
-  assert ("audio" in window) == (variant == "own")
+  assert ("audio" in window) == (variant != "own_video")
 
 
-def test_classes_of_an_autoencoder(tmp_path):
+@pytest.mark.parametrize("variant", ["own", "own,smoke"])
+def test_classes_of_an_autoencoder(tmp_path, variant):
   for name in ("a/x", "a/y", "b/x", "b/y"):
     tiny_clips.write_clip(tmp_path / f"{name}.mp4", seconds=1.0)
-  config = make_config(tmp_path, "own", kinetics, eval_split="all")
+  config = make_config(tmp_path, variant, kinetics, eval_split="all")
   config.data.train_split = "all"
   complete = tasks.complete_config(config)
   assert complete.model.decoder.outputs.label.num_outputs == 2
@@ -144,7 +145,7 @@ def test_clips_that_cannot_be_trained_on_are_refused(tmp_path):
     tasks.complete_config(make_config(damaged))
 
 
-@pytest.mark.parametrize("variant", ["small", "own,smoke"])
+@pytest.mark.parametrize("variant", ["small", "small,smoke"])
 def test_a_complete_config_reads_no_data(variant, monkeypatch):
   monkeypatch.setattr(clip_config, "clip_files", None)
   config = audioset.get_config(variant)

@@ -41,8 +41,9 @@ def _config(folder, variant="tiny"):
   return config
 
 
-def test_a_folder_of_classes_is_enough(tmp_path, warnings):
-  config = _config(_write(tmp_path, {"cat": 12, "dog": 18}))
+@pytest.mark.parametrize("variant", ["tiny", "tiny,smoke"])
+def test_a_folder_of_classes_is_enough(tmp_path, warnings, variant):
+  config = _config(_write(tmp_path, {"cat": 12, "dog": 18}), variant)
   complete = tasks.complete_config(config)
   assert complete.data.source == "image_folder"
   assert complete.data.train_split == "all[10%:]"
@@ -124,6 +125,12 @@ def test_the_data_must_be_given_once(tmp_path):
   config.data.source_args.idx.directory = "x"
   with pytest.raises(UserError, match="idx and image_folder given"):
     tasks.complete_config(config)
+
+
+def test_a_smoke_run_needs_no_data():
+  complete = tasks.complete_config(images.get_config("smoke"))
+  assert complete.data.source == "digits"
+  assert complete.model.num_classes == 10
 
 
 def test_a_complete_config_reads_no_data(monkeypatch):
