@@ -281,3 +281,9 @@ def test_the_checked_in_page_is_up_to_date():
   text = (_ROOT / "docs" / "paper_tables.md").read_text(encoding="utf-8")
   content = page.content([], costs.of_rows(), _ROOT / "docs")
   assert page.render(content, ".md") == text
+
+
+def test_commands_of_other_readings_follow_an_or(content):
+  markdown = page.render(content, ".md")
+  assert "`or " not in markdown
+  assert "` or `python -m experiments.train " in markdown
