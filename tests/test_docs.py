@@ -1,5 +1,6 @@
 """Tests that the code of the documentation runs and that its links exist."""
 
+import ast
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ import pytest
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _PAGES = sorted([*_ROOT.glob("*.md"), *(_ROOT / "docs").glob("*.md")])
+_PACKAGE = _ROOT / "perceiver_jax"
 _FILE = re.compile(r"^`(\S+\.py)`:\n\n```python\n(.*?)^```", re.M | re.S)
 
 
@@ -74,3 +76,51 @@ def test_paths_in_the_documentation_exist(page):
   roots = "perceiver_jax|configs|experiments|scripts|tests|docs|requirements"
   for path in re.findall(rf"`((?:{roots})/[\w/.-]+)`", page.read_text()):
     assert (_ROOT / path).exists(), path
+
+
+def _layout():
+  """Returns the modules that each folder may import, by architecture.md."""
+  text = (_ROOT / "docs" / "architecture.md").read_text()
+  allowed = {}
+  for folder, cell in re.findall(
+    r"^\| `perceiver_jax/([\w/]+)/` \|.*\| (.*) \|$", text, re.M
+  ):
+    names = set(re.findall(r"`([\w.]+)`", cell))
+    if cell.startswith("all of the above"):
+      names = set(allowed) - names
+    allowed[folder.replace("/", ".")] = names
+  return allowed
+
+
+def _imports(path):
+  """Yields the full names that a file imports, other than for its types."""
+  tree = ast.parse(path.read_text())
+  for node in ast.walk(tree):
+    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+      node.body = []
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import | ast.ImportFrom):
+      module = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+      yield from (module + alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize(("folder", "allowed"), _layout().items())
+def test_folders_import_what_the_layout_allows(folder, allowed):
+  paths = list((_PACKAGE / folder.replace(".", "/")).rglob("*.py"))
+  assert paths
+  for path in paths:
+    for name in _imports(path):
+      package, _, module = name.partition(".")
+      if package != "perceiver_jax":
+        continue
+      is_file = (_PACKAGE / f"{module.split('.')[0]}.py").is_file()
+      assert (is_file and not folder.startswith("models")) or any(
+        f"{module}.".startswith(f"{prefix}.") for prefix in {folder, *allowed}
+      ), f"{path.relative_to(_ROOT)} imports {name}"
+
+
+def test_the_models_need_no_other_packages():
+  paths = (_PACKAGE / "models").rglob("*.py")
+  used = {name.split(".")[0] for path in paths for name in _imports(path)}
+  needed = {"haiku", "jax", "jaxtyping", "numpy", "perceiver_jax"}
+  assert used - sys.stdlib_module_names == needed

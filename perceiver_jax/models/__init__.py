@@ -1,7 +1,7 @@
 """Haiku modules of the Perceiver family.
 
-Needs only jax, dm-haiku, numpy and jmp, so it can be vendored or benchmarked
-alone: nothing here knows about data, training or configs.
+Needs only jax, dm-haiku, jaxtyping and numpy, so it can be vendored or
+benchmarked alone: nothing here knows about data, training or configs.
 
 Glossary of shapes used in this package:
   B: batch            N: latents            O: output queries
