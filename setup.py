@@ -48,7 +48,7 @@ setuptools.setup(
     "numpy>=2.0",
     "opencv-python-headless>=4.13",
     "optax>=0.2.5",
-    # We use the v0 API (CheckpointManager), which a later line may drop.
+    # We use the v0 API (AsyncCheckpointer), which a later line may drop.
     "orbax-checkpoint>=0.11,<0.13",
     "safetensors>=0.5",
     # For the photos it ships, files of 0.26; never imported.
