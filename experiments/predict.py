@@ -14,8 +14,8 @@
   autoencode CLIP ...    a video with audio, reconstructed
 
 The model is that of --weights: a file released by DeepMind (.pystate, .pickle),
-a .safetensors file or the folder of a Hugging Face checkpoint; or that of the
-run in --workdir. The default command is classify.
+a .safetensors file, or the folder of a run or of a Hugging Face checkpoint; or
+that of the run in --workdir. The default command is classify.
 """
 
 import importlib
@@ -67,7 +67,7 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     "image_size",
     224,
-    "classify and attention, of --weights: pixels.",
+    "classify and attention, of --weights other than a run's folder: pixels.",
     lower_bound=1,
   )
   flags.DEFINE_integer(
