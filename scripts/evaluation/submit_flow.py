@@ -20,7 +20,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import launch
-from experiments.predictions import flow_model, outputs
+from experiments.predictions import flow_model, models, outputs
 from perceiver_jax import files
 from perceiver_jax.errors import UserError
 
@@ -37,6 +37,7 @@ def main(argv: Sequence[str]) -> None:
   """Predicts and writes the files."""
   if len(argv) != 2:
     raise UserError("give one folder to write to, and flags that start with --")
+  models.check_flags()
   data_sets = {
     name: flag.value for name, flag in _FOLDERS.items() if flag.value
   }

@@ -202,6 +202,11 @@ def test_a_submission_to_kitti_has_the_flow_of_the_model(
       ["one data set"],
     ),
     ("evaluation.submit_flow", ["out", "--sintel=no/such"], ["no/such"]),
+    (
+      "evaluation.submit_flow",
+      ["out", "--workdir=run"],
+      ["--workdir and --weights are given"],
+    ),
   ],
 )
 def test_bad_input_is_one_line(refused, flag, name, arguments, parts):
