@@ -25,22 +25,16 @@ class CausalMask(NamedTuple):
   Attributes:
     query_positions: Positions of the queries; those below 0 attend to nothing.
     key_positions: Positions of the keys, `NEVER` at padding.
-    window: Number of the last positions, its own included, that a query may
-      attend to; None for all.
   """
 
   query_positions: Int[Array, "#B N"]
   key_positions: Int[Array, "#B M"]
-  window: int | None = None
 
   def array(self) -> Bool[Array, "#B N M"]:
     """Returns the mask as an array, True where a query may attend to a key."""
     query = self.query_positions[:, :, None]
     key = self.key_positions[:, None]
-    allowed = (key <= query) & (key >= 0)
-    if self.window is not None:
-      allowed &= key > query - self.window
-    return allowed
+    return (key <= query) & (key >= 0)
 
   def slice(self, start: int | jax.Array, size: int, axis: int) -> "CausalMask":
     """Returns the mask of a chunk of queries (axis 1) or keys (axis 2)."""

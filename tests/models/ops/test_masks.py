@@ -31,8 +31,7 @@ def _masks(draw):
   rng = np.random.default_rng(draw(st.integers(0, 99)))
   keys = np.where(rng.random((b, m)) < 0.2, NEVER, rng.integers(0, m, (b, m)))
   queries = rng.integers(-1, m, (b, n))
-  window = draw(st.sampled_from([None, 1, 3]))
-  return CausalMask(*map(jnp.int32, (queries, keys)), window)
+  return CausalMask(*map(jnp.int32, (queries, keys)))
 
 
 def _allowed(mask):
@@ -43,8 +42,7 @@ def _allowed(mask):
   for i, q, k in np.ndindex(b, n, m):
     query = int(mask.query_positions[i, q])
     key = int(mask.key_positions[i, k])
-    near = mask.window is None or query - key < mask.window
-    allowed[i, q, k] = key <= query and near
+    allowed[i, q, k] = key <= query
   return jnp.asarray(allowed)
 
 
@@ -88,7 +86,7 @@ def test_attention_to_unprojected_inputs_takes_it_too(mask):
 
 
 def test_a_mask_may_be_an_argument_of_a_jitted_function():
-  mask = CausalMask(jnp.arange(4)[None], jnp.arange(4)[None], 2)
+  mask = CausalMask(jnp.arange(4)[None], jnp.arange(4)[None])
   out = jax.jit(CausalMask.array)(mask)
   np.testing.assert_array_equal(out, mask.array())
 

@@ -119,12 +119,12 @@ def _masks():
     "none": None,
     **arrays,
     "causal": masks.CausalMask(positions, keys),
-    "window": masks.CausalMask(positions, jnp.tile(keys, (2, 1)), 2),
+    "causal each": masks.CausalMask(positions, jnp.tile(keys, (2, 1))),
   }
 
 
 @pytest.mark.parametrize(
-  "name", ["none", "keys", "shared", "each", "causal", "window"]
+  "name", ["none", "keys", "shared", "each", "causal", "causal each"]
 )
 @pytest.mark.parametrize(
   ("logits", "size", "masked_size"),
