@@ -65,6 +65,15 @@ def _parsed_flags():
   flags.FLAGS.mark_as_parsed()
 
 
+@pytest.fixture
+def no_type_checks(monkeypatch):
+  """Lets models get values that the types of their arguments exclude.
+
+  Only tests check these types, so that modules have to refuse such values.
+  """
+  monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
 @pytest.fixture(scope="session")
 def compile_cache(tmp_path_factory):
   """Returns the environment of programs that share one compilation cache.

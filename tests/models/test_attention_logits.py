@@ -135,8 +135,8 @@ def test_permuted_inputs_have_permuted_logits(order):
   np.testing.assert_allclose(after, before[..., order], atol=1e-5)
 
 
-def test_other_values_of_return_attention_are_refused():
-  # Runtime type checks, which only tests have, refuse it before the module.
+def test_other_values_of_return_attention_are_refused(no_type_checks):
   model, arrays = _cross_attend(AUTO, "Logits"), _arrays()
-  with pytest.raises(Exception, match="Logits"):
+  message = "return_attention 'Logits': give True for attention weights"
+  with pytest.raises(ValueError, match=message):
     jax.eval_shape(model.init, jax.random.key(0), *arrays)

@@ -28,9 +28,11 @@ def _spec(**leaves):
   }
 
 
-def _model(spec):
+def _model(spec, **kwargs):
   return plain.transform(
-    lambda x, mask=None: zoo.build(spec)(x, is_training=False, input_mask=mask)
+    lambda x, mask=None: zoo.build(spec)(
+      x, is_training=False, input_mask=mask, **kwargs
+    )
   )
 
 
@@ -154,15 +156,13 @@ def test_the_mean_ignores_order_and_padding():
 
 def test_initial_latents_replace_the_learned_ones():
   spec, features = _spec(), _features()
-  want, params = _latents(spec, features)
-  model = plain.transform(
-    lambda x, start: zoo.build(spec)(
-      x, is_training=False, initial_latents=start
-    )
-  )
-  learned = params["encoder/latents"]["embeddings"]
-  out = model.apply(params, features, learned)
+  learned, params = _latents(spec, features)
+  start = plain.normal(_LATENTS, _WIDTH, seed=5)
+  table = {"encoder/latents": {"embeddings": start}}
+  want, _ = _latents(spec, features, params | table)
+  out = _model(spec, initial_latents=start).apply(params, features)
   np.testing.assert_allclose(out.latents, want, atol=1e-5)
+  assert np.abs(want - learned).max() > 1e-3
 
 
 @pytest.mark.parametrize(
