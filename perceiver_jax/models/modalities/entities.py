@@ -17,6 +17,7 @@ from jax import numpy as jnp
 from perceiver_jax.models import decoders, layers, position_encoding
 from perceiver_jax.models.inputs import InputArray, as_input_array
 from perceiver_jax.models.ops.execution import AUTO, Execution
+from perceiver_jax.models.ops.online_softmax import MASKED_LOGIT
 from perceiver_jax.models.typing import Array, Bool, Float, ReturnAttention
 
 _CATEGORY_SCALE = 0.3
@@ -250,4 +251,4 @@ def _pointer(
   keys = hk.Linear(size, name=f"{name}_key")(x)
   # Keys alone can be decisive too, without the query.
   logits = jnp.einsum("bmg,bg->bm", keys, query + 1) / np.sqrt(size)
-  return jnp.where(input_mask, logits, -1e30)
+  return jnp.where(input_mask, logits, MASKED_LOGIT)

@@ -95,8 +95,6 @@ class FlowDecoder(decoders.QueryDecoder):
     use_convex_upsampling: Whether the decoded grid is 4 times coarser than the
       frames and is upsampled, for the convolution stem.
     decoded_channels: Channels decoded before upsampling.
-    qk_channels: Query and key width (512, that of the latents).
-    v_channels: Value width.
     **decoder: Other arguments of `QueryDecoder`.
   """
 

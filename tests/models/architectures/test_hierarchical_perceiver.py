@@ -176,7 +176,8 @@ def test_attention_reaches_the_inputs_through_all_blocks(regrouping):
   np.testing.assert_allclose(
     jax.nn.softmax(logits.encoder_attention[0]), weights, atol=1e-5
   )
-  # A group that a block does not attend to has no weight.
+  # Without the scale of its norm, block 1 attends to all of its inputs alike:
+  # the two groups that it merges get equal weights.
   if regrouping == "reshape":
     params["encoder/block_1/cross_attend/input_norm"]["scale"] *= 0
     uniform, _ = _apply(spec, raw, params, return_attention=True)
