@@ -1,13 +1,15 @@
 """Numerical precision of a model: "float32" or "bfloat16".
 
-"bfloat16" computes in bfloat16, except for the optimizer, norms, softmax,
-logits and loss; these and all parameters are in float32.
+"bfloat16" computes in bfloat16, except for the optimizer, position encodings,
+norms, softmax, logits and loss; these and all parameters are in float32.
 """
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import haiku as hk
+import jax
 import jax.numpy as jnp
 import jmp
 
@@ -19,16 +21,26 @@ from perceiver_jax.models.architectures import (
   resampler,
   transformer,
 )
-from perceiver_jax.models.modalities import entities, points
+from perceiver_jax.models.modalities import (
+  arrays,
+  entities,
+  image,
+  multimodal,
+  points,
+)
 
 PRECISIONS = ("float32", "bfloat16")
 
 _NORMS = (layers.LayerNorm, hk.BatchNorm)
 # Convolutions don't cast float32 inputs, such as those of `ConvexUpsample`.
 _CONVOLUTIONS = (hk.Conv2D, hk.Conv2DTranspose, hk.Conv3DTranspose)
-# Coordinates in bfloat16 would lose the high Fourier bands. The adapter is
-# cheap, and the encoder casts its output to bfloat16.
-_FLOAT32_ADAPTERS = {points.PointsAdapter, entities.EntityFeaturesAdapter}
+# Coordinates in bfloat16 would lose the high Fourier bands. The adapters are
+# cheap, and the encoder casts their output to bfloat16.
+_FLOAT32_ADAPTERS = {
+  arrays.ArraysAdapter,
+  entities.EntityFeaturesAdapter,
+  points.PointsAdapter,
+}
 # PointNet's encoder reads coordinates as they are, so it stays in float32.
 _ENCODERS = {
   encoder.PerceiverEncoder,
@@ -38,6 +50,16 @@ _ENCODERS = {
   resampler.Resampler,
   resampler.MeanPooling,
 }
+
+
+class _ImagePolicy(jmp.Policy):
+  """Leaves the boxes of crops as they are, since they are coordinates."""
+
+  def cast_to_compute(self, x: Any) -> Any:
+    cast, box = super().cast_to_compute, jax.tree_util.DictKey("crop_box")
+    return jax.tree_util.tree_map_with_path(
+      lambda path, leaf: leaf if box in path else cast(leaf), x
+    )
 
 
 @contextlib.contextmanager
@@ -60,6 +82,9 @@ def precision(name: str) -> Iterator[None]:
       outer = dict.fromkeys(zoo.DECODERS.values(), jmp.Policy(full, half, full))
       norms = dict.fromkeys(_NORMS, jmp.Policy(full, full, half))
       policies |= outer | norms
+      policies[image.ImageAdapter] = _ImagePolicy(full, half, half)
+      # Each of its adapters casts its own inputs, or needs them in float32.
+      policies[multimodal.MultimodalAdapter] = jmp.Policy(full, full, half)
       for module, policy in policies.items():
         stack.enter_context(hk.mixed_precision.push_policy(module, policy))
     yield

@@ -9,7 +9,7 @@ from jax import numpy as jnp
 
 from configs import hip, masked_lm, optical_flow, perceiver_ar, resampler
 from perceiver_jax.errors import UserError
-from perceiver_jax.models import layers, perceiver
+from perceiver_jax.models import inputs, layers, perceiver, zoo
 from perceiver_jax.models.ops.execution import Execution
 from perceiver_jax.tasks import registry as tasks
 from perceiver_jax.training import step
@@ -179,6 +179,96 @@ def test_bfloat16_applies_the_scale_of_norms_in_float32(custom_gradients):
   # Only the result is rounded.
   assert str(trace).count("new_dtype=bfloat16") == 1
   assert trace.out_avals[0].dtype == jnp.bfloat16
+
+
+def _random(*shape):
+  rng = np.random.default_rng(0)
+  return rng.uniform(-1, 1, shape).astype(np.float32)
+
+
+_TOKENS = np.arange(12, dtype=np.int32).reshape(2, 6)
+_IMAGES = _random(2, 8, 8, 3)
+_ADAPTERS = (
+  ("image", {}, _IMAGES),
+  ("image", {"prep_type": "conv1x1", "num_channels": 4}, _IMAGES),
+  (
+    "image",
+    {"coordinates": "image", "max_resolution": (224, 224)},
+    {"image": _IMAGES, "crop_box": _random(2, 2, 2)},
+  ),
+  ("audio", {}, _random(2, 64, 1)),
+  ("text", {}, _TOKENS),
+  (
+    "tokens",
+    {
+      "vocab_size": 12,
+      "num_channels": 8,
+      "positions": "sinusoidal",
+      "position_sizes": (8192,),
+    },
+    {"tokens": _TOKENS, "positions": 8000 + _TOKENS[..., None]},
+  ),
+  ("flow", {}, _random(2, 2, 4, 6, 3)),
+  ("points", {}, _random(2, 9, 3)),
+  ("entities", {}, _random(2, 5, 7)),
+  (
+    "entity_features",
+    {"num_categories": 12},
+    {
+      "categories": _TOKENS[..., None],
+      "numbers": _random(2, 6, 3),
+      "positions": _random(2, 6, 2),
+    },
+  ),
+  ("features", {"num_frames": 3}, _random(2, 3, 4, 5)),
+  (
+    "arrays",
+    {},
+    {"features": _random(2, 6, 3), "coordinates": _random(2, 6, 2)},
+  ),
+  ("arrays", {}, {"features": _IMAGES[0], "coordinates": _random(8, 2)}),
+  ("grouped", {}, _IMAGES),
+  ("label", {}, _random(2, 5)),
+)
+
+
+def test_all_adapters_are_compared():
+  kinds = {kind for kind, *_ in _ADAPTERS} | {"multimodal"}
+  assert kinds == set(zoo.ADAPTERS)
+
+
+@pytest.mark.parametrize(
+  ("kind", "arguments", "raw", "is_modality"),
+  [
+    (*adapter, is_modality)
+    for adapter in _ADAPTERS
+    for is_modality in (False, True)
+    # The inputs of "grouped" are no array, so that it can't be a modality.
+    if not is_modality or adapter[0] != "grouped"
+  ],
+)
+def test_bfloat16_inputs_agree_with_float32_to_its_precision(
+  kind, arguments, raw, is_modality
+):
+  def make(raw):
+    adapter = zoo.ADAPTERS[kind](**arguments)
+    if is_modality:
+      adapter, raw = zoo.ADAPTERS["multimodal"]({"x": adapter}), {"x": raw}
+    return inputs.of_adapter(adapter, raw, is_training=True)
+
+  model = hk.without_apply_rng(hk.transform(make))
+  raw = jax.device_put(raw)
+  params = model.init(jax.random.key(1), raw)
+  expected = model.apply(params, raw)
+  with precision("bfloat16"):
+    out = model.apply(params, raw)
+
+  def check(x, y):
+    np.testing.assert_allclose(
+      np.asarray(x, np.float32), y, rtol=0, atol=2**-7 * np.abs(y).max()
+    )
+
+  jax.tree.map(check, out, expected)
 
 
 @pytest.mark.parametrize("name", ["float16", "", "bf16"])

@@ -137,6 +137,7 @@ class ImageAdapter(hk.Module):
       return inputs
     return inputs.permute(permutation(self._permutation_seed, x.shape[1]))
 
+  @hk.transparent  # Precision policies would round the boxes.
   def _split(
     self, raw: jax.Array | Mapping[str, jax.Array]
   ) -> tuple[jax.Array, jax.Array | None]:
