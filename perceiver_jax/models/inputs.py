@@ -66,8 +66,30 @@ def of_adapter(adapter: Any, raw: Any, *, is_training: bool) -> Any:
   """Returns an adapter's inputs, in parts if the adapter supports it.
 
   They are an `InputArray`, or of a kind that only its encoder knows.
+
+  Raises:
+    ValueError: The input array holds integers.
   """
   make = getattr(adapter, "parts", adapter)
   inputs = make(raw, is_training=is_training)
-  is_array = isinstance(inputs, jax.Array | np.ndarray)
-  return InputArray(inputs) if is_array else inputs
+  if isinstance(inputs, jax.Array | np.ndarray):
+    inputs = InputArray(inputs)
+  if isinstance(inputs, InputArray):
+    check_floating(inputs.data, "the input array")
+  return inputs
+
+
+def check_floating(x: jax.Array | np.ndarray, what: str) -> None:
+  """Checks that an input array does not hold integers.
+
+  Adapters give learned channels and positions the type of their data, and would
+  round them to integers.
+
+  Raises:
+    ValueError: It does.
+  """
+  if not jnp.issubdtype(x.dtype, jnp.floating):
+    raise ValueError(
+      f"{what} must be floating point, got {x.dtype}: convert the raw data, and"
+      " normalize images"
+    )

@@ -2,12 +2,13 @@
 
 import types
 
+import jax
 import numpy as np
 import plain
 import pytest
 from jax import numpy as jnp
 
-from perceiver_jax.models import inputs
+from perceiver_jax.models import inputs, zoo
 from perceiver_jax.models.inputs import InputArray
 
 
@@ -67,3 +68,21 @@ def test_of_adapter_takes_separate_positions_if_the_adapter_has_them(parts):
   assert out.positions is None
   adapter = types.SimpleNamespace(parts=lambda raw, is_training: parts)
   assert inputs.of_adapter(adapter, data, is_training=False) is parts
+
+
+@pytest.mark.parametrize(
+  ("kind", "raw"),
+  [
+    ("image", np.ones((1, 4, 4, 3), np.uint8)),
+    ("audio", np.ones((1, 32, 1), np.int16)),
+    ("features", np.ones((1, 2, 3, 4), np.int32)),
+    ("arrays", {"features": np.ones((1, 3, 2), np.int32)}),
+  ],
+)
+def test_integers_are_refused(no_type_checks, kind, raw):
+  model = plain.transform(
+    lambda x: inputs.of_adapter(zoo.ADAPTERS[kind](), x, is_training=False)
+  )
+  message = "the input array must be floating point, got u?int[0-9]+: convert"
+  with pytest.raises(ValueError, match=message):
+    jax.eval_shape(model.init, jax.random.key(0), raw)

@@ -14,7 +14,7 @@ import jax
 from jax import numpy as jnp
 
 from perceiver_jax.models import decoders, position_encoding
-from perceiver_jax.models.inputs import InputArray
+from perceiver_jax.models.inputs import InputArray, check_floating
 from perceiver_jax.models.typing import Array, Bool, Float, ReturnAttention
 
 Adapter = Callable[..., jax.Array]
@@ -64,7 +64,7 @@ class MultimodalAdapter(hk.Module):
 
     Raises:
       ValueError: `raw` lacks a modality, or masks an unknown one, or masks
-        without mask tokens.
+        without mask tokens, or a modality's input array holds integers.
     """
     masked = raw.get("masked", {})
     _check_names("masks", masked, self._adapters)
@@ -77,6 +77,8 @@ class MultimodalAdapter(hk.Module):
       name: adapter(raw[name], is_training=is_training)
       for name, adapter in sorted(self._adapters.items())
     }
+    for name, x in arrays.items():
+      check_floating(x, f"the input array of {name}")
     width = max(x.shape[-1] for x in arrays.values()) + self._min_padding
     parts = []
     for name, x in arrays.items():

@@ -236,6 +236,13 @@ def test_missing_modalities_and_unknown_masks_are_refused(
     small.shapes(model, raw)
 
 
+def test_integers_are_refused(no_type_checks):
+  raw = _raw() | {"label": jnp.ones((2, 7), jnp.int32)}
+  message = "the input array of label must be floating point, got int32"
+  with pytest.raises(ValueError, match=message):
+    small.shapes(_adapter(), raw)
+
+
 @functools.cache
 def _autoencoder():
   """Returns the small autoencoder, its random parameters, and raw data."""
