@@ -38,6 +38,8 @@ def _count_equation(eqn: Any) -> int:
     return 2 * size * math.prod(eqn.outvars[0].aval.shape)
   if name == "conv_general_dilated":
     return _count_convolution(eqn)
+  if name.startswith("dot_product_attention_"):
+    return _count_fused_attention(eqn)
   if name == "exp":  # Only softmax exponentiates in these models.
     return _SOFTMAX_COST * math.prod(eqn.outvars[0].aval.shape)
   times = eqn.params["length"] if name == "scan" else 1
@@ -49,6 +51,20 @@ def _count_convolution(eqn: Any) -> int:
   kernel = eqn.invars[1].aval.shape
   per_output = math.prod(kernel) // kernel[numbers.rhs_spec[0]]
   return 2 * per_output * math.prod(eqn.outvars[0].aval.shape)
+
+
+def _count_fused_attention(eqn: Any) -> int:
+  """Counts cuDNN's kernel by the widths that its arrays are padded to.
+
+  The logits that its backward pass recomputes don't count.
+  """
+  # [B, N, H, F], [B, M, H, F] and [B, M, H, V].
+  queries, keys, values = (x.aval.shape for x in eqn.invars[:3])
+  logits = math.prod(queries[:3]) * keys[1]
+  products = 2 * logits * (queries[-1] + values[-1])
+  if "bwd" in eqn.primitive.name:
+    return 2 * products
+  return products + _SOFTMAX_COST * logits
 
 
 def _inner_jaxprs(eqn: Any) -> list[Any]:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import numpy as jnp
 
+from perceiver_jax.models import flops
 from perceiver_jax.models.ops import cudnn as ops_cudnn
 from perceiver_jax.models.ops import dot_product_attention as dpa
 from perceiver_jax.models.ops.execution import Execution
@@ -102,6 +103,22 @@ def test_the_kernel_and_its_gradient_lower_for_cuda(cudnn, widths, masked):
   width = ops_cudnn._width(args[0], args[2])
   assert f"2x64x4x{width}xbf16" in text
   assert ("x64x96x" in text) == masked  # No logits; a mask becomes a bias.
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_kernel_counts_as_many_operations_as_other_attentions(
+  cudnn, masked
+):
+  args = _arrays((2, 64, 96, 4, 32, 32), dtype=jnp.bfloat16)
+  mask = jnp.ones((2, 1, 96), bool) if masked else None
+  counts = {}
+  for attention in ("cudnn", "xla"):
+    execution = Execution(attention=attention)
+    attend = lambda *qkv, e=execution: dpa.dot_product_attention(*qkv, mask, e)
+    counts[attention] = [
+      flops.count_flops(fn, *args) for fn in (attend, with_gradients(attend))
+    ]
+  assert counts["cudnn"] == counts["xla"]
 
 
 @pytest.mark.parametrize(
