@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import haiku as hk
-import jax
 from jax import numpy as jnp
 
 from perceiver_jax.models import blocks, position_encoding
@@ -96,6 +95,11 @@ class PerceiverEncoder(hk.Module):
         f" {config.num_blocks} blocks: raise num_blocks or place them at the"
         " 'start'"
       )
+    if config.num_cross_attends and not config.num_blocks:
+      raise ValueError(
+        f"{config.num_cross_attends} cross-attends need a block that follows"
+        " them: raise num_blocks, or set num_cross_attends to 0"
+      )
     self._config = config
     self._execution = execution
 
@@ -123,7 +127,13 @@ class PerceiverEncoder(hk.Module):
       ValueError: `initial_latents` have another number of channels.
     """
     inputs = as_input_array(inputs).zero_padding(input_mask)
-    latents = self._initial_latents(initial_latents)
+    latents = position_encoding.initial_latents(
+      initial_latents,
+      self._config.num_latents,
+      self._config.num_latent_channels,
+      self._config.latent_init_scale,
+    )
+    latents = latents if latents.ndim == 3 else latents[None]
     attention = []
 
     def apply(latents, stage):
@@ -147,24 +157,6 @@ class PerceiverEncoder(hk.Module):
     latents = depth.apply_stages(apply, stages, latents, scan=scan)
     latents = jnp.broadcast_to(latents, shape)
     return latents, attention if return_attention else []
-
-  @hk.transparent
-  def _initial_latents(self, latents: jax.Array | None) -> jax.Array:
-    """Returns the latents to start from, [B, n, D] or [1, n, D]."""
-    cfg = self._config
-    if latents is None:
-      latents = position_encoding.TrainablePositions(
-        cfg.num_latents,
-        cfg.num_latent_channels,
-        cfg.latent_init_scale,
-        name="latents",
-      )()
-    if latents.shape[-1] != cfg.num_latent_channels:
-      raise ValueError(
-        f"initial_latents {latents.shape} have {latents.shape[-1]} channels:"
-        f" give {cfg.num_latent_channels}, or change num_latent_channels"
-      )
-    return latents if latents.ndim == 3 else latents[None]
 
   @hk.transparent
   def _stages(self) -> list["_Stage"]:

@@ -7,6 +7,7 @@ queries it is Perceiver IO (arXiv 2107.14795). Shapes as in the package
 glossary.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -87,16 +88,21 @@ class Perceiver(hk.Module):
         with dropout; None for no dropout.
 
     Raises:
-      ValueError: Both kinds of latents are given.
+      ValueError: Both kinds of latents are given, or `dropout_keys` to an
+        encoder without dropout.
     """
     if latents is not None and initial_latents is not None:
       raise ValueError(
         "latents are processed already and initial_latents are not: give one"
       )
+    dropout = {}
+    if dropout_keys is not None:
+      if "dropout_keys" not in inspect.signature(self.encoder).parameters:
+        raise ValueError("the encoder has no dropout: leave dropout_keys out")
+      dropout["dropout_keys"] = dropout_keys
     inputs = inputs_lib.of_adapter(self.adapter, raw, is_training=is_training)
     encoder_attention = []
     if latents is None:
-      dropout = {} if dropout_keys is None else {"dropout_keys": dropout_keys}
       latents, encoder_attention = self.encoder(
         inputs, input_mask, return_attention, initial_latents, **dropout
       )

@@ -153,8 +153,16 @@ def rotate(
     x: Queries or keys.
     positions: Of each element.
     rotary: Which channels are rotated, and how fast.
+
+  Raises:
+    ValueError: The fraction is not that of at least one pair of a head.
   """
   num_pairs = int(rotary.fraction * x.shape[-1]) // 2
+  if not 1 <= num_pairs <= x.shape[-1] / 2:
+    raise ValueError(
+      f"rotary_fraction {rotary.fraction} of heads of {x.shape[-1]} channels:"
+      " give a fraction up to 1 that is at least two channels"
+    )
   exponents = np.linspace(0.0, 1.0, num_pairs)
   frequencies = (rotary.max_wavelength**-exponents).astype(np.float32)
   angles = positions[..., None, None].astype(jnp.float32) * frequencies
@@ -222,6 +230,29 @@ class TrainablePositions(hk.Module):
     """Returns the table."""
     init = hk.initializers.TruncatedNormal(self._init_scale)
     return hk.get_parameter("embeddings", self._shape, init=init)
+
+
+def initial_latents(
+  given: Shaped[Array, "B n D"] | Shaped[Array, "n D"] | None,
+  num_latents: int,
+  num_channels: int,
+  init_scale: float = 0.02,
+) -> Shaped[Array, "B n D"] | Shaped[Array, "n D"]:
+  """Returns the given latents, or else the calling module's learned ones.
+
+  Raises:
+    ValueError: The given latents have another number of channels.
+  """
+  if given is None:
+    return TrainablePositions(
+      num_latents, num_channels, init_scale, name="latents"
+    )()
+  if given.shape[-1] != num_channels:
+    raise ValueError(
+      f"initial_latents {given.shape} have {given.shape[-1]} channels: give"
+      f" {num_channels}, or change num_latent_channels"
+    )
+  return given
 
 
 def repeat_batch(

@@ -317,6 +317,10 @@ def test_cross_attends_and_blocks_run_in_the_configured_order(
   [
     ({"num_cross_attends": 3}, "3 cross-attends cannot be .* with 2 blocks"),
     (
+      {"num_blocks": 0, "cross_attend_placement": "start"},
+      "2 cross-attends need a block that follows them: raise num_blocks",
+    ),
+    (
       {"cross_attend_placement": "end"},
       "cross_attend_placement 'end': choose one of interleaved, start",
     ),

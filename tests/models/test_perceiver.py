@@ -74,14 +74,25 @@ def test_attention_is_returned_on_request_with_the_same_parameters():
   np.testing.assert_allclose(out.logits, without.logits, atol=1e-5)
 
 
-def test_latents_and_initial_latents_together_are_refused():
-  model = hk.transform(
-    lambda: perceiver.Perceiver(len, len, len)(
-      None,
-      is_training=False,
-      latents=jnp.zeros((1, 2, 3)),
-      initial_latents=jnp.zeros((2, 3)),
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (
+      {"latents": jnp.zeros((1, 2, 3)), "initial_latents": jnp.zeros((2, 3))},
+      "give one",
+    ),
+    (
+      {"dropout_keys": jnp.zeros((1, 2), jnp.uint32)},
+      "the encoder has no dropout: leave dropout_keys out",
+    ),
+  ],
+)
+def test_arguments_that_cannot_be_are_refused(arguments, message):
+  def make():
+    encoder = encoder_lib.PerceiverEncoder(ENCODER)
+    return perceiver.Perceiver(len, encoder, len)(
+      None, is_training=False, **arguments
     )
-  )
-  with pytest.raises(ValueError, match="give one"):
-    model.init(jax.random.key(0))
+
+  with pytest.raises(ValueError, match=message):
+    hk.transform(make).init(jax.random.key(0))

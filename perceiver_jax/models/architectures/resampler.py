@@ -148,14 +148,17 @@ class Resampler(hk.Module):
       input_mask: True at real features; those of padding have no effect.
       return_attention: Not used.
       initial_latents: Latents [B, N, D] or [N, D] in place of the learned ones.
+
+    Raises:
+      ValueError: The features, without a projection, or `initial_latents` do
+        not have D channels.
     """
     del return_attention
     features = as_input_array(inputs).zero_padding(input_mask).array()
     features = self._project(features)
-    table = position_encoding.TrainablePositions(
-      self._num_latents, self._num_latent_channels, name="latents"
+    latents = position_encoding.initial_latents(
+      initial_latents, self._num_latents, self._num_latent_channels
     )
-    latents = table() if initial_latents is None else initial_latents
     batch = features.shape[0]
     latents = jnp.broadcast_to(
       latents.astype(features.dtype), (batch, *latents.shape[-2:])

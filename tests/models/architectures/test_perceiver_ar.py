@@ -145,6 +145,15 @@ def test_products_of_rotated_vectors_depend_on_their_distance(
   )
 
 
+@pytest.mark.parametrize("fraction", [0.2, 2.0])
+def test_a_rotary_fraction_without_a_pair_in_a_head_is_refused(fraction):
+  message = (
+    f"rotary_fraction {fraction} of heads of 4 channels: give a fraction"
+  )
+  with pytest.raises(ValueError, match=message):
+    _apply(_spec(rotary_fraction=fraction), _inputs())
+
+
 def test_the_slowest_channels_turn_by_one_radian_in_the_longest_wavelength():
   x = jnp.zeros((1, 1, 1, 8)).at[..., 6].set(1.0)
   turned = position_encoding.rotate(x, jnp.array([[100]]), Rotary(100.0, 1.0))

@@ -165,6 +165,12 @@ def test_initial_latents_replace_the_learned_ones():
   assert np.abs(want - learned).max() > 1e-3
 
 
+def test_initial_latents_of_another_width_are_refused():
+  model = _model(_spec(), initial_latents=jnp.zeros((_LATENTS, 5)))
+  with pytest.raises(ValueError, match="5 channels: give 12, or change"):
+    jax.eval_shape(model.init, jax.random.key(0), _features())
+
+
 @pytest.mark.parametrize(
   ("leaves", "message"),
   [
