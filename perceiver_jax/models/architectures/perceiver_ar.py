@@ -47,6 +47,10 @@ class TokensAdapter(hk.Module):
     positions: "none", for rotary encodings; "sinusoidal"; or "learned".
     position_sizes: Number of positions of each dimension, such as the rows,
       columns and colors of an image. Their encodings are added.
+
+  Raises:
+    ValueError: Unknown `positions`, no `position_sizes` for absolute positions,
+      or an odd `num_channels` for sinusoidal ones.
   """
 
   def __init__(
@@ -62,6 +66,16 @@ class TokensAdapter(hk.Module):
       raise ValueError(
         f"positions {positions!r}: choose one of {', '.join(POSITIONS)}"
       )
+    if positions != "none" and not position_sizes:
+      raise ValueError(
+        f"positions {positions!r} need position_sizes, the number of positions"
+        " of each dimension"
+      )
+    if positions == "sinusoidal" and num_channels % 2:
+      raise ValueError(
+        f"num_channels {num_channels}: give an even number, since sinusoidal"
+        " positions have as many sines as cosines"
+      )
     self._vocab_size = vocab_size
     self._num_channels = num_channels
     self._positions = positions
@@ -76,6 +90,10 @@ class TokensAdapter(hk.Module):
       raw: `tokens` int [B, M] and, unless there are no absolute positions,
         `positions` int [B, M, d].
       is_training: Not used.
+
+    Raises:
+      ValueError: The positions have not as many dimensions as
+        `position_sizes`.
     """
     del is_training
     channels = self._num_channels
@@ -84,8 +102,14 @@ class TokensAdapter(hk.Module):
     x = hk.get_parameter("embeddings", shape, init=init)[raw["tokens"]]
     if self._positions == "none":
       return x
-    for i, size in enumerate(self._position_sizes):
-      where = raw["positions"][..., i]
+    sizes, positions = self._position_sizes, raw["positions"]
+    if positions.shape[-1] != len(sizes):
+      raise ValueError(
+        f"positions {positions.shape} have {positions.shape[-1]} dimensions and"
+        f" position_sizes has {len(sizes)}: make them equal"
+      )
+    for i, size in enumerate(sizes):
+      where = positions[..., i]
       if self._positions == "sinusoidal":
         rows = position_encoding.sinusoidal_encodings(where, size, channels)
       else:

@@ -119,9 +119,21 @@ def test_initial_latents_are_refused():
     _apply(_spec(), _inputs(), initial_latents=jnp.zeros((_LATENTS, 8)))
 
 
-def test_unknown_positions_are_refused():
-  with pytest.raises(ValueError, match="choose one of none, sinusoidal"):
-    _apply(_spec("fourier"), _inputs())
+@pytest.mark.parametrize(
+  ("leaves", "message"),
+  [
+    ({"positions": "fourier"}, "choose one of none, sinusoidal"),
+    ({"positions": "learned", "position_sizes": ()}, "need position_sizes"),
+    ({"positions": "learned", "position_sizes": (9, 3, 2)}, "has 3: make them"),
+    ({"positions": "sinusoidal", "position_sizes": (9,)}, "has 1: make them"),
+    ({"positions": "sinusoidal", "num_channels": 7}, "give an even number"),
+  ],
+)
+def test_impossible_positions_are_refused(leaves, message):
+  spec = _spec()
+  spec["adapter"] |= leaves
+  with pytest.raises(ValueError, match=message):
+    _apply(spec, _inputs())
 
 
 @settings(max_examples=10, deadline=None)
