@@ -43,7 +43,8 @@ class Perceiver(hk.Module):
       returns [B, M, C], or inputs of a kind that its encoder knows; its method
       `parts`, if it has one, an `InputArray`.
     encoder: The input array to latents and weights; see `PerceiverEncoder`.
-    decoder: Latents to predictions; see `decoders`.
+    decoder: Latents to predictions; see `decoders`. Its method `check_raw`, if
+      it has one, refuses raw data that it can't decode.
   """
 
   def __init__(
@@ -89,7 +90,7 @@ class Perceiver(hk.Module):
 
     Raises:
       ValueError: Both kinds of latents are given, or `dropout_keys` to an
-        encoder without dropout.
+        encoder without dropout, or the decoder refuses the raw data.
     """
     if latents is not None and initial_latents is not None:
       raise ValueError(
@@ -100,6 +101,8 @@ class Perceiver(hk.Module):
       if "dropout_keys" not in inspect.signature(self.encoder).parameters:
         raise ValueError("the encoder has no dropout: leave dropout_keys out")
       dropout["dropout_keys"] = dropout_keys
+    if check_raw := getattr(self.decoder, "check_raw", None):
+      check_raw(raw)
     inputs = inputs_lib.of_adapter(self.adapter, raw, is_training=is_training)
     encoder_attention = []
     if latents is None:

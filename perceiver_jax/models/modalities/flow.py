@@ -114,6 +114,20 @@ class FlowDecoder(decoders.QueryDecoder):
     self._image_size = tuple(image_size)
     self._upsample = use_convex_upsampling
 
+  @hk.transparent  # Nothing is computed.
+  def check_raw(self, frames: Any) -> None:
+    """Checks the frames themselves: others can have as many elements.
+
+    Raises:
+      ValueError: They are not pairs of frames of `image_size`.
+    """
+    height, width = self._image_size
+    if frames.shape[1:4] != (2, height, width):
+      raise ValueError(
+        f"frames {frames.shape}: give pairs [B, 2, {height}, {width}, 3], or"
+        " change image_size"
+      )
+
   def __call__(
     self,
     latents: Float[Array, "B N D"],

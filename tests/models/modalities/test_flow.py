@@ -220,13 +220,29 @@ def test_flow_is_initially_zero(name):
   assert not any(np.any(x) for x in jax.tree.leaves(last))
 
 
-@pytest.mark.parametrize(("height", "width"), [(4, 6), (8, 10), (3, 5)])
-@pytest.mark.parametrize("name", ["flow", "flow_conv_separate"])
-def test_frames_of_another_size_are_refused(name, height, width):
+@pytest.mark.parametrize(
+  "sizes",
+  [
+    (2, 4, 6),
+    # As many pixels, twice as many, and as many in one frame more.
+    (2, 12, 8),
+    (2, 6, 16),
+    (2, 16, 12),
+    (3, 8, 12),
+    (2, 8, 11),  # As many elements of the convolutions.
+  ],
+)
+@pytest.mark.parametrize("name", ["flow", "flow_separate", "flow_conv"])
+def test_frames_of_another_size_are_refused(no_type_checks, name, sizes):
   spec = small.spec(name)
-  spec["decoder"]["image_size"] = (20, 20)
-  message = (
-    "input elements do not come from frames of 20 x 20: give frames of that"
-  )
+  spec["decoder"]["image_size"] = (8, 12)
+  message = r"give pairs \[B, 2, 8, 12, 3\], or change image_size"
   with pytest.raises(ValueError, match=message):
-    small.shapes(small.model(spec), flops.abstract(1, 2, height, width, 3))
+    small.shapes(small.model(spec), flops.abstract(1, *sizes, 3))
+
+
+def test_elements_of_frames_of_another_size_are_refused():
+  run, _, _ = _decoder(False)
+  message = "19 input elements do not come from frames of 4 x 5: give frames"
+  with pytest.raises(ValueError, match=message):
+    run(plain.normal(2, 3, 8), plain.normal(2, 19, 9))
