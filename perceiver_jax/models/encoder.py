@@ -84,6 +84,12 @@ class PerceiverEncoder(hk.Module):
     name: str | None = None,
   ):
     super().__init__(name=name)
+    for leaf, default in EncoderConfig._field_defaults.items():
+      value = getattr(config, leaf)
+      if isinstance(value, str) != isinstance(default, str):
+        raise ValueError(
+          f"{leaf} {value!r}: give a value of type {type(default).__name__}"
+        )
     _check_choice(
       "cross_attend_placement", config.cross_attend_placement, PLACEMENTS
     )

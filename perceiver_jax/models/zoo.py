@@ -84,6 +84,7 @@ DECODERS: dict[str, Callable[..., Any]] = {
   "arrays": arrays.ArraysDecoder,
 }
 
+_SECTIONS = ("adapter", "encoder", "decoder")
 # Kinds of decoders that need `num_classes`.
 CLASSIFIERS = (
   "classification",
@@ -103,11 +104,13 @@ def get_spec(name: str, **overrides: Any) -> dict[str, Any]:
       a `kind` replaces the section.
 
   Raises:
-    ValueError: `name` is not in `MODELS`.
+    ValueError: `name` is not in `MODELS`, or an override is unknown.
   """
   if name not in MODELS:
     raise ValueError(f"model {name!r}: choose one of {', '.join(MODELS)}")
-  return _merge(copy.deepcopy(dict(MODELS[name].spec)), overrides)
+  spec = _merge(copy.deepcopy(dict(MODELS[name].spec)), overrides)
+  _check_sections(spec)
+  return spec
 
 
 def _merge(
@@ -119,6 +122,18 @@ def _merge(
       value = _merge(merged.get(name, {}), value)
     merged[name] = copy.deepcopy(value)
   return merged
+
+
+def _check_sections(model: Mapping[str, Any]) -> None:
+  """Checks the names of a spec's sections."""
+  known = (*_SECTIONS, "num_classes")
+  wrong = [f"unknown {name}" for name in model if name not in known]
+  wrong += [f"missing {name}" for name in _SECTIONS if name not in model]
+  if wrong:
+    raise ValueError(
+      f"sections of the model: {', '.join(wrong)}; give"
+      f" {', '.join(_SECTIONS)} and, of classifiers, num_classes"
+    )
 
 
 def build(
@@ -134,8 +149,10 @@ def build(
     execution: How it is computed, which changes no result beyond rounding.
 
   Raises:
-    ValueError: A leaf has no meaning or an impossible value.
+    ValueError: A section is missing, or a leaf is missing, has no meaning or an
+      impossible value.
   """
+  _check_sections(model)
   adapter = _adapter(model["adapter"], "adapter")
   encoder = _make(
     "encoder", ENCODERS, {"kind": "perceiver", **model["encoder"]}, execution
@@ -186,7 +203,7 @@ def _decoder(
 ) -> Any:
   leaves = dict(model["decoder"])
   kind = leaves.get("kind")
-  if kind in CLASSIFIERS:
+  if "num_classes" in model:  # Only classifiers accept it, and they need it.
     leaves["num_classes"] = model["num_classes"]
   if kind in ("masked_lm", "token"):
     leaves["adapter"] = adapter
@@ -211,5 +228,5 @@ def _make(
     arguments["execution"] = execution
   try:
     return kinds[kind](**arguments)
-  except TypeError as error:  # An unknown leaf, or one of a wrong type.
+  except TypeError as error:  # A leaf is unknown, missing or of a wrong type.
     raise ValueError(f"{name} of kind {kind!r}: {error}") from error

@@ -67,10 +67,12 @@ def check_spec(spec: Any, path: Any) -> None:
     _check_adapter(spec["adapter"], "adapter")
     _check_kind(spec["encoder"], "encoder", _ENCODERS, "perceiver")
     _check_decoder(spec["decoder"])
-    if "num_classes" in spec:
+    is_classifier = spec["decoder"]["kind"] in zoo.CLASSIFIERS
+    if is_classifier != ("num_classes" in spec):
+      state = "missing" if is_classifier else "unknown"
+      raise ValueError(f"num_classes is {state}")
+    if is_classifier:
       _check_leaf("num_classes", spec["num_classes"], int)
-    elif spec["decoder"]["kind"] in zoo.CLASSIFIERS:
-      raise ValueError("num_classes is missing")
   except ValueError as error:
     raise UserError(
       f"{path} does not describe a valid model: {error}; the file is damaged,"

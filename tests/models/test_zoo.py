@@ -293,6 +293,45 @@ def test_an_unknown_leaf_is_named():
     _variables(spec, raw)
 
 
+def test_an_unknown_section_is_not_merged_into_a_spec():
+  message = "unknown num_clases, unknown encodr; give adapter, encoder, decoder"
+  with pytest.raises(ValueError, match=message):
+    zoo.get_spec("imagenet_fourier", num_clases=7, encodr={"num_latents": 8})
+
+
+@pytest.mark.parametrize(
+  ("name", "removed", "changes", "message"),
+  [
+    ("imagenet_fourier", (), {"num_clases": 7}, "unknown num_clases; give"),
+    (
+      "imagenet_fourier",
+      ("adapter", "decoder"),
+      {},
+      "missing adapter, missing decoder; give",
+    ),
+    ("imagenet_fourier", ("num_classes",), {}, "'num_classes'"),
+    ("language_bytes", (), {"num_classes": 7}, "'num_classes'"),
+    (
+      "imagenet_fourier",
+      (),
+      {"encoder": {"num_latents": "8"}},
+      "num_latents '8': give a value of type int",
+    ),
+    (
+      "imagenet_fourier",
+      (),
+      {"encoder": {"shape_for_attn": 8}},
+      "shape_for_attn 8: give a value of type str",
+    ),
+  ],
+)
+def test_wrong_sections_and_types_are_named(name, removed, changes, message):
+  spec = zoo.get_spec(name) | changes
+  spec = {k: v for k, v in spec.items() if k not in removed}
+  with pytest.raises(ValueError, match=message):
+    _variables(spec, zoo.MODELS[name].example())
+
+
 def test_elements_of_each_modality_are_counted():
   raw = {
     "audio": flops.abstract(1, 61_440, 1),

@@ -115,6 +115,16 @@ def test_other_values_are_refused(spec):
     spec_checks.check_spec(spec, "file")
 
 
+def test_only_classifiers_have_classes():
+  spec = tiny_weights.autoencoder().spec | {"num_classes": 3}
+  with pytest.raises(UserError, match="num_classes is unknown"):
+    spec_checks.check_spec(spec, "file")
+  spec = tiny_weights.classifier().spec
+  del spec["num_classes"]
+  with pytest.raises(UserError, match="num_classes is missing"):
+    spec_checks.check_spec(spec, "file")
+
+
 @pytest.mark.parametrize(
   ("outputs", "message"),
   [
