@@ -62,6 +62,14 @@ class _ImagePolicy(jmp.Policy):
     )
 
 
+class _ParametersPolicy(jmp.Policy):
+  """Casts parameters and outputs, but leaves raw data to the inner modules."""
+
+  def cast_to_compute(self, x: Any) -> Any:
+    is_parameter = isinstance(x, jax.Array)
+    return super().cast_to_compute(x) if is_parameter else x
+
+
 @contextlib.contextmanager
 def precision(name: str) -> Iterator[None]:
   """Makes models that are called in this context compute in a precision.
@@ -84,7 +92,9 @@ def precision(name: str) -> Iterator[None]:
       policies |= outer | norms
       policies[image.ImageAdapter] = _ImagePolicy(full, half, half)
       # Each of its adapters casts its own inputs, or needs them in float32.
-      policies[multimodal.MultimodalAdapter] = jmp.Policy(full, full, half)
+      policies[multimodal.MultimodalAdapter] = _ParametersPolicy(
+        full, half, half
+      )
       for module, policy in policies.items():
         stack.enter_context(hk.mixed_precision.push_policy(module, policy))
     yield
