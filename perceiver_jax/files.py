@@ -200,7 +200,10 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
   Yields:
     The local path to write to. It replaces `path` afterwards; after an error it
-    is removed, and an older file stays.
+    is removed, and an older file stays. A symbolic link stays a link.
+
+  Raises:
+    OSError: something else than a regular file is there.
   """
   path = as_path(path)
   if is_remote(path):
@@ -211,6 +214,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
       yield partial
       store.upload(partial, path)
     return
+  path = _target(path)
   partial = partial_path(path)
   try:
     yield partial
@@ -258,6 +262,7 @@ def check_writable(path: Path) -> None:
     store.create(path, b"")
     path.unlink()
     return
+  path = _target(path)
   existed = path.exists()
   path.open("a").close()
   if not existed:
@@ -369,6 +374,18 @@ def _opener(path: str, flags: int) -> int:
     os.close(descriptor)
     raise
   return descriptor
+
+
+def _target(path: Path) -> Path:
+  """Returns the file that writing to a path makes or replaces.
+
+  Raises:
+    OSError: something else than a regular file is there.
+  """
+  path = Path(os.path.realpath(path))
+  with contextlib.suppress(FileNotFoundError):
+    _check_mode(path.stat().st_mode, path)
+  return path
 
 
 def _check_path(path: str | os.PathLike) -> None:

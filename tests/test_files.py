@@ -69,6 +69,45 @@ def test_a_file_appears_when_it_is_complete(tmp_path):
   assert list(tmp_path.iterdir()) == [path]
 
 
+def _write_checked(path):
+  files.check_writable(path)
+  files.write_text(path, "new")
+
+
+@pytest.mark.parametrize("write", [files.check_writable, _write_checked])
+def test_writing_keeps_symbolic_links(tmp_path, write):
+  target, link = tmp_path / "b" / "a.txt", tmp_path / "link"
+  target.parent.mkdir()
+  link.symlink_to(target)
+  write(link)
+  assert link.is_symlink()
+  assert target.exists() == (write is _write_checked)
+  _write_checked(link)
+  assert target.read_text() == "new"
+  assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(
+  "write", [files.check_writable, lambda path: files.write_text(path, "new")]
+)
+@pytest.mark.parametrize(
+  ("make", "kind"),
+  [
+    (os.mkfifo, "a pipe"),
+    (os.mkdir, "a folder"),
+    (lambda path: os.symlink(os.devnull, path), "a device"),
+  ],
+)
+def test_only_regular_files_are_replaced(tmp_path, write, make, kind):
+  path = tmp_path / "a"
+  make(path)
+  before = os.stat(path).st_ino
+  with pytest.raises(OSError, match=f"it is {kind} and not a regular file"):
+    write(path)
+  assert os.stat(path).st_ino == before
+  assert list(tmp_path.iterdir()) == [path]
+
+
 def test_the_cause_of_an_error_tells_a_full_disk():
   full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
   other = ValueError("not written")
