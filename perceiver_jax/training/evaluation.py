@@ -1,5 +1,6 @@
 """Exact evaluation: every example counts once, on any number of devices."""
 
+import collections
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -71,17 +72,16 @@ def _sum_metrics(
 ) -> tuple[metrics_lib.Metrics, dict[str, np.ndarray]]:
   """Returns the sums and counts, and the values of each example in order."""
   sums, per_example = None, []
-  # On several CPU devices, steps that are dispatched ahead time out in a
-  # collective.
-  wait = jax.default_backend() == "cpu"
+  ahead, pending = step_lib.num_steps_ahead(), collections.deque()
   for batch in batches:
     placed = step_lib.place_batch(batch, mesh)
     metrics = eval_step(state.eval_params, state.net_state, placed)
     batch_sums, values = _split(metrics)
     per_example.append(values)
     sums = batch_sums if sums is None else add(sums, batch_sums)
-    if wait:
-      jax.block_until_ready(sums)
+    pending.append(sums)
+    if len(pending) > ahead:
+      jax.block_until_ready(pending.popleft())
   if sums is None:
     raise UserError("empty dataset: nothing to evaluate on")
   return sums, jax.tree.map(lambda *x: np.concatenate(x), *per_example)

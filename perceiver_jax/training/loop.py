@@ -35,10 +35,6 @@ from perceiver_jax.training.step import TrainState
 if TYPE_CHECKING:
   from perceiver_jax.tasks.base import Task
 
-# Number of steps that may be queued on the device. This overlaps the transfer
-# of the next batch with computation; a longer queue only uses more memory.
-_STEPS_AHEAD = 2
-
 
 class Outcome(NamedTuple):
   """The outcome of a run.
@@ -223,8 +219,7 @@ class Trainer:
     stop: interrupts.Interrupts,
   ) -> tuple[TrainState, str]:
     """Returns the last state, and the reason for stopping early or ""."""
-    # Queued steps can time out in collectives on simulated CPU devices.
-    ahead = 0 if jax.default_backend() == "cpu" else _STEPS_AHEAD
+    ahead = step_lib.num_steps_ahead()
     for step in range(start + 1, self._num_steps + 1):
       with self._profiler.step(step, self._accumulator.wait):
         with self._timer.section("data"):

@@ -281,6 +281,16 @@ def make_train_step(
   )
 
 
+def num_steps_ahead() -> int:
+  """Returns how many steps may be queued on the device.
+
+  A few overlap the transfer of the next batch with computation; more would only
+  use memory. On CPUs none may be, since queued steps can time out in the
+  collectives of simulated devices.
+  """
+  return 0 if jax.default_backend() == "cpu" else 2
+
+
 def check_batch_size(
   batch_size: int, num_devices: int, num_microbatches: int
 ) -> None:

@@ -185,6 +185,27 @@ def test_each_dataset_is_evaluated_under_its_name(examples, params):
   assert_close(means["real"], expected_means(other, params))
 
 
+def test_few_batches_wait_on_the_device(examples, params, monkeypatch):
+  mesh, task = step.make_mesh(1), Classifier()
+  model_step = evaluation.make_eval_step(
+    step.model_of(task, "float32"), task, mesh
+  )
+  waiting, most = [], []
+
+  def eval_step(*arguments):
+    waiting.append(None)
+    most.append(len(waiting))
+    return model_step(*arguments)
+
+  monkeypatch.setattr(step, "num_steps_ahead", lambda: 2)
+  monkeypatch.setattr(
+    evaluation.jax, "block_until_ready", lambda _: waiting.pop()
+  )
+  state, datasets = make_state(params, mesh), {"test": batches(examples, 8)}
+  evaluation.evaluate_all(eval_step, state, datasets, mesh)
+  assert most == [1, 2, 3, 3, 3]
+
+
 def test_a_second_pass_gives_the_same_means(examples, params):
   mesh, task = step.make_mesh(1), Classifier()
   eval_step = evaluation.make_eval_step(
