@@ -1,6 +1,7 @@
 """Handles preemption, Ctrl-C and the time limit of a run."""
 
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ OUT_OF_TIME = "out of time"
 
 # Exit status; 75 is EX_TEMPFAIL of sysexits.h, which means "try again".
 EXIT_CODES = {PREEMPTED: 75, OUT_OF_TIME: 75, INTERRUPTED: 130}
+
+_WHEN = "stopping after this step, and its evaluation if one is due"
 
 
 class Interrupts:
@@ -33,7 +36,7 @@ class Interrupts:
 
   @contextlib.contextmanager
   def handled(self) -> Iterator[None]:
-    """Records SIGTERM and the first SIGINT instead of raising them."""
+    """Records and reports SIGTERM and the first SIGINT instead of raising."""
     # With several processes, JAX's own SIGTERM handler makes them agree on a
     # step at which to stop, so it must stay installed.
     numbers = (signal.SIGTERM, signal.SIGINT) if self._single_process else ()
@@ -65,8 +68,20 @@ class Interrupts:
 
   def _record(self, number: int, _: FrameType | None) -> None:
     if number == signal.SIGTERM:
+      if not self._signal:
+        _say(f"{PREEMPTED}: {_WHEN}")
       self._signal = PREEMPTED
       return
     self._signal = INTERRUPTED
+    _say(f"{INTERRUPTED}: {_WHEN}; Ctrl-C again stops at once without saving")
     # A second Ctrl-C stops immediately, without saving.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _say(line: str) -> None:
+  """Prints a line on stderr from a signal handler.
+
+  `print` would raise an error if the signal came while it was printing.
+  """
+  with contextlib.suppress(OSError):
+    os.write(2, f"\n{line}\n".encode())

@@ -36,21 +36,25 @@ def test_a_signal_is_recorded_instead_of_raised(number, reason, status):
   assert interrupts.EXIT_CODES[reason] == status
 
 
-def test_a_second_ctrl_c_stops_at_once():
+def test_a_second_ctrl_c_stops_at_once(capfd):
   stop = Interrupts()
   with stop.handled():
     signal.raise_signal(signal.SIGINT)
+    printed = capfd.readouterr().err
+    assert printed.startswith("\ninterrupted: stopping after this step")
+    assert printed.endswith("; Ctrl-C again stops at once without saving\n")
     assert stop.reason(1) == interrupts.INTERRUPTED
     with pytest.raises(KeyboardInterrupt):
       signal.raise_signal(signal.SIGINT)
 
 
-def test_a_second_sigterm_changes_nothing():
+def test_a_second_sigterm_changes_nothing(capfd):
   stop = Interrupts()
   with stop.handled():
     signal.raise_signal(signal.SIGTERM)
     signal.raise_signal(signal.SIGTERM)
     assert stop.reason(1) == interrupts.PREEMPTED
+  assert capfd.readouterr().err.count("preempted: stopping after this") == 1
 
 
 @pytest.mark.parametrize("number", BOTH)

@@ -123,7 +123,6 @@ class Checkpointer:
       raise ValueError("this Checkpointer is read-only")
     self.wait()
     if step in self._folder.agreed_steps():
-      logging.info("step %d already has a checkpoint", step)
       return
     items = _make_items(state, data_iterator, extras, metrics or {})
     try:
