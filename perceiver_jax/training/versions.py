@@ -46,6 +46,9 @@ def _commit() -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
   try:
+    # An installed package may lie in a repository of other code.
+    if not git("ls-files", "--error-unmatch", Path(__file__).name):
+      return ""
     commit = git("rev-parse", "HEAD")
     changed = git("status", "--porcelain", "--untracked-files=no")
   except (OSError, subprocess.SubprocessError):

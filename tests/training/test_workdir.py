@@ -392,13 +392,23 @@ def fake_git(monkeypatch, answers):
   ("changed", "commit"), [("", "abc123"), (" M a.py\n", "abc123-dirty")]
 )
 def test_commit_is_marked_if_code_was_changed(monkeypatch, changed, commit):
-  fake_git(monkeypatch, {"rev-parse": (0, "abc123\n"), "status": (0, changed)})
+  fake_git(
+    monkeypatch,
+    {
+      "ls-files": (0, "versions.py\n"),
+      "rev-parse": (0, "abc123\n"),
+      "status": (0, changed),
+    },
+  )
   assert versions_lib.versions()["commit"] == commit
 
 
-def test_outside_a_repository_there_is_no_commit(monkeypatch):
-  fake_git(monkeypatch, {"rev-parse": (128, ""), "status": (128, "")})
-  assert "commit" not in versions_lib.versions()
+def test_outside_its_repository_there_is_no_commit(monkeypatch):
+  # In no repository, or installed in a repository of other code.
+  for code, commit in ((128, ""), (0, "abc123\n")):
+    answers = {"rev-parse": (code, commit), "status": (code, "")}
+    fake_git(monkeypatch, {"ls-files": (1, ""), **answers})
+    assert "commit" not in versions_lib.versions()
 
   def missing(*_, **__):
     raise FileNotFoundError
