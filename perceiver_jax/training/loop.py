@@ -126,6 +126,8 @@ class Trainer:
     stop = interrupts.Interrupts(self._config.max_seconds)
     workdir.check_metadata(self._folder, self._metadata)
     if jax.process_index() == 0:
+      # Another run may have started there since the constructor.
+      workdir.check_config(self._folder, self._config)
       workdir.write(self._folder, self._config, self._metadata)
     settings = self._config.checkpoint
     self._checkpoints = Checkpointer(
@@ -147,6 +149,8 @@ class Trainer:
   def _run(self, stop: interrupts.Interrupts) -> Outcome:
     state, extras, origin = self._restore_or_initialize()
     start = int(state.step)
+    if start < self._num_steps and jax.process_index() == 0:
+      workdir.write_versions(self._folder)
     self._evaluation = {}
     self._timer = WallTimer(extras.get("seconds"))
     self._log = RunLog(

@@ -18,10 +18,14 @@ from perceiver_jax.buckets import lock as lock_lib
 from perceiver_jax.data.core.source import check_class_names
 from perceiver_jax.errors import UserError
 from perceiver_jax.training import versions as versions_lib
-from perceiver_jax.training.logs.metric_writers import write_json
+from perceiver_jax.training.logs.metric_writers import (
+  replace_text,
+  write_json,
+)
 
 CONFIG_FILE = "config.json"
 TASK_FILE = "task.json"
+VERSIONS_FILE = "versions.json"
 LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
 NUM_EXAMPLES = "num_train_examples"
@@ -47,7 +51,7 @@ _MAX_DIFFERENCES = 3
 
 
 def check_config(workdir: Path, config: Mapping[str, Any]) -> None:
-  """Checks that a workdir is new or belongs to this config.
+  """Checks that a workdir has no training yet, or belongs to this config.
 
   Raises:
     UserError: it holds another run; the message names differing leaves.
@@ -76,6 +80,14 @@ def check_config(workdir: Path, config: Mapping[str, Any]) -> None:
     shown = "; ".join(differences[:_MAX_DIFFERENCES])
     more = len(differences) - _MAX_DIFFERENCES
     shown += f"; and {more} more" if more > 0 else ""
+    if not _has_training(workdir):
+      logging.info(
+        "--workdir=%s: replacing the config of a run that stopped before its"
+        " first checkpoint and record: %s",
+        workdir,
+        shown,
+      )
+      return
     raise UserError(
       f"--workdir={workdir} holds a run of another config: {shown}. Give"
       " another --workdir, or the config of that run to resume it"
@@ -93,6 +105,8 @@ def check_metadata(workdir: Path, metadata: Mapping[str, Any]) -> None:
   Raises:
     UserError: the class names or the number of training examples differ.
   """
+  if not _has_training(workdir):
+    return
   known = read_metadata(workdir)
   if "class_names" in known and "class_names" in metadata:
     check_class_names(known["class_names"], metadata["class_names"], "the data")
@@ -110,6 +124,8 @@ def write(
 ) -> None:
   """Creates the workdir and writes the config, metadata and versions.
 
+  Versions that are known stay; see `write_versions`.
+
   Args:
     workdir: the folder.
     config: config written to `config.json`.
@@ -120,9 +136,22 @@ def write(
   """
   with writing(workdir):
     workdir.mkdir(parents=True, exist_ok=True)
-    write_json(workdir / CONFIG_FILE, _jsonable(config))
+    # Leaves may be infinite, which `write_json` would turn into null.
+    text = json.dumps(_jsonable(config), indent=2) + "\n"
+    replace_text(workdir / CONFIG_FILE, text)
     write_json(workdir / TASK_FILE, metadata)
-    write_json(workdir / "versions.json", versions_lib.versions())
+    if not (workdir / VERSIONS_FILE).exists():
+      write_versions(workdir)
+
+
+def write_versions(workdir: Path) -> None:
+  """Writes the current versions, with which steps will be made.
+
+  Raises:
+    UserError: the folder can't be written to.
+  """
+  with writing(workdir):
+    write_json(workdir / VERSIONS_FILE, versions_lib.versions())
 
 
 @contextlib.contextmanager
@@ -273,6 +302,15 @@ def read_metadata(workdir: Path) -> dict[str, Any]:
   return metadata
 
 
+def read_versions(workdir: Path) -> dict[str, Any]:
+  """Reads the versions of the run's steps; the current ones if unknown.
+
+  Raises:
+    UserError: the file is damaged.
+  """
+  return _read(workdir / VERSIONS_FILE) or versions_lib.versions()
+
+
 def _read(path: Path) -> dict[str, Any] | None:
   try:
     content = files.read_json(path)
@@ -285,6 +323,14 @@ def _read(path: Path) -> dict[str, Any] | None:
     raise UserError(
       f"{path} can't be read ({error}); fix it, or give another --workdir"
     ) from error
+
+
+def _has_training(workdir: Path) -> bool:
+  """Returns whether a workdir has a checkpoint, or a recorded step."""
+  checkpoints, metrics = workdir / CHECKPOINTS, workdir / "metrics.jsonl"
+  if metrics.exists() and files.size(metrics):
+    return True
+  return checkpoints.is_dir() and any(checkpoints.iterdir())
 
 
 def _jsonable(config: Mapping[str, Any]) -> dict[str, Any]:

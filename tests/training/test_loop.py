@@ -97,10 +97,13 @@ def test_a_finished_run_started_again_repeats_its_results(trained):
   files = "metrics.jsonl", "config.json"
   before = [(folder / name).read_bytes() for name in files]
   state = runs.state(folder)
+  (folder / "versions.json").write_text('{"jax": "of the steps"}')
   config = digits.get_config("smoke")
   again = runs.train(folder, config, tasks.make_task(config))
   assert (again.stopped, again.step) == ("", 4)
   assert again.results["metrics"] == metrics
+  assert again.results["versions"] == {"jax": "of the steps"}
+  assert read(folder, "versions.json") == {"jax": "of the steps"}
   assert [(folder / name).read_bytes() for name in files] == before
   assert runs.state(folder) == state
 
@@ -254,6 +257,31 @@ def test_folder_of_another_config_is_refused(tmp_path):
   with pytest.raises(UserError, match="num_steps is 1 there and 12 here"):
     runs.train(tmp_path)
   assert runs.contents(tmp_path) == before
+
+
+def test_two_configs_started_together_do_not_share_a_folder(tmp_path):
+  second = runs.tiny_config(num_steps=2)
+  trainer = loop.Trainer(second, runs.TinyTask(), tmp_path, 1)
+  runs.train(tmp_path, runs.tiny_config(num_steps=1))
+  before = runs.contents(tmp_path)
+  with pytest.raises(UserError, match="num_steps is 1 there and 2 here"):
+    trainer.run()
+  assert runs.contents(tmp_path) == before
+
+
+def test_a_run_that_failed_before_its_first_step_may_be_corrected(
+  tmp_path, monkeypatch
+):
+  def fail(*_):
+    raise MemoryError
+
+  with monkeypatch.context() as patch:
+    patch.setattr(loop.Trainer, "_compile", fail)
+    with pytest.raises(MemoryError):
+      runs.train(tmp_path)
+  outcome = runs.train(tmp_path, runs.tiny_config(num_steps=1, batch_size=4))
+  assert (outcome.stopped, outcome.step) == ("", 1)
+  assert read(tmp_path, "config.json")["batch_size"] == 4
 
 
 def test_folder_of_other_classes_is_refused(tmp_path):

@@ -2,7 +2,9 @@
 
 import errno
 import json
+import math
 import re
+import shutil
 import subprocess
 import sys
 
@@ -40,10 +42,16 @@ def make_config(**changes):
 METADATA = {"class_names": ("cat", "dog")}
 
 
+def write_trained(folder, config, metadata=METADATA):
+  """Writes the files of a run that has a checkpoint."""
+  workdir.write(folder, config, metadata)
+  (folder / "checkpoints" / "1").mkdir(parents=True)
+
+
 @pytest.fixture
 def folder(tmp_path):
   folder = tmp_path / "runs" / "a"
-  workdir.write(folder, make_config(), METADATA)
+  write_trained(folder, make_config())
   return folder
 
 
@@ -93,6 +101,25 @@ def test_another_config_is_refused_with_the_difference(
   assert difference in message
   assert "Give another --workdir" in message
   assert "\n" not in message
+
+
+def test_a_run_without_steps_may_get_another_config_and_data(folder, caplog):
+  shutil.rmtree(folder / "checkpoints")
+  (folder / "metrics.jsonl").write_text("")
+  config, metadata = make_config(seed=1), {"class_names": ("cow",)}
+  with caplog.at_level("INFO", "absl"):
+    workdir.check_config(folder, config)
+  (line,) = caplog.messages
+  assert line.endswith(
+    "first checkpoint and record: seed is 0 there and 1 here"
+  )
+  workdir.check_metadata(folder, metadata)
+  workdir.write(folder, config, metadata)
+  assert workdir.read_config(folder).seed == 1
+  # A run that was killed after its first record has no checkpoint either.
+  (folder / "metrics.jsonl").write_text('{"step": 1}\n')
+  with pytest.raises(UserError, match="seed is 1 there and 0 here"):
+    workdir.check_config(folder, make_config())
 
 
 def test_removed_leaf_is_named(folder):
@@ -177,13 +204,13 @@ def test_data_may_be_moved(tmp_path, caplog, leaf, old, new):
   ],
 )
 def test_other_data_is_refused(tmp_path, leaf, old, new):
-  workdir.write(tmp_path, _with_leaf(leaf, old), METADATA)
+  write_trained(tmp_path, _with_leaf(leaf, old))
   with pytest.raises(UserError, match="holds a run of another config"):
     workdir.check_config(tmp_path, _with_leaf(leaf, new))
 
 
 def test_data_of_another_size_is_refused(tmp_path):
-  workdir.write(tmp_path, make_config(), {"num_train_examples": 7})
+  write_trained(tmp_path, make_config(), {"num_train_examples": 7})
   workdir.check_metadata(tmp_path, {"num_train_examples": 7})
   with pytest.raises(UserError, match=r"has 8 training examples .* had 7"):
     workdir.check_metadata(tmp_path, {"num_train_examples": 8})
@@ -204,6 +231,13 @@ def test_config_round_trip_keeps_tuples(folder):
   assert config.to_dict() == make_config().to_dict()
   assert config.data.image_shape == (8, 8, 1)
   assert isinstance(config.optimizer.boundaries, tuple)
+  workdir.check_config(folder, config)
+
+
+def test_config_round_trip_keeps_infinite_numbers(folder):
+  config = make_config(**{"data.sampling_temperature": math.inf})
+  workdir.write(folder, config, METADATA)
+  assert workdir.read_config(folder).data.sampling_temperature == math.inf
   workdir.check_config(folder, config)
 
 
@@ -365,11 +399,22 @@ def test_a_full_disk_is_a_user_error(tmp_path):
 # Writing the files.
 
 
-def test_a_run_writes_config_task_and_versions(folder):
-  names = {path.name for path in folder.iterdir()}
+def test_a_run_writes_config_task_and_versions(tmp_path):
+  workdir.write(tmp_path, make_config(), METADATA)
+  names = {path.name for path in tmp_path.iterdir()}
   assert names == {"config.json", "task.json", "versions.json"}
-  versions = json.loads((folder / "versions.json").read_text())
+  versions = json.loads((tmp_path / "versions.json").read_text())
   assert versions == versions_lib.versions()
+
+
+def test_versions_stay_until_there_are_new_steps(folder):
+  (folder / "versions.json").write_text('{"jax": "0.1"}')
+  workdir.write(folder, make_config(), METADATA)
+  assert workdir.read_versions(folder) == {"jax": "0.1"}
+  workdir.write_versions(folder)
+  assert workdir.read_versions(folder) == versions_lib.versions()
+  (folder / "versions.json").unlink()
+  assert workdir.read_versions(folder) == versions_lib.versions()
 
 
 def test_versions_list_packages_and_devices():

@@ -38,7 +38,19 @@ def write_json(path: str | os.PathLike, obj: Any) -> None:
     TypeError: if a value has no JSON form.
   """
   text = json.dumps(_plain(obj), indent=2, allow_nan=False)
-  _replace_text(files.as_path(path), text + "\n")
+  replace_text(files.as_path(path), text + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+  """Writes a file of UTF-8 atomically, and to the disk before it appears."""
+  with (
+    files.replacing(path) as partial,
+    open(partial, "w", encoding="utf-8") as file,
+  ):
+    file.write(text)
+    file.flush()
+    # Otherwise some file systems may commit the rename before the content.
+    os.fsync(file.fileno())
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
@@ -92,7 +104,7 @@ class MetricsFile:
     if self._path.exists():
       records = _records(self._path)
       kept = [line + "\n" for line, r in records if r["step"] <= step]
-      _replace_text(self._path, "".join(kept))
+      replace_text(self._path, "".join(kept))
 
   def close(self) -> None:
     """Closes the file; a later `write` opens it again."""
@@ -281,7 +293,7 @@ class _Wandb:
 def _wandb_id(path: Path) -> str:
   # Stored in the workdir, so that a resumed run continues the same run.
   if not path.exists():
-    _replace_text(path, uuid.uuid4().hex[:12])
+    replace_text(path, uuid.uuid4().hex[:12])
   return path.read_text().strip()
 
 
@@ -339,14 +351,3 @@ def _plain(obj: Any) -> Any:
   if isinstance(obj, float) and not math.isfinite(obj):
     return None
   return os.fspath(obj) if isinstance(obj, os.PathLike) else obj
-
-
-def _replace_text(path: Path, text: str) -> None:
-  with (
-    files.replacing(path) as partial,
-    open(partial, "w", encoding="utf-8") as file,
-  ):
-    file.write(text)
-    file.flush()
-    # Otherwise some file systems may commit the rename before the content.
-    os.fsync(file.fileno())

@@ -193,7 +193,7 @@ def write(
     "published": dict(task.published),
     **summary,
     "seconds": dict(seconds),
-    "versions": versions_lib.versions(),
+    "versions": workdir.read_versions(folder),
   }
   _export(folder, config, state)
   held_out = next(iter(evaluation.values()))

@@ -149,6 +149,7 @@ def test_a_resumed_run_keeps_its_values(tmp_path):
   run.mkdir()
   stored = run / "config.json"
   stored.write_text(json.dumps(complete.to_dict()))
+  (run / "checkpoints" / "1").mkdir(parents=True)
   workdir.check_config(run, tasks.complete_config(_config(folder)))
   restored = workdir.read_config(run, "data", "model")
   assert tasks.complete_config(restored) is restored
