@@ -65,8 +65,8 @@ def workdir(*, takes_checkpoints: bool = False) -> Path:
     takes_checkpoints: Whether checkpoints are read or written there.
 
   Raises:
-    UserError: --workdir is missing, its bucket can't be reached, or it can't
-      hold checkpoints but must.
+    UserError: --workdir is missing, its bucket or the home directory in it
+      can't be found, or it can't hold checkpoints but must.
   """
   path = flags.FLAGS.workdir
   if not path:
@@ -80,7 +80,7 @@ def workdir(*, takes_checkpoints: bool = False) -> Path:
     ) from error
   if takes_checkpoints:
     files.check_takes_checkpoints(path, "--workdir")
-  return files.as_path(path).expanduser()
+  return files.as_path(_with_home(path, "--workdir"))
 
 
 def no_arguments(argv: Sequence[str]) -> None:
@@ -138,7 +138,9 @@ def saved_run(folder: Path | None = None) -> tuple[Any, Any, Path]:
   Raises:
     UserError: the folder holds no run, or --config differs from its config.
   """
+  from configs import base
   from perceiver_jax.tasks import registry as tasks
+  from perceiver_jax.training import config_checks
   from perceiver_jax.training import workdir as workdir_lib
 
   folder = folder or workdir()
@@ -148,6 +150,10 @@ def saved_run(folder: Path | None = None) -> tuple[Any, Any, Path]:
     workdir_lib.check_config(folder, saved)
   metadata = workdir_lib.read_metadata(folder)
   try:
+    # Runs of older versions lack some leaves. `update` checks the types.
+    complete = base.run()
+    complete.update(saved)
+    config_checks.check_numbers(complete)
     return saved, tasks.make_task(saved, metadata), folder
   except UserError:
     raise
@@ -209,12 +215,13 @@ def parse(argv: Sequence[str]) -> Sequence[str]:
   Returns:
     The program name and arguments that are not flags.
   """
-  if file := flag_errors.config_file(argv):
-    # A task beside its config can be imported by its name.
-    sys.path.append(
-      str(Path(file.split(":")[0]).expanduser().parent.absolute())
-    )
   try:
+    if file := flag_errors.config_file(argv):
+      path = _with_home(file, "--config")
+      # The shell leaves the ~ of --config=~/x.py to the program.
+      argv = [arg.replace(f"config={file}", f"config={path}") for arg in argv]
+      # A task beside its config can be imported by its name.
+      sys.path.append(str(Path(path.split(":")[0]).parent.absolute()))
     rest = flags.FLAGS(argv)
     # The config file is loaded on the first access to a leaf.
     if "config" in flags.FLAGS:
@@ -224,6 +231,23 @@ def parse(argv: Sequence[str]) -> Sequence[str]:
     sys.exit(0)
   except Exception as error:
     sys.exit(_fail(flag_errors.explain(error, argv), _WRONG_USE))
+
+
+def _with_home(path: str, flag: str) -> str:
+  """Returns the path of a flag with the home directory in place of ~.
+
+  Raises:
+    UserError: there is no such home directory.
+  """
+  if not path.startswith("~"):
+    return path
+  try:
+    return str(Path(path).expanduser())
+  except RuntimeError as error:
+    raise UserError(
+      f"{flag}={path}: the home directory of {path.split('/')[0]} is unknown;"
+      " give the whole path"
+    ) from error
 
 
 def _number_in_environment(name: str) -> int:

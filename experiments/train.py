@@ -24,11 +24,13 @@ def main(argv: Sequence[str]) -> int:
   config = launch.config()
   folder = launch.workdir(takes_checkpoints=True)
   # Import JAX late to keep --help and flag errors fast.
+  from configs import base
   from perceiver_jax.tasks import registry as tasks
-  from perceiver_jax.training import interrupts, loop
+  from perceiver_jax.training import config_checks, interrupts, loop
 
   launch.initialize_distributed()
   launch.enable_compilation_cache(folder)
+  config_checks.check_complete(config, base.run())
   config = tasks.complete_config(config)
   task = tasks.make_task(config)
   outcome = loop.Trainer(config, task, folder, flags.FLAGS.num_devices).run()

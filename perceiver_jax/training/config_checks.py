@@ -1,4 +1,4 @@
-"""Checks the numbers in a config and computes the length of its run."""
+"""Checks the leaves of a config and computes the length of its run."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -23,6 +23,32 @@ _MINIMUM = {
   "checkpoint.keep_latest": 1,
   "checkpoint.keep_best": 0,
 }
+# Leaves that have a default without the config.
+_OPTIONAL = ("execution", "init_from", "optimizer", "shard_optimizer_state")
+_REQUIRED = (
+  "optimizer.name", "optimizer.learning_rate", "optimizer.schedule",
+)  # fmt: skip
+
+
+def check_complete(
+  config: ml_collections.ConfigDict, run: ml_collections.ConfigDict
+) -> None:
+  """Checks that a config has the leaves that every run needs.
+
+  Args:
+    config: config of the run.
+    run: `configs.base.run()`.
+
+  Raises:
+    UserError: a leaf is missing.
+  """
+  given = {name for name, _ in _leaves(config)}
+  for name, _ in _leaves(run):
+    is_required = name in _REQUIRED or name.split(".")[0] not in _OPTIONAL
+    if is_required and name not in given:
+      raise UserError(
+        f"the config has no leaf {name!r}; start from configs.base.run()"
+      )
 
 
 def check_numbers(config: ml_collections.ConfigDict) -> None:

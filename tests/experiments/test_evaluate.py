@@ -92,6 +92,14 @@ def test_a_damaged_config_is_refused(refuses, trained):
   refuses("evaluate", f"--workdir={trained}", parts=parts)
 
 
+def test_a_config_with_a_text_for_a_number_is_refused(refuses, trained):
+  config = json.loads((trained / "config.json").read_text())
+  config["batch_size"] = "x"
+  (trained / "config.json").write_text(json.dumps(config))
+  parts = ["config.json is not that of a run", "batch_size", "restore"]
+  refuses("evaluate", f"--workdir={trained}", parts=parts)
+
+
 def test_damaged_checkpoints_are_refused(refuses, trained):
   for step in (2, 4):
     (trained / f"checkpoints/{step}/extras/metadata").write_text("{")

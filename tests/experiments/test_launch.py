@@ -214,6 +214,29 @@ def test_the_home_directory_is_expanded(monkeypatch, tmp_path):
   assert launch.workdir() == tmp_path / "run"
 
 
+def test_a_config_in_the_home_directory_is_found(monkeypatch, tmp_path):
+  (tmp_path / "mine.py").write_text(
+    "from configs import digits\nget_config = digits.get_config"
+  )
+  done = program(
+    *("train", "--config=~/mine.py:smoke", "--config.num_steps=-1"),
+    f"--workdir={tmp_path / 'run'}",
+    HOME=str(tmp_path),
+  )
+  assert "config.num_steps is -1" in done.stderr
+
+
+@pytest.mark.parametrize("flag", ["workdir", "config"])
+def test_an_unknown_home_directory_is_refused(flag):
+  values = {"config": "configs/digits.py", "workdir": "x"}
+  values[flag] = "~nouser/x.py"
+  done = program("train", *(f"--{k}={v}" for k, v in values.items()))
+  assert done.returncode == 2
+  assert done.stderr.startswith(
+    f"error: --{flag}=~nouser/x.py: the home directory of ~nouser is unknown"
+  )
+
+
 def test_a_workdir_that_is_not_utf8_is_refused(monkeypatch, tmp_path):
   folder = f"{tmp_path}/\udce9"
   monkeypatch.setattr(flags, "FLAGS", type("F", (), {"workdir": folder}))
