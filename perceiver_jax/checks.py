@@ -65,9 +65,10 @@ def check_fractions(leaf: str, *given: float) -> None:
     UserError: a number is outside 0 to 1.
   """
   for fraction in given:
-    if not 0 <= fraction <= 1:
+    if not isinstance(fraction, int | float) or not 0 <= fraction <= 1:
       raise UserError(
-        f"config.{leaf} has {fraction}; give fractions of the run, from 0 to 1"
+        f"config.{leaf} has {fraction!r}; give fractions of the run, from 0 to"
+        " 1"
       )
 
 

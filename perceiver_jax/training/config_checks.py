@@ -6,7 +6,7 @@ from typing import Any
 
 import ml_collections
 
-from perceiver_jax.checks import check_leaf
+from perceiver_jax.checks import check_leaf, check_not_negative
 from perceiver_jax.errors import UserError
 
 _MINIMUM = {
@@ -76,7 +76,13 @@ def check_numbers(config: ml_collections.ConfigDict) -> None:
     0 <= config.ema_decay < 1,
     "0 for no averaging, or a number below 1",
   )
+  smoothing = leaves.get("label_smoothing", 0)
+  check_leaf(
+    "label_smoothing", smoothing, 0 <= smoothing <= 1, "a number from 0 to 1"
+  )
   for name, value in leaves.items():
+    if name.startswith(("data.affine.", "mixing.")):
+      check_not_negative(name, value)
     if name.startswith("model.") and isinstance(value, int):
       check_leaf(name, value, value >= 0, "0 or more")
 

@@ -19,6 +19,14 @@ from perceiver_jax.training import optimizer_sharding
 OPTIMIZERS = ("lamb", "adamw", "muon")
 SCHEDULES = ("constant", "constant_cosine", "cosine", "step")
 
+_NOT_NEGATIVE = (
+  "learning_rate",
+  "learning_rate_batch_size",
+  "decay_factor",
+  "weight_decay",
+  "clip_norm",
+  "eps",
+)
 _NOT_DECAYED = ("b", "bias", "scale", "offset")
 # About the root mean square of Adam's updates (arXiv 2502.16982, section 2.2).
 _ADAM_RMS = 0.2
@@ -160,8 +168,19 @@ def from_config(
     num_steps: length of the run.
     batch_size: global batch size of the run.
     shard_over: see `make_optimizer`.
+
+  Raises:
+    UserError: a number is out of range, or the optimizer or the schedule can't
+      be made.
   """
   config = dict(config)
+  for leaf in _NOT_NEGATIVE:
+    checks.check_not_negative(f"optimizer.{leaf}", config.get(leaf, 0))
+  for leaf in ("b1", "b2"):
+    rate = config.get(leaf, 0)
+    checks.check_leaf(
+      f"optimizer.{leaf}", rate, 0 <= rate < 1, "0 or more, and less than 1"
+    )
   name = config.pop("name")
   reference = config.pop("learning_rate_batch_size", 0)
   rate = config.pop("learning_rate") * (

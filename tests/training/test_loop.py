@@ -9,7 +9,7 @@ import pytest
 import tiny_runs as runs
 from jax import numpy as jnp
 
-from configs import digits
+from configs import base, digits
 from perceiver_jax.errors import DivergedError, UserError
 from perceiver_jax.tasks import registry as tasks
 from perceiver_jax.training import config_checks, interrupts, loop, metrics
@@ -206,6 +206,48 @@ def test_an_invalid_value_is_reported_before_anything_is_written(
   with pytest.raises(UserError, match=f"config.{leaf} is {value!r}"):
     runs.train(tmp_path / "run", config)
   assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  ("leaf", "value"),
+  [
+    ("label_smoothing", -0.5),
+    ("label_smoothing", 1.5),
+    ("label_smoothing", math.nan),
+    ("data.affine.degrees", math.nan),
+    ("mixing.mixup_alpha", -1.0),
+    ("mixing.cutmix_alpha", math.inf),
+  ],
+)
+def test_numbers_of_images_out_of_range_are_refused(leaf, value):
+  config = digits.get_config()
+  config.update_from_flattened_dict({leaf: value})
+  with pytest.raises(UserError, match=f"config.{leaf} is {value}; give"):
+    config_checks.check_numbers(config)
+
+
+def test_a_config_may_lack_only_leaves_with_defaults():
+  run = base.run()
+  for leaf in ("execution", "init_from", "optimizer.clip_norm"):
+    config_checks.check_complete(_without(leaf), run)
+  for leaf, missing in (
+    ("seed", "seed"),
+    ("checkpoint", "checkpoint.every_epochs"),
+    ("log.every_steps", "log.every_steps"),
+    ("optimizer.learning_rate", "optimizer.learning_rate"),
+  ):
+    with pytest.raises(UserError, match=f"no leaf '{missing}'; start from"):
+      config_checks.check_complete(_without(leaf), run)
+
+
+def _without(leaf):
+  """Returns a config that lacks a leaf or a section."""
+  config = section = runs.tiny_config()
+  *sections, name = leaf.split(".")
+  for part in sections:
+    section = section[part]
+  del section[name]
+  return config
 
 
 @pytest.mark.parametrize(

@@ -290,6 +290,7 @@ def test_warmup_does_not_shift_boundaries():
     ({"warmup_steps": -1}, r"config\.optimizer\.warmup_steps is -1"),
     ({"constant_fraction": 50}, r"optimizer\.constant_fraction has 50; .* 1"),
     ({"boundaries": (0.5, 84)}, r"config\.optimizer\.boundaries has 84; .* 1"),
+    ({"boundaries": ("a",)}, r"config\.optimizer\.boundaries has 'a'; .* 1"),
   ],
 )
 def test_invalid_schedules_are_refused_with_their_name(changes, message):
@@ -332,6 +333,29 @@ def test_the_learning_rate_scales_with_the_batch_size(
   config.update(learning_rate=1.0, learning_rate_batch_size=reference)
   _, schedule = optimizers.from_config(config, 10, batch)
   assert at(schedule, 0) == [rate]
+
+
+@pytest.mark.parametrize(
+  ("leaf", "value"),
+  [
+    ("learning_rate", -0.1),
+    ("learning_rate", np.nan),
+    ("learning_rate_batch_size", -8),
+    ("decay_factor", -1.0),
+    ("weight_decay", np.nan),
+    ("clip_norm", -1.0),
+    ("clip_norm", np.nan),
+    ("eps", -1.0),
+    ("b1", 1.5),
+    ("b2", -1.0),
+    ("b2", 1.0),
+    ("b2", np.nan),
+  ],
+)
+def test_numbers_out_of_range_are_refused(tiny_config, leaf, value):
+  tiny_config.optimizer[leaf] = value
+  with pytest.raises(UserError, match=rf"optimizer\.{leaf} is {value}; give"):
+    optimizers.from_config(tiny_config.optimizer, 10, 8)
 
 
 def test_an_unknown_name_in_a_config_is_a_user_error(tiny_config):
