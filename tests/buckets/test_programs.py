@@ -168,7 +168,7 @@ def test_a_run_in_a_bucket_that_orbax_cannot_use_is_refused(
   workdir, out = f"--workdir={run}", f"--out={run}"
   refuses("train", config, workdir, parts=[workdir, *parts])
   refused("sweep", config, "--sweep=seed", out, parts=[out, *parts])
-  refused("sweeps.glue", out, parts=[out, *parts])
+  refused("sweeps.glue", "--init_from=x", out, parts=[out, *parts])
   refused("launch", "--where=local", config, workdir, parts=[workdir, *parts])
   with pytest.raises(UserError, match="can't hold checkpoints"):
     Checkpointer(f"{run}/checkpoints", read_only=True)
