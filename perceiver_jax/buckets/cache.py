@@ -12,7 +12,7 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from perceiver_jax.buckets.store import explained, filesystem
+from perceiver_jax.buckets.store import explained, filesystem, only_files
 
 _LARGE = 2**30  # Bytes from which on copying is announced.
 _AT_ONCE = 64  # Files that are copied at the same time.
@@ -30,7 +30,7 @@ def local_copy(path: epath.Path) -> Path:
   """
   url = os.fspath(path)
   with explained(path):
-    found = filesystem(path).find(url, detail=True)
+    found = only_files(filesystem(path).find(url, detail=True))
   if not found:
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url)
   _remove_others(url, found)
@@ -46,11 +46,11 @@ def local_matches(pattern: str) -> list[Path]:
   """
   with explained(pattern):
     store = filesystem(pattern)
-    found = store.find(pattern, detail=True) or {
-      name: info
-      for name, info in store.glob(pattern, detail=True).items()
-      if info["type"] == "file"
-    }
+    found = only_files(store.find(pattern, detail=True))
+    if found:  # It is a file or folder, and not a pattern.
+      _remove_others(pattern, found)
+    else:
+      found = only_files(store.glob(pattern, detail=True))
   scheme = pattern.partition("://")[0]
   _copy(pattern, found)
   return [_cached(f"{scheme}://{name.lstrip('/')}") for name in found]

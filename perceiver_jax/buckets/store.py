@@ -10,7 +10,7 @@ import importlib.util
 import io
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -177,6 +177,19 @@ def upload(local: Path, path: epath.Path) -> None:
     filesystem(path).put_file(os.fspath(local), os.fspath(path))
 
 
+def only_files(found: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the files of what fsspec has found, by name.
+
+  Consoles and gcsfuse mark a folder with an empty object whose name ends in
+  "/", which fsspec takes for a file.
+  """
+  return {
+    name: info
+    for name, info in found.items()
+    if info["type"] == "file" and not name.endswith("/")
+  }
+
+
 def below(path: epath.Path) -> list[epath.Path]:
   """Returns the sorted paths of all files below a folder.
 
@@ -184,7 +197,7 @@ def below(path: epath.Path) -> list[epath.Path]:
     OSError: They can't be listed.
   """
   with explained(path):
-    names = filesystem(path).find(os.fspath(path))
+    names = only_files(filesystem(path).find(os.fspath(path), detail=True))
   scheme = os.fspath(path).partition("://")[0]
   return [
     epath.Path(f"{scheme}://{name.lstrip('/')}") for name in sorted(names)
@@ -197,10 +210,15 @@ def move_folder(path: epath.Path, target: epath.Path) -> None:
   Raises:
     OSError: A file can't be moved.
   """
+  store = filesystem(path)
   with explained(path):
     for old in below(path):
       new = target / old.relative_to(path)
-      filesystem(path).mv(os.fspath(old), os.fspath(new))
+      store.mv(os.fspath(old), os.fspath(new))
+    # With an object that marks it, the folder would still exist.
+    for name in store.find(os.fspath(path)):
+      if name.endswith("/"):
+        store.rm_file(name)
 
 
 def _check(scheme: str, bucket: str, key: str, url: str) -> None:

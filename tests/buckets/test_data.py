@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 import tiny_tfds
+from fsspec.implementations import memory
 
 from perceiver_jax import files
-from perceiver_jax.buckets import cache
+from perceiver_jax.buckets import cache, store
 from perceiver_jax.data.core import records, tfds
 from perceiver_jax.data.images import codec, image_folder
 from perceiver_jax.data.sequences.source import NUM_SPECIAL
@@ -24,6 +25,13 @@ def _upload(local, folder):
     if path.is_file():
       target = folder / path.relative_to(local).as_posix()
       files.write_bytes(target, path.read_bytes())
+
+
+def _mark(folder):
+  """Creates the empty object with which consoles mark a folder."""
+  name = str(folder).removeprefix("gs:/") + "/"
+  bucket = store.filesystem(folder)
+  bucket.store[name] = memory.MemoryFile(bucket, name)
 
 
 def test_only_what_has_changed_is_copied_again(memory_bucket):
@@ -58,20 +66,37 @@ def test_what_was_deleted_in_the_bucket_is_not_read(memory_bucket, tmp_path):
   assert other.exists()
 
 
-def test_a_file_and_a_folder_take_the_place_of_each_other(memory_bucket):
+@pytest.mark.parametrize("copy", [files.local_folder, files.local_matches])
+def test_a_file_and_a_folder_take_the_place_of_each_other(memory_bucket, copy):
   data = memory_bucket / "data"
   files.write_text(data / "a" / "b", "1")
   files.write_text(data / "c", "2")
-  files.local_folder(str(data))
+  copy(str(data))
   for name in ("a/b", "c"):
     (data / name).unlink()
   if (data / "a").exists():  # The memory keeps empty folders.
     (data / "a").rmdir()
   files.write_text(data / "a", "3")
   files.write_text(data / "c" / "d", "4")
-  local = files.local_folder(str(data))
+  copy(str(data))
+  local = cache._cached(str(data))
   assert (local / "a").read_text() == "3"
   assert (local / "c" / "d").read_text() == "4"
+
+
+def test_objects_that_mark_folders_are_not_copied(memory_bucket):
+  data = memory_bucket / "data"
+  files.write_text(data / "a" / "b.txt", "1")
+  for folder in (data, data / "a", memory_bucket / "empty"):
+    _mark(folder)
+  local = files.local_folder(f"{data}")
+  assert (local / "a" / "b.txt").read_text() == "1"
+  for pattern in (f"{data}", f"{data}/**"):
+    assert files.local_matches(pattern) == [str(local / "a" / "b.txt")]
+  assert files.below(data, "") == [data / "a" / "b.txt"]
+  assert files.local_matches(f"{memory_bucket}/empty") == []
+  with pytest.raises(UserError, match=r"empty can't be copied .*: No such f"):
+    files.local_folder(f"{memory_bucket}/empty")
 
 
 def test_nothing_outside_the_cache_is_removed(memory_bucket, tmp_path):

@@ -76,6 +76,16 @@ def test_files_are_written_and_read(folder):
   assert files.below(folder, ".json") == [folder / "c" / "b.json"]
 
 
+def test_objects_that_mark_folders_are_not_files(connected, folder):
+  for name, contents in (("a/", ""), ("a/b/", ""), ("a/b/c.txt", "1")):
+    connected.ask("PUT", f"/bucket/{folder.name}/{name}", contents)
+  local = files.local_folder(folder / "a")
+  assert (local / "b" / "c.txt").read_text() == "1"
+  files.move_folder(folder / "a", folder / "d")
+  assert files.read_text(folder / "d" / "b" / "c.txt") == "1"
+  assert not (folder / "a").exists()
+
+
 def test_one_process_creates_a_file(folder):
   assert store.create(folder / "a", b"first")
   assert not store.create(folder / "a", b"second")
