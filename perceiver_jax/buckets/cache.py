@@ -3,14 +3,17 @@
 import contextlib
 import datetime
 import errno
+import fcntl
 import os
+import shutil
 import tempfile
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 from absl import logging
 from etils import epath
+from fsspec import callbacks
 
 from perceiver_jax.buckets.store import explained, filesystem, only_files
 
@@ -148,25 +151,75 @@ def _copy(path: str | os.PathLike, found: Mapping[str, Any]) -> None:
       "copying %d files (%.1f GB) of %s to the cache", len(changed), size / 1e9,
       path,
     )  # fmt: skip
-  for start in range(0, len(changed), _AT_ONCE):
-    _copy_together(path, changed[start : start + _AT_ONCE])
+  if not changed:
+    return
+  with _temporary_folder(_cached(f"{scheme}://")) as temporary:
+    for start in range(0, len(changed), _AT_ONCE):
+      _copy_together(path, changed[start : start + _AT_ONCE], temporary)
+
+
+@contextlib.contextmanager
+def _temporary_folder(cache: Path) -> Iterator[str]:
+  """Creates a folder for incomplete files, and removes those of dead processes.
+
+  It is beside those of the buckets, whose names never start with a dot, so that
+  `_remove_others` of another process leaves it alone.
+
+  Args:
+    cache: The folder of all buckets of one kind.
+  """
+  cache.mkdir(parents=True, exist_ok=True)
+  with open(cache / ".lock", "a+") as lock:
+    # Processes that copy share the lock, which the system releases when one
+    # ends in any way. One that gets it alone finds only what dead ones left.
+    # Nothing is removed on file systems without locks.
+    with contextlib.suppress(OSError):
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      for left in cache.glob(".*/"):
+        shutil.rmtree(left, ignore_errors=True)
+    with contextlib.suppress(OSError):
+      fcntl.flock(lock, fcntl.LOCK_SH)
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".") as temporary:
+      yield temporary
+
+
+class _Each(callbacks.Callback):
+  """Calls a function with the name and the copy of each file that is copied."""
+
+  def __init__(self, function: Callable[[str, str], None]):
+    super().__init__()
+    self._function = function
+
+  @contextlib.contextmanager
+  def branched(
+    self, path_1: str, path_2: str, **kwargs: Any
+  ) -> Iterator[callbacks.Callback]:
+    yield callbacks.DEFAULT_CALLBACK
+    self._function(path_1, path_2)
 
 
 def _copy_together(
-  path: str | os.PathLike, part: Sequence[tuple[str, Path, Mapping[str, Any]]]
+  path: str | os.PathLike,
+  part: Sequence[tuple[str, Path, Mapping[str, Any]]],
+  temporary: str,
 ) -> None:
-  cache = _cached(os.fspath(path).partition("://")[0] + "://")
-  cache.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=cache, prefix=".") as temporary:
-    partial = [f"{temporary}/{number}" for number in range(len(part))]
-    with explained(path):
-      filesystem(path).get([name for name, _, _ in part], partial)
-    for file, (name, target, info) in zip(partial, part, strict=True):
-      if os.path.getsize(file) != info["size"]:
-        raise OSError(errno.EIO, "it changed while it was copied", name)
-      os.utime(file, ns=(_time(info), _time(info)))
-      target.parent.mkdir(parents=True, exist_ok=True)
-      os.replace(file, target)
+  """Copies files at the same time; each appears when it is complete."""
+  places = {
+    f"{temporary}/{number}": (target, info)
+    for number, (_, target, info) in enumerate(part)
+  }
+
+  def move(name: str, file: str) -> None:
+    target, info = places[file]
+    if os.path.getsize(file) != info["size"]:
+      raise OSError(errno.EIO, "it changed while it was copied", name)
+    os.utime(file, ns=(_time(info), _time(info)))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(file, target)
+
+  names = [name for name, _, _ in part]
+  with explained(path):
+    filesystem(path).get(names, list(places), callback=_Each(move))
 
 
 def _time(info: Mapping[str, Any]) -> int:

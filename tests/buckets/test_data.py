@@ -1,5 +1,6 @@
 """Tests of data in a bucket, which is in memory, and of its local copies."""
 
+import fcntl
 import json
 
 import numpy as np
@@ -48,6 +49,42 @@ def test_only_what_has_changed_is_copied_again(memory_bucket):
   assert (local / "a.txt").stat().st_ino == before
   with pytest.raises(UserError, match=r"none can't be copied .*: No such file"):
     files.local_folder(f"{memory_bucket}/none")
+
+
+def test_a_copy_that_failed_goes_on(memory_bucket, monkeypatch):
+  for name in ("a", "b"):
+    files.write_text(memory_bucket / "data" / name, name)
+  bucket = type(store.filesystem(memory_bucket))
+  get_file = bucket.get_file
+
+  def fail(self, name, *args, **options):
+    if name.endswith("b"):
+      raise OSError(5, "broken")
+    return get_file(self, name, *args, **options)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(bucket, "get_file", fail)
+    with pytest.raises(UserError, match="broken"):
+      files.local_folder(f"{memory_bucket}/data")
+  local = cache._cached(f"{memory_bucket}/data")
+  before = (local / "a").stat().st_ino
+  files.local_folder(f"{memory_bucket}/data")
+  assert [(local / name).read_text() for name in "ab"] == ["a", "b"]
+  assert (local / "a").stat().st_ino == before
+
+
+def test_incomplete_files_of_dead_processes_are_removed(memory_bucket):
+  left = cache._cached("gs://") / ".left"
+  left.mkdir(parents=True)
+  (left / "0").write_text("half")
+  files.write_text(memory_bucket / "a", "1")
+  with open(left.parent / ".lock", "a") as lock:
+    fcntl.flock(lock, fcntl.LOCK_SH)  # As another process that copies.
+    files.local_file(memory_bucket / "a")
+    assert (left / "0").exists()
+  files.write_text(memory_bucket / "a", "changed")
+  files.local_file(memory_bucket / "a")
+  assert {path.name for path in left.parent.iterdir()} == {".lock", "bucket"}
 
 
 def test_what_was_deleted_in_the_bucket_is_not_read(memory_bucket, tmp_path):
