@@ -62,6 +62,9 @@ def format_value(value: Any) -> str:
   if isinstance(value, int | np.integer):
     return f"{value:,}"
   if isinstance(value, float | np.floating):
+    # Four digits would give large numbers an exponent; 9,999.5 rounds up.
+    if 9_999.5 <= abs(value) < 1e15:
+      return f"{value:,.0f}"
     return f"{value:.4g}"
   return value if isinstance(value, Markup) else printable(str(value))
 

@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
+from perceiver_jax.viz import html as templates
 from perceiver_jax.viz import sections
 from perceiver_jax.viz.report import Report, write_report
 
@@ -190,6 +191,21 @@ def test_a_summary_of_one_number_has_no_list_of_facts(tmp_path):
   source, _ = render(tmp_path, Report(title="a", summary={"loss": 1.5}))
   assert "1.5" in source
   assert "<dl" not in source
+
+
+@pytest.mark.parametrize(
+  ("value", "shown"),
+  [
+    (0.123456, "0.1235"),
+    (9999.4, "9999"),
+    (9999.6, "10,000"),
+    (np.float32(-86400.5), "-86,400"),
+    (2e15, "2e+15"),
+    (math.inf, "inf"),
+  ],
+)
+def test_numbers_are_rounded_and_large_ones_written_out(value, shown):
+  assert templates.format_value(value) == shown
 
 
 def test_records_without_finite_values_have_no_plot(tmp_path):
