@@ -136,7 +136,11 @@ def _define_generate_flags() -> None:
     "generate: sample from the fewest most likely tokens that have this"
     " probability together.",
   )
-  flags.DEFINE_integer("seed", 0, "generate: seed of the samples.")
+  # JAX takes seeds modulo 2**32.
+  flags.DEFINE_integer(
+    "seed", 0, "generate: seed of the samples.", lower_bound=0,
+    upper_bound=2**32 - 1,
+  )  # fmt: skip
   flags.DEFINE_bool(
     "cache",
     True,

@@ -147,12 +147,9 @@ def seconds_of(text: str) -> float:
   """Returns the value of a field for the start of a clip.
 
   Raises:
-    UserError: It is not a number of 0 or more.
+    UserError: It is not a number.
   """
   try:
-    seconds = float(text or 0)
-  except ValueError:
-    seconds = -1.0
-  if not 0 <= seconds < float("inf"):
-    raise UserError(f"start {text!r} is not a number of seconds, 0 or more")
-  return seconds
+    return float(text or 0)
+  except ValueError as error:
+    raise UserError(f"start {text!r} is not a number of seconds") from error

@@ -59,7 +59,12 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def check(text: str, words: str) -> None:
-  """Raises if a text has nothing to fill, before weights are loaded."""
+  """Raises if it's unclear what to fill, before weights are loaded."""
+  if words and _MASK in text:
+    raise UserError(
+      f"{text!r} has {_MASK} and --mask is {words!r}; give {_MASK} or --mask,"
+      " not both"
+    )
   if words:
     byte_tokenizer.mask_words(text, words)
   elif _MASK not in text:

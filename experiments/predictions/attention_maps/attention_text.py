@@ -11,6 +11,7 @@ from experiments.predictions.attention_maps import attention_values
 from perceiver_jax import files
 from perceiver_jax import weights as weights_lib
 from perceiver_jax.data.text import byte_tokenizer, tokenizers
+from perceiver_jax.errors import UserError
 from perceiver_jax.tasks import glue
 from perceiver_jax.tasks.shared import text_attention
 from perceiver_jax.viz import attention_sections
@@ -25,7 +26,12 @@ def run(arguments: Sequence[str], loaded: weights_lib.Weights | None) -> None:
   Args:
     arguments: Texts; [MASK] stands for a masked token.
     loaded: The weights of --weights; None for a run.
+
+  Raises:
+    UserError: A text is empty, or the model does not take it.
   """
+  if not all(text.strip() for text in arguments):
+    raise UserError("a text is empty; leave it out, or write one in quotes")
   weights = models.load_weights(
     ["masked_lm", "token", "multitask_classification"],
     "language_bytes",

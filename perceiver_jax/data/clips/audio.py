@@ -69,8 +69,7 @@ def read_audio(
       f"sample_rate and num_samples must be at least 1, got {sample_rate} and "
       f"{num_samples}"
     )
-  if not 0 <= start < math.inf:
-    raise UserError(f"start must be 0 or more seconds, got {start}")
+  av_decoding.check_start(start)
   length = math.inf if num_samples is None else num_samples / sample_rate
   part = _read(path, start, start + length, sample_rate)
   if not np.isfinite(part.samples).all():

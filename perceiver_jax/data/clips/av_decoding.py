@@ -30,6 +30,8 @@ _HEADER_TOLERANCE = {
 # every frame.
 _MIN_DURATION = 0.002  # seconds
 _SECOND = 1_000_000  # FFmpeg's unit of a file's duration is a microsecond.
+# Seconds: 30 years. FFmpeg counts in 64 bits.
+_MAX_START = 10**9
 
 
 class Timed(NamedTuple):
@@ -49,6 +51,19 @@ def import_av() -> ModuleType:
       "video and compressed audio need PyAV: pip install 'perceiver_jax[media]'"
     ) from error
   return av
+
+
+def check_start(start: float) -> None:
+  """Checks the second of a file at which to start.
+
+  Raises:
+    UserError: it is negative, not a number, or too large.
+  """
+  if not 0 <= start <= _MAX_START:
+    raise UserError(
+      f"start must be 0 or more seconds, and at most {_MAX_START:,}, got"
+      f" {start}"
+    )
 
 
 @contextlib.contextmanager

@@ -83,8 +83,7 @@ def frames(
   """
   if fps is not None and not 0 < fps < math.inf:
     raise UserError(f"fps must be a positive number, got {fps}")
-  if not 0 <= start < math.inf:
-    raise UserError(f"start must be 0 or more seconds, got {start}")
+  av_decoding.check_start(start)
   return _frames(path, fps, start, size)
 
 

@@ -270,7 +270,7 @@ def test_arguments_out_of_range_are_refused(tmp_path):
   for rate, count in ((0, 1), (-1, 1), (1, 0)):
     with pytest.raises(UserError, match="must be at least 1"):
       read_audio(tmp_path / "x.wav", rate, num_samples=count)
-  for start in (-1, np.nan, np.inf):
+  for start in (-1, np.nan, 1e300):
     with pytest.raises(UserError, match="start must be 0 or more"):
       read_audio(tmp_path / "x.wav", start=start)
 

@@ -220,7 +220,7 @@ def test_frame_rates_that_are_not_positive_are_refused(tmp_path, fps):
 
 def test_clips_outside_the_video_are_refused(tmp_path):
   _write(tmp_path / "x.mp4", _every(40))
-  for start in (-1, np.nan, np.inf):
+  for start in (-1, np.nan, 1e300):
     with pytest.raises(UserError, match="start must be 0 or more"):
       frames(tmp_path / "x.mp4", start=start)
   with pytest.raises(UserError, match="num_frames must be at least 1"):

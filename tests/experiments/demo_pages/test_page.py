@@ -119,7 +119,7 @@ def test_a_clip_is_shown_beside_its_reconstruction(make_page, weight_file):
   assert str(section.body).count("data:video/mp4") == 1
   assert str(section.body).count("data:audio/wav") == 1
   assert sum(shown["Classes"].values()) == pytest.approx(1)
-  for start in ("-1", "soon", "nan", "1000"):
+  for start in ("-1", "soon", "nan", "1000", "1e300"):
     with pytest.raises(UserError):
       made.predict(clip, start)
 

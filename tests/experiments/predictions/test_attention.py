@@ -229,6 +229,9 @@ def test_wrong_use_is_one_line(refuses, weight_file, image_file):
   refuses(*predict, image_file, parts=["--weights", "--workdir"])
   flow = f"--weights={weight_file('flow')}"
   refuses(*predict, flow, image_file, parts=["'flow' adapter", "image"])
+  language = f"--weights={weight_file('language')}"
+  for empty in ("", " "):
+    refuses(*predict, language, "text", empty, parts=["a text is empty"])
   bert = f"--weights={weight_file('byte_bert')}"
   refuses(*predict, bert, "text", parts=["Transformer", "Perceiver"])
   size = f"--image_size={SIZE}"

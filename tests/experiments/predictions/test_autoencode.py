@@ -153,6 +153,7 @@ def test_labels_with_the_default_number_of_parts(
     ((1,), ["--labels=clip.mp4", "clip.mp4"], ["--labels=clip.mp4"]),
     ((1,), ["--parts=0", "clip.mp4"], ["--parts=0"]),
     ((1,), ["--start=-1", "clip.mp4"], ["--start=-1"]),
+    ((1,), ["--start=1e300", "clip.mp4"], ["start", "1e+300"]),
   ],
 )
 def test_invalid_input_is_refused(

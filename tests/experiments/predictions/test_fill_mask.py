@@ -104,6 +104,7 @@ def test_texts_longer_than_the_model_reads_are_refused(
     (["nothing"], ["'nothing'", "[MASK]", "--mask"]),
     (["[MASK]", "nothing"], ["'nothing'"]),
     (["--mask=x", "nothing"], ["'x' is not in the text 'nothing'"]),
+    (["--mask=x", "x [MASK]"], ["[MASK] or --mask, not both"]),
     (["\udce9[MASK]"], ["UTF-8"]),
     (["--mask=x", "\udce9x"], ["UTF-8"]),
   ],

@@ -97,6 +97,8 @@ def test_images_are_completed(call, weight_file, tmp_path):
     (["--temperature=-1"], ["temperature is -1"]),
     (["--top_p=2"], ["top_p is 2"]),
     (["--prompt=\udce9"], ["UTF-8"]),
+    ([f"--seed={2**32}"], ["--seed"]),
+    (["--seed=-1"], ["--seed"]),
   ],
 )
 def test_bad_arguments_are_refused(refuses, weight_file, arguments, parts):
