@@ -85,6 +85,7 @@ def load(loaded: weights_lib.Weights | None = None) -> PointModel:
     config, task, folder = models.saved_run(
       PointCloudClassification, "classify point clouds"
     )
+    task = outputs.rename_classes(config, task)
     restored = restore.restore(config, task, folder, flags.FLAGS.checkpoint)
     predict = restore.predictor(restored, return_attention="logits")
     return PointModel(task, predict)

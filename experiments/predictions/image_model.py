@@ -76,6 +76,7 @@ def _load_run(checkpoint: str, exported: Path | None) -> ImageModel:
   config, task, folder = models.saved_run(
     image_classification.ImageClassification, "classify images", exported
   )
+  task = outputs.rename_classes(config, task)
   if exported:
     _, _, restored = evaluate_weights.load_without_data(folder, config)
   else:

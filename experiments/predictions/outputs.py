@@ -3,13 +3,16 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import ml_collections
 import numpy as np
 from absl import flags
 
 from experiments import launch
 from perceiver_jax import files
 from perceiver_jax.errors import UserError
+from perceiver_jax.tasks import registry
 from perceiver_jax.viz import image_layout
 
 
@@ -36,6 +39,23 @@ def class_names(num_classes: int) -> Sequence[str]:
       " classes; give one name per line, in the order of the classes"
     )
   return names
+
+
+def rename_classes(config: ml_collections.ConfigDict, task: Any) -> Any:
+  """Returns the task of a run with the names in --labels, if it is given.
+
+  Args:
+    config: Config of the run.
+    task: Its task, whose metadata has the names of the classes.
+
+  Raises:
+    UserError: See `class_names`.
+  """
+  if not flags.FLAGS.labels:
+    return task
+  metadata = task.metadata()
+  names = tuple(class_names(len(metadata["class_names"])))
+  return registry.make_task(config, metadata | {"class_names": names})
 
 
 def print_top_classes(probabilities: np.ndarray, names: Sequence[str]) -> None:

@@ -113,6 +113,22 @@ def test_weights_without_their_run_name_the_run(
   refuses("predict", f"--weights={weights}", images_of_digits[0], parts=parts)
 
 
+@pytest.mark.parametrize("flag", ["workdir", "weights"])
+def test_labels_name_the_classes_of_a_run(
+  call, trained, images_of_digits, tmp_path, flag
+):
+  labels = tmp_path / "labels.txt"
+  labels.write_text("\n".join(f"digit{i}" for i in range(10)))
+  done = call(
+    "predict",
+    *(f"--{flag}={trained}", f"--output={tmp_path}"),
+    *(f"--labels={labels}", images_of_digits[0]),
+  )
+  assert (done.status, done.err) == (0, "")
+  best = expected(trained, images_of_digits[0]).argmax()
+  assert printed_classes(done.out, images_of_digits[0])[0][0] == f"digit{best}"
+
+
 def test_an_earlier_output_is_kept_and_no_data_opened(
   call, trained, images_of_digits, monkeypatch
 ):
@@ -165,6 +181,7 @@ def test_a_folder_is_not_an_image(refuses, trained, tmp_path):
     (["--checkpoint=7", "{file}"], ["no checkpoint of step 7", "2, 4"]),
     (["--output=/dev/null/x", "{file}"], ["/dev/null/x", "--output"]),
     (["--batch=7", "{file}"], ["'batch'"]),
+    (["--labels=none.txt", "{file}"], ["--labels=none.txt can't be read"]),
     (["--weights=x", "{file}"], ["--workdir and --weights"]),
     (["--weights=x", "--checkpoint=2", "{file}"], ["and --weights"]),
   ],

@@ -90,7 +90,7 @@ def load(loaded: weights_lib.Weights | None = None) -> ClipModel:
 def _make_task(spec: dict[str, Any]) -> clip_data.ClipTask:
   """Returns the task that prepares clips for a model."""
   if models.uses_run():
-    _, task, _ = launch.saved_run()
+    config, task, _ = launch.saved_run()
   else:
     config = _config(spec)
     count = _num_classes(config.model)
@@ -101,7 +101,7 @@ def _make_task(spec: dict[str, Any]) -> clip_data.ClipTask:
       "the config is not of clips; give --config=configs/audioset.py:VARIANT or"
       " configs/kinetics.py:VARIANT"
     )
-  return task
+  return outputs.rename_classes(config, task) if models.uses_run() else task
 
 
 def _config(spec: dict[str, Any]) -> ml_collections.ConfigDict:

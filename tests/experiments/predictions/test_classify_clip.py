@@ -86,6 +86,20 @@ def test_labels_and_probabilities_of_a_run(trained_on_sounds, call, long_clip):
   }
 
 
+def test_labels_name_the_classes_of_a_run(
+  trained_on_sounds, call, long_clip, tmp_path
+):
+  labels = tmp_path / "labels.txt"
+  labels.write_text("Glocke\nHorn\n")
+  done = call(
+    "predict", "classify-clip", f"--workdir={trained_on_sounds}",
+    f"--labels={labels}", long_clip,
+  )  # fmt: skip
+  assert done.status == 0, done.err
+  names = {line.split()[0] for line in done.out.splitlines()[1:]}
+  assert names == {"Glocke", "Horn"}
+
+
 def test_labels_above_a_threshold(trained_on_sounds, call, long_clip):
   low, high = sorted(expected(trained_on_sounds, long_clip))
   flags = ("predict", "classify-clip", f"--workdir={trained_on_sounds}")

@@ -114,6 +114,11 @@ def test_a_run_classifies_files_as_its_evaluation_does(call, tmp_path):
   # Printed probabilities are rounded.
   assert np.mean(losses) == pytest.approx(loss, abs=0.002)
   assert (tmp_path / "run/predictions/cube_0004-attention.png").exists()
+  labels = tiny_points.write(tmp_path / "labels.txt", "first\nsecond")
+  named = call("predict", "classify-points", f"--workdir={tmp_path / 'run'}",
+               f"--labels={labels}", paths[0])  # fmt: skip
+  printed = {line.split()[0] for line in named.out.splitlines()[1:3]}
+  assert printed == {"first", "second"}
 
 
 def test_unreadable_objects_stop_the_command(
