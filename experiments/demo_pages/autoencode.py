@@ -29,7 +29,7 @@ def make(
     shares = autoencode.probabilities(reconstruction).tolist()
     return [
       [_players(original, reconstruction, model.rates)],
-      dict(zip(model.class_names, shares, strict=True)),
+      page.by_name(model.class_names, shares),
     ]
 
   return page.Page(

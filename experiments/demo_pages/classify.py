@@ -23,7 +23,7 @@ def make(
     example = model.read(page.path_of(image, "an image"))
     model_outputs = model.apply(example)
     shares = model.probabilities(model_outputs.logits[0]).tolist()
-    shown = [dict(zip(model.class_names, shares, strict=True))]
+    shown = [page.by_name(model.class_names, shares)]
     shown.append(classify.draw(model, example, model_outputs))
     if has_latents:
       options = page.latent_options(latents, head)

@@ -27,9 +27,8 @@ def make(
     example = model.task.read(path, page.seconds_of(start))
     model_outputs = model.apply(example)
     logits = np.asarray(model_outputs.logits[0], np.float32)
-    shown: list[Any] = [
-      dict(zip(names, special.expit(logits).tolist(), strict=True))
-    ]
+    shares = special.expit(logits).tolist()
+    shown: list[Any] = [page.by_name(names, shares)]
     if has_latents:
       chosen = attention_values.of_encoder(
         model_outputs, softmax=False, **page.latent_options(latents, head)

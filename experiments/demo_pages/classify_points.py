@@ -28,7 +28,7 @@ def make(
       " highest."
     )
     return [
-      dict(zip(model.task.class_names, probabilities.tolist(), strict=True)),
+      page.by_name(model.task.class_names, probabilities.tolist()),
       [dataclasses.replace(section, description=description)],
     ]
 

@@ -1,5 +1,6 @@
 """A page: what it asks for, what it shows, and the function between them."""
 
+import collections
 import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -109,6 +110,23 @@ def make(folder: Path) -> Page:
     )
   module = importlib.import_module(f"experiments.demo_pages.{name}")
   return module.make(spec, loaded, folder)
+
+
+def by_name(
+  names: Sequence[str], probabilities: Sequence[float]
+) -> dict[str, float]:
+  """Returns the probabilities of classes by name.
+
+  Names that several classes share, as "crane" in ImageNet, are followed by the
+  number of the class.
+  """
+  counts = collections.Counter(names)
+  return {
+    f"{name} ({i})" if counts[name] > 1 else name: probability
+    for i, (name, probability) in enumerate(
+      zip(names, probabilities, strict=True)
+    )
+  }
 
 
 def has_latents(spec: dict[str, Any]) -> bool:

@@ -55,6 +55,11 @@ def test_an_image_has_the_classes_of_its_model(classifier, tmp_path):
   np.testing.assert_allclose(list(classes.values()), shares, atol=1e-5)
 
 
+def test_classes_of_the_same_name_are_all_kept():
+  shares = page.by_name(["crane", "toucan", "crane"], [0.5, 0.3, 0.2])
+  assert shares == {"crane (0)": 0.5, "toucan": 0.3, "crane (2)": 0.2}
+
+
 def test_options_choose_latents_and_a_head(classifier):
   made, _ = classifier
   (path,) = made.examples[0]
