@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -264,6 +265,21 @@ def test_predict_refuses_missing_texts_and_unknown_tasks(
   assert done.out == ""
   assert len(done.err.splitlines()) == 1
   assert re.search(message, done.err)
+
+
+def test_attention_needs_the_task_of_the_run(call, refuses, trained, tmp_path):
+  folder, pages = trained[0], []
+  attend = ("predict", "attention", f"--output={tmp_path}")
+  for flag in ("workdir", "weights"):
+    run = f"--{flag}={folder}"
+    refuses(*attend, run, "one", parts=["--task is ''; choose one of"])
+    done = call(*attend, run, "--task=word_order", "one")
+    assert done.status == 0, done.err
+    pages.append(Path(done.out.splitlines()[1].strip()).read_text())
+  assert pages[0] == pages[1]
+  file = f"--weights={folder / 'model.safetensors'}"
+  parts = ["is of a run on GLUE", "--workdir"]
+  refuses(*attend, file, "--task=word_order", "one", parts=parts)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from absl import flags
 
 from experiments import launch
 from experiments.predictions import classify_text, fill_mask, models, outputs
@@ -39,7 +40,7 @@ def run(arguments: Sequence[str], loaded: weights_lib.Weights | None) -> None:
   )
   tokenizer = fill_mask.load_tokenizer(weights)
   length = weights.spec["adapter"]["max_length"]
-  before = _tokens_before()
+  before = _tokens_before(weights)
   texts = [fill_mask.tokenize(text, "", tokenizer) for text in arguments]
   tokens = [np.concatenate([before, text]) for text in texts]
   rows, masks = byte_tokenizer.pad(tokens, length)
@@ -59,11 +60,21 @@ def run(arguments: Sequence[str], loaded: weights_lib.Weights | None) -> None:
     print(f"  {path}")
 
 
-def _tokens_before() -> np.ndarray:
-  """Returns the tokens that the run's task puts before a text."""
+def _tokens_before(weights: weights_lib.Weights) -> np.ndarray:
+  """Returns the tokens that the task of a run on GLUE puts before a text.
+
+  Raises:
+    UserError: The weights are of such a run, and the run is not given.
+  """
   before = []
-  if models.uses_run():
-    _, task, _ = launch.saved_run()
+  if weights.spec["decoder"]["kind"] == "multitask_classification":
+    folder = models.run_of_weights()
+    if not folder and not models.uses_run():
+      raise UserError(
+        f"--weights={flags.FLAGS.weights} is of a run on GLUE, but lacks its"
+        " tasks; give the folder of the run with --workdir"
+      )
+    _, task, _ = launch.saved_run(folder)
     if isinstance(task, glue.Glue):
       number = list(task.tasks).index(classify_text.choose_task(task))
       before = [task.texts.token_before(number)]
