@@ -23,8 +23,8 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "host",
     "127.0.0.1",
-    "Address to listen at. At any other than the default, whoever reaches it"
-    " can use the page.",
+    "Address or name to listen at. At any other than the default, whoever"
+    " reaches it can use the page.",
   )
   flags.DEFINE_integer(
     "port", 7860, "Port to listen at.", lower_bound=1, upper_bound=65535

@@ -5,6 +5,7 @@ import ipaddress
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Sequence
@@ -44,25 +45,26 @@ def serve(page: Page, host: str, port: int, folder: Path) -> None:
 
   Args:
     page: The page.
-    host: Address to listen at.
+    host: Address to listen at, or a name of this machine.
     port: Port to listen at.
     folder: An existing folder for uploads and results.
 
   Raises:
     UserError: Gradio is not installed, or the address can't be used.
   """
+  address = _resolve(host)
   _set_environment(folder)
   # It would log the requests by which Gradio looks whether it serves.
   logging.getLogger("httpx").setLevel(logging.WARNING)
   interface = _import_interface()
   blocks = interface.build(page)
-  refuse_connections(host)
+  refuse_connections(address)
   stopped = threading.Event()
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda *_: stopped.set())
   try:
     _, url, _ = blocks.launch(
-      server_name=host,
+      server_name=_in_url(address),
       server_port=port,
       prevent_thread_lock=True,
       quiet=True,
@@ -77,7 +79,7 @@ def serve(page: Page, host: str, port: int, folder: Path) -> None:
       pwa=False,
       mcp_server=False,
       **interface.looks(),
-      app_kwargs={"middleware": _middleware(host)},
+      app_kwargs={"middleware": _middleware(host, address)},
     )
   except OSError as error:
     raise UserError(
@@ -90,20 +92,41 @@ def serve(page: Page, host: str, port: int, folder: Path) -> None:
   blocks.close(verbose=False)
 
 
-def refuse_connections(host: str) -> None:
+def _resolve(host: str) -> str:
+  """Returns the address of a host, which may be a name.
+
+  Raises:
+    UserError: There is no such host.
+  """
+  try:
+    found = socket.getaddrinfo(host.strip("[]"), None)
+  except (OSError, UnicodeError) as error:
+    raise UserError(
+      f"--host={host} is unknown ({error}); give an address or a name of this"
+      " machine"
+    ) from error
+  return found[0][4][0]
+
+
+def _in_url(address: str) -> str:
+  """Returns an address as URLs have it: with brackets if it is of IPv6."""
+  return f"[{address}]" if ":" in address else address
+
+
+def refuse_connections(address: str) -> None:
   """Makes this process refuse to connect to other machines, for good.
 
   Gradio downloads a file if a request names its URL in place of an upload.
 
   Args:
-    host: Address of this machine to allow beside the loopback ones.
+    address: Address of this machine to allow beside the loopback ones.
   """
   # Its connections raise no audit events; uvicorn then uses asyncio's loop.
   sys.modules["uvloop"] = None  # type: ignore[assignment]
-  sys.addaudithook(lambda event, args: _check_event(event, args, host))
+  sys.addaudithook(lambda event, args: _check_event(event, args, address))
 
 
-def _check_event(event: str, args: Sequence[Any], host: str) -> None:
+def _check_event(event: str, args: Sequence[Any], allowed: str) -> None:
   """Raises an error if an audit event is about another machine."""
   if event not in _EVENTS:
     return
@@ -111,7 +134,7 @@ def _check_event(event: str, args: Sequence[Any], host: str) -> None:
   # Addresses of sockets in the file system are no tuples.
   if event in _OF_SOCKETS:
     target = target[0] if isinstance(target, tuple) else "localhost"
-  if target not in (host, None, "", "localhost") and not _is_local(target):
+  if target not in (allowed, None, "", "localhost") and not _is_local(target):
     raise ConnectionRefusedError(
       f"the page makes no requests to other machines, as to {target}"
     )
@@ -164,13 +187,13 @@ class Guard:
     await self._app(scope, receive, send_with_headers)
 
 
-def _middleware(host: str) -> list[Any]:
+def _middleware(host: str, address: str) -> list[Any]:
   from starlette.middleware import Middleware
   from starlette.middleware.trustedhost import TrustedHostMiddleware
 
   # Otherwise a page of another site could reach this one under its own name.
-  names = ["127.0.0.1", "localhost", "::1", host]
-  if host in _ANY_ADDRESS:
+  names = ["127.0.0.1", "localhost", "[::1]", host, _in_url(address)]
+  if address in _ANY_ADDRESS:
     names = ["*"]
   return [
     Middleware(TrustedHostMiddleware, allowed_hosts=names),

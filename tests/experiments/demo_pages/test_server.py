@@ -20,6 +20,30 @@ def _own_environment(monkeypatch):
   monkeypatch.setattr(os, "environ", {**os.environ, "GRADIO_SHARE": "True"})
 
 
+@pytest.mark.parametrize(
+  ("host", "in_url"),
+  [
+    ("10.1.2.3", "10.1.2.3"),
+    ("::1", "[::1]"),
+    ("[::]", "[::]"),
+    ("2001:DB8:0::1", "[2001:db8::1]"),
+  ],
+)
+def test_hosts_are_resolved_to_addresses(host, in_url):
+  assert server._in_url(server._resolve(host)) == in_url
+
+
+def test_the_case_of_a_name_does_not_matter():
+  assert server._is_local(server._resolve("LocalHost"))
+
+
+@pytest.mark.parametrize("host", ["", "a..b"])
+def test_an_unknown_host_is_refused(host, tmp_path):
+  empty = page.Page("", "", [], [], list, [])
+  with pytest.raises(UserError, match=f"--host={host} is unknown"):
+    server.serve(empty, host, 7860, tmp_path)
+
+
 @pytest.mark.parametrize("target", LOCAL)
 def test_this_machine_can_be_connected_to(target):
   server._check_event("socket.connect", (None, (target, 80)), "10.1.2.3")
