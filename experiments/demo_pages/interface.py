@@ -201,6 +201,9 @@ def _examples(
     preload=False,
     api_visibility="private",
   )
+  for field in required:
+    # Gradio shows its copies of the examples' files again, so they stay.
+    field.keep_in_cache |= field.temp_files
 
 
 def _fields(inputs: Sequence[Input]) -> list[gr.components.Component]:

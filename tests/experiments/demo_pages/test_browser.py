@@ -23,6 +23,7 @@ import tiny_points
 import tiny_runs
 import tiny_weights
 
+from experiments.demo_pages import page
 from perceiver_jax import limits, weights
 from perceiver_jax.data.images import codec
 
@@ -233,6 +234,25 @@ def test_an_example_is_classified_without_a_request_elsewhere(digits, visit):
     "() => [...document.images].filter((i) => i.naturalWidth > 100).length >= 2"
   )
   assert _targets(digits) == []
+
+
+def test_examples_stay_when_old_uploads_are_deleted(tmp_path, monkeypatch):
+  from gradio import route_utils
+
+  from experiments.demo_pages import interface
+
+  monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+  example = tmp_path / "example.npy"
+  example.write_bytes(b"example")
+  blocks = interface.build(
+    page.Page("", "", [page.Input("file", "File")], [], list, [[str(example)]])
+  )
+  upload = tmp_path / "uploads" / "upload.npy"
+  upload.write_bytes(b"upload")
+  blocks.upload_file_set.add(str(upload))
+  route_utils.delete_files_created_by_app(blocks, -1)
+  copies = [p.name for p in (tmp_path / "uploads").rglob("*") if p.is_file()]
+  assert copies == ["example.npy"]
 
 
 def test_a_signal_during_a_prediction_ends_the_server(
