@@ -12,7 +12,6 @@ from absl import flags
 from experiments import launch
 from perceiver_jax import files
 from perceiver_jax.errors import UserError
-from perceiver_jax.tasks import registry
 from perceiver_jax.viz import image_layout
 
 
@@ -51,6 +50,9 @@ def rename_classes(config: ml_collections.ConfigDict, task: Any) -> Any:
   Raises:
     UserError: See `class_names`.
   """
+  # Imports JAX, and scripts import this module for --help.
+  from perceiver_jax.tasks import registry
+
   if not flags.FLAGS.labels:
     return task
   metadata = task.metadata()
