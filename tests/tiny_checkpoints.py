@@ -95,13 +95,13 @@ def damage_arrays(position):
   return damage
 
 
-def _array_files(step):
+def _array_files(step, pattern="state/**/d/*"):
   """Returns the files with arrays.
 
   How many there are depends on the timing of the save, and parts of them may
   be superseded and never read.
   """
-  files = list(step.glob("state/**/d/*"))
+  files = list(step.glob(pattern))
   largest = max(file.stat().st_size for file in files)
   return [file for file in files if file.stat().st_size > largest / 4]
 
@@ -112,8 +112,8 @@ def flip_bit(file, index):
   file.write_bytes(data)
 
 
-def truncate(step):
-  for file in _array_files(step):
+def truncate(step, pattern="state/**/d/*"):
+  for file in _array_files(step, pattern):
     os.truncate(file, file.stat().st_size // 2)
 
 

@@ -79,12 +79,10 @@ class Checkpointer:
     # Create directories before `save` returns. Otherwise a missing permission
     # would leave Orbax waiting for a thread that has already failed.
     options = ocp.AsyncOptions(create_directories_asynchronously=False)
-    self._orbax = ocp.AsyncCheckpointer(
-      ocp.CompositeCheckpointHandler(
-        composite_options=ocp.CompositeOptions(async_options=options)
-      ),
-      async_options=options,
+    self._handler = ocp.CompositeCheckpointHandler(
+      composite_options=ocp.CompositeOptions(async_options=options)
     )
+    self._orbax = ocp.AsyncCheckpointer(self._handler, async_options=options)
 
   def steps(self) -> list[int]:
     """Returns the steps that have a finished checkpoint, ascending."""
@@ -274,7 +272,9 @@ class Checkpointer:
   ) -> dict[str, Any]:
     items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
     try:
-      return self._orbax.restore(path, args=items)["state"]
+      # `AsyncCheckpointer.restore` would then wait for all processes, also for
+      # one that can't read its part.
+      return self._handler.restore(path, args=items)["state"]
     except (jax.errors.JaxRuntimeError, MemoryError):
       raise  # an error of the machine, not of the checkpoint
     except Exception as error:

@@ -217,12 +217,22 @@ folder, process, port = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 jax.distributed.initialize(f"localhost:{port}", 2, process)
 sys.path.insert(0, sys.argv[4])
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from perceiver_jax.errors import UserError
 from perceiver_jax.training.checkpoints.checkpointer import Checkpointer
-from tiny_checkpoints import abstract, flip_bit, make_iterator, make_state
-from tiny_checkpoints import truncate
+from tiny_checkpoints import flip_bit, make_iterator, make_state, truncate
 
-state, iterator = make_state(), make_iterator()
+mesh = Mesh(np.array(jax.devices()), ("data",))
+whole = np.random.default_rng(0).normal(size=(1024, 64)).astype(np.float32)
+split = jax.make_array_from_callback(
+  whole.shape, NamedSharding(mesh, PartitionSpec("data")), whole.__getitem__
+)
+# Orbax divides replicated arrays among the processes if 4 divides an axis.
+state = make_state(width=41)._replace(net_state=split)
+iterator = make_iterator()
+abstract = jax.tree.map(
+  lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+)
 next(iterator)
 checkpointer = Checkpointer(folder, keep_latest=2)
 for step in (1, 2, 3):
@@ -231,11 +241,10 @@ checkpointer.wait()
 multihost_utils.sync_global_devices("old checkpoints are removed")
 assert checkpointer.steps() == [2, 3]
 expected = next(iterator)
-truncated = pathlib.Path(folder) / "3"
-if process == 0:
-  truncate(truncated)
+if process == 0:  # Only the other process reads its half of `split`.
+  truncate(pathlib.Path(folder) / "3", "state/ocdbt.process_1/d/*")
 multihost_utils.sync_global_devices("truncated")
-restored = checkpointer.restore_latest(abstract(state), iterator)
+restored = checkpointer.restore_latest(abstract, iterator)
 assert restored.step == 2 and checkpointer.steps() == [2]
 np.testing.assert_array_equal(next(iterator), expected)
 for a, b in zip(jax.tree.leaves(restored.state), jax.tree.leaves(state)):
@@ -245,7 +254,7 @@ if process == 1:  # All processes read this file.
   flip_bit(pathlib.Path(folder) / "2" / "extras" / "metadata", 12)
 multihost_utils.sync_global_devices("flipped")
 try:
-  checkpointer.restore_latest(abstract(state), iterator)
+  checkpointer.restore_latest(abstract, iterator)
 except UserError as error:
   print("refused", error)
 checkpointer.close()
@@ -282,5 +291,7 @@ def test_two_processes_save_and_restore_together(directory, open_checkpointer):
   assert (directory.parent / "checkpoints_quarantine" / "3-1").is_dir()
   flip_bit(directory / "2" / "extras" / "metadata", 12)  # Undoes the damage.
   iterator = make_iterator()
-  open_checkpointer().restore(2, abstract(make_state()), iterator)
+  split = np.zeros((1024, 64), np.float32)
+  shapes = abstract(make_state(width=41)._replace(net_state=split))
+  open_checkpointer().restore(2, shapes, iterator)
   assert iterator.get_state()["next_index"] == 1
