@@ -3,6 +3,8 @@
 import errno
 import os
 
+# Of other failures of a store. EIO would mean a damaged disk.
+_FAILED = errno.EPROTO
 _MAX_REASON = 300  # Characters of a library's error that are quoted.
 _GOOGLE_CREDENTIALS = (
   "run `gcloud auth application-default login`, or set"
@@ -34,10 +36,8 @@ def os_error(error: Exception, where: str) -> OSError:
     return PermissionError(errno.EACCES, f"permission denied ({text})", where)
   if code.startswith("5") or code in ("408", "429"):
     reason = f"the server still answers {code} after several tries ({text})"
-    return OSError(errno.EIO, reason, where)
+    return OSError(_FAILED, reason, where)
   if library.partition(".")[0] in ("aiohttp", "requests", "asyncio"):
     reason = f"the server gave no answer to several tries ({text})"
-    return OSError(errno.EIO, reason, where)
-  return (
-    error if isinstance(error, OSError) else OSError(errno.EIO, text, where)
-  )
+    return OSError(_FAILED, reason, where)
+  return error if isinstance(error, OSError) else OSError(_FAILED, text, where)

@@ -59,10 +59,10 @@ class Refresh(Exception):
       errno.EACCES,
       ["permission denied", "Access Denied"],
     ),
-    (HttpError(503, "busy, 503"), errno.EIO, ["still answers 503", "busy"]),
-    (HttpError(429, "slow down"), errno.EIO, ["still answers 429"]),
-    (Timeout(), errno.EIO, ["no answer", "Timeout"]),
-    (RuntimeError("x" * 999), errno.EIO, ["xxx"]),
+    (HttpError(503, "busy, 503"), errno.EPROTO, ["still answers 503", "busy"]),
+    (HttpError(429, "slow down"), errno.EPROTO, ["still answers 429"]),
+    (Timeout(), errno.EPROTO, ["no answer", "Timeout"]),
+    (RuntimeError("x" * 999), errno.EPROTO, ["xxx"]),
   ],
 )
 def test_an_error_has_a_reason_in_one_line(error, number, parts):

@@ -89,8 +89,16 @@ class Checkpointer:
     return self._folder.steps()
 
   def best_step(self) -> int | None:
-    """Returns the step with the best metric, None if no step has it."""
-    return next(iter(self._best_first()), None)
+    """Returns the step with the best metric, None if no step has it.
+
+    Raises:
+      UserError: if a checkpoint that may be the best can't be read now.
+    """
+    best, unreadable = self._best_first()
+    for error in unreadable.values():
+      if isinstance(error, manifest_lib.UnavailableError):
+        raise error
+    return next(iter(best), None)
 
   def save(
     self,
@@ -143,7 +151,9 @@ class Checkpointer:
     except Exception as error:
       raise self._save_failed(step, error) from error
     latest = self.steps()[-self._keep_latest :]
-    self._folder.keep_only({*latest, *self._best_first()[: self._keep_best]})
+    best, unreadable = self._best_first()
+    # A step that can't be read may be the best one.
+    self._folder.keep_only({*latest, *best[: self._keep_best], *unreadable})
 
   def restore_latest(
     self, abstract_state: Any, data_iterator: Any = None
@@ -162,9 +172,9 @@ class Checkpointer:
       The checkpoint, or None if none was ever finished.
 
     Raises:
-      UserError: if there are checkpoints but none can be read, or if one
-        belongs to another model or data pipeline. In both cases nothing is
-        moved.
+      UserError: if there are checkpoints but none can be read, if one can't
+        be read now but may be intact, or if one belongs to another model or
+        data pipeline. In all cases nothing is moved.
     """
     self.wait()
     damaged: dict[int, str] = {}
@@ -236,7 +246,7 @@ class Checkpointer:
       except Exception as error:  # Of a save whose error is reported already.
         logging.info("after a failed save: %s", manifest_lib.one_line(error))
 
-  def _best_first(self) -> list[int]:
+  def _best_first(self) -> tuple[list[int], dict[int, Exception]]:
     return self._folder.best_first(self._best_metric, self._best_mode)
 
   def _choices(self, step: int) -> str:
@@ -278,6 +288,7 @@ class Checkpointer:
     except (jax.errors.JaxRuntimeError, MemoryError):
       raise  # an error of the machine, not of the checkpoint
     except Exception as error:
+      manifest_lib.check_is_damage(error, path)
       raise manifest_lib.UnreadableError(
         manifest_lib.read_reason(error)
       ) from error

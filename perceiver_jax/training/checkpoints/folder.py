@@ -66,21 +66,33 @@ class CheckpointFolder:
     count = from_first_process(len(steps))
     return from_first_process((steps + [0] * count)[:count])
 
-  def best_first(self, metric: str, mode: str) -> list[int]:
-    """Returns the steps that have the metric, the best and newest first.
+  def best_first(
+    self, metric: str, mode: str
+  ) -> tuple[list[int], dict[int, Exception]]:
+    """Ranks the steps by a metric.
 
     Args:
       metric: name of the metric.
       mode: 'max' or 'min'.
+
+    Returns:
+      The steps that have the metric, the best and newest first, and the error
+      for each step that can't be read.
     """
     sign = 1 if mode == "max" else -1
-    ranks = {}
+    ranks, unreadable = {}, {}
     for step in self.steps():
-      with contextlib.suppress(manifest_lib.UnreadableError):
+      try:
         metrics = manifest_lib.read_manifest(self / step).metrics
-        if np.isfinite(value := metrics.get(metric, np.nan)):
-          ranks[step] = sign * value, step
-    return sorted(ranks, key=ranks.get, reverse=True)
+      except (
+        manifest_lib.UnreadableError,
+        manifest_lib.UnavailableError,
+      ) as error:
+        unreadable[step] = error
+        continue
+      if np.isfinite(value := metrics.get(metric, np.nan)):
+        ranks[step] = sign * value, step
+    return sorted(ranks, key=ranks.get, reverse=True), unreadable
 
   def keep_only(self, kept: Iterable[int]) -> None:
     """Deletes the checkpoints of all other steps, if it can."""

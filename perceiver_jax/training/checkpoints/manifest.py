@@ -7,6 +7,7 @@ restored value is detected, whether memory or the disk changed it.
 """
 
 import concurrent.futures
+import errno
 import functools
 import json
 import logging as std_logging
@@ -19,7 +20,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
@@ -31,10 +31,21 @@ _ABANDONED = re.compile(
   "loop is closed|error while reading array index|OCDBT database|/orbax/"
 )
 _MAX_REASON = 200  # maximum length of a quoted error message, in characters
+# Errors of the system that mean damage. Others may pass, as an outage does.
+_DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
+# The status with which TensorStore's messages about such others begin.
+_UNAVAILABLE = re.compile(
+  "ABORTED|DEADLINE_EXCEEDED|PERMISSION_DENIED|RESOURCE_EXHAUSTED"
+  "|UNAUTHENTICATED|UNAVAILABLE"
+)
 
 
 class UnreadableError(Exception):
   """A checkpoint is damaged; the message is the reason, in one line."""
+
+
+class UnavailableError(UserError):
+  """A checkpoint can't be read now, but may be intact."""
 
 
 class Manifest(NamedTuple):
@@ -114,11 +125,14 @@ def read_manifest(path: epath.Path) -> Manifest:
 
   Raises:
     UnreadableError: if it is missing or does not match its own checksum.
+    UnavailableError: if it can't be read now.
   """
   try:
-    stored = ocp.JsonCheckpointHandler().restore(path / MANIFEST_ITEM)
+    # Orbax would ask first whether it exists, and take any error for a no.
+    stored = json.loads((path / MANIFEST_ITEM / "metadata").read_text())
     body, checksum = stored["body"], stored["crc32"]
   except (OSError, ValueError, KeyError, TypeError) as error:
+    check_is_damage(error, path)
     raise UnreadableError(f"damaged record: {one_line(error)}") from error
   if _json_checksum(body) != checksum:
     raise UnreadableError("its record does not match its checksum")
@@ -168,6 +182,25 @@ def describe(leaf: Any) -> str:
   return f"{np.dtype(leaf.dtype).name}[{','.join(map(str, leaf.shape))}]"
 
 
+def check_is_damage(error: BaseException, path: epath.Path) -> None:
+  """Checks that an error of reading a checkpoint means that it is damaged.
+
+  Raises:
+    UnavailableError: if it may be intact: a permission is missing, or the
+      server gives no answer.
+  """
+  failed = _os_error(error)
+  if failed is None:
+    damaged = not _UNAVAILABLE.match(str(error))
+  else:
+    damaged = isinstance(failed, FileNotFoundError) or failed.errno in _DAMAGE
+  if not damaged:
+    raise UnavailableError(
+      f"the checkpoint {path} can't be read now: {one_line(error)}; run the "
+      "same command again once it can"
+    ) from error
+
+
 def read_reason(error: BaseException) -> str:
   """Returns why a checkpoint can't be read in one line, with the file if any.
 
@@ -182,16 +215,24 @@ def one_line(error: BaseException) -> str:
 
   The message of the operating system is preferred if there is one.
   """
+  failed = _os_error(error)
+  if failed is not None and failed.strerror:
+    return failed.strerror
+  text = " ".join(str(error).split()) or type(error).__name__
+  return text if len(text) <= _MAX_REASON else text[:_MAX_REASON] + "..."
+
+
+def _os_error(error: BaseException) -> OSError | None:
+  """Returns the error of the operating system behind an error, if any."""
   cause: BaseException | None = error
   while cause is not None:
-    if isinstance(cause, OSError) and cause.strerror:
-      return cause.strerror
+    if isinstance(cause, OSError):
+      return cause
     cause = cause.__cause__ or cause.__context__
   # TensorStore reports a failed system call only inside its message.
   if code := re.search(r"os_error_code='(\d+)'", str(error)):
-    return os.strerror(int(code.group(1)))
-  text = " ".join(str(error).split()) or type(error).__name__
-  return text if len(text) <= _MAX_REASON else text[:_MAX_REASON] + "..."
+    return OSError(int(code.group(1)), os.strerror(int(code.group(1))))
+  return None
 
 
 @functools.cache

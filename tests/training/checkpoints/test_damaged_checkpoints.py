@@ -1,5 +1,6 @@
 """Tests of damaged and unfinished checkpoints, and of saves that fail."""
 
+import contextlib
 import errno
 import os
 import pathlib
@@ -12,6 +13,7 @@ import sys
 
 import numpy as np
 import pytest
+from etils import epath
 from tiny_checkpoints import (
   DAMAGES,
   abstract,
@@ -23,6 +25,7 @@ from tiny_checkpoints import (
 from tiny_runs import contents
 
 from perceiver_jax.errors import UserError
+from perceiver_jax.training.checkpoints import manifest as manifest_lib
 from perceiver_jax.training.checkpoints.checkpointer import Checkpointer
 
 
@@ -115,6 +118,77 @@ def test_a_damaged_checkpoint_is_never_the_best(open_checkpointer, directory):
   checkpointer.wait()
   DAMAGES["manifest byte"](directory / "1")
   assert checkpointer.best_step() == 2
+
+
+@pytest.fixture
+def fail_to_read(directory, monkeypatch):
+  """Returns a function that makes reading a step's manifest fail."""
+  path_type = type(epath.Path(directory))
+  read_text = path_type.read_text
+  failing = {}
+
+  def read(path, *args, **kwargs):
+    if number := failing.get(path.parent.parent.name):
+      raise OSError(number, os.strerror(number), str(path))
+    return read_text(path, *args, **kwargs)
+
+  monkeypatch.setattr(path_type, "read_text", read)
+  return lambda step, number: failing.update({str(step): number})
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE])
+def test_a_checkpoint_that_cannot_be_read_now_is_not_moved(
+  saved, directory, fail_to_read, number
+):
+  before = contents(directory.parent)
+  fail_to_read(20, number)
+  reason = f"can't be read now: {os.strerror(number)}; run the same command"
+  with pytest.raises(UserError, match=reason):
+    saved.restore_latest(abstract(make_state()))
+  assert contents(directory.parent) == before
+  fail_to_read(20, 0)
+  assert saved.restore_latest(abstract(make_state())).step == 20
+
+
+def test_a_broken_disk_is_damage(saved, directory, fail_to_read):
+  fail_to_read(20, errno.EIO)
+  assert saved.restore_latest(abstract(make_state())).step == 10
+  assert (directory.parent / "checkpoints_quarantine" / "20-1").is_dir()
+
+
+@pytest.mark.parametrize(
+  ("error", "is_damage"),
+  [
+    (ValueError("NOT_FOUND: no such array"), True),
+    (ValueError("DATA_LOSS: corrupt"), True),
+    (ValueError("UNKNOWN: x [os_error_code='5']"), True),
+    (ValueError("UNKNOWN: x [os_error_code='116']"), False),
+    (ValueError("PERMISSION_DENIED: injected 403"), False),
+    (ValueError("UNAVAILABLE: injected 503"), False),
+    (FileNotFoundError("no metadata"), True),
+    (TimeoutError(), False),
+  ],
+)
+def test_an_outage_is_told_from_damage(directory, error, is_damage):
+  with contextlib.nullcontext() if is_damage else pytest.raises(UserError):
+    manifest_lib.check_is_damage(error, directory)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_the_best_checkpoint_is_kept_while_it_cannot_be_read(
+  open_checkpointer, fail_to_read, number
+):
+  checkpointer = open_checkpointer(keep_latest=1, best_metric="accuracy")
+  for step, value in ((1, 0.9), (2, 0.5), (3, 0.6)):
+    checkpointer.save(step, make_state(), None, {}, {"accuracy": value})
+  fail_to_read(1, number)
+  checkpointer.wait()
+  assert checkpointer.steps() == [1, 3]
+  if number == errno.EACCES:
+    with pytest.raises(UserError, match="1 can't be read now"):
+      checkpointer.best_step()
+  fail_to_read(1, 0)
+  assert checkpointer.best_step() == 1
 
 
 @pytest.fixture
