@@ -13,6 +13,7 @@ import platform
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ class BucketLock:
       "count": 0,
     }
     self._path = self._acquire()
+    self._counted = time.monotonic()
     self._released = threading.Event()
     self._thread = threading.Thread(
       target=self._count, name="bucket lock", daemon=True
@@ -64,6 +66,10 @@ class BucketLock:
       UserError: another process took it over while this one was suspended, or
         could not reach the bucket.
     """
+    # The thread may not have noticed yet, after a suspension or an outage.
+    if time.monotonic() - self._counted > 2 * _BEAT:
+      with self._outage_reported():
+        self._look()
     if self._taken:
       raise UserError(
         f"{self._what} was taken over by {self._taken}, since this run gave no"
@@ -131,20 +137,31 @@ class BucketLock:
   def _count(self) -> None:
     """Counts in the object until the lock is released or lost."""
     while not self._released.wait(_BEAT):
-      try:
-        last = self._object(self._numbers()[-1])
-        holder = _read(last)
-        if holder.get("token") != self._holder["token"]:
-          self._taken = f"process {holder.get('process')} on"
-          self._taken += f" {holder.get('host')}"
+      start = time.monotonic()
+      with self._outage_reported():
+        self._look()
+        if self._taken:
           return
         self._holder["count"] += 1
         files.write_bytes(self._path, self._contents())
-      except IndexError:
-        self._taken = "a process that has ended"
-        return
-      except OSError as error:
-        logging.warning("the lock of %s: %s", self._what, error)
+        self._counted = start
+
+  def _look(self) -> None:
+    """Notes who has taken the lock over, if anyone has."""
+    try:
+      holder = _read(self._object(self._numbers()[-1]))
+    except IndexError:
+      self._taken = "a process that has ended"
+      return
+    if holder.get("token") != self._holder["token"]:
+      self._taken = f"process {holder.get('process')} on {holder.get('host')}"
+
+  @contextlib.contextmanager
+  def _outage_reported(self) -> Iterator[None]:
+    try:
+      yield
+    except OSError as error:
+      logging.warning("the lock of %s: %s", self._what, error)
 
   def _contents(self) -> bytes:
     return json.dumps(self._holder).encode()

@@ -272,9 +272,11 @@ class Trainer:
         self._mesh,
         show_progress=self._log.shows_progress,
       )
+    self._check_lock()  # An evaluation may take minutes.
     return self._task.finalize_metrics(means)
 
   def _save(self, step: int, state: TrainState) -> None:
+    self._check_lock()
     with self._timer.section("checkpoint"):
       extras = {
         "seconds": self._timer.totals(),
@@ -289,7 +291,6 @@ class Trainer:
   def _stop(self, state: TrainState, reason: str) -> Outcome:
     """Saves a checkpoint and prints how to resume."""
     step = int(state.step)
-    self._check_lock()
     self._accumulator.check_finite(step)
     self._save(step, state)
     self._checkpoints.wait()

@@ -1,5 +1,6 @@
 """Tests of whole training runs: what they write, refuse and report."""
 
+import contextlib
 import json
 import math
 import resource
@@ -12,7 +13,14 @@ from jax import numpy as jnp
 from configs import base, digits
 from perceiver_jax.errors import DivergedError, UserError
 from perceiver_jax.tasks import registry as tasks
-from perceiver_jax.training import config_checks, interrupts, loop, metrics
+from perceiver_jax.training import (
+  config_checks,
+  evaluation,
+  interrupts,
+  loop,
+  metrics,
+  workdir,
+)
 from perceiver_jax.training.checkpoints import manifest as manifest_lib
 from perceiver_jax.training.checkpoints.checkpointer import Checkpointer
 from perceiver_jax.training.logs import process_log
@@ -123,6 +131,36 @@ def test_logging_evaluation_and_saving_have_separate_intervals(tmp_path):
   # The metrics of step 5 are not attributed to step 9.
   assert metrics[0] == {}
   assert metrics[1].keys() == {"eval/accuracy", "eval/loss"}
+
+
+def test_the_lock_is_checked_before_anything_is_written(tmp_path, monkeypatch):
+  events = []
+
+  @contextlib.contextmanager
+  def locked(folder):
+    yield lambda: events.append("check")
+
+  def record(where, name):
+    original = getattr(where, name)
+
+    def recorded(*args, **kwargs):
+      events.append(name)
+      return original(*args, **kwargs)
+
+    monkeypatch.setattr(where, name, recorded)
+
+  monkeypatch.setattr(workdir, "locked", locked)
+  record(evaluation, "evaluate_all")
+  record(Checkpointer, "save")
+  reasons = {6: interrupts.PREEMPTED}
+  monkeypatch.setattr(interrupts, "Interrupts", runs.stop_at(reasons))
+  for _ in range(2):
+    runs.train(tmp_path)
+  evaluated = [i for i, name in enumerate(events) if name == "evaluate_all"]
+  saved = [i for i, name in enumerate(events) if name == "save"]
+  assert (len(evaluated), len(saved)) == (3, 5)
+  assert {events[i + 1] for i in evaluated} == {"check"}
+  assert {events[i - 1] for i in saved} == {"check"}
 
 
 def test_means_of_an_interval_do_not_depend_on_its_length(tmp_path):
