@@ -58,7 +58,8 @@ def check_config(workdir: Path, config: Mapping[str, Any]) -> None:
   """
   stored = _read(workdir / CONFIG_FILE)
   if stored is None:
-    if (workdir / CHECKPOINTS).exists():
+    # Another process of this run may have made the folder already.
+    if _has_checkpoints(workdir):
       raise UserError(
         f"--workdir={workdir} has checkpoints but no {CONFIG_FILE}, so they"
         " can't be told to be of this config; give another --workdir"
@@ -327,10 +328,14 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _has_training(workdir: Path) -> bool:
   """Returns whether a workdir has a checkpoint, or a recorded step."""
-  checkpoints, metrics = workdir / CHECKPOINTS, workdir / "metrics.jsonl"
-  if metrics.exists() and files.size(metrics):
-    return True
-  return checkpoints.is_dir() and any(checkpoints.iterdir())
+  metrics = workdir / "metrics.jsonl"
+  is_recorded = metrics.exists() and files.size(metrics) > 0
+  return is_recorded or _has_checkpoints(workdir)
+
+
+def _has_checkpoints(workdir: Path) -> bool:
+  folder = workdir / CHECKPOINTS
+  return folder.is_dir() and any(folder.iterdir())
 
 
 def _jsonable(config: Mapping[str, Any]) -> dict[str, Any]:

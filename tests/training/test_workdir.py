@@ -218,6 +218,9 @@ def test_data_of_another_size_is_refused(tmp_path):
 
 def test_checkpoints_without_a_config_are_refused(tmp_path):
   (tmp_path / "checkpoints").mkdir()
+  # Another process may have made the folder.
+  workdir.check_config(tmp_path, make_config())
+  (tmp_path / "checkpoints" / "1").mkdir()
   with pytest.raises(UserError, match=r"has checkpoints but no config\.json"):
     workdir.check_config(tmp_path, make_config())
 
