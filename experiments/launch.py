@@ -157,7 +157,10 @@ def saved_run(folder: Path | None = None) -> tuple[Any, Any, Path]:
     return saved, tasks.make_task(saved, metadata), folder
   except UserError:
     raise
-  except (AttributeError, LookupError, TypeError, ValueError) as error:
+  except (
+    *(ArithmeticError, AttributeError, LookupError),
+    *(TypeError, ValueError),
+  ) as error:
     raise UserError(
       f"--workdir={folder}: its {workdir_lib.CONFIG_FILE} is not that of a run"
       f" ({type(error).__name__}: {error}); restore the file, or give another"

@@ -83,6 +83,8 @@ def check_numbers(config: ml_collections.ConfigDict) -> None:
   for name, value in leaves.items():
     if name.startswith(("data.affine.", "mixing.")):
       check_not_negative(name, value)
+    if isinstance(value, int):
+      check_leaf(name, value, -(2**63) <= value < 2**63, "a number of 64 bits")
     if name.startswith("model.") and isinstance(value, int):
       check_leaf(name, value, value >= 0, "0 or more")
 

@@ -92,11 +92,17 @@ def test_a_damaged_config_is_refused(refuses, trained):
   refuses("evaluate", f"--workdir={trained}", parts=parts)
 
 
-def test_a_config_with_a_text_for_a_number_is_refused(refuses, trained):
+@pytest.mark.parametrize(
+  ("leaf", "value", "message"),
+  [("batch_size", "x", "batch_size"), ("ema_decay", 10**400, "too large")],
+)
+def test_a_config_with_a_wrong_value_is_refused(
+  refuses, trained, leaf, value, message
+):
   config = json.loads((trained / "config.json").read_text())
-  config["batch_size"] = "x"
+  config[leaf] = value
   (trained / "config.json").write_text(json.dumps(config))
-  parts = ["config.json is not that of a run", "batch_size", "restore"]
+  parts = ["config.json is not that of a run", message, "restore"]
   refuses("evaluate", f"--workdir={trained}", parts=parts)
 
 

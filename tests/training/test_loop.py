@@ -217,6 +217,8 @@ def test_num_steps_rejects_invalid_lengths(steps, epochs):
   ("leaf", "value"),
   [
     ("seed", -1),
+    ("seed", 2**63),
+    ("num_steps", 10**400),
     ("eval_every_steps", -1),
     ("eval_every_epochs", -0.5),
     ("eval_every_epochs", math.inf),
