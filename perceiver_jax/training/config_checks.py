@@ -23,6 +23,7 @@ _MINIMUM = {
   "checkpoint.keep_latest": 1,
   "checkpoint.keep_best": 0,
 }
+_MAY_BE_INFINITE = ("max_seconds", "data_timeout_seconds")
 # Leaves that have a default without the config.
 _OPTIONAL = ("execution", "init_from", "optimizer", "shard_optimizer_state")
 _REQUIRED = (
@@ -61,9 +62,6 @@ def check_numbers(config: ml_collections.ConfigDict) -> None:
   for name, minimum in _MINIMUM.items():
     value = leaves[name]
     check_leaf(name, value, value >= minimum, f"{minimum} or more")
-  for name in ("eval_every_epochs", "checkpoint.every_epochs"):
-    value = leaves[name]
-    check_leaf(name, value, math.isfinite(value), "a finite number")
   saving = config.checkpoint
   if not saving.every_steps and not saving.every_epochs:
     raise UserError(
@@ -83,10 +81,14 @@ def check_numbers(config: ml_collections.ConfigDict) -> None:
   for name, value in leaves.items():
     if name.startswith(("data.affine.", "mixing.")):
       check_not_negative(name, value)
-    if isinstance(value, int):
-      check_leaf(name, value, -(2**63) <= value < 2**63, "a number of 64 bits")
-    if name.startswith("model.") and isinstance(value, int):
-      check_leaf(name, value, value >= 0, "0 or more")
+    for number in value if isinstance(value, tuple) else (value,):
+      if isinstance(number, float) and name not in _MAY_BE_INFINITE:
+        check_leaf(name, value, math.isfinite(number), "a finite number")
+      if isinstance(number, int):
+        is_64_bit = -(2**63) <= number < 2**63
+        check_leaf(name, value, is_64_bit, "a 64-bit number")
+      if isinstance(number, int) and name.startswith("model."):
+        check_leaf(name, value, number >= 0, "0 or more")
 
 
 def num_steps(config: ml_collections.ConfigDict, examples: int) -> int:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import re
 import resource
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ import pytest
 import tiny_runs as runs
 from jax import numpy as jnp
 
-from configs import base, digits
+from configs import base, digits, hip
 from perceiver_jax.errors import DivergedError, UserError
 from perceiver_jax.tasks import registry as tasks
 from perceiver_jax.training import (
@@ -257,12 +258,26 @@ def test_an_invalid_value_is_reported_before_anything_is_written(
     ("data.affine.degrees", math.nan),
     ("mixing.mixup_alpha", -1.0),
     ("mixing.cutmix_alpha", math.inf),
+    ("data.rand_augment.magnitude", math.nan),
+    ("model.adapter.num_bands", -1),
   ],
 )
 def test_numbers_of_images_out_of_range_are_refused(leaf, value):
   config = digits.get_config()
   config.update_from_flattened_dict({leaf: value})
   with pytest.raises(UserError, match=f"config.{leaf} is {value}; give"):
+    config_checks.check_numbers(config)
+
+
+@pytest.mark.parametrize(
+  ("leaf", "value"),
+  [("num_latents", (4, -1)), ("num_self_attends", (2**63, 2))],
+)
+def test_numbers_of_blocks_out_of_range_are_refused(leaf, value):
+  config = hip.get_config("smoke")
+  config.model.encoder[leaf] = value
+  message = re.escape(f"config.model.encoder.{leaf} is {value}; give")
+  with pytest.raises(UserError, match=message):
     config_checks.check_numbers(config)
 
 

@@ -211,6 +211,9 @@ class GroupedAdapter(hk.Module):
     project_positions: Whether positions pass through a linear layer without a
       bias, one for each modality, as in the authors' code if its
       `num_position_encoding_channels` is not E.
+
+  Raises:
+    ValueError: There is no modality.
   """
 
   def __init__(
@@ -224,6 +227,8 @@ class GroupedAdapter(hk.Module):
     super().__init__(name=name)
     self._num_channels = num_channels
     self._modalities = tuple(modalities)
+    if not self._modalities:
+      raise ValueError("adapter.modalities is empty; name at least one")
     self._label_modalities = tuple(label_modalities)
     self._project_positions = project_positions
 

@@ -1,5 +1,6 @@
 """Tests of grouping and regrouping."""
 
+import haiku as hk
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -49,6 +50,11 @@ def test_padding_is_at_the_end_of_a_modality_and_then_of_each_group():
 def test_more_modalities_than_groups_are_refused():
   with pytest.raises(ValueError, match="3 modalities do not fit into 2 groups"):
     Grouping.of(_arrays((1, 2, 3)), 2)
+
+
+def test_an_adapter_without_modalities_is_refused():
+  with pytest.raises(ValueError, match="modalities is empty"):
+    hk.transform(lambda: groups.GroupedAdapter(modalities=())).init(None)
 
 
 @pytest.mark.parametrize("how", groups.REGROUPINGS)
