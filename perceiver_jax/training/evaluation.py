@@ -10,7 +10,7 @@ import jax
 import ml_collections
 import numpy as np
 from jax import numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from tqdm import tqdm
 
 from perceiver_jax.data.core.source import Batch
@@ -56,8 +56,21 @@ def make_eval_step(
     mesh: devices over which the batch is sharded by `step.place_batch`.
   """
 
+  def forward(params, net_state, batch):
+    return model.apply(params, net_state, None, batch, False)[0]
+
+  # Attention chooses its chunks by the batch of one device, as in training.
+  # Chunks of the global batch would be gathered by every device.
+  forward = jax.shard_map(
+    forward,
+    mesh=mesh,
+    in_specs=(PartitionSpec(), PartitionSpec(), PartitionSpec(step_lib.AXIS)),
+    out_specs=PartitionSpec(step_lib.AXIS),
+    check_vma=False,
+  )
+
   def eval_step(params, net_state, batch):
-    outputs, _ = model.apply(params, net_state, None, batch, False)
+    outputs = forward(params, net_state, batch)
     count = jnp.sum(batch["mask"]), jnp.zeros(())
     return {**task.metrics(outputs, batch), _NUM_EXAMPLES: count}
 

@@ -200,7 +200,7 @@ def _abstract(batch: Any, sharding: Any) -> dict[str, jax.ShapeDtypeStruct]:
 
 def excess_bytes(message: str) -> int:
   """Returns the bytes that XLA says are missing, or 0 for another error."""
-  size = r"([\d.]+)([KMG]?)"
+  size = r"([\d.]+)([KMGT]?)"
   if match := re.search(rf"[Ee]xceeded hbm capacity by {size}", message):
     return max(1, _num_bytes(match[1], match[2]))
   # Where the temporaries alone are larger than the memory.
@@ -211,5 +211,5 @@ def excess_bytes(message: str) -> int:
 
 
 def _num_bytes(number: str, unit: str) -> int:
-  units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+  units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
   return int(float(number) * units[unit])

@@ -82,8 +82,8 @@ def text(result: dict[str, Any]) -> str:
     return "\n".join([
       *lines,
       f"  memory        does not fit: {missing} more than the {hbm} there is;"
-      " set config.num_microbatches (or --fit), config.model.encoder.remat or a"
-      " smaller config.batch_size",
+      " set config.num_microbatches (or --fit) or config.execution.remat=full"
+      " for training, or a smaller config.batch_size",
     ])  # fmt: skip
   memory = result["memory"]
   inner = ", ".join(f"{human(n, 'B')} {name}" for name, n in memory.items())

@@ -235,6 +235,22 @@ def test_the_progress_bar_counts_batches_and_is_cleared(
   assert printed.endswith("\r"), "the bar was not cleared"
 
 
+def test_the_model_sees_the_batch_of_one_device(examples, params):
+  mesh, task, sizes = step.make_mesh(), Classifier(), []
+  model = step.model_of(task, "float32")
+
+  def apply(params, state, rng, batch, is_training):
+    sizes.append(len(batch["x"]))
+    return model.apply(params, state, rng, batch, is_training)
+
+  eval_step = evaluation.make_eval_step(model._replace(apply=apply), task, mesh)
+  state, datasets = make_state(params, mesh), batches(examples, 2 * mesh.size)
+  eval_step(
+    state.params, state.net_state, step.place_batch(next(iter(datasets)), mesh)
+  )
+  assert set(sizes) == {2}
+
+
 def test_an_empty_dataset_is_a_user_error(params):
   mesh = step.make_mesh(1)
   with pytest.raises(UserError, match="empty dataset"):

@@ -62,6 +62,8 @@ def test_the_missing_memory_is_read_from_the_compilers_message():
     " (30.75G) exceeds available HBM (15.75G)."
   )
   assert program.excess_bytes(message) == 15 * 2**30
+  message = message.replace("30.75G", "1.00T")
+  assert program.excess_bytes(message) == 2**40 - int(15.75 * 2**30)
   assert program.excess_bytes("another error") == 0
 
 
