@@ -157,10 +157,10 @@ def saved_run(folder: Path | None = None) -> tuple[Any, Any, Path]:
     return saved, tasks.make_task(saved, metadata), folder
   except UserError:
     raise
+  # OverflowError: an integer that is too large for a float leaf.
   except (
-    *(ArithmeticError, AttributeError, LookupError),
-    *(TypeError, ValueError),
-  ) as error:
+    AttributeError, LookupError, OverflowError, TypeError, ValueError,
+  ) as error:  # fmt: skip
     raise UserError(
       f"--workdir={folder}: its {workdir_lib.CONFIG_FILE} is not that of a run"
       f" ({type(error).__name__}: {error}); restore the file, or give another"
