@@ -7,9 +7,11 @@ damaged or malicious one could otherwise take hours or all memory.
 import contextlib
 import resource
 import signal
+import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from perceiver_jax.errors import UserError
 
@@ -38,7 +40,13 @@ def limits(max_seconds: float, max_memory_mb: float) -> Iterator[None]:
     if name not in (__name__, contextlib.__name__, signal.__name__):
       raise _TooSlowError
 
+  def report(unraisable: Any) -> None:
+    # A destructor that is stopped goes on, and the next alarm stops the block.
+    if unraisable.exc_type is not _TooSlowError:
+      hook_before(unraisable)
+
   problem = None
+  hook_before = sys.unraisablehook
   memory_before = resource.getrlimit(resource.RLIMIT_AS)
   handler_before = signal.signal(signal.SIGALRM, stop)
   try:
@@ -47,6 +55,7 @@ def limits(max_seconds: float, max_memory_mb: float) -> Iterator[None]:
       in_use = int(size.read_text().split()[0]) * resource.getpagesize()
       limit = in_use + int(max_memory_mb * 1e6)
       resource.setrlimit(resource.RLIMIT_AS, (limit, memory_before[1]))
+    sys.unraisablehook = report
     # Again and again, since a destructor would ignore the error.
     signal.setitimer(signal.ITIMER_REAL, max_seconds, min(max_seconds, 1))
     yield
@@ -57,6 +66,7 @@ def limits(max_seconds: float, max_memory_mb: float) -> Iterator[None]:
   finally:
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, handler_before)
+    sys.unraisablehook = hook_before
     resource.setrlimit(resource.RLIMIT_AS, memory_before)
   # No alarm can come any more, not even while the error is created.
   if problem:

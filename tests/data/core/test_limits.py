@@ -3,6 +3,7 @@
 import contextlib
 import resource
 import signal
+import sys
 import time
 import zlib
 
@@ -34,6 +35,37 @@ def test_a_block_that_takes_too_long_is_stopped_even_if_it_catches_errors():
   with pytest.raises(UserError, match=r"more than 0\.2 s"), limits(0.2, 1000):
     wait()
   assert time.monotonic() < start + 10
+
+
+class _SlowDestructor:
+  def __del__(self):
+    time.sleep(20)
+
+
+def test_an_alarm_in_a_destructor_is_not_reported_and_the_next_one_stops(
+  monkeypatch,
+):
+  reported = []
+  monkeypatch.setattr(sys, "unraisablehook", reported.append)
+  start = time.monotonic()
+  with pytest.raises(UserError, match=r"more than 0\.2 s"), limits(0.2, 1000):
+    _SlowDestructor()
+    time.sleep(20)
+  assert time.monotonic() < start + 10
+  assert not reported
+  assert sys.unraisablehook == reported.append
+
+
+def test_another_error_in_a_destructor_is_reported(monkeypatch):
+  class Broken:
+    def __del__(self):
+      raise ValueError
+
+  reported = []
+  monkeypatch.setattr(sys, "unraisablehook", reported.append)
+  with limits(5, 1000):
+    Broken()
+  assert [each.exc_type for each in reported] == [ValueError]
 
 
 def test_a_decompression_bomb_is_an_error():
