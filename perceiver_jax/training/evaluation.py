@@ -13,6 +13,7 @@ from jax import numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from tqdm import tqdm
 
+from perceiver_jax.checks import check_leaf
 from perceiver_jax.data.core.source import Batch
 from perceiver_jax.errors import UserError
 from perceiver_jax.training import metrics as metrics_lib
@@ -43,7 +44,11 @@ class Evaluation(NamedTuple):
 
 
 def make_eval_step(
-  model: hk.TransformedWithState, task: "Task", mesh: Mesh
+  model: hk.TransformedWithState,
+  task: "Task",
+  mesh: Mesh,
+  *,
+  num_microbatches: int = 1,
 ) -> EvalStep:
   """Returns a jitted `(params, net_state, batch) -> metrics`.
 
@@ -54,10 +59,14 @@ def make_eval_step(
     model: from `step.model_of`.
     task: computes the metrics.
     mesh: devices over which the batch is sharded by `step.place_batch`.
+    num_microbatches: number of equal parts into which each device's share of
+      the batch is split. They are processed sequentially. If it does not divide
+      the share, there are more parts.
   """
 
   def forward(params, net_state, batch):
-    return model.apply(params, net_state, None, batch, False)[0]
+    apply = lambda part: model.apply(params, net_state, None, part, False)[0]
+    return _map_microbatches(apply, batch, num_microbatches)
 
   # Attention chooses its chunks by the batch of one device, as in training.
   # Chunks of the global batch would be gathered by every device.
@@ -75,6 +84,17 @@ def make_eval_step(
     return {**task.metrics(outputs, batch), _NUM_EXAMPLES: count}
 
   return jax.jit(eval_step, out_shardings=step_lib.replicated(mesh))
+
+
+def _map_microbatches(fn, batch, least):
+  """Applies `fn` to the examples of a batch, in `least` parts or more."""
+  size = len(batch["mask"])
+  parts = next(n for n in range(min(least, size), size + 1) if size % n == 0)
+  if parts == 1:
+    return fn(batch)
+  split = lambda x: x.reshape(parts, size // parts, *x.shape[1:])
+  join = lambda x: x.reshape(size, *x.shape[2:])
+  return jax.tree.map(join, jax.lax.map(fn, jax.tree.map(split, batch)))
 
 
 def _sum_metrics(
@@ -195,7 +215,12 @@ def evaluate_task(
 
   Returns:
     The finalized metrics and the numbers of examples.
+
+  Raises:
+    UserError: `num_microbatches` is invalid, or a dataset is empty.
   """
+  parts = config.num_microbatches
+  check_leaf("num_microbatches", parts, parts >= 1, "1 or more")
   if benchmarks := task.benchmarks(restore.split_predictor(restored)):
     return Evaluation(
       {
@@ -207,7 +232,7 @@ def evaluate_task(
     )
   mesh = restored.mesh
   means, num_examples = evaluate_and_count(
-    make_eval_step(restored.model, task, mesh),
+    make_eval_step(restored.model, task, mesh, num_microbatches=parts),
     restored.state,
     task.eval_datasets(
       global_batch=batch_size(config, mesh),

@@ -93,7 +93,10 @@ class Trainer:
       self._program.state
     )
     self._eval_step = evaluation.make_eval_step(
-      self._program.model, task, self._mesh
+      self._program.model,
+      task,
+      self._mesh,
+      num_microbatches=config.num_microbatches,
     )
     self._weights = initialize_from.load(config, folder)
     share = {

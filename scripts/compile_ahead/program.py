@@ -104,7 +104,9 @@ def lower(
     fn = jax.jit(init, out_shardings=shardings)
     args = (_abstract(example, step_lib.replicated(mesh)),)
   elif name == "evaluate":
-    fn = evaluation.make_eval_step(model, task, mesh)
+    fn = evaluation.make_eval_step(
+      model, task, mesh, num_microbatches=config.num_microbatches
+    )
     batch = _with_leading(example, (config.batch_size,))
     args = (
       state.eval_params,

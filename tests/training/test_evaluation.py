@@ -1,5 +1,6 @@
 """Tests of the evaluation step and of means over evaluation datasets."""
 
+import chex
 import haiku as hk
 import jax
 import numpy as np
@@ -235,7 +236,12 @@ def test_the_progress_bar_counts_batches_and_is_cleared(
   assert printed.endswith("\r"), "the bar was not cleared"
 
 
-def test_the_model_sees_the_batch_of_one_device(examples, params):
+@pytest.mark.parametrize(
+  ("num_microbatches", "size"), [(1, 4), (2, 2), (3, 1), (8, 1)]
+)
+def test_the_model_sees_a_microbatch_of_one_device(
+  examples, params, num_microbatches, size
+):
   mesh, task, sizes = step.make_mesh(), Classifier(), []
   model = step.model_of(task, "float32")
 
@@ -243,12 +249,17 @@ def test_the_model_sees_the_batch_of_one_device(examples, params):
     sizes.append(len(batch["x"]))
     return model.apply(params, state, rng, batch, is_training)
 
-  eval_step = evaluation.make_eval_step(model._replace(apply=apply), task, mesh)
-  state, datasets = make_state(params, mesh), batches(examples, 2 * mesh.size)
-  eval_step(
-    state.params, state.net_state, step.place_batch(next(iter(datasets)), mesh)
+  state, datasets = make_state(params, mesh), batches(examples, 4 * mesh.size)
+  batch = step.place_batch(next(iter(datasets)), mesh)
+  expected = evaluation.make_eval_step(model, task, mesh)(
+    state.params, state.net_state, batch
   )
-  assert set(sizes) == {2}
+  eval_step = evaluation.make_eval_step(
+    model._replace(apply=apply), task, mesh, num_microbatches=num_microbatches
+  )
+  metrics = eval_step(state.params, state.net_state, batch)
+  assert set(sizes) == {size}
+  chex.assert_trees_all_close(metrics, expected, rtol=1e-6)
 
 
 def test_an_empty_dataset_is_a_user_error(params):
