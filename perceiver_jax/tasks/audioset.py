@@ -126,7 +126,7 @@ class AudioSet(clip_data.ClipTask):
     [C, P], summed over the windows that can be read.
     """
     mask = batch["mask"]
-    count = len(self._clips.held_out)
+    count = self.num_eval_examples()
     clip = batch["index"] % count  # See `windows.EvenWindows`.
     probabilities = jax.nn.sigmoid(outputs.logits.astype(jnp.float32))
     return {

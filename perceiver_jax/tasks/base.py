@@ -171,6 +171,10 @@ class Task(abc.ABC):
     """Returns the number of examples of an epoch."""
     return len(self.source("train"))
 
+  def num_eval_examples(self) -> int:
+    """Returns the number of examples of the evaluation split."""
+    return len(self.source("eval"))
+
   def eval_sources(self) -> dict[str, Source]:
     """Returns the evaluation sets by name."""
     return {"eval": self.source("eval")}

@@ -92,7 +92,7 @@ class MultilabelImageClassification(image_classification.ImageClassification):
       **multilabel_metrics.sum_rows(
         {"probabilities": probabilities, "labels": batch["label"]},
         batch["index"],
-        len(self.source("eval")),
+        self.num_eval_examples(),
         batch["mask"],
       ),
     }

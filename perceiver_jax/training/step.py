@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # The mapped axis; models with batch statistics average over it.
 AXIS = "data"
+# Steps that may be queued on a TPU or GPU.
+STEPS_AHEAD = 2
 
 
 class TrainState(NamedTuple):
@@ -288,7 +290,7 @@ def num_steps_ahead() -> int:
   use memory. On CPUs none may be, since queued steps can time out in the
   collectives of simulated devices.
   """
-  return 0 if jax.default_backend() == "cpu" else 2
+  return 0 if jax.default_backend() == "cpu" else STEPS_AHEAD
 
 
 def check_batch_size(

@@ -23,7 +23,7 @@ from experiments import launch
 from experiments.predictions import outputs
 from perceiver_jax import files
 from perceiver_jax.errors import UserError
-from scripts.compile_ahead import chips
+from scripts.compile_ahead import checks, chips
 
 # JAX is imported in functions: its environment has to be set first.
 
@@ -43,7 +43,7 @@ def define_flags() -> None:
     "program", "train", ["train", "evaluate", "init"], "What to compile."
   )
   flags.DEFINE_bool(
-    "fit", False, "Try more microbatches until a train step fits."
+    "fit", False, "Try more microbatches, then remat, until it fits."
   )
   flags.DEFINE_string(
     "reuse", None, "Folder of figures; a program that is there isn't compiled."
@@ -60,10 +60,14 @@ def main(argv: Sequence[str]) -> int:
     print("\n".join(chips.TOPOLOGIES))
     return 0
   chips.check_topology(values.topology)
-  if values.fit and values.program != "train":
+  if values.fit and values.program == "init":
     raise UserError(
-      f"--fit has no effect with --program={values.program}, which has no"
-      " microbatches; leave it out"
+      "--fit has no effect with --program=init, which has no microbatches;"
+      " leave it out"
+    )
+  if values.reuse and values.hlo:
+    raise UserError(
+      "--reuse may compile no module that --hlo could write; leave one out"
     )
   config = launch.config()
   for flag in ("json", "hlo"):
@@ -76,7 +80,14 @@ def main(argv: Sequence[str]) -> int:
   chips.prepare_environment(values.topology)
   result = _compile(config)
   _write(values.json, json.dumps(result, indent=2) + "\n")
-  return 1 if result["exceeds_by"] else 0
+  return exit_status(result)
+
+
+def exit_status(result: dict[str, Any]) -> int:
+  """Returns 1 if a program does not fit or fails a check, otherwise 0."""
+  if result["exceeds_by"] or checks.wrong(result["checks"]):
+    return 1
+  return 0
 
 
 def _compile(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -90,7 +101,8 @@ def _compile(config: ml_collections.ConfigDict) -> dict[str, Any]:
   while True:
     print(
       f"compiling {values.program} of {config.task} for {len(devices)} x"
-      f" {devices[0].device_kind}, {config.num_microbatches} microbatch(es)",
+      f" {devices[0].device_kind}, {config.num_microbatches} microbatch(es),"
+      f" remat={config.execution.remat}",
       flush=True,
     )
     lowered = program.lower(config, values.program, devices)
@@ -110,10 +122,17 @@ def _compile(config: ml_collections.ConfigDict) -> dict[str, Any]:
       compiled,
       chip,
     )
-    if not parts:
-      print("no number of microbatches fits: take more chips")
+    if parts:
+      config.num_microbatches = parts
+    elif values.program == "train" and config.execution.remat != "full":
+      # Last, since it computes the forward pass twice.
+      config.execution.remat = "full"
+    else:
+      print(
+        "a device can't hold even one example at a time; take chips with more"
+        " memory, or config.shard_optimizer_state=True"
+      )
       break
-    config.num_microbatches = parts
   if compiled.text:
     _write(values.hlo, compiled.text)
   return {
@@ -123,6 +142,7 @@ def _compile(config: ml_collections.ConfigDict) -> dict[str, Any]:
     "precision": config.precision,
     "batch_size": config.batch_size,
     "num_microbatches": config.num_microbatches,
+    "remat": config.execution.remat,
     "fingerprint": fingerprint,
   } | figures
 

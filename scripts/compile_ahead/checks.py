@@ -3,6 +3,7 @@
 import collections
 import re
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from scripts.compile_ahead import hlo
 
@@ -63,19 +64,26 @@ def num_to_donate(text: str, num_state: int, num_batch: int) -> int:
   return min(num_state, num_arguments - num_batch)
 
 
-def line(result: Mapping[str, int], donated: int, expected: int) -> str:
-  """Formats the checks for a terminal.
+def wrong(checked: Mapping[str, Any]) -> str:
+  """Describes what is wrong with a program; "" if nothing is.
 
   Args:
-    result: Result of `count`.
-    donated: Result of `num_donated`.
-    expected: Number of arguments that should be donated; 0 for a program that
-      keeps its arguments.
+    checked: Results of `count` ("counts") and `num_donated` ("donated"), and
+      the number of arguments that should be donated ("expected"); 0 for a
+      program that keeps its arguments.
   """
-  wrong = [f"{number} x {name}" for name, number in result.items() if number]
-  if donated < expected:
-    wrong.append(f"{expected - donated} of {expected} state arrays not donated")
-  if wrong:
-    return f"WRONG: {', '.join(wrong)}"
-  state = f"{donated} state arrays donated, " if expected else ""
-  return f"{state}no {', no '.join(result)}"
+  counts, donated = checked["counts"], checked["donated"]
+  found = [f"{number} x {name}" for name, number in counts.items() if number]
+  missing, expected = checked["expected"] - donated, checked["expected"]
+  if missing > 0:
+    found.append(f"{missing} of {expected} state arrays not donated")
+  return ", ".join(found)
+
+
+def line(checked: Mapping[str, Any]) -> str:
+  """Formats the checks for a terminal; see `wrong`."""
+  if found := wrong(checked):
+    return f"WRONG: {found}"
+  donated = checked["donated"]
+  state = f"{donated} state arrays donated, " if checked["expected"] else ""
+  return f"{state}no {', no '.join(checked['counts'])}"

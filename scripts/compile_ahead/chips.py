@@ -39,7 +39,7 @@ class Chip(NamedTuple):
 
   Attributes:
     flops: Peak bfloat16 operations a second.
-    hbm_bytes: Main memory.
+    hbm_bytes: Main memory; for TPUs, the part that libtpu gives to programs.
     bandwidth: Bytes a second of main memory.
     clock: Cycles a second: for TPUs, the peak over the operations of all matrix
       units in a cycle; for GPUs, the boost clock.
@@ -53,13 +53,13 @@ class Chip(NamedTuple):
 
 _GIB = 2**30
 _CHIPS = {
-  "TPU v2": Chip(22.5e12, 8 * _GIB, 350e9, 0.7e9),
-  "TPU v3": Chip(61.5e12, 16 * _GIB, 450e9, 0.94e9),
-  "TPU v4": Chip(275e12, 32 * _GIB, 1228e9, 1.05e9),
-  "TPU v5 lite": Chip(197e12, 16 * _GIB, 819e9, 1.5e9),
-  "TPU v5": Chip(459e12, 95 * _GIB, 2765e9, 1.75e9),
-  "TPU v6 lite": Chip(918e12, 32 * _GIB, 1640e9, 1.75e9),
-  "TPU7x": Chip(1153.5e12, 96 * _GIB, 3690e9, 2.2e9),
+  "TPU v2": Chip(22.5e12, 7.48 * _GIB, 350e9, 0.7e9),
+  "TPU v3": Chip(61.5e12, 15.48 * _GIB, 450e9, 0.94e9),
+  "TPU v4": Chip(275e12, 30.75 * _GIB, 1228e9, 1.05e9),
+  "TPU v5 lite": Chip(197e12, 15.75 * _GIB, 819e9, 1.5e9),
+  "TPU v5": Chip(459e12, 95.74 * _GIB, 2765e9, 1.75e9),
+  "TPU v6 lite": Chip(918e12, 31.25 * _GIB, 1640e9, 1.75e9),
+  "TPU7x": Chip(1153.5e12, 94.75 * _GIB, 3690e9, 2.2e9),
   "A100": Chip(312e12, 80 * _GIB, 2039e9, 1.41e9),
   "H100": Chip(989e12, 80 * _GIB, 3352e9, 1.98e9),
 }

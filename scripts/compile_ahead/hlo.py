@@ -30,6 +30,9 @@ _ARRAY = re.compile(r"([a-z]+\d*)\[([\d,]*)\](\{[^}]*\})?")
 _BITS = {"pred": 8, "bf16": 16}  # Other types end with their number of bits.
 # Instructions that only name or group values.
 _NO_WORK = ("parameter", "tuple", "get-tuple-element", "bitcast", "constant")
+_NO_WORK_CALL = re.compile(
+  r'custom_call_target="(AllocateBuffer|ConcatBitcast)"'
+)
 
 
 class Operation(NamedTuple):
@@ -38,7 +41,8 @@ class Operation(NamedTuple):
   Attributes:
     name: Its name in the module.
     opcode: Such as "fusion" or "all-reduce".
-    scope: The JAX operation it comes from, with its Haiku modules.
+    scope: The JAX operation it comes from, with its Haiku modules. Copies that
+      XLA adds to a loop have the scope of the loop.
     cycles: XLA's estimate of one execution; 0 if it has none.
     flops: Operations of the products in one execution.
     hbm_bytes: Bytes of one execution's operands and results in main memory.
@@ -57,7 +61,7 @@ class Operation(NamedTuple):
 def operations(text: str) -> list[Operation]:
   """Returns the operations of a compiled module, those of loops included."""
   computations, entry = _computations(text)
-  return list(_visit(entry, 1, computations))
+  return list(_visit(entry, 1, "", computations))
 
 
 def has_open_loops(text: str) -> bool:
@@ -101,7 +105,7 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _visit(
-  name: str, count: int, computations: dict[str, list[str]]
+  name: str, count: int, scope: str, computations: dict[str, list[str]]
 ) -> Iterator[Operation]:
   types: dict[str, str] = {}
   for line in computations[name]:
@@ -109,17 +113,19 @@ def _visit(
     if match is None:
       continue
     types[match["name"]] = match["type"]
-    if match["opcode"] in _NO_WORK:
+    if match["opcode"] in _NO_WORK or _NO_WORK_CALL.search(match["rest"]):
       continue
+    named = re.search(r'op_name="([^"]*)"', match["rest"])
+    own_scope = named[1] if named else scope
     if match["opcode"] in ("while", "call", "conditional"):
       times = 1
       if match["opcode"] == "while":
         condition = re.search(r"condition=%([\w.\-]+)", line)[1]
         times = _trip_count(computations[condition]) or 1
       for inner in _called(match["rest"]):
-        yield from _visit(inner, count * times, computations)
+        yield from _visit(inner, count * times, own_scope, computations)
     else:
-      yield _operation(match, count, types, computations)
+      yield _operation(match, count, own_scope, types, computations)
 
 
 def _called(rest: str) -> list[str]:
@@ -129,10 +135,9 @@ def _called(rest: str) -> list[str]:
   return names
 
 
-def _operation(match, count, types, computations) -> Operation:
+def _operation(match, count, scope, types, computations) -> Operation:
   rest = match["rest"]
   cycles = re.search(r'"estimated_cycles":"(\d+)"', rest)
-  scope = re.search(r'op_name="([^"]*)"', rest)
   flops = _product_flops(match, types)
   inner = re.search(r"calls=%([\w.\-]+)", rest)
   body = computations[inner[1]] if inner else []
@@ -141,7 +146,7 @@ def _operation(match, count, types, computations) -> Operation:
   return Operation(
     match["name"],
     match["opcode"],
-    scope[1] if scope else "",
+    scope,
     int(cycles[1]) if cycles else 0,
     flops,
     _hbm_bytes(match, types, body),
@@ -268,10 +273,18 @@ def _num_products(
   rhs_dilation: int,
 ) -> int:
   """Counts the pairs of outputs and window elements that meet an input."""
-  starts = np.arange(num_outputs)[:, None] * stride - padding
-  positions = starts + np.arange(size) * rhs_dilation
-  inside = (positions >= 0) & (positions < num_inputs * lhs_dilation)
-  return int(np.sum(inside & (positions % lhs_dilation == 0)))
+  # Output o and element e meet at o * stride - offset, where there is an input
+  # if that is a multiple of the dilation: for one o in every `period`.
+  offset = padding - np.arange(size) * rhs_dilation
+  divisor = math.gcd(stride, lhs_dilation)
+  offset = offset[offset % divisor == 0]
+  period = lhs_dilation // divisor
+  first = offset // divisor * pow(stride // divisor, -1, period) % period
+  least = np.maximum(-(-offset // stride), 0)
+  most = (offset + num_inputs * lhs_dilation - 1) // stride
+  most = np.minimum(most, num_outputs - 1)
+  counts = (most - first) // period - (least - 1 - first) // period
+  return int(np.maximum(counts, 0).sum())
 
 
 def _trip_count(condition: list[str]) -> int | None:

@@ -34,6 +34,8 @@ class Lowered(NamedTuple):
       another program.
     attention: How attention is computed, such as "xla 512 x 512".
     collectives: Kinds of collectives that the program may contain.
+    held: Bytes a device that a run holds beside the program: the batches of
+      queued steps, and during an evaluation the rest of the state.
   """
 
   program: Any
@@ -43,6 +45,7 @@ class Lowered(NamedTuple):
   train_flops: float
   attention: list[str]
   collectives: tuple[str, ...]
+  held: dict[str, int]
 
   @property
   def fingerprint(self) -> str:
@@ -59,8 +62,8 @@ class Compiled(NamedTuple):
     cpu_seconds: The same in processor time, which other programs do not change.
     text: The compiled module; "" if the compiler refused it as too large.
     memory: Bytes a device: arguments, temporaries, code and outputs that are no
-      arguments.
-    exceeds_by: Bytes by which the program exceeds a device's memory; 0 if it
+      arguments, and what a run holds beside the program.
+    exceeds_by: Bytes by which all of this exceeds a device's memory; 0 if it
       fits.
   """
 
@@ -92,12 +95,14 @@ def lower(
     config.batch_size, mesh.size, config.num_microbatches
   )
   task = tasks.make_task(config, variants.metadata(config))
+  task.num_eval_examples = lambda: variants.NUM_EVAL_EXAMPLES
   # Schedules only differ in their constants, so any long run will do.
   model, _, init, state, step = train_program.from_config(
     config, task, mesh, _NUM_STEPS
   )
   example = task.dummy_batch()
   num_donated = num_batch = 0
+  held = {}
   collectives = ("all-reduce",)
   if name == "init":
     shardings = jax.tree.map(lambda x: x.sharding, state)
@@ -108,17 +113,19 @@ def lower(
       model, task, mesh, num_microbatches=config.num_microbatches
     )
     batch = _with_leading(example, (config.batch_size,))
-    args = (
-      state.eval_params,
-      state.net_state,
-      _abstract(batch, step_lib.batch_sharding(mesh)),
-    )
+    batch = _abstract(batch, step_lib.batch_sharding(mesh))
+    args = (state.eval_params, state.net_state, batch)
+    held = {
+      "rest of the state": _bytes_a_device(state) - _bytes_a_device(args[:2]),
+      "queued batches": step_lib.STEPS_AHEAD * _bytes_a_device(batch),
+    }
   else:
     batch = _train_batch(example, config.batch_size, mesh)
     fn, args = step, (optimizer_sharding.pmap_shapes(state), batch)
     num_donated, num_batch = map(len, map(jax.tree.leaves, args))
     if config.shard_optimizer_state:
       collectives += ("all-gather",)
+    held = {"queued batches": step_lib.STEPS_AHEAD * _bytes_a_device(batch)}
   flops, attention = run_summary.trace_step(config, task, model, state, mesh)
   return Lowered(
     fn.lower(*args),
@@ -128,6 +135,7 @@ def lower(
     flops if name == "train" else 0.0,
     attention,
     collectives,
+    held,
   )
 
 
@@ -151,7 +159,7 @@ def compile_program(lowered: Lowered, chip: Chip) -> Compiled:
     excess = excess_bytes(str(error))
     if not excess:
       raise
-    return Compiled(*elapsed(), "", {}, excess)
+    return Compiled(*elapsed(), "", {}, excess + sum(lowered.held.values()))
   seconds = elapsed()
   stats = compiled.memory_analysis()
   memory = {
@@ -159,8 +167,10 @@ def compile_program(lowered: Lowered, chip: Chip) -> Compiled:
     "temporaries": stats.temp_size_in_bytes,
     "code": stats.generated_code_size_in_bytes,
     "outputs": stats.output_size_in_bytes - stats.alias_size_in_bytes,
+    **lowered.held,
   }
-  # The compiler for GPUs does not refuse a program that does not fit.
+  # A compiler refuses only what does not fit by itself, and that for GPUs
+  # nothing.
   exceeds_by = max(0, sum(memory.values()) - int(chip.hbm_bytes))
   return Compiled(*seconds, compiled.as_text(), memory, exceeds_by)
 
@@ -198,6 +208,14 @@ def _abstract(batch: Any, sharding: Any) -> dict[str, jax.ShapeDtypeStruct]:
     name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding)
     for name, value in batch.items()
   }
+
+
+def _bytes_a_device(tree: Any) -> int:
+  """Returns the bytes of a tree of abstract arrays on each of their devices."""
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    for x in jax.tree.leaves(tree)
+  )
 
 
 def excess_bytes(message: str) -> int:

@@ -10,6 +10,14 @@ from scripts.compile_ahead.chips import Chip
 from scripts.compile_ahead.program import Compiled, Lowered
 
 _NUM_COSTLIEST = 10
+# Parts of less than this share of the time and of both bounds share a line.
+_MIN_SHARE = 0.005
+# Names in a scope that are no Haiku modules.
+_NO_MODULES = (
+  "while", "body", "closed_call", "checkpoint", "rematted_computation",
+  "shard_map", "_fun", "",
+)  # fmt: skip
+_PROJECTIONS = ("query", "key", "value", "output", "keys_values")
 
 
 def figures(
@@ -26,6 +34,8 @@ def figures(
     "num_parameters": lowered.num_parameters,
     "attention": lowered.attention,
     "hbm_bytes": int(chip.hbm_bytes),
+    "peak_flops": chip.flops,
+    "hbm_bandwidth": chip.bandwidth,
     "exceeds_by": compiled.exceeds_by,
     "memory": compiled.memory,
   }
@@ -82,18 +92,14 @@ def text(result: dict[str, Any]) -> str:
     return "\n".join([
       *lines,
       f"  memory        does not fit: {missing} more than the {hbm} there is;"
-      " set config.num_microbatches (or --fit) or config.execution.remat=full"
-      " for training, or a smaller config.batch_size",
+      " set more config.num_microbatches (or --fit), in training also"
+      " config.execution.remat=full, or a smaller config.batch_size",
     ])  # fmt: skip
   memory = result["memory"]
   inner = ", ".join(f"{human(n, 'B')} {name}" for name, n in memory.items())
   total = human(sum(memory.values()), "B")
   lines.append(f"  memory        {total} of {hbm} a device ({inner})")
-  checked = result["checks"]
-  lines.append(
-    "  checks        "
-    + checks.line(checked["counts"], checked["donated"], checked["expected"])
-  )
+  lines.append(f"  checks        {checks.line(result['checks'])}")
   bytes_moved = result["collective_bytes"].items()
   collectives = ", ".join(f"{name} {human(n, 'B')}" for name, n in bytes_moved)
   lines.append(f"  collectives   {collectives or 'none'}")
@@ -115,10 +121,17 @@ def text(result: dict[str, Any]) -> str:
   )
   if result["has_open_loops"]:
     lines.append("                loops that depend on data count once")
-  lines += ["", f"  {'part':<44}{'ms':>9}{'products':>10}{'memory':>9}  bound"]
-  for name, part in result["parts"].items():
+  lines += [
+    f"  bounds        products at {human(result['peak_flops'], 'FLOP/s')},"
+    f" memory at {human(result['hbm_bandwidth'], 'B/s')}",
+    "",
+    f"  {'part':<44}{'ms':>9}{'products':>10}{'memory':>9}  bound",
+  ]
+  for name, part in _without_small(result["parts"]).items():
     products, memory_time = part["flops_seconds"], part["hbm_seconds"]
     bound = "compute" if products > memory_time else "memory"
+    if max(products, memory_time) < _MIN_SHARE * part["seconds"]:
+      bound = "neither"
     lines.append(
       f"  {name:<44}{1e3 * part['seconds']:>9.2f}{1e3 * products:>10.2f}"
       f"{1e3 * memory_time:>9.2f}  {bound}"
@@ -147,16 +160,58 @@ def parts(program: list[hlo.Operation], chip: Chip) -> dict[str, Any]:
 
 
 def part_of(scope: str) -> str:
-  """Returns the part of the model, and the pass, of an operation."""
+  """Returns the part of the model, and the pass, of an operation.
+
+  A part is a module of the encoder, decoder or adapter, with "attention",
+  "projections", "mlp" or "norms" for what it consists of. "scan" is what moves
+  in and out of the stacked arrays of a loop over layers.
+  """
   backward = "transpose(" in scope
-  path = re.sub(r"\w+\(|\)", "", scope).split("/")
+  path = _path(scope)
+  if not path:
+    return "copies without a name"
   if "perceiver" not in path:
     return "optimizer and metrics"
-  modules = path[path.index("perceiver") + 1 :][:2]
-  return "/".join(modules) + (" (backward)" if backward else "")
+  modules = path[path.index("perceiver") + 1 :]
+  part = [*modules[:2], _kind(modules[2:], "while" in scope)]
+  return "/".join(filter(None, part)) + (" (backward)" if backward else "")
+
+
+def _kind(path: list[str], in_loop: bool) -> str:
+  """Returns what an operation of a module does; "" if that is not known."""
+  if any(name.startswith("dot_product_attention") for name in path):
+    return "attention"
+  if "mlp" in path:
+    return "mlp"
+  if any(name.endswith("norm") for name in path):
+    return "norms"
+  if any(name in _PROJECTIONS for name in path):
+    return "projections"
+  if in_loop and not any(name.endswith("_attend") for name in path):
+    return "scan"
+  return ""
+
+
+def _without_small(
+  parts: dict[str, dict[str, float]],
+) -> dict[str, dict[str, float]]:
+  """Returns the parts, with one for the sum of all small ones."""
+  names = ("seconds", "flops_seconds", "hbm_seconds")
+  totals = {name: sum(x[name] for x in parts.values()) for name in names}
+  result, small = {}, dict.fromkeys(names, 0.0)
+  for part, values in parts.items():
+    if any(values[name] > _MIN_SHARE * totals[name] for name in names):
+      result[part] = values
+    else:
+      small = {name: small[name] + values[name] for name in names}
+  return result | {"smaller parts": small}
+
+
+def _path(scope: str) -> list[str]:
+  """Returns the Haiku modules and the JAX operation of a scope."""
+  names = re.sub(r"\w+\(|\)", "", scope).split("/")
+  return [name for name in names if name not in _NO_MODULES]
 
 
 def _short(scope: str) -> str:
-  path = [p for p in re.sub(r"\w+\(|\)", "", scope).split("/") if p]
-  skipped = ("_fun", "shard_map", "while", "body", "closed_call", "checkpoint")
-  return "/".join(p for p in path if p not in skipped)[-70:]
+  return "/".join(_path(scope))[-70:]

@@ -3,8 +3,9 @@
   python -m scripts.compile_ahead.table --topologies=v5e:8x8 --out=DIR \
     --page=docs/tpu_table.md
 
-compiles each train step, in bfloat16, as `scripts.compile_ahead` does,
---parallel of them at a time, and keeps the figures of each in a file of DIR.
+compiles each train step, and then each evaluation in as many microbatches, in
+bfloat16, as `scripts.compile_ahead` does, --parallel of them at a time, and
+keeps the figures of each in a file of DIR.
 What is there is not compiled again, so the command can be stopped and started
 again at any time; delete a file to compile its row once more. Rows that differ
 in their data alone share a program, which is compiled once unless both start at
@@ -41,17 +42,27 @@ _INTERRUPTED = (-signal.SIGINT, 128 + signal.SIGINT)
 
 
 class Row(NamedTuple):
-  """A config for a topology, and the file of its figures.
+  """A program of a config for a topology, and the file of its figures.
 
   Attributes:
     config: Such as "configs/imagenet.py:fourier".
     topology: As asked for, such as "v5e:8x8".
-    file: File of its figures.
+    program: "train" or "evaluate".
+    folder: Folder of the figures.
   """
 
   config: str
   topology: str
-  file: Path
+  program: str
+  folder: Path
+
+  @property
+  def file(self) -> Path:
+    """Returns the file of its figures."""
+    names = [_name(self.config), _name(self.topology)]
+    if self.program != "train":
+      names.append(self.program)
+    return self.folder / f"{'-'.join(names)}.json"
 
 
 def define_flags() -> None:
@@ -90,12 +101,22 @@ def main(argv: Sequence[str]) -> None:
   if values.compile:
     chips.prepare_environment(values.topologies[0])
   folder.mkdir(parents=True, exist_ok=True)
-  every = rows(folder, configs_named([]), values.topologies)
-  chosen = rows(folder, configs_named(values.configs), values.topologies)
-  todo = [row for row in chosen if not row.file.exists()]
-  if values.compile:
+  every, chosen = (
+    [(config, topology) for topology in values.topologies for config in configs]
+    for configs in (configs_named([]), configs_named(values.configs))
+  )
+  for program in ("train", "evaluate") if values.compile else ():
+    rows = [Row(*each, program, folder) for each in chosen]
+    todo = [row for row in rows if not row.file.exists()]
     compile_rows(todo, values.parallel)
-  results = [(row.config, row.topology, read(row.file)) for row in every]
+  results = [
+    table_page.Result(
+      *each,
+      read(Row(*each, "train", folder).file),
+      read(Row(*each, "evaluate", folder).file),
+    )
+    for each in every
+  ]
   old = page.read_text(encoding="utf-8") if page and page.exists() else ""
   text = table_page.page(results, old)
   if page:
@@ -104,27 +125,21 @@ def main(argv: Sequence[str]) -> None:
     print(text, end="")
 
 
-def rows(
-  folder: Path, configs: Sequence[str], topologies: Sequence[str]
-) -> list[Row]:
-  """Returns the rows of a table, by topology."""
-  return [
-    Row(config, topology, folder / f"{_name(config)}-{_name(topology)}.json")
-    for topology in topologies
-    for config in configs
-  ]
-
-
 def read(path: Path) -> dict[str, Any]:
   """Returns a row's figures; none if it was not compiled.
 
   Raises:
-    UserError: The file is damaged.
+    UserError: The file is damaged, or holds something else.
   """
   try:
-    return files.read_json(path) if path.exists() else {}
+    figures = files.read_json(path) if path.exists() else {}
   except ValueError as error:
     raise UserError(f"{path} is damaged ({error}); delete it") from error
+  if not isinstance(figures, dict):
+    raise UserError(
+      f"{path} holds no figures of compile_ahead; move it elsewhere"
+    )
+  return figures
 
 
 def with_fingerprint(folder: str | None, fingerprint: str) -> Path | None:
@@ -152,7 +167,8 @@ def compile_rows(todo: Sequence[Row], parallel: int) -> None:
         result, number = each.keep_figures(), number + 1
         running.remove(each)
         print(
-          f"{number}/{len(todo)} {each.row.config} {each.row.topology}:"
+          f"{number}/{len(todo)} {each.row.program} {each.row.config}"
+          f" {each.row.topology}:"
           f" {table_page.summary(result)}",
           flush=True,
         )
@@ -174,11 +190,17 @@ class _Compilation:
     self._new = row.file.with_suffix(".new")
     topology = chips.dividing(row.topology, self._config.batch_size)
     command = [
-      *(sys.executable, "-m", "scripts.compile_ahead", "--fit"),
+      *(sys.executable, "-m", "scripts.compile_ahead"),
       *(f"--config={row.config}", "--config.precision=bfloat16"),
-      *(f"--topology={topology}", f"--reuse={row.file.parent}"),
-      f"--json={self._new}",
+      *(f"--program={row.program}", f"--topology={topology}"),
+      *(f"--reuse={row.folder}", f"--json={self._new}"),
     ]
+    if row.program == "train":
+      command.append("--fit")
+    elif parts := read(row._replace(program="train").file).get(
+      "num_microbatches"
+    ):
+      command.append(f"--config.num_microbatches={parts}")
     self._log = row.file.with_suffix(".log")
     with self._log.open("w", encoding="utf-8") as log:
       self._process = subprocess.Popen(

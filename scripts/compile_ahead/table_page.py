@@ -2,22 +2,24 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from perceiver_jax.training.logs.run_summary import human
 from scripts.compile_ahead import checks, variants
 
 _HEAD = """\
-# Train steps compiled for TPUs
+# Train steps and evaluations compiled for TPUs
 
     python -m scripts.compile_ahead.table --out=DIR --page=docs/tpu_table.md \\
       --topologies={topologies}
 
-compiles the train step of every variant of every config, at its batch size and
-in bfloat16, and writes this page. Memory is exact. The time of a step, and what
-follows from it (MFU; hours and chip-hours of the whole run, without evaluations
-and without waiting for data), is an estimate of the compiler and not a
-measurement; [TPUs](tpu.md) says more. "Compiled in" is processor time.
+compiles the train step of every variant of every config, and the evaluation of
+a batch during training, at the config's batch size and in bfloat16, and writes
+this page. Memory is exact, that of queued batches included. Times, and what
+follows from them (MFU; hours and chip-hours of the whole run, without
+evaluations and without waiting for data), are estimates of the compiler and not
+measurements; [TPUs](tpu.md) says more. "Compiled in" is processor time. A
+program that fails one of the checks described there says so.
 
 A batch that does not fit is split into microbatches, and one that the chips do
 not divide is compiled for a smaller slice. Variants that differ in their data
@@ -26,23 +28,37 @@ images or clips have the largest size that the config allows.
 """
 _COLUMNS = (
   "| config | chips | parameters | microbatches | memory | step | MFU | run |"
-  " chip-hours | compiled in |\n"
-  "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+  " chip-hours | compiled in | evaluation: memory | batch |\n"
+  "| --- | --- |" + " ---: |" * 10
 )
 
 
-def page(
-  results: Sequence[tuple[str, str, Mapping[str, Any]]], old: str = ""
-) -> str:
+class Result(NamedTuple):
+  """A row of the table.
+
+  Attributes:
+    config: Such as "configs/imagenet.py:fourier".
+    topology: Such as "v5e:8x8".
+    train: Figures of the train step; none if it was not compiled.
+    evaluate: Those of the evaluation.
+  """
+
+  config: str
+  topology: str
+  train: Mapping[str, Any]
+  evaluate: Mapping[str, Any]
+
+
+def page(results: Sequence[Result], old: str = "") -> str:
   """Returns the page.
 
   Args:
-    results: Config, topology and figures of each row.
+    results: The rows.
     old: A page whose rows stay where there are no figures.
   """
   old_rows = _rows_of(old)
-  figures = {(topology, name): row for name, topology, row in results}
-  names = dict.fromkeys(name for name, _, _ in results)
+  figures = {(each.topology, each.config): each for each in results}
+  names = dict.fromkeys(each.config for each in results)
   topologies = list(dict.fromkeys(key[0] for key in [*old_rows, *figures]))
   lines = [
     _HEAD.format(topologies=",".join(topologies), classes=variants.NUM_CLASSES)
@@ -52,7 +68,8 @@ def page(
     for name in names:
       key = (topology, name)
       new = figures.get(key)
-      rows[name] = _line(name, new) if new else old_rows.get(key)
+      has_new = new and (new.train or new.evaluate)
+      rows[name] = _line(new) if has_new else old_rows.get(key)
     lines += [f"## {topology}", ""]
     if any(rows.values()):
       lines += [_COLUMNS, *filter(None, rows.values()), ""]
@@ -68,11 +85,13 @@ def summary(result: Mapping[str, Any]) -> str:
     return f"failed: {result['error']}"
   if result["exceeds_by"]:
     return f"does not fit: {human(result['exceeds_by'], 'B')} too large"
+  mfu = result.get("estimated_mfu")
   return (
     f"{human(sum(result['memory'].values()), 'B')},"
     f" {1e3 * result['estimated_seconds']:.0f} ms,"
-    f" MFU {result['estimated_mfu']:.0%}, {result['num_microbatches']}"
-    f" microbatch(es), {_checks(result)}"
+    + (f" MFU {mfu:.0%}," if mfu else "")
+    + f" {result['num_microbatches']} microbatch(es),"
+    f" {checks.line(result['checks'])}"
   )
 
 
@@ -87,24 +106,38 @@ def _rows_of(page: str) -> dict[tuple[str, str], str]:
   return rows
 
 
-def _line(config: str, result: Mapping[str, Any]) -> str:
-  name = _short(config)
-  if "error" in result:
-    return f"| {name} | failed: {result['error']} |" + " |" * 8
-  head = (
-    f"| {name} | {result['topology']} |"
-    f" {human(result['num_parameters'], '')} | {result['num_microbatches']} |"
-  )
-  if result["exceeds_by"]:
-    return f"{head} {human(result['exceeds_by'], 'B')} too large |" + " – |" * 5
-  seconds = result["estimated_seconds"]
-  hours = result["num_steps"] * seconds / 3600
-  run = f"{_hours(hours)} | {_hours(hours * result['num_devices'])}"
-  return (
-    f"{head} {human(sum(result['memory'].values()), 'B')} |"
-    f" {1e3 * seconds:,.1f} ms | {result['estimated_mfu']:.0%} |"
-    f" {run if hours else '– | –'} | {result['compile_cpu_seconds']:.0f} s |"
-  )
+def _line(result: Result) -> str:
+  train, evaluate = result.train, result.evaluate
+  known = next((x for x in (train, evaluate) if "topology" in x), {})
+  cells = [f"`{result.config.removeprefix('configs/').rstrip(':')}`"]
+  cells += [known.get("topology", "–")]
+  cells += [human(known["num_parameters"], "") if known else "–"]
+  cells += [str(known.get("num_microbatches", "–"))]
+  cells += [*_memory_and_time(train)]
+  if "estimated_mfu" in train:
+    hours = train["num_steps"] * train["estimated_seconds"] / 3600
+    times = (hours, hours * train["num_devices"])
+    cells += [f"{train['estimated_mfu']:.0%}"]
+    cells += [_hours(x) if x else "–" for x in times]
+    cells += [f"{train['compile_cpu_seconds']:.0f} s"]
+  else:
+    cells += ["–"] * 4
+  cells += [*_memory_and_time(evaluate)]
+  return f"| {' | '.join(cells)} |"
+
+
+def _memory_and_time(figures: Mapping[str, Any]) -> tuple[str, str]:
+  """Returns a program's memory, or what is wrong with it, and its time."""
+  if not figures:
+    return "–", "–"
+  if "error" in figures:
+    return f"failed: {figures['error']}", "–"
+  if figures["exceeds_by"]:
+    return f"{human(figures['exceeds_by'], 'B')} too large", "–"
+  memory = human(sum(figures["memory"].values()), "B")
+  if wrong := checks.wrong(figures["checks"]):
+    memory += f", WRONG: {wrong}"
+  return memory, f"{1e3 * figures['estimated_seconds']:,.1f} ms"
 
 
 def _by_file(names: Sequence[str]) -> list[str]:
@@ -114,16 +147,6 @@ def _by_file(names: Sequence[str]) -> list[str]:
     file, _, variant = name.removeprefix("configs/").partition(":")
     variants_of.setdefault(file, []).append(variant or "(none)")
   return [f"- `{file}`: {', '.join(v)}" for file, v in variants_of.items()]
-
-
-def _checks(result: Mapping[str, Any]) -> str:
-  checked = result["checks"]
-  return checks.line(checked["counts"], checked["donated"], checked["expected"])
-
-
-def _short(config: str) -> str:
-  """Returns `imagenet.py:fourier` for configs/imagenet.py:fourier."""
-  return f"`{config.removeprefix('configs/').rstrip(':')}`"
 
 
 def _hours(hours: float) -> str:

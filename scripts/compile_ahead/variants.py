@@ -20,6 +20,8 @@ NUM_CLASSES = 10
 # GLUE's, as TensorFlow Datasets has them.
 _IMAGENET, _JFT = 1_281_167, 300_000_000
 _AUDIOSET, _KINETICS = 1_700_000, 545_000
+# Examples to evaluate on, whose number only the data knows; mAP ranks all.
+NUM_EVAL_EXAMPLES = 10_000
 _GLUE = {
   "cola": 8551, "sst2": 67_349, "mrpc": 3668, "stsb": 5749, "qqp": 363_849,
   "mnli": 392_702, "qnli": 104_743, "rte": 2490,

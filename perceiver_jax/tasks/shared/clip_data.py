@@ -174,6 +174,10 @@ class ClipTask(base.Task):
     """Returns the number of clips of the training split."""
     return len(self._clips.train)
 
+  def num_eval_examples(self) -> int:
+    """Returns the number of clips of the evaluation split."""
+    return len(self._clips.held_out)
+
   def source(self, split: str) -> Source:
     """Returns random windows to train on, evenly spaced ones to evaluate."""
     if split == "train":

@@ -2,7 +2,7 @@
 
 import pytest
 
-from scripts.compile_ahead import checks
+from scripts.compile_ahead import __main__, checks
 
 _CLEAN = """\
 HloModule jit_step, input_output_alias={ {0}: (0, {}, may-alias), \
@@ -25,15 +25,21 @@ def _count(text):
   return checks.count(text, ["all-reduce"])
 
 
+def _line(counts, donated, expected):
+  return checks.line(
+    {"counts": counts, "donated": donated, "expected": expected}
+  )
+
+
 def test_a_clean_step_passes():
   counts = _count(_CLEAN)
   assert not any(counts.values())
   assert checks.num_donated(_CLEAN) == 2
-  assert checks.line(counts, 2, 2) == (
+  assert _line(counts, 2, 2) == (
     "2 state arrays donated, no host transfer, no float64, no unexpected"
     " collective, no dynamic shape"
   )
-  assert checks.line(counts, 0, 0).startswith("no host transfer")
+  assert _line(counts, 0, 0).startswith("no host transfer")
 
 
 @pytest.mark.parametrize(
@@ -58,7 +64,7 @@ def test_a_clean_step_passes():
 def test_what_should_not_be_there_counts(line, problem):
   counts = _count(_with(line))
   assert {name: n for name, n in counts.items() if n} == {problem: 1}
-  assert checks.line(counts, 2, 2) == f"WRONG: 1 x {problem}"
+  assert _line(counts, 2, 2) == f"WRONG: 1 x {problem}"
 
 
 def test_collectives_that_the_step_needs_do_not_count():
@@ -74,9 +80,18 @@ def test_arguments_that_jax_drops_need_not_be_donated():
   assert checks.num_to_donate(text, num_state=0, num_batch=0) == 0
 
 
+def test_a_program_that_fails_a_check_has_another_exit_status():
+  checked = {"counts": _count(_CLEAN), "donated": 2, "expected": 2}
+  result = {"exceeds_by": 0, "checks": checked}
+  assert __main__.exit_status(result) == 0
+  assert __main__.exit_status({"exceeds_by": 1}) == 1
+  checked["counts"]["float64"] = 3
+  assert __main__.exit_status(result) == 1
+
+
 def test_state_that_is_kept_twice_is_reported():
   text = _CLEAN.replace(", {1}: (1, {}, must-alias)", "")
   donated = checks.num_donated(text)
-  assert checks.line(_count(text), donated, 2) == (
+  assert _line(_count(text), donated, 2) == (
     "WRONG: 1 of 2 state arrays not donated"
   )

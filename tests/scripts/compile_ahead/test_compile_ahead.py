@@ -14,6 +14,9 @@ from perceiver_jax.errors import UserError
 from scripts.compile_ahead import chips, program, report
 
 _HAS_CUDA = chips.has_cuda_plugin()
+_NEEDS_LIBTPU = pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
+)
 _COMMAND = [sys.executable, "-m", "scripts.compile_ahead"]
 
 
@@ -42,8 +45,8 @@ def _compile_smoke(path, topology, *flags):
 
 
 def test_the_most_specific_name_of_a_chip_counts():
-  assert chips.chip("TPU v5 lite").hbm_bytes == 16 * 2**30
-  assert chips.chip("TPU v5").hbm_bytes == 95 * 2**30
+  assert chips.chip("TPU v5 lite").flops == 197e12
+  assert chips.chip("TPU v5").flops == 459e12
 
 
 def test_an_unknown_chip_is_refused():
@@ -91,11 +94,12 @@ def test_without_the_cuda_plugin_the_error_says_what_to_install():
   assert len(done.stderr.splitlines()) == 1
 
 
-def _lowered(lowered=None):
+def _lowered(lowered=None, held=0):
   """Returns a program for CPUs, of which there are no estimates either."""
   x = jax.ShapeDtypeStruct((1000,), "float32")
   lowered = lowered or jax.jit(jnp.cumsum).lower(x)
-  return program.Lowered(lowered, 0, 0, 0, 0.0, [], ())
+  held = {"queued batches": held}
+  return program.Lowered(lowered, 0, 0, 0, 0.0, [], (), held)
 
 
 def test_the_names_of_results_do_not_change_the_fingerprint():
@@ -123,14 +127,16 @@ def test_a_report_without_estimates_has_no_times():
 
 
 def test_a_program_larger_than_a_device_does_not_fit():
-  def compiled(hbm_bytes):
+  def compiled(hbm_bytes, held=0):
     chip = chips.chip("H100")._replace(hbm_bytes=hbm_bytes)
-    return program.compile_program(_lowered(), chip)
+    return program.compile_program(_lowered(held=held), chip)
 
   needed = sum(compiled(2**30).memory.values())
   assert needed >= 8000  # Bytes of argument and result.
   assert compiled(needed).exceeds_by == 0
   assert compiled(needed - 1).exceeds_by == 1
+  # What a run holds beside the program takes memory too.
+  assert compiled(needed, held=7).exceeds_by == 7
 
 
 @pytest.mark.parametrize(
@@ -147,10 +153,17 @@ def test_the_next_number_of_microbatches_divides_the_examples(
   assert found == expected
 
 
-def test_only_a_train_step_can_be_fitted():
-  done = _run("--config=configs/digits.py:smoke", "--program=evaluate", "--fit")
+@pytest.mark.parametrize(
+  ("flags", "problem"),
+  [
+    (["--program=init", "--fit"], "--fit has no effect with --program=init"),
+    (["--reuse=DIR", "--hlo=FILE"], "--reuse may compile no module that --hlo"),
+  ],
+)
+def test_flags_without_effect_are_refused(flags, problem):
+  done = _run("--config=configs/digits.py:smoke", *flags)
   assert done.returncode == 2
-  assert "--fit has no effect with --program=evaluate" in done.stderr
+  assert problem in done.stderr
   assert len(done.stderr.splitlines()) == 1
 
 
@@ -170,9 +183,33 @@ def test_a_train_step_compiles_for_gpus(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-  importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
-)
+@_NEEDS_LIBTPU
+def test_an_evaluation_compiles_for_tpus(tmp_path):
+  figures = tmp_path / "figures.json"
+  # 16 images a chip, so that attention is cut into groups of heads.
+  done = _run(
+    "--config=configs/imagenet.py:fourier",
+    "--config.precision=bfloat16",
+    "--config.batch_size=64",
+    "--program=evaluate",
+    "--topology=v5e:2x2",
+    f"--json={figures}",
+    timeout=900,
+  )
+  assert done.returncode == 0, done.stderr
+  result = json.loads(figures.read_text())
+  assert any(each.startswith("chunked") for each in result["attention"])
+  # Only the metrics are summed over the chips.
+  assert list(result["collective_bytes"]) == ["all-reduce"]
+  assert result["collective_bytes"]["all-reduce"] < 10**7
+  assert not any(result["checks"]["counts"].values())
+  # The optimizer's state stays in memory meanwhile.
+  memory = result["memory"]
+  assert memory["rest of the state"] > memory["arguments"]
+
+
+@pytest.mark.slow
+@_NEEDS_LIBTPU
 def test_a_train_step_compiles_for_tpus(tmp_path):
   figures, module = tmp_path / "figures.json", tmp_path / "module.txt"
   result, printed = _compile_smoke(figures, "v5e:2x2", f"--hlo={module}")

@@ -49,7 +49,7 @@ def test_operations_of_a_loop_count_once_an_iteration():
 @pytest.mark.parametrize("flops", [0.0, 1e9])
 def test_only_a_train_step_has_an_mfu(flops):
   chip = chips.chip("TPU v5 lite")
-  lowered = program.Lowered(None, 0, 0, 0, flops, [], ("all-reduce",))
+  lowered = program.Lowered(None, 0, 0, 0, flops, [], ("all-reduce",), {})
   compiled = program.Compiled(1.0, 1.0, _MODULE, {"code": 1}, 0)
   figures = report.figures(lowered, compiled, chip, num_devices=2)
   ideal = flops / 2 / chip.flops
@@ -102,6 +102,13 @@ ENTRY %main (a: bf16[{lhs}], b: bf16[{kernel}]) -> bf16[{out}] {{
       *("1,6,4", "2,4,8", "1,3,8"),
       3 * 2 * 4 * 8,
     ),
+    # A batch of 800,000 products of [4, 2] and [2, 3].
+    (
+      "window={size=800000 stride=799999 lhs_dilate=800000}, ",
+      "0bf_0io->0bf",
+      *("800000,4,2", "800000,2,3", "800000,4,3"),
+      800_000 * 4 * 2 * 3,
+    ),
   ],
 )
 def test_products_of_real_inputs_count(
@@ -143,6 +150,24 @@ copy-start(%a)
   assert (start.hbm_bytes, done.hbm_bytes) == (4 * 480 + 4, 0)
 
 
+def test_copies_that_xla_adds_to_a_loop_belong_to_it():
+  loop = "condition=%condition, body=%body"
+  name = "jit(_fun)/jvp(perceiver)/encoder/block_0/while"
+  text = _MODULE.replace(
+    loop, f'{loop}, metadata={{op_name="{name}"}}'
+  ).replace(
+    "  %product",
+    """\
+  %space = f32[8,16]{1,0} custom-call(), custom_call_target="AllocateBuffer"
+  %copy = bf16[8,4]{1,0:S(1)} copy(%x)
+  %product""",
+  )
+  copy, product, total = hlo.operations(text)  # The allocation moves nothing.
+  assert (copy.name, copy.scope, copy.count) == ("copy", name, 6)
+  assert product.scope.endswith("/encoder/block_0/dot")
+  assert total.scope == "jit(_fun)/psum"
+
+
 def test_only_main_memory_counts_as_bytes():
   product, total = hlo.operations(_MODULE)
   assert product.hbm_bytes == 8 * 4 * 2  # The operand is in vector memory.
@@ -170,6 +195,29 @@ def test_text_that_is_no_module_is_refused():
   ("scope", "part"),
   [
     ("jit(_fun)/jvp(perceiver)/encoder/block_0/dot", "encoder/block_0"),
+    ("jit(_fun)/jvp(perceiver)/encoder/block_0/while", "encoder/block_0/scan"),
+    (
+      "jit(_fun)/transpose(jvp(perceiver))/encoder/block_0/while/body/"
+      "closed_call/checkpoint/rematted_computation/self_attend/attention/"
+      "dot_product_attention_chunked_512x512/bnhf,bmhf->bhnm/dot_general",
+      "encoder/block_0/attention (backward)",
+    ),
+    (
+      "jit(_fun)/jvp(perceiver)/encoder/block_0/while/body/closed_call/"
+      "self_attend/attention/query/dot_general",
+      "encoder/block_0/projections",
+    ),
+    (
+      "jit(_fun)/jvp(perceiver)/encoder/block_0/while/body/closed_call/"
+      "self_attend/mlp/output/dot_general",
+      "encoder/block_0/mlp",
+    ),
+    (
+      "jit(_fun)/jvp(perceiver)/encoder/cross_attend_0/attention/keys_values/"
+      "attention/input_norm/reduce_sum",
+      "encoder/cross_attend_0/norms",
+    ),
+    ("", "copies without a name"),
     (
       "jit(_fun)/transpose(jvp(perceiver))/decoder/cross_attend/mul",
       "decoder/cross_attend (backward)",

@@ -33,6 +33,14 @@ _FIGURES = {
 }
 
 
+def _result(config, train=None, evaluation=None, topology="v5e:8x8"):
+  return table_page.Result(config, topology, train or {}, evaluation or {})
+
+
+def _rows(folder, configs, program="train"):
+  return [table.Row(each, "v5e:8x8", program, folder) for each in configs]
+
+
 def _configs_of(section):
   """Returns the configs that a section of the page has, in any order."""
   rows = re.findall(r"^\| `(\S+?)` \|", section, re.MULTILINE)
@@ -59,27 +67,31 @@ def test_the_page_has_every_variant():
 
 
 def test_a_row_has_the_hours_of_the_whole_run():
-  page = table_page.page([("configs/x.py:", "v5e:8x8", _FIGURES)])
+  evaluation = _FIGURES | {"memory": {"arguments": 10**9}}
+  page = table_page.page([_result("configs/x.py:", _FIGURES, evaluation)])
   assert (
     "| `x.py` | v5e:2x2 | 1.234 M | 2 | 3 GB | 360.0 ms | 25% | 10 | 40 | 61 s"
-    " |" in page
+    " | 1 GB | 360.0 ms |" in page
   )
   assert "Not compiled yet" not in page
 
 
 def test_rows_without_memory_or_with_an_error_say_so():
   large = _FIGURES | {"exceeds_by": 3 * 10**9}
+  checked = _FIGURES["checks"] | {"counts": {"float64": 2}}
+  wrong = _FIGURES | {"checks": checked}
   page = table_page.page([
-    ("configs/x.py:a", "v5e:8x8", large),
-    ("configs/x.py:b", "v5e:8x8", {"error": "no such file"}),
-    ("configs/x.py:c", "v5e:8x8", {}),
-    ("configs/y.py:", "v5e:8x8", {}),
+    _result("configs/x.py:a", large, _FIGURES),
+    _result("configs/x.py:b", {"error": "no such file"}, wrong),
+    _result("configs/x.py:c"),
+    _result("configs/y.py:"),
   ])  # fmt: skip
   lines = page.splitlines()
   rows = [line for line in lines if line.startswith("| ")]
   assert len({line.count("|") for line in rows}) == 1
   assert "3 GB too large" in rows[-2]
   assert "failed: no such file" in rows[-1]
+  assert "3 GB, WRONG: 2 x float64" in rows[-1]
   assert lines[-2:] == ["- `x.py`: c", "- `y.py`: (none)"]
 
 
@@ -107,7 +119,7 @@ def _write_figures(figures):
 
 def test_the_figures_of_a_row_are_kept(monkeypatch, tmp_path, capsys):
   configs = ["configs/digits.py:", "configs/digits.py:pairs"]
-  first, second = table.rows(tmp_path, configs, ["v5e:8x8"])
+  first, second = _rows(tmp_path, configs)
   figures = _FIGURES | {"fingerprint": "v5e:8x8 abc"}
   commands = _instead_of_compiling(monkeypatch, _write_figures(figures))
   table.compile_rows([first], 1)
@@ -117,15 +129,30 @@ def test_the_figures_of_a_row_are_kept(monkeypatch, tmp_path, capsys):
   assert result == figures | {"config": first.config, "num_steps": 0}
   assert table.read(second.file) == {}
   assert [path.suffix for path in tmp_path.iterdir()] == [".json"]
-  assert "1/1 configs/digits.py: v5e:8x8: 3 GB" in capsys.readouterr().out
+  printed = capsys.readouterr().out
+  assert "1/1 train configs/digits.py: v5e:8x8: 3 GB" in printed
   # The other variant finds the program by its fingerprint.
   assert table.with_fingerprint(tmp_path, "v5e:8x8 abc") == first.file
   assert table.with_fingerprint(tmp_path, "v5e:8x8 abd") is None
   assert table.with_fingerprint(None, "v5e:8x8 abc") is None
 
 
+def test_an_evaluation_has_the_microbatches_of_the_train_step(
+  monkeypatch, tmp_path
+):
+  (trained,) = _rows(tmp_path, ["configs/digits.py:"])
+  (row,) = _rows(tmp_path, ["configs/digits.py:"], "evaluate")
+  commands = _instead_of_compiling(monkeypatch, _write_figures(_FIGURES))
+  table.compile_rows([trained], 1)
+  table.compile_rows([row], 1)
+  assert "--fit" in commands[0]
+  assert {"--program=evaluate", "--config.num_microbatches=2"} <= {*commands[1]}
+  assert row.file != trained.file
+  assert row.file.exists()
+
+
 def test_a_failure_is_kept_with_its_reason(monkeypatch, tmp_path, capsys):
-  (row,) = table.rows(tmp_path, ["configs/digits.py:"], ["v5e:8x8"])
+  (row,) = _rows(tmp_path, ["configs/digits.py:"])
   code = "import sys; print('warning', file=sys.stderr); sys.exit('no memory')"
   _instead_of_compiling(monkeypatch, code)
   table.compile_rows([row], 1)
@@ -134,7 +161,7 @@ def test_a_failure_is_kept_with_its_reason(monkeypatch, tmp_path, capsys):
 
 
 def test_a_row_that_takes_too_long_is_given_up(monkeypatch, tmp_path):
-  (row,) = table.rows(tmp_path, ["configs/digits.py:"], ["v5e:8x8"])
+  (row,) = _rows(tmp_path, ["configs/digits.py:"])
   _instead_of_compiling(monkeypatch, "import time; time.sleep(600)")
   monkeypatch.setattr(table, "_SECONDS", 1)
   table.compile_rows([row], 1)
@@ -142,9 +169,7 @@ def test_a_row_that_takes_too_long_is_given_up(monkeypatch, tmp_path):
 
 
 def test_an_interrupted_row_is_not_kept(monkeypatch, tmp_path):
-  rows = table.rows(
-    tmp_path, ["configs/digits.py:", "configs/digits.py:pairs"], ["v5e:8x8"]
-  )
+  rows = _rows(tmp_path, ["configs/digits.py:", "configs/digits.py:pairs"])
   code = "import sys; sys.exit(130)"
   commands = _instead_of_compiling(monkeypatch, code)
   with pytest.raises(KeyboardInterrupt):
@@ -154,9 +179,7 @@ def test_an_interrupted_row_is_not_kept(monkeypatch, tmp_path):
 
 
 def test_rows_are_compiled_in_parallel(monkeypatch, tmp_path, capsys):
-  rows = table.rows(
-    tmp_path, ["configs/digits.py:", "configs/digits.py:pairs"], ["v5e:8x8"]
-  )
+  rows = _rows(tmp_path, ["configs/digits.py:", "configs/digits.py:pairs"])
   # Each waits for the other to start.
   code = f"""
 import pathlib, time
@@ -169,7 +192,7 @@ while len(list(folder.glob("*.started"))) < 2:
   _instead_of_compiling(monkeypatch, code)
   monkeypatch.setattr(table, "_SECONDS", 60)
   table.compile_rows(rows, 2)
-  assert "2/2 configs/digits.py" in capsys.readouterr().out
+  assert "2/2 train configs/digits.py" in capsys.readouterr().out
   assert not any("error" in table.read(row.file) for row in rows)
 
 
@@ -177,7 +200,7 @@ def test_rows_without_figures_stay_as_they_are_on_the_page():
   configs = ["configs/x.py:", "configs/x.py:a", "configs/x.py:b"]
   topologies = ["v5e:8x8", "v4:4x4x4"]
   rows = lambda figures: [
-    (config, topology, figures.get((config, topology), {}))
+    _result(config, figures.get((config, topology)), topology=topology)
     for topology in topologies
     for config in configs
   ]
@@ -185,7 +208,7 @@ def test_rows_without_figures_stay_as_they_are_on_the_page():
   old = table_page.page(rows(figures))
   assert table_page.page(rows({}), old) == old
   # A page of one topology keeps the rows of the others.
-  one = [row for row in rows({}) if row[1] == "v4:4x4x4"]
+  one = [row for row in rows({}) if row.topology == "v4:4x4x4"]
   assert table_page.page(one, old) == old
   new = _FIGURES | {"estimated_seconds": 0.5}
   changed = table_page.page(rows({(configs[1], "v5e:8x8"): new}), old)
@@ -199,6 +222,9 @@ def test_damaged_figures_are_reported(tmp_path):
   file = tmp_path / "x.json"
   file.write_text("{")
   with pytest.raises(UserError, match=r"x\.json is damaged .* delete it"):
+    table.read(file)
+  file.write_text("[1]")
+  with pytest.raises(UserError, match=r"x\.json holds no figures"):
     table.read(file)
 
 
