@@ -29,7 +29,7 @@ of labels per image, and mAP as the metric. JFT is not public: give ImageNet-21k
 or other images of your own as folders (--config.data.source=image_folder), a
 list (image_list) or TFDS with --config.data.source_args.tfds.label_feature, and
 --config.model.num_classes; docs/imagenet.md has the formats. 64 TPUs of 16 GB
-(v5e) need --config.num_microbatches=2.
+(v5e) need --config.num_microbatches=2, or 4 for RGB projected to 256 channels.
   jft_pretrain_fourier: Fourier features.
   jft_pretrain_fourier_projected: the same with RGB projected to 256 channels.
   jft_pretrain_conv: convolutional preprocessing.

@@ -195,7 +195,7 @@ class Glue(base.Task):
     }
     # Each example has its own index, so summing over batches concatenates.
     fill = lambda x: (
-      jnp.zeros(self._max_eval_examples).at[batch["index"]].add(x)
+      jnp.zeros(self.num_eval_examples()).at[batch["index"]].add(x)
     )
     losses = self._losses(outputs, batch)
     return {
@@ -226,6 +226,10 @@ class Glue(base.Task):
     if split != "train":
       raise ValueError(f"split {split!r}: each task has its own evaluation set")
     return self._train_source
+
+  def num_eval_examples(self) -> int:
+    """Returns the number of examples of the largest evaluation set."""
+    return max(map(len, self._eval_sources.values()))
 
   def eval_sources(self) -> dict[str, glue_examples.WithTaskId]:
     """Returns the evaluation sets: "cola", "mnli_matched" and so on."""
@@ -335,10 +339,6 @@ class Glue(base.Task):
           " classify-text"
         )
     return sources
-
-  @functools.cached_property
-  def _max_eval_examples(self) -> int:
-    return max(map(len, self._eval_sources.values()))
 
   def preprocess(
     self, example: Example, rng: np.random.Generator | None

@@ -92,8 +92,8 @@ def text(result: dict[str, Any]) -> str:
     return "\n".join([
       *lines,
       f"  memory        does not fit: {missing} more than the {hbm} there is;"
-      " set more config.num_microbatches (or --fit), in training also"
-      " config.execution.remat=full, or a smaller config.batch_size",
+      " raise config.num_microbatches (--fit tries), set"
+      " config.execution.remat=full for training, or lower config.batch_size",
     ])  # fmt: skip
   memory = result["memory"]
   inner = ", ".join(f"{human(n, 'B')} {name}" for name, n in memory.items())
