@@ -109,8 +109,9 @@ def check_metadata(workdir: Path, metadata: Mapping[str, Any]) -> None:
   if not _has_training(workdir):
     return
   known = read_metadata(workdir)
-  if "class_names" in known and "class_names" in metadata:
-    check_class_names(known["class_names"], metadata["class_names"], "the data")
+  before, now = _class_names(known), _class_names(metadata)
+  if None not in (before, now):
+    check_class_names(before, now, "the data")
   before, now = known.get(NUM_EXAMPLES), metadata.get(NUM_EXAMPLES)
   if None not in (before, now) and before != now:
     raise UserError(
@@ -294,10 +295,10 @@ def read_metadata(workdir: Path) -> dict[str, Any]:
   """
   path = workdir / TASK_FILE
   metadata = _read(path) or {}
-  names = metadata.get("class_names", [])
+  names = _class_names(metadata, [])
   if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
     raise UserError(
-      f"{path} has class_names that are not a list of names; restore the file,"
+      f"{path} has class names that are not a list of names; restore the file,"
       " or give another --workdir"
     )
   return metadata
@@ -324,6 +325,17 @@ def _read(path: Path) -> dict[str, Any] | None:
     raise UserError(
       f"{path} can't be read ({error}); fix it, or give another --workdir"
     ) from error
+
+
+def _class_names(metadata: Mapping[str, Any], default: Any = None) -> Any:
+  """Returns the names of the classes, or the default if there are none.
+
+  Those of a user's own texts are part of the description of their task.
+  """
+  own = metadata.get("own")
+  if isinstance(own, Mapping):
+    return own.get("classes", default)
+  return metadata.get("class_names", default)
 
 
 def _has_training(workdir: Path) -> bool:

@@ -244,12 +244,22 @@ def test_config_round_trip_keeps_infinite_numbers(folder):
   workdir.check_config(folder, config)
 
 
-def test_run_resumes_only_with_its_own_classes(folder, tmp_path):
+def _own_texts(names):
+  """Returns the metadata of a run on a user's own texts."""
+  return {"tokenizer": "bytes", "own": {"folder": "", "classes": names}}
+
+
+@pytest.mark.parametrize(
+  "of_names", [lambda names: {"class_names": names}, _own_texts]
+)
+def test_run_resumes_only_with_its_own_classes(tmp_path, of_names):
+  folder = tmp_path / "run"
+  write_trained(folder, make_config(), of_names(("cat", "dog")))
   for accepted, names in ((folder, ("cat", "dog")), (tmp_path, ("x",))):
-    workdir.check_metadata(accepted, {"class_names": names})
+    workdir.check_metadata(accepted, of_names(names))
   workdir.check_metadata(folder, {})
   with pytest.raises(UserError, match=r"number 1, 'cow' instead of 'dog'"):
-    workdir.check_metadata(folder, {"class_names": ("cat", "cow")})
+    workdir.check_metadata(folder, of_names(("cat", "cow")))
 
 
 def test_metadata_is_read_as_it_was_written(folder, tmp_path):
@@ -309,9 +319,10 @@ def test_a_config_with_a_dot_in_a_name_is_refused(tmp_path):
 
 @pytest.mark.parametrize("names", [3, "ab", [1, 2], {"a": 1}, None])
 def test_class_names_that_are_no_names_are_refused(tmp_path, names):
-  (tmp_path / "task.json").write_text(json.dumps({"class_names": names}))
-  with pytest.raises(UserError, match="not a list of names"):
-    workdir.read_metadata(tmp_path)
+  for metadata in ({"class_names": names}, _own_texts(names)):
+    (tmp_path / "task.json").write_text(json.dumps(metadata))
+    with pytest.raises(UserError, match="not a list of names"):
+      workdir.read_metadata(tmp_path)
 
 
 def test_a_workdir_is_locked_until_its_process_ends(tmp_path, caplog):
