@@ -17,7 +17,7 @@ from jax import numpy as jnp
 
 from perceiver_jax import checks
 from perceiver_jax.data.core import mixture
-from perceiver_jax.data.core.source import Example, Source
+from perceiver_jax.data.core.source import Example, Source, check_class_names
 from perceiver_jax.data.text import (
   byte_tokenizer,
   glue_examples,
@@ -311,6 +311,8 @@ class Glue(base.Task):
     source = glue_examples.make_examples(
       data.source, task=name, split=split, **arguments
     )
+    # Those of a user's own texts may have changed since a run.
+    check_class_names(self.tasks[name].classes, source.class_names, "the data")
     return glue_examples.WithTaskId(source, self._number(name))
 
   @functools.cached_property

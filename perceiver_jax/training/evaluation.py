@@ -14,7 +14,7 @@ from jax.sharding import Mesh, PartitionSpec
 from tqdm import tqdm
 
 from perceiver_jax.checks import check_leaf
-from perceiver_jax.data.core.source import Batch
+from perceiver_jax.data.core.source import Batch, check_class_names
 from perceiver_jax.errors import UserError
 from perceiver_jax.training import metrics as metrics_lib
 from perceiver_jax.training import restore
@@ -217,7 +217,8 @@ def evaluate_task(
     The finalized metrics and the numbers of examples.
 
   Raises:
-    UserError: `num_microbatches` is invalid, or a dataset is empty.
+    UserError: `num_microbatches` is invalid, or a dataset is empty or has
+      other classes than the task.
   """
   parts = config.num_microbatches
   check_leaf("num_microbatches", parts, parts >= 1, "1 or more")
@@ -230,6 +231,7 @@ def evaluate_task(
       {name: len(benchmark) for name, benchmark in benchmarks.items()},
       dict.fromkeys(benchmarks, 0),
     )
+  _check_classes(task)
   mesh = restored.mesh
   means, num_examples = evaluate_and_count(
     make_eval_step(restored.model, task, mesh, num_microbatches=parts),
@@ -250,3 +252,16 @@ def evaluate_task(
       for name, source in task.eval_sources().items()
     },
   )
+
+
+def _check_classes(task: "Task") -> None:
+  """Checks that the data has the classes that the task knows.
+
+  Those of a run are stored, and its data may have changed since.
+
+  Raises:
+    UserError: they differ in name or order.
+  """
+  if known := task.metadata().get("class_names"):
+    for source in task.eval_sources().values():
+      check_class_names(known, source.class_names, "the data")

@@ -334,7 +334,7 @@ def _class_names(metadata: Mapping[str, Any], default: Any = None) -> Any:
   """
   own = metadata.get("own")
   if isinstance(own, Mapping):
-    return own.get("classes", default)
+    default = own.get("classes", default)
   return metadata.get("class_names", default)
 
 

@@ -1,3 +1,4 @@
+import importlib
 import json
 
 import pytest
@@ -72,6 +73,25 @@ def test_invalid_flags_are_refused_and_write_nothing(
   before = runs.contents(trained)
   refuses("evaluate", f"--workdir={trained}", *flags, parts=parts)
   assert runs.contents(trained) == before
+
+
+@pytest.mark.parametrize(
+  ("config", "variant"),
+  [("digits", "smoke"), ("digits", "pairs,smoke"), ("modelnet40", "smoke")],
+)
+def test_data_of_other_classes_is_refused_and_nothing_is_written(
+  refuses, tmp_path, config, variant
+):
+  module = importlib.import_module(f"configs.{config}")
+  runs.write_random(tmp_path, module.get_config(variant))
+  metadata = json.loads((tmp_path / "task.json").read_text())
+  names = metadata["class_names"]
+  metadata["class_names"] = [names[1], names[0], *names[2:]]
+  (tmp_path / "task.json").write_text(json.dumps(metadata))
+  before = runs.contents(tmp_path)
+  parts = [f"number 0, {names[0]!r} instead of {names[1]!r}", "same order"]
+  refuses("evaluate", f"--workdir={tmp_path}", parts=parts)
+  assert runs.contents(tmp_path) == before
 
 
 def test_a_folder_without_a_run_is_refused(refuses, tmp_path):

@@ -306,6 +306,27 @@ def test_predictions_of_a_users_own_task_need_no_files(own):
   assert again.texts.answer("own", np.array([1.0, 3.0]))[0] == "good"
 
 
+@pytest.mark.parametrize(
+  ("old", "new", "message"),
+  [
+    ("bad", "poor", "2 classes .* number 0, 'good' instead of 'bad'"),
+    ("bad\ttext 2\n", "fair\ta\n", "3 classes .* number 1, 'fair' instead"),
+  ],
+)
+def test_texts_of_other_classes_than_the_runs_are_refused(
+  own, old, new, message
+):
+  config = _config("own,smoke")
+  config.data.source_args.files.data_dir = str(own)
+  config = tasks.complete_config(config)
+  stored = json.loads(json.dumps(tasks.make_task(config).metadata()))
+  tasks.make_task(config, stored).eval_sources()
+  for file in own.glob("*.tsv"):
+    file.write_text(file.read_text().replace(old, new))
+  with pytest.raises(UserError, match=message):
+    tasks.make_task(config, stored).eval_sources()
+
+
 def test_the_texts_decide_the_classes_and_splits(own):
   config = _config("own,small")
   config.data.source_args.files.data_dir = str(own)
