@@ -5,14 +5,17 @@
     --config.data.source_args.tfds.data_dir=DIR --out=FILE.json
 
 Prints the metrics on the held-out data of the config. Those of a checkpoint are
-written to evaluation-STEP.json in the workdir. --weights takes a file released
-by DeepMind, the folder of a Hugging Face checkpoint, a .safetensors file of
-this project, or the folder of a finished run; its metrics are written to --out
-with the config, the weights and their checksum.
+written to evaluation-STEP.json in the workdir; for data that was moved, add the
+--config and --config.LEAF flags of the run's training, with the new place.
+--weights takes a file released by DeepMind, the folder of a Hugging Face
+checkpoint, a .safetensors file of this project, or the folder of a finished
+run; its metrics are written to --out with the config, the weights and their
+checksum.
 """
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,12 +77,13 @@ def main(argv: Sequence[str]) -> int:
   launch.initialize_distributed()
   subject = _weights() if flags.FLAGS.weights else _checkpoint()
   is_first = jax.process_index() == 0
-  evaluated = evaluation.evaluate_task(
-    subject.task,
-    subject.config,
-    subject.restored,
-    show_progress=is_first and sys.stderr.isatty(),
-  )
+  with _moved_data_explained(subject.config):
+    evaluated = evaluation.evaluate_task(
+      subject.task,
+      subject.config,
+      subject.restored,
+      show_progress=is_first and sys.stderr.isatty(),
+    )
   if is_first:
     _report(subject, evaluated)
     if flags.FLAGS.images:
@@ -111,6 +115,24 @@ def _check_flags() -> None:
     folder = files.as_path(values.images).expanduser()
     with outputs.writing(folder, "another --images"):
       folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def _moved_data_explained(config: Any) -> Iterator[None]:
+  """Adds to an error how to evaluate a run on data that was moved."""
+  try:
+    yield
+  except UserError as error:
+    from perceiver_jax.training import workdir
+
+    leaves = [f"--config.{x}=PLACE" for x in workdir.missing_places(config)]
+    if not leaves or flags.FLAGS.config is not None:
+      raise
+    raise UserError(
+      f"{error}; if the data was moved, add the --config and --config.LEAF"
+      f" flags of the run's training, with {' and '.join(leaves)} for its new"
+      " place"
+    ) from error
 
 
 def _checkpoint() -> _Subject:

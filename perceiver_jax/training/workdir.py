@@ -95,6 +95,19 @@ def check_config(workdir: Path, config: Mapping[str, Any]) -> None:
     )
 
 
+def missing_places(config: Mapping[str, Any]) -> list[str]:
+  """Returns the leaves that name local data where there is nothing."""
+  return [
+    name
+    for name, place in _leaves(_jsonable(config)).items()
+    if _is_place(name)
+    and isinstance(place, str)
+    and place
+    and not files.is_remote(place)
+    and not os.path.exists(os.path.expanduser(place))
+  ]
+
+
 def check_metadata(workdir: Path, metadata: Mapping[str, Any]) -> None:
   """Checks that the data of a resumed run is unchanged, as far as is known.
 
@@ -389,8 +402,12 @@ def _moved(
 
   A folder instead of none selects other data, but for TFDS's default folder.
   """
-  is_place = name.startswith("data.") and name.endswith(
+  both = mine.get(name), theirs.get(name)
+  return _is_place(name) and (all(both) or name.endswith(".tfds.data_dir"))
+
+
+def _is_place(name: str) -> bool:
+  """Returns whether a leaf says where data is."""
+  return name.startswith("data.") and name.endswith(
     tuple(f".{place}" for place in (*_PLACES, *_PLACES_OF_FILES))
   )
-  both = mine.get(name), theirs.get(name)
-  return is_place and (all(both) or name.endswith(".tfds.data_dir"))

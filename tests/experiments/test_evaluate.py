@@ -1,9 +1,14 @@
 import importlib
 import json
 
+import cv2
+import numpy as np
 import pytest
 import tiny_runs as runs
 from entry_points import SMOKE
+
+from configs import images as images_config
+from perceiver_jax.tasks import registry as tasks
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
@@ -92,6 +97,31 @@ def test_data_of_other_classes_is_refused_and_nothing_is_written(
   parts = [f"number 0, {names[0]!r} instead of {names[1]!r}", "same order"]
   refuses("evaluate", f"--workdir={tmp_path}", parts=parts)
   assert runs.contents(tmp_path) == before
+
+
+def test_data_that_was_moved_is_found_as_the_error_says(
+  call, refuses, tmp_path
+):
+  data, moved, run = (tmp_path / name for name in ("data", "moved", "run"))
+  for name in ("cat", "dog"):
+    (data / name).mkdir(parents=True)
+    for i in range(20):
+      image = np.full((16, 16, 3), i, np.uint8)
+      assert cv2.imwrite(str(data / name / f"{i}.png"), image)
+  config = images_config.get_config("tiny,smoke")
+  config.data.source_args.image_folder.directory = str(data)
+  runs.write_random(run, tasks.complete_config(config))
+  data.rename(moved)
+  flag = f"--workdir={run}"
+  place = "--config.data.source_args.image_folder.directory="
+  parts = ["if the data was moved, add the --config", f"{place}PLACE"]
+  refuses("evaluate", flag, parts=parts)
+  assert not (run / "evaluation-1.json").exists()
+  file = runs.ROOT / "configs" / "images.py"
+  flags = flag, f"--config={file}:tiny,smoke", f"{place}{moved}"
+  done = call("evaluate", *flags)
+  assert done.status == 0, done.err
+  assert (run / "evaluation-1.json").exists()
 
 
 def test_a_folder_without_a_run_is_refused(refuses, tmp_path):

@@ -209,6 +209,18 @@ def test_other_data_is_refused(tmp_path, leaf, old, new):
     workdir.check_config(tmp_path, _with_leaf(leaf, new))
 
 
+def test_only_leaves_of_missing_data_are_named(tmp_path):
+  absent = str(tmp_path / "absent")
+  sources = {
+    "idx": {"directory": absent},
+    "image_folder": {"directory": str(tmp_path)},
+    "files": {"directory": "gs://bucket/absent"},
+    "tfds": {"data_dir": "", "name": absent},
+  }
+  missing = workdir.missing_places(_with_leaf("data.source_args", sources))
+  assert missing == ["data.source_args.idx.directory"]
+
+
 def test_data_of_another_size_is_refused(tmp_path):
   write_trained(tmp_path, make_config(), {"num_train_examples": 7})
   workdir.check_metadata(tmp_path, {"num_train_examples": 7})
