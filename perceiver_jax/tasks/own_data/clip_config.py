@@ -26,15 +26,17 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
   Open leaves are "" for `data.train_split` and `data.eval_split`, and 0 for the
   number of classes and for `data.num_frames` and `data.num_samples`. A window
-  is as long as the shortest clip, and at most `data.max_seconds`.
+  is as long as the shortest clip of those that are long enough for one, and at
+  most `data.max_seconds`.
 
-  Warns of classes with fewer than two training clips.
+  Warns of clips that are too short, and of classes with fewer than two training
+  clips.
 
   Args:
     config: config of a task on clips; it is not changed.
 
   Raises:
-    UserError: the data can't be opened, or a clip is too short.
+    UserError: the data can't be opened, or all clips are too short.
   """
   if _is_complete(config):
     return config
@@ -51,7 +53,7 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   if not _num_classes(config):
     _set_num_classes(config, len(clips.class_names))
   if not (data.num_frames and data.num_samples):
-    set_window(config, _shortest(clips, modalities))
+    set_window(config, _shortest(clips, config))
   labels = [label for each in clips.labels for label in each]
   warn_of_rare_classes(labels, clips.class_names, "clips")
   return config
@@ -87,31 +89,53 @@ def _set_num_classes(config: ml_collections.ConfigDict, count: int) -> None:
     config.model.decoder.outputs.label.num_outputs = count
 
 
-def _shortest(clips: clip_files.ClipFiles, modalities: set[str]) -> float:
-  """Returns the duration of the shortest clip among some, in seconds.
+def _shortest(
+  clips: clip_files.ClipFiles, config: ml_collections.ConfigDict
+) -> float:
+  """Returns the duration of the shortest clip that is long enough, in seconds.
+
+  It is the shortest among some. Clips too short for a window don't count, since
+  training leaves them out; a warning names the first.
 
   Raises:
-    UserError: none of them can be read; the message is that of the last.
+    UserError: none of them can be read, and the message is that of the last; or
+      all are too short.
   """
-  kinds = [{"audio": "audio", "image": "video"}[name] for name in modalities]
+  names = {"audio": "audio", "image": "video"}
+  kinds = [names[name] for name in _modalities(config)]
   positions = np.linspace(0, len(clips) - 1, min(_INSPECTED, len(clips)))
   durations, error = [], None
   for i in np.unique(positions.astype(int)):
+    segment = clips.segments[i]
     try:
-      durations.append(clip_files.seconds(clips.segments[i], *kinds))
+      durations.append((clip_files.seconds(segment, *kinds), segment.path))
     except UserError as unreadable:
       error = unreadable  # Training reports and skips such clips.
   if not durations:
     raise error
-  shortest, typical = min(durations), float(np.median(durations))
+  too_short = [clip for clip in durations if _is_too_short(config, clip[0])]
+  if too_short:
+    seconds, path = too_short[0]
+    problem = (
+      f"{len(too_short)} of {len(durations)} clips are too short, the first of"
+      f" them {path!r} with {seconds:.2f} seconds; a window has at least"
+      f" {_smallest_window(config)}"
+    )
+    if len(too_short) == len(durations):
+      raise UserError(f"{problem}: give longer clips, or raise the rates")
+    logging.warning("%s, and these clips are left out", problem)
+  durations = [clip for clip in durations if clip not in too_short]
+  shortest, path = min(durations)
+  typical = float(np.median([seconds for seconds, _ in durations]))
   if shortest < typical / 2:
     logging.warning(
       "the shortest of %d clips has %.2f seconds, and half of them %.2f or"
-      " more; windows are as short as it: remove the shortest clips for longer"
-      " ones",
+      " more; windows are as short as it: remove the shortest clips, such as"
+      " %r, for longer ones",
       len(durations),
       shortest,
       typical,
+      path,
     )
   return shortest
 
@@ -124,29 +148,57 @@ def set_window(config: ml_collections.ConfigDict, shortest: float) -> None:
     shortest: Seconds of the shortest clip.
 
   Raises:
-    UserError: the clips are shorter than the smallest window.
+    UserError: the clips, or `data.max_seconds`, are too short for a window.
   """
-  data, modalities = config.data, _modalities(config)
+  data = config.data
   seconds = min(shortest, data.max_seconds)
-  frames, samples = _units(config)
-  given = data.num_frames, data.num_samples
-  num_frames = given[0] or int(seconds * data.fps) // frames * frames
-  num_samples = given[1] or int(seconds * data.sample_rate) // samples * samples
-  # A spectrogram is made from more samples than one of its windows has.
-  least = data.mel.window + 1 if data.audio == "mel" else 1
-  too_short = ("image" in modalities and not num_frames) or (
-    "audio" in modalities and num_samples < least
-  )
-  if too_short:
+  if _is_too_short(config, seconds):
     raise UserError(
-      f"the shortest clip has {shortest:.2f} seconds, and a window of"
-      f" config.data has at least {frames} frames at {data.fps:g} per second"
-      f" and {least} samples at {data.sample_rate} per second; remove short"
-      " clips, or raise the rates"
+      f"a window has at least {_smallest_window(config)}, which is more than"
+      f" {seconds:.2f} seconds; raise config.data.max_seconds, or the rates"
     )
+  num_frames, num_samples = _sizes(config, seconds)
   # The size of a modality that the model does not take is not used.
   data.num_frames = max(num_frames, 1)
   data.num_samples = max(num_samples, 1)
+
+
+def _is_too_short(config: ml_collections.ConfigDict, seconds: float) -> bool:
+  sizes = dict(zip(("image", "audio"), _sizes(config, seconds), strict=True))
+  return not all(sizes[name] for name in _modalities(config))
+
+
+def _sizes(
+  config: ml_collections.ConfigDict, seconds: float
+) -> tuple[int, int]:
+  """Returns the frames and the samples of a window; 0 if it is too short.
+
+  Numbers that the config gives are kept.
+  """
+  data, (frames, samples) = config.data, _units(config)
+  num_frames = int(seconds * data.fps) // frames * frames
+  num_samples = int(seconds * data.sample_rate) // samples * samples
+  if num_samples < _least_samples(config):
+    num_samples = 0
+  return data.num_frames or num_frames, data.num_samples or num_samples
+
+
+def _smallest_window(config: ml_collections.ConfigDict) -> str:
+  """Describes the smallest window, for messages."""
+  data, (frames, samples) = config.data, _units(config)
+  sizes = {
+    "audio": f"{_least_samples(config)} samples, in multiples of {samples}, at"
+    f" {data.sample_rate} per second (config.data.sample_rate)",
+    "image": f"{frames} frames at {data.fps:g} per second (config.data.fps)",
+  }
+  return " and ".join(sizes[name] for name in sorted(_modalities(config)))
+
+
+def _least_samples(config: ml_collections.ConfigDict) -> int:
+  if config.data.audio == "mel":
+    # A spectrogram is made from more samples than one of its windows has.
+    return config.data.mel.window + 1
+  return _units(config)[1]
 
 
 def _units(config: ml_collections.ConfigDict) -> Sequence[int]:

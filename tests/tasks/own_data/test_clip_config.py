@@ -1,5 +1,6 @@
 """Tests of leaves that a user's own clips decide."""
 
+import numpy as np
 import pytest
 import tiny_clips
 
@@ -98,6 +99,22 @@ def test_rare_classes_and_short_clips_are_named(tmp_path, caplog):
   assert "shortest of 16 clips has 0.50 seconds" in caplog.text
 
 
+def test_sounds_too_short_for_a_window_are_left_out(tmp_path, caplog):
+  write(tmp_path, {"a": [1.5] * 4, "b": [1.5, 0.02]})
+  truncated = tmp_path / "a" / "3.wav"
+  truncated.write_bytes(truncated.read_bytes()[:300])
+  config = make_config(tmp_path, train_split="all", eval_split="all")
+  complete = tasks.complete_config(config)
+  assert complete.data.num_samples == 46 * 512
+  assert "2 of 6 clips are too short, the first of them" in caplog.text
+  assert str(truncated) in caplog.text
+  assert "frames" not in caplog.text, "the model takes sound alone"
+  task = tasks.make_task(complete)
+  source, rng = task.source("train"), np.random.default_rng(0)
+  windows = [task.preprocess(source[i], rng) for i in range(len(source))]
+  assert [int(x["unreadable"]) for x in windows] == [0, 0, 0, 1, 0, 1]
+
+
 @pytest.mark.parametrize("variant", ["own", "own_video", "own,smoke"])
 def test_windows_of_video(tmp_path, variant):
   for name in ("a/x", "a/y", "b/x", "b/y"):
@@ -136,6 +153,10 @@ def test_clips_that_cannot_be_trained_on_are_refused(tmp_path):
   short = write(tmp_path / "short", {"a": [0.05] * 20, "b": [0.05] * 20})
   with pytest.raises(UserError, match=r"0\.05 seconds.*1025 samples"):
     tasks.complete_config(make_config(short))
+  long = write(tmp_path / "long", {"a": [1.0] * 6, "b": [1.0] * 6})
+  config = make_config(long, max_seconds=0.01)
+  with pytest.raises(UserError, match=r"0\.01 seconds; raise .*max_seconds"):
+    tasks.complete_config(config)
   damaged = tmp_path / "damaged"
   for i in range(20):
     path = damaged / "a" / f"{i}.wav"
