@@ -1,7 +1,7 @@
 """Images in folders: DIRECTORY/SPLIT/CLASS/*.jpg, or without splits."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,8 @@ from perceiver_jax.errors import UserError
 # The split of a directory that holds the folders of the classes themselves.
 ALL = "all"
 _EXPECTED = (
-  f"expected DIRECTORY/SPLIT/CLASS/*{{{','.join(codec.SUFFIXES)}}}; change the"
+  f"expected DIRECTORY/CLASS/*{{{','.join(codec.SUFFIXES)}}}, or"
+  " DIRECTORY/SPLIT/CLASS/* with splits such as train and test; change the"
   " directory or the split"
 )
 
@@ -59,7 +60,8 @@ def image_folder(
   The images of `directory/CLASS/*.jpg` are the split "all". A class is any
   folder that holds an image in any split, so that labels are the same in all
   splits even if one of them lacks a class. Names that start with a dot are
-  ignored, and a warning tells of folders whose files have other suffixes only.
+  ignored. Warnings tell of folders whose files have other suffixes only, and of
+  images that are not in the folder of a class itself.
 
   Args:
     directory: contains one folder per split, or one per class.
@@ -71,7 +73,8 @@ def image_folder(
     `unreadable` of `SkipUnreadable`; classes and files are sorted by name.
 
   Raises:
-    UserError: the directory or the split is missing, or has no image.
+    UserError: the directory or the split is missing, or has no image in the
+      folder of a class.
   """
   folders = _split_folders(directory)
   selected = splits.Split(split, "", "")
@@ -82,16 +85,20 @@ def image_folder(
       f"no split {selected.name!r} in {str(directory)!r} (found:"
       f" {', '.join(folders) or 'no folder'}); {_EXPECTED}"
     )
-  class_names = _class_names(folders)
+  class_names = sorted(set(_classes(folders)))
   folder = folders[selected.name]
   _warn_of_other_files(folder)
+  _warn_of_misplaced_images(folder)
   paths, labels = [], []
   for label, name in enumerate(class_names):
     files = sorted(_image_files(folder / name))
     paths.extend(files)
     labels.extend([label] * len(files))
   if not paths:
-    raise UserError(f"empty dataset: no image in {str(folder)!r}; {_EXPECTED}")
+    raise UserError(
+      f"empty dataset: no image in {str(folder)!r} is in the folder of a class;"
+      f" {_EXPECTED}"
+    )
   if selected.is_slice:
     order = selected.order([os.path.relpath(path, folder) for path in paths])
     paths, labels = [paths[i] for i in order], [labels[i] for i in order]
@@ -108,9 +115,18 @@ def folder_splits(directory: str | os.PathLike[str]) -> list[str]:
     The names of the folders, or "all" alone if they are those of classes.
 
   Raises:
-    UserError: there is no such directory.
+    UserError: there is no such directory, it has no image in the folder of a
+      class, or its folders may be classes as well as splits.
   """
-  return list(_split_folders(directory))
+  folders = _split_folders(directory)
+  mixed = [name for name, folder in folders.items() if _has_image(folder)]
+  if mixed and len(folders) > 1 and not splits.NAMES & folders.keys():
+    raise UserError(
+      f"{str(directory)!r} has images both in its folders, such as"
+      f" {mixed[0]!r}, and in the folders of these, such as"
+      f" {next(_classes(folders))!r}; move all to one level: {_EXPECTED}"
+    )
+  return list(folders)
 
 
 def _split_folders(directory: str | os.PathLike[str]) -> dict[str, Path]:
@@ -126,10 +142,25 @@ def _split_folders(directory: str | os.PathLike[str]) -> dict[str, Path]:
     raise UserError(f"no directory {str(root)!r}; {_EXPECTED}")
   folders = {name: root / name for name in _subfolders(root)}
   # The published test split of ImageNet has no folders of classes.
-  if splits.NAMES & folders.keys() or _class_names(folders):
+  if any(_classes(folders)):
     return folders
   has_images = any(_has_image(folder) for folder in folders.values())
-  return {ALL: root} if has_images else folders
+  reserved = sorted(splits.NAMES & folders.keys())
+  if has_images and not reserved:
+    return {ALL: root}
+  if has_images:
+    found = (
+      f"{reserved[0]!r} is read as a split and has none; rename it if it is a"
+      " class"
+    )
+  elif _has_image(root):
+    found = "its images are outside of folders"
+  else:
+    found = f"found: {', '.join(folders) or 'no folder'}"
+  raise UserError(
+    f"no image in {str(root)!r} is in the folder of a class ({found});"
+    f" {_EXPECTED}"
+  )
 
 
 def _subfolders(directory: Path) -> list[str]:
@@ -149,9 +180,12 @@ def _image_files(directory: Path) -> list[str]:
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
   """Returns whether an entry is a visible file with an image's suffix."""
-  suffix = os.path.splitext(entry.name)[1].lower()
-  visible = not entry.name.startswith(".")
-  return visible and suffix in codec.SUFFIXES and entry.is_file()
+  return _is_image_name(entry.name) and entry.is_file()
+
+
+def _is_image_name(name: str) -> bool:
+  suffix = os.path.splitext(name)[1].lower()
+  return not name.startswith(".") and suffix in codec.SUFFIXES
 
 
 def _has_image(directory: Path) -> bool:
@@ -177,11 +211,25 @@ def _warn_of_other_files(folder: Path) -> None:
     )  # fmt: skip
 
 
-def _class_names(folders: Mapping[str, Path]) -> list[str]:
-  """Returns the sorted names of folders with an image in any split."""
-  names = set()
+def _warn_of_misplaced_images(folder: Path) -> None:
+  """Warns of images of a split that are not in the folder of a class itself."""
+  misplaced = []
+  for parent, folders, names in os.walk(folder):
+    folders[:] = sorted(name for name in folders if not name.startswith("."))
+    if Path(parent).parent != folder:
+      images = sorted(filter(_is_image_name, names))
+      misplaced += [os.path.join(parent, name) for name in images]
+  if misplaced:
+    logging.warning(
+      "%s: %d images that are not in the folder of a class itself are left out,"
+      " the first of them %r; move them there",
+      folder, len(misplaced), os.path.relpath(misplaced[0], folder),
+    )  # fmt: skip
+
+
+def _classes(folders: Mapping[str, Path]) -> Iterator[str]:
+  """Yields the names of folders with an image, for each split that has them."""
   for folder in folders.values():
     for name in _subfolders(folder):
       if _has_image(folder / name):
-        names.add(name)
-  return sorted(names)
+        yield name

@@ -124,6 +124,35 @@ def test_image_folder_says_what_is_missing(folder):
     image_folder.image_folder(folder, "val")
 
 
+def test_image_folder_warns_of_images_outside_of_class_folders(
+  folder, warnings
+):
+  for name in ("cat/old/c", "cat/old/older/d", "cat/.old/e", "f"):
+    _write_image(folder / f"train/{name}.png", 60)
+  assert len(image_folder.image_folder(folder, "train")) == 3
+  (warning,) = warnings
+  assert "3 images that are not in the folder of a class" in warning
+  assert "'f.png'" in warning
+
+
+@pytest.mark.parametrize(
+  ("names", "message"),
+  [
+    (["cat/a", "dog/b", "test/c"], r"'test' is read as a split.* rename it"),
+    (["train/a", "train/b"], r"'train' is read as a split and has none"),
+    (["a", "b"], r"\(its images are outside of folders\)"),
+    (["photos/all/cat/a"], r"\(found: photos\)"),
+    ([], r"\(found: no folder\)"),
+    (["cat/a", "cat/old/b", "dog/c"], r"such as 'cat', and .* such as 'old'"),
+  ],
+)
+def test_image_folder_says_which_layout_it_found(tmp_path, names, message):
+  for name in names:
+    _write_image(tmp_path / f"{name}.png", 10)
+  with pytest.raises(UserError, match=f"{message}.*expected DIRECTORY/CLASS"):
+    image_folder.folder_splits(tmp_path)
+
+
 @pytest.mark.parametrize("directory", ["", None])
 def test_image_folder_refuses_no_directory(directory):
   with pytest.raises(UserError, match="no directory is given"):
