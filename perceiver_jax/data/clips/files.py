@@ -199,19 +199,27 @@ def clip_splits(directory: str | os.PathLike[str], **_: Any) -> list[str]:
     there are only folders of classes.
 
   Raises:
-    UserError: there is no such directory, or a split has no classes.
+    UserError: there is no such directory, it has no folders, or a split has no
+      classes.
   """
   root = _root(directory)
   lists = sorted(path.stem for path in root.glob("*.csv"))
   official = Path(segment_lists.AUDIOSET_CLASSES).stem
   if lists := [name for name in lists if name != official]:
     return lists
-  folders = sorted(path.name for path in root.iterdir() if path.is_dir())
+  folders = sorted(
+    path.name
+    for path in root.iterdir()
+    if path.is_dir() and not path.name.startswith(".")
+  )
+  if not folders:
+    raise UserError(f"no folder of clips in {str(root)!r}; {_EXPECTED}")
   if not any(_holds_clips(root / name) for name in folders):
-    return [name for name in folders if not name.startswith(".")]
-  if splits.NAMES & set(folders):
+    return folders
+  if reserved := sorted(splits.NAMES & set(folders)):
     raise UserError(
       f"{str(root)!r} has clips in the folders of splits, without classes;"
+      f" {reserved[0]!r} is read as a split, so rename it if it is a class;"
       f" {_EXPECTED}"
     )
   return [ALL]

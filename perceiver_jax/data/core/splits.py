@@ -68,7 +68,8 @@ class Split(NamedTuple):
     if names and not selected:
       raise UserError(
         f"{self.name}[{self.start}:{self.stop}] has none of the {len(names):,}"
-        f" examples of {self.name!r}; give another slice"
+        f" examples of {self.name!r}; give more examples, or other splits in"
+        " --config.data.train_split and --config.data.eval_split"
       )
     return selected
 
@@ -98,7 +99,7 @@ def choose(names: Sequence[str]) -> tuple[str, str]:
     return names[0] + _TRAIN_SLICE, names[0] + _EVAL_SLICE
   if "train" not in names:
     raise UserError(
-      f"the data has the splits {', '.join(names) or '(none)'}; name one"
+      f"the data has the splits {', '.join(names)}; name one"
       " 'train', or give --config.data.train_split and --config.data.eval_split"
     )
   for name in _HELD_OUT:

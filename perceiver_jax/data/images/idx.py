@@ -56,7 +56,7 @@ def idx(directory: str | os.PathLike[str], split: str) -> InMemoryArrays:
   if selected.name not in paths:
     raise UserError(
       f"no split {selected.name!r} in {str(directory)!r} (it has"
-      f" {', '.join(paths) or 'no IDX files'}); {_EXPECTED}"
+      f" {', '.join(paths)}); {_EXPECTED}"
     )
   labels = {name: _read(each["labels"], 1) for name, each in paths.items()}
   largest = max(int(each.max(initial=0)) for each in labels.values())
@@ -82,7 +82,8 @@ def idx_splits(directory: str | os.PathLike[str]) -> list[str]:
   """Returns the splits of which a folder has IDX files.
 
   Raises:
-    UserError: there is no such folder, or a split lacks one of its files.
+    UserError: there is no such folder, it has no IDX files, or a split lacks
+      one of its files.
   """
   return list(_paths(directory))
 
@@ -107,6 +108,10 @@ def _paths(directory: str | os.PathLike[str]) -> dict[str, dict[str, Path]]:
         f"{str(root)!r} has two data sets, {known.name} and {path.name}; move"
         " one to a folder of its own"
       )
+  if not paths:
+    raise UserError(
+      f"no split in {str(root)!r} (it has no IDX files); {_EXPECTED}"
+    )
   for split, parts in paths.items():
     if len(parts) < 2:
       (path,) = parts.values()

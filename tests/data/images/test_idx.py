@@ -150,6 +150,8 @@ def test_missing_folders_and_pipes_are_refused(tmp_path):
   ):
     with pytest.raises(UserError, match=message):
       idx.idx(directory, "train")
+    with pytest.raises(UserError, match=message):
+      idx.idx_splits(directory)
   _write(
     tmp_path, "train", np.zeros((5, 3, 4), np.uint8), np.zeros(5, np.uint8)
   )

@@ -150,6 +150,10 @@ def test_clips_that_cannot_be_trained_on_are_refused(tmp_path):
   write(tmp_path, {"train": [1.0], "test": [1.0]})
   with pytest.raises(UserError, match=r"folders of splits, without classes"):
     tasks.complete_config(make_config(tmp_path))
+  with pytest.raises(UserError, match=r"'test' is read as a split.* rename it"):
+    tasks.complete_config(make_config(tmp_path))
+  with pytest.raises(UserError, match=r"no folder of clips .*CLASS/\*\.mp4"):
+    tasks.complete_config(make_config(tmp_path / "train"))
   short = write(tmp_path / "short", {"a": [0.05] * 20, "b": [0.05] * 20})
   with pytest.raises(UserError, match=r"0\.05 seconds.*1025 samples"):
     tasks.complete_config(make_config(short))

@@ -84,6 +84,13 @@ def test_splits_without_a_training_split_are_refused(tmp_path):
     tasks.complete_config(_config(tmp_path))
 
 
+def test_too_few_images_to_hold_some_out_are_refused(tmp_path):
+  config = _config(_write(tmp_path, {"cat": 1, "dog": 1}))
+  complete = tasks.complete_config(config)
+  with pytest.raises(UserError, match=r"2 examples .*data\.train_split and"):
+    tasks.make_task(complete)
+
+
 def test_sizes_follow_from_the_images(tmp_path):
   _write(tmp_path, {"cat": 5}, (40, 90, 3), is_gray=True)
   shape = lambda variant: (
