@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jax import numpy as jnp
 
-from perceiver_jax.data.core.source import Example
+from perceiver_jax.data.core.source import Example, check_several_classes
 from perceiver_jax.errors import UserError
 from perceiver_jax.evaluation import multilabel_metrics
 from perceiver_jax.models import perceiver
@@ -53,7 +53,8 @@ class AudioSet(clip_data.ClipTask):
     metadata: names of the classes; if None, they are read from the source.
 
   Raises:
-    UserError: the modalities or the number of classes do not match.
+    UserError: the modalities or the number of classes do not match, or all
+      clips have the same single class.
   """
 
   primary_metric = "eval/mAP"
@@ -70,6 +71,9 @@ class AudioSet(clip_data.ClipTask):
         f" {', '.join(self._modalities)}; choose among {', '.join(MODALITIES)}"
       )
     super().__init__(config, metadata, modalities=tuple(self._modalities))
+    # Clips without a label can be told from those of a single class.
+    if metadata is None and all(self._clips.held_out.labels):
+      check_several_classes(self._class_names, "the labeled clips")
     if config.model.num_classes != len(self._class_names):
       raise UserError(
         f"config.model.num_classes is {config.model.num_classes} but the data"

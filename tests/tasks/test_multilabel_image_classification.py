@@ -130,6 +130,18 @@ def test_images_with_one_label_each_can_be_used():
   assert example["label"].dtype == np.float32
 
 
+def test_images_with_and_without_a_single_label_can_be_used(tmp_path):
+  for name in ("a.png", "b.png"):
+    assert cv2.imwrite(str(tmp_path / name), np.zeros((8, 16), np.uint8))
+  for split in ("train", "test"):
+    (tmp_path / f"{split}.csv").write_text("image,labels\na.png,cat\nb.png,\n")
+  made = config(data__source="image_list", model__num_classes=1)
+  made.data.source_args.image_list = {"directory": str(tmp_path)}
+  task = tasks.make_task(made)
+  labels = [task.source("eval")[i]["label"].tolist() for i in range(2)]
+  assert labels == [[1], [0]]
+
+
 def test_image_classification_refuses_several_labels():
   with pytest.raises(UserError, match="task=multilabel_image_classification"):
     tasks.make_task(config(task="image_classification"))

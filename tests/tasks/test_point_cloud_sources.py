@@ -7,6 +7,7 @@ import pytest
 import tiny_points
 
 from configs import modelnet40
+from perceiver_jax.errors import UserError
 from perceiver_jax.tasks.point_cloud_classification import (
   PointCloudClassification,
 )
@@ -38,6 +39,16 @@ def make_task(request, tmp_path):
 
 def _evaluation(task):
   return list(task.eval_datasets(global_batch=3)["eval"])
+
+
+def test_objects_of_a_single_class_are_refused(tmp_path):
+  for split in ("train", "test"):
+    tiny_points.write(tmp_path / f"cube/{split}/1.off", tiny_points.off())
+  config = modelnet40.get_config()
+  config.model.num_classes = 1
+  config.data.source_args.mesh_folder.directory = str(tmp_path)
+  with pytest.raises(UserError, match=r"1 different labels \('cube'\); give"):
+    PointCloudClassification(config)
 
 
 def test_points_differ_by_epoch_in_training_and_not_in_evaluation(make_task):

@@ -88,6 +88,24 @@ def check_class_names(
       )
 
 
+def check_several_classes(names: Sequence[str], examples: str) -> None:
+  """Checks that there are two classes or more to tell apart.
+
+  Args:
+    names: names of the classes.
+    examples: the examples in the error, such as "the texts in 'a.tsv'".
+
+  Raises:
+    UserError: there are fewer.
+  """
+  if len(names) < 2:
+    found = "".join(f" ({name!r})" for name in names)
+    raise UserError(
+      f"{examples} have {len(names)} different labels{found}; give examples of"
+      " two or more classes"
+    )
+
+
 def warn_of_rare_classes(
   labels: Sequence[int] | np.ndarray, names: Sequence[str], what: str
 ) -> None:

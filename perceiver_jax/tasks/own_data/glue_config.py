@@ -7,9 +7,11 @@ splits are "" and the number of outputs is 0.
 import ml_collections
 
 from perceiver_jax.data.core import splits
-from perceiver_jax.data.core.source import warn_of_rare_classes
+from perceiver_jax.data.core.source import (
+  check_several_classes,
+  warn_of_rare_classes,
+)
 from perceiver_jax.data.text import glue_examples
-from perceiver_jax.errors import UserError
 
 
 def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -34,11 +36,7 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   data, outputs = config.data, config.model.decoder.outputs
   data_dir = data.source_args.files.data_dir
   task = glue_examples.task_from_files(data_dir)
-  if len(task.classes) < 2:
-    raise UserError(
-      f"the texts in {data_dir!r} have {len(task.classes)} different labels;"
-      " give texts with two or more"
-    )
+  check_several_classes(task.classes, f"the texts in {data_dir!r}")
   outputs[own] = outputs[own] or task.num_outputs
   if not (data.train_split and data.eval_split):
     train, held_out = splits.choose(glue_examples.own_splits(data_dir))

@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 import optax
 
-from perceiver_jax.data.core.source import Source
+from perceiver_jax.data.core.source import Source, check_several_classes
 from perceiver_jax.errors import UserError
 from perceiver_jax.models import perceiver
 from perceiver_jax.tasks import base
@@ -38,10 +38,18 @@ def class_names(
     read: returns a source, for tasks without metadata.
 
   Raises:
-    UserError: the model has another number of classes.
+    UserError: the data has a single class, or the model has another number of
+      classes.
   """
-  stored = (metadata or {}).get("class_names")
-  names = read().class_names if stored is None else stored
+  names = (metadata or {}).get("class_names")
+  if names is None:
+    source = read()
+    names = source.class_names
+    # With multi-hot labels, there may be examples without the only class.
+    if len(names) < 2 and not np.ndim(source[0]["label"]):
+      check_several_classes(
+        names, f"the examples of source {config.data.source!r}"
+      )
   if config.model.num_classes != len(names):
     raise UserError(
       f"config.model.num_classes is {config.model.num_classes} but the data"

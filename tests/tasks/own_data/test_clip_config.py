@@ -63,6 +63,20 @@ def test_splits_are_folders(tmp_path, splits, expected):
   assert (data.train_split, data.eval_split) == expected
 
 
+@pytest.mark.parametrize("other", ["dog", ""])
+def test_clips_of_a_single_class_need_others_without_it(tmp_path, other):
+  write(tmp_path, {"clips": [1.0] * 2})
+  rows = ("file,label", "clips/0.wav,dog", f"clips/1.wav,{other}")
+  (tmp_path / "train.csv").write_text("\n".join(rows))
+  given = {"train_split": "train", "eval_split": "train"}
+  complete = tasks.complete_config(make_config(tmp_path, **given))
+  if other:
+    with pytest.raises(UserError, match=r"1 different labels \('dog'\); give"):
+      tasks.make_task(complete)
+  else:
+    assert tasks.make_task(complete).metadata() == {"class_names": ("dog",)}
+
+
 def test_splits_are_lists(tmp_path):
   write(tmp_path, {"clips": [1.0] * 4})
   for name, rows in (("train", "clips/0.wav,a\nclips/1.wav,a;b\nclips/2.wav,b"),

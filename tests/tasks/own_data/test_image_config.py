@@ -84,6 +84,15 @@ def test_splits_without_a_training_split_are_refused(tmp_path):
     tasks.complete_config(_config(tmp_path))
 
 
+def test_images_of_a_single_class_are_refused(tmp_path):
+  config = _config(_write(tmp_path, {"cat": 20}))
+  complete = tasks.complete_config(config)
+  with pytest.raises(UserError, match=r"1 different labels \('cat'\); give"):
+    tasks.make_task(complete)
+  metadata = {"class_names": ["cat"]}
+  assert tasks.make_task(complete, metadata).class_names == ("cat",)
+
+
 def test_too_few_images_to_hold_some_out_are_refused(tmp_path):
   config = _config(_write(tmp_path, {"cat": 1, "dog": 1}))
   complete = tasks.complete_config(config)
