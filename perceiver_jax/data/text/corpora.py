@@ -144,13 +144,14 @@ def files(
       are skipped, but not empty texts.
 
   Raises:
-    UserError: there is no file, one is damaged, or an argument is unknown.
+    UserError: there is no file, one is damaged, none has text, or an argument
+      is unknown.
   """
   check_choice(split, SPLITS, "split", "text files")
   check_choice(documents, KINDS, "documents", "text files")
   if split == "test" and eval:
-    return Files(_matches(eval, "eval"), documents, field)
-  training = Files(_matches(train, "train"), documents, field)
+    return _found(eval, "eval", documents, field)
+  training = _found(train, "train", documents, field)
   if eval:
     return training
   held_out = np.zeros(len(training), bool)
@@ -185,6 +186,17 @@ def make_documents(name: str, /, **kwargs: Any) -> Documents:
     UserError: the name or an argument is unknown, or there is no document.
   """
   return make_named(SOURCES, name, "texts", kwargs)
+
+
+def _found(pattern: str, which: str, documents: str, field: str) -> Files:
+  """Returns the documents of a folder or pattern; `which` is for errors."""
+  found = Files(_matches(pattern, which), documents, field)
+  if not len(found):
+    raise UserError(
+      f"empty dataset: source 'files' finds no text in {pattern!r}; give files"
+      f" with text in config.data.corpora.NAME.arguments.files.{which}"
+    )
+  return found
 
 
 def _matches(pattern: str, which: str) -> list[str]:

@@ -446,6 +446,18 @@ def test_make_documents_refuses_an_empty_data_set(folder, documents):
     )
 
 
+@pytest.mark.parametrize(
+  ("leaf", "split"), [("train", "train"), ("eval", "test")]
+)
+def test_files_without_text_are_named_with_their_leaf(folder, leaf, split):
+  paths = {
+    name: _write(folder / f"{name}.txt", [] if name == leaf else ["a"])
+    for name in ("train", "eval")
+  }
+  with pytest.raises(UserError, match=rf"{leaf}\.txt'.*NAME.*files\.{leaf}$"):
+    corpora.files(**paths, split=split)
+
+
 def test_make_documents_makes_every_source(folder, prepared):
   path = _write(folder / "a.txt", ["one", "two"])
   source = corpora.make_documents("files", train=path, split="train")
