@@ -107,6 +107,10 @@ class Task(abc.ABC):
   def dummy_batch(self) -> Batch:
     """Returns a batch of one dummy example, for its shapes and types."""
 
+  def dummy_eval_batch(self) -> Batch:
+    """Returns the same without what only training batches have."""
+    return self.dummy_batch()
+
   @abc.abstractmethod
   def source(self, split: str) -> Source:
     """Returns the examples of a split, "train" or "eval"."""

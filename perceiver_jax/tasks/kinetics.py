@@ -78,6 +78,11 @@ class Kinetics(clip_data.ClipTask):
       "mask": np.ones(1, np.float32),
     }
 
+  def dummy_eval_batch(self) -> Batch:
+    """Returns a batch without points to decode, since all are decoded."""
+    batch = self.dummy_batch()
+    return {k: x for k, x in batch.items() if not k.endswith("_queries")}
+
   def describe_model(self) -> base.ModelDescription:
     """Describes clips, labels and their reconstructions."""
     inputs = {

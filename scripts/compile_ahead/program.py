@@ -112,7 +112,7 @@ def lower(
     fn = evaluation.make_eval_step(
       model, task, mesh, num_microbatches=config.num_microbatches
     )
-    batch = _with_leading(example, (config.batch_size,))
+    batch = _with_leading(task.dummy_eval_batch(), (config.batch_size,))
     batch = _abstract(batch, step_lib.batch_sharding(mesh))
     args = (state.eval_params, state.net_state, batch)
     held = {

@@ -1,5 +1,6 @@
 """Tests of every file in `configs/`."""
 
+import contextlib
 import importlib
 import json
 import re
@@ -96,6 +97,22 @@ def test_the_model_and_the_optimizer_can_be_built(name, variant):
     assert len(jax.tree.leaves(state.params)) > 10
     _BUILT.add(key)
   step.check_batch_size(config.batch_size, 1, config.num_microbatches)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_dummy_batches_of_an_evaluation_are_like_those_of_the_data(name):
+  config = module(name).get_config("smoke")
+  task = tasks.make_task(tasks.complete_config(config))
+  datasets = task.eval_datasets(
+    global_batch=1, process_index=0, process_count=1
+  )
+  with contextlib.closing(iter(next(iter(datasets.values())))) as batches:
+    batch = next(batches)
+  dummy = task.dummy_eval_batch()
+  # Numbers for the metrics that only some data has.
+  assert set(batch) - set(dummy) <= {"num_units", "num_words", "number"}
+  for leaf, value in dummy.items():
+    assert (batch[leaf].shape, batch[leaf].dtype) == (value.shape, value.dtype)
 
 
 @pytest.mark.parametrize("name", FILES)

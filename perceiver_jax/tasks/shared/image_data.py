@@ -88,6 +88,12 @@ class ImageTask(base.Task):
       batch["batch_position"] = np.zeros(1, np.int32)
     return batch
 
+  def dummy_eval_batch(self) -> Batch:
+    """Returns a batch without partners, since images are not mixed."""
+    is_for_mixing = lambda k: k.startswith("partner_") or k == "batch_position"
+    batch = self.dummy_batch()
+    return {k: x for k, x in batch.items() if not is_for_mixing(k)}
+
   def describe_inputs(self) -> dict[str, str]:
     """Describes the images that the model takes."""
     height, width, channels = self._shape
