@@ -6,11 +6,13 @@ run stopped early (start it again to continue); 130 Ctrl-C.
 
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import ml_collections
 from absl import app, flags
@@ -176,7 +178,8 @@ def run(main: Main) -> None:
   logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
   # Orbax raises the errors of its threads, and asyncio would log them again.
   logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-  app.run(lambda argv: sys.exit(guarded(main, argv)), flags_parser=parse)
+  sys.unraisablehook = _interrupt_again
+  app.run(lambda argv: _exit(guarded(main, argv)), flags_parser=parse)
 
 
 def guarded(main: Main, argv: Sequence[str]) -> int:
@@ -232,8 +235,32 @@ def parse(argv: Sequence[str]) -> Sequence[str]:
     return rest
   except SystemExit:  # absl exits with 1 after --help.
     sys.exit(0)
+  except KeyboardInterrupt:
+    sys.exit(_fail("interrupted", _INTERRUPTED))
   except Exception as error:
     sys.exit(_fail(flag_errors.explain(error, argv), _WRONG_USE))
+
+
+def _exit(status: int) -> NoReturn:
+  """Ends this process."""
+  if status == _INTERRUPTED:
+    # JAX can crash at Python's own end after an interrupted compilation.
+    processes.exit_at_once(status)
+  sys.exit(status)
+
+
+def _interrupt_again(unraisable: Any) -> None:
+  """Repeats an interrupt that came where Python only prints errors.
+
+  JAX adds such a place, a callback of the garbage collector, and it is often
+  there that Python handles a Ctrl-C.
+  """
+  if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+    sys.__unraisablehook__(unraisable)
+    return
+  # Later, since the callback has to return first.
+  interrupt = (os.getpid(), signal.SIGINT)
+  threading.Timer(0.1, os.kill, interrupt).start()
 
 
 def _with_home(path: str, flag: str) -> str:

@@ -128,6 +128,44 @@ def test_user_errors_become_one_line_and_an_exit_status(
   assert capsys.readouterr() == ("", line)
 
 
+# A program that is interrupted, and crashes if Python ends in its own way.
+_INTERRUPTED = """
+import atexit, gc, os, signal, sys, time
+from experiments import launch
+
+def interrupt(*_):
+  gc.callbacks.clear()
+  signal.raise_signal(signal.SIGINT)
+
+def main(argv):
+  atexit.register(os.abort)
+  if argv[1] == "gc":
+    gc.callbacks.append(interrupt)
+    gc.collect()
+    time.sleep(60)
+  interrupt()
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+launch.run(main)
+"""
+
+
+@pytest.mark.parametrize("place", ["main", "gc"])
+def test_an_interrupt_anywhere_ends_the_program_at_once(place):
+  done = subprocess.run(
+    [sys.executable, "-c", _INTERRUPTED, place],
+    cwd=runs.ROOT, capture_output=True, text=True, timeout=50,
+  )  # fmt: skip
+  assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+
+
+def test_an_interrupt_while_the_config_is_loaded_is_one_line(tmp_path):
+  config = tmp_path / "config.py"
+  config.write_text("raise KeyboardInterrupt")
+  done = program("train", f"--config={config}", f"--workdir={tmp_path}")
+  assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+
+
 @pytest.mark.parametrize(
   "error", [ValueError("x"), OSError("x"), KeyError("x")]
 )
