@@ -3,7 +3,7 @@
 import difflib
 import re
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,12 @@ def choices() -> str:
   return f"give one of {', '.join(names)}, or a file of your own"
 
 
+def closest(name: str, known: Iterable[str]) -> str:
+  """Asks for the known name that is most like `name`; "" if none is."""
+  close = difflib.get_close_matches(name, list(known), 1)
+  return f"did you mean {close[0]!r}? " if close else ""
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
   """Yields the error, its cause, and so on."""
   cause: BaseException | None = error
@@ -88,8 +94,7 @@ def _unknown_leaf(file: str | None, argv: Sequence[str]) -> str:
 
 def _no_leaf(leaf: str, depth: int, name: str, known: Sequence[str]) -> str:
   where = ".".join(["config", *leaf.split(".")[:depth]])
-  close = difflib.get_close_matches(name, known, 1)
-  hint = f"did you mean {close[0]!r}? " if close else ""
+  hint = closest(name, known)
   names = ", ".join(known) or "nothing"
   return f"--config.{leaf}: no {name!r} in {where}; {hint}it has {names}"
 

@@ -20,11 +20,13 @@ that of the run in --workdir. The default command is classify.
 
 import importlib
 from collections.abc import Sequence
+from pathlib import Path
 
 from absl import flags
 
-from experiments import launch
+from experiments import flag_errors, launch
 from experiments.predictions import flow_model, models
+from perceiver_jax.errors import UserError
 
 # Command to module of `experiments.predictions`.
 COMMANDS = {
@@ -156,11 +158,26 @@ def main(argv: Sequence[str]) -> int:
   command = "classify"
   if arguments and arguments[0] in COMMANDS:
     command = arguments.pop(0)
+  elif arguments:
+    _check_no_command(arguments[0])
   # Imported here because it imports JAX, which is slow: --help and errors in
   # flags need not wait.
   name = f"experiments.predictions.{COMMANDS[command]}"
   importlib.import_module(name).run(arguments)
   return 0
+
+
+def _check_no_command(image: str) -> None:
+  """Checks that an image is not a mistyped command.
+
+  Raises:
+    UserError: It is like a command, and there is no such file.
+  """
+  hint = flag_errors.closest(image, COMMANDS)
+  if hint and not Path(image).exists():
+    raise UserError(
+      f"there is no command or file {image!r}; {hint}--help lists the commands"
+    )
 
 
 if __name__ == "__main__":

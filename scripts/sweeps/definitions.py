@@ -1,6 +1,5 @@
 """The sweeps that a config file defines, and their products."""
 
-import difflib
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -38,7 +37,7 @@ def load(config: str, names: Sequence[str]) -> list[dict[str, Any]]:
   for name in names:
     if name not in known:
       raise UserError(
-        f"--sweep={','.join(names)}: {_closest(name, known)}"
+        f"--sweep={','.join(names)}: {flag_errors.closest(name, known)}"
         f"{module.__file__} has {', '.join(sorted(known))}"
       )
     points = [read_point(point) for point in known[name]()]
@@ -67,9 +66,9 @@ def load_search(config: str, name: str) -> Callable[[Any], Mapping[str, Any]]:
   }
   if name not in known:
     raise UserError(
-      f"--sweep={name} with --search: {_closest(name, known)}{module.__file__}"
-      f" has {', '.join(sorted(known)) or 'no search'}; add a function"
-      f" search_{name or 'NAME'}(trial) that returns a point"
+      f"--sweep={name} with --search: {flag_errors.closest(name, known)}"
+      f"{module.__file__} has {', '.join(sorted(known)) or 'no search'}; add"
+      f" a function search_{name or 'NAME'}(trial) that returns a point"
     )
   return known[name]
 
@@ -90,11 +89,6 @@ def _sweeps(module: ModuleType) -> dict[str, Callable[[], Iterable[Any]]]:
   if hasattr(module, "get_hyper"):
     found["hyper"] = lambda: module.get_hyper(hyper)
   return found
-
-
-def _closest(name: str, known: Iterable[str]) -> str:
-  close = difflib.get_close_matches(name, list(known), 1)
-  return f"did you mean {close[0]!r}? " if close else ""
 
 
 def _import(config: str) -> ModuleType:

@@ -194,6 +194,18 @@ def test_invalid_flags_are_refused(
   assert not (trained / "predictions").exists()
 
 
+def test_a_mistyped_command_is_named(
+  refuses, call, trained, images_of_digits, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  image = images_of_digits[0]
+  arguments = "predict", f"--workdir={trained}", "classfy"
+  parts = ["'classfy'", "did you mean 'classify'?"]
+  refuses(*arguments, image, parts=parts)
+  image.rename("classfy")
+  assert call(*arguments).status == 0
+
+
 def test_a_folder_without_a_run_is_refused(refuses, tmp_path, images_of_digits):
   parts = ["holds no run"]
   refuses(
