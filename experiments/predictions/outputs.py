@@ -12,7 +12,6 @@ from absl import flags
 from experiments import launch
 from perceiver_jax import files
 from perceiver_jax.errors import UserError
-from perceiver_jax.viz import image_layout
 
 
 def class_names(num_classes: int) -> Sequence[str]:
@@ -146,6 +145,9 @@ def save_png(folder: Path, name: str, image: np.ndarray) -> Path:
   Raises:
     UserError: It can't be written.
   """
+  # Imports Matplotlib, which takes a third of a second.
+  from perceiver_jax.viz import image_layout
+
   path = unused_path(folder, name)
   with writing(path):
     files.write_bytes(path, image_layout.png_bytes(image))
