@@ -12,6 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import ml_collections
@@ -178,6 +179,9 @@ def run(main: Main) -> None:
   logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
   # Orbax raises the errors of its threads, and asyncio would log them again.
   logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+  # A shell that starts the program in the background may ignore Ctrl-C.
+  if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, _interrupt)
   sys.unraisablehook = _interrupt_again
   app.run(lambda argv: _exit(guarded(main, argv)), flags_parser=parse)
 
@@ -247,6 +251,18 @@ def _exit(status: int) -> NoReturn:
     # JAX can crash at Python's own end after an interrupted compilation.
     processes.exit_at_once(status)
   sys.exit(status)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+  """Raises KeyboardInterrupt, but ends this process while it imports a module.
+
+  Raised in an extension module, such as those of JAX and NumPy, it can crash
+  the process, fail the import in another way, or be ignored.
+  """
+  for each, _ in traceback.walk_stack(frame):
+    if "importlib._bootstrap" in each.f_code.co_filename:
+      processes.exit_at_once(_INTERRUPTED, "error: interrupted\n")
+  signal.default_int_handler(number, frame)
 
 
 def _interrupt_again(unraisable: Any) -> None:

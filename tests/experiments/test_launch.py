@@ -139,6 +139,11 @@ def interrupt(*_):
 
 def main(argv):
   atexit.register(os.abort)
+  if argv[1] == "import":
+    try:
+      import interrupted
+    except BaseException:
+      time.sleep(60)
   if argv[1] == "gc":
     gc.callbacks.append(interrupt)
     gc.collect()
@@ -150,11 +155,15 @@ launch.run(main)
 """
 
 
-@pytest.mark.parametrize("place", ["main", "gc"])
-def test_an_interrupt_anywhere_ends_the_program_at_once(place):
+@pytest.mark.parametrize("place", ["main", "gc", "import"])
+def test_an_interrupt_anywhere_ends_the_program_at_once(place, tmp_path):
+  (tmp_path / "interrupted.py").write_text(
+    "import signal; signal.raise_signal(signal.SIGINT)"
+  )
   done = subprocess.run(
     [sys.executable, "-c", _INTERRUPTED, place],
     cwd=runs.ROOT, capture_output=True, text=True, timeout=50,
+    env=os.environ | {"PYTHONPATH": str(tmp_path)},
   )  # fmt: skip
   assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
 
