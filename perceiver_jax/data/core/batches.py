@@ -1,9 +1,11 @@
 """Iterates over batches that threads or processes prepare ahead."""
 
+import concurrent.futures
 import multiprocessing
 import os
 import signal
 import threading
+from multiprocessing import resource_tracker
 from typing import Any
 
 import grain
@@ -19,6 +21,10 @@ _MAX_THREADS = 16
 _WORKER_THREADS = 2
 # In the message of Grain's error.
 _WORKER_KILLED = "terminated unexpectedly"
+# Signals that all processes get and that are left to the first: a terminal
+# sends Ctrl-C to all of them, and Slurm can send SIGUSR1, which asks for a
+# profile.
+_SIGNALS = (signal.SIGINT, signal.SIGUSR1)
 # Times that killed workers are started again; the system may kill them because
 # memory is short, and then would do so forever.
 _MAX_RESTARTS = 3
@@ -45,7 +51,7 @@ class Batches(grain.IterDataset):
     if num_workers < 0:
       raise UserError(f"num_workers is {num_workers}; give 0 or more")
     self._batches = batches
-    self._num_workers = num_workers
+    self.num_workers = num_workers
     self._num_threads = _num_threads(in_memory, num_workers)
     self.max_seconds = max_seconds
 
@@ -56,9 +62,9 @@ class Batches(grain.IterDataset):
     """Starts an iterator at batch `next_index`."""
     options = grain.ReadOptions(self._num_threads, self._num_threads)
     ds = self._batches[next_index:].to_iter_dataset(options)
-    if self._num_workers:
+    if self.num_workers:
       ds = ds.mp_prefetch(
-        grain.MultiprocessingOptions(self._num_workers), _start_worker
+        grain.MultiprocessingOptions(self.num_workers), _start_worker
       )
     return iter(ds)
 
@@ -99,11 +105,13 @@ class _BatchIterator(grain.DatasetIterator):
       DataTimeoutError: there is no batch within the time limit.
     """
     while True:
+      take = next
       if self._iterator is None:
         self._iterator = self._batches.start_at(self._next_index)
+        take = _first if self._batches.num_workers else next
       try:
         with timeouts.limited_wait(self._batches.max_seconds):
-          return next(self._iterator)
+          return take(self._iterator)
       except DataTimeoutError:
         # Closing the iterator would wait for the processes that hang.
         for worker in multiprocessing.active_children():
@@ -152,15 +160,34 @@ class _BatchIterator(grain.DatasetIterator):
       self._iterator = None
 
 
+def _first(iterator: grain.DatasetIterator) -> dict[str, np.ndarray]:
+  """Returns the first batch of an iterator, which starts its workers.
+
+  Grain starts them in this call. They inherit which signals its thread blocks;
+  a worker that a Ctrl-C ended before `_start_worker` would block Grain forever.
+  """
+  batch = concurrent.futures.Future()
+
+  def take():
+    resource_tracker.ensure_running()  # Starting it unblocks SIGINT.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+      batch.set_result(next(iterator))
+    except BaseException as error:
+      batch.set_exception(error)
+
+  threading.Thread(target=take, daemon=True).start()
+  return batch.result()
+
+
 def _start_worker(worker_index: int, worker_count: int) -> None:
   """Prepares a worker process for signals and for the end of the run.
 
-  Signals that all processes get are left to the first: a terminal sends Ctrl-C
-  to all of them, and Slurm can send SIGUSR1, which asks for a profile. If the
-  first process is killed, its workers would wait forever for room in a queue.
+  If the first process is killed, its workers would wait forever for room in a
+  queue.
   """
   del worker_index, worker_count
-  for number in (signal.SIGINT, signal.SIGUSR1):
+  for number in _SIGNALS:
     signal.signal(number, signal.SIG_IGN)
   threading.Thread(target=_end_with_parent, daemon=True).start()
 

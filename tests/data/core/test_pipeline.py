@@ -273,7 +273,8 @@ def _interrupt_handler(example):
   """Replaces an example by what its process does on Ctrl-C."""
   del example
   ignores = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-  return {"ignores": np.bool_(ignores)}
+  blocks = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+  return {"ignores": np.bool_(ignores), "blocks": np.bool_(blocks)}
 
 
 @pytest.mark.slow
@@ -287,6 +288,8 @@ def test_worker_processes_leave_interrupts_to_the_first():
     )
     (batch,) = _take(dataset, 1)
     assert batch["ignores"] == [workers > 0]
+    # From its start, before it can ignore them.
+    assert batch["blocks"] == [workers > 0]
 
 
 class _Damaged(InMemoryArrays):
