@@ -238,13 +238,18 @@ def _interpolated(image: jax.Array, masked: jax.Array) -> jax.Array:
   offsets = jnp.arange(-_RADIUS, _RADIUS + 1)
   bell = jnp.exp(-jnp.square(offsets) / 2)
   kernel = (bell[:, None] * bell)[..., None, None]
-  blur = jax.vmap(
-    lambda x: jax.lax.conv_general_dilated(
-      x[..., None], kernel, (1, 1), "SAME", dimension_numbers=_CHANNELS_LAST
-    )[..., 0],
-    in_axes=-1,
-    out_axes=-1,
-  )
+
+  def blur(x):  # Each channel on its own.
+    channels = x.shape[-1]
+    return jax.lax.conv_general_dilated(
+      x,
+      jnp.repeat(kernel, channels, axis=-1),
+      (1, 1),
+      "SAME",
+      dimension_numbers=_CHANNELS_LAST,
+      feature_group_count=channels,
+    )
+
   visible = (~masked[..., None]).astype(jnp.float32)
   weight = blur(visible)
   mean = _visible_mean(image, masked)
