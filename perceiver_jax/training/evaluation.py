@@ -86,10 +86,12 @@ def make_eval_step(
   return jax.jit(eval_step, out_shardings=step_lib.replicated(mesh))
 
 
-def _map_microbatches(fn, batch, least):
-  """Applies `fn` to the examples of a batch, in `least` parts or more."""
+def _map_microbatches(fn, batch, min_parts):
+  """Applies `fn` to the examples of a batch, in `min_parts` parts or more."""
   size = len(batch["mask"])
-  parts = next(n for n in range(min(least, size), size + 1) if size % n == 0)
+  parts = next(
+    n for n in range(min(min_parts, size), size + 1) if size % n == 0
+  )
   if parts == 1:
     return fn(batch)
   split = lambda x: x.reshape(parts, size // parts, *x.shape[1:])
@@ -257,7 +259,7 @@ def evaluate_task(
 def _check_classes(task: "Task") -> None:
   """Checks that the data has the classes that the task knows.
 
-  Those of a run are stored, and its data may have changed since.
+  A run stores its classes, and its data may have changed since.
 
   Raises:
     UserError: they differ in name or order.

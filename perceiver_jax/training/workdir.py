@@ -346,8 +346,8 @@ def _class_names(metadata: Mapping[str, Any], default: Any = None) -> Any:
   Those of a user's own texts are part of the description of their task.
   """
   own = metadata.get("own")
-  if isinstance(own, Mapping):
-    default = own.get("classes", default)
+  if isinstance(own, Mapping) and "classes" in own:
+    return own["classes"]
   return metadata.get("class_names", default)
 
 

@@ -49,8 +49,11 @@ class Lowered(NamedTuple):
 
   @property
   def fingerprint(self) -> str:
-    """Returns a checksum of the program without the names of its results."""
-    text = _RESULT_NAME.sub("", self.program.as_text())
+    """Returns a checksum of the program and of what is held beside it.
+
+    The names of the program's results don't matter.
+    """
+    text = _RESULT_NAME.sub("", self.program.as_text()) + str(self.held)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

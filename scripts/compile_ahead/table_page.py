@@ -110,19 +110,19 @@ def _line(result: Result) -> str:
   train, evaluate = result.train, result.evaluate
   known = next((x for x in (train, evaluate) if "topology" in x), {})
   cells = [f"`{result.config.removeprefix('configs/').rstrip(':')}`"]
-  cells += [known.get("topology", "–")]
-  cells += [human(known["num_parameters"], "") if known else "–"]
-  cells += [str(known.get("num_microbatches", "–"))]
-  cells += [*_memory_and_time(train)]
+  cells.append(known.get("topology", "–"))
+  cells.append(human(known["num_parameters"], "") if known else "–")
+  cells.append(str(known.get("num_microbatches", "–")))
+  cells += _memory_and_time(train)
   if "estimated_mfu" in train:
     hours = train["num_steps"] * train["estimated_seconds"] / 3600
     times = (hours, hours * train["num_devices"])
-    cells += [f"{train['estimated_mfu']:.0%}"]
+    cells.append(f"{train['estimated_mfu']:.0%}")
     cells += [_hours(x) if x else "–" for x in times]
-    cells += [f"{train['compile_cpu_seconds']:.0f} s"]
+    cells.append(f"{train['compile_cpu_seconds']:.0f} s")
   else:
     cells += ["–"] * 4
-  cells += [*_memory_and_time(evaluate)]
+  cells += _memory_and_time(evaluate)
   return f"| {' | '.join(cells)} |"
 
 

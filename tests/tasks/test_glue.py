@@ -373,7 +373,7 @@ def test_rare_labels_are_named(tmp_path, caplog):
   ("text", "message"),
   [
     (None, "no texts are given.*source_args.files.data_dir"),
-    ("label\tsentence\na\tb\n", "1 different labels"),
+    ("label\tsentence\na\tb\n", "only the label 'a'"),
     ("label\tsentence\na\tb\nc\td\n", r"has none of the 2 examples"),
     ("labels\tsentence\na\tb\n", "no column 'label'"),
   ],

@@ -214,13 +214,14 @@ def clip_splits(directory: str | os.PathLike[str], **_: Any) -> list[str]:
   )
   if not folders:
     raise UserError(f"no folder of clips in {str(root)!r}; {_EXPECTED}")
-  if not any(_holds_clips(root / name) for name in folders):
+  flat = [name for name in folders if _holds_clips(root / name)]
+  if not flat:
     return folders
   if reserved := sorted(splits.NAMES & set(folders)):
     raise UserError(
-      f"{str(root)!r} has clips in the folders of splits, without classes;"
-      f" {reserved[0]!r} is read as a split, so rename it if it is a class;"
-      f" {_EXPECTED}"
+      f"{str(root)!r} has clips directly in {flat[0]!r}, not in folders of"
+      f" classes; {reserved[0]!r} is read as a split, so rename it if it is a"
+      f" class; {_EXPECTED}"
     )
   return [ALL]
 

@@ -108,7 +108,8 @@ class _BatchIterator(grain.DatasetIterator):
       take = next
       if self._iterator is None:
         self._iterator = self._batches.start_at(self._next_index)
-        take = _first if self._batches.num_workers else next
+        if self._batches.num_workers:
+          take = _first
       try:
         with timeouts.limited_wait(self._batches.max_seconds):
           return take(self._iterator)

@@ -99,10 +99,9 @@ def check_several_classes(names: Sequence[str], examples: str) -> None:
     UserError: there are fewer.
   """
   if len(names) < 2:
-    found = "".join(f" ({name!r})" for name in names)
+    found = f"only the label {names[0]!r}" if names else "no labels"
     raise UserError(
-      f"{examples} have {len(names)} different labels{found}; give examples of"
-      " two or more classes"
+      f"{examples} have {found}; give examples of two or more classes"
     )
 
 
