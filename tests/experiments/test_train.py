@@ -226,9 +226,9 @@ def test_checkpoints_copied_from_another_model_are_refused(
   ("made", "part"),
   [
     ([], "no directory"),
-    (["train"], "no split 'test'"),
-    (["train", "test"], "empty dataset"),
-    (["train/a", "test/a"], "empty dataset"),
+    (["train"], "the folder of a class (found: train)"),
+    (["train", "test"], "the folder of a class (found: test, train)"),
+    (["train/a", "test/a"], "the folder of a class (found: test, train)"),
   ],
 )
 def test_a_folder_without_images_is_refused(
