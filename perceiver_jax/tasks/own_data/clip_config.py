@@ -94,8 +94,8 @@ def _shortest(
 ) -> float:
   """Returns the duration of the shortest clip that is long enough, in seconds.
 
-  It is the shortest among some. Clips too short for a window don't count, since
-  training leaves them out; a warning names the first.
+  Looks at some of the clips only. Those too short for a window don't count,
+  since training leaves them out; a warning names the first.
 
   Raises:
     UserError: none of them can be read, and the message is that of the last; or
